@@ -1,0 +1,61 @@
+/* base/io.h — files. Written as temporary + fsync + rename + fsync of the directory, so a name either holds the whole new
+ * content or what it held before. Every system call that can fail passes the fault hook, so tests can fail the k-th. */
+#ifndef DIKAST_BASE_IO_H
+#define DIKAST_BASE_IO_H
+
+#include "base/error.h"
+#include "base/str.h"
+
+bool io_read_file(Str *out, const char *path, size_t max_bytes, Error *err);    /* replaces *out */
+bool io_write_file(const char *path, const void *data, size_t n, Error *err);   /* atomic and durable */
+bool io_exists(const char *path);
+bool io_is_dir(const char *path);
+int64_t io_size(const char *path);                                              /* -1 when absent */
+bool io_make_dirs(const char *path, Error *err);                                /* mkdir -p */
+bool io_rename(const char *from, const char *to, Error *err);                   /* durable: fsyncs the directory */
+bool io_remove_tree(const char *path, Error *err);                              /* absent is fine */
+bool io_sync_tree(const char *path, Error *err);                                /* fsync every file and folder below */
+bool io_copy_file(const char *from, const char *to, Error *err);                /* atomic */
+bool io_list_dir(char ***names, int *n, const char *path, Error *err);          /* sorted, without . and ..; io_free_list */
+void io_free_list(char **names, int n);
+double io_free_bytes(const char *path);                                         /* of the file system; -1 unknown */
+
+typedef struct { const unsigned char *p; size_t n; } IoMap;                     /* read-only mapping */
+bool io_map(IoMap *out, const char *path, Error *err);
+void io_unmap(IoMap *m);
+
+/* Streaming atomic writer: nothing appears under path before writer_commit. */
+typedef struct Writer Writer;
+bool writer_open(Writer **out, const char *path, Error *err);
+bool writer_put(Writer *w, const void *data, size_t n, Error *err);
+bool writer_commit(Writer *w, Error *err);      /* flush, fsync, rename; releases w whatever the outcome */
+void writer_abandon(Writer *w);                 /* removes the temporary; NULL is fine */
+
+/* Appender for logs (metrics.jsonl): one write per line; truncate_at drops what a killed run wrote beyond its last state. */
+typedef struct Appender Appender;
+bool appender_open(Appender **out, const char *path, int64_t truncate_at, Error *err);   /* -1: keep all */
+bool appender_line(Appender *a, const char *line, size_t n, Error *err);                 /* adds the newline */
+int64_t appender_size(const Appender *a);
+bool appender_sync(Appender *a, Error *err);
+void appender_close(Appender *a);
+
+/* Lines of plain, .gz and .zst files (by content, not by name; several members/frames in a row are normal). LF and CRLF;
+ * a byte order mark on line 1 is dropped. Lines beyond max_line bytes are an error. */
+typedef struct LineReader LineReader;
+bool lines_open(LineReader **out, const char *path, size_t max_line, Error *err);
+/* *line is valid until the next call; returns false with err->code == ERR_NONE at the end of the file. */
+bool lines_next(LineReader *r, const char **line, size_t *n, Error *err);
+int64_t lines_number(const LineReader *r);      /* 1-based number of the line last returned */
+void lines_close(LineReader *r);
+
+/* A run's lock: file with pid and start time; held while the descriptor is open (flock), so kill -9 releases it. */
+typedef struct { int fd; } IoLock;
+bool io_lock(IoLock *l, const char *path, Error *err);  /* ERR_CONFIG with the holder's pid when taken */
+void io_unlock(IoLock *l);
+
+/* Fault injection for tests: hook(ud, what) returning an errno makes the call fail with it. NULL: off. Test-only; not
+ * thread-safe to change while I/O runs. */
+typedef int IoFaultHook(void *ud, const char *what);
+void io_set_fault_hook(IoFaultHook *hook, void *ud);
+
+#endif

@@ -1,0 +1,56 @@
+/* cai/constitution.h — principles as data: one schema (dikast-constitution/1), two spellings (JSON, XML), one hash. */
+#ifndef DIKAST_CAI_CONSTITUTION_H
+#define DIKAST_CAI_CONSTITUTION_H
+
+#include "base/arena.h"
+#include "base/rng.h"
+#include "base/str.h"
+
+typedef enum { AUTH_ROOT, AUTH_SYSTEM, AUTH_DEVELOPER, AUTH_USER, AUTH_GUIDELINE } Authority;   /* root is highest */
+enum { USE_CRITIQUE = 1, USE_LABEL = 2 };
+typedef struct { const char *text; bool applies; } PrincipleExample;
+typedef struct { const char *prompt, *better, *worse; } PrincipleTest;
+typedef struct {
+    const char *id, *text;
+    const char *avoid, *critique, *revise, *compare;    /* NULL: generic wording (principle_critique ...) */
+    Authority authority;
+    double weight;
+    unsigned use;
+    const char *const *tag;
+    int n_tag;
+    const PrincipleExample *example;
+    int n_example;
+    const PrincipleTest *test;
+    int n_test;
+} Principle;
+typedef struct {
+    const char *id, *version, *license, *language;
+    const Principle *principle;
+    int n;
+    char sha256[65];        /* of the canonical JSON */
+    Heap heap;
+} Constitution;
+
+bool constitution_read(Constitution *c, const char *path, Error *err);      /* by content: '{' JSON, '<' XML; name:line:col */
+bool constitution_parse(Constitution *c, const char *s, size_t n, const char *name, Error *err);    /* the fuzz entry */
+void constitution_release(Constitution *c);
+void constitution_canonical(Str *out, const Constitution *c);   /* sorted keys, NFC, no space, shortest numbers */
+void constitution_to_json(Str *out, const Constitution *c);     /* for people: indented */
+void constitution_to_xml(Str *out, const Constitution *c);
+int constitution_find(const Constitution *c, const char *id);   /* -1 */
+const char *principle_critique(const Principle *p);     /* its own wording or the generic one */
+const char *principle_revise(const Principle *p);
+const char *principle_compare(const Principle *p);
+/* The text shown to the model: text, then avoid when present. Written to out. */
+void principle_text(Str *out, const Principle *p);
+
+/* cai/select.c — which principle for (prompt, reply). Draws are keyed by (rng, item, round). */
+typedef enum { SELECT_RANDOM, SELECT_BM25 } SelectMode;
+typedef struct Selector Selector;
+bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMode mode, double epsilon, Rng rng, Error *err);
+void selector_close(Selector *s);
+/* exclude: bitmask by principle index of those used in this chain. *propensity: probability of the draw. Returns index. */
+int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude, double *propensity);
+double selector_bm25(const Selector *s, const char *query, int principle);     /* k1 1.2, b 0.75 over text+tags+examples */
+
+#endif

@@ -1,0 +1,27 @@
+/* cai/pipeline.h — computes keys, runs what has no DONE, writes the run directory. */
+#ifndef DIKAST_CAI_PIPELINE_H
+#define DIKAST_CAI_PIPELINE_H
+
+#include "cai/stage.h"
+
+typedef struct { const char *name; char key[17]; double seconds; bool cached, applies; char dir[600]; } StageResult;
+typedef struct { char name[64], stage[24], text[160]; double value, bound; bool ok; } Gate;
+
+typedef struct {
+    char run_dir[512], report[560];
+    StageResult stage[24];
+    int n_stage;
+    Gate gate[64];
+    int n_gate;
+    double seconds;
+} PipelineResult;
+
+/* only: run up to this stage and no further (NULL: all). Gates missed: returns false with ERR_GATE, result complete. */
+bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, bool dry_run, Log *log,
+                  const Stop *stop, Error *err);
+/* The story of one record through every stage of a run, to out. */
+bool pipeline_why(Str *out, const RunConfig *cfg, const char *id, Error *err);
+/* Fills keys and directories without running (dry): used by why, plan, report. */
+bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, Error *err);
+
+#endif

@@ -1,0 +1,86 @@
+/* cai/run_config.h — the configuration of a run: one struct, and one table of keys (run_config.c) that drives file,
+ * overrides, help, dump and hashes. To add a key: the field here, a row there. Sections are the prefixes stages name. */
+#ifndef DIKAST_CAI_RUN_CONFIG_H
+#define DIKAST_CAI_RUN_CONFIG_H
+
+#include "base/config.h"
+
+typedef struct {            /* every training stage's section holds one */
+    int64_t steps, batch_tokens, micro_tokens, warmup;
+    double epochs;          /* > 0 and steps 0: steps follow from the data */
+    double lr, min_lr, weight_decay, clip, beta1, beta2, eps;
+    int schedule;           /* constant|linear|cosine|wsd */
+    bool recompute;
+} TrainKeys;
+
+typedef struct { double temperature, top_p; int64_t top_k, max_new; } SampleKeys;
+
+typedef struct {
+    struct { char *name, *out; int64_t seed, threads; char *backend, *isa; double state_s; } run;
+    struct {
+        int source;         /* files | world */
+        char *dir;
+        CfgList pretrain, sft, format, redteam, benign, prefs_helpful, prefs_harmless, harm_qa, choice, paraphrase, eval;
+        double dedup, eval_share, max_lost;
+        int64_t max_rows;   /* per file, 0: all; a seeded sample */
+    } data;
+    struct {                /* the tiny world's generator */
+        int64_t categories, objects, demo_objects, eval_prompts, sft_rows, pretrain_docs, named_first, named;
+        int64_t seed, prefs_helpful;
+        bool critique_rows;
+        double judge_share, critique_share, helpful_share;
+    } world;
+    struct { char *import; int64_t vocab; int split; } tokenizer;
+    struct {
+        char *import;       /* a model directory to start from instead of random weights; "" none */
+        int family;
+        int64_t n_layer, n_head, n_kv_head, d_model, d_ff, max_seq;
+        bool tied;
+        double rope_theta;
+    } model;
+    struct { char *path; int select; double epsilon; CfgList only; } constitution;
+    struct { TrainKeys t; int objective; double mask_rate; } pretrain;
+    struct { TrainKeys t; double format_share; } helpful;
+    struct { int64_t limit, variants; bool slots, synonyms, wrappers; double train_share; } prompts;
+    struct {
+        SampleKeys s;
+        int64_t redteam, benign;    /* dialogues made from each; 0: all */
+        int64_t repeats, rounds, critique_tokens, min_words;
+        int mode;                   /* one | two */
+        bool critique;              /* false: the no-critique control: nothing is revised */
+        bool gate, need_quote;
+        double gate_min, max_similar, min_similar;
+    } revise;
+    struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; int64_t rounds_used; } sl;
+    struct { SampleKeys s; int64_t redteam, benign, repeats; } pairs;
+    struct { double clamp, t_cal, abstain; bool shuffle; int64_t gold; bool ensemble; } label;
+    struct {
+        TrainKeys t;
+        int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */
+        double holdout, helpful_share, center;
+        bool untrained;
+    } pm;
+    struct {
+        TrainKeys t;                /* lr, schedule, clip...; steps = updates */
+        SampleKeys s;
+        int64_t rollouts, epochs, minibatches;
+        double redteam_share, beta, gamma, lambda, clip_low, clip_high, dual_clip, value_clip, value_weight, value_lr;
+        double no_end_score, score_clip, kl_target, kl_horizon, kl_stop;
+        bool whiten_rewards, whiten_advantages;
+    } rl;
+    struct { TrainKeys t; double holdout; } classifier;
+    struct {
+        SampleKeys s;
+        int64_t samples, limit, choice_limit, bon;
+        char *gold;                 /* program that scores the tiny world; "" : beside dikast */
+        char *base;                 /* run whose report gates may compare with */
+        CfgList gates;
+    } eval;
+} RunConfig;
+
+extern const CfgKey run_keys[];
+extern const int run_key_count;
+bool run_config_load(RunConfig *c, const char *path, const char *const *set, int n_set, Str *report, Error *err);
+void run_config_release(RunConfig *c);
+
+#endif

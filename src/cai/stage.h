@@ -1,0 +1,51 @@
+/* cai/stage.h — a stage is a function from directories to a directory.
+ *
+ * Its result lies in <store>/<name>-<key>/, read-only once DONE exists (written last, after fsync of all else). The key
+ * hashes stage name and version, the keys of its inputs, the content of the files it reads and the result-changing
+ * configuration values of the sections it names. Weights pass as model/, text as JSONL. A stage never calls another.
+ * Inside output/: manifest.json, ledger.json, metrics.jsonl, summary.json (numbers for the report), state/ (to resume). */
+#ifndef DIKAST_CAI_STAGE_H
+#define DIKAST_CAI_STAGE_H
+
+#include "base/log.h"
+#include "cai/run_config.h"
+#include "data/ledger.h"
+#include "tensor/backend.h"
+
+enum { STAGE_MAX_NEEDS = 10 };
+
+typedef struct {
+    const RunConfig *cfg;
+    Backend *be;
+    Log *log;
+    const Stop *stop;
+    Ledger *ledger;             /* closed by the pipeline after run() */
+    uint64_t seed;              /* of this stage: derived from run.seed and the stage's name */
+    const char *data_dir;       /* where data files lie: data.dir, or the world stage's output */
+    const char *output;         /* exists; may hold what an interrupted run of the same key left */
+    const char *const *input;   /* directory per entry of the stage's needs[], NULL where that stage does not apply */
+    const struct Stage *stage;
+} StageCtx;
+
+typedef struct Stage {
+    const char *name;           /* "pm" */
+    const char *help;           /* one line */
+    int version;                /* raised when equal inputs would now give another result */
+    const char *needs[STAGE_MAX_NEEDS];     /* other stages */
+    const char *section[8];     /* configuration sections that change its result: "pm.", "model." */
+    /* false: this stage does not apply under this configuration (then needs[] entries naming it are NULL). NULL: always */
+    bool (*applies)(const RunConfig *cfg);
+    /* Calls add(ud, path) for every file below data_dir (or absolute) whose content it reads. NULL: none */
+    void (*files)(const RunConfig *cfg, void (*add)(void *ud, const char *path), void *ud);
+    bool (*run)(const StageCtx *ctx, Error *err);
+} Stage;
+
+extern const Stage *const stages[];     /* in order, NULL at the end; pipeline, --help and docs walk this list */
+const Stage *stage_find(const char *name);
+
+/* helpers for stages (cai/stage_util.c) */
+const char *stage_input(const StageCtx *ctx, const char *name);         /* directory of that need, NULL if it does not apply */
+void path_join(Str *out, const char *a, const char *b);                 /* replaces *out */
+bool stage_data_path(Str *out, const StageCtx *ctx, const char *name);  /* data_dir/name; false when no such file */
+
+#endif

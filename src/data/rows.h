@@ -1,0 +1,49 @@
+/* data/rows.h — JSONL rows of the shapes users have (plain, .gz, .zst), checked and normalised.
+ *
+ *   instruction  {prompt, response}            Alpaca's {instruction, input, output} too
+ *   chat         {messages: [{role, content}]} or {turns: [..]}
+ *   preference   {prompt, chosen, rejected}    strings or message lists; HH transcripts "\n\nHuman: .. \n\nAssistant: .."
+ *   prompt       {prompt[, category]} or {turns}
+ *   labelled     {prompt, response, harmful 0/1[, category]}
+ *   text         {text}, or a plain text file with documents ending in a line <|endoftext|> (none: the file is split at
+ *                blank lines into documents of about doc_bytes)
+ *   format       {kind: "critique", prompt, response, principle, critique, revision?} |
+ *                {kind: "judge", prompt, a, b, principle, answer: "first"|"second"}
+ *   choice       {task, prompt, choices[], gold};  paraphrase {prompts[2..], category?}
+ *
+ * Strings containing NUL, invalid UTF-8, missing or mis-typed fields are errors "file:line: ..."; an empty file is one too. */
+#ifndef DIKAST_DATA_ROWS_H
+#define DIKAST_DATA_ROWS_H
+
+#include "base/arena.h"
+#include "text/chat.h"
+
+typedef enum { ROW_INSTRUCTION, ROW_PREFERENCE, ROW_PROMPT, ROW_LABELLED, ROW_TEXT, ROW_FORMAT, ROW_CHOICE, ROW_PARAPHRASE } RowKind;
+
+typedef struct {
+    const char *id;             /* from the row, else "<file stem>-<line>" ; unique after rows_dedup */
+    const char *category;       /* "" when absent */
+    const char *source;         /* "" when absent */
+    Dialogue prompt;            /* ends with a user turn (FORMAT: likewise); TEXT: empty */
+    const char *a, *b;          /* INSTRUCTION, LABELLED: a = reply.  PREFERENCE: a = chosen, b = rejected.  TEXT: a.
+                                   FORMAT critique: a = reply, b = revision or NULL.  FORMAT judge: a, b = options */
+    const char *principle, *critique;   /* FORMAT */
+    int label;                  /* LABELLED: harmful 0/1.  FORMAT judge: 0 first, 1 second; critique: -1. CHOICE: gold */
+    double weight;              /* 1 unless the row says */
+    const char *const *list;    /* CHOICE: choices; PARAPHRASE: prompts */
+    int n_list;
+    int line;
+} Row;
+typedef struct { Row *row; int n, cap; Heap heap; int64_t n_bytes; } Rows;  /* zeroed is empty */
+
+bool rows_read(Rows *out, const char *path, RowKind kind, Error *err);      /* appends */
+/* Parses one line (the fuzz entry); file and line name the place in errors. */
+bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, Error *err);
+void rows_release(Rows *r);
+/* Exact duplicates of (prompt, a, b) after whitespace folding and case folding, and MinHash near-duplicates at Jaccard >=
+ * threshold over word 5-grams (threshold > 1: exact only). Keeps the first; returns how many went; drop_reason[i] (may be
+ * NULL, sized n before) receives "DUP" or NULL. Ids that repeat get a suffix. */
+int rows_dedup(Rows *r, double threshold, const char **drop_reason);
+const char *dialogue_last_user(Dialogue d);
+
+#endif

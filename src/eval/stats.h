@@ -1,0 +1,28 @@
+/* eval/stats.h — intervals, agreement and gates on plain arrays. */
+#ifndef DIKAST_EVAL_STATS_H
+#define DIKAST_EVAL_STATS_H
+
+#include "base/error.h"
+#include "base/rng.h"
+
+typedef struct { double mean, lo, hi; int64_t n; } Interval;     /* 95 % */
+Interval interval_wilson(double hits, int64_t n);                /* Wilson 1927; n 0: {NaN, 0, 1} */
+/* Mean of x with items grouped in clusters (samples of one prompt): percentile bootstrap over clusters, 2000 draws keyed by
+ * rng. cluster[i] in ascending runs. */
+Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rng rng);
+/* Expected calibration error, n_bin equal-width bins on p in [0,1]; label soft or 0/1. Guo et al. 2017. */
+double ece(const double *p, const double *label, int64_t n, int n_bin);
+double brier(const double *p, const double *label, int64_t n);
+double auroc(const double *score, const int32_t *label, int64_t n);          /* ties count half; NaN with one class */
+double correlation(const double *x, const double *y, int64_t n);             /* Pearson; 0 when a side is constant */
+typedef struct { double recall, fpr, precision, f1, accuracy; int64_t tp, fp, tn, fn; } Detection;
+Detection detection(const double *p, const int32_t *label, int64_t n, double threshold);   /* positive: p >= threshold */
+
+typedef struct { char text[200]; double value, bound; bool ok; } GateResult;
+/* eval/gates.c — "harm.sl.named <= harm.helpful.named - 0.30": metric, <= or >= or < or >, sum of metrics and numbers
+ * (with an optional factor: 1.05 * ppl.helpful). Metrics are the flat names of every stage's summary.json, prefixed by the
+ * stage ("eval.harm.rl"); names starting "base." come from another run's report.json (eval.base). */
+bool gate_eval(GateResult *out, const char *expr, double (*metric)(void *ud, const char *name), void *ud, Error *err);
+
+
+#endif

@@ -1,0 +1,147 @@
+/* nn/model.h — the transformer: configuration, weights, activations, one forward and one backward for everything.
+ *
+ * Rows are packed tokens (N, C), sequences are row ranges, no padding. Training, recomputation, prefill and decoding call
+ * net_forward with other memory plans and other row lists; policy, reference, PM and value are the same code with other
+ * heads. The trunk's final norm and the head run on chosen rows only.
+ *
+ *   tokens -> embed -> [block]*L -> gather rows -> norm -> h (R,C) -> head_forward in slices -> out (n, n_out)
+ *   dout  -> head_backward in slices -> dh (R,C) -> net_backward -> gradients (+=)
+ *
+ * A model directory holds config.json (Hugging Face's keys) and model.safetensors; tokenizer.json is copied beside it by
+ * the stages. Names in files are the family's (family.c). */
+#ifndef DIKAST_NN_MODEL_H
+#define DIKAST_NN_MODEL_H
+
+#include "base/rng.h"
+#include "tensor/backend.h"
+
+typedef enum { NORM_RMS, NORM_LAYER } NormKind;
+typedef enum { POS_ROPE, POS_LEARNED } PosKind;
+typedef enum { MLP_SWIGLU, MLP_GELU } MlpKind;
+typedef enum { FAMILY_LLAMA, FAMILY_GPT2, FAMILY_COUNT } Family;
+
+typedef struct {            /* a family is a setting of these; family.c reads and writes config.json */
+    Family family;          /* names in files only; no arithmetic asks it */
+    int n_layer, n_head, n_kv_head, d_model, d_head, d_ff, n_vocab, max_seq;
+    NormKind norm;
+    PosKind pos;
+    MlpKind mlp;
+    GeluKind gelu;
+    bool qkv_bias, out_bias, mlp_bias, tied;
+    double rope_theta, norm_eps;
+    int eos_id;             /* written as eos_token_id; -1: none */
+} ModelConfig;
+
+typedef struct {
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay) Tensor field;
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay)
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+} BlockParams;
+
+typedef struct {
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay)
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay) Tensor field;
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+    BlockParams *block;     /* (n_layer) */
+} ModelParams;
+
+typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESID } InitKind;
+
+/* What one forward pass is about. All arrays are host memory, borrowed for the pass (and its backward). */
+typedef struct {
+    int n_tok;                  /* N */
+    const int32_t *tok, *pos;   /* (N), (N): ids; position of each token in its own sequence */
+    AttnSeqs seqs;              /* S sequences and the key/value rows each sees */
+    const int32_t *kv_row;      /* (N) cache row for each token's K and V, or NULL: no cache (training) */
+    int n_row;                  /* R */
+    const int32_t *row;         /* (R) distinct ascending rows whose hidden state the head reads */
+} Batch;
+
+/* Memory plans: train | train, recompute blocks in backward | generate and score. Outputs do not depend on the plan. */
+typedef enum { KEEP_ALL, KEEP_INPUTS, KEEP_NONE } Keep;
+
+typedef struct Model {
+    Backend *be;
+    ModelConfig cfg;
+    uint64_t version;           /* raised by every optimizer step; caches of older versions are not used */
+    ModelParams w, dw;          /* dw: empty tensors when opened without gradients */
+    Arena params, grads;
+    double *freq;               /* RoPE frequencies, (d_head/2) */
+} Model;
+
+/* LM: V outputs, weight tied to wte or lm_head.weight. SCORE: n_out outputs, score.weight (n_out, C), no bias. */
+typedef enum { HEAD_LM, HEAD_SCORE } HeadKind;
+typedef struct {
+    HeadKind kind;
+    int n_out;
+    bool tied;                  /* w and dw alias the trunk's wte */
+    Tensor w, dw;
+    Arena params, grads;
+} Head;
+
+typedef struct { Model *trunk; Head *head; } Net;
+
+typedef struct Acts Acts;       /* activations of one pass; opaque but for the chosen rows: */
+typedef struct KvCache {        /* per layer keys and values; row = page * KV_PAGE + position within the page */
+    int n_page, n_layer;
+    Tensor *k, *v;              /* (n_layer) of (n_page*KV_PAGE, K*D) */
+    Arena mem;
+} KvCache;
+
+/* -- configuration and files (family.c, model_io.c) ---------------------------------------------------------------- */
+bool model_config_check(const ModelConfig *c, Error *err);                      /* ERR_CONFIG naming the field */
+bool model_config_read(ModelConfig *c, const char *dir, Error *err);            /* dir/config.json */
+int64_t model_config_params(const ModelConfig *c);                              /* count, head included once if untied */
+/* Weight matrices that take part in a product, for FLOP counts: 6*this + 12*L*d*T per token when training. */
+int64_t model_config_matmul_params(const ModelConfig *c);
+
+/* -- life ----------------------------------------------------------------------------------------------------------- */
+/* Random weights drawn by full-tensor coordinates from (rng.seed, RNG_INIT), parameter number, element. */
+bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err);
+bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err);    /* strict: missing, extra, mis-shaped
+                                                                                       tensors are errors with names */
+void model_release(Model *m);
+bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
+bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
+void head_release(Head *h);
+bool net_save(Net n, const char *dir, Error *err);      /* config.json + model.safetensors, F32, atomic each */
+bool net_copy_weights(Net to, Net from, Error *err);    /* equal shapes; raises to.trunk->version */
+
+typedef struct {
+    const char *name;           /* in the family's spelling: "model.layers.0.self_attn.q_proj.weight" */
+    int layer;                  /* -1: not in a block */
+    bool decay;
+    InitKind init;
+    Tensor w, dw;               /* dw empty without gradients */
+} ParamInfo;
+typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);
+int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk then untied head, fixed order; returns the count */
+void net_zero_grads(Net n);
+
+/* -- passes --------------------------------------------------------------------------------------------------------- */
+/* Capacity n_tok tokens, n_row chosen rows. KEEP_NONE has no backward. Acts places itself in arena memory of be->mem. */
+bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Error *err);
+void acts_close(Acts *a);
+size_t acts_bytes(const ModelConfig *c, DType real, int n_tok, int n_row, Keep keep);
+Tensor acts_hidden(const Acts *a);      /* h (R,C): normed hidden states of the batch's chosen rows, after net_forward */
+Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under a training plan; head_backward adds */
+
+/* kv may be NULL (training, scoring: b->kv_row NULL too). With kv: new K and V rows go to b->kv_row, attention reads the
+ * cache through b->seqs.kv_page. */
+void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv);
+/* Uses dh; adds to the trunk's gradients. */
+void net_backward(Net n, Acts *a, const Batch *b);
+/* Head on chosen rows [first, first+out.rows): out (rows, n_out). Any slicing gives the same bits. */
+void head_forward(Net n, const Acts *a, int first, Tensor out);
+/* dh[first..] += dout w, head.dw += dout^T h */
+void head_backward(Net n, Acts *a, int first, Tensor dout);
+
+bool kv_open(KvCache *kv, const Model *m, int n_page, Error *err);
+void kv_release(KvCache *kv);
+size_t kv_page_bytes(const ModelConfig *c, DType real);
+
+#endif

@@ -1,0 +1,37 @@
+/* nn/optim.h — schedules, gradient norm, clipping, AdamW over the parameters of one or more nets.
+ *
+ * Order of one update: norm of the accumulated gradients (double, fixed blocks), times scale (1 / loss weight of the step);
+ * non-finite: nothing is changed, the step counts as skipped; clip factor min(1, clip/(norm + 1e-6)) (torch); AdamW with
+ * decay groups (matrices and embeddings decay; biases and norms do not); gradients zeroed. */
+#ifndef DIKAST_NN_OPTIM_H
+#define DIKAST_NN_OPTIM_H
+
+#include "nn/model.h"
+
+typedef enum { SCHED_CONSTANT, SCHED_LINEAR, SCHED_COSINE, SCHED_WSD } ScheduleKind;
+typedef enum { DECAY_LINEAR, DECAY_COSINE, DECAY_SQRT } DecayKind;     /* of WSD: 1-x | (1+cos pi x)/2 | 1-sqrt x */
+typedef struct {
+    ScheduleKind kind;
+    int64_t warmup, total, decay;   /* steps; decay: WSD's last phase */
+    double floor;                   /* f: multiplier m becomes f + (1-f) m in cosine, linear and WSD decay; 0: none */
+    bool warmup_from_one;           /* (s+1)/W as llm.c instead of s/max(1,W) as HF */
+    DecayKind decay_kind;
+} Schedule;
+/* Multiplier of the peak rate for update s = 0, 1, ...; HF get_scheduler's formulas (learning note, section 6). */
+double schedule_factor(const Schedule *c, int64_t s);
+
+typedef struct { double lr, beta1, beta2, eps, weight_decay, clip; /* clip 0: off */ } OptimConfig;
+
+typedef struct Optim Optim;
+typedef struct { double grad_norm; bool skipped; double clip_factor; } OptimResult;
+
+bool optim_open(Optim **out, const Net *net, const double *lr_scale, int n_net, const OptimConfig *c, Error *err);
+void optim_close(Optim *o);
+/* lr_factor from the schedule; grad_scale: 1 / total loss weight. Raises every trunk's version unless skipped. */
+OptimResult optim_step(Optim *o, double lr_factor, double grad_scale);
+int64_t optim_updates(const Optim *o);      /* t: updates made (skipped ones not counted) */
+/* Moments and t, as safetensors "<net>.<name>.m/.v". Loading is strict. */
+bool optim_save(const Optim *o, const char *path, Error *err);
+bool optim_load(Optim *o, const char *path, Error *err);
+
+#endif

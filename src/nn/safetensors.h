@@ -1,0 +1,26 @@
+/* nn/safetensors.h — one .safetensors file: strict reader over a mapping, atomic writer. Never trusts a length: holes,
+ * overlaps, wrap-around shapes, unknown dtypes, duplicate names and trailing bytes are errors that name the tensor. */
+#ifndef DIKAST_NN_SAFETENSORS_H
+#define DIKAST_NN_SAFETENSORS_H
+
+#include "base/io.h"
+#include "tensor/tensor.h"
+
+typedef struct {
+    const char *name, *dtype;   /* as in the file */
+    int n_dim;
+    int64_t dim[8];
+    const unsigned char *data;
+    size_t bytes;
+} StEntry;
+typedef struct { IoMap map; StEntry *entry; int n; void *impl; } StFile;
+
+bool st_open(StFile *f, const char *path, Error *err);
+bool st_parse(StFile *f, const void *p, size_t n, const char *name, Error *err);    /* borrowed memory; the fuzz entry */
+void st_close(StFile *f);
+const StEntry *st_find(const StFile *f, const char *name);      /* NULL when absent */
+
+typedef struct { const char *name, *dtype; int n_dim; int64_t dim[4]; const void *data; size_t bytes; } StOut;
+bool st_write(const char *path, const StOut *t, int n, Error *err);     /* sorted as the format asks; metadata format=pt */
+
+#endif

@@ -1,0 +1,133 @@
+/* tensor/backend.h — every operation the system performs on matrices.
+ *
+ * Outputs first, then inputs, then scalars. Nothing aliases unless stated. An argument named *_acc is accumulated into
+ * (+=); every other output is overwritten (=). An empty Tensor for an optional output skips it. Parameter gradients are
+ * always _acc. Every tensor has dtype be->real: F64 in ref, F32 in cpu (sums and statistics of one row may use wider
+ * registers, in one fixed order).
+ *
+ * Row invariance: in ref and cpu the bits of a row in any *_fwd do not depend on the other rows, on their number, on its
+ * own place among them or on the thread count. Everything is deterministic: equal inputs, equal bits, on any thread count.
+ *
+ * Shape letters: N tokens, R chosen rows, C d_model, H/K query/KV heads, D d_head, F d_ff, V vocabulary. Index arrays are
+ * host int32, checked by callers. Entries marked [opt] may be NULL: backend_complete() fills them with a composition. */
+#ifndef DIKAST_TENSOR_BACKEND_H
+#define DIKAST_TENSOR_BACKEND_H
+
+#include "base/pool.h"
+#include "tensor/tensor.h"
+
+typedef struct Backend Backend;
+
+enum { KV_PAGE = 64 };     /* positions per page of keys and values; also attention's key tile */
+
+typedef struct {           /* which key/value rows each query sequence sees */
+    int n_seq, max_page;   /* S; columns of kv_page */
+    const int32_t *q_off;  /* (S+1) query rows of sequence s: [q_off[s], q_off[s+1]) */
+    const int32_t *kv_len; /* (S) positions it has; query i of n sees positions < kv_len-n+i+1 (all kv_len if !causal) */
+    const int32_t *kv_page;/* (S, max_page) K/V row of positions 0, KV_PAGE, 2*KV_PAGE, ... */
+    bool causal;
+} AttnSeqs;
+
+typedef enum { GELU_TANH, GELU_ERF } GeluKind;  /* "gelu_new" of GPT-2; "gelu" */
+
+typedef struct {
+    double lr, beta1, beta2, eps, weight_decay; /* weight_decay 0 for groups without it */
+    int64_t t;                                  /* 1-based count of updates made, for bias correction */
+    double grad_scale;                          /* multiplies g first: 1/token count times clipping */
+} AdamwParams;
+
+typedef struct {
+    const char *name;
+
+    /* -- plain ------------------------------------------------------------------------------------------------- */
+    void (*zero)(Backend *be, Tensor y);
+    void (*copy)(Backend *be, Tensor y, Tensor x);
+    void (*add)(Backend *be, Tensor y, Tensor a, Tensor b);             /* y = a + b; y may alias a or b */
+    void (*add_bias)(Backend *be, Tensor y, Tensor x, Tensor b);        /* y = x + b  b (1,C); y may alias x */
+    double (*sumsq)(Backend *be, Tensor x);                             /* double, fixed blocks in fixed order */
+    bool (*all_finite)(Backend *be, Tensor x);
+
+    /* -- lookup ------------------------------------------------------------------------------------------------ */
+    /* y[i] = (add ? y[i] : 0) + w[idx[i]]     w (V,C) idx (N) y (N,C) */
+    void (*embed_fwd)(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add);
+    /* dw[idx[i]] += dy[i], in ascending i for every row of dw */
+    void (*embed_bwd)(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx);
+    void (*gather_rows)(Backend *be, Tensor y, Tensor x, const int32_t *row);        /* y[i] = x[row[i]] */
+    void (*scatter_rows)(Backend *be, Tensor y, Tensor x, const int32_t *row);       /* y[row[i]] = x[i], rows distinct */
+    void (*scatter_add_rows)(Backend *be, Tensor y_acc, Tensor x, const int32_t *row); /* y[row[i]] += x[i], any order of
+                                                                                        rows; repeated rows in order */
+
+    /* -- linear ------------------------------------------------------------------------------------------------ */
+    /* y = (add ? y : 0) + x w^T (+ bias)   x (N,K)  w (M,K)  bias (1,M) or empty  y (N,M). The product is summed first,
+     * then bias, then the old y is added. */
+    void (*linear_fwd)(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, bool add);
+    /* dx = (add_dx ? dx : 0) + dy w;  dw += dy^T x;  dbias += column sums of dy. Empty dx, dw_acc or dbias_acc: skipped */
+    void (*linear_bwd)(Backend *be, Tensor dx, Tensor dw_acc, Tensor dbias_acc, Tensor dy, Tensor x, Tensor w, bool add_dx);
+
+    /* -- norms ------------------------------------------------------------------------------------------------- */
+    /* y = x * rstd * w,  rstd = 1/sqrt(mean(x^2)+eps)   x (N,C) w (1,C) rstd (N,1).  Zhang & Sennrich 2019, eq. 4 */
+    void (*rmsnorm_fwd)(Backend *be, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps);
+    /* dx = (add_dx ? dx : 0) + ...;  dw += ... */
+    void (*rmsnorm_bwd)(Backend *be, Tensor dx, Tensor dw_acc, Tensor dy, Tensor x, Tensor w, Tensor rstd, bool add_dx);
+    /* y = (x - mean) * rstd * w + b    mean, rstd (N,1)  w, b (1,C).  Ba et al. 2016 */
+    void (*layernorm_fwd)(Backend *be, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps);
+    void (*layernorm_bwd)(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w,
+                          Tensor mean, Tensor rstd, bool add_dx);
+
+    /* -- positions and activations ------------------------------------------------------------------------------ */
+    /* In place on x (N, heads*D), each head's halves (x1, x2): angle a = pos[i] * freq[j], j < D/2,
+     * (x1 cos a - x2 sin a, x2 cos a + x1 sin a); inverse = rotate by -a (the backward).  freq: host (D/2), F64.
+     * Su et al. 2021, HF half-split layout. */
+    void (*rope)(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse);
+    /* y = silu(gate) * up.  Shazeer 2020.  y may alias gate or up */
+    void (*swiglu_fwd)(Backend *be, Tensor y, Tensor gate, Tensor up);
+    /* dgate may alias gate, dup may alias up, either may alias dy */
+    void (*swiglu_bwd)(Backend *be, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up);
+    void (*gelu_fwd)(Backend *be, Tensor y, Tensor x, GeluKind kind);                   /* y may alias x */
+    void (*gelu_bwd)(Backend *be, Tensor dx, Tensor dy, Tensor x, GeluKind kind);       /* dx may alias dy or x */
+
+    /* -- attention --------------------------------------------------------------------------------------------- */
+    /* o = softmax(q k^T / sqrt(D)) v, grouped heads (query head h uses KV head h / (H/K)).  q, o (N, H*D); k, v (rows,
+     * K*D), addressed through s.kv_page; lse (N, H).  Keys are visited page by page from position 0 with an online
+     * softmax, so one query alone and a whole prompt sum alike; the masked half is never visited.  Dao 2023 */
+    void (*attn_fwd)(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, AttnSeqs s, int d_head);
+    /* Training layout only: sequence s's keys are its own rows (kv_page[s][p] = q_off[s] + p*KV_PAGE). No (T,T) matrix.
+     * dq, dk, dv overwritten. */
+    void (*attn_bwd)(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
+                     Tensor v, AttnSeqs s, int d_head);
+
+    /* -- distributions ----------------------------------------------------------------------------------------- */
+    /* per row, z = logits/temp: logprob (R,1) = z[target] - logsumexp(z); entropy (R,1) or empty. target[i] in [0, V).
+     * The sampler's log-prob and every loss come from this one function. */
+    void (*logprob_fwd)(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
+    /* in place: logits := dlogp[i]/temp * (onehot(target) - softmax(z)).  dlogp (R,1); a row with dlogp 0 becomes exact 0
+     * whatever it held (NaN too) */
+    void (*logprob_bwd)(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+
+    /* -- optimizer --------------------------------------------------------------------------------------------- */
+    /* torch's single-tensor AdamW: g *= grad_scale; p *= (float)(1 - lr wd); m += (g-m)(1-b1); v = b2 v + (1-b2) g g;
+     * p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps).  Scalars in double, tensors as they are. */
+    void (*adamw)(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
+    void (*scale)(Backend *be, Tensor x, double a);                     /* x *= a */
+} BackendOps;
+
+struct Backend {
+    const BackendOps *op;
+    DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu */
+    MemSource mem;      /* where its tensors live */
+    Pool *pool;         /* borrowed */
+    void *impl;
+};
+
+/* name: "ref" | "cpu". isa: NULL or "auto" for the best of this machine, else "scalar" | "avx2" | "avx512" (cpu only). */
+bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err);
+void backend_close(Backend *be);
+const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref */
+
+/* Host side of tensors, any layout, with conversion: double holds every F32 and F64 exactly. */
+void tensor_get(Backend *be, double *out, Tensor x);        /* out: rows*cols, contiguous */
+void tensor_set(Backend *be, Tensor y, const double *in);
+void tensor_get_f32(Backend *be, float *out, Tensor x);
+void tensor_set_f32(Backend *be, Tensor y, const float *in);
+
+#endif

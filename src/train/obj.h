@@ -1,0 +1,27 @@
+/* train/obj.h — the objectives: next token, masked token, pairwise preference, classifier. Each owns its loader. */
+#ifndef DIKAST_TRAIN_OBJ_H
+#define DIKAST_TRAIN_OBJ_H
+
+#include "data/loader.h"
+#include "train/objective.h"
+
+typedef struct ObjLm ObjLm;
+/* Next-token loss on the rows with weight; head rows are only those. Packs of max_tok tokens from s (borrowed). */
+bool obj_lm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, Error *err);
+/* Masked-token loss (Devlin et al. 2019): 15 % of tokens are targets, of these 80 % become mask_id, 10 % a random id in
+ * [first_random, n_vocab), 10 % stay; bidirectional attention. Drawn by (seed, RNG_MASK, pack number, row). */
+bool obj_mlm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t mask_id,
+                  int32_t first_random, int n_vocab, double rate, Error *err);
+double obj_lm_wait_s(const ObjLm *o);
+void obj_lm_close(ObjLm *o);
+
+typedef struct ObjPm ObjPm;
+/* Pairs: group 2 samples, target of the first = q = P(first preferred). Head rows: the last token of each sample, which must
+ * be end_id (checked at open; error names the sample). */
+bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id,
+                 double center, Error *err);
+/* Single samples, target = label 0..1: binary cross-entropy on the last token. */
+bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id, Error *err);
+void obj_pm_close(ObjPm *o);
+
+#endif

@@ -1,0 +1,32 @@
+/* train/objective.h — a loss. The trainer owns the loop; an objective says what to feed and what it costs.
+ *
+ * micro(self, number, &b): fills a Batch (arrays owned by the objective until the next call) for micro-batch `number`.
+ * loss(): sees head rows [first, first+out.rows) of the batch (never split inside a row_group), overwrites out or fills dout
+ *   (dout may alias out) with gradients of the *sum* of losses and returns the sum of loss; *weight += the loss weight used.
+ *   The trainer divides by the step's total weight once, so no split of a step into micro-batches changes the mean. */
+#ifndef DIKAST_TRAIN_OBJECTIVE_H
+#define DIKAST_TRAIN_OBJECTIVE_H
+
+#include "nn/model.h"
+
+typedef struct Metrics Metrics;     /* weighted means by name, reset per log interval */
+Metrics *metrics_new(void);
+void metrics_free(Metrics *m);
+void metrics_add(Metrics *m, const char *name, double value, double weight);    /* name: literal */
+double metrics_mean(const Metrics *m, const char *name);                        /* NaN when absent */
+int metrics_count(const Metrics *m);
+const char *metrics_at(const Metrics *m, int i, double *mean, double *weight);
+void metrics_clear(Metrics *m);
+
+typedef struct {
+    const char *name;
+    int row_group;          /* 2 for preference pairs, else 1 */
+    bool (*micro)(void *self, int64_t number, Batch *b, Error *err);
+    double (*loss)(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m);
+                            /* out in: head output; out: gradient of the sum of losses */
+    void *self;
+    int max_tok, max_row;   /* capacity the trainer must provide */
+    double (*wait_s)(void *self);   /* seconds spent waiting for data so far; NULL: none */
+} Objective;
+
+#endif
