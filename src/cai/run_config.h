@@ -16,7 +16,7 @@ typedef struct {            /* every training stage's section holds one */
 typedef struct { double temperature, top_p; int64_t top_k, max_new; } SampleKeys;
 
 typedef struct {
-    struct { char *name, *out; int64_t seed, threads; char *backend, *isa; double state_s; } run;
+    struct { char *name, *out; int64_t seed, threads; int backend, isa; double state_s; } run;
     struct {
         int source;         /* files | world */
         char *dir;
@@ -27,7 +27,6 @@ typedef struct {
     struct {                /* the tiny world's generator */
         int64_t categories, objects, demo_objects, eval_prompts, sft_rows, pretrain_docs, named_first, named;
         int64_t seed, prefs_helpful;
-        bool critique_rows;
         double judge_share, critique_share, helpful_share;
     } world;
     struct { char *import; int64_t vocab; int split; } tokenizer;
@@ -41,7 +40,7 @@ typedef struct {
     struct { char *path; int select; double epsilon; CfgList only; } constitution;
     struct { TrainKeys t; int objective; double mask_rate; } pretrain;
     struct { TrainKeys t; double format_share; } helpful;
-    struct { int64_t limit, variants; bool slots, synonyms, wrappers; double train_share; } prompts;
+    struct { int64_t limit, variants; bool slots, synonyms, wrappers; } prompts;
     struct {
         SampleKeys s;
         int64_t redteam, benign;    /* dialogues made from each; 0: all */
@@ -51,9 +50,9 @@ typedef struct {
         bool gate, need_quote;
         double gate_min, max_similar, min_similar;
     } revise;
-    struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; int64_t rounds_used; } sl;
+    struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;
     struct { SampleKeys s; int64_t redteam, benign, repeats; } pairs;
-    struct { double clamp, t_cal, abstain; bool shuffle; int64_t gold; bool ensemble; } label;
+    struct { double clamp, t_cal, abstain; bool shuffle, ensemble; } label;
     struct {
         TrainKeys t;
         int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */

@@ -1,0 +1,192 @@
+#include "cai/run_config.h"
+
+#include <stddef.h>
+
+#define AT(field) offsetof(RunConfig, field)
+#define BIG 1e18
+
+/* Rows that every training section shares; the defaults that differ are arguments. */
+// clang-format off
+#define TRAIN_ROWS(sec, field, steps_, epochs_, lr_, schedule_)                                                                             \
+    {sec ".steps",        CFG_INT,   CFG_RESULT, AT(field.steps),        steps_,    0, BIG, "optimizer steps; 0: follow from epochs"},     \
+    {sec ".epochs",       CFG_FLOAT, CFG_RESULT, AT(field.epochs),       epochs_,   0, 1e6, "passes over the data when steps is 0"},      \
+    {sec ".batch_tokens", CFG_INT,   CFG_RESULT, AT(field.batch_tokens), "4096",  16, BIG, "tokens per optimizer step (about; micro_tokens x accumulation)"}, \
+    {sec ".micro_tokens", CFG_INT,   CFG_RESULT, AT(field.micro_tokens), "4096",  16, BIG, "tokens per forward pass"},                  \
+    {sec ".warmup",       CFG_INT,   CFG_RESULT, AT(field.warmup),       "20",     0, BIG, "warm-up steps"},                            \
+    {sec ".lr",           CFG_FLOAT, CFG_RESULT, AT(field.lr),           lr_,       0, 10,  "peak learning rate, AdamW"},                \
+    {sec ".min_lr",       CFG_FLOAT, CFG_RESULT, AT(field.min_lr),       "0.1",    0, 1,   "floor of the schedule, share of lr"},       \
+    {sec ".weight_decay", CFG_FLOAT, CFG_RESULT, AT(field.weight_decay), "0.1",    0, 10,  "AdamW weight decay of matrices and embeddings"}, \
+    {sec ".clip",         CFG_FLOAT, CFG_RESULT, AT(field.clip),         "1",      0, 1e9, "largest global gradient norm; 0: off"},     \
+    {sec ".beta1",        CFG_FLOAT, CFG_RESULT, AT(field.beta1),        "0.9",    0, 1,   "AdamW beta1"},                              \
+    {sec ".beta2",        CFG_FLOAT, CFG_RESULT, AT(field.beta2),        "0.95",   0, 1,   "AdamW beta2"},                              \
+    {sec ".eps",          CFG_FLOAT, CFG_RESULT, AT(field.eps),          "1e-8",   0, 1,   "AdamW epsilon"},                            \
+    {sec ".schedule",     CFG_ENUM,  CFG_RESULT, AT(field.schedule),     schedule_, 0, 0,   "learning-rate schedule"},                   \
+    {sec ".recompute",    CFG_BOOL,  CFG_RUNTIME, AT(field.recompute),   "false",  0, 0,   "keep only block inputs and recompute in backward: less memory, about 1.3x time"}
+
+#define SAMPLE_ROWS(sec, field, temperature_, max_new_)                                                                                   \
+    {sec ".temperature",  CFG_FLOAT, CFG_RESULT, AT(field.temperature),  temperature_, 0, 100, "sampling temperature; 0: greedy"},         \
+    {sec ".top_p",        CFG_FLOAT, CFG_RESULT, AT(field.top_p),        "1",      0, 1,   "nucleus sampling; 1: off"},                  \
+    {sec ".top_k",        CFG_INT,   CFG_RESULT, AT(field.top_k),        "0",      0, 1e6, "top-k sampling; 0: off"},                    \
+    {sec ".max_new",      CFG_INT,   CFG_RESULT, AT(field.max_new),      max_new_,  1, 1e6, "longest reply, tokens"}
+
+#define COSINE "cosine|constant|linear|wsd"
+#define LINEAR "linear|constant|cosine|wsd"
+
+const CfgKey run_keys[] = {
+    {"run.name",    CFG_STR,   CFG_RUNTIME, AT(run.name),    "",     0, 0,    "name of the run directory; empty: the file's name"},
+    {"run.out",     CFG_STR,   CFG_RUNTIME, AT(run.out),     "out",  0, 0,    "where runs and the store live"},
+    {"run.seed",    CFG_INT,   CFG_RESULT,  AT(run.seed),    "0",    0, BIG,  "every random number follows from it"},
+    {"run.threads", CFG_INT,   CFG_RUNTIME, AT(run.threads), "0",    0, 1024, "compute threads; 0: all usable CPUs"},
+    {"run.backend", CFG_ENUM,  CFG_RESULT,  AT(run.backend), "cpu|ref", 0, 0, "cpu: F32; ref: F64 reference, slow"},
+    {"run.isa",     CFG_ENUM,  CFG_RESULT,  AT(run.isa),     "auto|scalar|avx2|avx512", 0, 0, "highest instruction set used"},
+    {"run.state_s", CFG_FLOAT, CFG_RUNTIME, AT(run.state_s), "30",   0, 1e9,  "seconds between saved training states"},
+
+    {"data.source",        CFG_ENUM, CFG_RESULT, AT(data.source), "files|world", 0, 0, "files: data.dir; world: the generated tiny world"},
+    {"data.dir",           CFG_STR,  CFG_RUNTIME, AT(data.dir), "../shared/data/quickstart", 0, 0, "folder of the data files"},
+    {"data.pretrain",      CFG_LIST, CFG_RESULT, AT(data.pretrain), "pretrain.jsonl", 0, 0, "text files: {text} rows or plain text"},
+    {"data.sft",           CFG_LIST, CFG_RESULT, AT(data.sft), "sft.jsonl", 0, 0, "instruction files: {prompt, response} or chat messages"},
+    {"data.format",        CFG_LIST, CFG_RESULT, AT(data.format), "", 0, 0, "critique and judge demonstrations: {kind, ...}"},
+    {"data.redteam",       CFG_LIST, CFG_RESULT, AT(data.redteam), "redteam_prompts.jsonl", 0, 0, "red-team prompts: {prompt, category}"},
+    {"data.benign",        CFG_LIST, CFG_RESULT, AT(data.benign), "", 0, 0, "harmless prompts: {prompt} or {turns}"},
+    {"data.prefs_helpful", CFG_LIST, CFG_RESULT, AT(data.prefs_helpful), "", 0, 0, "helpfulness preferences: {prompt, chosen, rejected}"},
+    {"data.prefs_harmless", CFG_LIST, CFG_RESULT, AT(data.prefs_harmless), "", 0, 0, "harmlessness preferences, for judge demonstrations and PM evaluation"},
+    {"data.harm_qa",       CFG_LIST, CFG_RESULT, AT(data.harm_qa), "", 0, 0, "labelled replies: {prompt, response, harmful}"},
+    {"data.choice",        CFG_LIST, CFG_RESULT, AT(data.choice), "", 0, 0, "multiple choice items: {prompt, choices, gold}"},
+    {"data.paraphrase",    CFG_LIST, CFG_RESULT, AT(data.paraphrase), "", 0, 0, "paraphrase groups: {prompts}"},
+    {"data.eval",          CFG_LIST, CFG_RESULT, AT(data.eval), "", 0, 0, "evaluation prompts kept out of training; empty: a split of the prompts"},
+    {"data.dedup",         CFG_FLOAT, CFG_RESULT, AT(data.dedup), "0.8", 0, 2, "MinHash similarity from which a row is a duplicate; above 1: exact only"},
+    {"data.eval_share",    CFG_FLOAT, CFG_RESULT, AT(data.eval_share), "0.1", 0, 0.9, "share of prompts held out for evaluation when data.eval is empty"},
+    {"data.max_lost",      CFG_FLOAT, CFG_RESULT, AT(data.max_lost), "0.25", 0, 1, "largest share of tokens that may be truncated or dropped before a stage fails"},
+    {"data.max_rows",      CFG_INT,  CFG_RESULT, AT(data.max_rows), "0", 0, BIG, "rows used per file, a seeded sample; 0: all"},
+
+    {"world.seed",          CFG_INT, CFG_RESULT, AT(world.seed), "1", 0, BIG, "seed of the generated world (its lexicon split and texts)"},
+    {"world.categories",    CFG_INT, CFG_RESULT, AT(world.categories), "8", 2, 8, "harmful categories, and as many benign ones"},
+    {"world.objects",       CFG_INT, CFG_RESULT, AT(world.objects), "12", 4, 12, "objects per category"},
+    {"world.demo_objects",  CFG_INT, CFG_RESULT, AT(world.demo_objects), "8", 1, 12, "objects per harmful category that demonstrations may use"},
+    {"world.eval_prompts",  CFG_INT, CFG_RESULT, AT(world.eval_prompts), "200", 8, 10000, "least number of held-out harmful prompts"},
+    {"world.sft_rows",      CFG_INT, CFG_RESULT, AT(world.sft_rows), "40000", 10, BIG, "demonstration rows in all (helpful, critique, judge)"},
+    {"world.pretrain_docs", CFG_INT, CFG_RESULT, AT(world.pretrain_docs), "4000", 1, BIG, "documents of facts"},
+    {"world.named_first",   CFG_INT, CFG_RESULT, AT(world.named_first), "0", 0, 7, "first category the constitution names"},
+    {"world.named",         CFG_INT, CFG_RESULT, AT(world.named), "4", 1, 8, "categories the constitution names"},
+    {"world.prefs_helpful", CFG_INT, CFG_RESULT, AT(world.prefs_helpful), "1500", 0, BIG, "rule-made helpfulness pairs"},
+    {"world.helpful_share", CFG_FLOAT, CFG_RESULT, AT(world.helpful_share), "0.47", 0, 1, "share of demonstrations that are helpful dialogue"},
+    {"world.critique_share", CFG_FLOAT, CFG_RESULT, AT(world.critique_share), "0.25", 0, 1, "share that demonstrate critique and revision"},
+    {"world.judge_share",   CFG_FLOAT, CFG_RESULT, AT(world.judge_share), "0.28", 0, 1, "share that demonstrate judging"},
+
+    {"tokenizer.import", CFG_STR,  CFG_RESULT, AT(tokenizer.import), "", 0, 0, "a tokenizer.json to use; empty: train one"},
+    {"tokenizer.vocab",  CFG_INT,  CFG_RESULT, AT(tokenizer.vocab), "4096", 300, 200000, "vocabulary size of a trained tokenizer"},
+    {"tokenizer.split",  CFG_ENUM, CFG_RESULT, AT(tokenizer.split), "llama3|gpt2", 0, 0, "split pattern of a trained tokenizer"},
+
+    {"model.import",     CFG_STR,  CFG_RESULT, AT(model.import), "", 0, 0, "model folder (config.json, model.safetensors) to start from; empty: random weights"},
+    {"model.family",     CFG_ENUM, CFG_RESULT, AT(model.family), "llama|gpt2", 0, 0, "family of features of a new model"},
+    {"model.n_layer",    CFG_INT,  CFG_RESULT, AT(model.n_layer), "4", 1, 1000, "layers"},
+    {"model.n_head",     CFG_INT,  CFG_RESULT, AT(model.n_head), "4", 1, 1000, "query heads"},
+    {"model.n_kv_head",  CFG_INT,  CFG_RESULT, AT(model.n_kv_head), "0", 0, 1000, "key/value heads; 0: as query heads"},
+    {"model.d_model",    CFG_INT,  CFG_RESULT, AT(model.d_model), "192", 8, 100000, "width"},
+    {"model.d_ff",       CFG_INT,  CFG_RESULT, AT(model.d_ff), "0", 0, 1000000, "MLP width; 0: 8/3 (llama) or 4 (gpt2) times d_model, rounded up to 32"},
+    {"model.max_seq",    CFG_INT,  CFG_RESULT, AT(model.max_seq), "512", 16, 1000000, "context, tokens"},
+    {"model.tied",       CFG_BOOL, CFG_RESULT, AT(model.tied), "true", 0, 0, "head tied to the embedding"},
+    {"model.rope_theta", CFG_FLOAT, CFG_RESULT, AT(model.rope_theta), "10000", 1, 1e12, "RoPE base"},
+
+    {"constitution.path",    CFG_STR,   CFG_RUNTIME, AT(constitution.path), "constitution.json", 0, 0, "JSON or XML; relative to the working directory, else to the data folder"},
+    {"constitution.select",  CFG_ENUM,  CFG_RESULT, AT(constitution.select), "random|bm25", 0, 0, "how a principle is chosen for a dialogue"},
+    {"constitution.epsilon", CFG_FLOAT, CFG_RESULT, AT(constitution.epsilon), "0.1", 0, 1, "uniform share mixed into the bm25 choice"},
+    {"constitution.only",    CFG_LIST,  CFG_RESULT, AT(constitution.only), "", 0, 0, "ids of the principles used; empty: all"},
+
+    TRAIN_ROWS("pretrain", pretrain.t, "0", "1", "1e-3", COSINE),
+    {"pretrain.objective", CFG_ENUM,  CFG_RESULT, AT(pretrain.objective), "next|masked", 0, 0, "next-token, or masked-token with bidirectional attention"},
+    {"pretrain.mask_rate", CFG_FLOAT, CFG_RESULT, AT(pretrain.mask_rate), "0.15", 0.01, 0.9, "share of tokens that are masked-token targets"},
+
+    TRAIN_ROWS("helpful", helpful.t, "0", "2", "5e-4", COSINE),
+    {"helpful.format_share", CFG_FLOAT, CFG_RESULT, AT(helpful.format_share), "0.3", 0, 1, "share of rows made from harm_qa and preference files as critique and judge demonstrations; data.format rows are all used"},
+
+    {"prompts.limit",       CFG_INT,   CFG_RESULT, AT(prompts.limit), "0", 0, BIG, "prompts kept per kind, a seeded sample; 0: all"},
+    {"prompts.variants",    CFG_INT,   CFG_RESULT, AT(prompts.variants), "0", 0, 100, "augmented variants per training prompt"},
+    {"prompts.slots",       CFG_BOOL,  CFG_RESULT, AT(prompts.slots), "true", 0, 0, "augment: slot templates"},
+    {"prompts.synonyms",    CFG_BOOL,  CFG_RESULT, AT(prompts.synonyms), "true", 0, 0, "augment: synonyms"},
+    {"prompts.wrappers",    CFG_BOOL,  CFG_RESULT, AT(prompts.wrappers), "true", 0, 0, "augment: politeness, persona and hypothetical wrappers"},
+
+    SAMPLE_ROWS("revise", revise.s, "1", "64"),
+    {"revise.redteam",         CFG_INT,  CFG_RESULT, AT(revise.redteam), "0", 0, BIG, "red-team dialogues; 0: one per prompt"},
+    {"revise.benign",          CFG_INT,  CFG_RESULT, AT(revise.benign), "0", 0, BIG, "benign dialogues; 0: one per prompt"},
+    {"revise.repeats",         CFG_INT,  CFG_RESULT, AT(revise.repeats), "1", 1, 1000, "dialogues per prompt"},
+    {"revise.rounds",          CFG_INT,  CFG_RESULT, AT(revise.rounds), "1", 1, 4, "critique and revision rounds at most"},
+    {"revise.critique_tokens", CFG_INT,  CFG_RESULT, AT(revise.critique_tokens), "96", 4, 4096, "longest critique; then the verdict is forced"},
+    {"revise.mode",            CFG_ENUM, CFG_RESULT, AT(revise.mode), "one|two", 0, 0, "critique and revision in one generation, or two calls (reference)"},
+    {"revise.critique",        CFG_BOOL, CFG_RESULT, AT(revise.critique), "true", 0, 0, "false: replies are kept as they are (control)"},
+    {"revise.min_words",       CFG_INT,  CFG_RESULT, AT(revise.min_words), "5", 0, 1000, "reject SHORT below"},
+    {"revise.need_quote",      CFG_BOOL, CFG_RESULT, AT(revise.need_quote), "true", 0, 0, "reject UNGROUNDED critiques that quote nothing"},
+    {"revise.gate",            CFG_BOOL, CFG_RESULT, AT(revise.gate), "true", 0, 0, "a revision must beat the reply in the judge's eyes, in both orders"},
+    {"revise.gate_min",        CFG_FLOAT, CFG_RESULT, AT(revise.gate_min), "0.6", 0, 1, "least probability that the revision is better"},
+    {"revise.max_similar",     CFG_FLOAT, CFG_RESULT, AT(revise.max_similar), "0.95", 0, 1, "reject SAME above"},
+    {"revise.min_similar",     CFG_FLOAT, CFG_RESULT, AT(revise.min_similar), "0.05", 0, 1, "reject FAR below; 0: off"},
+
+    TRAIN_ROWS("sl", sl.t, "0", "1", "2.5e-4", COSINE),
+    {"sl.start",         CFG_ENUM,  CFG_RESULT, AT(sl.start), "helpful|base", 0, 0, "model the stage starts from"},
+    {"sl.revise_share",  CFG_FLOAT, CFG_RESULT, AT(sl.revise_share), "0.5", 0, 1, "share of tokens: accepted revisions"},
+    {"sl.keep_share",    CFG_FLOAT, CFG_RESULT, AT(sl.keep_share), "0.15", 0, 1, "share: replies the critique found fine"},
+    {"sl.helpful_share", CFG_FLOAT, CFG_RESULT, AT(sl.helpful_share), "0.3", 0, 1, "share: helpful dialogue"},
+    {"sl.format_share",  CFG_FLOAT, CFG_RESULT, AT(sl.format_share), "0.05", 0, 1, "share: critique and judge demonstrations again"},
+
+    SAMPLE_ROWS("pairs", pairs.s, "1", "64"),
+    {"pairs.redteam", CFG_INT, CFG_RESULT, AT(pairs.redteam), "0", 0, BIG, "pairs from red-team prompts; 0: one per prompt"},
+    {"pairs.benign",  CFG_INT, CFG_RESULT, AT(pairs.benign), "0", 0, BIG, "pairs from benign prompts; 0: one per prompt"},
+    {"pairs.repeats", CFG_INT, CFG_RESULT, AT(pairs.repeats), "1", 1, 1000, "pairs per prompt"},
+
+    {"label.clamp",    CFG_FLOAT, CFG_RESULT, AT(label.clamp), "6", 0.1, 100, "log-odds per principle are clamped to +- this"},
+    {"label.t_cal",    CFG_FLOAT, CFG_RESULT, AT(label.t_cal), "1", 0.01, 100, "calibration temperature of the soft label"},
+    {"label.abstain",  CFG_FLOAT, CFG_RESULT, AT(label.abstain), "0.05", 0, 0.5, "closer to 0.5 than this and orders disagreeing: no label (TIE)"},
+    {"label.ensemble", CFG_BOOL,  CFG_RESULT, AT(label.ensemble), "true", 0, 0, "all principles of the deciding authority level; false: one drawn per pair"},
+    {"label.shuffle",  CFG_BOOL,  CFG_RESULT, AT(label.shuffle), "false", 0, 0, "labels are shuffled among pairs after sides were randomised (control)"},
+
+    TRAIN_ROWS("pm", pm.t, "0", "1", "5e-4", COSINE),
+    {"pm.n_layer",       CFG_INT,   CFG_RESULT, AT(pm.n_layer), "0", 0, 1000, "layers of the preference model: the first ones of SL-CAI; 0: all"},
+    {"pm.holdout",       CFG_FLOAT, CFG_RESULT, AT(pm.holdout), "0.15", 0, 0.9, "share of pairs held out"},
+    {"pm.helpful_share", CFG_FLOAT, CFG_RESULT, AT(pm.helpful_share), "0.34", 0, 0.9, "share of pairs that are helpfulness preferences"},
+    {"pm.center",        CFG_FLOAT, CFG_RESULT, AT(pm.center), "0", 0, 1, "weight of (r_a + r_b)^2"},
+    {"pm.untrained",     CFG_BOOL,  CFG_RESULT, AT(pm.untrained), "false", 0, 0, "leave the preference model untrained (control)"},
+
+    TRAIN_ROWS("rl", rl.t, "60", "0", "3e-5", LINEAR),
+    SAMPLE_ROWS("rl", rl.s, "1", "64"),
+    {"rl.rollouts",      CFG_INT,   CFG_RESULT, AT(rl.rollouts), "96", 2, BIG, "replies per update"},
+    {"rl.n_epoch",       CFG_INT,   CFG_RESULT, AT(rl.epochs), "4", 1, 100, "passes over the rollouts per update"},
+    {"rl.n_minibatch",   CFG_INT,   CFG_RESULT, AT(rl.minibatches), "2", 1, 1000, "optimizer steps per pass"},
+    {"rl.redteam_share", CFG_FLOAT, CFG_RESULT, AT(rl.redteam_share), "0.5", 0, 1, "share of red-team prompts among rollouts"},
+    {"rl.beta",          CFG_FLOAT, CFG_RESULT, AT(rl.beta), "0.05", 0, 100, "KL penalty to SL-CAI, per nat"},
+    {"rl.gamma",         CFG_FLOAT, CFG_RESULT, AT(rl.gamma), "1", 0, 1, "discount"},
+    {"rl.lambda",        CFG_FLOAT, CFG_RESULT, AT(rl.lambda), "0.95", 0, 1, "GAE lambda"},
+    {"rl.clip_low",      CFG_FLOAT, CFG_RESULT, AT(rl.clip_low), "0.2", 0, 10, "ratio clip below 1"},
+    {"rl.clip_high",     CFG_FLOAT, CFG_RESULT, AT(rl.clip_high), "0.2", 0, 10, "ratio clip above 1"},
+    {"rl.dual_clip",     CFG_FLOAT, CFG_RESULT, AT(rl.dual_clip), "0", 0, 100, "dual clip constant; 0: off"},
+    {"rl.value_clip",    CFG_FLOAT, CFG_RESULT, AT(rl.value_clip), "0.2", 0, 100, "value clip; 0: off"},
+    {"rl.value_weight",  CFG_FLOAT, CFG_RESULT, AT(rl.value_weight), "0.1", 0, 100, "c_v, weight of the value loss"},
+    {"rl.value_lr",      CFG_FLOAT, CFG_RESULT, AT(rl.value_lr), "1", 0, 1000, "learning rate of the value model relative to the policy's"},
+    {"rl.no_end_score",  CFG_FLOAT, CFG_RESULT, AT(rl.no_end_score), "-1", -100, 100, "normalised score of replies cut by length"},
+    {"rl.score_clip",    CFG_FLOAT, CFG_RESULT, AT(rl.score_clip), "10", 0, 1000, "normalised score is clipped to +- this; 0: off"},
+    {"rl.kl_target",     CFG_FLOAT, CFG_RESULT, AT(rl.kl_target), "0", 0, 1000, "adaptive beta: nats per reply aimed at; 0: fixed beta"},
+    {"rl.kl_horizon",    CFG_FLOAT, CFG_RESULT, AT(rl.kl_horizon), "10000", 1, BIG, "adaptive beta: horizon, episodes"},
+    {"rl.kl_stop",       CFG_FLOAT, CFG_RESULT, AT(rl.kl_stop), "25", 0, 1e6, "nats per reply at which training stops; 0: off"},
+    {"rl.whiten_rewards", CFG_BOOL, CFG_RESULT, AT(rl.whiten_rewards), "false", 0, 0, "whiten rewards"},
+    {"rl.whiten_advantages", CFG_BOOL, CFG_RESULT, AT(rl.whiten_advantages), "true", 0, 0, "whiten advantages"},
+
+    TRAIN_ROWS("classifier", classifier.t, "0", "3", "5e-4", COSINE),
+    {"classifier.holdout", CFG_FLOAT, CFG_RESULT, AT(classifier.holdout), "0.3", 0.05, 0.9, "share of labelled replies held out: half validation, half test"},
+
+    SAMPLE_ROWS("eval", eval.s, "0.7", "64"),
+    {"eval.samples",      CFG_INT,  CFG_RESULT, AT(eval.samples), "1", 1, 1000, "replies per prompt"},
+    {"eval.limit",        CFG_INT,  CFG_RESULT, AT(eval.limit), "0", 0, BIG, "prompts per kind; 0: all"},
+    {"eval.choice_limit", CFG_INT,  CFG_RESULT, AT(eval.choice_limit), "0", 0, BIG, "multiple choice items; 0: all"},
+    {"eval.best_of",      CFG_INT,  CFG_RESULT, AT(eval.bon), "0", 0, 1024, "best-of-n by PM as the baseline without RL; 0: off"},
+    {"eval.gold",         CFG_STR,  CFG_RUNTIME, AT(eval.gold), "", 0, 0, "program that scores replies of the tiny world; empty: dikast-gold beside dikast"},
+    {"eval.base",         CFG_STR,  CFG_RUNTIME, AT(eval.base), "", 0, 0, "run whose metrics gates may use as base.*"},
+    {"eval.gates",        CFG_LIST, CFG_RUNTIME, AT(eval.gates), "", 0, 0, "conditions on metrics, such as 'eval.rl.harm.named <= 0.1'; one missed: exit 6"},
+};
+// clang-format on
+const int run_key_count = COUNT_OF(run_keys);
+
+bool run_config_load(RunConfig *c, const char *path, const char *const *set, int n_set, Str *report, Error *err) {
+    *c = (RunConfig){0};
+    return config_load(c, run_keys, run_key_count, path, set, n_set, report, err);
+}
+
+void run_config_release(RunConfig *c) { config_release(c, run_keys, run_key_count); }
