@@ -1,0 +1,96 @@
+#include "tensor/backend_int.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *name; /* also the name in its op table: how an open backend finds its row */
+    bool (*open)(Backend *be, const char *isa, Error *err);
+    void (*close)(Backend *be);
+    const char *(*isa)(const Backend *be);
+} Provider;
+
+static const Provider providers[] = {
+    {"cpu", backend_cpu_open, backend_cpu_close, backend_cpu_isa},
+    {"ref", backend_ref_open, backend_ref_close, backend_ref_isa},
+};
+
+static const Provider *find(const char *name) {
+    for (int i = 0; i < COUNT_OF(providers); i++)
+        if (strcmp(providers[i].name, name) == 0) return &providers[i];
+    return NULL;
+}
+
+bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err) {
+    *out = NULL;
+    const Provider *p = find(name);
+    if (!p) return error_set(err, ERR_CONFIG, "unknown backend '%s', expected cpu or ref", name);
+    Backend *be = mem_alloc(sizeof *be);
+    be->mem = mem_source_host();
+    be->pool = pool;
+    if (!p->open(be, isa, err)) {
+        free(be);
+        return error_wrap(err, "backend %s", name);
+    }
+    CHECK(find(be->op->name) == p, "backend '%s' calls itself '%s'", name, be->op->name);
+    *out = be;
+    return true;
+}
+
+void backend_close(Backend *be) {
+    if (!be) return;
+    find(be->op->name)->close(be);
+    free(be);
+}
+
+const char *backend_isa(const Backend *be) { return find(be->op->name)->isa(be); }
+
+/* Both backends keep their tensors in host memory, so the way in and out is a loop; a device backend would add a copy
+ * to its row of providers[]. */
+static double load(Tensor t, int64_t at) {
+    switch (t.dtype) {
+    case DTYPE_F32:
+        return ((const float *)t.data)[at];
+    case DTYPE_F64:
+        return ((const double *)t.data)[at];
+    default:
+        return ((const int32_t *)t.data)[at];
+    }
+}
+
+static void store(Tensor t, int64_t at, double v) {
+    switch (t.dtype) {
+    case DTYPE_F32:
+        ((float *)t.data)[at] = (float)v;
+        break;
+    case DTYPE_F64:
+        ((double *)t.data)[at] = v;
+        break;
+    default:
+        ((int32_t *)t.data)[at] = (int32_t)v;
+    }
+}
+
+void tensor_get(Backend *be, double *out, Tensor x) {
+    (void)be;
+    for (int64_t i = 0; i < x.rows; i++)
+        for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, i * x.ld + j);
+}
+
+void tensor_set(Backend *be, Tensor y, const double *in) {
+    (void)be;
+    for (int64_t i = 0; i < y.rows; i++)
+        for (int64_t j = 0; j < y.cols; j++) store(y, i * y.ld + j, *in++);
+}
+
+void tensor_get_f32(Backend *be, float *out, Tensor x) {
+    (void)be;
+    for (int64_t i = 0; i < x.rows; i++)
+        for (int64_t j = 0; j < x.cols; j++) *out++ = (float)load(x, i * x.ld + j);
+}
+
+void tensor_set_f32(Backend *be, Tensor y, const float *in) {
+    (void)be;
+    for (int64_t i = 0; i < y.rows; i++)
+        for (int64_t j = 0; j < y.cols; j++) store(y, i * y.ld + j, (double)*in++);
+}

@@ -1,0 +1,154 @@
+/* tensor/ref/attn.c — attention over packed sequences and paged keys.
+ *
+ * Forward. One query row of one head sees keys 0..n_key-1 of its sequence. They are visited in tiles of KV_PAGE
+ * positions counted from position 0, never from the query or the batch, with the running maximum and sum of Milakov &
+ * Gimelshein 2018 (the online softmax of Dao 2023):
+ *
+ *      for each tile:  m' = max(m, max s_j);  c = exp(m - m')
+ *                      l = c l + sum exp(s_j - m');  a = c a + sum exp(s_j - m') v_j;  m = m'
+ *      o = a / l;  lse = m + log l
+ *
+ * A tile's boundaries are the page's, so where its rows lie in memory and how many queries came along change no
+ * operation: decoding one token at a time and a whole prompt give equal bits, and so does any page layout. A later tile
+ * that is cut short (causal) is only shorter; a masked key is never read, so it may hold NaN.
+ *
+ * Backward. No (T,T) matrix: p_ij = exp(s_ij - lse_i) is computed again, and with delta_i = sum_d do_id o_id
+ *
+ *      dv_j += p_ij do_i;  ds_ij = p_ij (do_i . v_j - delta_i);  dq_i += c ds_ij k_j;  dk_j += c ds_ij q_i,  c =
+ * 1/sqrt(D)
+ *
+ * delta replaces the sum over keys of p_ij dp_ij (Dao et al. 2022, eq. 4). */
+#include "tensor/ref/ref.h"
+
+#include <math.h>
+
+static double dot(const double *a, const double *b, int n) {
+    double sum = 0;
+    for (int d = 0; d < n; d++) sum += a[d] * b[d];
+    return sum;
+}
+
+/* Positions that query row i of the n of sequence s sees. */
+static int keys_seen(AttnSeqs s, int seq, int i) {
+    int n = s.q_off[seq + 1] - s.q_off[seq];
+    return s.causal ? s.kv_len[seq] - n + i + 1 : s.kv_len[seq];
+}
+
+static const double *key_row(Tensor t, AttnSeqs s, int seq, int pos) {
+    return ref_row(t, s.kv_page[(int64_t)seq * s.max_page + pos / KV_PAGE] + pos % KV_PAGE);
+}
+
+static void check_seqs(const char *op, Tensor q, Tensor k, AttnSeqs s, int d_head) {
+    CHECK(d_head > 0 && q.cols % d_head == 0 && k.cols % d_head == 0 && k.cols > 0 && q.cols % k.cols == 0,
+          "%s: q has %lld columns, k %lld, d_head %d", op, (long long)q.cols, (long long)k.cols, d_head);
+    for (int i = 0; i < s.n_seq; i++) {
+        int n = s.q_off[i + 1] - s.q_off[i], len = s.kv_len[i];
+        CHECK(s.q_off[i] >= 0 && n >= 0 && s.q_off[i + 1] <= q.rows, "%s: sequence %d has rows [%d, %d) of %lld", op, i,
+              (int)s.q_off[i], (int)s.q_off[i + 1], (long long)q.rows);
+        if (n == 0) continue;
+        CHECK(len >= 1 && (len >= n || !s.causal), "%s: sequence %d has %d queries, %d keys", op, i, n, len);
+        CHECK(len <= (int64_t)s.max_page * KV_PAGE, "%s: sequence %d has %d keys, %d pages", op, i, len, s.max_page);
+        for (int p = 0; p * KV_PAGE < len; p++) {
+            int64_t first = s.kv_page[(int64_t)i * s.max_page + p],
+                    last = first + (len - p * KV_PAGE < KV_PAGE ? len - p * KV_PAGE : KV_PAGE);
+            CHECK(first >= 0 && last <= k.rows, "%s: sequence %d page %d is rows [%lld, %lld) of %lld", op, i, p,
+                  (long long)first, (long long)last, (long long)k.rows);
+        }
+    }
+}
+
+/* One query row, one head: o (D) and the return value lse. col: first column of its KV head. */
+static double attend(double *o, const double *q, Tensor k, Tensor v, AttnSeqs s, int seq, int n_key, int64_t col,
+                     int d_head) {
+    double top = -INFINITY, sum = 0, score[KV_PAGE];
+    for (int d = 0; d < d_head; d++) o[d] = 0;
+    for (int first = 0; first < n_key; first += KV_PAGE) {
+        int n = n_key - first < KV_PAGE ? n_key - first : KV_PAGE;
+        double next = top;
+        for (int j = 0; j < n; j++) {
+            score[j] = dot(q, key_row(k, s, seq, first + j) + col, d_head) / sqrt(d_head);
+            next = fmax(next, score[j]);
+        }
+        double carry = exp(top - next);
+        top = next;
+        sum *= carry;
+        for (int d = 0; d < d_head; d++) o[d] *= carry;
+        for (int j = 0; j < n; j++) {
+            double p = exp(score[j] - top);
+            const double *vj = key_row(v, s, seq, first + j) + col;
+            sum += p;
+            for (int d = 0; d < d_head; d++) o[d] += p * vj[d];
+        }
+    }
+    for (int d = 0; d < d_head; d++) o[d] /= sum;
+    return top + log(sum);
+}
+
+void ref_attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, AttnSeqs s, int d_head) {
+    (void)be;
+    ref_check("attn_fwd", "o", o, q.rows, q.cols);
+    ref_check("attn_fwd", "q", q, q.rows, q.cols);
+    ref_check("attn_fwd", "k", k, k.rows, k.cols);
+    ref_check("attn_fwd", "v", v, k.rows, k.cols);
+    check_seqs("attn_fwd", q, k, s, d_head);
+    int64_t n_head = q.cols / d_head, group = q.cols / k.cols;
+    ref_check_opt("attn_fwd", "lse", lse, q.rows, n_head);
+    for (int seq = 0; seq < s.n_seq; seq++)
+        for (int64_t i = s.q_off[seq]; i < s.q_off[seq + 1]; i++)
+            for (int64_t h = 0; h < n_head; h++) {
+                double l = attend(ref_row(o, i) + h * d_head, ref_row(q, i) + h * d_head, k, v, s, seq,
+                                  keys_seen(s, seq, (int)(i - s.q_off[seq])), h / group * d_head, d_head);
+                if (!tensor_empty(lse)) ref_row(lse, i)[h] = l;
+            }
+}
+
+typedef struct {
+    Tensor dq, dk, dv, d_o, o, lse, q, k, v;
+} Grads;
+
+/* Query row i (of the batch) against rows [first, first + n_key), query head h, KV columns col. */
+static void attend_bwd(const Grads *g, int64_t i, int64_t first, int n_key, int64_t h, int64_t col, int d_head) {
+    const double *q = ref_row(g->q, i) + h * d_head, *d_o = ref_row(g->d_o, i) + h * d_head;
+    double *dq = ref_row(g->dq, i) + h * d_head;
+    double c = 1 / sqrt(d_head), lse = ref_row(g->lse, i)[h], delta = dot(d_o, ref_row(g->o, i) + h * d_head, d_head);
+    for (int64_t j = first; j < first + n_key; j++) {
+        const double *kj = ref_row(g->k, j) + col, *vj = ref_row(g->v, j) + col;
+        double p = exp(dot(q, kj, d_head) * c - lse), ds = p * (dot(d_o, vj, d_head) - delta);
+        for (int d = 0; d < d_head; d++) {
+            dq[d] += c * ds * kj[d];
+            ref_row(g->dk, j)[col + d] += c * ds * q[d];
+            ref_row(g->dv, j)[col + d] += p * d_o[d];
+        }
+    }
+}
+
+void ref_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
+                  Tensor v, AttnSeqs s, int d_head) {
+    ref_check("attn_bwd", "dq", dq, q.rows, q.cols);
+    ref_check("attn_bwd", "do", d_o, q.rows, q.cols);
+    ref_check("attn_bwd", "o", o, q.rows, q.cols);
+    ref_check("attn_bwd", "q", q, q.rows, q.cols);
+    ref_check("attn_bwd", "dk", dk, q.rows, k.cols);
+    ref_check("attn_bwd", "dv", dv, q.rows, k.cols);
+    ref_check("attn_bwd", "k", k, q.rows, k.cols);
+    ref_check("attn_bwd", "v", v, q.rows, k.cols);
+    check_seqs("attn_bwd", q, k, s, d_head);
+    int64_t n_head = q.cols / d_head, group = q.cols / k.cols;
+    ref_check("attn_bwd", "lse", lse, q.rows, n_head);
+    ref_zero(be, dq);
+    ref_zero(be, dk);
+    ref_zero(be, dv);
+    Grads g = {dq, dk, dv, d_o, o, lse, q, k, v};
+    for (int seq = 0; seq < s.n_seq; seq++) {
+        int64_t begin = s.q_off[seq], end = s.q_off[seq + 1];
+        CHECK(begin == end || s.kv_len[seq] == end - begin,
+              "attn_bwd: sequence %d has %d keys, expected its own %lld rows", seq, (int)s.kv_len[seq],
+              (long long)(end - begin));
+        for (int p = 0; begin + (int64_t)p * KV_PAGE < end; p++)
+            CHECK(s.kv_page[(int64_t)seq * s.max_page + p] == begin + (int64_t)p * KV_PAGE,
+                  "attn_bwd: page %d of sequence %d is not its own rows", p, seq);
+        for (int64_t i = begin; i < end; i++)
+            for (int64_t h = 0; h < n_head; h++)
+                attend_bwd(&g, i, begin, keys_seen(s, seq, (int)(i - begin)), h, h / group * d_head, d_head);
+    }
+}

@@ -1,0 +1,67 @@
+#include "tensor/ref/ref.h"
+
+#include "tensor/backend_int.h"
+
+#include <string.h>
+
+static const BackendOps ops = {
+    .name = "ref",
+    .zero = ref_zero,
+    .copy = ref_copy,
+    .add = ref_add,
+    .add_bias = ref_add_bias,
+    .sumsq = ref_sumsq,
+    .all_finite = ref_all_finite,
+    .embed_fwd = ref_embed_fwd,
+    .embed_bwd = ref_embed_bwd,
+    .gather_rows = ref_gather_rows,
+    .scatter_rows = ref_scatter_rows,
+    .scatter_add_rows = ref_scatter_add_rows,
+    .linear_fwd = ref_linear_fwd,
+    .linear_bwd = ref_linear_bwd,
+    .rmsnorm_fwd = ref_rmsnorm_fwd,
+    .rmsnorm_bwd = ref_rmsnorm_bwd,
+    .layernorm_fwd = ref_layernorm_fwd,
+    .layernorm_bwd = ref_layernorm_bwd,
+    .rope = ref_rope,
+    .swiglu_fwd = ref_swiglu_fwd,
+    .swiglu_bwd = ref_swiglu_bwd,
+    .gelu_fwd = ref_gelu_fwd,
+    .gelu_bwd = ref_gelu_bwd,
+    .attn_fwd = ref_attn_fwd,
+    .attn_bwd = ref_attn_bwd,
+    .logprob_fwd = ref_logprob_fwd,
+    .logprob_bwd = ref_logprob_bwd,
+    .adamw = ref_adamw,
+    .scale = ref_scale,
+};
+
+/* An entry added to the op table must be added here: ref defines every op. */
+_Static_assert(sizeof(BackendOps) == 29 * sizeof(void *), "ref lacks an op of backend.h");
+
+bool backend_ref_open(Backend *be, const char *isa, Error *err) {
+    if (isa && strcmp(isa, "auto") != 0)
+        return error_set(err, ERR_CONFIG, "isa '%s': ref has no instruction sets, expected auto", isa);
+    be->op = &ops;
+    be->real = DTYPE_F64;
+    return true;
+}
+
+void backend_ref_close(Backend *be) { (void)be; }
+
+const char *backend_ref_isa(const Backend *be) {
+    (void)be;
+    return "ref";
+}
+
+void ref_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+    CHECK(t.rows == rows && t.cols == cols, "%s: %s is (%lld, %lld), expected (%lld, %lld)", op, what,
+          (long long)t.rows, (long long)t.cols, (long long)rows, (long long)cols);
+    if (tensor_empty(t)) return;
+    CHECK(t.dtype == DTYPE_F64, "%s: %s is %s, expected F64", op, what, dtype_name(t.dtype));
+    CHECK(t.data && t.ld >= t.cols, "%s: %s has data %s, ld %lld", op, what, t.data ? "set" : "NULL", (long long)t.ld);
+}
+
+void ref_check_opt(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+    if (!tensor_empty(t)) ref_check(op, what, t, rows, cols);
+}
