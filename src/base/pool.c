@@ -1,0 +1,288 @@
+/* base/pool.c — compute threads.
+ *
+ * A region is described by three plain fields (fn, ud, n_tile) and two counters:
+ *
+ *      left      tiles nobody has claimed; a claim is one fetch_sub, and the old value t > 0 means tile n_tile - t
+ *      pending   tiles not yet finished; the caller returns when it is zero
+ *
+ * The fields are read only after a successful claim. From then until that tile is finished pending is not zero, so the
+ * caller is still in pool_for and cannot describe the next region: no lock and no region number are needed. A thread
+ * that overslept any number of regions either claims a tile of the current one, which is fine, or finds none.
+ *
+ * The caller's release store to left starts a release sequence that the fetch_subs continue, so whoever claims sees the
+ * description; each finishing fetch_sub of pending releases what its tile wrote to the caller, who reads zero. */
+#include "base/pool.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_THREAD = 1024, SPIN_NS = 30000, SPIN_BATCH = 64, LINE = 64 };
+
+typedef struct {
+    Pool *pool;
+    int index;
+    pthread_t thread;
+} Worker;
+
+struct Pool {
+    PoolFn *fn;
+    void *ud;
+    int64_t n_tile;
+    int n_thread;
+    bool spin;      /* false with more threads than CPUs: a spinner would hold up the one that works */
+    Worker *worker; /* [n_thread]; 0 is whoever calls pool_for, its thread is valid while active */
+    _Atomic bool active;
+    char pad0[LINE];
+    _Atomic int64_t left;
+    char pad1[LINE];
+    _Atomic uint32_t pending; /* the caller's futex */
+    _Atomic bool caller_asleep;
+    char pad2[LINE];
+    _Atomic uint32_t wake; /* the workers' futex: raised once per region and at the end */
+    _Atomic int n_asleep;
+    _Atomic bool quit;
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int n) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+static int64_t clock_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Returns the word's value: another one than `from` (or, for until_zero, zero) unless the time ran out. */
+static uint32_t spin_on(const Pool *p, _Atomic uint32_t *word, uint32_t from, bool until_zero) {
+    uint32_t v = atomic_load(word);
+    if (!p->spin) return v;
+    int64_t end = 0;
+    for (;;) {
+        for (int i = 0; i < SPIN_BATCH; i++) {
+            v = atomic_load_explicit(word, memory_order_acquire);
+            if (until_zero ? v == 0 : v != from) return v;
+            CPU_RELAX();
+        }
+        int64_t now = clock_ns();
+        if (end == 0) end = now + SPIN_NS;
+        if (now >= end) return v;
+    }
+}
+
+static void run_tiles(Pool *p, int thread) {
+    for (;;) {
+        if (atomic_load_explicit(&p->left, memory_order_relaxed) <= 0) return;
+        int64_t t = atomic_fetch_sub_explicit(&p->left, 1, memory_order_acq_rel);
+        if (t <= 0) return;
+        p->fn(p->ud, p->n_tile - t, thread);
+        /* Both sequentially consistent: either we see that the caller sleeps, or it sees our zero before it does. */
+        if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_asleep)) futex_wake(&p->pending, 1);
+    }
+}
+
+static void *worker_main(void *arg) {
+    Worker *w = arg;
+    Pool *p = w->pool;
+    for (;;) {
+        /* Read before looking for tiles: a region opened after the look has raised it, and we shall not sleep. */
+        uint32_t seen = atomic_load(&p->wake);
+        if (atomic_load(&p->quit)) return NULL;
+        run_tiles(p, w->index);
+        if (spin_on(p, &p->wake, seen, false) != seen) continue;
+        atomic_fetch_add(&p->n_asleep, 1);
+        if (atomic_load(&p->wake) == seen) futex_wait(&p->wake, seen);
+        atomic_fetch_sub(&p->n_asleep, 1);
+    }
+}
+
+static void wake_workers(Pool *p, int n) {
+    atomic_fetch_add(&p->wake, 1);
+    if (atomic_load(&p->n_asleep) > 0) futex_wake(&p->wake, n);
+}
+
+static void wait_done(Pool *p) {
+    while (spin_on(p, &p->pending, 0, true) != 0) {
+        atomic_store(&p->caller_asleep, true);
+        uint32_t v = atomic_load(&p->pending);
+        if (v != 0) futex_wait(&p->pending, v);
+        atomic_store(&p->caller_asleep, false);
+    }
+}
+
+/* The calling thread's number if it is inside a tile of this pool, else -1. */
+static int inside(const Pool *p) {
+    if (!atomic_load(&p->active)) return -1;
+    pthread_t self = pthread_self();
+    for (int i = 0; i < p->n_thread; i++) {
+        if (pthread_equal(p->worker[i].thread, self)) return i;
+    }
+    CHECK(false, "two threads opened a region on one pool");
+    return -1;
+}
+
+void pool_for(Pool *p, int64_t n_tile, PoolFn *fn, void *ud) {
+    CHECK(n_tile < (int64_t)UINT32_MAX, "pool_for: %lld tiles", (long long)n_tile);
+    if (n_tile <= 0) return;
+    int nested = inside(p);
+    if (nested >= 0 || p->n_thread == 1) {
+        for (int64_t t = 0; t < n_tile; t++) fn(ud, t, nested >= 0 ? nested : 0);
+        return;
+    }
+    p->worker[0].thread = pthread_self();
+    atomic_store(&p->active, true);
+    if (n_tile == 1) { /* nobody to share it with */
+        fn(ud, 0, 0);
+        atomic_store(&p->active, false);
+        return;
+    }
+    p->fn = fn;
+    p->ud = ud;
+    p->n_tile = n_tile;
+    atomic_store(&p->pending, (uint32_t)n_tile);
+    atomic_store(&p->left, n_tile);
+    int others = p->n_thread - 1;
+    wake_workers(p, n_tile - 1 < others ? (int)n_tile - 1 : others);
+    run_tiles(p, 0);
+    wait_done(p);
+    atomic_store(&p->active, false);
+}
+
+int pool_threads(const Pool *p) { return p->n_thread; }
+
+bool pool_open(Pool **out, int n_thread, Error *err) {
+    *out = NULL;
+    int cpus = pool_cpus();
+    if (n_thread == 0) n_thread = cpus;
+    if (n_thread < 0 || n_thread > MAX_THREAD)
+        return error_set(err, ERR_CONFIG, "%d threads: expected 0 (all CPUs) to %d", n_thread, MAX_THREAD);
+    Pool *p = mem_alloc(sizeof *p);
+    p->n_thread = 1;
+    p->spin = n_thread <= cpus;
+    p->worker = mem_alloc((size_t)n_thread * sizeof *p->worker);
+    /* Workers take no signals: those belong to whoever watches them. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int e = 0;
+    for (int i = 1; i < n_thread && e == 0; i++) {
+        p->worker[i] = (Worker){.pool = p, .index = i};
+        e = pthread_create(&p->worker[i].thread, NULL, worker_main, &p->worker[i]);
+        if (e == 0) p->n_thread = i + 1;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (e != 0) {
+        int got = p->n_thread;
+        pool_close(p);
+        return error_set(err, ERR_MEMORY, "cannot start thread %d of %d: %s (lower 'threads' or raise ulimit -u)",
+                         got + 1, n_thread, strerror(e));
+    }
+    *out = p;
+    return true;
+}
+
+void pool_close(Pool *p) {
+    if (!p) return;
+    atomic_store(&p->quit, true);
+    wake_workers(p, p->n_thread);
+    for (int i = 1; i < p->n_thread; i++) pthread_join(p->worker[i].thread, NULL);
+    free(p->worker);
+    free(p);
+}
+
+/* ---- usable CPUs ---- */
+
+static int affinity_cpus(void) {
+    for (int n = 1024; n <= 1 << 18; n *= 4) {
+        cpu_set_t *set = CPU_ALLOC((size_t)n);
+        if (!set) break;
+        size_t bytes = CPU_ALLOC_SIZE((size_t)n);
+        CPU_ZERO_S(bytes, set);
+        bool got = sched_getaffinity(0, bytes, set) == 0;
+        int count = got ? CPU_COUNT_S(bytes, set) : 0;
+        CPU_FREE(set);
+        if (got && count > 0) return count;
+    }
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (int)online : 1;
+}
+
+/* The first two numbers of a small file; -1 for what is absent or the word "max". Returns false when there is no file.
+ */
+static bool read_pair(double v[2], const char *path) {
+    FILE *f = fopen(path, "re");
+    if (!f) return false;
+    char a[32] = "", b[32] = "";
+    int n = fscanf(f, "%31s %31s", a, b);
+    fclose(f);
+    v[0] = n > 0 && strcmp(a, "max") != 0 ? strtod(a, NULL) : -1;
+    v[1] = n > 1 ? strtod(b, NULL) : -1;
+    return n > 0;
+}
+
+/* The smallest quota, in CPUs, of a control group and its parents, starting at the longest path; 0 when there is none.
+ * A container often sees its host's path but only its own group mounted at the root, hence walking up to "". */
+static double group_quota(const char *mount, const char *group, bool v2) {
+    char at[4096], path[4400];
+    snprintf(at, sizeof at, "%s", group);
+    double least = 0;
+    for (;;) {
+        double v[2], period[2], cpus = 0;
+        if (v2) {
+            snprintf(path, sizeof path, "%s%s/cpu.max", mount, at);
+            if (read_pair(v, path) && v[0] > 0 && v[1] > 0) cpus = v[0] / v[1];
+        } else {
+            snprintf(path, sizeof path, "%s%s/cpu.cfs_quota_us", mount, at);
+            bool got = read_pair(v, path);
+            snprintf(path, sizeof path, "%s%s/cpu.cfs_period_us", mount, at);
+            if (got && read_pair(period, path) && v[0] > 0 && period[0] > 0) cpus = v[0] / period[0];
+        }
+        if (cpus > 0 && (least == 0 || cpus < least)) least = cpus;
+        char *slash = strrchr(at, '/');
+        if (!slash) return least;
+        *slash = 0;
+    }
+}
+
+static double cgroup_cpus(void) {
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    if (!f) return 0;
+    double least = 0;
+    char line[4096];
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group) continue;
+        *group++ = 0;
+        controllers++;
+        double cpus = 0;
+        if (*controllers == 0)
+            cpus = group_quota("/sys/fs/cgroup", group, true);
+        else if (strcmp(controllers, "cpu") == 0 || strncmp(controllers, "cpu,", 4) == 0 ||
+                 strstr(controllers, ",cpu,"))
+            cpus = group_quota("/sys/fs/cgroup/cpu", group, false);
+        if (cpus > 0 && (least == 0 || cpus < least)) least = cpus;
+    }
+    fclose(f);
+    return least;
+}
+
+int pool_cpus(void) {
+    int n = affinity_cpus();
+    double quota = cgroup_cpus();
+    if (quota > 0 && quota < n) n = (int)quota + (quota > (int)quota);
+    return n < 1 ? 1 : n;
+}
