@@ -20,12 +20,12 @@ typedef struct {
     struct {
         int source;         /* files | world */
         char *dir;
-        CfgList pretrain, sft, format, redteam, benign, prefs_helpful, prefs_harmless, harm_qa, choice, paraphrase, eval;
+        CfgList pretrain, sft, format, redteam, benign, prefs_helpful, prefs_harmless, harm_qa, choice, paraphrase, eval, judge_gold, pm_gold;
         double dedup, eval_share, max_lost;
         int64_t max_rows;   /* per file, 0: all; a seeded sample */
     } data;
     struct {                /* the tiny world's generator */
-        int64_t categories, objects, demo_objects, eval_prompts, sft_rows, pretrain_docs, named_first, named;
+        int64_t categories, objects, demo_objects, eval_prompts, sft_rows, pretrain_docs;
         int64_t seed, prefs_helpful;
         double judge_share, critique_share, helpful_share;
     } world;

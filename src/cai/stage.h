@@ -37,15 +37,12 @@ typedef struct Stage {
     bool (*applies)(const RunConfig *cfg);
     /* Calls add(ud, path) for every file below data_dir (or absolute) whose content it reads. NULL: none */
     void (*files)(const RunConfig *cfg, void (*add)(void *ud, const char *path), void *ud);
+    bool uses_constitution;     /* its canonical hash enters the key */
     bool (*run)(const StageCtx *ctx, Error *err);
 } Stage;
 
 extern const Stage *const stages[];     /* in order, NULL at the end; pipeline, --help and docs walk this list */
 const Stage *stage_find(const char *name);
 
-/* helpers for stages (cai/stage_util.c) */
-const char *stage_input(const StageCtx *ctx, const char *name);         /* directory of that need, NULL if it does not apply */
-void path_join(Str *out, const char *a, const char *b);                 /* replaces *out */
-bool stage_data_path(Str *out, const StageCtx *ctx, const char *name);  /* data_dir/name; false when no such file */
 
 #endif

@@ -1,0 +1,256 @@
+#include "cai/stage_util.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/io.h"
+
+const char *stage_input(const StageCtx *ctx, const char *name) {
+    for (int i = 0; i < STAGE_MAX_NEEDS && ctx->stage->needs[i]; i++)
+        if (!strcmp(ctx->stage->needs[i], name)) return ctx->input[i];
+    CHECK(false, "stage '%s' asks for '%s', which it does not name in needs[]", ctx->stage->name, name);
+    return NULL;
+}
+
+void path_join(Str *out, const char *a, const char *b) {
+    str_clear(out);
+    if (b[0] != '/' && a[0]) str_printf(out, "%s/", a);
+    str_put(out, b);
+}
+
+void stage_data_path(Str *out, const char *data_dir, const char *name) { path_join(out, data_dir, name); }
+
+void constitution_path(Str *out, const RunConfig *cfg, const char *data_dir) {
+    str_clear(out);
+    if (io_exists(cfg->constitution.path)) str_put(out, cfg->constitution.path);
+    else path_join(out, data_dir, cfg->constitution.path);
+}
+
+static bool keep_only(Constitution *c, const CfgList *only, const char *path, Error *err) {
+    if (only->n == 0) return true;
+    Principle *kept = heap_alloc(&c->heap, (size_t)only->n * sizeof *kept);
+    for (int i = 0; i < only->n; i++) {
+        int at = constitution_find(c, only->item[i]);
+        if (at < 0)
+            return error_set(err, ERR_CONFIG, "constitution.only: %s has no principle '%s'", path, only->item[i]);
+        kept[i] = c->principle[at];
+    }
+    c->principle = kept;
+    c->n = only->n;
+    return true;
+}
+
+bool stage_constitution(Constitution *c, const RunConfig *cfg, const char *data_dir, Error *err) {
+    Str path = {0};
+    constitution_path(&path, cfg, data_dir);
+    bool ok = constitution_read(c, str_get(&path), err);
+    if (ok && !keep_only(c, &cfg->constitution.only, str_get(&path), err)) {
+        constitution_release(c);
+        ok = false;
+    }
+    str_release(&path);
+    return ok;
+}
+
+bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind kind, Error *err) {
+    Str path = {0};
+    bool ok = true;
+    int64_t max = ctx->cfg->data.max_rows;
+    for (int i = 0; i < files->n && ok; i++) {
+        stage_data_path(&path, ctx->data_dir, files->item[i]);
+        int first = out->n;
+        ok = rows_read(out, str_get(&path), kind, err);
+        int n = ok ? out->n - first : 0;
+        if (max > 0 && n > max) {
+            /* A seeded sample in file order: row k of n stays when its rank in a permutation is below max. */
+            int64_t *order = mem_alloc((size_t)n * sizeof *order);
+            rng_shuffle((Rng){(uint64_t)ctx->cfg->run.seed, RNG_SPLIT}, hash_bytes(files->item[i], strlen(files->item[i])).lo,
+                        order, n);
+            int kept = first;
+            for (int k = 0; k < n; k++)
+                if (order[k] < max) out->row[kept++] = out->row[first + k];
+            out->n = kept;
+            free(order);
+        }
+    }
+    str_release(&path);
+    return ok;
+}
+
+bool stage_text_open(StageText *t, const char *dir, Error *err) {
+    *t = (StageText){0};
+    if (!tokenizer_open(&t->tok, dir, err)) return false;
+    if (!chat_init(&t->chat, t->tok, err)) {
+        stage_text_close(t);
+        return false;
+    }
+    return true;
+}
+
+void stage_text_close(StageText *t) {
+    if (t->tok) tokenizer_close(t->tok);
+    *t = (StageText){0};
+}
+
+bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err) {
+    *n = (StageNet){0};
+    Str dir = {0};
+    path_join(&dir, stage_dir, "model");
+    bool ok = model_open(&n->m, ctx->be, str_get(&dir), grads, err);
+    if (ok && !head_open(&n->h, &n->m, kind, str_get(&dir), grads, err)) {
+        model_release(&n->m);
+        ok = false;
+    }
+    str_release(&dir);
+    n->net = (Net){&n->m, &n->h};
+    n->open = ok;
+    return ok;
+}
+
+void stage_net_close(StageNet *n) {
+    if (!n->open) return;
+    head_release(&n->h);
+    model_release(&n->m);
+    n->open = false;
+}
+
+bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err) {
+    Str from = {0}, to = {0};
+    path_join(&to, ctx->output, "model");
+    bool ok = io_make_dirs(str_get(&to), err) && net_save(net, str_get(&to), err);
+    if (ok) {
+        path_join(&from, text_dir, "tokenizer.json");
+        path_join(&to, ctx->output, "model/tokenizer.json");
+        ok = io_copy_file(str_get(&from), str_get(&to), err);
+    }
+    str_release(&from);
+    str_release(&to);
+    return ok;
+}
+
+void stage_optim(OptimConfig *o, const TrainKeys *k) {
+    *o = (OptimConfig){.lr = k->lr,
+                       .beta1 = k->beta1,
+                       .beta2 = k->beta2,
+                       .eps = k->eps,
+                       .weight_decay = k->weight_decay,
+                       .clip = k->clip};
+}
+
+/* The words of a schedule key stand in another order where another one is the default, so the word decides, not the index. */
+static ScheduleKind schedule_kind(const char *section, int index) {
+    static const char *const word[] = {"constant", "linear", "cosine", "wsd"};
+    static const ScheduleKind kind[] = {SCHED_CONSTANT, SCHED_LINEAR, SCHED_COSINE, SCHED_WSD};
+    char name[64];
+    snprintf(name, sizeof name, "%s.schedule", section);
+    for (int i = 0; i < run_key_count; i++) {
+        if (strcmp(run_keys[i].name, name)) continue;
+        const char *at = run_keys[i].def;
+        for (; index > 0; index--) at = strchr(at, '|') + 1;
+        for (int w = 0; w < COUNT_OF(word); w++)
+            if (strcspn(at, "|") == strlen(word[w]) && !strncmp(at, word[w], strlen(word[w]))) return kind[w];
+    }
+    CHECK(false, "no key %s", name);
+    return SCHED_CONSTANT;
+}
+
+void stage_schedule(Schedule *s, const char *section, const TrainKeys *k, int64_t steps) {
+    *s = (Schedule){.kind = schedule_kind(section, k->schedule),
+                    .warmup = k->warmup < steps ? k->warmup : steps / 2,
+                    .total = steps,
+                    .decay = steps / 5,
+                    .floor = k->min_lr,
+                    .warmup_from_one = true};
+}
+
+bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objective *obj, int64_t packs_in_epoch,
+                 Error *err) {
+    TrainConfig c = {.accum = (int)((k->batch_tokens + k->micro_tokens / 2) / k->micro_tokens),
+                     .keep = k->recompute ? KEEP_INPUTS : KEEP_ALL,
+                     .state_s = ctx->cfg->run.state_s};
+    if (c.accum < 1) c.accum = 1;
+    c.steps = k->steps;
+    if (c.steps == 0) c.steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c.accum);
+    if (c.steps < 1) c.steps = 1;
+    stage_optim(&c.optim, k);
+    stage_schedule(&c.schedule, ctx->stage->name, k, c.steps);
+    Trainer *t = NULL;
+    if (!trainer_open(&t, net, &c, obj, ctx->log, ctx->stop, err)) return false;
+    bool ok = trainer_run(t, ctx->output, err);
+    trainer_close(t);
+    return ok;
+}
+
+void stage_sampling(SampleParams *p, const StageCtx *ctx, const SampleKeys *k, const int32_t *stop, int n_stop) {
+    *p = (SampleParams){.temperature = k->temperature,
+                        .top_p = k->top_p,
+                        .top_k = (int)k->top_k,
+                        .repetition = 1,
+                        .max_new = (int)k->max_new,
+                        .rng = {ctx->seed, RNG_SAMPLE},
+                        .stop = stop,
+                        .n_stop = n_stop};
+}
+
+bool stage_add(const StageCtx *ctx, SampleSet *set, const Sequence *s, int max_len, uint64_t id, float target, float weight) {
+    int n = s->tok.n, trained = 0;
+    ledger_in(ctx->ledger, 1, n);
+    if (n > max_len) {
+        ledger_add(ctx->ledger, LEDGER_DROPPED, "longer than the context", 1, n);
+        return false;
+    }
+    for (int i = 1; i < n; i++) trained += s->weight[i] != 0;
+    ledger_add(ctx->ledger, LEDGER_TRAINED, NULL, 1, trained);
+    ledger_add(ctx->ledger, LEDGER_MASKED, NULL, 0, n - trained);
+    samples_add(set, s->tok.id, s->weight, n, id, target, weight);
+    return true;
+}
+
+uint64_t stage_id(const char *id) { return hash_bytes(id, strlen(id)).lo; }
+
+void summary_begin(Summary *s) {
+    *s = (Summary){0};
+    json_out_init(&s->out, &s->text, 1);
+    json_out_obj(&s->out, NULL);
+}
+
+void summary_num(Summary *s, const char *name, double v) { json_out_num(&s->out, name, v); }
+
+bool summary_end(Summary *s, const StageCtx *ctx, Error *err) {
+    json_out_obj_end(&s->out);
+    str_putc(&s->text, '\n');
+    Str path = {0};
+    path_join(&path, ctx->output, "summary.json");
+    bool ok = io_write_file(str_get(&path), s->text.s, s->text.n, err);
+    str_release(&path);
+    str_release(&s->text);
+    return ok;
+}
+
+bool jsonl_each(const char *dir, const char *file, JsonlFn *fn, void *ud, Error *err) {
+    Str path = {0};
+    path_join(&path, dir, file);
+    LineReader *r = NULL;
+    if (!lines_open(&r, str_get(&path), (size_t)64 << 20, err)) {
+        str_release(&path);
+        return false;
+    }
+    const char *line;
+    size_t n;
+    bool ok = true;
+    err->code = ERR_NONE;
+    while (ok && lines_next(r, &line, &n, err)) {
+        Json *row = NULL;
+        int number = (int)lines_number(r);
+        if (n == 0) continue;
+        ok = json_parse(&row, line, n, JSON_INT_AS_REAL, str_get(&path), number, err) && fn(ud, row, number, err);
+        json_release(row);
+    }
+    ok = ok && err->code == ERR_NONE;
+    lines_close(r);
+    str_release(&path);
+    return ok;
+}

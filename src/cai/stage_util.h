@@ -1,0 +1,56 @@
+/* cai/stage_util.h — what several stages need: paths, text tools and nets of other stages, samples, training, summaries. */
+#ifndef DIKAST_CAI_STAGE_UTIL_H
+#define DIKAST_CAI_STAGE_UTIL_H
+
+#include "base/json.h"
+#include "cai/constitution.h"
+#include "cai/stage.h"
+#include "data/rows.h"
+#include "engine/engine.h"
+#include "train/obj.h"
+#include "train/trainer.h"
+
+const char *stage_input(const StageCtx *ctx, const char *name);     /* directory of that need; NULL if it does not apply */
+void path_join(Str *out, const char *a, const char *b);             /* replaces *out by a/b */
+void stage_data_path(Str *out, const char *data_dir, const char *name);     /* absolute names as they are */
+/* Resolves constitution.path: as given when that file exists, else below data_dir. */
+void constitution_path(Str *out, const RunConfig *cfg, const char *data_dir);
+/* Reads it and keeps the principles of constitution.only (all when empty; unknown ids are errors). */
+bool stage_constitution(Constitution *c, const RunConfig *cfg, const char *data_dir, Error *err);
+
+/* Reads every file of the list; rows beyond data.max_rows per file are left out by a seeded draw. */
+bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind kind, Error *err);
+
+typedef struct { Tokenizer *tok; Chat chat; } StageText;
+bool stage_text_open(StageText *t, const char *dir, Error *err);    /* dir: a stage's output or model folder */
+void stage_text_close(StageText *t);
+
+typedef struct { Model m; Head h; Net net; bool open; } StageNet;   /* not copied: net points into it */
+/* dir/model of a stage. kind SCORE opens score.weight. grads: for training. */
+bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err);
+void stage_net_close(StageNet *n);
+/* Writes output/model: weights, config.json and the tokenizer of text_dir. */
+bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err);
+
+/* Steps, schedule and optimizer from the keys; packs in one epoch decide steps when keys->steps is 0. */
+bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *keys, const Objective *obj, int64_t packs_in_epoch, Error *err);
+void stage_optim(OptimConfig *o, const TrainKeys *k);
+void stage_schedule(Schedule *s, const char *section, const TrainKeys *k, int64_t steps);
+void stage_sampling(SampleParams *p, const StageCtx *ctx, const SampleKeys *k, const int32_t *stop, int n_stop);
+/* One sequence into the set, unless it is longer than max_len: then it is dropped with a ledger entry. Tokens with weight
+ * count as trained, the others as masked. Returns whether it went in. */
+bool stage_add(const StageCtx *ctx, SampleSet *set, const Sequence *s, int max_len, uint64_t id, float target, float weight);
+/* 64-bit hash of a record id: keys its random numbers. */
+uint64_t stage_id(const char *id);
+
+/* summary.json: flat metric -> number; the report and the gates read "<stage>.<metric>". */
+typedef struct { Str text; JsonOut out; } Summary;
+void summary_begin(Summary *s);
+void summary_num(Summary *s, const char *name, double v);
+bool summary_end(Summary *s, const StageCtx *ctx, Error *err);
+
+/* Reads output JSONL of another stage, calling fn per line until it returns false. */
+typedef bool JsonlFn(void *ud, const Json *row, int line, Error *err);
+bool jsonl_each(const char *dir, const char *file, JsonlFn *fn, void *ud, Error *err);
+
+#endif
