@@ -9,11 +9,12 @@
 
 #include "nn/model.h"
 
-typedef struct Metrics Metrics;     /* weighted means by name, reset per log interval */
+enum { METRIC_NAME = 32 };          /* bytes of a name, its NUL too */
+typedef struct Metrics Metrics;     /* weighted means by name, in order of first use; the trainer clears them each step */
 Metrics *metrics_new(void);
 void metrics_free(Metrics *m);
-void metrics_add(Metrics *m, const char *name, double value, double weight);    /* name: literal */
-double metrics_mean(const Metrics *m, const char *name);                        /* NaN when absent */
+void metrics_add(Metrics *m, const char *name, double value, double weight);    /* weight 0: only the name; m NULL: nothing */
+double metrics_mean(const Metrics *m, const char *name);                        /* NaN when absent or without weight */
 int metrics_count(const Metrics *m);
 const char *metrics_at(const Metrics *m, int i, double *mean, double *weight);
 void metrics_clear(Metrics *m);

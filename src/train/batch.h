@@ -1,0 +1,33 @@
+/* train/batch.h — from rows of tokens to what a forward pass and a loss need, in the training layout: every sequence's keys
+ * and values are its own rows, position p of sequence s being row q_off[s] + p. */
+#ifndef DIKAST_TRAIN_BATCH_H
+#define DIKAST_TRAIN_BATCH_H
+
+#include "data/loader.h"
+#include "nn/model.h"
+
+typedef struct {            /* the arrays a Batch points to; zeroed is valid and empty; grows, never shrinks */
+    int32_t *q_off, *kv_len, *kv_page, *pos, *row;
+    int cap_seq, cap_page, cap_pos, cap_row;
+} BatchBuf;
+
+/* Fills everything of *b but its chosen rows (n_row 0, row := buf->row with room for n_tok entries). Borrows tok. */
+void batch_layout(BatchBuf *buf, Batch *b, const int32_t *tok, int n_tok, const int32_t *seq_off, int n_seq, bool causal);
+void batch_from_pack(BatchBuf *buf, Batch *b, const Pack *p, bool causal);
+void batch_release(BatchBuf *buf);
+
+/* Log-probs of targets under head rows, and their way back. Holds what a slice of rows needs; zeroed is valid and empty;
+ * bound to the backend of the first call. */
+typedef struct {
+    Arena mem;
+    int cap;
+    Tensor t_lp, t_ent, t_dlp;
+    double *lp, *ent, *dlp; /* (rows) host */
+} LogpBuf;
+/* buf->lp[i], and buf->ent[i] when entropy, of logits row i at temperature temp. */
+void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp, bool entropy);
+/* logits := gradient of the loss, given buf->dlp[i] = d loss / d log-prob of row i. */
+void logp_backward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp);
+void logp_release(LogpBuf *buf);
+
+#endif
