@@ -16,12 +16,12 @@ typedef struct {
     double seconds;
 } PipelineResult;
 
-/* only: run up to this stage and no further (NULL: all). Gates missed: returns false with ERR_GATE, result complete. */
-bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, bool dry_run, Log *log,
+/* only: run up to this stage and no further, without gates and report (NULL: all). Gates missed: returns false with ERR_GATE, result complete. */
+bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, Log *log,
                   const Stop *stop, Error *err);
 /* The story of one record through every stage of a run, to out. */
-bool pipeline_why(Str *out, const RunConfig *cfg, const char *id, Error *err);
-/* Fills keys and directories without running (dry): used by why, plan, report. */
-bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, Error *err);
+bool pipeline_why(Str *out, const RunConfig *cfg, const char *conf_path, const char *id, Error *err);
+/* Fills keys and directories without running: used by why and report. */
+bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err);
 
 #endif

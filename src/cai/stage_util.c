@@ -246,7 +246,7 @@ bool jsonl_each(const char *dir, const char *file, JsonlFn *fn, void *ud, Error 
         Json *row = NULL;
         int number = (int)lines_number(r);
         if (n == 0) continue;
-        ok = json_parse(&row, line, n, JSON_INT_AS_REAL, str_get(&path), number, err) && fn(ud, row, number, err);
+        ok = json_parse(&row, line, n, 0, str_get(&path), number, err) && fn(ud, row, number, err);
         json_release(row);
     }
     ok = ok && err->code == ERR_NONE;
