@@ -6,13 +6,14 @@
 #include "train/objective.h"
 
 typedef struct ObjLm ObjLm;
-/* Next-token loss on the rows with weight; head rows are only those. Packs of max_tok tokens from s (borrowed). */
+/* Next-token loss on the rows with weight; head rows are only those. Loss weight = token's weight * its sample's. Packs of max_tok tokens from s (borrowed). */
 bool obj_lm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, Error *err);
 /* Masked-token loss (Devlin et al. 2019): 15 % of tokens are targets, of these 80 % become mask_id, 10 % a random id in
- * [first_random, n_vocab), 10 % stay; bidirectional attention. Drawn by (seed, RNG_MASK, pack number, row). */
+ * [first_random, n_vocab), 10 % stay; bidirectional attention. A token without loss weight is never a target. Drawn by (seed, RNG_MASK, pack number, row). */
 bool obj_mlm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t mask_id,
                   int32_t first_random, int n_vocab, double rate, Error *err);
 double obj_lm_wait_s(const ObjLm *o);
+int64_t obj_lm_packs(ObjLm *o, int64_t epoch);     /* micro-batches of that epoch; how many steps it takes, how far to evaluate */
 void obj_lm_close(ObjLm *o);
 
 typedef struct ObjPm ObjPm;
@@ -22,6 +23,7 @@ bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, u
                  double center, Error *err);
 /* Single samples, target = label 0..1: binary cross-entropy on the last token. */
 bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id, Error *err);
+int64_t obj_pm_packs(ObjPm *o, int64_t epoch);
 void obj_pm_close(ObjPm *o);
 
 #endif

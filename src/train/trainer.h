@@ -3,8 +3,8 @@
  *   step: for each of its micro-batches: forward, head in slices with loss, backward (gradients add up); then one update.
  *
  * Everything about step s follows from the configuration and s, so resuming needs the weights, the moments and the number.
- * State is written every state_s seconds and when *stop is requested: state/ holds model.safetensors + optim.safetensors +
- * state.json (step, metrics offset), replaced atomically as a folder (state.new -> state). */
+ * State is written every state_s seconds and when *stop is requested: state/ holds net/ (model.safetensors),
+ * optim.safetensors and state.json (step, metrics offset), replaced atomically as a folder (state.new -> state). */
 #ifndef DIKAST_TRAIN_TRAINER_H
 #define DIKAST_TRAIN_TRAINER_H
 
@@ -27,21 +27,30 @@ typedef struct Trainer Trainer;
 /* Allocates activations for obj->max_tok, max_row. The net must have gradients. */
 bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective *obj, Log *log, const Stop *stop, Error *err);
 void trainer_close(Trainer *t);
-/* Runs steps until c->steps. dir: stage output; metrics.jsonl is appended there, state/ kept there and removed by
- * trainer_finish. Resumes from dir/state when present. ERR_STOPPED after a saved state when stop was requested. */
+/* Runs steps until c->steps. dir: stage output; metrics.jsonl is appended there, state/ kept there until state_remove.
+ * Resumes from dir/state when present. ERR_STOPPED after a saved state when stop was requested.
+ *
+ * metrics.jsonl, one object per step: step (1..), loss (mean per loss weight), lr, grad_norm, weight (total loss weight),
+ * skipped, the objective's means, and times, which are no function of the inputs: t_s, t_tok_s, t_wait (share). */
 bool trainer_run(Trainer *t, const char *dir, Error *err);
-double trainer_last_loss(const Trainer *t);
-Metrics *trainer_metrics(Trainer *t);
+double trainer_last_loss(const Trainer *t);     /* mean loss of the last step, also one that an earlier process made */
+Metrics *trainer_metrics(Trainer *t);           /* the objective's means of the last step made here */
 
 /* The two verbs below the loop, used by PPO (which has its own): one micro-batch's forward, loss, backward into gradients. */
 double train_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
 /* Loss without gradients (evaluation), KEEP_NONE acts are fine. */
 double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
-enum { HEAD_SLICE = 128 };  /* rows of the head computed at once */
+enum { HEAD_SLICE = 128 };  /* rows of the head computed at once; slice: (HEAD_SLICE, n_out) in the backend's memory */
+/* Mean loss over micro-batches 0..n_micro-1, no gradients needed; m collects the objective's means (NULL: none). */
+bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metrics *m, Error *err);
 
 /* state folder, shared with PPO: atomically replace dir/state by what the callback writes into a fresh folder. */
 typedef bool StateWriter(void *ud, const char *dir, Error *err);
 bool state_save(const char *dir, StateWriter *write, void *ud, Error *err);
-bool state_exists(const char *dir);
+bool state_exists(const char *dir);                     /* undoes a replacement that was cut in two */
+bool state_remove(const char *dir, Error *err);         /* when the stage has its result */
+/* A net as part of a state: dir/name/ holds it; loading is strict and takes the weights into net. */
+bool state_put_net(Net net, const char *dir, const char *name, Error *err);
+bool state_get_net(Net net, const char *dir, const char *name, Error *err);
 
 #endif

@@ -1,0 +1,155 @@
+#include "train/obj.h"
+
+#include <stdlib.h>
+
+#include "train/batch.h"
+#include "train/losses.h"
+
+/* One number per sample, read at its last token, which must be the end token: a sample that was cut has no end and its
+ * score would mean something else. Pairs are neighbours in a pack, so both sides come from the same weights. */
+
+struct ObjPm {
+    const SampleSet *s;
+    Loader *loader;
+    BatchBuf buf;
+    double center;
+    int max_row;     /* sequences that fit in one pack */
+    int64_t *sample; /* (R) sample of each head row */
+    double *out;     /* (rows) host copy of the head's output, then of its gradient */
+    int cap_out;
+};
+
+static bool pm_micro(void *self, int64_t number, Batch *b, Error *err) {
+    ObjPm *o = self;
+    const Pack *p = loader_pack(o->loader, number);
+    batch_from_pack(&o->buf, b, p, true);
+    for (int s = 0; s < p->n_seq; s++) {
+        o->buf.row[s] = p->seq_off[s + 1] - 1;
+        o->sample[s] = p->sample[s];
+    }
+    b->n_row = p->n_seq;
+    for (int s = 0; o->s->group == 2 && s < p->n_seq; s += 2)
+        if (s + 1 == p->n_seq || p->sample[s] % 2 != 0 || p->sample[s + 1] != p->sample[s] + 1)
+            return error_set(err, ERR_STATE, "pack %lld: the sides of a preference pair are not neighbours",
+                             (long long)number);
+    return true;
+}
+
+static double *host_rows(ObjPm *o, Backend *be, Tensor out) {
+    CHECK(out.cols == 1, "a score head has one output, this one %lld", (long long)out.cols);
+    if (out.rows > o->cap_out) {
+        o->cap_out = (int)out.rows;
+        o->out = mem_grow(o->out, (size_t)o->cap_out * sizeof(double));
+    }
+    tensor_get(be, o->out, out);
+    return o->out;
+}
+
+/* How right a decision d > 0 is, given the probability q that it should be: a tie counts half. */
+static double correct(double d, double q) { return d == 0 ? 0.5 : (d > 0) == (q > 0.5); }
+
+static double pm_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
+    ObjPm *o = self;
+    (void)b;
+    double *x = host_rows(o, be, out), loss = 0;
+    CHECK(out.rows % 2 == 0 && first % 2 == 0, "a slice of %lld rows splits a pair", (long long)out.rows);
+    for (int i = 0; i < out.rows; i += 2) {
+        int64_t s = o->sample[first + i];
+        double q = o->s->target[s], w = o->s->sample_weight[s], a = x[i], c = x[i + 1], d = a - c;
+        if (w == 0) { /* no weight, no trace, whatever the scores hold */
+            x[i] = x[i + 1] = 0;
+            continue;
+        }
+        loss += w * preference_loss(&x[i], &x[i + 1], a, c, q, 0, o->center);
+        x[i] *= w;
+        x[i + 1] *= w;
+        *weight += w;
+        metrics_add(m, "accuracy", correct(d, q), q == 0.5 ? 0 : w);
+        metrics_add(m, "margin", q > 0.5 ? d : -d, q == 0.5 ? 0 : w);
+        metrics_add(m, "score_mean", 0.5 * (a + c), w);
+    }
+    tensor_set(be, out, x);
+    return loss;
+}
+
+static double classifier_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight,
+                              Metrics *m) {
+    ObjPm *o = self;
+    (void)b;
+    double *x = host_rows(o, be, out), loss = 0;
+    for (int i = 0; i < out.rows; i++) {
+        int64_t s = o->sample[first + i];
+        double label = o->s->target[s], w = o->s->sample_weight[s], z = x[i];
+        x[i] = 0;
+        if (w == 0) continue;
+        loss += w * logistic_loss(&x[i], z, label);
+        x[i] *= w;
+        *weight += w;
+        metrics_add(m, "accuracy", correct(z, label), label == 0.5 ? 0 : w);
+    }
+    tensor_set(be, out, x);
+    return loss;
+}
+
+int64_t obj_pm_packs(ObjPm *o, int64_t epoch) { return loader_packs_in_epoch(o->loader, epoch); }
+static double pm_wait_s(void *self) { return loader_wait_s(((ObjPm *)self)->loader); }
+
+static bool pm_check(const SampleSet *s, int group, int32_t end_id, const char *what, Error *err) {
+    CHECK(s->group == group, "%s objective: samples come in groups of %d, expected %d", what, s->group, group);
+    for (int64_t i = 0; i < s->n; i++) {
+        int64_t n = s->off[i + 1] - s->off[i];
+        if (n == 0 || s->tok[s->off[i + 1] - 1] != end_id)
+            return error_set(
+                err, ERR_FORMAT,
+                "%s objective: sample %llu (number %lld, %lld tokens) does not end with the end token %d; its "
+                "score is read there, so drop such samples instead of cutting them",
+                what, (unsigned long long)s->id[i], (long long)i, (long long)n, end_id);
+        if (i % group == 0 && !(s->target[i] >= 0 && s->target[i] <= 1))
+            return error_set(err, ERR_FORMAT, "%s objective: sample %llu has target %g, expected 0..1", what,
+                             (unsigned long long)s->id[i], (double)s->target[i]);
+    }
+    return true;
+}
+
+static bool pm_open(ObjPm **out, const SampleSet *s, int max_tok, uint64_t seed, double center, Error *err) {
+    *out = NULL;
+    ObjPm *o = mem_alloc(sizeof *o);
+    o->s = s;
+    o->center = center;
+    int64_t shortest = max_tok;
+    for (int64_t i = 0; i < s->n; i++)
+        if (s->off[i + 1] - s->off[i] < shortest) shortest = s->off[i + 1] - s->off[i];
+    o->max_row = (int)(max_tok / (shortest ? shortest : 1));
+    if (!loader_open(&o->loader, s, max_tok, seed, err)) {
+        free(o);
+        return false;
+    }
+    o->sample = mem_alloc((size_t)o->max_row * sizeof(int64_t));
+    *out = o;
+    return true;
+}
+
+bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id,
+                 double center, Error *err) {
+    *out = NULL;
+    if (!pm_check(s, 2, end_id, "preference", err) || !pm_open(out, s, max_tok, seed, center, err)) return false;
+    *obj = (Objective){"preference", 2, pm_micro, pm_loss, *out, max_tok, (*out)->max_row, pm_wait_s};
+    return true;
+}
+
+bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id,
+                         Error *err) {
+    *out = NULL;
+    if (!pm_check(s, 1, end_id, "classifier", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
+    *obj = (Objective){"classifier", 1, pm_micro, classifier_loss, *out, max_tok, (*out)->max_row, pm_wait_s};
+    return true;
+}
+
+void obj_pm_close(ObjPm *o) {
+    if (!o) return;
+    loader_close(o->loader);
+    batch_release(&o->buf);
+    free(o->sample);
+    free(o->out);
+    free(o);
+}
