@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/str.h"
 
-typedef struct json_t Json;     /* a node; borrowed from its root */
+typedef struct Json Json;       /* a node; borrowed from its root */
 typedef enum { JSON_OBJ, JSON_ARR, JSON_STR, JSON_INT, JSON_REAL, JSON_YES, JSON_NO, JSON_NIL } JsonKind;
 
 enum { JSON_INT_AS_REAL = 1, JSON_NUL_OK = 2 };
@@ -22,7 +22,7 @@ JsonKind json_kind(const Json *j);
 const Json *json_get(const Json *obj, const char *key);             /* NULL if absent or not an object */
 int json_len(const Json *j);                                        /* array or object entries */
 const Json *json_at(const Json *arr, int i);
-const char *json_key_at(const Json *obj, int i, const Json **value);/* i-th entry in file order; O(1) when walked in order */
+const char *json_key_at(const Json *obj, int i, const Json **value);/* i-th entry in file order; O(1) */
 const char *json_str(const Json *j, size_t *n);                     /* NULL when not a string; n may be NULL */
 double json_num(const Json *j, double otherwise);
 int64_t json_int(const Json *j, int64_t otherwise);
