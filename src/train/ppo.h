@@ -24,22 +24,27 @@ typedef struct {
     OptimConfig optim;
     Schedule schedule;              /* over updates */
     double value_lr;                /* learning-rate of the value net relative to the policy's: 1 */
-    double state_s;
-    int64_t state_updates;
+    double state_s;                 /* seconds between states; 0: 60 */
+    int64_t state_updates;          /* > 0: also every so many updates (deterministic kill tests) */
     uint64_t seed;
+    Keep keep;                      /* KEEP_ALL (0) or KEEP_INPUTS */
 } PpoConfig;
 
 typedef struct { uint64_t id; const int32_t *tok; int n; } PpoPrompt;   /* ids up to and including <|assistant|> */
 
-/* Scores whole sequences: prompt + reply -> R. By default the PM; tests plug tables in. */
+/* Scores whole sequences: prompt + reply -> R. reply[i] holds <|end|> if it was drawn. */
 typedef bool PpoScoreFn(void *ud, const PpoPrompt *p, const Tokens *reply, int n, double *score, Error *err);
-/* Called after each update with the experience of it (samples for people, checks). May be NULL. */
+/* The usual one: a PM's score at the last token; a reply cut by length gets its <|end|> where the PM's context has room. */
+typedef struct { Engine *pm; int32_t end_id; int max_seq; } PpoPmScore;
+bool ppo_score_pm(void *ud, const PpoPrompt *p, const Tokens *reply, int n, double *score, Error *err);
+/* Called after each update with the experience of it (samples for people, checks); again for updates that a resumed run
+ * repeats. May be NULL. */
 typedef struct {
     int64_t update;
     int n;
     const PpoPrompt *const *prompt;
     const GenResult *reply;
-    const double *score, *kl;       /* (n) */
+    const double *score, *kl;       /* (n): normalised, as trained on; nats of the sequence */
 } PpoReport;
 typedef void PpoReportFn(void *ud, const PpoReport *r);
 
@@ -54,14 +59,30 @@ typedef struct {
     void *score_ud;
     PpoReportFn *report;
     void *report_ud;
+    /* Tests only: spoils the token rewards after the doctor saw them, to prove that a gate notices. NULL. */
+    void (*spoil)(double *r, const double *score, const int64_t *off, int n_seq);
 } PpoSetup;
 
+/* Trains policy and value in place for c->updates updates; resumes from dir/state; writes dir/metrics.jsonl, one object per
+ * update:
+ *   step; score, score_raw, reward (score - beta kl), kl (nats per sequence), kl_token, end_share, length, tokens; beta, lr
+ *   policy_loss, value_loss, approx_kl, ppo_kl, clipfrac, clipfrac_dual, value_clipfrac, ratio, entropy (means over all
+ *   tokens of all epochs), explained_variance, grad_norm (mean), skipped (optimizer steps); t_s, t_rollout, t_tok_s.
+ * ERR_STOPPED after a saved state (a started update is finished first). ERR_DIVERGED when non-finite or when a rollout's KL
+ * passes kl_stop: then the policy holds the weights of the last rollout that did not, and the caller may keep them. */
 bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err);
 
-/* train/doctor.c — invariants checked in every run; a violation names its likely cause. */
-typedef struct { double max_ratio_gap, max_kl_first; bool reward_on_last; double end_share, gae_gap; } DoctorReport;
+/* train/doctor.c — invariants checked in every run; a violation is an ERR_STATE that names its likely causes. */
+/* Ratio 1 before the first optimizer step after a rollout: equal bits when exact, else a gap of at most 0.1 nats. */
 bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t n, bool exact, Error *err);
+/* With equal weights the rollout's and the reference's log-probs are the same bits, so KL is 0. */
+bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, Error *err);
+bool doctor_same_weights(Net a, Net b);
+/* r = kl_term everywhere, plus score on the last token of its sequence. */
 bool doctor_rewards(const double *r, const double *kl_term, const int64_t *off, const double *score, int n_seq, Error *err);
+/* One sequence's advantages against the definition A_t = sum_k (gamma lambda)^k delta_(t+k). */
 bool doctor_gae(const double *adv, const double *r, const double *v, int64_t n, double gamma, double lambda, Error *err);
+/* A row of weight 0 gets gradient 0 even if its logits are NaN. */
+bool doctor_zero_weight(Backend *be, Error *err);
 
 #endif

@@ -52,7 +52,7 @@ double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor
     return micro(net, a, b, obj, slice, weight, m, false);
 }
 
-static bool slice_open(Arena *mem, Tensor *slice, Net net, Error *err) {
+bool head_slice_open(Arena *mem, Tensor *slice, Net net, Error *err) {
     Arena measure;
     arena_init_measure(&measure, "head slice");
     tensor_place(&measure, net.trunk->be->real, HEAD_SLICE, net.head->n_out);
@@ -95,7 +95,7 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     double scale = 1;
     if (!optim_open(&t->optim, &net, &scale, 1, &c->optim, err) ||
         !acts_open(&t->acts, net.trunk, obj->max_tok, obj->max_row, c->keep, err) ||
-        !slice_open(&t->mem, &t->slice, net, err)) {
+        !head_slice_open(&t->mem, &t->slice, net, err)) {
         trainer_close(t);
         return false;
     }

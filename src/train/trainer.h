@@ -41,6 +41,7 @@ double train_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tenso
 /* Loss without gradients (evaluation), KEEP_NONE acts are fine. */
 double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
 enum { HEAD_SLICE = 128 };  /* rows of the head computed at once; slice: (HEAD_SLICE, n_out) in the backend's memory */
+bool head_slice_open(Arena *mem, Tensor *slice, Net net, Error *err);   /* released with mem */
 /* Mean loss over micro-batches 0..n_micro-1, no gradients needed; m collects the objective's means (NULL: none). */
 bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metrics *m, Error *err);
 

@@ -1,0 +1,154 @@
+/* What must hold in every run, checked where it costs nothing next to a forward pass. Each of these has been wrong in
+ * some public trainer while its curves looked fine, so a violation ends the run and says where to look. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/ppo.h"
+
+/* NaN counts as a gap of infinity. */
+static double gap(double a, double b) {
+    double d = fabs(a - b);
+    return d >= 0 ? d : INFINITY;
+}
+
+bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t n, bool exact, Error *err) {
+    double worst = 0, bound = exact ? 0 : 0.1;
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (gap(lp_new[i], lp_old[i]) > worst) {
+            worst = gap(lp_new[i], lp_old[i]);
+            at = i;
+        }
+    if (worst <= bound) return true;
+    return error_set(
+        err, ERR_STATE,
+        "the ratio is not 1 before the first optimizer step: token %" PRId64 " of %" PRId64
+        " has log-prob %.9g in training and %.9g in the rollout (allowed gap %g). Likely causes: the weights "
+        "changed between rollout and update; rollout and training use different temperatures; logit rows are "
+        "shifted by one; a filter (top-k, top-p) shaped the stored log-probs; a kernel whose rows depend on "
+        "their neighbours",
+        at, n, lp_new[at], lp_old[at], bound);
+}
+
+bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, Error *err) {
+    for (int64_t i = 0; i < n; i++)
+        if (gap(lp[i], lr[i]) > 0)
+            return error_set(
+                err, ERR_STATE,
+                "policy and reference hold equal weights, yet token %" PRId64
+                " has log-prob %.9g under one and %.9g under the other. Likely causes: generation and scoring "
+                "disagree (cache pages, positions); the reference is scored at another temperature; its rows "
+                "are shifted by one",
+                i, lp[i], lr[i]);
+    return true;
+}
+
+bool doctor_rewards(const double *r, const double *kl_term, const int64_t *off, const double *score, int n_seq,
+                    Error *err) {
+    for (int s = 0; s < n_seq; s++)
+        for (int64_t t = off[s]; t < off[s + 1]; t++) {
+            bool last = t + 1 == off[s + 1];
+            double want = kl_term[t] + (last ? score[s] : 0);
+            if (gap(r[t], want) <= 1e-12 * (1 + fabs(want))) continue;
+            return error_set(
+                err, ERR_STATE,
+                "reward of token %" PRId64 " of %" PRId64 " in sequence %d is %.9g, expected %.9g (KL term %.9g%s). "
+                "Likely causes: the score sits on the wrong token (first, every, one late); the KL penalty has "
+                "the wrong sign or factor",
+                t - off[s], off[s + 1] - off[s], s, r[t], want, kl_term[t], last ? " plus the score" : "");
+        }
+    return true;
+}
+
+bool doctor_gae(const double *adv, const double *r, const double *v, int64_t n, double gamma, double lambda,
+                Error *err) {
+    for (int64_t t = 0; t < n; t++) {
+        double want = 0, factor = 1, size = 1;
+        for (int64_t k = t; k < n; k++) {
+            double delta = r[k] + (k + 1 < n ? gamma * v[k + 1] : 0) - v[k];
+            want += factor * delta;
+            size += fabs(factor * delta);
+            factor *= gamma * lambda;
+        }
+        if (gap(adv[t], want) <= 1e-9 * size) continue;
+        return error_set(
+            err, ERR_STATE,
+            "advantage of token %" PRId64 " of %" PRId64 " is %.9g, its definition gives %.9g. Likely causes: a "
+            "value after the end is bootstrapped; sequences run into each other; lambda (%g) or gamma (%g) is "
+            "applied twice or not at all",
+            t, n, adv[t], want, lambda, gamma);
+    }
+    return true;
+}
+
+bool doctor_zero_weight(Backend *be, Error *err) {
+    enum { ROWS = 3, COLS = 5 };
+    static const int32_t target[ROWS] = {0, 2, 4};
+    double z[ROWS * COLS], dlp[ROWS] = {-1, 0, -1};
+    Arena mem, measure;
+    for (int i = 0; i < ROWS * COLS; i++) z[i] = i / COLS == 1 ? NAN : 0.1 * i;
+    arena_init_measure(&measure, "doctor");
+    tensor_place(&measure, be->real, ROWS, COLS);
+    tensor_place(&measure, be->real, ROWS, 1);
+    if (!arena_init(&mem, "doctor", be->mem, measure.used, err)) return false;
+    Tensor t = tensor_place(&mem, be->real, ROWS, COLS), d = tensor_place(&mem, be->real, ROWS, 1);
+    tensor_set(be, t, z);
+    tensor_set(be, d, dlp);
+    be->op->logprob_bwd(be, t, target, d, 1);
+    tensor_get(be, z, t);
+    arena_release(&mem);
+    for (int i = 0; i < ROWS * COLS; i++)
+        if (i / COLS == 1 ? z[i] != 0 : !(z[i] != 0))
+            return error_set(
+                err, ERR_STATE,
+                "gradient of logit %d in row %d is %g: a row of weight 0 must get exactly 0 whatever it holds, "
+                "and the others must not. Likely cause: the %s backend multiplies by the weight instead of "
+                "skipping the row",
+                i % COLS, i / COLS, z[i], be->op->name);
+    return true;
+}
+
+typedef struct {
+    Tensor *w;
+    int n, cap;
+} Weights;
+
+static void collect(void *ud, int index, const ParamInfo *p) {
+    Weights *w = ud;
+    (void)index;
+    if (w->n == w->cap) {
+        w->cap = w->cap ? 2 * w->cap : 64;
+        w->w = mem_grow(w->w, (size_t)w->cap * sizeof(Tensor));
+    }
+    w->w[w->n++] = p->w;
+}
+
+static bool same_tensor(Backend *be_a, Tensor a, Backend *be_b, Tensor b, double *row_a, double *row_b) {
+    for (int64_t i = 0; i < a.rows; i++) {
+        tensor_get(be_a, row_a, tensor_rows(a, i, 1));
+        tensor_get(be_b, row_b, tensor_rows(b, i, 1));
+        if (memcmp(row_a, row_b, (size_t)a.cols * sizeof(double)) != 0) return false;
+    }
+    return true;
+}
+
+bool doctor_same_weights(Net a, Net b) {
+    Weights wa = {0}, wb = {0};
+    net_visit(a, collect, &wa);
+    net_visit(b, collect, &wb);
+    int64_t widest = 1;
+    bool same = wa.n == wb.n;
+    for (int i = 0; same && i < wa.n; i++) {
+        same = tensor_same_shape(wa.w[i], wb.w[i]);
+        if (wa.w[i].cols > widest) widest = wa.w[i].cols;
+    }
+    double *row = mem_alloc(2 * (size_t)widest * sizeof(double));
+    for (int i = 0; same && i < wa.n; i++)
+        same = same_tensor(a.trunk->be, wa.w[i], b.trunk->be, wb.w[i], row, row + widest);
+    free(row);
+    free(wa.w);
+    free(wb.w);
+    return same;
+}

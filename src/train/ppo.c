@@ -1,0 +1,445 @@
+/* PPO: rollout, then `epochs` passes over it in minibatches, one optimizer step each, over policy and value together.
+ *
+ * A minibatch is split into forward passes by tokens; gradients of sums add up over the passes and are divided by the
+ * minibatch's tokens once, so the split changes nothing but rounding. Whatever an update does follows from the weights
+ * it starts with, its number and beta: so a state holds both nets, the moments and those two numbers. */
+#include "train/ppo.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "base/json.h"
+#include "train/batch.h"
+#include "train/rollout.h"
+
+enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
+
+typedef struct { /* one forward pass: whole replies with their prompts, last tokens left out */
+    Batch b;
+    BatchBuf buf;
+    int32_t *tok, *seq_off, *target;
+    int64_t *at; /* (R) index into the experience of the token that row predicts */
+} Pass;
+
+typedef struct {
+    const PpoConfig *c;
+    const PpoSetup *s;
+    Log *log;
+    const Stop *stop;
+    Optim *optim;
+    Acts *policy_acts, *value_acts;
+    Arena policy_mem, value_mem;
+    Tensor policy_slice, value_slice;
+    Rollout rollout;
+    Experience x;
+    Pass pass;
+    LogpBuf logp;
+    double *value_rows; /* (HEAD_SLICE) */
+    double *lp_new;     /* (n_tok) of the first minibatch, else NULL */
+    Model good_trunk;   /* weights of the last rollout within kl_stop */
+    Head good_head;
+    bool keeps_good;
+    Metrics *metrics;
+    Appender *file;
+    int64_t update, n_skipped, n_skipped_now;
+    double beta, tok_done;
+} Ppo;
+
+/* -- the two losses, as objectives of train_micro ---------------------------------------------------------------------
+ */
+
+static double policy_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
+    Ppo *p = self;
+    const Experience *x = &p->x;
+    int n = (int)out.rows;
+    double loss = 0;
+    float temp = (float)p->c->temperature;
+    (void)b;
+    logp_forward(&p->logp, be, out, p->pass.target + first, temp, true);
+    for (int i = 0; i < n; i++) {
+        int64_t t = p->pass.at[first + i];
+        double lp =
+            (float)p->logp.lp[i]; /* as the engine hands them out, so that equal logits give ratio 1 in F64 too */
+        PpoTerm term = ppo_policy_token(&p->logp.dlp[i], lp, x->lp[t], x->adv[t], p->c->clip);
+        loss += term.loss;
+        if (p->lp_new) p->lp_new[t] = lp;
+        metrics_add(m, "policy_loss", term.loss, 1);
+        metrics_add(m, "approx_kl", term.approx_kl, 1);
+        metrics_add(m, "ppo_kl", term.ppo_kl, 1);
+        metrics_add(m, "clipfrac", term.clipfrac, 1);
+        metrics_add(m, "clipfrac_dual", term.clipfrac_dual, 1);
+        metrics_add(m, "ratio", term.ratio, 1);
+        metrics_add(m, "entropy", p->logp.ent[i], 1);
+    }
+    logp_backward(&p->logp, be, out, p->pass.target + first, temp);
+    *weight += n;
+    return loss;
+}
+
+static double value_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
+    Ppo *p = self;
+    const Experience *x = &p->x;
+    double loss = 0, *v = p->value_rows;
+    (void)b;
+    tensor_get(be, v, out);
+    for (int i = 0; i < out.rows; i++) {
+        int64_t t = p->pass.at[first + i];
+        double dv, clipped, l = ppo_value_token(&dv, &clipped, v[i], x->v[t], x->ret[t], p->c->value_clip);
+        v[i] = p->c->value_weight * dv;
+        loss += p->c->value_weight * l;
+        metrics_add(m, "value_loss", l, 1);
+        metrics_add(m, "value_clipfrac", clipped, 1);
+    }
+    tensor_set(be, out, v);
+    *weight += (double)out.rows;
+    return loss;
+}
+
+/* -- one minibatch ----------------------------------------------------------------------------------------------------
+ */
+
+/* Fills the pass with replies seq[0..] as long as they fit; returns how many it took. */
+static int fill_pass(Ppo *p, const int64_t *seq, int n) {
+    Pass *f = &p->pass;
+    const Experience *x = &p->x;
+    int n_tok = 0, n_row = 0, taken = 0;
+    f->seq_off[0] = 0;
+    for (; taken < n; taken++) {
+        const PpoPrompt *prompt = x->prompt[seq[taken]];
+        const GenResult *reply = &x->reply[seq[taken]];
+        if (n_tok + prompt->n + reply->n - 1 > p->c->max_tok) break;
+        memcpy(f->tok + n_tok, prompt->tok, (size_t)prompt->n * sizeof(int32_t));
+        memcpy(f->tok + n_tok + prompt->n, reply->text, (size_t)(reply->n - 1) * sizeof(int32_t));
+        n_tok += prompt->n + reply->n - 1;
+        f->seq_off[taken + 1] = n_tok;
+    }
+    CHECK(taken > 0, "a reply does not fit a pass of %d tokens", p->c->max_tok);
+    batch_layout(&f->buf, &f->b, f->tok, n_tok, f->seq_off, taken, true);
+    for (int k = 0; k < taken; k++)
+        for (int t = 0; t < x->reply[seq[k]].n; t++, n_row++) {
+            f->buf.row[n_row] = f->seq_off[k] + x->prompt[seq[k]]->n - 1 + t;
+            f->target[n_row] = x->reply[seq[k]].text[t];
+            f->at[n_row] = x->off[seq[k]] + t;
+        }
+    f->b.n_row = n_row;
+    return taken;
+}
+
+/* The doctor's first question, asked before anything is learnt from this rollout. */
+static bool check_ratio(Ppo *p, const int64_t *seq, int n, Error *err) {
+    const char *name = p->s->policy.trunk->be->op->name;
+    bool exact = !strcmp(name, "ref") || !strcmp(name, "cpu");
+    for (int k = 0; k < n; k++) {
+        int64_t at = p->x.off[seq[k]];
+        if (!doctor_first_minibatch(p->lp_new + at, p->x.lp + at, p->x.off[seq[k] + 1] - at, exact, err)) return false;
+    }
+    return true;
+}
+
+static bool minibatch(Ppo *p, const int64_t *seq, int n, bool first, Error *err) {
+    const Objective policy = {"ppo policy", 1, NULL, policy_loss, p, p->c->max_tok, p->c->max_tok, NULL};
+    const Objective value = {"ppo value", 1, NULL, value_loss, p, p->c->max_tok, p->c->max_tok, NULL};
+    double loss = 0, weight = 0, value_rows = 0;
+    p->lp_new = first ? mem_alloc((size_t)p->x.n_tok * sizeof(double)) : NULL;
+    for (int k = 0; k < n;) {
+        k += fill_pass(p, seq + k, n - k);
+        loss += train_micro(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice, &weight, p->metrics);
+        loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
+    }
+    bool ok = !first || check_ratio(p, seq, n, err);
+    free(p->lp_new);
+    p->lp_new = NULL;
+    if (!ok) return false;
+    bool skipped = !isfinite(loss);
+    if (skipped) {
+        net_zero_grads(p->s->policy);
+        net_zero_grads(p->s->value);
+    } else {
+        OptimResult r = optim_step(p->optim, schedule_factor(&p->c->schedule, p->update), 1 / weight);
+        skipped = r.skipped;
+        metrics_add(p->metrics, "grad_norm", r.grad_norm, skipped ? 0 : 1);
+    }
+    p->n_skipped = skipped ? p->n_skipped + 1 : 0;
+    p->n_skipped_now += skipped;
+    if (p->n_skipped < MAX_SKIPPED) return true;
+    return error_set(
+        err, ERR_DIVERGED,
+        "update %" PRId64 ": %d optimizer steps in a row had a non-finite loss or gradient norm (last loss %g). "
+        "Likely causes: the learning rate (%g) is too high; gradient clipping is off (clip %g); scores far "
+        "outside their usual range (deviation %g)",
+        p->update, MAX_SKIPPED, loss, p->c->optim.lr, p->c->optim.clip, p->s->score_sd);
+}
+
+static bool learn(Ppo *p, Error *err) {
+    const PpoConfig *c = p->c;
+    int64_t *seq = mem_alloc((size_t)p->x.n * sizeof(int64_t));
+    Rng rng = rng_derive((Rng){c->seed, RNG_SHUFFLE}, "ppo minibatches");
+    bool ok = true;
+    for (int e = 0; ok && e < c->epochs; e++) {
+        rng_shuffle(rng, (uint64_t)(p->update * c->epochs + e), seq, p->x.n);
+        for (int m = 0; ok && m < c->minibatches; m++) {
+            int64_t from = (int64_t)p->x.n * m / c->minibatches, to = (int64_t)p->x.n * (m + 1) / c->minibatches;
+            ok = minibatch(p, seq + from, (int)(to - from), e == 0 && m == 0, err);
+        }
+    }
+    free(seq);
+    return ok;
+}
+
+/* -- metrics ----------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    double score, raw, kl, end_share, length, explained, rollout_s, start_s;
+} Summary;
+
+static double mean_of(const double *x, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i];
+    return sum / (double)n;
+}
+
+static Summary summarise(const Experience *x) {
+    Summary s = {mean_of(x->score, x->n), mean_of(x->raw, x->n), mean_of(x->kl, x->n), 0, 0, 0, 0, 0};
+    double mean_ret = mean_of(x->ret, x->n_tok), var = 0, miss = 0;
+    for (int i = 0; i < x->n; i++) s.end_share += (x->reply[i].why == STOP_TOKEN) / (double)x->n;
+    s.length = (double)x->n_tok / x->n;
+    for (int64_t t = 0; t < x->n_tok; t++) {
+        var += (x->ret[t] - mean_ret) * (x->ret[t] - mean_ret);
+        miss += (x->v[t] - x->ret[t]) * (x->v[t] - x->ret[t]);
+    }
+    s.explained = var > 0 ? 1 - miss / var : NAN;
+    return s;
+}
+
+static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
+    Str line = {0};
+    JsonOut j;
+    double took = now_s() - s->start_s, mean, weight;
+    json_out_init(&j, &line, 0);
+    json_out_obj(&j, NULL);
+    json_out_int(&j, "step", p->update);
+    json_out_num(&j, "score", s->score);
+    json_out_num(&j, "score_raw", s->raw);
+    json_out_num(&j, "reward", s->score - p->beta * s->kl);
+    json_out_num(&j, "kl", s->kl);
+    json_out_num(&j, "kl_token", s->kl / s->length);
+    json_out_num(&j, "end_share", s->end_share);
+    json_out_num(&j, "length", s->length);
+    json_out_int(&j, "tokens", p->x.n_tok);
+    json_out_num(&j, "beta", p->beta);
+    json_out_num(&j, "lr", lr);
+    for (int i = 0; i < metrics_count(p->metrics); i++) {
+        const char *name = metrics_at(p->metrics, i, &mean, &weight);
+        json_out_num(&j, name, mean);
+    }
+    json_out_num(&j, "explained_variance", s->explained);
+    json_out_int(&j, "skipped", p->n_skipped_now);
+    json_out_num(&j, "t_s", took);
+    json_out_num(&j, "t_rollout", s->rollout_s);
+    json_out_num(&j, "t_tok_s", (double)p->x.n_tok / (took > 0 ? took : 1e-9));
+    json_out_obj_end(&j);
+    bool ok = appender_line(p->file, line.s, line.n, err);
+    str_release(&line);
+    p->tok_done += (double)p->x.n_tok;
+    log_progress(p->log, p->update, p->c->updates, p->tok_done, "tok", "score %.3f  kl %.2f  end %.0f %%  clip %.2f",
+                 s->score, s->kl, 100 * s->end_share, metrics_mean(p->metrics, "clipfrac"));
+    if (s->end_share == 0)
+        log_warn(p->log,
+                 "no reply of this update ended by itself: every score was replaced by %g; replies may need more than "
+                 "%d tokens, or the policy never learnt to end",
+                 p->c->no_end_score, p->c->max_new);
+    return ok;
+}
+
+/* -- state ------------------------------------------------------------------------------------------------------------
+ */
+
+static Net good_net(Ppo *p) { return (Net){&p->good_trunk, &p->good_head}; }
+
+static bool write_state(void *ud, const char *dir, Error *err) {
+    Ppo *p = ud;
+    Str path = {0}, text = {0};
+    JsonOut j;
+    json_out_init(&j, &text, 1);
+    json_out_obj(&j, NULL);
+    json_out_int(&j, "update", p->update);
+    json_out_num(&j, "beta", p->beta);
+    json_out_int(&j, "skipped_in_a_row", p->n_skipped);
+    json_out_int(&j, "metrics_bytes", appender_size(p->file));
+    json_out_obj_end(&j);
+    str_printf(&path, "%s/optim.safetensors", dir);
+    bool ok = state_put_net(p->s->policy, dir, "policy", err) && state_put_net(p->s->value, dir, "value", err) &&
+              (!p->keeps_good || state_put_net(good_net(p), dir, "good", err)) && optim_save(p->optim, path.s, err);
+    str_clear(&path);
+    str_printf(&path, "%s/state.json", dir);
+    ok = ok && io_write_file(path.s, text.s, text.n, err);
+    str_release(&path);
+    str_release(&text);
+    return ok;
+}
+
+static bool save(Ppo *p, const char *dir, Error *err) {
+    return appender_sync(p->file, err) && state_save(dir, write_state, p, err);
+}
+
+static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
+    Str path = {0}, base = {0};
+    Json *j = NULL;
+    str_printf(&base, "%s/state", dir);
+    str_printf(&path, "%s/state.json", base.s);
+    bool ok = json_read_file(&j, path.s, 0, err);
+    if (ok) {
+        p->update = json_int(json_get(j, "update"), -1);
+        p->beta = json_num(json_get(j, "beta"), NAN);
+        p->n_skipped = json_int(json_get(j, "skipped_in_a_row"), 0);
+        *metrics_bytes = json_int(json_get(j, "metrics_bytes"), -1);
+        if (p->update < 0 || *metrics_bytes < 0 || !isfinite(p->beta))
+            ok = error_set(err, ERR_FORMAT,
+                           "%s: expected 'update', 'beta' and 'metrics_bytes'; remove the folder to start again",
+                           path.s);
+    }
+    str_clear(&path);
+    str_printf(&path, "%s/optim.safetensors", base.s);
+    ok = ok && state_get_net(p->s->policy, base.s, "policy", err) && state_get_net(p->s->value, base.s, "value", err) &&
+         (!p->keeps_good || state_get_net(good_net(p), base.s, "good", err)) && optim_load(p->optim, path.s, err);
+    json_release(j);
+    str_release(&path);
+    str_release(&base);
+    return ok;
+}
+
+/* -- the run ----------------------------------------------------------------------------------------------------------
+ */
+
+static bool good_open(Ppo *p, Error *err) {
+    Net policy = p->s->policy;
+    p->keeps_good = p->c->kl_stop > 0;
+    if (!p->keeps_good) return true;
+    return model_init(&p->good_trunk, policy.trunk->be, &policy.trunk->cfg, 0, false, err) &&
+           head_init(&p->good_head, &p->good_trunk, HEAD_LM, policy.head->n_out, 0, false, err) &&
+           net_copy_weights(good_net(p), policy, err);
+}
+
+static bool ppo_open(Ppo *p, Error *err) {
+    const PpoConfig *c = p->c;
+    const Net nets[2] = {p->s->policy, p->s->value};
+    const double lr_scale[2] = {1, c->value_lr};
+    CHECK(p->s->score && p->s->value.head->kind == HEAD_SCORE && p->s->value.head->n_out == 1,
+          "ppo needs a score function and "
+          "a value head of one output");
+    if (!rollout_open(&p->rollout, c, p->s, err) || !optim_open(&p->optim, nets, lr_scale, 2, &c->optim, err) ||
+        !acts_open(&p->policy_acts, nets[0].trunk, c->max_tok, c->max_tok, c->keep, err) ||
+        !acts_open(&p->value_acts, nets[1].trunk, c->max_tok, c->max_tok, c->keep, err) ||
+        !head_slice_open(&p->policy_mem, &p->policy_slice, nets[0], err) ||
+        !head_slice_open(&p->value_mem, &p->value_slice, nets[1], err) || !good_open(p, err) ||
+        !doctor_zero_weight(nets[0].trunk->be, err))
+        return false;
+    p->pass.tok = mem_alloc((size_t)c->max_tok * sizeof(int32_t));
+    p->pass.target = mem_alloc((size_t)c->max_tok * sizeof(int32_t));
+    p->pass.seq_off = mem_alloc((size_t)(c->rollouts + 1) * sizeof(int32_t));
+    p->pass.at = mem_alloc((size_t)c->max_tok * sizeof(int64_t));
+    p->value_rows = mem_alloc(HEAD_SLICE * sizeof(double));
+    p->metrics = metrics_new();
+    return true;
+}
+
+static void ppo_close(Ppo *p) {
+    metrics_free(p->metrics);
+    free(p->value_rows);
+    free(p->pass.tok);
+    free(p->pass.target);
+    free(p->pass.seq_off);
+    free(p->pass.at);
+    batch_release(&p->pass.buf);
+    logp_release(&p->logp);
+    if (p->keeps_good) {
+        head_release(&p->good_head);
+        model_release(&p->good_trunk);
+    }
+    arena_release(&p->policy_mem);
+    arena_release(&p->value_mem);
+    acts_close(p->policy_acts);
+    acts_close(p->value_acts);
+    optim_close(p->optim);
+    rollout_close(&p->rollout);
+}
+
+/* The policy that made this rollout went too far; the one before the last update did not. */
+static bool kl_stop(Ppo *p, double kl, Error *err) {
+    if (!net_copy_weights(p->s->policy, good_net(p), err)) return false;
+    return error_set(
+        err, ERR_DIVERGED,
+        "after %" PRId64 " updates the policy is %.1f nats per reply away from the reference, allowed %.1f: the "
+        "weights of the rollout before were put back. Likely causes: the penalty (%g) is too small for these "
+        "scores; the learning rate (%g) is too high",
+        p->update, kl, p->c->kl_stop, p->beta, p->c->optim.lr);
+}
+
+static bool make_update(Ppo *p, Error *err) {
+    const PpoConfig *c = p->c;
+    double start_s = now_s(), lr = c->optim.lr * schedule_factor(&c->schedule, p->update);
+    metrics_clear(p->metrics);
+    p->n_skipped_now = 0;
+    if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->log, p->stop, err)) return false;
+    Summary s = summarise(&p->x);
+    s.start_s = start_s;
+    s.rollout_s = now_s() - start_s;
+    bool ok = true;
+    if (p->keeps_good && !(s.kl <= c->kl_stop))
+        ok = kl_stop(p, s.kl, err);
+    else if (p->keeps_good)
+        ok = net_copy_weights(good_net(p), p->s->policy, err);
+    ok = ok && learn(p, err);
+    if (ok) {
+        p->update++;
+        ok = write_metrics(p, &s, lr, err);
+        if (c->kl_target > 0) p->beta = kl_controller(p->beta, s.kl, c->kl_target, p->x.n, c->kl_horizon);
+        PpoReport report = {p->update, p->x.n, p->x.prompt, p->x.reply, p->x.score, p->x.kl};
+        if (ok && p->s->report) p->s->report(p->s->report_ud, &report);
+    }
+    experience_release(&p->x);
+    return ok;
+}
+
+static bool loop(Ppo *p, const char *dir, Error *err) {
+    double saved_s = now_s(), state_s = p->c->state_s > 0 ? p->c->state_s : 60;
+    while (p->update < p->c->updates) {
+        bool stopped = stop_requested(p->stop);
+        if (!stopped && !make_update(p, err)) {
+            if (err->code != ERR_STOPPED) return false;
+            stopped = true; /* during generation: this update has not begun to change anything */
+        }
+        bool due = now_s() - saved_s >= state_s || (p->c->state_updates > 0 && p->update % p->c->state_updates == 0);
+        if (stopped || (due && p->update < p->c->updates)) {
+            if (!save(p, dir, err)) return false;
+            saved_s = now_s();
+        }
+        if (stopped)
+            return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on",
+                             p->update, p->c->updates);
+    }
+    return true;
+}
+
+bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err) {
+    Ppo p = {.c = c, .s = s, .log = log, .stop = stop, .beta = c->beta};
+    int64_t metrics_bytes = 0;
+    Str path = {0};
+    str_printf(&path, "%s/metrics.jsonl", dir);
+    bool ok = ppo_open(&p, err) && (!state_exists(dir) || load(&p, dir, &metrics_bytes, err));
+    if (ok && p.update > 0) log_info(log, "resumed at update %" PRId64 " of %" PRId64, p.update, c->updates);
+    ok = ok && appender_open(&p.file, path.s, metrics_bytes, err);
+    if (ok) {
+        ok = loop(&p, dir, err);
+        if (ok) ok = appender_sync(p.file, err);
+        log_progress_end(log);
+        appender_close(p.file);
+    }
+    ppo_close(&p);
+    str_release(&path);
+    return ok;
+}

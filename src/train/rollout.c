@@ -1,0 +1,250 @@
+/* Rollouts -> experience. Rollout j of the whole run (j = update * rollouts + i) takes prompt j of an endless series of
+ * seeded permutations and draws its tokens under id j, so nothing depends on what else is generated beside it.
+ *
+ * Rows: reply token t of a prompt of P tokens stands at position P + t and is predicted by the row before it, P + t
+ * - 1. The value of the state in which it is drawn is read from that same row. */
+#include "train/rollout.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool check_setup(const PpoConfig *c, const PpoSetup *s, Error *err) {
+    if (!(c->temperature > 0)) return error_set(err, ERR_CONFIG, "ppo: temperature %g, expected > 0", c->temperature);
+    if (c->rollouts < 1 || c->minibatches < 1 || c->minibatches > c->rollouts || c->epochs < 1 || c->max_new < 1)
+        return error_set(
+            err, ERR_CONFIG,
+            "ppo: %d rollouts, %d minibatches, %d epochs, %d new tokens: expected at least 1 of each and no "
+            "more minibatches than rollouts",
+            c->rollouts, c->minibatches, c->epochs, c->max_new);
+    if (s->n_prompt < 1) return error_set(err, ERR_CONFIG, "ppo: no prompts");
+    if (!(s->score_sd > 0))
+        return error_set(err, ERR_CONFIG, "ppo: the scores' deviation is %g, expected > 0", s->score_sd);
+    const Model *net[] = {s->policy.trunk, s->reference.trunk, s->value.trunk};
+    for (int i = 0; i < s->n_prompt; i++) {
+        int n = s->prompt[i].n + c->max_new;
+        if (s->prompt[i].n < 1) return error_set(err, ERR_CONFIG, "ppo: prompt %" PRIu64 " is empty", s->prompt[i].id);
+        if (n > c->max_tok)
+            return error_set(err, ERR_CONFIG,
+                             "ppo: prompt %" PRIu64
+                             " of %d tokens and a reply of %d pass the %d tokens of one forward pass: "
+                             "drop it or raise the tokens per pass",
+                             s->prompt[i].id, s->prompt[i].n, c->max_new, c->max_tok);
+        for (int k = 0; k < COUNT_OF(net); k++)
+            if (n > net[k]->cfg.max_seq)
+                return error_set(err, ERR_CONFIG,
+                                 "ppo: prompt %" PRIu64
+                                 " of %d tokens and a reply of %d pass the context of %d: drop it or "
+                                 "shorten replies",
+                                 s->prompt[i].id, s->prompt[i].n, c->max_new, net[k]->cfg.max_seq);
+    }
+    return true;
+}
+
+bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err) {
+    *r = (Rollout){.c = c, .s = s, .order_epoch = -1};
+    EngineConfig e = {.share_prefix = true};
+    if (!check_setup(c, s, err) || !engine_open(&r->policy, s->policy, &e, err) ||
+        !engine_open(&r->reference, s->reference, &e, err) || !engine_open(&r->value, s->value, &e, err)) {
+        rollout_close(r);
+        return false;
+    }
+    r->order = mem_alloc((size_t)s->n_prompt * sizeof(int64_t));
+    return true;
+}
+
+void rollout_close(Rollout *r) {
+    engine_close(r->policy);
+    engine_close(r->reference);
+    engine_close(r->value);
+    free(r->order);
+    *r = (Rollout){0};
+}
+
+static const PpoPrompt *prompt_of(Rollout *r, int64_t j) {
+    int64_t epoch = j / r->s->n_prompt;
+    if (epoch != r->order_epoch) {
+        rng_shuffle(rng_derive((Rng){r->c->seed, RNG_SHUFFLE}, "ppo prompts"), (uint64_t)epoch, r->order,
+                    r->s->n_prompt);
+        r->order_epoch = epoch;
+    }
+    return &r->s->prompt[r->order[j % r->s->n_prompt]];
+}
+
+static void ban_hook(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    (void)id, (void)text, (void)n;
+    rule->ban = ((const PpoSetup *)ud)->ban;
+}
+
+static bool generate(Experience *x, Rollout *r, int64_t update, Log *log, const Stop *stop, Error *err) {
+    const PpoConfig *c = r->c;
+    GenRequest *req = mem_alloc((size_t)x->n * sizeof(GenRequest));
+    for (int i = 0; i < x->n; i++) {
+        int64_t j = update * c->rollouts + i;
+        x->prompt[i] = prompt_of(r, j);
+        SampleParams p = {.temperature = c->temperature, .top_p = 1, .repetition = 1, .max_new = c->max_new};
+        p.rng = rng_derive((Rng){c->seed, RNG_SAMPLE}, "ppo rollout");
+        p.stop = &r->s->end_id;
+        p.n_stop = 1;
+        if (r->s->ban) {
+            p.hook = ban_hook;
+            p.hook_ud = (void *)(uintptr_t)r->s;
+        }
+        req[i] = (GenRequest){(uint64_t)j, {x->prompt[i]->tok, x->prompt[i]->n}, p};
+    }
+    bool ok = engine_generate(r->policy, req, x->n, x->reply, log, stop, err);
+    free(req);
+    return ok;
+}
+
+static double *doubles(int64_t n) { return mem_alloc((size_t)(n > 0 ? n : 1) * sizeof(double)); }
+
+static void place_tokens(Experience *x) {
+    for (int i = 0; i < x->n; i++) {
+        CHECK(x->reply[i].n > 0, "reply %d of a prompt that fits is empty", i);
+        x->off[i + 1] = x->off[i] + x->reply[i].n;
+    }
+    x->n_tok = x->off[x->n];
+    double **const array[] = {&x->lp, &x->lr, &x->v, &x->r, &x->adv, &x->ret};
+    for (int k = 0; k < COUNT_OF(array); k++) *array[k] = doubles(x->n_tok);
+    for (int i = 0; i < x->n; i++)
+        for (int t = 0; t < x->reply[i].n; t++) x->lp[x->off[i] + t] = x->reply[i].logprob[t];
+}
+
+static bool score_reference(Experience *x, Rollout *r, Error *err) {
+    Tokens *prefix = mem_alloc((size_t)x->n * sizeof(Tokens)), *text = mem_alloc((size_t)x->n * sizeof(Tokens));
+    float *flat = mem_alloc((size_t)x->n_tok * sizeof(float)), **lp = mem_alloc((size_t)x->n * sizeof(float *));
+    for (int i = 0; i < x->n; i++) {
+        prefix[i] = (Tokens){x->prompt[i]->tok, x->prompt[i]->n};
+        text[i] = (Tokens){x->reply[i].text, x->reply[i].n};
+        lp[i] = flat + x->off[i];
+    }
+    bool ok = engine_score(r->reference, prefix, text, x->n, (float)r->c->temperature, lp, err);
+    for (int64_t t = 0; ok && t < x->n_tok; t++) x->lr[t] = flat[t];
+    free(prefix);
+    free(text);
+    free(flat);
+    free(lp);
+    return ok;
+}
+
+static bool score_values(Experience *x, Rollout *r, Error *err) {
+    int64_t n_all = 0;
+    for (int i = 0; i < x->n; i++) n_all += x->prompt[i]->n + x->reply[i].n - 1;
+    int32_t *tok = mem_alloc((size_t)n_all * sizeof(int32_t)), *at = tok;
+    float *flat = mem_alloc((size_t)n_all * sizeof(float)), **out = mem_alloc((size_t)x->n * sizeof(float *));
+    Tokens *seq = mem_alloc((size_t)x->n * sizeof(Tokens));
+    for (int i = 0; i < x->n; i++) { /* the last reply token predicts nothing, so its row is left out */
+        int n_prompt = x->prompt[i]->n, n_reply = x->reply[i].n - 1;
+        memcpy(at, x->prompt[i]->tok, (size_t)n_prompt * sizeof(int32_t));
+        memcpy(at + n_prompt, x->reply[i].text, (size_t)n_reply * sizeof(int32_t));
+        seq[i] = (Tokens){at, n_prompt + n_reply};
+        out[i] = flat + (at - tok);
+        at += n_prompt + n_reply;
+    }
+    bool ok = engine_score_all(r->value, seq, x->n, out, err);
+    for (int i = 0; ok && i < x->n; i++)
+        for (int t = 0; t < x->reply[i].n; t++) x->v[x->off[i] + t] = out[i][x->prompt[i]->n - 1 + t];
+    free(tok);
+    free(flat);
+    free(out);
+    free(seq);
+    return ok;
+}
+
+static bool score_replies(Experience *x, Rollout *r, Error *err) {
+    const PpoSetup *s = r->s;
+    PpoPrompt *p = mem_alloc((size_t)x->n * sizeof(PpoPrompt));
+    Tokens *reply = mem_alloc((size_t)x->n * sizeof(Tokens));
+    for (int i = 0; i < x->n; i++) {
+        p[i] = *x->prompt[i];
+        reply[i] = (Tokens){x->reply[i].text, x->reply[i].n};
+    }
+    bool ok = s->score(s->score_ud, p, reply, x->n, x->raw, err);
+    for (int i = 0; ok && i < x->n; i++) {
+        double z = (x->raw[i] - s->score_mean) / s->score_sd, top = r->c->score_clip;
+        if (x->reply[i].why != STOP_TOKEN) z = r->c->no_end_score;
+        if (top > 0) z = z < -top ? -top : z > top ? top : z;
+        x->score[i] = z;
+    }
+    free(p);
+    free(reply);
+    return ok || error_wrap(err, "scoring the rollout");
+}
+
+/* Rewards, returns, advantages; the doctor looks at each before the next is made of it. */
+static bool judge(Experience *x, Rollout *r, double beta, Error *err) {
+    const PpoConfig *c = r->c;
+    double *kl_term = x->adv; /* free until GAE */
+    for (int i = 0; i < x->n; i++) {
+        x->kl[i] = 0;
+        for (int64_t t = x->off[i]; t < x->off[i + 1]; t++) {
+            kl_term[t] = beta * (x->lr[t] - x->lp[t]);
+            x->kl[i] += x->lp[t] - x->lr[t];
+        }
+    }
+    ppo_rewards(x->r, x->lp, x->lr, x->off, x->score, x->n, beta, 0, 0);
+    if (!doctor_rewards(x->r, kl_term, x->off, x->score, x->n, err)) return false;
+    if (r->s->spoil) r->s->spoil(x->r, x->score, x->off, x->n);
+    if (c->whiten_rewards) whiten(x->r, x->n_tok, false, false);
+    ppo_gae(x->adv, x->ret, x->r, x->v, x->off, x->n, c->gamma, c->lambda);
+    for (int i = 0; i < x->n && i < 4; i++) {
+        int64_t at = x->off[i];
+        if (!doctor_gae(x->adv + at, x->r + at, x->v + at, x->off[i + 1] - at, c->gamma, c->lambda, err)) return false;
+    }
+    if (c->whiten_advantages) whiten(x->adv, x->n_tok, true, false);
+    return true;
+}
+
+bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, Log *log, const Stop *stop, Error *err) {
+    int n = r->c->rollouts;
+    *x = (Experience){.n = n};
+    x->prompt = mem_alloc((size_t)n * sizeof *x->prompt);
+    x->reply = mem_alloc((size_t)n * sizeof *x->reply);
+    x->off = mem_alloc((size_t)(n + 1) * sizeof *x->off);
+    x->raw = doubles(n);
+    x->score = doubles(n);
+    x->kl = doubles(n);
+    bool ok = generate(x, r, update, log, stop, err);
+    if (ok) place_tokens(x);
+    ok = ok && score_reference(x, r, err) && score_values(x, r, err) && score_replies(x, r, err);
+    if (ok && update == 0 && doctor_same_weights(r->s->policy, r->s->reference))
+        ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, err);
+    ok = ok && judge(x, r, beta, err);
+    if (!ok) experience_release(x);
+    return ok;
+}
+
+void experience_release(Experience *x) {
+    if (x->reply) engine_free_results(x->reply, x->n);
+    free(x->reply);
+    free(x->prompt);
+    free(x->off);
+    double *const array[] = {x->lp, x->lr, x->v, x->r, x->adv, x->ret, x->raw, x->score, x->kl};
+    for (int k = 0; k < COUNT_OF(array); k++) free(array[k]);
+    *x = (Experience){0};
+}
+
+bool ppo_score_pm(void *ud, const PpoPrompt *p, const Tokens *reply, int n, double *score, Error *err) {
+    const PpoPmScore *pm = ud;
+    int64_t n_all = 0;
+    for (int i = 0; i < n; i++) n_all += p[i].n + reply[i].n + 1;
+    int32_t *tok = mem_alloc((size_t)n_all * sizeof(int32_t)), *at = tok;
+    Tokens *seq = mem_alloc((size_t)n * sizeof(Tokens));
+    float *out = mem_alloc((size_t)n * sizeof(float));
+    for (int i = 0; i < n; i++) {
+        int32_t *first = at;
+        memcpy(at, p[i].tok, (size_t)p[i].n * sizeof(int32_t));
+        at += p[i].n;
+        memcpy(at, reply[i].tok, (size_t)reply[i].n * sizeof(int32_t));
+        at += reply[i].n;
+        if (at[-1] != pm->end_id && at - first < pm->max_seq) *at++ = pm->end_id;
+        seq[i] = (Tokens){first, (int)(at - first)};
+    }
+    bool ok = engine_score_last(pm->pm, seq, n, out, err);
+    for (int i = 0; ok && i < n; i++) score[i] = out[i];
+    free(tok);
+    free(seq);
+    free(out);
+    return ok;
+}

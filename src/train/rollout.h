@@ -1,0 +1,31 @@
+/* train/rollout.h — what one update of PPO learns from: replies with their log-probs, values, rewards, advantages. */
+#ifndef DIKAST_TRAIN_ROLLOUT_H
+#define DIKAST_TRAIN_ROLLOUT_H
+
+#include "train/ppo.h"
+
+typedef struct {            /* token arrays concatenate the replies: reply s owns [off[s], off[s+1]) */
+    int n;
+    int64_t n_tok;
+    const PpoPrompt **prompt;           /* (n) */
+    GenResult *reply;                   /* (n) */
+    int64_t *off;                       /* (n+1) */
+    double *lp, *lr, *v, *r, *adv, *ret;/* (n_tok) policy, reference, value of the state before the token; reward; ... */
+    double *raw, *score, *kl;           /* (n) R as scored; normalised; sum of lp - lr */
+} Experience;
+
+typedef struct {            /* engines over the setup's nets, and the order of prompts */
+    const PpoConfig *c;
+    const PpoSetup *s;
+    Engine *policy, *reference, *value;
+    int64_t *order;         /* (n_prompt) of epoch order_epoch */
+    int64_t order_epoch;
+} Rollout;
+
+bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err);
+void rollout_close(Rollout *r);
+/* The experience of update u under penalty beta. Equal (weights, u, beta): equal experience. */
+bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, Log *log, const Stop *stop, Error *err);
+void experience_release(Experience *x);
+
+#endif
