@@ -66,8 +66,8 @@ bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metr
     Acts *acts = NULL;
     Tensor slice;
     double sum = 0, weight = 0;
-    bool ok =
-        slice_open(&mem, &slice, net, err) && acts_open(&acts, net.trunk, obj->max_tok, obj->max_row, KEEP_NONE, err);
+    bool ok = head_slice_open(&mem, &slice, net, err) &&
+              acts_open(&acts, net.trunk, obj->max_tok, obj->max_row, KEEP_NONE, err);
     for (int64_t i = 0; ok && i < n_micro; i++) {
         Batch b;
         ok = obj->micro(obj->self, i, &b, err);
