@@ -29,7 +29,7 @@ typedef struct {
     int max_new;
     Rng rng;                                        /* draw for token t of request id: rng_uniform(rng, id, t) */
     const int32_t *stop;
-    int n_stop;                                     /* drawn stop tokens end the text and are part of it */
+    int n_stop;                                     /* a stop token, drawn or forced, ends the text and is part of it */
     GenHook *hook;
     void *hook_ud;
 } SampleParams;
@@ -67,11 +67,12 @@ bool engine_score_all(Engine *e, const Tokens *seq, int n, float *const *out, Er
 /* Mean over tokens of exact-vocabulary KL(net || other) is the caller's; raw logits of the last row for tools: */
 bool engine_logits(Engine *e, Tokens prompt, float *logits, Error *err);
 
-typedef struct { int64_t n_prefill, n_decode, n_shared, n_pass; double seconds; } EngineStats;
+typedef struct { int64_t n_prefill, n_decode, n_shared, n_scored, n_pass; double seconds; } EngineStats;
 EngineStats engine_stats(const Engine *e);
 
-/* engine/sample.c, pure: logits (V) -> token. keep (V, may be NULL) receives the filtered logits (-INFINITY where dropped),
- * as HF's processors leave them. u in [0,1). seen: ids for the repetition penalty. */
+/* engine/sample.c, pure: logits (V) -> token; -1 when none can be drawn (logits not finite, or everything banned). u in
+ * [0,1). seen: ids for the repetition penalty. sample_filter leaves the filtered logits (-INFINITY where dropped) as HF's
+ * processors do. Both change logits. rule may be NULL. */
 int32_t sample_token(float *logits, int n_vocab, const SampleParams *p, const GenRule *rule, const int32_t *seen, int n_seen,
                      double u);
 void sample_filter(float *logits, int n_vocab, const SampleParams *p, const int32_t *seen, int n_seen);

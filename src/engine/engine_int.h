@@ -1,0 +1,67 @@
+/* engine/engine_int.h — the engine's memory, shared by generate.c and score.c. Everything here grows to the largest
+ * need seen and stays: after warm-up no pass allocates. */
+#ifndef DIKAST_ENGINE_ENGINE_INT_H
+#define DIKAST_ENGINE_ENGINE_INT_H
+
+#include "engine/pages.h"
+#include "engine/sample.h"
+
+enum { SLICE_ROWS = 256 }; /* of the head at once, at most */
+
+typedef struct {            /* a request being worked on */
+    int req;                /* its number; -1: the slot is free */
+    int limit;              /* tokens it may get */
+    int n_done;             /* positions whose keys and values are computed, those of the pass being built included */
+    int n_page, n_promised; /* pages it holds; pages it may still take */
+    int n_named;            /* full pages whose names are known to `chain` */
+    Hash chain;             /* name of the last full page */
+    int32_t *page;          /* (max_page) */
+    int32_t *seen;          /* (max_seq) prompt and text, for the repetition penalty */
+} Slot;
+
+struct Engine {
+    Net net;
+    Backend *be;
+    EngineConfig cfg; /* resolved: no zeros */
+    int n_out;        /* width of the head */
+    int max_page;     /* pages of a sequence of max_seq tokens */
+    EngineStats stats;
+
+    /* one pass: activations and the arrays a Batch points to */
+    Acts *acts;
+    int cap_tok;
+    int32_t *tok, *pos, *kv_row, *row, *q_off, *kv_len;
+    int32_t *row_owner; /* (R) slot or sequence of each chosen row */
+    int32_t *kv_page;
+    size_t cap_kv_page;
+    Batch b;
+
+    /* the head, slice by slice */
+    Arena head_mem;
+    int n_slice;       /* rows of a slice */
+    Tensor out, value; /* (n_slice, n_out), (n_slice, 1) */
+    float *host;       /* (n_slice, n_out) */
+    int32_t *target;   /* (n_slice) */
+
+    /* generation only, opened with the first call */
+    bool kv_ready;
+    KvCache kv;
+    Pages pages;
+    uint64_t version; /* of the trunk, when the pages were named */
+    Slot *slot;       /* (max_slots) */
+    int32_t *slot_page, *slot_seen;
+    bool *row_ready;        /* (n_slice) logits are in host memory, masked as the request's hook asked */
+    SampleScratch *scratch; /* one per thread */
+};
+
+bool engine_reserve(Engine *e, int n_tok, Error *err); /* passes of n_tok tokens, as many rows */
+void engine_reserve_kv_page(Engine *e, size_t n);      /* entries of b.seqs.kv_page */
+void pass_begin(Engine *e);
+void pass_forward(Engine *e, KvCache *kv);                              /* b is complete but for its pointers */
+Tensor pass_head(Engine *e, int first, int n);                          /* head output of rows [first, first+n) */
+void pass_logprob(Engine *e, int first, int n, float temp, float *out); /* of e->target, slice rows [first, first+n) */
+bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err);
+void gen_release(Engine *e);
+static inline float temperature_of(double t) { return t > 0.0 ? (float)t : 1.0f; }
+
+#endif

@@ -1,0 +1,192 @@
+/* engine/score.c — how likely text is, and what a scalar head says of it: packed sequences in one pass, no cache,
+ * exactly the layout of training.
+ *
+ * Every call is a list of sequences with a range of rows each, whose head output is wanted. Sequences are packed in
+ * order until the pass is full, the head runs over the chosen rows in slices of fixed size, and each row's values go to
+ * the caller's memory. A sequence longer than the pass makes the pass longer. */
+#include "engine/engine_int.h"
+
+#include <string.h>
+
+typedef enum { WANT_LOGPROB, WANT_OPTIONS, WANT_OUTPUT } Want;
+
+typedef struct {
+    Engine *e;
+    Want want;
+    float temp;                  /* of WANT_LOGPROB */
+    const int32_t *option;       /* of WANT_OPTIONS */
+    int width;                   /* values per row */
+    const Tokens *prefix, *text; /* sequence i is prefix[i], then text[i]; prefix NULL: text alone */
+    bool skip_last;              /* nothing reads the last token's row */
+    bool last_row;               /* only the last row is chosen; else all from the last prefix token on */
+    float *const *each;          /* results of sequence i, row after row; NULL: */
+    float *flat;                 /* all results, one after another */
+} Score;
+
+static int prefix_len(const Score *c, int i) { return c->prefix ? c->prefix[i].n : 0; }
+static int fed(const Score *c, int i) { return prefix_len(c, i) + c->text[i].n - (c->skip_last ? 1 : 0); }
+static int first_row(const Score *c, int i) {
+    int from = c->prefix ? c->prefix[i].n - 1 : 0;
+    return c->last_row ? fed(c, i) - 1 : from;
+}
+
+static int32_t token_of(const Score *c, int i, int p) {
+    int n = prefix_len(c, i);
+    return p < n ? c->prefix[i].tok[p] : c->text[i].tok[p - n];
+}
+
+static void add_sequence(Score *c, int i) {
+    Engine *e = c->e;
+    Batch *b = &e->b;
+    int n = fed(c, i), seq = b->seqs.n_seq++;
+    for (int p = 0; p < n; p++) {
+        e->tok[b->n_tok + p] = token_of(c, i, p);
+        e->pos[b->n_tok + p] = p;
+    }
+    for (int p = first_row(c, i); p < n; p++) {
+        e->row_owner[b->n_row] = i;
+        e->row[b->n_row++] = b->n_tok + p;
+    }
+    b->n_tok += n;
+    e->q_off[seq + 1] = b->n_tok;
+    e->kv_len[seq] = n;
+}
+
+/* Keys and values are the pass's own rows. */
+static void close_pages(Engine *e) {
+    AttnSeqs *s = &e->b.seqs;
+    for (int i = 0; i < s->n_seq; i++) {
+        int n = (e->kv_len[i] + KV_PAGE - 1) / KV_PAGE;
+        if (n > s->max_page) s->max_page = n;
+    }
+    engine_reserve_kv_page(e, (size_t)s->n_seq * (size_t)s->max_page);
+    for (int i = 0; i < s->n_seq; i++) {
+        int32_t *page = e->kv_page + (size_t)i * (size_t)s->max_page;
+        for (int p = 0; p < s->max_page; p++) page[p] = p * KV_PAGE < e->kv_len[i] ? e->q_off[i] + p * KV_PAGE : 0;
+    }
+}
+
+/* Values of one slice, (n, width), into e->host. */
+static void slice_values(Score *c, int first, int n) {
+    Engine *e = c->e;
+    if (c->want == WANT_OUTPUT) {
+        tensor_get_f32(e->be, e->host, tensor_rows(e->out, 0, n));
+    } else if (c->want == WANT_LOGPROB) {
+        for (int i = 0; i < n; i++) e->target[i] = token_of(c, e->row_owner[first + i], e->pos[e->row[first + i]] + 1);
+        pass_logprob(e, 0, n, c->temp, e->host);
+    } else {
+        float column[SLICE_ROWS];
+        for (int k = 0; k < c->width; k++) {
+            for (int i = 0; i < n; i++) e->target[i] = c->option[k];
+            pass_logprob(e, 0, n, 1.0f, column);
+            for (int i = 0; i < n; i++) e->host[(size_t)i * (size_t)c->width + (size_t)k] = column[i];
+        }
+    }
+}
+
+static void run_pass(Score *c) {
+    Engine *e = c->e;
+    close_pages(e);
+    pass_forward(e, NULL);
+    e->stats.n_scored += e->b.n_tok;
+    for (int first = 0; first < e->b.n_row; first += e->n_slice) {
+        int n = e->b.n_row - first < e->n_slice ? e->b.n_row - first : e->n_slice;
+        pass_head(e, first, n);
+        slice_values(c, first, n);
+        for (int i = 0; i < n; i++) {
+            int seq = e->row_owner[first + i], k = e->pos[e->row[first + i]] - first_row(c, seq);
+            float *to =
+                c->each ? c->each[seq] + (size_t)k * (size_t)c->width : c->flat + (size_t)seq * (size_t)c->width;
+            memcpy(to, e->host + (size_t)i * (size_t)c->width, (size_t)c->width * sizeof *to);
+        }
+    }
+}
+
+static bool check_sequences(const Score *c, int n, Error *err) {
+    const Engine *e = c->e;
+    for (int i = 0; i < n; i++) {
+        if (c->prefix && c->prefix[i].n < 1)
+            return error_set(err, ERR_FORMAT, "sequence %d has no prefix, expected at least one token", i);
+        if (!c->prefix && c->text[i].n < 1) return error_set(err, ERR_FORMAT, "sequence %d is empty", i);
+        if (c->prefix && !engine_check_tokens(e, "prefix", i, c->prefix[i], err)) return false;
+        if (!engine_check_tokens(e, "sequence", i, c->text[i], err)) return false;
+        if (fed(c, i) <= e->net.trunk->cfg.max_seq) continue;
+        return error_set(err, ERR_FORMAT, "sequence %d has %d tokens, the model's context holds %d", i, fed(c, i),
+                         e->net.trunk->cfg.max_seq);
+    }
+    return true;
+}
+
+static bool score(Score *c, int n, Error *err) {
+    Engine *e = c->e;
+    double start = now_s();
+    if (!check_sequences(c, n, err)) return false;
+    int64_t all = 0, longest = 1;
+    for (int i = 0; i < n; i++) {
+        all += fed(c, i);
+        if (fed(c, i) > longest) longest = fed(c, i);
+    }
+    int64_t room = all < e->cfg.max_batch_tok ? all : e->cfg.max_batch_tok;
+    if (room < longest) room = longest;
+    if (!engine_reserve(e, (int)room, err)) return false;
+    pass_begin(e);
+    for (int i = 0; i < n; i++) {
+        if (first_row(c, i) >= fed(c, i)) continue; /* an empty text: nothing is asked */
+        if (e->b.n_tok + fed(c, i) > room) {
+            run_pass(c);
+            pass_begin(e);
+        }
+        add_sequence(c, i);
+    }
+    if (e->b.n_tok > 0) run_pass(c);
+    e->stats.seconds += now_s() - start;
+    return true;
+}
+
+bool engine_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, float temp, float *const *logprob,
+                  Error *err) {
+    CHECK(e->net.head->kind == HEAD_LM, "log-probs need a language model head");
+    Score c = {.e = e,
+               .want = WANT_LOGPROB,
+               .temp = temperature_of((double)temp),
+               .width = 1,
+               .prefix = prefix,
+               .text = text,
+               .skip_last = true,
+               .each = logprob};
+    return score(&c, n, err);
+}
+
+bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *option, int n_option, float *logprob,
+                    Error *err) {
+    CHECK(e->net.head->kind == HEAD_LM, "options need a language model head");
+    CHECK(n_option > 0 && n_option <= e->n_out, "%d options, vocabulary %d", n_option, e->n_out);
+    for (int k = 0; k < n_option; k++)
+        CHECK(option[k] >= 0 && option[k] < e->n_out, "option %d outside 0..%d", option[k], e->n_out - 1);
+    Score c = {.e = e,
+               .want = WANT_OPTIONS,
+               .option = option,
+               .width = n_option,
+               .text = prompt,
+               .last_row = true,
+               .flat = logprob};
+    return score(&c, n, err);
+}
+
+bool engine_score_last(Engine *e, const Tokens *seq, int n, float *out, Error *err) {
+    CHECK(e->net.head->kind == HEAD_SCORE, "scores need a score head");
+    Score c = {.e = e, .want = WANT_OUTPUT, .width = e->n_out, .text = seq, .last_row = true, .flat = out};
+    return score(&c, n, err);
+}
+
+bool engine_score_all(Engine *e, const Tokens *seq, int n, float *const *out, Error *err) {
+    CHECK(e->net.head->kind == HEAD_SCORE && e->n_out == 1, "scores of every token need a score head of one output");
+    Score c = {.e = e, .want = WANT_OUTPUT, .width = 1, .text = seq, .each = out};
+    return score(&c, n, err);
+}
+
+bool engine_logits(Engine *e, Tokens prompt, float *logits, Error *err) {
+    CHECK(e->net.head->kind == HEAD_LM, "logits need a language model head");
+    Score c = {.e = e, .want = WANT_OUTPUT, .width = e->n_out, .text = &prompt, .last_row = true, .flat = logits};
+    return score(&c, 1, err);
+}
