@@ -4,8 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* -- norms ----------------------------------------------------------------------------------------------------------
- */
+/* -- norms -------------------------------------------------------------------------------------------------------- */
 
 /* y_c = x_c r w_c,  r = 1/sqrt(mean(x^2) + eps).  Zhang & Sennrich 2019, eq. 4 */
 void ref_rmsnorm_fwd(Backend *be, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
@@ -99,8 +98,7 @@ void ref_layernorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Ten
     }
 }
 
-/* -- positions and activations --------------------------------------------------------------------------------------
- */
+/* -- positions and activations ------------------------------------------------------------------------------------ */
 
 /* (x1, x2) -> (x1 cos a - x2 sin a, x2 cos a + x1 sin a),  a = pos_i freq_j, negated if inverse.  Su et al. 2021 */
 void ref_rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse) {
@@ -184,8 +182,7 @@ void ref_gelu_bwd(Backend *be, Tensor dx, Tensor dy, Tensor x, GeluKind kind) {
             ref_row(dx, i)[j] = ref_row(dy, i)[j] * gelu_slope(ref_row(x, i)[j], kind);
 }
 
-/* -- distributions --------------------------------------------------------------------------------------------------
- */
+/* -- distributions ------------------------------------------------------------------------------------------------ */
 
 /* Of one row, z = logits/temp:  top = max z;  returns sum exp(z - top). Subtracting top first is what lets logits of
  * any size through. */

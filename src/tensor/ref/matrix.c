@@ -66,8 +66,7 @@ void ref_scale(Backend *be, Tensor x, double a) {
         for (int64_t j = 0; j < x.cols; j++) ref_row(x, i)[j] *= a;
 }
 
-/* -- lookup ---------------------------------------------------------------------------------------------------------
- */
+/* -- lookup ------------------------------------------------------------------------------------------------------- */
 
 static int64_t checked(const char *op, const int32_t *idx, int64_t i, int64_t n) {
     CHECK(idx[i] >= 0 && idx[i] < n, "%s: index %lld is %d, expected [0, %lld)", op, (long long)i, (int)idx[i],
@@ -114,8 +113,7 @@ void ref_scatter_add_rows(Backend *be, Tensor y_acc, Tensor x, const int32_t *ro
     }
 }
 
-/* -- linear ---------------------------------------------------------------------------------------------------------
- */
+/* -- linear ------------------------------------------------------------------------------------------------------- */
 
 /* y_nm = (add ? y_nm : 0) + (sum_k x_nk w_mk + bias_m) */
 void ref_linear_fwd(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, bool add) {
@@ -168,8 +166,7 @@ void ref_linear_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor dbias_acc, Ten
     }
 }
 
-/* -- optimizer ------------------------------------------------------------------------------------------------------
- */
+/* -- optimizer ---------------------------------------------------------------------------------------------------- */
 
 /* Loshchilov & Hutter 2019, algorithm 2, in the order of torch's single-tensor path:
  *   g' = grad_scale g;  p = (1 - lr wd) p;  m += (g' - m)(1 - b1);  v = b2 v + (1 - b2) g'^2
