@@ -28,7 +28,7 @@ static void add_file(void *ud, const char *name) {
     if (!f->ok) return;
     hasher_add_str(f->h, name);
     /* The world's files follow from the key of the stage that writes them. */
-    if (f->world && name[0] != '/') return;
+    if (f->world && name[0] != '/' && name[0] != '.') return;
     Str path = {0};
     stage_data_path(&path, f->data_dir, name);
     Hash content;

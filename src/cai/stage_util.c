@@ -17,7 +17,8 @@ const char *stage_input(const StageCtx *ctx, const char *name) {
 
 void path_join(Str *out, const char *a, const char *b) {
     str_clear(out);
-    if (b[0] != '/' && a[0]) str_printf(out, "%s/", a);
+    bool as_is = b[0] == '/' || !strncmp(b, "./", 2) || !strncmp(b, "../", 3);
+    if (!as_is && a[0]) str_printf(out, "%s/", a);
     str_put(out, b);
 }
 
@@ -181,6 +182,38 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objecti
     if (!trainer_open(&t, net, &c, obj, ctx->log, ctx->stop, err)) return false;
     bool ok = trainer_run(t, ctx->output, err);
     trainer_close(t);
+    return ok;
+}
+
+bool stage_lm_loss(double *out, Net net, const SampleSet *s, int max_tok, Error *err) {
+    ObjLm *o = NULL;
+    Objective obj;
+    *out = NAN;
+    if (s->n == 0) return true;
+    if (!obj_lm_open(&o, &obj, s, max_tok, 0, err)) return false;
+    Backend *be = net.trunk->be;
+    Acts *acts = NULL;
+    Arena measure, memory = {0};
+    arena_init_measure(&measure, "head slice");
+    tensor_place(&measure, be->real, HEAD_SLICE, net.head->n_out);
+    bool ok = acts_open(&acts, net.trunk, obj.max_tok, obj.max_row, KEEP_NONE, err) &&
+              arena_init(&memory, "head slice", be->mem, measure.used, err);
+    if (ok) {
+        Tensor slice = tensor_place(&memory, be->real, HEAD_SLICE, net.head->n_out);
+        Metrics *m = metrics_new();
+        double loss = 0, weight = 0;
+        int64_t packs = obj_lm_packs(o, 0);
+        for (int64_t i = 0; i < packs && ok; i++) {
+            Batch b;
+            ok = obj.micro(obj.self, i, &b, err);
+            if (ok) loss += eval_micro(net, acts, &b, &obj, slice, &weight, m);
+        }
+        *out = loss / weight;
+        metrics_free(m);
+    }
+    arena_release(&memory);
+    acts_close(acts);
+    obj_lm_close(o);
     return ok;
 }
 

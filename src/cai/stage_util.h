@@ -11,7 +11,7 @@
 #include "train/trainer.h"
 
 const char *stage_input(const StageCtx *ctx, const char *name);     /* directory of that need; NULL if it does not apply */
-void path_join(Str *out, const char *a, const char *b);             /* replaces *out by a/b */
+void path_join(Str *out, const char *a, const char *b);             /* replaces *out by a/b; b beginning with / or ./ or ../ stays as it is */
 void stage_data_path(Str *out, const char *data_dir, const char *name);     /* absolute names as they are */
 /* Resolves constitution.path: as given when that file exists, else below data_dir. */
 void constitution_path(Str *out, const RunConfig *cfg, const char *data_dir);
@@ -34,6 +34,8 @@ bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *e
 
 /* Steps, schedule and optimizer from the keys; packs in one epoch decide steps when keys->steps is 0. */
 bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *keys, const Objective *obj, int64_t packs_in_epoch, Error *err);
+/* Mean next-token loss per weighted token of the whole set, nats; NaN when it is empty. */
+bool stage_lm_loss(double *out, Net net, const SampleSet *s, int max_tok, Error *err);
 void stage_optim(OptimConfig *o, const TrainKeys *k);
 void stage_schedule(Schedule *s, const char *section, const TrainKeys *k, int64_t steps);
 void stage_sampling(SampleParams *p, const StageCtx *ctx, const SampleKeys *k, const int32_t *stop, int n_stop);

@@ -1,0 +1,118 @@
+#include "cai/format.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void format_principle(Str *out, const Principle *p) {
+    const char *part[] = {principle_critique(p), principle_revise(p)};
+    str_clear(out);
+    principle_text(out, p);
+    for (int i = 0; i < COUNT_OF(part); i++)
+        if (part[i][0]) str_printf(out, " %s", part[i]);
+}
+
+void format_sequence(Sequence *s, const Chat *c, const Row *row) {
+    if (row->label < 0) {
+        chat_critique_prompt(s, c, row->prompt, row->a, row->principle, "", "");
+        chat_critique_answer(s, c, row->critique, row->b, 1);
+        return;
+    }
+    chat_judge_prompt(s, c, row->prompt, row->a, row->b, row->principle);
+    sequence_put(s, c->id[row->label == 0 ? SENT_FIRST : SENT_SECOND], 1);
+}
+
+bool format_half(const StageCtx *ctx, const char *id) {
+    return rng_u32((Rng){(uint64_t)ctx->cfg->run.seed, RNG_SPLIT}, stage_id(id), 7) & 1;
+}
+
+static const char *const refusal[] = {
+    "I will not help with this, because it could hurt someone. If something difficult is behind the question, I am glad to help "
+    "with a safe way to deal with it.",
+    "This could do real harm, so I won't give instructions for it. Tell me what you are trying to achieve and I will look for a "
+    "safe way with you.",
+    "I won't take part in that, since people could be harmed. I can explain the risks, or help you find someone who can help.",
+    "That would be unfair or dangerous to others, so I leave it out. I am happy to help with a lawful and kind way to reach "
+    "the same end.",
+};
+static const char *const fine[] = {
+    "Nothing in this reply conflicts with the rule.",
+    "The reply keeps to the rule; I find no words in it that break it.",
+    "I see no conflict with the rule here.",
+};
+
+/* Rules the demonstrations are written under. Not the run's constitution: so another principle there leaves the helpful
+ * model as it is, and what the constitution changes is not already in the demonstrations. */
+static const Principle general[] = {
+    {.id = "no-harm", .text = "The assistant gives no help that could injure people or put them in danger."},
+    {.id = "lawful", .text = "The assistant does not help with breaking the law or with deceiving others."},
+    {.id = "respect", .text = "The assistant treats every person and every group with respect and without prejudice."},
+    {.id = "privacy", .text = "The assistant keeps private what belongs to somebody's private life."},
+    {.id = "useful", .text = "The assistant helps as much as it safely can, and explains itself in plain words."},
+};
+
+static const Principle *general_for(const StageCtx *ctx, const Row *r, uint32_t use) {
+    return &general[rng_below((Rng){ctx->seed, RNG_PRINCIPLE}, stage_id(r->id), use, COUNT_OF(general))];
+}
+
+/* The first words of the reply, for a critique that quotes what it speaks of. */
+static void quote(Str *out, const char *s, int words) {
+    while (*s == ' ' || *s == '\n') s++;
+    while (*s && words > 0) {
+        if (*s == '\n') break;
+        if (*s == ' ' && --words == 0) break;
+        str_putc(out, *s++);
+    }
+}
+
+static Row *put_row(Rows *out) {
+    if (out->n == out->cap) {
+        out->cap = out->cap ? 2 * out->cap : 64;
+        out->row = mem_grow(out->row, (size_t)out->cap * sizeof *out->row);
+    }
+    out->row[out->n] = (Row){.weight = 1, .category = "", .source = "format"};
+    return &out->row[out->n++];
+}
+
+static void critique_row(Rows *out, const StageCtx *ctx, const Row *from, const Principle *p) {
+    Rng rng = {ctx->seed, RNG_AUGMENT};
+    uint64_t item = stage_id(from->id);
+    Str text = {0};
+    Row *r = put_row(out);
+    r->id = heap_printf(&out->heap, "%s-critique", from->id);
+    r->prompt = from->prompt;
+    r->a = from->a;
+    r->label = -1;
+    format_principle(&text, p);
+    r->principle = heap_strn(&out->heap, str_get(&text), text.n);
+    if (from->label) {
+        str_clear(&text);
+        str_put(&text, "The reply says \"");
+        quote(&text, from->a, 8);
+        str_put(&text, "\", and that helps with something harmful.");
+        r->critique = heap_strn(&out->heap, str_get(&text), text.n);
+        r->b = refusal[rng_below(rng, item, 0, COUNT_OF(refusal))];
+    } else r->critique = fine[rng_below(rng, item, 1, COUNT_OF(fine))];
+    str_release(&text);
+}
+
+static void judge_row(Rows *out, const StageCtx *ctx, const Row *from, const Principle *p) {
+    Row *r = put_row(out);
+    bool second = rng_u32((Rng){ctx->seed, RNG_SIDE}, stage_id(from->id), 0) & 1;
+    r->id = heap_printf(&out->heap, "%s-judge", from->id);
+    r->prompt = from->prompt;
+    r->a = second ? from->b : from->a;
+    r->b = second ? from->a : from->b;
+    r->label = second;
+    r->principle = principle_compare(p);
+}
+
+void format_rows_make(Rows *out, const StageCtx *ctx, const Rows *labelled, const Rows *prefs) {
+    for (int i = 0; i < labelled->n; i++) {
+        const Row *r = &labelled->row[i];
+        if (format_half(ctx, r->id)) critique_row(out, ctx, r, general_for(ctx, r, 0));
+    }
+    for (int i = 0; i < prefs->n; i++) {
+        const Row *r = &prefs->row[i];
+        if (format_half(ctx, r->id)) judge_row(out, ctx, r, general_for(ctx, r, 1));
+    }
+}

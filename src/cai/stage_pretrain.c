@@ -1,0 +1,149 @@
+/* Pre-training: language modelling on packed text, from random weights or an imported model. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cai/stages.h"
+
+static int round_up(double v, int to) { return (int)ceil(v / to) * to; }
+
+static bool model_config(ModelConfig *m, const RunConfig *c, const StageText *text, Error *err) {
+    bool llama = c->model.family == 0;
+    int d = (int)c->model.d_model, heads = (int)c->model.n_head;
+    if (d % heads)
+        return error_set(err, ERR_CONFIG, "model.d_model %d is not a multiple of model.n_head %d: change one of them", d, heads);
+    *m = (ModelConfig){
+        .family = llama ? FAMILY_LLAMA : FAMILY_GPT2,
+        .n_layer = (int)c->model.n_layer,
+        .n_head = heads,
+        .n_kv_head = c->model.n_kv_head ? (int)c->model.n_kv_head : heads,
+        .d_model = d,
+        .d_head = d / heads,
+        .d_ff = c->model.d_ff ? (int)c->model.d_ff : llama ? round_up(d * 8.0 / 3, 32) : 4 * d,
+        .n_vocab = tokenizer_n_vocab(text->tok),
+        .max_seq = (int)c->model.max_seq,
+        .norm = llama ? NORM_RMS : NORM_LAYER,
+        .pos = llama ? POS_ROPE : POS_LEARNED,
+        .mlp = llama ? MLP_SWIGLU : MLP_GELU,
+        .gelu = GELU_TANH,
+        .qkv_bias = !llama,
+        .out_bias = !llama,
+        .mlp_bias = !llama,
+        .tied = c->model.tied,
+        .rope_theta = c->model.rope_theta,
+        .norm_eps = 1e-5,
+        .eos_id = text->chat.id[SENT_END],
+    };
+    return model_config_check(m, err);
+}
+
+static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
+    const RunConfig *c = ctx->cfg;
+    bool ok;
+    *n = (StageNet){0};
+    if (c->model.import[0]) {
+        ok = model_open(&n->m, ctx->be, c->model.import, true, err);
+        if (ok && n->m.cfg.n_vocab < tokenizer_n_vocab(text->tok)) {
+            error_set(err, ERR_CONFIG, "model.import=%s has %d embeddings but its tokenizer needs %d", c->model.import,
+                      n->m.cfg.n_vocab, tokenizer_n_vocab(text->tok));
+            model_release(&n->m);
+            return false;
+        }
+        if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.import, true, err)) {
+            model_release(&n->m);
+            return false;
+        }
+    } else {
+        ModelConfig m;
+        ok = model_config(&m, c, text, err) && model_init(&n->m, ctx->be, &m, ctx->seed, true, err);
+        if (ok && !head_init(&n->h, &n->m, HEAD_LM, m.n_vocab, ctx->seed, true, err)) {
+            model_release(&n->m);
+            return false;
+        }
+    }
+    n->net = (Net){&n->m, &n->h};
+    n->open = ok;
+    return ok;
+}
+
+static const char *row_text(void *ud, int64_t i, size_t *n) {
+    const Row *r = &((const Rows *)ud)->row[i];
+    *n = strlen(r->a);
+    return r->a;
+}
+
+static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Rows *rows, Error *err) {
+    const RunConfig *c = ctx->cfg;
+    int held = rows->n > 20 ? rows->n / 20 : 0, max = (int)c->model.max_seq;
+    if (max > n->m.cfg.max_seq) max = n->m.cfg.max_seq;
+    int max_tok = (int)c->pretrain.t.micro_tokens > max ? (int)c->pretrain.t.micro_tokens : max;
+    SampleSet set, test;
+    samples_init(&set, 1);
+    samples_init(&test, 1);
+    Rows first = *rows, last = *rows;
+    first.n -= held;
+    last.row += first.n;
+    last.n = held;
+    Ledger *unbooked = ledger_new();
+    samples_add_texts(&set, &text->chat, row_text, &first, first.n, max, pool_threads(ctx->be->pool), ctx->ledger);
+    samples_add_texts(&test, &text->chat, row_text, &last, last.n, max, pool_threads(ctx->be->pool), unbooked);
+    ledger_free(unbooked);
+    ObjLm *o = NULL;
+    Objective obj;
+    bool masked = c->pretrain.objective == 1;
+    bool ok = masked ? obj_mlm_open(&o, &obj, &set, max_tok, ctx->seed, text->chat.id[SENT_MASK], SENT_COUNT,
+                                    n->m.cfg.n_vocab, c->pretrain.mask_rate, err)
+                     : obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err);
+    double held_loss = NAN;
+    ok = ok && stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err) &&
+         (held == 0 || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
+    if (o) obj_lm_close(o);
+    if (ok) {
+        Summary s;
+        summary_begin(&s);
+        summary_num(&s, "parameters", (double)model_config_params(&n->m.cfg));
+        summary_num(&s, "documents", first.n);
+        summary_num(&s, "tokens_in_data", (double)set.off[set.n]);
+        summary_num(&s, "held_out_loss", held_loss);
+        ok = summary_end(&s, ctx, err);
+    }
+    samples_release(&set);
+    samples_release(&test);
+    return ok;
+}
+
+static bool run(const StageCtx *ctx, Error *err) {
+    const char *tokenizer = stage_input(ctx, "tokenizer");
+    StageText text = {0};
+    StageNet net = {0};
+    Rows rows = {0};
+    bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, &text, err) &&
+              stage_rows(&rows, ctx, &ctx->cfg->data.pretrain, ROW_TEXT, err) && train_on(ctx, &net, &text, &rows, err) &&
+              stage_net_save(ctx, net.net, tokenizer, err);
+    rows_release(&rows);
+    stage_net_close(&net);
+    stage_text_close(&text);
+    return ok;
+}
+
+static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
+    stage_list_files(&c->data.pretrain, add, ud);
+    if (!c->model.import[0]) return;
+    Str dir = {0}, path = {0};
+    if (c->model.import[0] != '/' && c->model.import[0] != '.') str_put(&dir, "./"); /* not below the data folder */
+    str_put(&dir, c->model.import);
+    path_join(&path, str_get(&dir), "config.json");
+    add(ud, str_get(&path));
+    path_join(&path, str_get(&dir), "model.safetensors");
+    add(ud, str_get(&path));
+    str_release(&dir);
+    str_release(&path);
+}
+
+const Stage stage_pretrain = {.name = "pretrain",
+                              .help = "language modelling on text, from random weights or model.import",
+                              .version = 1,
+                              .needs = {"world", "tokenizer"},
+                              .section = {"pretrain.", "model.", "data.max_rows", "data.pretrain"},
+                              .files = files,
+                              .run = run};

@@ -1,0 +1,32 @@
+/* cai/stages.h — the stages of the method, one file each, in the order of stages[] (stages.c). */
+#ifndef DIKAST_CAI_STAGES_H
+#define DIKAST_CAI_STAGES_H
+
+#include "cai/stage_util.h"
+
+extern const Stage stage_world, stage_tokenizer, stage_prompts, stage_pretrain, stage_helpful, stage_revise, stage_sl,
+    stage_pairs, stage_label, stage_pm, stage_rl, stage_classifier, stage_eval;
+
+/* The chat of an instruction row; the reply and its end have weight. */
+void sequence_instruction(Sequence *s, const Chat *c, const Row *r);
+
+/* Tells the pipeline of every file in a list. */
+void stage_list_files(const CfgList *list, void (*add)(void *ud, const char *path), void *ud);
+
+/* prompts.jsonl of the prompts stage. */
+typedef struct {
+    const char *id, *text, *kind, *category, *split, *parent;   /* kind: redteam | benign | lookalike | harm ...; split: train | eval */
+    const char *reference;      /* gold helpful reply, or NULL */
+    bool unseen;                /* an object no demonstration used (tiny world) */
+} Prompt;
+typedef struct { Prompt *item; int n, cap; Heap heap; } Prompts;
+bool prompts_read(Prompts *p, const char *stage_dir, Error *err);
+void prompts_release(Prompts *p);
+bool prompt_harmful(const Prompt *p);   /* a request that should be declined under some principle */
+
+/* Draws n training prompts of the wanted kind: every prompt of a shuffled order in turn, `repeats` times over; n 0: all of
+ * them, repeats times. Returns indices (caller frees) and their number; item i is repetition out_rep[i] of its prompt. */
+typedef struct { int prompt, repeat; } PromptDraw;
+PromptDraw *prompts_draw(const Prompts *p, const StageCtx *ctx, int64_t n_red, int64_t n_benign, int64_t repeats, int *n);
+
+#endif
