@@ -1,0 +1,98 @@
+/* nn/block.c — one transformer block, forward and backward side by side.
+ *
+ *      x --+-- norm -- q, k, v -- rotate -- attention -- wo --(+)-- x_mid --+-- norm -- gate, up -- act -- w_down
+ * --(+)-- x_out
+ *          +-------------------------------------------------+ +------------------------------------------+
+ *
+ * Llama and GPT-2 differ in which parameters are empty tensors and in three fields of the configuration; no family is
+ * asked. Nothing here knows whether it trains: which activations survive the call is decided by how acts.c placed them.
+ * Under KEEP_NONE x, x_mid and x_out are the same memory and the copies below vanish; the bits stay the same, because
+ * linear_fwd adds the residual last. */
+#include "nn/nn_int.h"
+
+static const Tensor none = {0};
+
+void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b) {
+    const BackendOps *op = m->be->op;
+    if (m->cfg.norm == NORM_RMS)
+        op->rmsnorm_fwd(m->be, y, rstd, x, w, (float)m->cfg.norm_eps);
+    else
+        op->layernorm_fwd(m->be, y, mean, rstd, x, w, b, (float)m->cfg.norm_eps);
+}
+
+void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
+                   Tensor rstd) {
+    const BackendOps *op = m->be->op;
+    if (m->cfg.norm == NORM_RMS)
+        op->rmsnorm_bwd(m->be, dx, dw_acc, dy, x, w, rstd, true);
+    else
+        op->layernorm_bwd(m->be, dx, dw_acc, db_acc, dy, x, w, mean, rstd, true);
+}
+
+/* y = residual + x w^T + bias */
+static void linear_residual(Backend *be, Tensor y, Tensor residual, Tensor x, Tensor w, Tensor bias) {
+    if (y.data != residual.data) be->op->copy(be, y, residual);
+    be->op->linear_fwd(be, y, x, w, bias, true);
+}
+
+void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
+    Backend *be = m->be;
+    const BackendOps *op = be->op;
+    const ModelConfig *c = &m->cfg;
+    const BlockParams *w = &m->w.block[layer];
+
+    norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
+    op->linear_fwd(be, a->q, a->h1, w->wq, w->bq, false);
+    op->linear_fwd(be, a->k, a->h1, w->wk, w->bk, false);
+    op->linear_fwd(be, a->v, a->h1, w->wv, w->bv, false);
+    if (c->pos == POS_ROPE) {
+        op->rope(be, a->q, b->pos, m->freq, c->d_head, false);
+        op->rope(be, a->k, b->pos, m->freq, c->d_head, false);
+    }
+    Tensor k = a->k, v = a->v;
+    if (kv) {
+        op->scatter_rows(be, kv->k[layer], a->k, b->kv_row);
+        op->scatter_rows(be, kv->v[layer], a->v, b->kv_row);
+        k = kv->k[layer], v = kv->v[layer];
+    }
+    op->attn_fwd(be, a->o, a->lse, a->q, k, v, b->seqs, c->d_head);
+    linear_residual(be, a->x_mid, a->x, a->o, w->wo, w->bo);
+
+    norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
+    op->linear_fwd(be, a->up, a->h2, w->w_up, w->b_up, false);
+    if (c->mlp == MLP_SWIGLU) {
+        op->linear_fwd(be, a->gate, a->h2, w->w_gate, none, false);
+        op->swiglu_fwd(be, a->act, a->gate, a->up);
+    } else {
+        op->gelu_fwd(be, a->act, a->up, c->gelu);
+    }
+    linear_residual(be, x_out, a->x_mid, a->act, w->w_down, w->b_down);
+}
+
+void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, const Batch *b) {
+    Backend *be = m->be;
+    const BackendOps *op = be->op;
+    const ModelConfig *c = &m->cfg;
+    const BlockParams *w = &m->w.block[layer], *d = &m->dw.block[layer];
+
+    op->linear_bwd(be, g->dact, d->w_down, d->b_down, dx, a->act, w->w_down, false);
+    if (c->mlp == MLP_SWIGLU) {
+        op->swiglu_bwd(be, g->dgate, g->dact, g->dact, a->gate, a->up);
+        op->linear_bwd(be, g->dh, d->w_gate, none, g->dgate, a->h2, w->w_gate, false);
+    } else {
+        op->gelu_bwd(be, g->dact, g->dact, a->up, c->gelu);
+    }
+    op->linear_bwd(be, g->dh, d->w_up, d->b_up, g->dact, a->h2, w->w_up, c->mlp == MLP_SWIGLU);
+    norm_backward(m, dx, d->mlp_norm, d->mlp_norm_b, g->dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
+
+    op->linear_bwd(be, g->d_o, d->wo, d->bo, dx, a->o, w->wo, false);
+    op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, b->seqs, c->d_head);
+    if (c->pos == POS_ROPE) {
+        op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);
+        op->rope(be, g->dk, b->pos, m->freq, c->d_head, true);
+    }
+    op->linear_bwd(be, g->dh, d->wq, d->bq, g->dq, a->h1, w->wq, false);
+    op->linear_bwd(be, g->dh, d->wk, d->bk, g->dk, a->h1, w->wk, true);
+    op->linear_bwd(be, g->dh, d->wv, d->bv, g->dv, a->h1, w->wv, true);
+    norm_backward(m, dx, d->attn_norm, d->attn_norm_b, g->dh, a->x, w->attn_norm, a->mean1, a->rstd1);
+}

@@ -1,0 +1,102 @@
+/* nn/nn_int.h — what the files of nn/ share: the numbered walk over params.def, names in files, activations. */
+#ifndef DIKAST_NN_NN_INT_H
+#define DIKAST_NN_NN_INT_H
+
+#include "nn/model.h"
+#include "nn/safetensors.h"
+
+/* One number per row of params.def. Part of results: initial weights are drawn from (number, layer), so rows are
+ * appended, never reordered. */
+typedef enum {
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay) PARAM_##field,
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay) PARAM_##field,
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+    PARAM_COUNT,
+    PARAM_head = 63, /* the untied head's number */
+} ParamNumber;
+enum { PARAM_NAME_MAX = 128 };
+
+typedef struct {
+    ParamNumber number;
+    int layer; /* -1: not in a block */
+    int64_t rows, cols;
+    InitKind init;
+    bool decay;
+    const char *suffix; /* as in params.def */
+    Tensor *w, *dw;     /* slots in the structs walked; NULL where no struct was given */
+} ParamSlot;
+typedef void SlotVisitor(void *ud, const ParamSlot *slot);
+
+/* Every parameter that exists under c: blocks in order, then the model's own. w and dw may be NULL. */
+void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisitor *fn, void *ud);
+bool params_open(ModelParams *p, Arena *arena, Backend *be, const ModelConfig *c, const char *what, Error *err);
+void params_release(ModelParams *p, Arena *arena);
+/* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. */
+bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err);
+bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, Error *err);
+void init_normal(Backend *be, Tensor w, uint64_t seed, ParamNumber number, int layer, double std);
+
+/* How a family writes one parameter: `part` of n_part pieces, side by side along the output dimension; transposed: (in,
+ * out). */
+typedef struct {
+    char name[PARAM_NAME_MAX];
+    bool transposed;
+    int part, n_part;
+} FileName;
+void family_file_name(FileName *out, Family f, const ParamSlot *slot);
+void family_head_name(char out[PARAM_NAME_MAX], HeadKind kind);
+void family_param_name(char out[PARAM_NAME_MAX], Family f, const ParamSlot *slot); /* unique, also for fused parts */
+bool family_ignores(Family f, const char *name);     /* buffers old checkpoints carry: causal masks, RoPE tables */
+const char *family_prefix(Family f);                 /* of trunk names; some files leave it out */
+bool family_check(const ModelConfig *c, Error *err); /* does the family's config.json have a key for every feature? */
+void family_config_write(Str *out, const ModelConfig *c, HeadKind kind, int n_out);
+
+/* Activations of one block. Under KEEP_ALL every tensor is its layer's own; under KEEP_INPUTS only x is; under
+ * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
+typedef struct {
+    Tensor x;            /* (N, C) input of the block */
+    Tensor mean1, rstd1; /* (N, 1) statistics of the first norm; mean only for LayerNorm */
+    Tensor h1;           /* (N, C) normed input of attention */
+    Tensor q, k, v;      /* (N, H*D), (N, K*D), (N, K*D), rotated */
+    Tensor o, lse;       /* (N, H*D), (N, H) */
+    Tensor x_mid;        /* (N, C) x + attention */
+    Tensor mean2, rstd2; /* (N, 1) */
+    Tensor h2;           /* (N, C) normed input of the MLP */
+    Tensor gate, up;     /* (N, F); gate only for SwiGLU */
+    Tensor act;          /* (N, F) input of the down projection */
+} BlockActs;
+
+typedef struct {            /* backward's work space, one for all blocks */
+    Tensor dh;              /* (N, C) gradient of a norm's output */
+    Tensor dq, dk, dv, d_o; /* (N, H*D), (N, K*D), (N, K*D), (N, H*D) */
+    Tensor dact, dgate;     /* (N, F); dact becomes the gradient of up */
+} BlockGrads;
+
+struct Acts {
+    Backend *be;
+    ModelConfig cfg;
+    Keep keep;
+    int max_tok, max_row;
+    int n_tok, n_row;      /* of the last pass */
+    BlockActs *block;      /* (n_layer) */
+    Tensor x_last;         /* (N, C) output of the last block */
+    Tensor x_row;          /* (R, C) its chosen rows */
+    Tensor mean, rstd, h;  /* (R, 1), (R, 1), (R, C): final norm */
+    Tensor dh, dx_row, dx; /* (R, C), (R, C), (N, C): gradients of h, x_row and the residual stream */
+    BlockGrads grad;
+    Arena mem;
+};
+
+void acts_resize(Acts *a, int n_tok, int n_row); /* rows of every tensor := those of one pass */
+
+void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b);
+/* dx += */
+void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
+                   Tensor rstd);
+void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
+/* dx: gradient of the block's output on entry, of its input on return. */
+void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, const Batch *b);
+
+#endif

@@ -1,0 +1,252 @@
+/* nn/params.c — everything that walks over the list of parameters: placing, counting, visiting, copying. */
+#include "nn/nn_int.h"
+
+#include <stdlib.h>
+
+_Static_assert(PARAM_COUNT < PARAM_head, "params.def has outgrown the numbers of its rows");
+
+void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisitor *fn, void *ud) {
+    for (int l = 0; l < c->n_layer; l++) {
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+    if (when)                                                                                                          \
+        fn(ud, &(ParamSlot){.number = PARAM_##field,                                                                   \
+                            .layer = l,                                                                                \
+                            .rows = n_row,                                                                             \
+                            .cols = n_col,                                                                             \
+                            .init = how,                                                                               \
+                            .decay = dec,                                                                              \
+                            .suffix = name,                                                                            \
+                            .w = w && w->block ? &w->block[l].field : NULL,                                            \
+                            .dw = dw && dw->block ? &dw->block[l].field : NULL});
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+    }
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+    if (when)                                                                                                          \
+        fn(ud, &(ParamSlot){.number = PARAM_##field,                                                                   \
+                            .layer = -1,                                                                               \
+                            .rows = n_row,                                                                             \
+                            .cols = n_col,                                                                             \
+                            .init = how,                                                                               \
+                            .decay = dec,                                                                              \
+                            .suffix = name,                                                                            \
+                            .w = w ? &w->field : NULL,                                                                 \
+                            .dw = dw ? &dw->field : NULL});
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+}
+
+/* -- placing --------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    Arena *arena;
+    DType real;
+} PlaceJob;
+
+static void place_one(void *ud, const ParamSlot *s) {
+    PlaceJob *job = ud;
+    *s->w = tensor_place(job->arena, job->real, s->rows, s->cols);
+}
+
+bool params_open(ModelParams *p, Arena *arena, Backend *be, const ModelConfig *c, const char *what, Error *err) {
+    *p = (ModelParams){.block = mem_alloc((size_t)c->n_layer * sizeof *p->block)};
+    Arena measure;
+    arena_init_measure(&measure, what);
+    params_walk(c, p, NULL, place_one, &(PlaceJob){&measure, be->real});
+    if (!arena_init(arena, what, be->mem, measure.used, err)) {
+        free(p->block);
+        *p = (ModelParams){0};
+        return error_wrap(err, "%s", what);
+    }
+    params_walk(c, p, NULL, place_one, &(PlaceJob){arena, be->real});
+    return true;
+}
+
+void params_release(ModelParams *p, Arena *arena) {
+    arena_release(arena);
+    free(p->block);
+    *p = (ModelParams){0};
+}
+
+bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, Error *err) {
+    CHECK(n_out > 0, "a head of %d outputs", n_out);
+    *h = (Head){.kind = kind, .n_out = n_out, .tied = kind == HEAD_LM && m->cfg.tied};
+    if (h->tied) {
+        h->w = m->w.wte;
+        if (grads) h->dw = m->dw.wte;
+        return true;
+    }
+    Backend *be = m->be;
+    Arena measure;
+    arena_init_measure(&measure, "head");
+    tensor_place(&measure, be->real, n_out, m->cfg.d_model);
+    if (!arena_init(&h->params, "head", be->mem, measure.used, err) ||
+        (grads && !arena_init(&h->grads, "head gradient", be->mem, measure.used, err))) {
+        head_release(h);
+        return error_wrap(err, "head of %d outputs", n_out);
+    }
+    h->w = tensor_place(&h->params, be->real, n_out, m->cfg.d_model);
+    if (grads) {
+        h->dw = tensor_place(&h->grads, be->real, n_out, m->cfg.d_model);
+        be->op->zero(be, h->dw);
+    }
+    return true;
+}
+
+void head_release(Head *h) {
+    arena_release(&h->params);
+    arena_release(&h->grads);
+    *h = (Head){0};
+}
+
+void model_release(Model *m) {
+    params_release(&m->w, &m->params);
+    params_release(&m->dw, &m->grads);
+    free(m->freq);
+    *m = (Model){0};
+}
+
+/* -- counting -------------------------------------------------------------------------------------------------------
+ */
+
+static void count_all(void *ud, const ParamSlot *s) { *(int64_t *)ud += s->rows * s->cols; }
+
+static void count_matmul(void *ud, const ParamSlot *s) {
+    if (s->layer >= 0 && s->rows > 1) *(int64_t *)ud += s->rows * s->cols;
+}
+
+int64_t model_config_params(const ModelConfig *c) {
+    int64_t n = c->tied ? 0 : (int64_t)c->n_vocab * c->d_model;
+    params_walk(c, NULL, NULL, count_all, &n);
+    return n;
+}
+
+int64_t model_config_matmul_params(const ModelConfig *c) {
+    int64_t n = (int64_t)c->n_vocab * c->d_model; /* the LM head multiplies, tied or not; looking up wte does not */
+    params_walk(c, NULL, NULL, count_matmul, &n);
+    return n;
+}
+
+/* -- visiting -------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const ModelConfig *cfg;
+    ParamVisitor *fn;
+    void *ud;
+    int n;
+} VisitJob;
+
+static void visit_one(void *ud, const ParamSlot *s) {
+    VisitJob *job = ud;
+    char name[PARAM_NAME_MAX];
+    family_param_name(name, job->cfg->family, s);
+    ParamInfo info = {.name = name, .layer = s->layer, .decay = s->decay, .init = s->init, .w = *s->w};
+    if (s->dw) info.dw = *s->dw;
+    if (job->fn) job->fn(job->ud, job->n, &info);
+    job->n++;
+}
+
+int net_visit(Net n, ParamVisitor *fn, void *ud) {
+    Model *m = n.trunk;
+    VisitJob job = {&m->cfg, fn, ud, 0};
+    params_walk(&m->cfg, &m->w, &m->dw, visit_one, &job);
+    if (n.head && !n.head->tied) {
+        char name[PARAM_NAME_MAX];
+        family_head_name(name, n.head->kind);
+        ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
+        info.w = n.head->w, info.dw = n.head->dw;
+        if (fn) fn(ud, job.n, &info);
+        job.n++;
+    }
+    return job.n;
+}
+
+static void zero_grad(void *ud, int index, const ParamInfo *p) {
+    Backend *be = ud;
+    (void)index;
+    if (!tensor_empty(p->dw)) be->op->zero(be, p->dw);
+}
+
+void net_zero_grads(Net n) { net_visit(n, zero_grad, n.trunk->be); }
+
+/* -- copying --------------------------------------------------------------------------------------------------------
+ */
+
+static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from) {
+    if (to_be->real == from_be->real) {
+        to_be->op->copy(to_be, to, from);
+        return;
+    }
+    double *host = mem_alloc((size_t)tensor_count(from) * sizeof *host);
+    tensor_get(from_be, host, from);
+    tensor_set(to_be, to, host);
+    free(host);
+}
+
+static void copy_block_params(Model *to, Model *from, int layer) {
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+    if (when) copy_tensor(to->be, to->w.block[layer].field, from->be, from->w.block[layer].field);
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)
+    const ModelConfig *c = &to->cfg;
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+}
+
+static void copy_model_params(Model *to, Model *from) {
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+    if (when) copy_tensor(to->be, to->w.field, from->be, from->w.field);
+    const ModelConfig *c = &to->cfg;
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+}
+
+static bool same_trunk(const ModelConfig *a, const ModelConfig *b, Error *err) {
+#define SAME(field)                                                                                                    \
+    if (a->field != b->field)                                                                                          \
+    return error_set(err, ERR_CONFIG, "cannot copy weights: the models differ in '" #field "' (%g and %g)",            \
+                     (double)a->field, (double)b->field)
+    SAME(n_head);
+    SAME(n_kv_head);
+    SAME(d_model);
+    SAME(d_head);
+    SAME(d_ff);
+    SAME(n_vocab);
+    SAME(norm);
+    SAME(pos);
+    SAME(mlp);
+    SAME(gelu);
+    SAME(qkv_bias);
+    SAME(out_bias);
+    SAME(mlp_bias);
+    SAME(norm_eps);
+    if (a->pos == POS_LEARNED) SAME(max_seq);
+    if (a->pos == POS_ROPE) SAME(rope_theta);
+#undef SAME
+    if (a->n_layer > b->n_layer)
+        return error_set(err, ERR_CONFIG, "cannot copy weights: %d layers wanted, %d there", a->n_layer, b->n_layer);
+    return true;
+}
+
+bool net_copy_weights(Net to, Net from, Error *err) {
+    if (!same_trunk(&to.trunk->cfg, &from.trunk->cfg, err)) return false;
+    bool heads = to.head && from.head;
+    if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))
+        return error_set(err, ERR_CONFIG, "cannot copy weights: the heads differ (%d and %d outputs)", to.head->n_out,
+                         from.head->n_out);
+    if (heads && to.head->tied && !from.head->tied)
+        return error_set(err, ERR_CONFIG, "cannot copy weights: an untied head into a tied one");
+    for (int l = 0; l < to.trunk->cfg.n_layer; l++) copy_block_params(to.trunk, from.trunk, l);
+    copy_model_params(to.trunk, from.trunk);
+    if (heads && !to.head->tied) copy_tensor(to.trunk->be, to.head->w, from.trunk->be, from.head->w);
+    to.trunk->version++;
+    return true;
+}

@@ -1,0 +1,248 @@
+/* nn/safetensors.c — u64 little-endian header length, that many bytes of JSON, then the tensors' bytes without a gap.
+ *
+ * The reader accepts a file only if the tensors, sorted by offset, tile the buffer exactly: the first begins at 0, each
+ * begins where the last ended, the last ends with the file. So no two tensors share a byte and none can point outside.
+ * Stricter than the reference library in one point: duplicate names are an error. */
+#include "nn/safetensors.h"
+
+#include "base/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ST_MAX_HEADER = 100000000 };
+
+typedef struct {
+    const char *name;
+    int bits;
+} StType;
+
+static const StType st_types[] = {
+    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+    {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+    {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64},
+};
+
+static const StType *find_type(const char *name) {
+    for (int i = 0; i < COUNT_OF(st_types); i++)
+        if (strcmp(st_types[i].name, name) == 0) return &st_types[i];
+    return NULL;
+}
+
+/* -- reading --------------------------------------------------------------------------------------------------------
+ */
+
+static bool read_shape(StEntry *e, const Json *shape, uint64_t *bits, Error *err) {
+    if (!shape || json_kind(shape) != JSON_ARR)
+        return error_set(err, ERR_FORMAT, "tensor '%s': 'shape' is missing or not a list", e->name);
+    if (json_len(shape) > COUNT_OF(e->dim))
+        return error_set(err, ERR_FORMAT, "tensor '%s': %d dimensions, at most %d are read", e->name, json_len(shape),
+                         COUNT_OF(e->dim));
+    e->n_dim = json_len(shape);
+    for (int i = 0; i < e->n_dim; i++) {
+        const Json *d = json_at(shape, i);
+        e->dim[i] = json_kind(d) == JSON_INT ? json_int(d, -1) : -1;
+        if (e->dim[i] < 0)
+            return error_set(err, ERR_FORMAT, "tensor '%s': dimension %d is not a non-negative integer", e->name, i);
+        if (__builtin_mul_overflow(*bits, (uint64_t)e->dim[i], bits))
+            return error_set(err, ERR_FORMAT, "tensor '%s': its shape has more than 2^64 bits", e->name);
+    }
+    return true;
+}
+
+/* begin is left in e->data's place by the caller. */
+static bool read_entry(StEntry *e, uint64_t *begin, const Json *node, uint64_t n_data, Error *err) {
+    const char *dtype = json_str(json_get(node, "dtype"), NULL);
+    if (!dtype) return error_set(err, ERR_FORMAT, "tensor '%s': 'dtype' is missing or not a string", e->name);
+    const StType *type = find_type(dtype);
+    if (!type) return error_set(err, ERR_FORMAT, "tensor '%s': unknown dtype '%.40s'", e->name, dtype);
+    e->dtype = type->name;
+    uint64_t bits = (uint64_t)type->bits;
+    if (!read_shape(e, json_get(node, "shape"), &bits, err)) return false;
+
+    const Json *offsets = json_get(node, "data_offsets");
+    if (!offsets || json_kind(offsets) != JSON_ARR || json_len(offsets) != 2)
+        return error_set(err, ERR_FORMAT, "tensor '%s': 'data_offsets' must be a list of two integers", e->name);
+    int64_t at[2];
+    for (int i = 0; i < 2; i++) {
+        const Json *o = json_at(offsets, i);
+        at[i] = json_kind(o) == JSON_INT ? json_int(o, -1) : -1;
+        if (at[i] < 0 || (uint64_t)at[i] > n_data)
+            return error_set(err, ERR_FORMAT, "tensor '%s': offset %d is not within the %llu bytes of data", e->name, i,
+                             (unsigned long long)n_data);
+    }
+    if (at[1] < at[0]) return error_set(err, ERR_FORMAT, "tensor '%s': it ends before it begins", e->name);
+    e->bytes = (size_t)(at[1] - at[0]);
+    if (bits % 8 || bits / 8 != e->bytes)
+        return error_set(err, ERR_FORMAT, "tensor '%s': shape and dtype need %llu bits, its range holds %zu bytes",
+                         e->name, (unsigned long long)bits, e->bytes);
+    *begin = (uint64_t)at[0];
+    return true;
+}
+
+static int by_offset(const void *a, const void *b) {
+    const StEntry *x = a, *y = b;
+    if (x->data != y->data) return x->data < y->data ? -1 : 1;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static bool read_metadata(const Json *meta, Error *err) {
+    if (json_kind(meta) == JSON_NIL) return true;
+    if (json_kind(meta) != JSON_OBJ) return error_set(err, ERR_FORMAT, "'__metadata__' is not an object");
+    for (int i = 0; i < json_len(meta); i++) {
+        const Json *value;
+        const char *key = json_key_at(meta, i, &value);
+        if (json_kind(value) != JSON_STR)
+            return error_set(err, ERR_FORMAT, "'__metadata__.%.80s' is not a string", key);
+    }
+    return true;
+}
+
+static bool read_entries(StFile *f, const Json *root, const unsigned char *data, uint64_t n_data, Error *err) {
+    if (json_kind(root) != JSON_OBJ) return error_set(err, ERR_FORMAT, "the header is not a JSON object");
+    int n = json_len(root);
+    f->entry = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *f->entry);
+    for (int i = 0; i < n; i++) {
+        const Json *node;
+        const char *name = json_key_at(root, i, &node);
+        if (strcmp(name, "__metadata__") == 0) {
+            if (!read_metadata(node, err)) return false;
+            continue;
+        }
+        StEntry *e = &f->entry[f->n++];
+        uint64_t begin = 0;
+        e->name = name;
+        if (json_kind(node) != JSON_OBJ) return error_set(err, ERR_FORMAT, "tensor '%s': not a JSON object", name);
+        if (!read_entry(e, &begin, node, n_data, err)) return false;
+        e->data = data + begin;
+    }
+    qsort(f->entry, (size_t)f->n, sizeof *f->entry, by_offset);
+    const unsigned char *end = data;
+    for (int i = 0; i < f->n; i++) {
+        if (f->entry[i].data != end)
+            return error_set(err, ERR_FORMAT, "tensor '%s': begins at byte %llu of the data, expected %llu (a %s)",
+                             f->entry[i].name, (unsigned long long)(f->entry[i].data - data),
+                             (unsigned long long)(end - data), f->entry[i].data > end ? "hole" : "shared range");
+        end += f->entry[i].bytes;
+    }
+    if (end != data + n_data)
+        return error_set(err, ERR_FORMAT, "%llu bytes after the last tensor",
+                         (unsigned long long)(data + n_data - end));
+    return true;
+}
+
+static void drop(StFile *f) {
+    json_release(f->impl);
+    free(f->entry);
+    f->impl = NULL, f->entry = NULL, f->n = 0;
+}
+
+bool st_parse(StFile *f, const void *p, size_t n, const char *name, Error *err) {
+    const unsigned char *bytes = p;
+    *f = (StFile){0};
+    if (n < 8) return error_set(err, ERR_FORMAT, "%s: %zu bytes are too few for a safetensors file", name, n);
+    uint64_t n_header = 0;
+    for (int i = 7; i >= 0; i--) n_header = n_header << 8 | bytes[i];
+    if (n_header > ST_MAX_HEADER || n_header > n - 8)
+        return error_set(err, ERR_FORMAT,
+                         "%s: header of %llu bytes in a file of %zu (at most %d): truncated or not safetensors", name,
+                         (unsigned long long)n_header, n, ST_MAX_HEADER);
+    Json *root = NULL;
+    if (!json_parse(&root, (const char *)bytes + 8, (size_t)n_header, 0, name, 1, err)) return false;
+    f->impl = root;
+    if (!read_entries(f, root, bytes + 8 + n_header, n - 8 - n_header, err)) {
+        drop(f);
+        return error_wrap(err, "%s", name);
+    }
+    return true;
+}
+
+bool st_open(StFile *f, const char *path, Error *err) {
+    IoMap map;
+    *f = (StFile){0};
+    if (!io_map(&map, path, err)) return false;
+    if (!st_parse(f, map.p, map.n, path, err)) {
+        io_unmap(&map);
+        return false;
+    }
+    f->map = map;
+    return true;
+}
+
+void st_close(StFile *f) {
+    drop(f);
+    if (f->map.p) io_unmap(&f->map);
+    *f = (StFile){0};
+}
+
+const StEntry *st_find(const StFile *f, const char *name) {
+    for (int i = 0; i < f->n; i++)
+        if (strcmp(f->entry[i].name, name) == 0) return &f->entry[i];
+    return NULL;
+}
+
+/* -- writing --------------------------------------------------------------------------------------------------------
+ */
+
+static int dtype_bits(const StOut *t) {
+    const StType *type = find_type(t->dtype);
+    CHECK(type, "tensor '%s': unknown dtype '%s'", t->name, t->dtype);
+    return type->bits;
+}
+
+/* Wide dtypes first, so that every tensor is aligned to its elements; then by name. */
+static int by_width(const void *a, const void *b) {
+    const StOut *x = *(const StOut *const *)a, *y = *(const StOut *const *)b;
+    int wx = dtype_bits(x), wy = dtype_bits(y);
+    if (wx != wy) return wx > wy ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static void put_header(Str *out, const StOut *const *t, int n) {
+    JsonOut j;
+    json_out_init(&j, out, 0);
+    json_out_obj(&j, NULL);
+    json_out_obj(&j, "__metadata__");
+    json_out_str(&j, "format", "pt");
+    json_out_obj_end(&j);
+    int64_t at = 0;
+    for (int i = 0; i < n; i++) {
+        json_out_obj(&j, t[i]->name);
+        json_out_str(&j, "dtype", t[i]->dtype);
+        json_out_arr(&j, "shape");
+        for (int d = 0; d < t[i]->n_dim; d++) json_out_int(&j, NULL, t[i]->dim[d]);
+        json_out_arr_end(&j);
+        json_out_arr(&j, "data_offsets");
+        json_out_int(&j, NULL, at);
+        json_out_int(&j, NULL, at += (int64_t)t[i]->bytes);
+        json_out_arr_end(&j);
+        json_out_obj_end(&j);
+    }
+    json_out_obj_end(&j);
+    while (out->n % 8) str_putc(out, ' ');
+}
+
+bool st_write(const char *path, const StOut *t, int n, Error *err) {
+    const StOut **order = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *order);
+    for (int i = 0; i < n; i++) order[i] = &t[i];
+    qsort(order, (size_t)n, sizeof *order, by_width);
+    for (int i = 1; i < n; i++) CHECK(strcmp(order[i - 1]->name, order[i]->name) != 0, "'%s' twice", order[i]->name);
+
+    Str header = {0};
+    put_header(&header, order, n);
+    unsigned char length[8];
+    for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header.n >> 8 * i);
+    Writer *w = NULL;
+    bool ok = writer_open(&w, path, err) && writer_put(w, length, sizeof length, err) &&
+              writer_put(w, header.s, header.n, err);
+    for (int i = 0; ok && i < n; i++) ok = writer_put(w, order[i]->data, order[i]->bytes, err);
+    if (ok)
+        ok = writer_commit(w, err);
+    else
+        writer_abandon(w);
+    str_release(&header);
+    free(order);
+    return ok;
+}
