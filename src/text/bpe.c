@@ -1,0 +1,272 @@
+/* bpe.c — a piece's bytes merged into tokens: the pair of lowest rank first, the leftmost of equals, until none is
+ * left.
+ *
+ * Short pieces (all of natural text) keep their symbols in an array and look for the lowest rank by scanning it. Long
+ * ones (a page of dashes, base64, a language without spaces) would make that quadratic; they use a linked list of
+ * symbols and a heap of (rank, position). A heap entry whose pair has changed meanwhile is recognised by its two ids:
+ * ranks belong to pairs, so if both are still there the entry still holds. Both ways give the same ids.
+ *
+ * Words repeat, so an encode call remembers where in the text a piece stood and which ids it gave; the memo is dropped
+ * with the call and lets the tokenizer itself stay immutable. */
+#include "text/text_int.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SHORT_PIECE = 40 };
+
+/* ---- byte alphabet ---- */
+
+/* Bytes 33-126, 161-172 and 174-255 stand for themselves; the other 68, ascending, are U+0100 and following. */
+uint32_t alphabet_char(unsigned char b) {
+    if (b < 33) return 256u + b;
+    if (b >= 127 && b <= 160) return 256u + 33 + (b - 127u);
+    return b == 173 ? 256u + 67 : b;
+}
+
+int alphabet_byte(uint32_t c) {
+    if (c >= 256 && c < 289) return (int)c - 256;
+    if (c >= 289 && c < 323) return (int)c - 289 + 127;
+    if (c == 323) return 173;
+    return (c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255) ? (int)c : -1;
+}
+
+void alphabet_put(Str *out, const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t c = alphabet_char((unsigned char)s[i]);
+        if (c >= 128) str_putc(out, (char)(0xC0 | c >> 6));
+        str_putc(out, (char)(c < 128 ? c : 0x80 | (c & 0x3F)));
+    }
+}
+
+bool alphabet_read(Str *out, const char *s, size_t n) {
+    char byte[256];
+    size_t first = out->n, n_byte = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t c = (unsigned char)s[i];
+        if (c >= 0xC2 && c < 0xE0 && i + 1 < n)
+            c = (c & 0x1F) << 6 | ((unsigned char)s[++i] & 0x3F);
+        else if (c >= 128)
+            c = 0;
+        int b = alphabet_byte(c);
+        if (b < 0) {
+            out->n = first;
+            if (out->s) out->s[first] = 0;
+            return false;
+        }
+        byte[n_byte++] = (char)b;
+        if (n_byte == sizeof byte || i + 1 == n) {
+            str_putn(out, byte, n_byte);
+            n_byte = 0;
+        }
+    }
+    return true;
+}
+
+/* ---- tables ---- */
+
+static inline uint64_t mix(uint64_t x) {
+    x *= 0x9E3779B97F4A7C15u;
+    return x ^ x >> 32;
+}
+
+static inline uint64_t pair_key(int32_t left, int32_t right) {
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+
+void merge_map_init(MergeMap *m, int n_expected) {
+    uint64_t cap = 16;
+    while (cap < 2 * (uint64_t)n_expected + 2) cap *= 2;
+    m->slot = mem_alloc(cap * sizeof *m->slot);
+    m->mask = cap - 1;
+    for (uint64_t i = 0; i < cap; i++) m->slot[i].key = UINT64_MAX;
+}
+
+void merge_map_put(MergeMap *m, int32_t left, int32_t right, int32_t rank, int32_t id) {
+    uint64_t key = pair_key(left, right), i = mix(key) & m->mask;
+    while (m->slot[i].key != UINT64_MAX && m->slot[i].key != key) i = (i + 1) & m->mask;
+    m->slot[i] = (MergeSlot){key, rank, id};
+}
+
+const MergeSlot *merge_map_get(const MergeMap *m, int32_t left, int32_t right) {
+    uint64_t key = pair_key(left, right);
+    for (uint64_t i = mix(key) & m->mask; m->slot[i].key != UINT64_MAX; i = (i + 1) & m->mask)
+        if (m->slot[i].key == key) return &m->slot[i];
+    return NULL;
+}
+
+void merge_map_release(MergeMap *m) {
+    free(m->slot);
+    *m = (MergeMap){0};
+}
+
+uint64_t bytes_hash(const char *s, size_t n) {
+    uint64_t h = n, word;
+    for (; n >= 8; s += 8, n -= 8) {
+        memcpy(&word, s, 8);
+        h = mix(h ^ word) * 0xD6E8FEB86659FD93u;
+    }
+    word = 0;
+    memcpy(&word, s, n);
+    return mix(h ^ word) * 0xD6E8FEB86659FD93u >> 16;
+}
+
+int32_t whole_find(const Tokenizer *t, const char *s, size_t n) {
+    for (uint64_t i = bytes_hash(s, n) & t->whole_mask; t->whole[i] >= 0; i = (i + 1) & t->whole_mask) {
+        int32_t id = t->whole[i];
+        if (t->len[id] == n && memcmp(t->bytes.s + t->start[id], s, n) == 0) return id;
+    }
+    return -1;
+}
+
+void whole_build(Tokenizer *t) {
+    uint64_t cap = 16;
+    while (cap < 2 * (uint64_t)t->n_vocab) cap *= 2;
+    t->whole_mask = cap - 1;
+    t->whole = mem_alloc(cap * sizeof *t->whole);
+    for (uint64_t i = 0; i < cap; i++) t->whole[i] = -1;
+    for (int32_t id = 0; id < t->n_vocab; id++) {
+        const char *s = str_get(&t->bytes) + t->start[id];
+        if (t->kind[id] != TOKEN_PLAIN || t->len[id] == 0 || whole_find(t, s, t->len[id]) >= 0) continue;
+        uint64_t i = bytes_hash(s, t->len[id]) & t->whole_mask;
+        while (t->whole[i] >= 0) i = (i + 1) & t->whole_mask;
+        t->whole[i] = id;
+    }
+}
+
+/* ---- merging ---- */
+
+static void merge_short(const Tokenizer *t, const char *s, int n, TokBuf *out) {
+    int32_t id[SHORT_PIECE], rank[SHORT_PIECE], to[SHORT_PIECE]; /* rank[i], to[i]: of the pair (i, i + 1) */
+    for (int i = 0; i < n; i++) id[i] = t->byte_id[(unsigned char)s[i]];
+    for (int i = 0; i + 1 < n; i++) {
+        const MergeSlot *m = merge_map_get(&t->merge, id[i], id[i + 1]);
+        rank[i] = m ? m->rank : INT32_MAX;
+        to[i] = m ? m->id : -1;
+    }
+    for (;;) {
+        int best = 0;
+        for (int i = 1; i + 1 < n; i++)
+            if (rank[i] < rank[best]) best = i;
+        if (n < 2 || rank[best] == INT32_MAX) break;
+        id[best] = to[best];
+        n--;
+        for (int i = best + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            rank[i - 1] = rank[i];
+            to[i - 1] = to[i];
+        }
+        for (int i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++) {
+            const MergeSlot *m = merge_map_get(&t->merge, id[i], id[i + 1]);
+            rank[i] = m ? m->rank : INT32_MAX;
+            to[i] = m ? m->id : -1;
+        }
+    }
+    tokbuf_putn(out, id, n);
+}
+
+typedef struct {
+    int32_t id, prev, next;
+} Symbol; /* id -1: merged into the one before; next -1: last */
+typedef struct {
+    uint64_t key;
+    int32_t left, right, to;
+} Candidate; /* key: rank << 32 | position */
+
+static void heap_down(Candidate *h, int64_t n, int64_t i) {
+    Candidate c = h[i];
+    for (int64_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && h[child + 1].key < h[child].key) child++;
+        if (h[child].key >= c.key) break;
+        h[i] = h[child];
+    }
+    h[i] = c;
+}
+
+static void heap_push(Candidate *h, int64_t *n, Candidate c) {
+    int64_t i = (*n)++;
+    for (; i > 0 && h[(i - 1) / 2].key > c.key; i = (i - 1) / 2) h[i] = h[(i - 1) / 2];
+    h[i] = c;
+}
+
+static bool candidate(const Tokenizer *t, const Symbol *sym, int32_t at, Candidate *c) {
+    int32_t next = sym[at].next;
+    const MergeSlot *m = next < 0 ? NULL : merge_map_get(&t->merge, sym[at].id, sym[next].id);
+    if (!m) return false;
+    *c = (Candidate){(uint64_t)(uint32_t)m->rank << 32 | (uint32_t)at, sym[at].id, sym[next].id, m->id};
+    return true;
+}
+
+static void merge_long(const Tokenizer *t, BpeScratch *b, const char *s, int32_t n, TokBuf *out) {
+    /* A merge removes one symbol and adds at most two candidates. */
+    size_t heap_bytes = 3 * (size_t)n * sizeof(Candidate), need = heap_bytes + (size_t)n * sizeof(Symbol);
+    if (b->cap < need) {
+        free(b->buf);
+        b->buf = mem_grow(NULL, need);
+        b->cap = need;
+    }
+    Candidate *heap = b->buf;
+    Symbol *sym = (Symbol *)((char *)b->buf + heap_bytes);
+    int64_t n_heap = 0;
+    for (int32_t i = 0; i < n; i++) sym[i] = (Symbol){t->byte_id[(unsigned char)s[i]], i - 1, i + 1 < n ? i + 1 : -1};
+    for (int32_t i = 0; i < n; i++) n_heap += candidate(t, sym, i, &heap[n_heap]);
+    for (int64_t i = n_heap / 2 - 1; i >= 0; i--) heap_down(heap, n_heap, i);
+    while (n_heap > 0) {
+        Candidate c = heap[0];
+        heap[0] = heap[--n_heap];
+        if (n_heap > 1) heap_down(heap, n_heap, 0);
+        int32_t at = (int32_t)(c.key & 0xFFFFFFFF), next = sym[at].next;
+        if (sym[at].id != c.left || next < 0 || sym[next].id != c.right) continue;
+        sym[at].id = c.to;
+        sym[at].next = sym[next].next;
+        if (sym[next].next >= 0) sym[sym[next].next].prev = at;
+        sym[next].id = -1;
+        if (candidate(t, sym, at, &c)) heap_push(heap, &n_heap, c);
+        if (sym[at].prev >= 0 && candidate(t, sym, sym[at].prev, &c)) heap_push(heap, &n_heap, c);
+    }
+    for (int32_t i = 0; i >= 0; i = sym[i].next) tokbuf_put(out, sym[i].id);
+}
+
+void bpe_scratch_init(BpeScratch *b, size_t n_text) {
+    *b = (BpeScratch){0};
+    if (n_text < 1024) return;
+    uint32_t n = 256;
+    while (n < 16384 && n < n_text / 16) n *= 2;
+    b->memo = mem_alloc(n * sizeof *b->memo);
+    b->memo_mask = n - 1;
+}
+
+void bpe_scratch_release(BpeScratch *b) {
+    free(b->memo);
+    free(b->buf);
+}
+
+void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBuf *out) {
+    if (n == 1) {
+        tokbuf_put(out, t->byte_id[(unsigned char)s[0]]);
+        return;
+    }
+    PieceMemo *memo = NULL;
+    uint32_t hash = 0;
+    if (b->memo && n <= SHORT_PIECE) {
+        hash = (uint32_t)bytes_hash(s, n);
+        memo = &b->memo[hash & b->memo_mask];
+        if (memo->hash == hash && memo->n == n && memcmp(memo->s, s, n) == 0) {
+            if (memo->n_id == 1)
+                tokbuf_put(out, out->id[memo->at]);
+            else
+                for (int i = 0; i < memo->n_id; i++) tokbuf_put(out, out->id[memo->at + i]);
+            return;
+        }
+    }
+    int at = out->n;
+    int32_t id = t->ignore_merges ? whole_find(t, s, n) : -1;
+    if (id >= 0)
+        tokbuf_put(out, id);
+    else if (n <= SHORT_PIECE)
+        merge_short(t, s, (int)n, out);
+    else
+        merge_long(t, b, s, (int32_t)n, out);
+    if (memo) *memo = (PieceMemo){s, (uint32_t)n, hash, at, out->n - at};
+}

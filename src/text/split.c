@@ -1,0 +1,312 @@
+/* split.c — a text cut into the pieces that are merged one by one.
+ *
+ * The patterns were written for Oniguruma with Unicode 16; PCRE2 10.42 knows Unicode 14 and takes white space to
+ * include U+180E. Three measures make both cut alike:
+ *
+ *   - \s and \S become \p{White_Space} and \P{White_Space};
+ *   - each pattern is compiled twice. The wide form adds to \p{L}, \p{N}, \p{M}, \p{Lu} and \p{Ll} the code points that
+ *     became letters, numbers and marks since; it is slower, so only a stretch that holds such a code point is cut by
+ * it;
+ *   - what the two engines read differently and no tokenizer we know of uses (sets inside a class, \h) is refused.
+ *
+ * Regexes are run on valid UTF-8 only: a text is first cut into valid stretches, and each byte between them is a piece
+ * of its own. The check is done here once, together with the search for new code points, and PCRE2 is told so:
+ * otherwise each match would check the rest of the text again, which is quadratic. */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "text/text_int.h"
+
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+
+// clang-format off
+const char *const split_pattern[2] = {
+    [SPLIT_GPT2] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+    [SPLIT_LLAMA3] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+                     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+};
+
+/* In Unicode 16 and not in PCRE2 10.42's tables. Lu and Ll are parts of L. */
+enum { DRIFT_L, DRIFT_N, DRIFT_M, DRIFT_LU, DRIFT_LL, DRIFT_COUNT };
+static const char *const drift_name[DRIFT_COUNT] = {"L", "N", "M", "Lu", "Ll"};
+static const struct { uint32_t first, last; int class; } drift[] = {
+    {0x00897, 0x00897, DRIFT_M}, {0x00CF3, 0x00CF3, DRIFT_M}, {0x00ECE, 0x00ECE, DRIFT_M}, {0x01C89, 0x01C8A, DRIFT_L},
+    {0x0A7CB, 0x0A7CD, DRIFT_L}, {0x0A7DA, 0x0A7DC, DRIFT_L}, {0x105C0, 0x105F3, DRIFT_L}, {0x10D40, 0x10D49, DRIFT_N},
+    {0x10D4A, 0x10D65, DRIFT_L}, {0x10D69, 0x10D6D, DRIFT_M}, {0x10D6F, 0x10D85, DRIFT_L}, {0x10EC2, 0x10EC4, DRIFT_L},
+    {0x10EFC, 0x10EFF, DRIFT_M}, {0x1123F, 0x11240, DRIFT_L}, {0x11241, 0x11241, DRIFT_M}, {0x11380, 0x11389, DRIFT_L},
+    {0x1138B, 0x1138B, DRIFT_L}, {0x1138E, 0x1138E, DRIFT_L}, {0x11390, 0x113B5, DRIFT_L}, {0x113B7, 0x113B7, DRIFT_L},
+    {0x113B8, 0x113C0, DRIFT_M}, {0x113C2, 0x113C2, DRIFT_M}, {0x113C5, 0x113C5, DRIFT_M}, {0x113C7, 0x113CA, DRIFT_M},
+    {0x113CC, 0x113D0, DRIFT_M}, {0x113D1, 0x113D1, DRIFT_L}, {0x113D2, 0x113D2, DRIFT_M}, {0x113D3, 0x113D3, DRIFT_L},
+    {0x113E1, 0x113E2, DRIFT_M}, {0x116D0, 0x116E3, DRIFT_N}, {0x11BC0, 0x11BE0, DRIFT_L}, {0x11BF0, 0x11BF9, DRIFT_N},
+    {0x11F00, 0x11F01, DRIFT_M}, {0x11F02, 0x11F02, DRIFT_L}, {0x11F03, 0x11F03, DRIFT_M}, {0x11F04, 0x11F10, DRIFT_L},
+    {0x11F12, 0x11F33, DRIFT_L}, {0x11F34, 0x11F3A, DRIFT_M}, {0x11F3E, 0x11F42, DRIFT_M}, {0x11F50, 0x11F59, DRIFT_N},
+    {0x11F5A, 0x11F5A, DRIFT_M}, {0x1342F, 0x1342F, DRIFT_L}, {0x13440, 0x13440, DRIFT_M}, {0x13441, 0x13446, DRIFT_L},
+    {0x13447, 0x13455, DRIFT_M}, {0x13460, 0x143FA, DRIFT_L}, {0x16100, 0x1611D, DRIFT_L}, {0x1611E, 0x1612F, DRIFT_M},
+    {0x16130, 0x16139, DRIFT_N}, {0x16D40, 0x16D6C, DRIFT_L}, {0x16D70, 0x16D79, DRIFT_N}, {0x18CFF, 0x18CFF, DRIFT_L},
+    {0x1B132, 0x1B132, DRIFT_L}, {0x1B155, 0x1B155, DRIFT_L}, {0x1CCF0, 0x1CCF9, DRIFT_N}, {0x1D2C0, 0x1D2D3, DRIFT_N},
+    {0x1DF25, 0x1DF2A, DRIFT_L}, {0x1E030, 0x1E06D, DRIFT_L}, {0x1E08F, 0x1E08F, DRIFT_M}, {0x1E4D0, 0x1E4EB, DRIFT_L},
+    {0x1E4EC, 0x1E4EF, DRIFT_M}, {0x1E4F0, 0x1E4F9, DRIFT_N}, {0x1E5D0, 0x1E5ED, DRIFT_L}, {0x1E5EE, 0x1E5EF, DRIFT_M},
+    {0x1E5F0, 0x1E5F0, DRIFT_L}, {0x1E5F1, 0x1E5FA, DRIFT_N}, {0x2B739, 0x2B739, DRIFT_L}, {0x2EBF0, 0x2EE5D, DRIFT_L},
+    {0x31350, 0x323AF, DRIFT_L},
+};
+static const struct { uint32_t first, last; int class; } drift_case[] = {
+    {0x01C89, 0x01C89, DRIFT_LU}, {0x0A7CB, 0x0A7CC, DRIFT_LU}, {0x0A7DA, 0x0A7DA, DRIFT_LU}, {0x0A7DC, 0x0A7DC, DRIFT_LU},
+    {0x10D50, 0x10D65, DRIFT_LU}, {0x01C8A, 0x01C8A, DRIFT_LL}, {0x0A7CD, 0x0A7CD, DRIFT_LL}, {0x0A7DB, 0x0A7DB, DRIFT_LL},
+    {0x10D70, 0x10D85, DRIFT_LL}, {0x1DF25, 0x1DF2A, DRIFT_LL},
+};
+// clang-format on
+
+struct Splitter {
+    pcre2_code *narrow, *wide;
+    bool jit_narrow, jit_wide;
+};
+
+static bool is_drift(uint32_t c) {
+    int lo = 0, hi = COUNT_OF(drift);
+    while (lo < hi) {
+        int mid = (lo + hi) / 2;
+        if (c > drift[mid].last)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < COUNT_OF(drift) && c >= drift[lo].first;
+}
+
+/* ---- rewriting ---- */
+
+static void put_drift(Str *out, int class) {
+    for (int i = 0; class < DRIFT_LU && i < COUNT_OF(drift); i++)
+        if (drift[i].class == class) str_printf(out, "\\x{%X}-\\x{%X}", drift[i].first, drift[i].last);
+    for (int i = 0; class >= DRIFT_LU && i < COUNT_OF(drift_case); i++)
+        if (drift_case[i].class == class) str_printf(out, "\\x{%X}-\\x{%X}", drift_case[i].first, drift_case[i].last);
+}
+
+/* The class named at p, just behind "\p" or "\P" ("{Lu}", "L"), and its length; -1 when it is none that drifted. */
+static int drift_class(const char *p, size_t n, size_t *used) {
+    for (int i = DRIFT_COUNT - 1; i >= 0; i--) {
+        size_t len = strlen(drift_name[i]);
+        if (n >= len + 2 && p[0] == '{' && memcmp(p + 1, drift_name[i], len) == 0 && p[len + 1] == '}') {
+            *used = len + 2;
+            return i;
+        }
+        if (len == 1 && n >= 1 && p[0] == drift_name[i][0]) {
+            *used = 1;
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* One escape at p[0] == '\\'; returns its length. A negated class inside brackets cannot be narrowed by PCRE2's syntax
+ * and stays as it is: such patterns split the new code points as Unicode 14 does. */
+static size_t rewrite_escape(Str *out, const char *p, size_t n, bool in_class, bool wide) {
+    if (n >= 2 && (p[1] == 's' || p[1] == 'S')) {
+        str_put(out, p[1] == 's' ? "\\p{White_Space}" : "\\P{White_Space}");
+        return 2;
+    }
+    size_t used = 0;
+    bool negated = n >= 2 && p[1] == 'P';
+    int class = wide && n >= 3 && (p[1] == 'p' || negated) ? drift_class(p + 2, n - 2, &used) : -1;
+    if (class < 0 || (negated && in_class)) {
+        size_t len = n < 2 ? n : 2;
+        str_putn(out, p, len);
+        return len;
+    }
+    if (!in_class) str_put(out, negated ? "[^" : "[");
+    str_put(out, "\\p");
+    str_putn(out, p + 2, used);
+    put_drift(out, class);
+    if (!in_class) str_putc(out, ']');
+    return 2 + used;
+}
+
+static bool rewrite(Str *out, const char *p, size_t n, bool wide, Error *err) {
+    bool in_class = false;
+    size_t class_at = 0; /* where a ']' would still be a literal */
+    for (size_t i = 0; i < n;) {
+        if (p[i] == '\\') {
+            if (i + 1 < n && (p[i + 1] == 'h' || p[i + 1] == 'H'))
+                return error_set(err, ERR_FORMAT, "pattern: \\%c at byte %zu means other things to other engines",
+                                 p[i + 1], i);
+            i += rewrite_escape(out, p + i, n - i, in_class, wide);
+            continue;
+        }
+        if (in_class && i + 1 < n && ((p[i] == '[' && p[i + 1] != ':') || (p[i] == '&' && p[i + 1] == '&')))
+            return error_set(err, ERR_FORMAT, "pattern: a set inside a bracket class at byte %zu is not supported", i);
+        if (in_class && p[i] == '[') { /* [:alpha:] as it stands */
+            const char *close = memchr(p + i, ']', n - i);
+            size_t len = close ? (size_t)(close - (p + i)) + 1 : n - i;
+            str_putn(out, p + i, len);
+            i += len;
+            continue;
+        }
+        if (!in_class && p[i] == '[') {
+            in_class = true;
+            class_at = i + 1 < n && p[i + 1] == '^' ? i + 2 : i + 1;
+        } else if (in_class && p[i] == ']' && i > class_at)
+            in_class = false;
+        str_putc(out, p[i++]);
+    }
+    return true;
+}
+
+/* ---- compiling ---- */
+
+static pcre2_code *compile(const char *pattern, size_t n, bool wide, bool *jit, Error *err) {
+    Str text = {0};
+    pcre2_code *code = NULL;
+    if (!rewrite(&text, pattern, n, wide, err)) goto out;
+    /* Ruby's syntax, which these patterns are in: ^ and $ match at every line, lines end in LF alone. */
+    pcre2_compile_context *ctx = pcre2_compile_context_create(NULL);
+    CHECK(ctx, "out of memory");
+    pcre2_set_newline(ctx, PCRE2_NEWLINE_LF);
+    pcre2_set_parens_nest_limit(ctx, 50);
+    int number;
+    PCRE2_SIZE at;
+    code = pcre2_compile((PCRE2_SPTR)str_get(&text), text.n,
+                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &number, &at, ctx);
+    pcre2_compile_context_free(ctx);
+    if (!code) {
+        PCRE2_UCHAR why[160];
+        pcre2_get_error_message(number, why, sizeof why);
+        error_set(err, ERR_FORMAT, "pattern: %s at byte %zu of '%.200s'", (char *)why, (size_t)at, str_get(&text));
+        goto out;
+    }
+    *jit = pcre2_jit_compile(code, PCRE2_JIT_COMPLETE) == 0;
+out:
+    str_release(&text);
+    return code;
+}
+
+bool splitter_open(Splitter **out, const char *pattern, size_t n, Error *err) {
+    Splitter *s = mem_alloc(sizeof *s);
+    s->narrow = compile(pattern, n, false, &s->jit_narrow, err);
+    s->wide = s->narrow ? compile(pattern, n, true, &s->jit_wide, err) : NULL;
+    if (!s->wide) {
+        splitter_close(s);
+        return false;
+    }
+    *out = s;
+    return true;
+}
+
+void splitter_close(Splitter *s) {
+    if (!s) return;
+    pcre2_code_free(s->narrow);
+    pcre2_code_free(s->wide);
+    free(s);
+}
+
+/* ---- walking ---- */
+
+/* Length of the well-formed character at p (no surrogates, no overlong forms), 0 if there is none. */
+static size_t utf8_char(const unsigned char *p, size_t n, uint32_t *c) {
+    if (p[0] < 0x80) {
+        *c = p[0];
+        return 1;
+    }
+    size_t len = p[0] >= 0xF0 ? 4 : p[0] >= 0xE0 ? 3 : 2;
+    if (p[0] < 0xC2 || p[0] > 0xF4 || n < len) return 0;
+    uint32_t v = p[0] & (0x7Fu >> len);
+    for (size_t i = 1; i < len; i++) {
+        if ((p[i] & 0xC0) != 0x80) return 0;
+        v = v << 6 | (p[i] & 0x3Fu);
+    }
+    if ((len == 3 && (v < 0x800 || (v >= 0xD800 && v < 0xE000))) || (len == 4 && (v < 0x10000 || v > 0x10FFFF)))
+        return 0;
+    *c = v;
+    return len;
+}
+
+/* Bytes from p that are well-formed; *wide: they hold a code point newer than PCRE2's tables. */
+static size_t utf8_stretch(const char *s, size_t n, bool *wide) {
+    const unsigned char *p = (const unsigned char *)s;
+    size_t i = 0;
+    *wide = false;
+    while (i < n) {
+        uint64_t eight;
+        if (n - i >= 8 && (memcpy(&eight, p + i, 8), !(eight & 0x8080808080808080u))) {
+            i += 8;
+            continue;
+        }
+        uint32_t c;
+        size_t len = utf8_char(p + i, n - i, &c);
+        if (len == 0) break;
+        if (len >= 3) *wide = *wide || is_drift(c);
+        i += len;
+    }
+    return i;
+}
+
+void pieces_open(PieceWalk *w, const Splitter *split) {
+    *w = (PieceWalk){.split = split, .match = pcre2_match_data_create(1, NULL)};
+    CHECK(w->match, "out of memory");
+}
+
+void pieces_close(PieceWalk *w) { pcre2_match_data_free(w->match); }
+
+void pieces_text(PieceWalk *w, const char *s, size_t n) {
+    w->s = s;
+    w->n = n;
+    w->at = w->stretch = w->end = w->match_s = w->match_e = w->search = 0;
+}
+
+/* Next match at or behind search, in this stretch. A pattern that exhausts PCRE2's limits leaves the rest of the
+ * stretch one piece: outside patterns can do that, and encoding has no way to fail; every byte still arrives. */
+static bool find(PieceWalk *w) {
+    const pcre2_code *code = w->wide ? w->split->wide : w->split->narrow;
+    PCRE2_SPTR subject = (PCRE2_SPTR)w->s + w->stretch;
+    size_t len = w->end - w->stretch, from = w->search - w->stretch;
+    int rc = PCRE2_ERROR_JIT_STACKLIMIT;
+    if (w->wide ? w->split->jit_wide : w->split->jit_narrow)
+        rc = pcre2_jit_match(code, subject, len, from, PCRE2_NO_UTF_CHECK, w->match, NULL);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
+        rc = pcre2_match(code, subject, len, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->match, NULL);
+    if (rc < 0) return false;
+    const PCRE2_SIZE *at = pcre2_get_ovector_pointer(w->match);
+    w->match_s = w->stretch + at[0];
+    w->match_e = w->stretch + at[1];
+    return w->match_s >= w->search && w->match_e >= w->match_s && w->match_e <= w->end; /* \K can turn them round */
+}
+
+/* Empty matches cut but give no piece; after one the search goes on one character later, as Oniguruma's iterator does.
+ */
+static bool find_cut(PieceWalk *w) {
+    while (find(w)) {
+        if (w->match_e > w->match_s) {
+            w->search = w->match_e;
+            w->cut_empty = true;
+            return true;
+        }
+        if (w->match_e >= w->end) return false;
+        uint32_t c;
+        bool counts = !(w->cut_empty && w->match_e == w->search);
+        w->search = w->match_e + utf8_char((const unsigned char *)w->s + w->match_e, w->end - w->match_e, &c);
+        w->cut_empty = false;
+        if (counts && w->match_s > w->at) return true;
+    }
+    return false;
+}
+
+bool pieces_next(PieceWalk *w, const char **piece, size_t *n) {
+    *piece = w->s + w->at;
+    if (w->at == w->n) return false;
+    if (w->at == w->end) {
+        size_t len = utf8_stretch(w->s + w->at, w->n - w->at, &w->wide);
+        if (len == 0) {
+            *n = 1;
+            w->end = ++w->at;
+            return true;
+        }
+        w->stretch = w->search = w->at;
+        w->end = w->at + len;
+        w->match_e = 0;
+        w->dry = w->cut_empty = false;
+    }
+    if (w->match_e <= w->at && !w->dry) w->dry = !find_cut(w);
+    size_t to = w->dry ? w->end : w->match_s > w->at ? w->match_s : w->match_e;
+    *n = to - w->at;
+    w->at = to;
+    return true;
+}

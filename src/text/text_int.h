@@ -1,0 +1,117 @@
+/* text/text_int.h — what the tokenizer's files share; nobody outside src/text includes it.
+ *
+ *   text ── added tokens cut out ── stretches of valid UTF-8 | single invalid bytes ── pieces (regex) ── BPE ── ids
+ *           tokenizer.c             split.c                                           split.c          bpe.c */
+#ifndef DIKAST_TEXT_TEXT_INT_H
+#define DIKAST_TEXT_TEXT_INT_H
+
+#include "text/tokenizer.h"
+
+/* ---- byte alphabet: each byte as one printable character, so that any byte string is text to JSON and to BPE ---- */
+uint32_t alphabet_char(unsigned char byte);
+int alphabet_byte(uint32_t c);                         /* -1: not of the alphabet */
+void alphabet_put(Str *out, const char *s, size_t n);  /* bytes, spelled */
+bool alphabet_read(Str *out, const char *s, size_t n); /* the inverse, appended; false leaves *out as it was */
+
+/* ---- split.c: pieces of a text ---- */
+extern const char *const split_pattern[2]; /* by SplitPattern, verbatim as published */
+
+typedef struct Splitter Splitter; /* compiled patterns; immutable, shared between threads */
+bool splitter_open(Splitter **out, const char *pattern, size_t n, Error *err);
+void splitter_close(Splitter *s);
+
+/* One walk over texts. Every byte of a text lies in exactly one piece; a gap between two matches is a piece too. */
+typedef struct {
+    const Splitter *split;
+    void *match; /* pcre2 match data: this walk's own */
+    const char *s;
+    size_t n, at;            /* the text; what has been handed out */
+    size_t stretch, end;     /* the valid stretch around at */
+    size_t match_s, match_e; /* found and not yet handed out when match_e > at */
+    size_t search;           /* where the next search begins */
+    bool wide, dry;          /* the stretch needs the wide pattern; it holds no further match */
+    bool cut_empty;          /* the last match ended at search, so an empty one there does not count */
+} PieceWalk;
+void pieces_open(PieceWalk *w, const Splitter *split);
+void pieces_text(PieceWalk *w, const char *s, size_t n);
+bool pieces_next(PieceWalk *w, const char **piece, size_t *n);
+void pieces_close(PieceWalk *w);
+
+/* ---- bpe.c: merging ---- */
+typedef struct {
+    uint64_t key;
+    int32_t rank, id;
+} MergeSlot; /* key: left id << 32 | right id; UINT64_MAX: free */
+typedef struct {
+    MergeSlot *slot;
+    uint64_t mask;
+} MergeMap;
+void merge_map_init(MergeMap *m, int n_expected);
+void merge_map_put(MergeMap *m, int32_t left, int32_t right, int32_t rank,
+                   int32_t id);                                                 /* the last put of a pair holds */
+const MergeSlot *merge_map_get(const MergeMap *m, int32_t left, int32_t right); /* NULL: no such merge */
+void merge_map_release(MergeMap *m);
+
+typedef enum {
+    TOKEN_ABSENT,
+    TOKEN_PLAIN,
+    TOKEN_RAW, /* spelled outside the byte alphabet: decodes as it stands, text never becomes it */
+    TOKEN_ADDED,
+    TOKEN_SPECIAL,
+} TokenKind;
+typedef struct {
+    const char *s;
+    uint32_t n;
+    int32_t id;
+    bool normalized;
+} AddedToken;
+
+struct Tokenizer {
+    Splitter *split;
+    MergeMap merge;
+    int n_vocab;
+    int32_t byte_id[256];
+    unsigned char *kind;   /* (n_vocab) TokenKind */
+    uint32_t *start, *len; /* (n_vocab) what a token decodes to: bytes.s[start .. start+len) */
+    Str bytes;
+    bool ignore_merges; /* a piece that is a token is that token, whatever the merges say */
+    int32_t *whole;     /* hash table of the tokens text may become, by bytes; -1 free; NULL without ignore_merges */
+    uint64_t whole_mask;
+    AddedToken *added; /* TOKEN_ADDED, longest first: text does become these */
+    int n_added;
+    bool added_first[256]; /* some added token starts with this byte */
+};
+
+uint64_t bytes_hash(const char *s, size_t n);
+int32_t whole_find(const Tokenizer *t, const char *s, size_t n); /* -1: none */
+void whole_build(Tokenizer *t);
+
+/* Scratch of one encode call: buffers of the long-piece merge, and which pieces of this text were merged before. */
+typedef struct {
+    const char *s;
+    uint32_t n, hash;
+    int at, n_id;
+} PieceMemo;
+typedef struct {
+    PieceMemo *memo;
+    uint32_t memo_mask; /* entries - 1; memo NULL: off */
+    void *buf;
+    size_t cap;
+} BpeScratch;
+void bpe_scratch_init(BpeScratch *b, size_t n_text);
+void bpe_scratch_release(BpeScratch *b);
+void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBuf *out); /* s lives as long as b */
+
+/* ---- tokenizer_json.c: writing ---- */
+typedef struct {
+    SplitPattern split;
+    const char *const *special;
+    int n_special;
+    const char *const *token; /* (n_token) the spelling of id n_special + i, in the byte alphabet */
+    int n_token;
+    const int32_t (*merge)[2]; /* (n_merge) pairs of ids, by rank */
+    int n_merge;
+} TokenizerSpec;
+void tokenizer_spec_write(Str *out, const TokenizerSpec *spec);
+
+#endif
