@@ -116,6 +116,7 @@ const CfgKey run_keys[] = {
     {"revise.critique",        CFG_BOOL, CFG_RESULT, AT(revise.critique), "true", 0, 0, "false: replies are kept as they are (control)"},
     {"revise.min_words",       CFG_INT,  CFG_RESULT, AT(revise.min_words), "5", 0, 1000, "reject SHORT below"},
     {"revise.need_quote",      CFG_BOOL, CFG_RESULT, AT(revise.need_quote), "true", 0, 0, "reject UNGROUNDED critiques that quote nothing"},
+    {"revise.dedup",           CFG_BOOL, CFG_RESULT, AT(revise.dedup), "true", 0, 0, "reject DUP: a reply accepted before for the same prompt"},
     {"revise.gate",            CFG_BOOL, CFG_RESULT, AT(revise.gate), "true", 0, 0, "a revision must beat the reply in the judge's eyes, in both orders"},
     {"revise.gate_min",        CFG_FLOAT, CFG_RESULT, AT(revise.gate_min), "0.6", 0, 1, "least probability that the revision is better"},
     {"revise.max_similar",     CFG_FLOAT, CFG_RESULT, AT(revise.max_similar), "0.95", 0, 1, "reject SAME above"},

@@ -47,7 +47,7 @@ typedef struct {
         int64_t repeats, rounds, critique_tokens, min_words;
         int mode;                   /* one | two */
         bool critique;              /* false: the no-critique control: nothing is revised */
-        bool gate, need_quote;
+        bool gate, need_quote, dedup;
         double gate_min, max_similar, min_similar;
     } revise;
     struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;

@@ -62,7 +62,7 @@ enum { PART_REVISED, PART_KEPT, PART_HELPFUL, PART_FORMAT, N_PART };
 
 static bool collect(const StageCtx *ctx, SampleSet part[N_PART], const StageText *text, int max, Error *err) {
     const RunConfig *c = ctx->cfg;
-    Revisions r = {ctx, text, &part[PART_REVISED], &part[PART_KEPT], max, {0}};
+    Revisions r = {.ctx = ctx, .text = text, .revised = &part[PART_REVISED], .kept = &part[PART_KEPT], .max = max};
     Rows sft = {0}, format = {0}, labelled = {0}, prefs = {0};
     bool ok = jsonl_each(stage_input(ctx, "revise"), "revisions.jsonl", add_revision, &r, err) &&
               stage_rows(&sft, ctx, &c->data.sft, ROW_INSTRUCTION, err) &&

@@ -1,0 +1,349 @@
+#include "cai/revise.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cai/format.h"
+#include "cai/judge.h"
+#include "train/losses.h"
+
+enum { MIN_CRITIQUE_TOKENS = 4 };
+
+void critique_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    const CritiqueRule *r = ud;
+    const int32_t *s = r->chat->id;
+    (void)id;
+    int verdict = -1, revision = -1;
+    for (int i = 0; i < n; i++) {
+        if (text[i] == s[SENT_VERDICT]) verdict = i;
+        if (text[i] == s[SENT_REVISION]) revision = i;
+    }
+    if (verdict < 0) {
+        rule->ban = n < MIN_CRITIQUE_TOKENS ? r->ban_all : r->ban_critique;
+        if (n >= r->critique_tokens) rule->force = s[SENT_VERDICT];
+    } else if (verdict == n - 1) {
+        rule->allow = r->verdict_choice;
+        rule->n_allow = 2;
+    } else if (revision < 0) rule->force = text[n - 1] == s[SENT_OK] ? s[SENT_END] : s[SENT_REVISION];
+    else {
+        rule->ban = r->ban_revision;
+        if (n - 1 - revision >= r->reply_tokens) rule->force = s[SENT_END];
+    }
+}
+
+static void ban_reserved(uint8_t *ban, const StageText *t, int allowed) {
+    for (int32_t i = 0; i < tokenizer_n_vocab(t->tok); i++) ban[i] = tokenizer_is_special(t->tok, i);
+    if (allowed >= 0) ban[t->chat.id[allowed]] = 0;
+}
+
+static char *decode(const StageText *t, const int32_t *id, int n) {
+    Str s = {0};
+    tokenizer_decode(t->tok, id, n, false, &s);
+    return str_detach(&s);
+}
+
+static Dialogue user_turn(Message *m, const Chain *c) {
+    *m = (Message){ROLE_USER, c->prompt->text};
+    return (Dialogue){m, 1};
+}
+
+/* Requests whose sequences are built by the caller; frees the sequences. */
+typedef struct { Sequence *seq; GenRequest *req; GenResult *res; int *chain; int n; } Calls;
+
+static void calls_init(Calls *c, int n) {
+    *c = (Calls){.seq = mem_alloc((size_t)(n + 1) * sizeof *c->seq),
+                 .req = mem_alloc((size_t)(n + 1) * sizeof *c->req),
+                 .res = mem_alloc((size_t)(n + 1) * sizeof *c->res),
+                 .chain = mem_alloc((size_t)(n + 1) * sizeof *c->chain)};
+}
+
+static void calls_release(Calls *c, bool results) {
+    if (results) engine_free_results(c->res, c->n);
+    for (int i = 0; i < c->n; i++) sequence_release(&c->seq[i]);
+    free(c->seq);
+    free(c->req);
+    free(c->res);
+    free(c->chain);
+}
+
+static Sequence *calls_add(Calls *c, int chain) {
+    c->chain[c->n] = chain;
+    return &c->seq[c->n++];
+}
+
+static bool calls_run(Calls *c, const Reviser *r, const Chain *chain, const SampleParams *p, const char *what, Error *err) {
+    char key[300];
+    for (int i = 0; i < c->n; i++) {
+        snprintf(key, sizeof key, "%s/%s", chain[c->chain[i]].id, what);
+        c->req[i] = (GenRequest){.id = stage_id(key), .prompt = {c->seq[i].tok.id, c->seq[i].tok.n}, .sample = *p};
+    }
+    return engine_generate(r->engine, c->req, c->n, c->res, r->ctx->log, r->ctx->stop, err);
+}
+
+static void reject_chain(Chain *c, Reject why) {
+    c->active = false;
+    c->outcome = OUTCOME_REJECTED;
+    c->reject = why;
+}
+
+bool revise_replies(Reviser *r, Chain *chain, int n, Error *err) {
+    const Chat *chat = &r->text->chat;
+    Calls calls;
+    SampleParams p;
+    uint8_t *ban = mem_alloc((size_t)tokenizer_n_vocab(r->text->tok));
+    calls_init(&calls, n);
+    ban_reserved(ban, r->text, SENT_END);
+    CritiqueRule only_end = {.ban_revision = ban};
+    stage_sampling(&p, r->ctx, &r->ctx->cfg->revise.s, &chat->id[SENT_END], 1);
+    p.hook = reply_rule;
+    p.hook_ud = &only_end;
+    for (int i = 0; i < n; i++) {
+        Message m;
+        chat_respond(calls_add(&calls, i), chat, user_turn(&m, &chain[i]));
+    }
+    bool ok = calls_run(&calls, r, chain, &p, "reply", err);
+    for (int i = 0; i < n && ok; i++) {
+        const GenResult *g = &calls.res[i];
+        bool ended = g->why == STOP_TOKEN;
+        chain[i].reply = decode(r->text, g->text, g->n - ended);
+        chain[i].current = chain[i].reply;
+        chain[i].active = true;
+        chain[i].reply_truncated = !ended;
+        if (!ended) reject_chain(&chain[i], g->why == STOP_CONTEXT ? REJECT_CONTEXT : REJECT_TRUNCATED);
+    }
+    calls_release(&calls, ok);
+    free(ban);
+    return ok;
+}
+
+void reply_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    const CritiqueRule *r = ud;
+    (void)id, (void)text, (void)n;
+    rule->ban = r->ban_revision;
+}
+
+/* A span of generated ids between two sentinels -> text. */
+static void read_round(Round *q, const StageText *t, const GenResult *g, const CritiqueRule *rule) {
+    CritiqueParse parse = {0};
+    if (rule->two_calls) { /* ends with the verdict */
+        parse.n_critique = g->n - 2;
+        parse.violates = g->text[g->n - 1] == t->chat.id[SENT_VIOLATES];
+    } else {
+        bool ok = chat_critique_parse(&t->chat, g->text, g->n, &parse);
+        CHECK(ok, "a generated critique does not parse (%d tokens)", g->n);
+    }
+    q->critique = decode(t, g->text + parse.critique, parse.n_critique);
+    q->violates = parse.violates;
+    q->verdict_odds = g->odds;
+    q->n_forced = g->n_forced;
+    if (parse.violates && !rule->two_calls) {
+        q->revision = decode(t, g->text + parse.revision, parse.n_revision);
+        q->truncated = parse.n_revision >= rule->reply_tokens;
+    }
+}
+
+/* Second call of two-call mode: only now the revision request is in the prompt. */
+static bool second_call(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) {
+    const Chat *chat = &r->text->chat;
+    Calls calls;
+    SampleParams p;
+    Str rule = {0};
+    uint8_t *ban = mem_alloc((size_t)tokenizer_n_vocab(r->text->tok));
+    ban_reserved(ban, r->text, SENT_END);
+    CritiqueRule only_end = {.ban_revision = ban};
+    stage_sampling(&p, r->ctx, &r->ctx->cfg->revise.s, &chat->id[SENT_END], 1);
+    p.hook = reply_rule;
+    p.hook_ud = &only_end;
+    calls_init(&calls, n_of);
+    for (int i = 0; i < n_of; i++) {
+        Chain *c = &chain[of[i]];
+        Round *q = &c->round[c->n_round - 1];
+        if (!q->violates) continue;
+        Message m;
+        Sequence *s = calls_add(&calls, of[i]);
+        format_principle(&rule, &r->con->principle[q->principle]);
+        chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&rule), "", "");
+        sequence_text(s, chat, q->critique, 0);
+        sequence_put(s, chat->id[SENT_VERDICT], 0);
+        sequence_put(s, chat->id[SENT_VIOLATES], 0);
+        sequence_put(s, chat->id[SENT_REVISION], 0);
+    }
+    char what[32];
+    snprintf(what, sizeof what, "revise%d", n_of ? chain[of[0]].n_round : 0);
+    bool ok = calls_run(&calls, r, chain, &p, what, err);
+    for (int i = 0; i < calls.n && ok; i++) {
+        Round *q = &chain[calls.chain[i]].round[chain[calls.chain[i]].n_round - 1];
+        const GenResult *g = &calls.res[i];
+        q->truncated = g->why != STOP_TOKEN;
+        q->revision = decode(r->text, g->text, g->n - !q->truncated);
+    }
+    calls_release(&calls, ok);
+    str_release(&rule);
+    free(ban);
+    return ok;
+}
+
+static void pick_principle(const Reviser *r, Chain *c) {
+    Str query = {0};
+    str_printf(&query, "%s %s", c->prompt->text, c->current);
+    Round *q = &c->round[c->n_round++];
+    *q = (Round){.gate_p = NAN};
+    q->principle = selector_pick(r->selector, str_get(&query), stage_id(c->id), (uint32_t)c->n_round, c->used, &q->propensity);
+    c->used |= (uint64_t)1 << q->principle;
+    str_release(&query);
+}
+
+/* Critique calls of this round for every active chain; of[] receives those that were made. */
+static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, Error *err) {
+    const StageText *t = r->text;
+    const Chat *chat = &t->chat;
+    size_t v = (size_t)tokenizer_n_vocab(t->tok);
+    uint8_t *ban = mem_alloc(3 * v);
+    ban_reserved(ban, t, -1);
+    ban_reserved(ban + v, t, SENT_VERDICT);
+    ban_reserved(ban + 2 * v, t, SENT_END);
+    CritiqueRule rule = {.chat = chat,
+                         .ban_all = ban,
+                         .ban_critique = ban + v,
+                         .ban_revision = ban + 2 * v,
+                         .critique_tokens = (int)r->ctx->cfg->revise.critique_tokens,
+                         .reply_tokens = (int)r->ctx->cfg->revise.s.max_new,
+                         .verdict_choice = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]},
+                         .two_calls = r->ctx->cfg->revise.mode == 1};
+    const int32_t stop_one[] = {chat->id[SENT_END]}, stop_two[] = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]};
+    SampleParams p;
+    stage_sampling(&p, r->ctx, &r->ctx->cfg->revise.s, rule.two_calls ? stop_two : stop_one, rule.two_calls ? 2 : 1);
+    p.hook = critique_rule;
+    p.hook_ud = &rule;
+    p.max_new = rule.critique_tokens + 3 + rule.reply_tokens + 1;
+    Calls calls;
+    calls_init(&calls, n);
+    Str text = {0};
+    for (int i = 0; i < n; i++) {
+        Chain *c = &chain[i];
+        if (!c->active) continue;
+        pick_principle(r, c);
+        Message m;
+        Sequence *s = calls_add(&calls, i);
+        const Principle *pr = &r->con->principle[c->round[c->n_round - 1].principle];
+        if (rule.two_calls) principle_text(&text, pr);
+        else format_principle(&text, pr);
+        chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&text),
+                             rule.two_calls ? principle_critique(pr) : "", "");
+        if (s->tok.n + p.max_new <= r->max_len) continue;
+        /* CONTEXT is found before generating: a chain whose room ends here keeps what earlier rounds gave. */
+        c->n_round--;
+        if (c->outcome == OUTCOME_REVISED) c->active = false;
+        else reject_chain(c, REJECT_CONTEXT);
+        sequence_release(s);
+        calls.n--;
+    }
+    char what[32];
+    snprintf(what, sizeof what, "critique%d", calls.n ? chain[calls.chain[0]].n_round : 0);
+    bool ok = calls_run(&calls, r, chain, &p, what, err);
+    for (int i = 0; i < calls.n && ok; i++) {
+        Chain *c = &chain[calls.chain[i]];
+        read_round(&c->round[c->n_round - 1], t, &calls.res[i], &rule);
+        of[i] = calls.chain[i];
+    }
+    *n_of = calls.n;
+    calls_release(&calls, ok);
+    str_release(&text);
+    free(ban);
+    return ok && (!rule.two_calls || second_call(r, chain, of, *n_of, err));
+}
+
+static Reject filter(Reviser *r, const Chain *c, const Round *q) {
+    const RunConfig *cfg = r->ctx->cfg;
+    FilterInput f = {.prompt = c->prompt->text,
+                     .previous = c->current,
+                     .critique = q->critique,
+                     .revision = q->revision,
+                     .truncated = q->truncated,
+                     .min_words = (int)cfg->revise.min_words,
+                     .need_quote = cfg->revise.need_quote,
+                     .max_similar = cfg->revise.max_similar,
+                     .min_similar = cfg->revise.min_similar};
+    Reject why = filter_revision(&f);
+    if (why == REJECT_NONE && r->eval_grams && gramset_hits(r->eval_grams, q->revision)) why = REJECT_CONTAM;
+    /* EVASIVE is a quota: stock refusals may be at most a tenth of what is accepted. */
+    if (why == REJECT_NONE && text_evasive(q->revision) && 10 * (r->n_evasive + 1) > r->n_accepted + 10) why = REJECT_EVASIVE;
+    return why;
+}
+
+/* The judge must prefer the revision in both orders. */
+static bool gate(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) {
+    JudgeItem *item = mem_alloc((size_t)(n_of + 1) * sizeof *item);
+    Message *msg = mem_alloc((size_t)(n_of + 1) * sizeof *msg);
+    Judged *out = mem_alloc((size_t)(n_of + 1) * sizeof *out);
+    Round **round = mem_alloc((size_t)(n_of + 1) * sizeof *round);
+    int n = 0;
+    for (int i = 0; i < n_of; i++) {
+        Chain *c = &chain[of[i]];
+        Round *q = &c->round[c->n_round - 1];
+        if (!q->violates || q->reject != REJECT_NONE) continue;
+        item[n] = (JudgeItem){user_turn(&msg[n], c), q->revision, c->current, principle_compare(&r->con->principle[q->principle])};
+        round[n++] = q;
+    }
+    bool ok = judge_pairs(out, r->engine, &r->text->chat, item, n, r->max_len, err);
+    for (int i = 0; i < n && ok; i++) {
+        Round *q = round[i];
+        if (!out[i].scored) {
+            q->reject = REJECT_CONTEXT;
+            continue;
+        }
+        q->gate_p = sigmoid(judged_l(out[i]));
+        if (judged_flip(out[i])) q->reject = REJECT_FLIP;
+        else if (q->gate_p < r->ctx->cfg->revise.gate_min) q->reject = REJECT_WORSE;
+    }
+    free(item);
+    free(msg);
+    free(out);
+    free(round);
+    return ok;
+}
+
+static void settle(Reviser *r, Chain *c) {
+    Round *q = &c->round[c->n_round - 1];
+    if (!q->violates) {
+        if (++c->n_ok_in_row == 2) c->active = false;
+        return;
+    }
+    c->n_ok_in_row = 0;
+    if (q->reject != REJECT_NONE) {
+        /* An earlier accepted revision stands; without one the dialogue is known to be bad and not mended. */
+        if (c->outcome == OUTCOME_REVISED) c->active = false;
+        else reject_chain(c, q->reject);
+        return;
+    }
+    c->outcome = OUTCOME_REVISED;
+    c->current = q->revision;
+    r->n_accepted++;
+    r->n_evasive += text_evasive(q->revision);
+}
+
+bool revise_round(Reviser *r, Chain *chain, int n, Error *err) {
+    int *of = mem_alloc((size_t)(n + 1) * sizeof *of), n_of = 0;
+    bool ok = critique_calls(r, chain, n, of, &n_of, err);
+    for (int i = 0; i < n_of && ok; i++) {
+        Chain *c = &chain[of[i]];
+        Round *q = &c->round[c->n_round - 1];
+        if (q->violates) q->reject = filter(r, c, q);
+    }
+    if (ok && r->ctx->cfg->revise.gate) ok = gate(r, chain, of, n_of, err);
+    for (int i = 0; i < n_of && ok; i++) settle(r, &chain[of[i]]);
+    free(of);
+    return ok;
+}
+
+void chain_release(Chain *c) {
+    for (int i = 0; i < c->n_round; i++) {
+        free(c->round[i].critique);
+        free(c->round[i].revision);
+    }
+    free(c->id);
+    free(c->reply);
+    *c = (Chain){0};
+}

@@ -1,0 +1,68 @@
+/* cai/revise.h — critique and revision of one's own replies, round by round, for a batch of dialogues.
+ *
+ *   reply y  ->  [principle -> critique c -> verdict v -> revision y' -> filters -> judge gate]*  ->  revised | kept | rejected
+ *
+ * Structure cannot fail: critique, verdict and revision are one generation in which reserved ids are masked and the seams are
+ * forced (states CRITIQUE, VERDICT, REVISION). Two-call mode ends the first call at the verdict; only the second sees the
+ * revision request. */
+#ifndef DIKAST_CAI_REVISE_H
+#define DIKAST_CAI_REVISE_H
+
+#include "cai/filters.h"
+#include "cai/stages.h"
+
+enum { MAX_ROUNDS = 4 };
+typedef enum { OUTCOME_KEPT, OUTCOME_REVISED, OUTCOME_REJECTED } Outcome;
+typedef struct {
+    int principle;
+    double propensity;
+    float verdict_odds;         /* log p(ok) - log p(violates) at T 1 */
+    bool violates, truncated;
+    int n_forced;
+    char *critique, *revision;  /* revision NULL: verdict ok */
+    Reject reject;              /* of the revision */
+    double gate_p;              /* P(revision better), NaN: not judged */
+} Round;
+typedef struct {
+    const Prompt *prompt;
+    char *id, *reply;           /* first reply */
+    char *current;              /* reply after the accepted revisions; aliases reply or a round's revision */
+    bool reply_truncated;
+    Round round[MAX_ROUNDS];
+    int n_round, n_ok_in_row;
+    uint64_t used;              /* principles used, bitmask */
+    Outcome outcome;
+    Reject reject;
+    bool active;
+} Chain;
+
+typedef struct {
+    const StageCtx *ctx;
+    Engine *engine;
+    const StageText *text;
+    const Constitution *con;
+    Selector *selector;
+    int max_len;                /* context */
+    GramSet *eval_grams;
+    int n_accepted, n_evasive;
+} Reviser;
+
+bool revise_replies(Reviser *r, Chain *chain, int n, Error *err);   /* first replies */
+bool revise_round(Reviser *r, Chain *chain, int n, Error *err);     /* one round over the active chains */
+void chain_release(Chain *c);
+
+/* The rule of the critique generation, for tests: budgets in tokens; ban arrays over the vocabulary. */
+typedef struct {
+    const Chat *chat;
+    const uint8_t *ban_critique, *ban_revision;     /* reserved ids; critique: without <|verdict|>; revision: without <|end|> */
+    const uint8_t *ban_all;                         /* every reserved id */
+    int critique_tokens, reply_tokens;
+    int32_t verdict_choice[2];
+    bool two_calls;                                 /* stop after the verdict */
+} CritiqueRule;
+void critique_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule);   /* a GenHook; ud: CritiqueRule */
+
+
+void reply_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule);      /* replies: only ban_revision */
+
+#endif
