@@ -1,23 +1,29 @@
 /* data/rows.h — JSONL rows of the shapes users have (plain, .gz, .zst), checked and normalised.
  *
- *   instruction  {prompt, response}            Alpaca's {instruction, input, output} too
- *   chat         {messages: [{role, content}]} or {turns: [..]}
+ *   instruction  {prompt, response|completion}; {instruction, input?, output, system?, history?} (Alpaca)
+ *   chat         {messages: [{role, content}]}, {conversations: [{from, value}], system?} or {turns: [user, assistant, ..]}:
+ *                the last assistant turn is the reply; a row of ROW_INSTRUCTION too
  *   preference   {prompt, chosen, rejected}    strings or message lists; HH transcripts "\n\nHuman: .. \n\nAssistant: .."
- *   prompt       {prompt[, category]} or {turns}
+ *                with the prompt inside chosen and rejected, or as the prompt
+ *   prompt       {prompt[, category]} or {turns} (user turns, of which the first is taken)
  *   labelled     {prompt, response, harmful 0/1[, category]}
  *   text         {text}, or a plain text file with documents ending in a line <|endoftext|> (none: the file is split at
- *                blank lines into documents of about doc_bytes)
+ *                blank lines into documents of about ROWS_DOC_BYTES)
  *   format       {kind: "critique", prompt, response, principle, critique, revision?} |
- *                {kind: "judge", prompt, a, b, principle, answer: "first"|"second"}
+ *                {kind: "judge", prompt, a, b, principle, answer: "first"|"second"} |
+ *                {prompt, a, b, principle, better: 0|1|-1} without kind: a judge's gold label, where -1 is a tie
  *   choice       {task, prompt, choices[], gold};  paraphrase {prompts[2..], category?}
  *
- * Strings containing NUL, invalid UTF-8, missing or mis-typed fields are errors "file:line: ..."; an empty file is one too. */
+ * A prompt that is a string holding a transcript becomes its turns. Adjacent turns of one role are merged, empty ones
+ * dropped. Strings containing NUL, invalid UTF-8, missing or mis-typed fields are errors "file:line: ..."; a file without
+ * rows is one too. Well-formed rows that teach nothing (empty reply, both replies equal) are left out and counted. */
 #ifndef DIKAST_DATA_ROWS_H
 #define DIKAST_DATA_ROWS_H
 
 #include "base/arena.h"
 #include "text/chat.h"
 
+enum { ROWS_DOC_BYTES = 4096, ROWS_SKIPS = 8 };
 typedef enum { ROW_INSTRUCTION, ROW_PREFERENCE, ROW_PROMPT, ROW_LABELLED, ROW_TEXT, ROW_FORMAT, ROW_CHOICE, ROW_PARAPHRASE } RowKind;
 
 typedef struct {
@@ -28,13 +34,21 @@ typedef struct {
     const char *a, *b;          /* INSTRUCTION, LABELLED: a = reply.  PREFERENCE: a = chosen, b = rejected.  TEXT: a.
                                    FORMAT critique: a = reply, b = revision or NULL.  FORMAT judge: a, b = options */
     const char *principle, *critique;   /* FORMAT */
-    int label;                  /* LABELLED: harmful 0/1.  FORMAT judge: 0 first, 1 second; critique: -1. CHOICE: gold */
+    int label;                  /* LABELLED: harmful 0/1.  FORMAT judge: 0 first, 1 second, -1 a tie (gold rows only);
+                                   critique: -1. CHOICE: gold */
     double weight;              /* 1 unless the row says */
     const char *const *list;    /* CHOICE: choices; PARAPHRASE: prompts */
     int n_list;
     int line;
 } Row;
-typedef struct { Row *row; int n, cap; Heap heap; int64_t n_bytes; } Rows;  /* zeroed is empty */
+typedef struct {                /* zeroed is empty */
+    Row *row;
+    int n, cap;
+    Heap heap;
+    int64_t n_bytes;            /* of the lines read */
+    struct { const char *reason; int n; } skip[ROWS_SKIPS];     /* rows left out, by reason; reason NULL: no more */
+    int n_skip;                 /* in all */
+} Rows;
 
 bool rows_read(Rows *out, const char *path, RowKind kind, Error *err);      /* appends */
 /* Parses one line (the fuzz entry); file and line name the place in errors. */
