@@ -230,7 +230,7 @@ bool model_config_read(ModelConfig *c, const char *dir, Error *err) {
     Str path = {0};
     str_printf(&path, "%s/config.json", dir);
     Json *root = NULL;
-    bool ok = json_read_file(&root, path.s, JSON_INT_AS_REAL, err);
+    bool ok = json_read_file(&root, path.s, 0, err);
     if (ok) ok = read_config(c, root, err) || error_wrap(err, "%s", path.s);
     json_release(root);
     str_release(&path);

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/nn_llama and tests/golden/nn_gpt2: tiny random models as transformers saves them, and what PyTorch
+computes with them in float64: logits of two sequences, the weighted loss, every gradient, the weights after ten AdamW
+steps (clip 1.0; biases and norms without decay).
+
+transformers computes RMSNorm and rotary tables in float32 whatever the model's dtype; both are replaced here by the same
+lines without the casts, so the goldens are float64 throughout. 1 - lr * weight_decay is exact in float32, because our
+AdamW rounds that constant as torch's float32 path does.
+
+    python tests/oracle/nn_goldens.py [tests/golden]
+"""
+import json, pathlib, sys
+import torch, transformers
+from safetensors.torch import save_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
+
+LR, BETAS, EPS, DECAY, CLIP, STEPS = 2.0**-7, (0.9, 0.95), 1e-8, 0.125, 1.0, 10
+LENGTHS = (9, 5)
+
+
+def rms_norm(self, x):
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+def rotary(self, x, position_ids):
+    d = self.config.head_dim
+    theta = self.config.rope_parameters["rope_theta"]
+    freq = theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    angle = position_ids[..., None].double() * freq
+    angle = torch.cat((angle, angle), dim=-1)
+    return angle.cos(), angle.sin()
+
+
+modeling_llama.LlamaRMSNorm.forward = rms_norm
+modeling_llama.LlamaRotaryEmbedding.forward = rotary
+
+
+def loss_of(model, sequences, targets, weights):
+    total, logits = 0, []
+    for ids, target, weight in zip(sequences, targets, weights):
+        z = model(input_ids=ids[None]).logits[0]
+        logits.append(z)
+        total = total - (weight * torch.log_softmax(z, -1).gather(-1, target[:, None])[:, 0]).sum()
+    return total / sum(w.sum() for w in weights), torch.cat(logits)
+
+
+def golden(name, model, root):
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            mean = 1.0 if ("norm" in key or "ln_" in key) and key.endswith("weight") else 0.0
+            p.copy_((mean + 0.3 * torch.randn_like(p)).float())
+    model.float().eval().save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    model.double()
+
+    vocab = model.config.vocab_size
+    sequences = [torch.randint(vocab, (n,)) for n in LENGTHS]
+    targets = [torch.randint(vocab, (n,)) for n in LENGTHS]
+    weights = [torch.randint(0, 3, (n,)).double() for n in LENGTHS]
+    out = {
+        "tok": torch.cat(sequences),
+        "target": torch.cat(targets),
+        "weight": torch.cat(weights),
+        "len": torch.tensor(LENGTHS),
+    }
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, foreach=False, fused=False)
+    losses, norms = [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss, logits = loss_of(model, sequences, targets, weights)
+        loss.backward()
+        if step == 0:
+            out["logits"] = logits.detach()
+            for key, p in model.named_parameters():
+                out["grad." + key] = p.grad.clone()
+        losses.append(loss.item())
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP).item())
+        optimizer.step()
+    out["loss"] = torch.tensor(losses, dtype=torch.float64)
+    out["norm"] = torch.tensor(norms, dtype=torch.float64)
+    for key, p in model.named_parameters():
+        out["after." + key] = p.detach().clone()
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    save_file({k: v.contiguous() for k, v in out.items()}, folder / "expected.safetensors", metadata=versions)
+    print(name, {f.name: f.stat().st_size for f in sorted(folder.iterdir())}, losses[0], losses[-1], norms[0])
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/golden")
+    llama = LlamaConfig(
+        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=6, max_position_embeddings=32, rms_norm_eps=1e-5, attention_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=False, bos_token_id=None,
+        eos_token_id=2)
+    gpt2 = GPT2Config(
+        vocab_size=29, n_embd=12, n_layer=2, n_head=3, n_positions=16, n_inner=20, bos_token_id=None, eos_token_id=0)
+    golden("nn_llama", LlamaForCausalLM(llama), root)
+    golden("nn_gpt2", GPT2LMHeadModel(gpt2), root)
+
+
+main()
