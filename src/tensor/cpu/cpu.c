@@ -1,14 +1,214 @@
+/* tensor/cpu/cpu.c — what the kernels of all instruction sets share. */
+#include "tensor/cpu/cpu_int.h"
+
 #include "tensor/backend_int.h"
 
-bool backend_cpu_open(Backend *be, const char *isa, Error *err) {
-    (void)be;
-    (void)isa;
-    return error_set(err, ERR_CONFIG, "this build has no CPU kernels, expected backend ref");
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* -- scratch --------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    unsigned char *p;
+    size_t bytes;
+} Buffer;
+
+typedef struct {
+    const Isa *isa;
+    Buffer threads, shared;
+    size_t thread_bytes;
+} Cpu;
+
+static void buffer_need(Backend *be, Buffer *b, size_t bytes) {
+    if (bytes <= b->bytes) return;
+    if (b->p) be->mem.put(be->mem.ud, b->p, b->bytes);
+    b->p = be->mem.get(be->mem.ud, bytes);
+    CHECK(b->p, "cpu: no memory for %zu bytes of scratch", bytes);
+    b->bytes = bytes;
 }
 
-void backend_cpu_close(Backend *be) { (void)be; }
+/* Parts start on their own pages: two threads never share a line. */
+void cpu_scratch_threads(Backend *be, int64_t n_float) {
+    Cpu *cpu = be->impl;
+    size_t bytes = ((size_t)n_float * sizeof(float) + 4095) / 4096 * 4096;
+    if (bytes <= cpu->thread_bytes) return;
+    cpu->thread_bytes = bytes;
+    buffer_need(be, &cpu->threads, bytes * (size_t)pool_threads(be->pool));
+}
+
+float *cpu_scratch_of(const Backend *be, int thread) {
+    const Cpu *cpu = be->impl;
+    return (float *)(void *)(cpu->threads.p + (size_t)thread * cpu->thread_bytes);
+}
+
+void *cpu_scratch_shared(Backend *be, size_t bytes) {
+    Cpu *cpu = be->impl;
+    buffer_need(be, &cpu->shared, bytes);
+    return cpu->shared.p;
+}
+
+/* -- tiles ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Waking a worker costs some microseconds: as much as this many plain operations. */
+static const double least_flops = 2e6;
+
+void cpu_tiles(Backend *be, int64_t n, double flops, PoolFn *fn, void *job) {
+    if (n > 1 && flops >= least_flops) {
+        pool_for(be->pool, n, fn, job);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) fn(job, i, 0);
+}
+
+typedef struct {
+    int64_t rows, cols, step, n_across;
+    SpanFn *fn;
+    const void *job;
+} Spans;
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Wide rows are cut across, narrow ones gathered. */
+static Spans spans_of(int64_t rows, int64_t cols) {
+    int64_t step = cols >= CPU_TILE ? 1 : CPU_TILE / (cols > 0 ? cols : 1);
+    return (Spans){.rows = rows, .cols = cols, .step = step, .n_across = cols > 0 ? ceil_div(cols, CPU_TILE) : 0};
+}
+
+int64_t cpu_span_count(int64_t rows, int64_t cols) {
+    Spans s = spans_of(rows, cols);
+    return ceil_div(rows, s.step) * s.n_across;
+}
+
+static void span_task(void *ud, int64_t tile, int thread) {
+    (void)thread;
+    const Spans *s = ud;
+    int64_t row = tile / s->n_across * s->step, col = tile % s->n_across * CPU_TILE;
+    s->fn(s->job, (Span){row, least(row + s->step, s->rows), col, least(col + CPU_TILE, s->cols)}, tile);
+}
+
+void cpu_spans(Backend *be, int64_t rows, int64_t cols, SpanFn *fn, const void *job) {
+    Spans s = spans_of(rows, cols);
+    s.fn = fn;
+    s.job = job;
+    cpu_tiles(be, cpu_span_count(rows, cols), 16.0 * (double)rows * (double)cols, span_task, &s);
+}
+
+typedef struct {
+    int64_t rows, step;
+    RowsFn *fn;
+    const void *job;
+} Rows;
+
+static void rows_task(void *ud, int64_t tile, int thread) {
+    (void)thread;
+    const Rows *r = ud;
+    r->fn(r->job, tile * r->step, least((tile + 1) * r->step, r->rows));
+}
+
+void cpu_rows(Backend *be, int64_t rows, int64_t cols, int weight, RowsFn *fn, const void *job) {
+    int64_t step = CPU_TILE / (cols > 0 ? cols : 1) / weight;
+    Rows r = {rows, step < 1 ? 1 : step, fn, job};
+    cpu_tiles(be, ceil_div(rows, r.step), 16.0 * (double)rows * (double)cols * weight, rows_task, &r);
+}
+
+/* -- checks ---------------------------------------------------------------------------------------------------------
+ */
+
+void cpu_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+    CHECK(t.rows == rows && t.cols == cols, "%s: %s is (%lld, %lld), expected (%lld, %lld)", op, what,
+          (long long)t.rows, (long long)t.cols, (long long)rows, (long long)cols);
+    if (tensor_empty(t)) return;
+    CHECK(t.dtype == DTYPE_F32, "%s: %s is %s, expected F32", op, what, dtype_name(t.dtype));
+    CHECK(t.data && t.ld >= t.cols, "%s: %s has data %s, ld %lld", op, what, t.data ? "set" : "NULL", (long long)t.ld);
+}
+
+void cpu_check_opt(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+    if (!tensor_empty(t)) cpu_check(op, what, t, rows, cols);
+}
+
+void cpu_check_index(const char *op, const int32_t *idx, int64_t n, int64_t limit) {
+    for (int64_t i = 0; i < n; i++)
+        CHECK(idx[i] >= 0 && idx[i] < limit, "%s: index %lld is %d, expected [0, %lld)", op, (long long)i, (int)idx[i],
+              (long long)limit);
+}
+
+/* -- double precision -----------------------------------------------------------------------------------------------
+ */
+
+/* x = m 2^e, m in [sqrt 1/2, sqrt 2); log m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172: eleven terms leave 1e-18. */
+double cpu_log(double x) {
+    if (!(x > 0) || isinf(x)) return x == 0 ? -INFINITY : x < 0 ? NAN : x;
+    int e;
+    double m = frexp(x, &e);
+    if (m < 0.70710678118654752) {
+        m *= 2;
+        e--;
+    }
+    double s = (m - 1) / (m + 1), s2 = s * s, sum = 0;
+    for (int i = 21; i >= 1; i -= 2) sum = sum * s2 + 1.0 / i;
+    return e * 6.93147180369123816490e-01 + (2 * s * sum + e * 1.90821492927058770002e-10);
+}
+
+double cpu_pow(double x, int64_t n) {
+    double r = 1;
+    for (; n > 0; n >>= 1, x *= x)
+        if (n & 1) r *= x;
+    return r;
+}
+
+/* x - n pi/2 in three steps (33 + 33 + 53 bits of pi/2: exact for n below 2^20), then Taylor's series to where |r| <=
+ * pi/4 leaves less than 1e-17. */
+void cpu_sincos(double x, double *s, double *c) {
+    double n = rint(x * 6.36619772367581382433e-01);
+    double r = x - n * 1.57079632673412561417e+00;
+    r -= n * 6.07710050630396597660e-11;
+    r -= n * 2.02226624879595063154e-21;
+    double r2 = r * r, sn = 0, cs = 0;
+    for (int i = 17; i >= 3; i -= 2) sn = (1 - sn) * r2 / (i * (i - 1));
+    sn = r * (1 - sn);
+    for (int i = 18; i >= 2; i -= 2) cs = (1 - cs) * r2 / (i * (i - 1));
+    cs = 1 - cs;
+    switch ((int64_t)n & 3) {
+    case 0:
+        *s = sn, *c = cs;
+        break;
+    case 1:
+        *s = cs, *c = -sn;
+        break;
+    case 2:
+        *s = -sn, *c = -cs;
+        break;
+    default:
+        *s = -cs, *c = sn;
+    }
+}
+
+/* -- life -----------------------------------------------------------------------------------------------------------
+ */
+
+bool backend_cpu_open(Backend *be, const char *isa, Error *err) {
+    const Isa *chosen = isa_choose(isa, err);
+    if (!chosen) return false;
+    Cpu *cpu = mem_alloc(sizeof *cpu);
+    cpu->isa = chosen;
+    be->op = chosen->op;
+    be->real = DTYPE_F32;
+    be->impl = cpu;
+    return true;
+}
+
+void backend_cpu_close(Backend *be) {
+    Cpu *cpu = be->impl;
+    if (cpu->threads.p) be->mem.put(be->mem.ud, cpu->threads.p, cpu->threads.bytes);
+    if (cpu->shared.p) be->mem.put(be->mem.ud, cpu->shared.p, cpu->shared.bytes);
+    free(cpu);
+}
 
 const char *backend_cpu_isa(const Backend *be) {
-    (void)be;
-    return "none";
+    const Cpu *cpu = be->impl;
+    return cpu->isa->name;
 }

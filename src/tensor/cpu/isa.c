@@ -1,0 +1,36 @@
+/* tensor/cpu/isa.c — which compilation of the kernels runs. The compiler's cpuid helpers also ask whether the operating
+ * system saves the wide registers (xgetbv). */
+#include "tensor/cpu/cpu_int.h"
+
+#include <string.h>
+
+static bool has_avx512(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx2") &&
+           __builtin_cpu_supports("fma");
+}
+
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+static bool has_c(void) { return true; }
+
+static const Isa isas[] = {
+    {"avx512", &cpu_ops_avx512, has_avx512},
+    {"avx2", &cpu_ops_avx2, has_avx2},
+    {"scalar", &cpu_ops_scalar, has_c},
+};
+
+const Isa *isa_choose(const char *want, Error *err) {
+    __builtin_cpu_init();
+    bool any = !want || strcmp(want, "auto") == 0;
+    for (int i = 0; i < COUNT_OF(isas); i++) {
+        if (!any && strcmp(want, isas[i].name) != 0) continue;
+        if (isas[i].usable()) return &isas[i];
+        if (!any) {
+            error_set(err, ERR_CONFIG, "isa '%s': this machine lacks it; use auto", want);
+            return NULL;
+        }
+    }
+    error_set(err, ERR_CONFIG, "unknown isa '%s', expected auto, avx512, avx2 or scalar", want);
+    return NULL;
+}

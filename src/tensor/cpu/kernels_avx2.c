@@ -1,0 +1,8 @@
+/* tensor/cpu/kernels_avx2.c — the kernels of kernels.h for AVX2 and FMA. */
+#include "tensor/cpu/vec_avx2.h"
+#include "tensor/cpu/vec.h"
+
+#define MICRO_TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
+
+#define KERNELS cpu_ops_avx2
+#include "tensor/cpu/kernels.h"

@@ -1,0 +1,385 @@
+/* tensor/cpu/kernels_elem.h — elementwise operations, lookup, positions, activations. Rows and elements do not meet, so
+ * tiles may be cut anywhere; where sums cross rows (lookup's backward) a task owns columns and takes the rows in order.
+ */
+#ifndef DIKAST_TENSOR_CPU_KERNELS_ELEM_H
+#define DIKAST_TENSOR_CPU_KERNELS_ELEM_H
+
+#include <string.h>
+
+/* -- plain ----------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    Tensor y, a, b;
+    float k;
+    int kind;
+} Elem;
+
+static void zero_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Elem *e = job;
+    for (int64_t i = s.row; i < s.row_end; i++)
+        memset(f32_row(e->y, i) + s.col, 0, (size_t)(s.col_end - s.col) * sizeof(float));
+}
+
+static void zero(Backend *be, Tensor y) {
+    cpu_check("zero", "y", y, y.rows, y.cols);
+    Elem e = {.y = y};
+    cpu_spans(be, y.rows, y.cols, zero_span, &e);
+}
+
+static void copy_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Elem *e = job;
+    for (int64_t i = s.row; i < s.row_end; i++)
+        memcpy(f32_row(e->y, i) + s.col, f32_row(e->a, i) + s.col, (size_t)(s.col_end - s.col) * sizeof(float));
+}
+
+static void copy(Backend *be, Tensor y, Tensor x) {
+    cpu_check("copy", "x", x, y.rows, y.cols);
+    cpu_check("copy", "y", y, y.rows, y.cols);
+    Elem e = {.y = y, .a = x};
+    cpu_spans(be, y.rows, y.cols, copy_span, &e);
+}
+
+static void add_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Elem *e = job;
+    for (int64_t i = s.row; i < s.row_end; i++) {
+        float *y = f32_row(e->y, i);
+        const float *a = f32_row(e->a, i), *b = f32_row(e->b, e->b.rows == 1 ? 0 : i);
+        for (int64_t j = s.col; j < s.col_end; j += 16) {
+            int64_t left = s.col_end - j;
+            v16_put(y + j, v16_add(v16_get(a + j, left), v16_get(b + j, left)), left);
+        }
+    }
+}
+
+static void add(Backend *be, Tensor y, Tensor a, Tensor b) {
+    cpu_check("add", "y", y, y.rows, y.cols);
+    cpu_check("add", "a", a, y.rows, y.cols);
+    cpu_check("add", "b", b, y.rows, y.cols);
+    Elem e = {.y = y, .a = a, .b = b};
+    cpu_spans(be, y.rows, y.cols, add_span, &e);
+}
+
+static void add_bias(Backend *be, Tensor y, Tensor x, Tensor b) {
+    cpu_check("add_bias", "y", y, y.rows, y.cols);
+    cpu_check("add_bias", "x", x, y.rows, y.cols);
+    cpu_check("add_bias", "b", b, 1, y.cols);
+    Elem e = {.y = y, .a = x, .b = b};
+    cpu_spans(be, y.rows, y.cols, add_span, &e);
+}
+
+static void scale_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Elem *e = job;
+    for (int64_t i = s.row; i < s.row_end; i++)
+        for (int64_t j = s.col; j < s.col_end; j += 16) {
+            float *y = f32_row(e->y, i) + j;
+            v16_put(y, v16_mul(v16_set1(e->k), v16_get(y, s.col_end - j)), s.col_end - j);
+        }
+}
+
+static void scale(Backend *be, Tensor x, double a) {
+    cpu_check("scale", "x", x, x.rows, x.cols);
+    Elem e = {.y = x, .k = (float)a};
+    cpu_spans(be, x.rows, x.cols, scale_span, &e);
+}
+
+typedef struct {
+    Tensor x;
+    double *part;
+} Reduction;
+
+/* Squares of floats are exact in double; sixteen running sums. */
+static void sumsq_span(const void *job, Span s, int64_t tile) {
+    const Reduction *r = job;
+    double sum[16] = {0};
+    for (int64_t i = s.row; i < s.row_end; i++) {
+        const float *x = f32_row(r->x, i);
+        int64_t j = s.col;
+        for (; j + 16 <= s.col_end; j += 16)
+            for (int l = 0; l < 16; l++) sum[l] += (double)x[j + l] * (double)x[j + l];
+        for (int l = 0; j < s.col_end; j++, l++) sum[l] += (double)x[j] * (double)x[j];
+    }
+    for (int half = 8; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) sum[l] += sum[l + half];
+    r->part[tile] = sum[0];
+}
+
+static double sumsq(Backend *be, Tensor x) {
+    cpu_check("sumsq", "x", x, x.rows, x.cols);
+    int64_t n = cpu_span_count(x.rows, x.cols);
+    Reduction r = {x, cpu_scratch_shared(be, (size_t)n * sizeof(double))};
+    cpu_spans(be, x.rows, x.cols, sumsq_span, &r);
+    double sum = 0;
+    for (int64_t t = 0; t < n; t++) sum += r.part[t];
+    return sum;
+}
+
+/* x - x is 0 for what is finite, NaN for the rest; NaN stays in the sum. */
+static void finite_span(const void *job, Span s, int64_t tile) {
+    const Reduction *r = job;
+    v16 sum = v16_zero();
+    for (int64_t i = s.row; i < s.row_end; i++)
+        for (int64_t j = s.col; j < s.col_end; j += 16) {
+            v16 x = v16_get(f32_row(r->x, i) + j, s.col_end - j);
+            sum = v16_add(sum, v16_sub(x, x));
+        }
+    r->part[tile] = (double)v16_sum(sum);
+}
+
+static bool all_finite(Backend *be, Tensor x) {
+    cpu_check("all_finite", "x", x, x.rows, x.cols);
+    int64_t n = cpu_span_count(x.rows, x.cols);
+    Reduction r = {x, cpu_scratch_shared(be, (size_t)n * sizeof(double))};
+    cpu_spans(be, x.rows, x.cols, finite_span, &r);
+    bool finite = true;
+    for (int64_t t = 0; t < n; t++) finite = finite && r.part[t] == 0;
+    return finite;
+}
+
+/* -- lookup ---------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    Tensor y, x;
+    const int32_t *row;
+    bool add;
+} Lookup;
+
+static void gather_task(const void *job, int64_t row, int64_t row_end) {
+    const Lookup *l = job;
+    for (int64_t i = row; i < row_end; i++) {
+        float *y = f32_row(l->y, i);
+        const float *x = f32_row(l->x, l->row[i]);
+        if (!l->add) {
+            memcpy(y, x, (size_t)l->y.cols * sizeof *y);
+            continue;
+        }
+        for (int64_t j = 0; j < l->y.cols; j += 16) {
+            int64_t left = l->y.cols - j;
+            v16_put(y + j, v16_add(v16_get(y + j, left), v16_get(x + j, left)), left);
+        }
+    }
+}
+
+static void embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add_to_y) {
+    cpu_check("embed_fwd", "y", y, y.rows, y.cols);
+    cpu_check("embed_fwd", "w", w, w.rows, y.cols);
+    cpu_check_index("embed_fwd", idx, y.rows, w.rows);
+    Lookup l = {y, w, idx, add_to_y};
+    cpu_rows(be, y.rows, y.cols, 1, gather_task, &l);
+}
+
+static void gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row) { embed_fwd(be, y, x, row, false); }
+
+static void scatter_task(const void *job, int64_t row, int64_t row_end) {
+    const Lookup *l = job;
+    for (int64_t i = row; i < row_end; i++)
+        memcpy(f32_row(l->y, l->row[i]), f32_row(l->x, i), (size_t)l->x.cols * sizeof(float));
+}
+
+static void scatter_rows(Backend *be, Tensor y, Tensor x, const int32_t *row) {
+    cpu_check("scatter_rows", "y", y, y.rows, x.cols);
+    cpu_check("scatter_rows", "x", x, x.rows, x.cols);
+    cpu_check_index("scatter_rows", row, x.rows, y.rows);
+    Lookup l = {y, x, row, false};
+    cpu_rows(be, x.rows, x.cols, 1, scatter_task, &l);
+}
+
+static void scatter_add_task(void *ud, int64_t task, int thread) {
+    (void)thread;
+    const Lookup *l = ud;
+    int64_t col = task * SUM_COLS, end = least(l->x.cols, col + SUM_COLS);
+    for (int64_t i = 0; i < l->x.rows; i++) {
+        float *y = f32_row(l->y, l->row[i]);
+        const float *x = f32_row(l->x, i);
+        for (int64_t j = col; j < end; j += 16)
+            v16_put(y + j, v16_add(v16_get(y + j, end - j), v16_get(x + j, end - j)), end - j);
+    }
+}
+
+static void scatter_add_rows(Backend *be, Tensor y_acc, Tensor x, const int32_t *row) {
+    cpu_check("scatter_add_rows", "y", y_acc, y_acc.rows, x.cols);
+    cpu_check("scatter_add_rows", "x", x, x.rows, x.cols);
+    cpu_check_index("scatter_add_rows", row, x.rows, y_acc.rows);
+    Lookup l = {y_acc, x, row, true};
+    cpu_tiles(be, ceil_div(x.cols, SUM_COLS), 16.0 * (double)tensor_count(x), scatter_add_task, &l);
+}
+
+static void embed_bwd(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx) {
+    scatter_add_rows(be, dw_acc, dy, idx);
+}
+
+/* -- positions ------------------------------------------------------------------------------------------------------
+ */
+
+/* cos and sin of an angle depend on (pos, freq) alone: computed in double, rounded once. When positions repeat, as in a
+ * packed batch, they are computed per position, else per row. */
+typedef struct {
+    Tensor x;
+    const int32_t *pos;
+    const double *freq;
+    int half;
+    bool by_pos, inverse;
+    int64_t n_angle;
+    float *cos, *sin; /* (n_angle, half) */
+} Rope;
+
+static void angles_task(const void *job, int64_t row, int64_t row_end) {
+    const Rope *r = job;
+    for (int64_t i = row; i < row_end; i++)
+        for (int j = 0; j < r->half; j++) {
+            double s, c;
+            cpu_sincos((double)(r->by_pos ? i : r->pos[i]) * r->freq[j], &s, &c);
+            r->cos[i * r->half + j] = (float)c;
+            r->sin[i * r->half + j] = (float)(r->inverse ? -s : s);
+        }
+}
+
+static void rope_task(const void *job, int64_t row, int64_t row_end) {
+    const Rope *r = job;
+    for (int64_t i = row; i < row_end; i++) {
+        int64_t at = (r->by_pos ? r->pos[i] : i) * r->half;
+        for (int64_t h = 0; h < r->x.cols; h += 2 * r->half)
+            for (int64_t j = 0; j < r->half; j += 16) {
+                int64_t left = r->half - j;
+                float *x1 = f32_row(r->x, i) + h + j, *x2 = x1 + r->half;
+                v16 a = v16_get(x1, left), b = v16_get(x2, left);
+                v16 c = v16_get(r->cos + at + j, left), s = v16_get(r->sin + at + j, left);
+                v16_put(x1, v16_sub(v16_mul(a, c), v16_mul(b, s)), left);
+                v16_put(x2, v16_add(v16_mul(b, c), v16_mul(a, s)), left);
+            }
+    }
+}
+
+static void rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse) {
+    cpu_check("rope", "x", x, x.rows, x.cols);
+    CHECK(d_head > 0 && d_head % 2 == 0 && x.cols % d_head == 0, "rope: %lld columns, d_head %d", (long long)x.cols,
+          d_head);
+    Rope r = {.x = x, .pos = pos, .freq = freq, .half = d_head / 2, .inverse = inverse, .by_pos = true};
+    for (int64_t i = 0; i < x.rows; i++) {
+        if (pos[i] < 0) r.by_pos = false;
+        if (pos[i] >= r.n_angle) r.n_angle = (int64_t)pos[i] + 1;
+    }
+    if (r.n_angle > x.rows) r.by_pos = false;
+    if (!r.by_pos) r.n_angle = x.rows;
+    r.cos = cpu_scratch_shared(be, (size_t)r.n_angle * (size_t)d_head * sizeof(float));
+    r.sin = r.cos + r.n_angle * r.half;
+    cpu_rows(be, r.n_angle, r.half, 16, angles_task, &r);
+    cpu_rows(be, x.rows, x.cols, 1, rope_task, &r);
+}
+
+/* -- activations ----------------------------------------------------------------------------------------------------
+ */
+
+static void swiglu_fwd_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Elem *e = job;
+    for (int64_t i = s.row; i < s.row_end; i++)
+        for (int64_t j = s.col; j < s.col_end; j += 16) {
+            int64_t left = s.col_end - j;
+            v16 g = v16_get(f32_row(e->a, i) + j, left), u = v16_get(f32_row(e->b, i) + j, left);
+            v16_put(f32_row(e->y, i) + j, v16_mul(v16_mul(g, v16_sigmoid(g)), u), left);
+        }
+}
+
+static void swiglu_fwd(Backend *be, Tensor y, Tensor gate, Tensor up) {
+    cpu_check("swiglu_fwd", "y", y, y.rows, y.cols);
+    cpu_check("swiglu_fwd", "gate", gate, y.rows, y.cols);
+    cpu_check("swiglu_fwd", "up", up, y.rows, y.cols);
+    Elem e = {.y = y, .a = gate, .b = up};
+    cpu_spans(be, y.rows, y.cols, swiglu_fwd_span, &e);
+}
+
+typedef struct {
+    Tensor dgate, dup, dy, gate, up;
+} Swiglu;
+
+static void swiglu_bwd_span(const void *job, Span span, int64_t tile) {
+    (void)tile;
+    const Swiglu *w = job;
+    const v16 one = v16_set1(1.0f);
+    for (int64_t i = span.row; i < span.row_end; i++)
+        for (int64_t j = span.col; j < span.col_end; j += 16) {
+            int64_t left = span.col_end - j;
+            v16 d = v16_get(f32_row(w->dy, i) + j, left), g = v16_get(f32_row(w->gate, i) + j, left);
+            v16 u = v16_get(f32_row(w->up, i) + j, left), s = v16_sigmoid(g), ds = v16_mul(d, s);
+            v16 slope = v16_fma(g, v16_sub(one, s), one);
+            v16_put(f32_row(w->dgate, i) + j, v16_mul(v16_mul(ds, u), slope), left);
+            v16_put(f32_row(w->dup, i) + j, v16_mul(ds, g), left);
+        }
+}
+
+static void swiglu_bwd(Backend *be, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up) {
+    cpu_check("swiglu_bwd", "dgate", dgate, dy.rows, dy.cols);
+    cpu_check("swiglu_bwd", "dup", dup, dy.rows, dy.cols);
+    cpu_check("swiglu_bwd", "dy", dy, dy.rows, dy.cols);
+    cpu_check("swiglu_bwd", "gate", gate, dy.rows, dy.cols);
+    cpu_check("swiglu_bwd", "up", up, dy.rows, dy.cols);
+    Swiglu w = {dgate, dup, dy, gate, up};
+    cpu_spans(be, dy.rows, dy.cols, swiglu_bwd_span, &w);
+}
+
+/* (1 + tanh z)/2 = sigmoid(2z), so the tanh kind needs no tanh. Both kinds: y = x phi(x), dy/dx = phi + x phi'. */
+INLINE v16 gelu_phi(v16 x, int kind) {
+    if (kind == GELU_ERF) {
+        v16 half = v16_set1(0.5f);
+        return v16_fma(half, v16_erf(v16_mul(x, v16_set1(0.707106781f))), half);
+    }
+    v16 z = v16_fma(v16_mul(v16_mul(x, x), x), v16_set1(0.0713548163f), v16_mul(x, v16_set1(1.59576912f)));
+    return v16_sigmoid(z);
+}
+
+INLINE v16 gelu_slope(v16 x, v16 phi, int kind) {
+    v16 x2 = v16_mul(x, x);
+    if (kind == GELU_ERF) {
+        v16 density = v16_mul(v16_set1(0.398942280f), v16_exp(v16_mul(x2, v16_set1(-0.5f))));
+        return v16_fma(x, density, phi);
+    }
+    v16 dz = v16_fma(x2, v16_set1(0.214064449f), v16_set1(1.59576912f));
+    v16 dphi = v16_mul(v16_mul(phi, v16_sub(v16_set1(1.0f), phi)), dz);
+    return v16_fma(x, dphi, phi);
+}
+
+static void gelu_fwd_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Elem *e = job;
+    for (int64_t i = s.row; i < s.row_end; i++)
+        for (int64_t j = s.col; j < s.col_end; j += 16) {
+            int64_t left = s.col_end - j;
+            v16 x = v16_get(f32_row(e->a, i) + j, left);
+            v16_put(f32_row(e->y, i) + j, v16_mul(x, gelu_phi(x, e->kind)), left);
+        }
+}
+
+static void gelu_fwd(Backend *be, Tensor y, Tensor x, GeluKind kind) {
+    cpu_check("gelu_fwd", "y", y, y.rows, y.cols);
+    cpu_check("gelu_fwd", "x", x, y.rows, y.cols);
+    Elem e = {.y = y, .a = x, .kind = kind};
+    cpu_spans(be, y.rows, y.cols, gelu_fwd_span, &e);
+}
+
+static void gelu_bwd_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Elem *e = job;
+    for (int64_t i = s.row; i < s.row_end; i++)
+        for (int64_t j = s.col; j < s.col_end; j += 16) {
+            int64_t left = s.col_end - j;
+            v16 x = v16_get(f32_row(e->b, i) + j, left), phi = gelu_phi(x, e->kind);
+            v16 d = v16_get(f32_row(e->a, i) + j, left);
+            v16_put(f32_row(e->y, i) + j, v16_mul(d, gelu_slope(x, phi, e->kind)), left);
+        }
+}
+
+static void gelu_bwd(Backend *be, Tensor dx, Tensor dy, Tensor x, GeluKind kind) {
+    cpu_check("gelu_bwd", "dx", dx, dy.rows, dy.cols);
+    cpu_check("gelu_bwd", "dy", dy, dy.rows, dy.cols);
+    cpu_check("gelu_bwd", "x", x, dy.rows, dy.cols);
+    Elem e = {.y = dx, .a = dy, .b = x, .kind = kind};
+    cpu_spans(be, dy.rows, dy.cols, gelu_bwd_span, &e);
+}
+
+#endif

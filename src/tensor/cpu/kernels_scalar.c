@@ -1,0 +1,8 @@
+/* tensor/cpu/kernels_scalar.c — the kernels of kernels.h for plain C. */
+#include "tensor/cpu/vec_scalar.h"
+#include "tensor/cpu/vec.h"
+
+#define MICRO_TILES(T) T(1, 1) T(2, 1)
+
+#define KERNELS cpu_ops_scalar
+#include "tensor/cpu/kernels.h"

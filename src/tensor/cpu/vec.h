@@ -1,0 +1,77 @@
+/* tensor/cpu/vec.h — what every kernel is written in: sixteen float lanes, and functions made of them.
+ *
+ * Each vec_<isa>.h defines v16 and the same primitives: one register on AVX-512, two on AVX2, an array in plain C. All
+ * are single IEEE operations (fma rounds once), and sums over lanes go down one tree (l + l+8, then +4, +2, +1), so a
+ * kernel gives the same bits on all of them. That needs -ffp-contract=off: a compiler that fuses what it likes would
+ * fuse differently per instruction set.
+ *
+ *      v16_load_n / v16_store_n (p, n)     lanes below n only, n in 0..16; the rest reads as 0 and is not touched
+ *      v16_max(a, b), v16_min(a, b)        b when either is NaN: constants go first, so that a NaN survives
+ *      v16_select_n(a, b, n)               lanes below n from a, the others from b
+ *      v16_select_lt(x, y, a, b)           x < y ? a : b
+ *      v16_pow2(n)                         2^n, n whole, -126..127
+ *      v16_top, v16_sum                    over the lanes
+ *      v16_transpose(r)                    lane j of r[i] <-> lane i of r[j] */
+#ifndef DIKAST_TENSOR_CPU_VEC_H
+#define DIKAST_TENSOR_CPU_VEC_H
+
+#include <math.h>
+
+/* Of a row's tail: `left` elements remain from p on. */
+INLINE v16 v16_get(const float *p, int64_t left) { return left >= 16 ? v16_load(p) : v16_load_n(p, (int)left); }
+INLINE void v16_put(float *p, v16 a, int64_t left) {
+    if (left >= 16)
+        v16_store(p, a);
+    else
+        v16_store_n(p, a, (int)left);
+}
+INLINE v16 v16_zero(void) { return v16_set1(0.0f); }
+INLINE v16 v16_neg(v16 a) { return v16_sub(v16_set1(-0.0f), a); }
+
+/* e^x to about 1 ulp; exact 0 below -104, inf above 88.73, NaN for NaN. x = n ln 2 + r; the power is applied in two
+ * halves so that n reaches from the subnormals to 128. */
+INLINE v16 v16_exp(v16 x) {
+    const v16 shift = v16_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    x = v16_max(v16_set1(-105.0f), v16_min(v16_set1(89.0f), x));
+    v16 n = v16_sub(v16_fma(x, v16_set1(1.44269504f), shift), shift);
+    v16 r = v16_fma(n, v16_set1(-0.693359375f), x);
+    r = v16_fma(n, v16_set1(2.12194440e-4f), r);
+    v16 p = v16_set1(0.000197892616f);
+    p = v16_fma(p, r, v16_set1(0.00139457523f));
+    p = v16_fma(p, r, v16_set1(0.0083335042f));
+    p = v16_fma(p, r, v16_set1(0.0416662805f));
+    p = v16_fma(p, r, v16_set1(0.166666657f));
+    p = v16_fma(p, r, v16_set1(0.5f));
+    p = v16_add(v16_fma(v16_mul(r, r), p, r), v16_set1(1.0f));
+    v16 half = v16_sub(v16_fma(n, v16_set1(0.5f), shift), shift);
+    return v16_mul(v16_mul(p, v16_pow2(half)), v16_pow2(v16_sub(n, half)));
+}
+
+/* 1/(1 + e^-x) */
+INLINE v16 v16_sigmoid(v16 x) { return v16_div(v16_set1(1.0f), v16_add(v16_set1(1.0f), v16_exp(v16_neg(x)))); }
+
+/* erf to 8e-8: below 1 x + x p(x^2), else 1 - exp(q(x) - x); both polynomials fitted to the least greatest error. */
+INLINE v16 v16_erf(v16 x) {
+    v16 t = v16_min(v16_set1(4.1f), v16_abs(x)), s = v16_mul(t, t);
+    v16 p = v16_set1(7.88912294e-05f);
+    p = v16_fma(p, s, v16_set1(-0.000802084222f));
+    p = v16_fma(p, s, v16_set1(0.00518953567f));
+    p = v16_fma(p, s, v16_set1(-0.0268544443f));
+    p = v16_fma(p, s, v16_set1(0.112836003f));
+    p = v16_fma(p, s, v16_set1(-0.37612626f));
+    p = v16_fma(p, s, v16_set1(0.128379166f));
+    v16 small = v16_fma(t, p, t);
+    v16 q = v16_set1(-1.69787015e-07f);
+    q = v16_fma(q, t, v16_set1(-1.92621701e-05f));
+    q = v16_fma(q, t, v16_set1(0.000426502083f));
+    q = v16_fma(q, t, v16_set1(-0.00415376527f));
+    q = v16_fma(q, t, v16_set1(0.0251017399f));
+    q = v16_fma(q, t, v16_set1(-0.108278461f));
+    q = v16_fma(q, t, v16_set1(-0.633332849f));
+    q = v16_fma(q, t, v16_set1(-0.129527345f));
+    q = v16_fma(q, t, v16_set1(0.000178122471f));
+    v16 large = v16_sub(v16_set1(1.0f), v16_exp(v16_sub(q, t)));
+    return v16_copysign(v16_select_lt(t, v16_set1(1.0f), small, large), x);
+}
+
+#endif

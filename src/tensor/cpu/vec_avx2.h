@@ -1,0 +1,132 @@
+/* tensor/cpu/vec_avx2.h — the 16 lanes as two registers. See vec.h for what each function promises. */
+#ifndef DIKAST_TENSOR_CPU_VEC_AVX2_H
+#define DIKAST_TENSOR_CPU_VEC_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+typedef struct {
+    __m256 lo, hi;
+} v16;
+
+/* gemm's register tile: 6 rows x 2 registers = 12 accumulators of 16 */
+enum { TILE_ROWS = 6, TILE_VECS = 1 };
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+/* Lanes below n of 8; n may lie outside 0..8. */
+INLINE __m256i lanes_below(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE v16 v16_make(__m256 lo, __m256 hi) {
+    v16 r = {lo, hi};
+    return r;
+}
+
+INLINE v16 v16_set1(float x) { return v16_make(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
+INLINE v16 v16_load(const float *p) { return v16_make(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+INLINE void v16_store(float *p, v16 a) {
+    _mm256_storeu_ps(p, a.lo);
+    _mm256_storeu_ps(p + 8, a.hi);
+}
+INLINE v16 v16_load_n(const float *p, int n) {
+    return v16_make(_mm256_maskload_ps(p, lanes_below(n)), _mm256_maskload_ps(p + 8, lanes_below(n - 8)));
+}
+INLINE void v16_store_n(float *p, v16 a, int n) {
+    _mm256_maskstore_ps(p, lanes_below(n), a.lo);
+    _mm256_maskstore_ps(p + 8, lanes_below(n - 8), a.hi);
+}
+
+INLINE v16 v16_add(v16 a, v16 b) { return v16_make(_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)); }
+INLINE v16 v16_sub(v16 a, v16 b) { return v16_make(_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)); }
+INLINE v16 v16_mul(v16 a, v16 b) { return v16_make(_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)); }
+INLINE v16 v16_div(v16 a, v16 b) { return v16_make(_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)); }
+INLINE v16 v16_sqrt(v16 a) { return v16_make(_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)); }
+INLINE v16 v16_fma(v16 a, v16 b, v16 c) {
+    return v16_make(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
+}
+INLINE v16 v16_max(v16 a, v16 b) { return v16_make(_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)); }
+INLINE v16 v16_min(v16 a, v16 b) { return v16_make(_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)); }
+
+INLINE v16 v16_abs(v16 a) {
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return v16_make(_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi));
+}
+INLINE __m256 copysign_8(__m256 size, __m256 sign) {
+    __m256 top = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_and_ps(top, sign), _mm256_andnot_ps(top, size));
+}
+INLINE v16 v16_copysign(v16 size, v16 sign) {
+    return v16_make(copysign_8(size.lo, sign.lo), copysign_8(size.hi, sign.hi));
+}
+INLINE v16 v16_select_n(v16 a, v16 b, int n) {
+    return v16_make(_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(lanes_below(n))),
+                    _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(lanes_below(n - 8))));
+}
+INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
+    return v16_make(_mm256_blendv_ps(b.lo, a.lo, _mm256_cmp_ps(x.lo, y.lo, _CMP_LT_OQ)),
+                    _mm256_blendv_ps(b.hi, a.hi, _mm256_cmp_ps(x.hi, y.hi, _CMP_LT_OQ)));
+}
+INLINE __m256 pow2_8(__m256 n) {
+    __m256i bits = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+}
+INLINE v16 v16_pow2(v16 n) { return v16_make(pow2_8(n.lo), pow2_8(n.hi)); }
+
+INLINE __m128 fold_256(__m256 a, int take_max) {
+    __m128 lo = _mm256_castps256_ps128(a), hi = _mm256_extractf128_ps(a, 1);
+    return take_max ? _mm_max_ps(lo, hi) : _mm_add_ps(lo, hi);
+}
+INLINE float fold_128(__m128 a, int take_max) {
+    __m128 b = _mm_movehl_ps(a, a);
+    a = take_max ? _mm_max_ps(a, b) : _mm_add_ps(a, b);
+    b = _mm_shuffle_ps(a, a, 0x55);
+    return _mm_cvtss_f32(take_max ? _mm_max_ss(a, b) : _mm_add_ss(a, b));
+}
+INLINE float v16_sum(v16 a) { return fold_128(fold_256(_mm256_add_ps(a.lo, a.hi), 0), 0); }
+INLINE float v16_top(v16 a) { return fold_128(fold_256(_mm256_max_ps(a.lo, a.hi), 1), 1); }
+
+INLINE void transpose_8(__m256 r[8]) {
+    __m256 t[8], u[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+
+INLINE void v16_transpose(v16 r[16]) {
+    __m256 a[8], b[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) a[i] = r[i].lo;
+    transpose_8(a);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) b[i] = r[i + 8].lo;
+    transpose_8(b);
+    __m256 c[8], d[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) c[i] = r[i].hi;
+    transpose_8(c);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) d[i] = r[i + 8].hi;
+    transpose_8(d);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        r[i] = v16_make(a[i], b[i]);
+        r[i + 8] = v16_make(c[i], d[i]);
+    }
+}
+
+#endif

@@ -1,0 +1,97 @@
+/* tensor/cpu/vec_avx512.h — the 16 lanes as one register. See vec.h for what each function promises. */
+#ifndef DIKAST_TENSOR_CPU_VEC_AVX512_H
+#define DIKAST_TENSOR_CPU_VEC_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+typedef __m512 v16;
+
+/* gemm's register tile: 8 rows x 3 vectors = 24 accumulators, 3 + 1 operands */
+enum { TILE_ROWS = 8, TILE_VECS = 3 };
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+INLINE __mmask16 lanes_below(int n) { return (__mmask16)((1u << n) - 1u); }
+
+INLINE v16 v16_set1(float x) { return _mm512_set1_ps(x); }
+INLINE v16 v16_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void v16_store(float *p, v16 a) { _mm512_storeu_ps(p, a); }
+INLINE v16 v16_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+INLINE void v16_store_n(float *p, v16 a, int n) { _mm512_mask_storeu_ps(p, lanes_below(n), a); }
+
+INLINE v16 v16_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
+INLINE v16 v16_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
+INLINE v16 v16_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
+INLINE v16 v16_div(v16 a, v16 b) { return _mm512_div_ps(a, b); }
+INLINE v16 v16_sqrt(v16 a) { return _mm512_sqrt_ps(a); }
+INLINE v16 v16_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE v16 v16_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
+INLINE v16 v16_min(v16 a, v16 b) { return _mm512_min_ps(a, b); }
+
+INLINE v16 v16_abs(v16 a) { return _mm512_abs_ps(a); }
+INLINE v16 v16_copysign(v16 size, v16 sign) {
+    __m512i top = _mm512_set1_epi32(INT32_MIN);
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(top, _mm512_castps_si512(sign), _mm512_castps_si512(size), 0xCA));
+}
+INLINE v16 v16_select_n(v16 a, v16 b, int n) { return _mm512_mask_blend_ps(lanes_below(n), b, a); }
+INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
+}
+INLINE v16 v16_pow2(v16 n) {
+    __m512i bits = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
+}
+
+INLINE __m128 fold_256(__m256 a, int take_max) {
+    __m128 lo = _mm256_castps256_ps128(a), hi = _mm256_extractf128_ps(a, 1);
+    return take_max ? _mm_max_ps(lo, hi) : _mm_add_ps(lo, hi);
+}
+INLINE float fold_128(__m128 a, int take_max) {
+    __m128 b = _mm_movehl_ps(a, a);
+    a = take_max ? _mm_max_ps(a, b) : _mm_add_ps(a, b);
+    b = _mm_shuffle_ps(a, a, 0x55);
+    return _mm_cvtss_f32(take_max ? _mm_max_ss(a, b) : _mm_add_ss(a, b));
+}
+INLINE float v16_sum(v16 a) {
+    return fold_128(fold_256(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)), 0), 0);
+}
+INLINE float v16_top(v16 a) {
+    return fold_128(fold_256(_mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)), 1), 1);
+}
+
+INLINE __m512 zip_pd_lo(__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+INLINE __m512 zip_pd_hi(__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+
+/* 4x4 blocks inside the quarters first, then the quarters themselves: 64 shuffles. */
+INLINE void v16_transpose(v16 r[16]) {
+    __m512 t[16], u[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        u[i] = zip_pd_lo(t[i], t[i + 2]);
+        u[i + 1] = zip_pd_hi(t[i], t[i + 2]);
+        u[i + 2] = zip_pd_lo(t[i + 1], t[i + 3]);
+        u[i + 3] = zip_pd_hi(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m512 a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+        __m512 c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88), d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
+        r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+        r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+}
+
+#endif

@@ -1,0 +1,119 @@
+/* tensor/cpu/vec_scalar.h — the 16 lanes one by one, for machines without FMA registers and as the check on the others:
+ * plain C, fmaf for every fused step, so it is exact and slow. See vec.h for what each function promises. */
+#ifndef DIKAST_TENSOR_CPU_VEC_SCALAR_H
+#define DIKAST_TENSOR_CPU_VEC_SCALAR_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    float f[16];
+} v16;
+
+enum { TILE_ROWS = 2, TILE_VECS = 1 };
+
+#define INLINE static inline __attribute__((unused))
+#define LANES for (int l = 0; l < 16; l++)
+
+INLINE v16 v16_set1(float x) {
+    v16 r;
+    LANES r.f[l] = x;
+    return r;
+}
+INLINE v16 v16_load(const float *p) {
+    v16 r;
+    memcpy(r.f, p, sizeof r.f);
+    return r;
+}
+INLINE void v16_store(float *p, v16 a) { memcpy(p, a.f, sizeof a.f); }
+INLINE v16 v16_load_n(const float *p, int n) {
+    v16 r = v16_set1(0);
+    for (int l = 0; l < n; l++) r.f[l] = p[l];
+    return r;
+}
+INLINE void v16_store_n(float *p, v16 a, int n) {
+    for (int l = 0; l < n; l++) p[l] = a.f[l];
+}
+
+INLINE v16 v16_add(v16 a, v16 b) {
+    LANES a.f[l] += b.f[l];
+    return a;
+}
+INLINE v16 v16_sub(v16 a, v16 b) {
+    LANES a.f[l] -= b.f[l];
+    return a;
+}
+INLINE v16 v16_mul(v16 a, v16 b) {
+    LANES a.f[l] *= b.f[l];
+    return a;
+}
+INLINE v16 v16_div(v16 a, v16 b) {
+    LANES a.f[l] /= b.f[l];
+    return a;
+}
+INLINE v16 v16_sqrt(v16 a) {
+    LANES a.f[l] = sqrtf(a.f[l]);
+    return a;
+}
+INLINE v16 v16_fma(v16 a, v16 b, v16 c) {
+    LANES a.f[l] = fmaf(a.f[l], b.f[l], c.f[l]);
+    return a;
+}
+/* As maxps and minps: the second operand when either is NaN. */
+INLINE v16 v16_max(v16 a, v16 b) {
+    LANES a.f[l] = a.f[l] > b.f[l] ? a.f[l] : b.f[l];
+    return a;
+}
+INLINE v16 v16_min(v16 a, v16 b) {
+    LANES a.f[l] = a.f[l] < b.f[l] ? a.f[l] : b.f[l];
+    return a;
+}
+
+INLINE v16 v16_abs(v16 a) {
+    LANES a.f[l] = fabsf(a.f[l]);
+    return a;
+}
+INLINE v16 v16_copysign(v16 size, v16 sign) {
+    LANES size.f[l] = copysignf(size.f[l], sign.f[l]);
+    return size;
+}
+INLINE v16 v16_select_n(v16 a, v16 b, int n) {
+    LANES a.f[l] = l < n ? a.f[l] : b.f[l];
+    return a;
+}
+INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
+    LANES a.f[l] = x.f[l] < y.f[l] ? a.f[l] : b.f[l];
+    return a;
+}
+INLINE v16 v16_pow2(v16 n) {
+    LANES {
+        /* NaN converts to INT32_MIN on x86; here it only has to stay defined, what it multiplies is NaN. */
+        int32_t bits = (n.f[l] == n.f[l] ? (int32_t)n.f[l] : 0) + 127;
+        uint32_t shifted = (uint32_t)bits << 23;
+        memcpy(&n.f[l], &shifted, sizeof shifted);
+    }
+    return n;
+}
+
+INLINE float v16_sum(v16 a) {
+    for (int half = 8; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) a.f[l] += a.f[l + half];
+    return a.f[0];
+}
+INLINE float v16_top(v16 a) {
+    for (int half = 8; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) a.f[l] = a.f[l] > a.f[l + half] ? a.f[l] : a.f[l + half];
+    return a.f[0];
+}
+
+INLINE void v16_transpose(v16 r[16]) {
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < i; j++) {
+            float t = r[i].f[j];
+            r[i].f[j] = r[j].f[i];
+            r[j].f[i] = t;
+        }
+}
+
+#endif
