@@ -16,9 +16,4 @@ static inline bool judged_flip(Judged j) { return (j.l_ab > 0) != (-j.l_ba > 0);
 
 bool judge_pairs(Judged *out, Engine *e, const Chat *c, const JudgeItem *item, int n, int max_len, Error *err);
 
-typedef struct {
-    int n_decided, n_tie, n_flip;
-    double accuracy, tie_confidence, flip_rate, first_slot, length_corr, ece, brier;
-} JudgeReport;
-
 #endif

@@ -138,13 +138,13 @@ const CfgKey run_keys[] = {
     {"label.t_cal",    CFG_FLOAT, CFG_RESULT, AT(label.t_cal), "1", 0.01, 100, "calibration temperature of the soft label"},
     {"label.abstain",  CFG_FLOAT, CFG_RESULT, AT(label.abstain), "0.05", 0, 0.5, "closer to 0.5 than this and orders disagreeing: no label (TIE)"},
     {"label.ensemble", CFG_BOOL,  CFG_RESULT, AT(label.ensemble), "true", 0, 0, "all principles of the deciding authority level; false: one drawn per pair"},
-    {"label.shuffle",  CFG_BOOL,  CFG_RESULT, AT(label.shuffle), "false", 0, 0, "labels are shuffled among pairs after sides were randomised (control)"},
 
     TRAIN_ROWS("pm", pm.t, "0", "1", "5e-4", COSINE),
     {"pm.n_layer",       CFG_INT,   CFG_RESULT, AT(pm.n_layer), "0", 0, 1000, "layers of the preference model: the first ones of SL-CAI; 0: all"},
     {"pm.holdout",       CFG_FLOAT, CFG_RESULT, AT(pm.holdout), "0.15", 0, 0.9, "share of pairs held out"},
     {"pm.helpful_share", CFG_FLOAT, CFG_RESULT, AT(pm.helpful_share), "0.34", 0, 0.9, "share of pairs that are helpfulness preferences"},
     {"pm.center",        CFG_FLOAT, CFG_RESULT, AT(pm.center), "0", 0, 1, "weight of (r_a + r_b)^2"},
+    {"pm.shuffle",       CFG_BOOL,  CFG_RESULT, AT(pm.shuffle), "false", 0, 0, "labels are shuffled among pairs after sides were randomised (control)"},
     {"pm.untrained",     CFG_BOOL,  CFG_RESULT, AT(pm.untrained), "false", 0, 0, "leave the preference model untrained (control)"},
 
     TRAIN_ROWS("rl", rl.t, "60", "0", "3e-5", LINEAR),

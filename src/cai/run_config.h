@@ -52,12 +52,12 @@ typedef struct {
     } revise;
     struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;
     struct { SampleKeys s; int64_t redteam, benign, repeats; } pairs;
-    struct { double clamp, t_cal, abstain; bool shuffle, ensemble; } label;
+    struct { double clamp, t_cal, abstain; bool ensemble; } label;
     struct {
         TrainKeys t;
         int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */
         double holdout, helpful_share, center;
-        bool untrained;
+        bool untrained, shuffle;
     } pm;
     struct {
         TrainKeys t;                /* lr, schedule, clip...; steps = updates */

@@ -1,0 +1,299 @@
+/* AI feedback: the frozen helpful model judges every pair under the label principles, both orders, in log-odds.
+ *
+ *   l_p = (l_ab - l_ba)/2, clamped;  L = sum of w_p l_p within the deciding authority level;  q = sigmoid(L / T_cal)
+ *
+ * A level is undecided when |sum| < 0.2; then the next one down speaks. Labels stay soft. A pair whose orders disagree and
+ * whose q lies within label.abstain of 0.5 gets weight 0 (TIE): never a random label. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "cai/format.h"
+#include "cai/judge.h"
+#include "cai/pair_rows.h"
+#include "eval/stats.h"
+#include "train/losses.h"
+
+static const double UNDECIDED = 0.2, DECIDED = 0.2;
+
+typedef struct { double q, weight, L; int level; bool flip; double first_slot; } Label;
+
+typedef struct {
+    const StageCtx *ctx;
+    const StageText *text;
+    Engine *engine;
+    Constitution con;
+    int label_principle[256], n_label;
+    int max_len;
+} Labeler;
+
+static double clamp(double x, double to) { return x > to ? to : x < -to ? -to : x; }
+
+static Label combine(const Labeler *l, const Judged *j, const int *principle, int n) {
+    const RunConfig *c = l->ctx->cfg;
+    Label out = {.q = 0.5, .level = -1};
+    double ab = 0, ba = 0, slot = 0;
+    int scored = 0;
+    for (int level = AUTH_ROOT; level <= AUTH_GUIDELINE; level++) {
+        double sum = 0;
+        bool any = false;
+        for (int k = 0; k < n; k++) {
+            const Principle *p = &l->con.principle[principle[k]];
+            if ((int)p->authority != level || !j[k].scored) continue;
+            any = true;
+            sum += p->weight * clamp(judged_l(j[k]), c->label.clamp);
+            ab += p->weight * j[k].l_ab;
+            ba -= p->weight * j[k].l_ba;
+            slot += (j[k].l_ab > 0) + (j[k].l_ba > 0);
+            scored++;
+        }
+        if (!any) continue;
+        out.L = sum;
+        out.level = level;
+        if (fabs(sum) >= UNDECIDED) break;
+    }
+    out.q = sigmoid(out.L / c->label.t_cal);
+    out.flip = (ab > 0) != (ba > 0);
+    out.weight = scored && !(out.flip && fabs(out.q - 0.5) < c->label.abstain) ? 1 : 0;
+    out.first_slot = scored ? slot / (2 * scored) : NAN;
+    return out;
+}
+
+static void label_json(Str *out, const PairRow *p, const Label *l, const Judged *j, const int *principle, int n, const Constitution *con) {
+    JsonOut o;
+    str_clear(out);
+    json_out_init(&o, out, 0);
+    json_out_obj(&o, NULL);
+    json_out_str(&o, "id", p->id);
+    json_out_num(&o, "q", l->q);
+    json_out_num(&o, "weight", l->weight);
+    json_out_str(&o, "code", l->weight > 0 ? NULL : "TIE");
+    json_out_bool(&o, "flip", l->flip);
+    json_out_str(&o, "constitution", con->sha256);
+    json_out_arr(&o, "judged");
+    for (int k = 0; k < n; k++) {
+        json_out_obj(&o, NULL);
+        json_out_str(&o, "principle", con->principle[principle[k]].id);
+        json_out_num(&o, "l_ab", j[k].scored ? j[k].l_ab : NAN);
+        json_out_num(&o, "l_ba", j[k].scored ? j[k].l_ba : NAN);
+        json_out_obj_end(&o);
+    }
+    json_out_arr_end(&o);
+    json_out_obj_end(&o);
+    str_putc(out, '\n');
+}
+
+/* All principles, or one drawn per pair. */
+static int principles_for(const Labeler *l, const char *id, int *out) {
+    if (l->ctx->cfg->label.ensemble) {
+        memcpy(out, l->label_principle, (size_t)l->n_label * sizeof *out);
+        return l->n_label;
+    }
+    out[0] = l->label_principle[rng_below((Rng){l->ctx->seed, RNG_PRINCIPLE}, stage_id(id), 0, (uint32_t)l->n_label)];
+    return 1;
+}
+
+enum { CHUNK = 256 };
+
+static bool label_chunk(Labeler *l, const PairRow *pair, int n, Label *label, Writer *w, Error *err) {
+    int per = l->ctx->cfg->label.ensemble ? l->n_label : 1;
+    JudgeItem *item = mem_alloc((size_t)(n * per) * sizeof *item);
+    Judged *judged = mem_alloc((size_t)(n * per) * sizeof *judged);
+    Message *msg = mem_alloc((size_t)n * sizeof *msg);
+    int *principle = mem_alloc((size_t)(n * per) * sizeof *principle);
+    Str line = {0};
+    for (int i = 0; i < n; i++) {
+        msg[i] = (Message){ROLE_USER, pair[i].prompt};
+        principles_for(l, pair[i].id, principle + i * per);
+        for (int k = 0; k < per; k++)
+            item[i * per + k] = (JudgeItem){{&msg[i], 1}, pair[i].a, pair[i].b,
+                                            principle_compare(&l->con.principle[principle[i * per + k]])};
+    }
+    bool ok = judge_pairs(judged, l->engine, &l->text->chat, item, n * per, l->max_len, err);
+    for (int i = 0; i < n && ok; i++) {
+        label[i] = combine(l, judged + i * per, principle + i * per, per);
+        label_json(&line, &pair[i], &label[i], judged + i * per, principle + i * per, per, &l->con);
+        ok = writer_put(w, line.s, line.n, err);
+        ledger_in(l->ctx->ledger, 1, 0);
+        ledger_add(l->ctx->ledger, label[i].weight > 0 ? LEDGER_TRAINED : LEDGER_DROPPED, label[i].weight > 0 ? NULL : "TIE", 1, 0);
+    }
+    str_release(&line);
+    free(item);
+    free(judged);
+    free(msg);
+    free(principle);
+    return ok;
+}
+
+static void report_labels(Summary *s, const PairRows *pairs, const Label *label) {
+    int decided = 0, flips = 0, ties = 0;
+    double slot = 0;
+    int n_slot = 0, n_len = 0;
+    double *q = mem_alloc((size_t)(pairs->n + 1) * sizeof *q), *len = mem_alloc((size_t)(pairs->n + 1) * sizeof *len);
+    for (int i = 0; i < pairs->n; i++) {
+        bool clear = fabs(label[i].q - 0.5) >= DECIDED;
+        decided += clear;
+        flips += clear && label[i].flip;
+        ties += label[i].weight == 0;
+        if (!isnan(label[i].first_slot)) slot += label[i].first_slot, n_slot++;
+        if (!clear) continue;
+        q[n_len] = label[i].q;
+        len[n_len++] = (double)strlen(pairs->item[i].a) - (double)strlen(pairs->item[i].b);
+    }
+    summary_num(s, "pairs", pairs->n);
+    summary_num(s, "decided", decided);
+    summary_num(s, "ties", ties);
+    summary_num(s, "flip_rate", decided ? (double)flips / decided : 0);
+    summary_num(s, "first_slot", n_slot ? slot / n_slot : 0.5);
+    summary_num(s, "length_corr", correlation(q, len, n_len));
+    free(q);
+    free(len);
+}
+
+/* -- the judge against known answers ------------------------------------------------------------------------------- */
+typedef struct { JudgeItem *item; Message *msg; int *better; int n, cap; Heap heap; } Gold;
+
+static void gold_add(Gold *g, const char *prompt, const char *a, const char *b, const char *compare, int better) {
+    if (g->n == g->cap) {
+        g->cap = g->cap ? 2 * g->cap : 256;
+        g->item = mem_grow(g->item, (size_t)g->cap * sizeof *g->item);
+        g->msg = mem_grow(g->msg, (size_t)g->cap * sizeof *g->msg);
+        g->better = mem_grow(g->better, (size_t)g->cap * sizeof *g->better);
+    }
+    Heap *h = &g->heap;
+    g->msg[g->n] = (Message){ROLE_USER, heap_strn(h, prompt, strlen(prompt))};
+    g->item[g->n] = (JudgeItem){{NULL, 1}, heap_strn(h, a, strlen(a)), heap_strn(h, b, strlen(b)), heap_strn(h, compare, strlen(compare))};
+    g->better[g->n++] = better;
+}
+
+static bool gold_row(void *ud, const Json *row, int line, Error *err) {
+    const char *prompt, *a, *b, *principle;
+    (void)line;
+    if (!json_need_str(row, "prompt", &prompt, NULL, err) || !json_need_str(row, "a", &a, NULL, err) ||
+        !json_need_str(row, "b", &b, NULL, err) || !json_need_str(row, "principle", &principle, NULL, err))
+        return false;
+    gold_add(ud, prompt, a, b, principle, (int)json_int(json_get(row, "better"), -1));
+    return true;
+}
+
+/* better: 0 a, 1 b, -1 neither (a tie: the judge should be at 0.5). */
+static bool check_judge(Labeler *l, Summary *s, Error *err) {
+    const RunConfig *c = l->ctx->cfg;
+    Gold g = {0};
+    Rows prefs = {0};
+    bool ok = true;
+    for (int i = 0; i < c->data.judge_gold.n && ok; i++)
+        ok = jsonl_each(l->ctx->data_dir, c->data.judge_gold.item[i], gold_row, &g, err);
+    if (c->data.judge_gold.n == 0) ok = stage_rows(&prefs, l->ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
+    for (int i = 0; i < prefs.n && ok && g.n < 400; i++) {
+        const Row *r = &prefs.row[i];
+        if (format_half(l->ctx, r->id)) continue; /* taught the format */
+        int p = l->label_principle[rng_below((Rng){l->ctx->seed, RNG_PRINCIPLE}, stage_id(r->id), 1, (uint32_t)l->n_label)];
+        bool second = rng_u32((Rng){l->ctx->seed, RNG_SIDE}, stage_id(r->id), 0) & 1;
+        gold_add(&g, dialogue_last_user(r->prompt), second ? r->b : r->a, second ? r->a : r->b,
+                 principle_compare(&l->con.principle[p]), second);
+    }
+    for (int i = 0; i < g.n; i++) g.item[i].prompt.msg = &g.msg[i];
+    Judged *j = mem_alloc((size_t)(g.n + 1) * sizeof *j);
+    double *q = mem_alloc((size_t)(g.n + 1) * sizeof *q), *truth = mem_alloc((size_t)(g.n + 1) * sizeof *truth);
+    ok = ok && judge_pairs(j, l->engine, &l->text->chat, g.item, g.n, l->max_len, err);
+    int n = 0, right = 0, n_tie = 0;
+    double tie = 0;
+    for (int i = 0; i < g.n && ok; i++) {
+        double p = sigmoid(clamp(judged_l(j[i]), c->label.clamp) / c->label.t_cal);
+        if (!j[i].scored) continue;
+        if (g.better[i] < 0) tie += p > 0.5 ? p : 1 - p, n_tie++;
+        else {
+            right += (p > 0.5) == (g.better[i] == 0);
+            q[n] = p;
+            truth[n++] = g.better[i] == 0;
+        }
+    }
+    if (ok && n > 0) {
+        Interval acc = interval_wilson(right, n);
+        summary_num(s, "judge.n", n);
+        summary_num(s, "judge.accuracy", acc.mean);
+        summary_num(s, "judge.accuracy.lo", acc.lo);
+        summary_num(s, "judge.accuracy.hi", acc.hi);
+        summary_num(s, "judge.ece", ece(q, truth, n, 10));
+        summary_num(s, "judge.brier", brier(q, truth, n));
+        if (n_tie) summary_num(s, "judge.tie_confidence", tie / n_tie);
+    }
+    free(j);
+    free(q);
+    free(truth);
+    free(g.item);
+    free(g.msg);
+    free(g.better);
+    heap_release(&g.heap);
+    rows_release(&prefs);
+    return ok;
+}
+
+static bool label_all(Labeler *l, Error *err) {
+    const StageCtx *ctx = l->ctx;
+    PairRows pairs = {0};
+    Writer *w = NULL;
+    Str path = {0};
+    path_join(&path, ctx->output, "labels.jsonl");
+    bool ok = pair_rows_read(&pairs, stage_input(ctx, "pairs"), NULL, err) && writer_open(&w, str_get(&path), err);
+    Label *label = mem_alloc((size_t)(pairs.n + 1) * sizeof *label);
+    for (int i = 0; i < pairs.n && ok; i += CHUNK) {
+        int n = pairs.n - i < CHUNK ? pairs.n - i : CHUNK;
+        ok = label_chunk(l, &pairs.item[i], n, &label[i], w, err);
+        log_progress(ctx->log, i + n, pairs.n, i + n, "pairs", "%s", "");
+        if (ok && stop_requested(ctx->stop)) ok = error_set(err, ERR_STOPPED, "stopped; run again to go on");
+    }
+    log_progress_end(ctx->log);
+    if (ok) ok = writer_commit(w, err);
+    else writer_abandon(w);
+    if (ok) {
+        Summary s;
+        summary_begin(&s);
+        report_labels(&s, &pairs, label);
+        ok = check_judge(l, &s, err);
+        if (ok) ok = summary_end(&s, ctx, err);
+        else str_release(&s.text);
+    }
+    free(label);
+    pair_rows_release(&pairs);
+    str_release(&path);
+    return ok;
+}
+
+static bool run(const StageCtx *ctx, Error *err) {
+    StageText text = {0};
+    StageNet net = {0};
+    Labeler l = {.ctx = ctx, .text = &text};
+    EngineConfig ec = {.share_prefix = true};
+    bool ok = stage_text_open(&text, stage_input(ctx, "tokenizer"), err) &&
+              stage_net_open(&net, ctx, stage_input(ctx, "helpful"), HEAD_LM, false, err) &&
+              stage_constitution(&l.con, ctx->cfg, ctx->data_dir, err) && engine_open(&l.engine, net.net, &ec, err);
+    if (ok) {
+        l.max_len = net.m.cfg.max_seq;
+        for (int i = 0; i < l.con.n && l.n_label < COUNT_OF(l.label_principle); i++)
+            if (l.con.principle[i].use & USE_LABEL) l.label_principle[l.n_label++] = i;
+        ok = l.n_label > 0 || error_set(err, ERR_CONFIG, "no principle of the constitution has use 'label'");
+        ok = ok && label_all(&l, err);
+    }
+    if (l.engine) engine_close(l.engine);
+    constitution_release(&l.con);
+    stage_net_close(&net);
+    stage_text_close(&text);
+    return ok;
+}
+
+static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
+    stage_list_files(&c->data.judge_gold, add, ud);
+    if (c->data.judge_gold.n == 0) stage_list_files(&c->data.prefs_harmless, add, ud);
+}
+
+const Stage stage_label = {.name = "label",
+                           .help = "AI feedback: the helpful model judges the pairs under the principles, both orders, soft",
+                           .version = 1,
+                           .needs = {"world", "tokenizer", "helpful", "pairs"},
+                           .section = {"label.", "data.judge_gold", "data.prefs_harmless", "data.max_rows"},
+                           .files = files,
+                           .uses_constitution = true,
+                           .run = run};
