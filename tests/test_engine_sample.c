@@ -145,6 +145,12 @@ static void check_draws(const SampleParams *p, const GenRule *rule, uint64_t ite
         assert_in_range(t, 0, n - 1);
         count[t]++;
     }
+    float top = -INFINITY;
+    for (int i = 0; i < n; i++) top = fmaxf(top, kept[i]);
+    for (int i = 0; i < n; i++) { /* the draw's own exp */
+        double want = exp((double)(kept[i] - top));
+        if (fabs(s.weight[i] - want) > 4e-7 * want) fail_msg("weight %d: %.9g, expected %.9g", i, s.weight[i], want);
+    }
     int df = -1;
     for (int i = 0; i < n; i++) {
         double expected = DRAWS * exp((double)kept[i]) / total;

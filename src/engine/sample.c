@@ -88,31 +88,37 @@ static float max_logit(const float *z, int n) {
     return nan ? NAN : top;
 }
 
-/* w[i] = exp(z[i] - m) for one whole block, z - m <= 0. Cody-Waite reduction and a polynomial of degree 6; below -87
- * the result is 0. Branch-free over a constant count, so that compilers turn it into vector code at -O2. */
+/* w[i] = exp(z[i] - m) for one whole block, z - m <= 0: Cody-Waite reduction and a polynomial of degree 6, 0 below
+ * 2^-126. Constant counts and no branch: x is clamped at -100 through its bits, since a float comparison would keep
+ * compilers from vector code at -O2. */
 static void exp_block(float *restrict w, const float *restrict z, float m) {
-    union {
+    typedef union {
         float f[BLOCK];
         int32_t i[BLOCK];
-    } scale;
-    float r[BLOCK], keep[BLOCK];
+    } Bits;
+    const int32_t minus_zero = INT32_MIN,
+                  minus_100 = INT32_MIN + 0x42c80000; /* as bits; negative floats fall as these rise */
+    Bits x, scale;
+    for (int i = 0; i < BLOCK; i++) x.f[i] = z[i] - m;
     for (int i = 0; i < BLOCK; i++) {
-        float x = z[i] - m;
-        keep[i] = x < -87.0f ? 0.0f : 1.0f;
-        x = x < -87.0f ? -87.0f : x;
-        float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest integer */
-        r[i] = (x - n * 0.693145752f) - n * 1.42860682e-6f;
-        scale.i[i] = ((int32_t)n + 127) * (1 << 23);
+        int32_t bits = x.i[i] | minus_zero;
+        x.i[i] = bits < minus_100 ? bits : minus_100;
     }
     for (int i = 0; i < BLOCK; i++) {
-        float x = r[i], p = 1.38888889e-3f;
-        p = p * x + 8.33333333e-3f;
-        p = p * x + 4.16666667e-2f;
-        p = p * x + 1.66666667e-1f;
-        p = p * x + 0.5f;
-        p = p * x + 1.0f;
-        p = p * x + 1.0f;
-        w[i] = p * scale.f[i] * keep[i];
+        float n = (x.f[i] * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest integer */
+        int32_t e = (int32_t)n + 127;
+        scale.i[i] = (e > 0 ? e : 0) * (1 << 23);
+        x.f[i] = (x.f[i] - n * 0.693145752f) - n * 1.42860682e-6f;
+    }
+    for (int i = 0; i < BLOCK; i++) {
+        float r = x.f[i], p = 1.38888889e-3f;
+        p = p * r + 8.33333333e-3f;
+        p = p * r + 4.16666667e-2f;
+        p = p * r + 1.66666667e-1f;
+        p = p * r + 0.5f;
+        p = p * r + 1.0f;
+        p = p * r + 1.0f;
+        w[i] = p * scale.f[i];
     }
 }
 

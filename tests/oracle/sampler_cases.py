@@ -28,8 +28,10 @@ def build(seed):
                           ids=g.integers(0, n, 9).tolist(), penalty=float(g.choice([1.0, 1.1, 1.5])),
                           temperature=float(g.choice([0.5, 0.7, 1.0, 1.3])), top_k=int(g.choice([0, 1, 5, 50])),
                           top_p=float(g.choice([1.0, 0.5, 0.9, 0.95])), min_p=float(g.choice([0.0, 0.05, 0.1]))))
-    tied33 = np.repeat(g.standard_normal(11).astype(np.float32).round(2), 3).tolist()  # ties at every border
-    cases += [dict(base, logits=tied33, top_p=p) for p in (0.33, 0.71, 0.93)] + [dict(base, logits=tied33, top_k=k) for k in (1, 4, 8)]
+    # Ties at the border. torch's sort is stable up to 16 elements only, so top-p gets no longer row.
+    tied15 = np.repeat(g.standard_normal(5).astype(np.float32).round(2), 3).tolist()
+    cases += [dict(base, logits=tied15, top_p=p) for p in (0.33, 0.71, 0.93)]
+    cases += [dict(base, logits=tied15, top_k=k) for k in (1, 4, 8)]
     return cases
 
 

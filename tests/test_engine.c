@@ -1,0 +1,586 @@
+// layer: engine
+/* Generation and scoring on tiny random nets: whatever the arrangement of a batch, the same bits. */
+#include "engine_nets.h"
+
+static const char *const backends[] = {"ref", "cpu"};
+#define FOR_EACH_NET(nets, threads)                                                                                    \
+    for (int variant = 0; variant < 4; variant++)                                                                      \
+        if (nets_open(&(nets), backends[variant / 2], threads, &(ModelConfig[]){tiny_config(variant % 2)}[0], 5))
+
+static const SampleParams greedy = {
+    .temperature = 0.0, .top_p = 1.0, .repetition = 1.0, .max_new = 24, .rng = {7, RNG_SAMPLE}};
+static const SampleParams drawn = {
+    .temperature = 1.0, .top_p = 1.0, .repetition = 1.0, .max_new = 24, .rng = {7, RNG_SAMPLE}};
+
+/* Every setting at once, by request number. */
+static SampleParams mixed(int i) {
+    SampleParams p = drawn;
+    p.max_new = 1 + (i * 7) % 40;
+    if (i % 3 == 1) p.temperature = 0.7;
+    if (i % 5 == 2) p.top_k = 9;
+    if (i % 5 == 3) p.top_p = 0.8;
+    if (i % 5 == 4) p.min_p = 0.05;
+    if (i % 4 == 3) p.repetition = 1.3;
+    if (i % 11 == 6) p.temperature = 0.0;
+    return p;
+}
+
+static void requests(GenRequest *req, const Texts *t) {
+    for (int i = 0; i < t->n; i++)
+        req[i] = (GenRequest){.id = 1000 + 3 * (uint64_t)i, .prompt = t->part[i], .sample = mixed(i)};
+}
+
+static void test_greedy_is_the_argmax_of_full_passes(void **state) {
+    (void)state;
+    static Texts t;
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        Error err = {0};
+        texts_fill(&t, 1, 1, 50, 50, 61);
+        Engine *e = engine_of(lm_of(&nets), (EngineConfig){.share_prefix = true});
+        GenRequest req = {.id = 4, .prompt = t.part[0], .sample = greedy};
+        GenResult r;
+        generate(e, &req, 1, &r);
+        assert_int_equal(r.n, 24);
+        assert_int_equal(r.why, STOP_LENGTH);
+        int32_t all[80];
+        memcpy(all, t.part[0].tok, 50 * sizeof *all);
+        for (int k = 0; k < r.n; k++) {
+            float z[61];
+            assert_true(engine_logits(e, (Tokens){all, 50 + k}, z, &err));
+            int best = 0;
+            for (int v = 1; v < 61; v++) best = z[v] > z[best] ? v : best;
+            assert_int_equal(r.text[k], best);
+            all[50 + k] = r.text[k];
+        }
+        engine_free_results(&r, 1);
+        engine_close(e);
+        nets_close(&nets);
+    }
+}
+
+static void test_company_changes_nothing(void **state) {
+    (void)state;
+    enum { N = 40 };
+    static Texts t;
+    static GenRequest req[N];
+    static GenResult alone[N], r[N];
+    const EngineConfig config[] = {{.max_batch_tok = 37, .max_slots = 5},
+                                   {.max_slots = 64},
+                                   {.max_batch_tok = 512, .max_slots = 7, .share_prefix = true},
+                                   {.max_batch_tok = 1, .max_slots = 1}};
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        texts_fill(&t, 2, N, 1, 150, 61);
+        requests(req, &t);
+        Engine *e = engine_of(lm_of(&nets), (EngineConfig){.max_slots = 1});
+        for (int i = 0; i < N; i++) generate(e, &req[i], 1, &alone[i]);
+        engine_close(e);
+        for (int k = 0; k < COUNT_OF(config); k++) {
+            int n = k == 3 ? 4 : N; /* one token a pass is slow */
+            e = engine_of(lm_of(&nets), config[k]);
+            generate(e, req, n, r);
+            for (int i = 0; i < n; i++) assert_same_result(&r[i], &alone[i]);
+            engine_free_results(r, n);
+            engine_close(e);
+        }
+        engine_free_results(alone, N);
+        nets_close(&nets);
+    }
+}
+
+static void test_shared_prefix_changes_nothing(void **state) {
+    (void)state;
+    enum { N = 12, COMMON = 150 };
+    static Texts t;
+    static GenRequest req[N];
+    static GenResult off[N], on[N];
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        texts_fill(&t, 3, N, COMMON + 1, 200, 61);
+        for (int i = 1; i < N; i++)
+            memcpy((int32_t *)(uintptr_t)t.part[i].tok, t.tok, (i % 4 == 3 ? 70 : COMMON) * sizeof *t.tok);
+        t.part[5] = t.part[4] = t.part[0]; /* one prompt, other draws */
+        t.part[6] = (Tokens){t.tok, 128};  /* ends with a page */
+        t.part[7] = (Tokens){t.tok, 129};
+        requests(req, &t);
+        for (int batch = 0; batch < 2; batch++) {
+            EngineConfig c = {.max_batch_tok = batch ? 90 : 0};
+            Engine *e = engine_of(lm_of(&nets), c);
+            generate(e, req, N, off);
+            assert_int_equal(engine_stats(e).n_shared, 0);
+            engine_close(e);
+            c.share_prefix = true;
+            e = engine_of(lm_of(&nets), c);
+            generate(e, req, N, on);
+            for (int i = 0; i < N; i++) assert_same_result(&on[i], &off[i]);
+            /* All but the first share two pages; those of 70 common tokens and that of 128 tokens one. */
+            int64_t shared = engine_stats(e).n_shared;
+            assert_int_equal(shared, (8 * 2 + 3 * 1) * KV_PAGE);
+            engine_free_results(on, N);
+            generate(e, req, N, on); /* again: everything is there */
+            for (int i = 0; i < N; i++) assert_same_result(&on[i], &off[i]);
+            assert_true(engine_stats(e).n_shared > 2 * shared);
+            engine_free_results(on, N);
+            engine_free_results(off, N);
+            engine_close(e);
+        }
+        nets_close(&nets);
+    }
+}
+
+static void test_few_pages_make_requests_wait(void **state) {
+    (void)state;
+    enum { N = 20 };
+    static Texts t;
+    static GenRequest req[N];
+    static GenResult want[N], r[N];
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        texts_fill(&t, 4, N, 1, 150, 61);
+        for (int i = 0; i < N; i += 2)
+            memcpy((int32_t *)(uintptr_t)t.part[i].tok, t.tok,
+                   (size_t)(t.part[i].n < t.part[0].n ? t.part[i].n : t.part[0].n) * 4);
+        requests(req, &t);
+        Engine *e = engine_of(lm_of(&nets), (EngineConfig){0});
+        generate(e, req, N, want);
+        engine_close(e);
+        size_t page = kv_page_bytes(&nets.model.cfg, nets.be->real);
+        for (size_t n_page = 3; n_page <= 5; n_page++) { /* 150 + 40 tokens are three pages */
+            e = engine_of(lm_of(&nets), (EngineConfig){.kv_bytes = n_page * page, .share_prefix = n_page != 4});
+            generate(e, req, N, r);
+            for (int i = 0; i < N; i++) assert_same_result(&r[i], &want[i]);
+            engine_free_results(r, N);
+            engine_close(e);
+        }
+        Error err = {0};
+        e = engine_of(lm_of(&nets), (EngineConfig){.kv_bytes = 2 * page});
+        assert_false(engine_generate(e, req, N, r, NULL, NULL, &err));
+        assert_int_equal(err.code, ERR_CONFIG);
+        assert_non_null(strstr(err.msg, "raise its cache"));
+        engine_close(e);
+        engine_free_results(want, N);
+        nets_close(&nets);
+    }
+}
+
+static void test_threads_change_nothing(void **state) {
+    (void)state;
+    enum { N = 16 };
+    static Texts t;
+    static GenRequest req[N];
+    static GenResult r[3][N];
+    for (int variant = 0; variant < 4; variant++) {
+        ModelConfig c = tiny_config(variant % 2);
+        texts_fill(&t, 6, N, 1, 120, c.n_vocab);
+        requests(req, &t);
+        bool have = true;
+        for (int k = 0; k < 3 && have; k++) {
+            Nets nets;
+            have = nets_open(&nets, backends[variant / 2], k + 1, &c, 5);
+            if (!have) break;
+            Engine *e = engine_of(lm_of(&nets), (EngineConfig){.share_prefix = true});
+            generate(e, req, N, r[k]);
+            for (int i = 0; i < N && k > 0; i++) assert_same_result(&r[k][i], &r[0][i]);
+            engine_close(e);
+            nets_close(&nets);
+        }
+        for (int k = 0; k < 3 && have; k++) engine_free_results(r[k], N);
+    }
+}
+
+/* Log-probs of one sequence's last n_text tokens by the plan and the layout of training, written out here. */
+static void train_logprob(Nets *nets, const int32_t *tok, int n, int n_text, float temp, float *out) {
+    Error err = {0};
+    Acts *a;
+    int32_t pos[512], row[512], page[8], q_off[2] = {0, n}, kv_len[1] = {n};
+    for (int i = 0; i < n; i++) pos[i] = i;
+    for (int i = 0; i < 8; i++) page[i] = i * KV_PAGE;
+    for (int i = 0; i < n_text; i++) row[i] = n - n_text - 1 + i;
+    Batch b = {.n_tok = n,
+               .tok = tok,
+               .pos = pos,
+               .n_row = n_text,
+               .row = row,
+               .seqs = {.n_seq = 1, .max_page = 8, .q_off = q_off, .kv_len = kv_len, .kv_page = page, .causal = true}};
+    if (!acts_open(&a, &nets->model, n, n_text, KEEP_ALL, &err)) fail_msg("%s", err.msg);
+    Arena mem;
+    int n_vocab = nets->model.cfg.n_vocab;
+    if (!arena_init(&mem, "test", nets->be->mem, (size_t)n_text * (size_t)(n_vocab + 1) * 8 + 4096, &err))
+        fail_msg("%s", err.msg);
+    Tensor logits = tensor_place(&mem, nets->be->real, n_text, n_vocab),
+           lp = tensor_place(&mem, nets->be->real, n_text, 1);
+    net_forward(lm_of(nets), a, &b, NULL);
+    head_forward(lm_of(nets), a, 0, logits);
+    nets->be->op->logprob_fwd(nets->be, lp, (Tensor){0}, logits, tok + n - n_text, temp);
+    tensor_get_f32(nets->be, out, lp);
+    arena_release(&mem);
+    acts_close(a);
+}
+
+static void test_rollout_is_scoring_is_training(void **state) {
+    (void)state;
+    enum { N = 12 };
+    static Texts t;
+    static GenRequest req[N];
+    static GenResult r[N];
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        Error err = {0};
+        texts_fill(&t, 8, N, 1, 150, 61);
+        requests(req, &t);
+        for (int k = 0; k < 2; k++) {
+            const double temp = k ? 0.8 : 1.0;
+            for (int i = 0; i < N; i++) req[i].sample.temperature = temp;
+            Engine *e = engine_of(lm_of(&nets), (EngineConfig){.max_batch_tok = 100, .share_prefix = true});
+            generate(e, req, N, r);
+            Tokens text[N];
+            float score[N][64], train[64], *to[N];
+            for (int i = 0; i < N; i++) text[i] = (Tokens){r[i].text, r[i].n}, to[i] = score[i];
+            assert_true(engine_score(e, t.part, text, N, (float)temp, to, &err));
+            for (int i = 0; i < N; i++) {
+                int32_t all[512];
+                memcpy(all, t.part[i].tok, (size_t)t.part[i].n * sizeof *all);
+                memcpy(all + t.part[i].n, r[i].text, (size_t)r[i].n * sizeof *all);
+                train_logprob(&nets, all, t.part[i].n + r[i].n, r[i].n, (float)temp, train);
+                assert_memory_equal(score[i], train, (size_t)r[i].n * sizeof *train);
+                assert_memory_equal(r[i].logprob, train, (size_t)r[i].n * sizeof *train);
+            }
+            engine_free_results(r, N);
+            engine_close(e);
+        }
+        nets_close(&nets);
+    }
+}
+
+/* -- rules
+ * -------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int32_t allow[2];
+    uint8_t ban[61];
+    int n_asked;
+} Script;
+
+/* Token 0 and 5 forced; 1 and 6 from two options; from 2 on nothing odd; 3 free. All through one buffer. */
+static void script(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    Script *s = ud;
+    s->n_asked++;
+    assert_true(n == 0 || text != NULL);
+    memset(s->ban, 0, sizeof s->ban);
+    if (n == 0 || n == 5) {
+        rule->force = 10 + (int32_t)(id % 7);
+    } else if (n == 1 || n == 6) {
+        s->allow[0] = 20 + (int32_t)(id % 5), s->allow[1] = 40 + (int32_t)(id % 3);
+        rule->allow = s->allow, rule->n_allow = 2;
+    } else if (n != 3) {
+        for (int i = 1; i < 61; i += 2) s->ban[i] = 1;
+        rule->ban = s->ban;
+    }
+}
+
+static void test_hooks_are_obeyed(void **state) {
+    (void)state;
+    enum { N = 10, LEN = 12 };
+    static Texts t;
+    Nets nets;
+    FOR_EACH_NET(nets, 2) {
+        Error err = {0};
+        static GenRequest req[N];
+        static GenResult r[N], alone;
+        Script s = {0};
+        texts_fill(&t, 9, N, 5, 90, 61);
+        for (int i = 0; i < N; i++) {
+            req[i] = (GenRequest){.id = (uint64_t)i, .prompt = t.part[i], .sample = i % 2 ? drawn : greedy};
+            req[i].sample.max_new = LEN, req[i].sample.hook = script, req[i].sample.hook_ud = &s;
+        }
+        Engine *e = engine_of(lm_of(&nets), (EngineConfig){.share_prefix = true});
+        generate(e, req, N, r);
+        assert_int_equal(s.n_asked, N * LEN);
+        int odd = 0;
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(r[i].n, LEN);
+            assert_int_equal(r[i].n_forced, 2);
+            int32_t a = 20 + i % 5, b = 40 + i % 3, all[200];
+            for (int k = 0; k < LEN; k++) {
+                int32_t x = r[i].text[k];
+                if (k == 0 || k == 5)
+                    assert_int_equal(x, 10 + i % 7);
+                else if (k == 1 || k == 6)
+                    assert_true(x == a || x == b);
+                else if (k == 3 && printf("%d ", x))
+                    printf("%d ", x), odd += x % 2;
+                else
+                    assert_int_equal(x % 2, 0);
+            }
+            float z[61], score[LEN], *to[1] = {score};
+            memcpy(all, req[i].prompt.tok, (size_t)req[i].prompt.n * sizeof *all);
+            memcpy(all + req[i].prompt.n, r[i].text, 6 * sizeof *all);
+            assert_true(engine_logits(e, (Tokens){all, req[i].prompt.n + 6}, z, &err));
+            assert_true(r[i].odds == z[a] - z[b]);
+            if (i % 2 == 0) assert_int_equal(r[i].text[6], z[a] > z[b] ? a : b); /* greedy among two */
+            Tokens text = {r[i].text, LEN};
+            assert_true(engine_score(e, &req[i].prompt, &text, 1, 1.0f, to, &err)); /* rules do not touch log-probs */
+            assert_memory_equal(r[i].logprob, score, sizeof score);
+            generate(e, &req[i], 1, &alone);
+            assert_same_result(&r[i], &alone);
+            engine_free_results(&alone, 1);
+        }
+        assert_true(odd > 0);
+        engine_free_results(r, N);
+        engine_close(e);
+        nets_close(&nets);
+    }
+}
+
+static void ban_all(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    (void)id, (void)text;
+    if (n == 2) rule->ban = ud;
+}
+
+static void force_seven(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    (void)ud, (void)id, (void)text;
+    if (n == 3) rule->force = 7;
+}
+
+static void test_ends(void **state) {
+    (void)state;
+    static Texts t;
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        Error err = {0};
+        GenResult r, cut, many[4];
+        texts_fill(&t, 10, 1, 255, 255, 61);
+        Engine *e = engine_of(lm_of(&nets), (EngineConfig){0});
+        GenRequest req = {.id = 1, .prompt = {t.tok, 40}, .sample = drawn};
+        generate(e, &req, 1, &r);
+        /* A stop token ends the text where it first appears and is part of it. */
+        const int32_t stop[2] = {r.text[9], 60};
+        int first = 0;
+        while (r.text[first] != stop[0] && r.text[first] != stop[1]) first++;
+        req.sample.stop = stop, req.sample.n_stop = 2;
+        generate(e, &req, 1, &cut);
+        assert_int_equal(cut.n, first + 1);
+        assert_int_equal(cut.why, STOP_TOKEN);
+        assert_memory_equal(cut.text, r.text, (size_t)cut.n * sizeof *cut.text);
+        assert_memory_equal(cut.logprob, r.logprob, (size_t)cut.n * sizeof *cut.logprob);
+        engine_free_results(&cut, 1);
+        engine_free_results(&r, 1);
+        /* A forced one too. */
+        const int32_t seven = 7;
+        req.sample = greedy, req.sample.hook = force_seven;
+        req.sample.stop = &seven, req.sample.n_stop = 1;
+        generate(e, &req, 1, &cut);
+        assert_true(cut.why == STOP_TOKEN && cut.n <= 4 && cut.text[cut.n - 1] == 7);
+        engine_free_results(&cut, 1);
+        /* Length and context. */
+        const int len[4] = {250, 256, 255, 9}, got[4] = {6, 0, 1, 0};
+        const StopReason why[4] = {STOP_CONTEXT, STOP_CONTEXT, STOP_CONTEXT, STOP_LENGTH};
+        GenRequest q[4];
+        for (int i = 0; i < 4; i++) q[i] = (GenRequest){.id = (uint64_t)i, .prompt = {t.tok, len[i]}, .sample = drawn};
+        q[3].sample.max_new = 0;
+        generate(e, q, 4, many);
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(many[i].n, got[i]);
+            assert_int_equal(many[i].why, why[i]);
+        }
+        engine_free_results(many, 4);
+        generate(e, NULL, 0, NULL);
+        /* Nothing left to draw is an error, and the engine works on. */
+        uint8_t ban[61];
+        memset(ban, 1, sizeof ban);
+        GenRequest bad[2] = {{.id = 1, .prompt = {t.tok, 40}, .sample = drawn},
+                             {.id = 2, .prompt = {t.tok, 40}, .sample = drawn}};
+        bad[1].sample.hook = ban_all, bad[1].sample.hook_ud = ban;
+        assert_false(engine_generate(e, bad, 2, many, NULL, NULL, &err));
+        assert_int_equal(err.code, ERR_DIVERGED);
+        assert_null(many[0].text);
+        generate(e, bad, 1, many);
+        assert_int_equal(many[0].n, 24);
+        engine_free_results(many, 1);
+        engine_close(e);
+        nets_close(&nets);
+    }
+}
+
+static void request_stop(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    (void)id, (void)text, (void)rule;
+    if (n == 5) stop_request(ud);
+}
+
+static void test_stop_request(void **state) {
+    (void)state;
+    static Texts t;
+    Nets nets;
+    Error err = {0};
+    Stop *stop;
+    assert_true(stop_open(&stop, &err));
+    ModelConfig c = tiny_config(0);
+    assert_true(nets_open(&nets, "ref", 1, &c, 5));
+    texts_fill(&t, 11, 3, 10, 20, 61);
+    GenRequest req[3];
+    GenResult r[3];
+    for (int i = 0; i < 3; i++) req[i] = (GenRequest){.id = (uint64_t)i, .prompt = t.part[i], .sample = drawn};
+    req[0].sample.max_new = 3;
+    req[1].sample.hook = request_stop, req[1].sample.hook_ud = stop;
+    Engine *e = engine_of(lm_of(&nets), (EngineConfig){.share_prefix = true});
+    assert_false(engine_generate(e, req, 3, r, NULL, stop, &err));
+    assert_int_equal(err.code, ERR_STOPPED);
+    assert_non_null(strstr(err.msg, "1 of 3"));
+    for (int i = 0; i < 3; i++) assert_null(r[i].text);
+    engine_close(e);
+    nets_close(&nets);
+    stop_close(stop);
+}
+
+static void test_new_weights_drop_cached_pages(void **state) {
+    (void)state;
+    static Texts t;
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        GenResult before, after, fresh;
+        texts_fill(&t, 12, 1, 140, 140, 61);
+        GenRequest req = {.id = 1, .prompt = t.part[0], .sample = drawn};
+        Engine *e = engine_of(lm_of(&nets), (EngineConfig){.share_prefix = true});
+        generate(e, &req, 1, &before);
+        double w;
+        Tensor one = tensor_cols(tensor_rows(nets.model.w.block[0].wv, 3, 1), 4, 1);
+        tensor_get(nets.be, &w, one);
+        w += 0.5;
+        tensor_set(nets.be, one, &w);
+        nets.model.version++;
+        generate(e, &req, 1, &after);
+        assert_int_equal(engine_stats(e).n_shared, 0);
+        Engine *other = engine_of(lm_of(&nets), (EngineConfig){0});
+        generate(other, &req, 1, &fresh);
+        assert_same_result(&after, &fresh);
+        assert_memory_not_equal(before.logprob, after.logprob, sizeof(float));
+        generate(e, &req, 1, &before); /* unchanged since: shared */
+        assert_int_equal(engine_stats(e).n_shared, 2 * KV_PAGE);
+        engine_close(other);
+        engine_close(e);
+        nets_close(&nets);
+        engine_free_results(&before, 1);
+        engine_free_results(&after, 1);
+        engine_free_results(&fresh, 1);
+    }
+}
+
+/* -- scoring
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static void test_packed_scores_are_scores_alone(void **state) {
+    (void)state;
+    enum { N = 24 };
+    static Texts t;
+    Nets nets;
+    FOR_EACH_NET(nets, 2) {
+        Error err = {0};
+        texts_fill(&t, 13, N, 1, 200, 61);
+        const int budget[] = {0, 64, 512};
+        float last[3][N], one, all[N][200], *to[N];
+        for (int i = 0; i < N; i++) to[i] = all[i];
+        for (int k = 0; k < 3; k++) {
+            Engine *e = engine_of(score_of(&nets), (EngineConfig){.max_batch_tok = budget[k]});
+            assert_true(engine_score_last(e, t.part, N, last[k], &err));
+            assert_true(engine_score_all(e, t.part, N, to, &err));
+            assert_memory_equal(last[k], last[0], sizeof last[0]);
+            for (int i = 0; i < N; i++) {
+                assert_true(engine_score_last(e, &t.part[i], 1, &one, &err));
+                assert_memory_equal(&one, &last[k][i], sizeof one);
+                int cut = t.part[i].n / 2; /* a score in the middle is that of the text up to there */
+                assert_memory_equal(&all[i][t.part[i].n - 1], &one, sizeof one);
+                assert_true(engine_score_last(e, &(Tokens){t.part[i].tok, cut + 1}, 1, &one, &err));
+                assert_memory_equal(&all[i][cut], &one, sizeof one);
+            }
+            engine_close(e);
+        }
+        nets_close(&nets);
+    }
+}
+
+static void test_options_are_log_probs(void **state) {
+    (void)state;
+    enum { N = 9 };
+    static Texts t;
+    Nets nets;
+    FOR_EACH_NET(nets, 1) {
+        Error err = {0};
+        texts_fill(&t, 14, N, 1, 90, 61);
+        const int32_t option[3] = {17, 3, 60};
+        float lp[N * 3], z[61], alone[3], text_lp, *to[1] = {&text_lp};
+        Engine *e = engine_of(lm_of(&nets), (EngineConfig){0});
+        assert_true(engine_options(e, t.part, N, option, 3, lp, &err));
+        for (int i = 0; i < N; i++) {
+            assert_true(engine_logits(e, t.part[i], z, &err));
+            double sum = 0.0;
+            for (int v = 0; v < 61; v++) sum += exp((double)z[v]);
+            for (int k = 0; k < 3; k++) {
+                assert_true(fabs(lp[i * 3 + k] - ((double)z[option[k]] - log(sum))) < 2e-5);
+                Tokens text = {&option[k], 1};
+                assert_true(engine_score(e, &t.part[i], &text, 1, 1.0f, to, &err));
+                assert_memory_equal(&text_lp, &lp[i * 3 + k], sizeof text_lp);
+            }
+            assert_true(engine_options(e, &t.part[i], 1, option, 3, alone, &err));
+            assert_memory_equal(alone, lp + i * 3, sizeof alone);
+        }
+        engine_close(e);
+        nets_close(&nets);
+    }
+}
+
+static void test_scoring_empty_and_wrong_input(void **state) {
+    (void)state;
+    Nets nets;
+    Error err = {0};
+    ModelConfig c = tiny_config(0);
+    assert_true(nets_open(&nets, "ref", 1, &c, 5));
+    Engine *e = engine_of(lm_of(&nets), (EngineConfig){0});
+    static int32_t tok[300];
+    float lp[300], z[61], *to[2] = {lp, lp + 10};
+    Tokens prefix[2] = {{tok, 3}, {tok, 4}}, text[2] = {{tok, 0}, {tok, 2}};
+    lp[0] = 77.0f;
+    assert_true(engine_score(e, prefix, text, 2, 1.0f, to, &err)); /* an empty text has no log-probs */
+    assert_true(lp[0] == 77.0f && lp[10] < 0.0f);
+    assert_true(engine_score(e, prefix, text, 1, 1.0f, to, &err));
+    assert_true(engine_score(e, prefix, text, 0, 1.0f, to, &err));
+    prefix[1].n = 0;
+    assert_false(engine_score(e, prefix, text, 2, 1.0f, to, &err));
+    assert_non_null(strstr(err.msg, "sequence 1 has no prefix"));
+    assert_true(engine_logits(e, (Tokens){tok, 256}, z, &err));
+    assert_false(engine_logits(e, (Tokens){tok, 257}, z, &err));
+    assert_non_null(strstr(err.msg, "257 tokens, the model's context holds 256"));
+    assert_false(engine_logits(e, (Tokens){tok, 0}, z, &err));
+    tok[2] = 61;
+    assert_false(engine_logits(e, (Tokens){tok, 5}, z, &err));
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "token 2 is 61, expected 0..60"));
+    GenRequest req = {.prompt = {tok, 5}, .sample = drawn};
+    GenResult r;
+    assert_false(engine_generate(e, &req, 1, &r, NULL, NULL, &err));
+    assert_non_null(strstr(err.msg, "token 2 is 61"));
+    req.prompt.n = 0;
+    assert_false(engine_generate(e, &req, 1, &r, NULL, NULL, &err));
+    assert_non_null(strstr(err.msg, "no prompt"));
+    engine_close(e);
+    nets_close(&nets);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_greedy_is_the_argmax_of_full_passes),
+        cmocka_unit_test(test_company_changes_nothing),
+        cmocka_unit_test(test_shared_prefix_changes_nothing),
+        cmocka_unit_test(test_few_pages_make_requests_wait),
+        cmocka_unit_test(test_threads_change_nothing),
+        cmocka_unit_test(test_rollout_is_scoring_is_training),
+        cmocka_unit_test(test_hooks_are_obeyed),
+        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_stop_request),
+        cmocka_unit_test(test_new_weights_drop_cached_pages),
+        cmocka_unit_test(test_packed_scores_are_scores_alone),
+        cmocka_unit_test(test_options_are_log_probs),
+        cmocka_unit_test(test_scoring_empty_and_wrong_input),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
