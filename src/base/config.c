@@ -1,0 +1,583 @@
+/* base/config.c — the schema table at work: where values come from, what they may be, how they are shown.
+ *
+ * Sources are applied in the order of their precedence, each value overwriting the one before: defaults, then for a
+ * file first what it extends, then itself, then the environment, then overrides. Every value of every source is
+ * checked, also one that a later source replaces: a mistake is a mistake. */
+#include "base/config.h"
+
+#include "base/config_int.h"
+#include "base/io.h"
+#include "base/json.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h> /* environ */
+
+enum { MAX_EXTENDS = 8 };
+
+typedef struct {
+    void *cfg;
+    const CfgKey *key;
+    int n_key;
+    Heap heap; /* texts and entries of this load */
+    ConfigReport report;
+} Loader;
+
+/* ---- report ---- */
+
+/* The source line and a caret under `at`; tabs are repeated so that the caret stands right. */
+static void show_line(Str *out, const ConfigSource *src, ConfigPlace at) {
+    const char *p = src->text, *end = src->text + src->n;
+    for (int line = 1; line < at.line && p < end; line++) {
+        const char *newline = memchr(p, '\n', (size_t)(end - p));
+        p = newline ? newline + 1 : end;
+    }
+    const char *stop = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
+    if (!stop) stop = end;
+    if (stop > p && stop[-1] == '\r') stop--;
+    if (stop == p) return;
+    str_putn(out, p, (size_t)(stop - p));
+    str_putc(out, '\n');
+    const char *c = p;
+    for (int col = 1; col < at.col && c < stop; col++) {
+        str_putc(out, *c == '\t' ? '\t' : ' ');
+        do c++;
+        while (c < stop && ((unsigned char)*c & 0xC0) == 0x80);
+    }
+    str_putc(out, '^');
+    int room = 0;
+    for (c += c < stop; c < stop; c++) room += ((unsigned char)*c & 0xC0) != 0x80;
+    for (int i = 1; i < at.width && i <= room; i++) str_putc(out, '~');
+    str_putc(out, '\n');
+}
+
+void config_report(ConfigReport *r, const ConfigSource *src, ConfigPlace at, const char *fmt, ...) {
+    char text[1000];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    for (char *c = text; *c; c++) {
+        if ((unsigned char)*c < 0x20) *c = ' ';
+    }
+    if (src->text)
+        str_printf(r->out, "%s:%d:%d: error: %s\n", src->path, at.line, at.col, text);
+    else
+        str_printf(r->out, "%s: error: %s\n", src->path, text);
+    if (src->text) show_line(r->out, src, at);
+    r->n_error++;
+}
+
+/* ---- names ---- */
+
+static const char *last_part(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+static const CfgKey *find_key(const Loader *l, const char *name) {
+    for (int i = 0; i < l->n_key; i++) {
+        if (strcmp(l->key[i].name, name) == 0) return &l->key[i];
+    }
+    return NULL;
+}
+
+static bool is_section(const Loader *l, const char *name) {
+    size_t n = strlen(name);
+    for (int i = 0; i < l->n_key; i++) {
+        if (n > 0 && strncmp(l->key[i].name, name, n) == 0 && l->key[i].name[n] == '.') return true;
+    }
+    return false;
+}
+
+/* What other programs of this field call our keys; pairs of their last part and ours. */
+// clang-format off
+static const char *const peer_names[][2] = {
+    {"learning_rate", "lr"}, {"max_lr", "lr"}, {"peak_lr", "lr"}, {"lr_min", "min_lr"}, {"min_learning_rate", "min_lr"},
+    {"num_epochs", "epochs"}, {"num_train_epochs", "epochs"}, {"n_epochs", "epochs"}, {"noptepochs", "epochs"},
+    {"ppo_epochs", "epochs"}, {"num_ppo_epochs", "epochs"}, {"num_mini_batches", "minibatches"},
+    {"max_steps", "steps"}, {"num_steps", "steps"}, {"total_steps", "steps"}, {"max_iters", "steps"},
+    {"batch_size", "batch_tokens"}, {"global_batch_size", "batch_tokens"}, {"train_batch_size", "batch_tokens"},
+    {"micro_batch_size", "micro_tokens"}, {"per_device_train_batch_size", "micro_tokens"},
+    {"warmup_steps", "warmup"}, {"num_warmup_steps", "warmup"}, {"warmup_iters", "warmup"}, {"warmup_ratio", "warmup"},
+    {"max_grad_norm", "clip"}, {"grad_clip", "clip"}, {"gradient_clipping", "clip"}, {"clip_grad_norm", "clip"},
+    {"adam_beta1", "beta1"}, {"adam_beta2", "beta2"}, {"adam_epsilon", "eps"}, {"wd", "weight_decay"},
+    {"lr_scheduler_type", "schedule"}, {"lr_scheduler", "schedule"}, {"gradient_checkpointing", "recompute"},
+    {"kl_coef", "beta"}, {"init_kl_coef", "beta"}, {"kl_penalty", "beta"}, {"lam", "lambda"}, {"gae_lambda", "lambda"},
+    {"cliprange", "clip_low"}, {"clip_range", "clip_low"}, {"cliprange_value", "value_clip"},
+    {"vf_coef", "value_weight"}, {"target_kl", "kl_target"}, {"missing_eos_penalty", "no_end_score"},
+    {"max_new_tokens", "max_new"}, {"max_tokens", "max_new"}, {"max_length", "max_new"}, {"temp", "temperature"},
+    {"max_seq_len", "max_seq"}, {"max_seq_length", "max_seq"}, {"max_position_embeddings", "max_seq"},
+    {"block_size", "max_seq"}, {"hidden_size", "d_model"}, {"n_embd", "d_model"}, {"intermediate_size", "d_ff"},
+    {"num_hidden_layers", "n_layer"}, {"num_layers", "n_layer"}, {"num_attention_heads", "n_head"},
+    {"num_key_value_heads", "n_kv_head"}, {"tie_word_embeddings", "tied"}, {"vocab_size", "vocab"},
+    {"output_dir", "out"}, {"random_seed", "seed"}, {"num_threads", "threads"}, {"device", "backend"},
+    {"model_name_or_path", "import"}, {"pretrained_model_name_or_path", "import"},
+};
+// clang-format on
+
+/* Our key for a peer's name: in the section it was written in, else the only one that ends so. */
+static const CfgKey *peer_key(const Loader *l, const char *name) {
+    const char *last = last_part(name), *ours = NULL;
+    for (int i = 0; i < COUNT_OF(peer_names) && !ours; i++) {
+        if (strcmp(peer_names[i][0], last) == 0) ours = peer_names[i][1];
+    }
+    if (!ours) return NULL;
+    char want[200];
+    snprintf(want, sizeof want, "%.*s%s", (int)(last - name), name, ours);
+    const CfgKey *k = find_key(l, want);
+    for (int i = 0; i < l->n_key && !k; i++) {
+        if (strcmp(last_part(l->key[i].name), ours) != 0) continue;
+        for (int j = i + 1; j < l->n_key; j++) {
+            if (strcmp(last_part(l->key[j].name), ours) == 0) return NULL;
+        }
+        k = &l->key[i];
+    }
+    return k;
+}
+
+/* The nearest key: fewest edits (at most 2), else the only one that begins so, else the only one with this last part.
+ */
+static const CfgKey *near_key(const Loader *l, const char *name) {
+    int limit = strlen(last_part(name)) <= 3 ? 1 : 2, best = limit + 1;
+    const CfgKey *found = NULL;
+    for (int i = 0; i < l->n_key; i++) {
+        int d = str_distance(name, l->key[i].name, limit);
+        if (d < best) best = d, found = &l->key[i];
+    }
+    if (found) return found;
+    int n_prefix = 0, n_last = 0;
+    const CfgKey *prefix = NULL, *last = NULL;
+    size_t n = strlen(name);
+    for (int i = 0; i < l->n_key; i++) {
+        if (n > 0 && strncmp(l->key[i].name, name, n) == 0) prefix = &l->key[i], n_prefix++;
+        if (strcmp(last_part(l->key[i].name), last_part(name)) == 0) last = &l->key[i], n_last++;
+    }
+    return n_prefix == 1 ? prefix : n_last == 1 ? last : NULL;
+}
+
+static void note_section(Loader *l, const char *name) {
+    size_t n = strcspn(name, ".");
+    char section[sizeof l->report.section];
+    if (l->report.section[0] || n >= sizeof section) return;
+    snprintf(section, sizeof section, "%.*s", (int)n, name);
+    if (is_section(l, section)) snprintf(l->report.section, sizeof l->report.section, "%s", section);
+}
+
+static void unknown_key(Loader *l, const ConfigSource *src, ConfigPlace at, const char *name) {
+    note_section(l, name);
+    if (name[0] && is_section(l, name)) {
+        config_report(&l->report, src, at, "'%s' is a section: expected keys below it", name);
+        return;
+    }
+    for (const char *dot = strchr(name, '.'); dot; dot = strchr(dot + 1, '.')) {
+        char above[200];
+        snprintf(above, sizeof above, "%.*s", (int)(dot - name), name);
+        if (!find_key(l, above)) continue;
+        config_report(&l->report, src, at, "unknown key '%s': '%s' takes a value, not keys", name, above);
+        return;
+    }
+    const CfgKey *k = peer_key(l, name);
+    if (k) {
+        config_report(&l->report, src, at, "unknown key '%s' (here it is '%s')", name, k->name);
+    } else if ((k = near_key(l, name)) != NULL) {
+        config_report(&l->report, src, at, "unknown key '%s' (did you mean '%s'?)", name, k->name);
+    } else {
+        config_report(&l->report, src, at, "unknown key '%s'", name);
+    }
+}
+
+/* ---- values ---- */
+
+static void *field(const Loader *l, const CfgKey *k) { return (char *)l->cfg + k->offset; }
+
+/* Copies s without the _ between digits; false when one stands elsewhere or the text is too long for a number. */
+static bool strip_underscores(char out[64], const char *s) {
+    size_t n = 0;
+    for (size_t i = 0; s[i]; i++) {
+        if (s[i] == '_') {
+            bool between = i > 0 && s[i - 1] >= '0' && s[i - 1] <= '9' && s[i + 1] >= '0' && s[i + 1] <= '9';
+            if (!between) return false;
+            continue;
+        }
+        if (n + 1 >= 64) return false;
+        out[n++] = s[i];
+    }
+    out[n] = 0;
+    return n > 0;
+}
+
+/* Decimal digits with an optional sign; 010 is refused, because readers disagree whether it is 8 or 10. */
+static bool parse_int(int64_t *v, const char *text) {
+    // clang-format off
+    static const struct { const char *suffix; int64_t scale; } unit[] = {
+        {"", 1}, {"k", 1000}, {"M", 1000000}, {"G", 1000000000}, {"ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30},
+    };
+    // clang-format on
+    char s[64];
+    if (!strip_underscores(s, text)) return false;
+    const char *digits = s + (s[0] == '-' || s[0] == '+');
+    size_t n = strspn(digits, "0123456789");
+    if (n == 0 || (n > 1 && digits[0] == '0')) return false;
+    errno = 0;
+    long long base = strtoll(s, NULL, 10);
+    if (errno) return false;
+    for (int i = 0; i < COUNT_OF(unit); i++) {
+        int64_t whole;
+        if (strcmp(digits + n, unit[i].suffix) == 0) {
+            bool fits = !__builtin_mul_overflow((int64_t)base, unit[i].scale, &whole);
+            if (fits) *v = whole;
+            return fits;
+        }
+    }
+    return false;
+}
+
+/* Decimal, no inf, nan or hexadecimal; whole numbers may have the suffixes of integers. */
+static bool parse_float(double *v, const char *text) {
+    int64_t whole;
+    if (parse_int(&whole, text)) {
+        *v = (double)whole;
+        return true;
+    }
+    char s[64], *end;
+    if (!strip_underscores(s, text) || strspn(s, "0123456789+-.eE") != strlen(s)) return false;
+    if (!strpbrk(s, "0123456789")) return false;
+    *v = strtod(s, &end);
+    return *end == 0 && isfinite(*v);
+}
+
+/* " in 0..1", " of at least 1"; empty when the key has no bounds. */
+static void range_words(char out[96], const CfgKey *k) {
+    out[0] = 0;
+    bool low = k->min > -1e300, high = k->max < 1e300;
+    if (k->min == k->max) return;
+    if (low && high)
+        snprintf(out, 96, " in %.15g..%.15g", k->min, k->max);
+    else if (low)
+        snprintf(out, 96, " of at least %.15g", k->min);
+    else if (high)
+        snprintf(out, 96, " of at most %.15g", k->max);
+}
+
+static bool in_range(const CfgKey *k, double v) { return k->min == k->max || (v >= k->min && v <= k->max); }
+
+static int enum_index(const char *def, const char *s) {
+    size_t n = strlen(s);
+    for (int i = 0;; i++) {
+        size_t len = strcspn(def, "|");
+        if (len == n && strncmp(def, s, n) == 0) return i;
+        if (!def[len]) return -1;
+        def += len + 1;
+    }
+}
+
+/* What the key takes, for messages: "a number in 0..1", "one of fp32, bf16". */
+static void expected_words(Str *out, const CfgKey *k) {
+    char range[96];
+    range_words(range, k);
+    switch (k->type) {
+    case CFG_BOOL:
+        str_put(out, "true or false");
+        break;
+    case CFG_INT:
+        str_printf(out, "an integer%s", range);
+        break;
+    case CFG_FLOAT:
+        str_printf(out, "a number%s", range);
+        break;
+    case CFG_STR:
+        str_put(out, "a text");
+        break;
+    case CFG_LIST:
+        str_put(out, "a list: [a, b]");
+        break;
+    case CFG_ENUM:
+        str_put(out, "one of ");
+        for (const char *c = k->def; *c; c++) {
+            if (*c == '|')
+                str_put(out, ", ");
+            else
+                str_putc(out, *c);
+        }
+    }
+}
+
+static void set_str(char **f, const char *s) {
+    char *copy = mem_str(s);
+    free(*f);
+    *f = copy;
+}
+
+static void list_release(CfgList *list) {
+    for (int i = 0; i < list->n; i++) free(list->item[i]);
+    free(list->item);
+    *list = (CfgList){0};
+}
+
+static void list_add(CfgList *list, const char *s, size_t n) {
+    list->item = mem_grow(list->item, (size_t)(list->n + 1) * sizeof *list->item);
+    char *copy = mem_alloc(n + 1);
+    memcpy(copy, s, n);
+    list->item[list->n++] = copy;
+}
+
+/* "a,b" as in defaults and bare overrides. */
+static void list_split(CfgList *list, const char *s) {
+    list_release(list);
+    for (; *s; s += s[strcspn(s, ",")] == ',' ? strcspn(s, ",") + 1 : strcspn(s, ","))
+        list_add(list, s, strcspn(s, ","));
+}
+
+/* Sets the field from one scalar; false, and the field untouched, when it does not fit. */
+static bool set_scalar(const Loader *l, const CfgKey *k, const ConfigScalar *v) {
+    void *f = field(l, k);
+    int64_t i;
+    double d;
+    switch (k->type) {
+    case CFG_BOOL: {
+        bool yes = strcmp(v->s, "true") == 0;
+        if (v->quoted || (!yes && strcmp(v->s, "false") != 0)) return false;
+        *(bool *)f = yes;
+        return true;
+    }
+    case CFG_INT:
+        if (v->quoted || !parse_int(&i, v->s) || !in_range(k, (double)i)) return false;
+        *(int64_t *)f = i;
+        return true;
+    case CFG_FLOAT:
+        if (v->quoted || !parse_float(&d, v->s) || !in_range(k, d)) return false;
+        *(double *)f = d;
+        return true;
+    case CFG_STR:
+        set_str(f, v->s);
+        return true;
+    case CFG_ENUM: {
+        int index = enum_index(k->def, v->s);
+        if (index >= 0) *(int *)f = index;
+        return index >= 0;
+    }
+    case CFG_LIST:
+        return false;
+    }
+    return false;
+}
+
+static void set_default(const Loader *l, const CfgKey *k) {
+    if (k->type == CFG_LIST) {
+        list_split(field(l, k), k->def);
+        return;
+    }
+    ConfigScalar v = {.s = k->def};
+    char first[64];
+    if (k->type == CFG_ENUM) {
+        snprintf(first, sizeof first, "%.*s", (int)strcspn(k->def, "|"), k->def);
+        v.s = first;
+    }
+    CHECK(set_scalar(l, k, &v), "the default of '%s' does not fit: '%s'", k->name, k->def);
+}
+
+static void bad_value(Loader *l, const ConfigSource *src, const ConfigEntry *e, const CfgKey *k) {
+    Str want = {0};
+    expected_words(&want, k);
+    note_section(l, k->name);
+    const ConfigScalar *v = &e->value;
+    const char *hint = "";
+    if (e->is_list) {
+        config_report(&l->report, src, v->at, "'%s' must be %s, found a list", k->name, want.s);
+    } else if (e->is_null) {
+        config_report(&l->report, src, v->at, "'%s' must be %s, found nothing", k->name, want.s);
+    } else {
+        if (v->quoted && k->type != CFG_ENUM && k->type != CFG_LIST) hint = " (a quoted value is a text)";
+        bool octal = v->s[0] == '0' && v->s[1] >= '0' && v->s[1] <= '9';
+        if (!v->quoted && k->type == CFG_INT && octal) hint = " (write it without the leading 0)";
+        const char *yes[] = {"yes", "no", "on", "off", "True", "False", "TRUE", "FALSE", "1", "0"};
+        for (int i = 0; i < COUNT_OF(yes) && k->type == CFG_BOOL && !v->quoted; i++) {
+            if (strcmp(v->s, yes[i]) == 0) hint = i % 2 ? " (write false)" : " (write true)";
+        }
+        config_report(&l->report, src, v->at, "'%s' must be %s, found \"%s\"%s", k->name, want.s, v->s, hint);
+    }
+    str_release(&want);
+}
+
+static void apply_entry(Loader *l, const ConfigSource *src, const ConfigEntry *e) {
+    const CfgKey *k = find_key(l, e->key);
+    if (!k) {
+        if (e->is_null && is_section(l, e->key)) return; /* a section whose keys are all commented out */
+        unknown_key(l, src, e->at, e->key);
+        return;
+    }
+    if (e->is_list && k->type == CFG_LIST) {
+        CfgList *list = field(l, k);
+        list_release(list);
+        for (int i = 0; i < e->n_item; i++) list_add(list, e->item[i].s, strlen(e->item[i].s));
+    } else if (e->is_list || e->is_null || !set_scalar(l, k, &e->value)) {
+        bad_value(l, src, e, k);
+    }
+}
+
+/* ---- sources ---- */
+
+static void load_file(Loader *l, const char *path, int depth);
+
+/* False: not the extends key. */
+static bool is_extends(const ConfigEntry *e) { return strcmp(e->key, "extends") == 0; }
+
+static void load_extended(Loader *l, const ConfigSource *src, const ConfigEntry *e, int depth) {
+    if (e->is_list || e->is_null || !e->value.s[0]) {
+        config_report(&l->report, src, e->value.at, "'extends' must be the path of one file");
+        return;
+    }
+    if (depth == MAX_EXTENDS) {
+        config_report(&l->report, src, e->value.at, "'extends' is nested deeper than %d files: is it a circle?",
+                      MAX_EXTENDS);
+        return;
+    }
+    const char *name = e->value.s, *slash = strrchr(src->path, '/');
+    if (name[0] != '/' && slash) name = heap_printf(&l->heap, "%.*s/%s", (int)(slash - src->path), src->path, name);
+    if (!io_exists(name)) {
+        config_report(&l->report, src, e->value.at, "no such file: %s", name);
+        return;
+    }
+    load_file(l, name, depth + 1);
+}
+
+static void report_duplicates(Loader *l, const ConfigSource *src, const ConfigEntry *e, int n) {
+    for (int i = 1; i < n; i++) {
+        for (int j = 0; j < i; j++) {
+            if (strcmp(e[i].key, e[j].key) != 0) continue;
+            note_section(l, e[i].key);
+            config_report(&l->report, src, e[i].at, "duplicate key '%s' (first on line %d)", e[i].key, e[j].at.line);
+            break;
+        }
+    }
+}
+
+static void load_file(Loader *l, const char *path, int depth) {
+    Str text = {0};
+    Error err = {0};
+    if (!io_read_file(&text, path, (size_t)4 << 20, &err)) {
+        str_printf(l->report.out, "%s\n", err.msg);
+        l->report.n_error++;
+        str_release(&text);
+        return;
+    }
+    ConfigSource src = {.path = path, .text = str_get(&text), .n = text.n};
+    ConfigEntry *e;
+    int n;
+    config_yaml_read(&e, &n, &l->heap, &src, &l->report);
+    report_duplicates(l, &src, e, n);
+    for (int i = 0; i < n; i++) {
+        if (is_extends(&e[i])) load_extended(l, &src, &e[i], depth);
+    }
+    for (int i = 0; i < n; i++) {
+        if (is_extends(&e[i])) continue;
+        if (e[i].key[0] == 0)
+            config_report(&l->report, &src, e[i].at, "expected 'key: value', found a lone value");
+        else
+            apply_entry(l, &src, &e[i]);
+    }
+    str_release(&text);
+}
+
+/* A value outside a file: texts as they are, but [lists] and "quoted" ones are read as YAML. */
+static void apply_text(Loader *l, const char *label, const char *name, const char *value) {
+    ConfigSource src = {.path = label};
+    ConfigEntry one = {.key = name, .value = {.s = value}};
+    const CfgKey *k = find_key(l, name);
+    if (strchr("[\"'", value[0]) && value[0]) {
+        ConfigSource text = {.path = label, .text = value, .n = strlen(value)};
+        ConfigEntry *e;
+        int n, before = l->report.n_error;
+        config_yaml_read(&e, &n, &l->heap, &text, &l->report);
+        if (l->report.n_error > before) return;
+        if (n == 1 && e[0].key[0] == 0) {
+            one = e[0];
+            one.key = name;
+        }
+    } else if (k && k->type == CFG_LIST) {
+        list_split(field(l, k), value);
+        return;
+    }
+    apply_entry(l, &src, &one);
+}
+
+static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* DIKAST_SET_rl__lr=3e-6, in the order of the names so that reports do not depend on the shell. */
+static void load_environment(Loader *l) {
+    static const char lead[] = "DIKAST_SET_";
+    int n = 0;
+    for (char **v = environ; v && *v; v++) n += strncmp(*v, lead, sizeof lead - 1) == 0;
+    const char **var = heap_alloc(&l->heap, (size_t)(n + 1) * sizeof *var);
+    n = 0;
+    for (char **v = environ; v && *v; v++) {
+        if (strncmp(*v, lead, sizeof lead - 1) == 0) var[n++] = *v;
+    }
+    qsort(var, (size_t)n, sizeof *var, by_text);
+    for (int i = 0; i < n; i++) {
+        size_t len = strcspn(var[i], "=");
+        char *name = heap_strn(&l->heap, var[i] + sizeof lead - 1, len - (sizeof lead - 1));
+        char *to = name;
+        for (char *from = name; *from;) {
+            bool dot = from[0] == '_' && from[1] == '_';
+            *to++ = dot ? '.' : *from;
+            from += dot ? 2 : 1;
+        }
+        *to = 0;
+        apply_text(l, heap_printf(&l->heap, "environment %.*s", (int)len, var[i]), name,
+                   var[i][len] ? var[i] + len + 1 : "");
+    }
+}
+
+static void apply_override(Loader *l, const char *set) {
+    char *label = heap_printf(&l->heap, "override '%s'", set);
+    ConfigSource src = {.path = label};
+    if (set[0] == '~') {
+        const CfgKey *k = find_key(l, set + 1);
+        if (k)
+            set_default(l, k);
+        else
+            unknown_key(l, &src, (ConfigPlace){0}, set + 1);
+        return;
+    }
+    const char *equals = strchr(set, '=');
+    if (!equals) {
+        config_report(&l->report, &src, (ConfigPlace){0}, "expected key=value or ~key");
+        return;
+    }
+    apply_text(l, label, heap_strn(&l->heap, set, (size_t)(equals - set)), equals + 1);
+}
+
+bool config_load(void *cfg, const CfgKey *key, int n_key, const char *path, const char *const *set, int n_set,
+                 Str *report, Error *err) {
+    str_clear(report);
+    Loader l = {.cfg = cfg, .key = key, .n_key = n_key, .report = {.out = report}};
+    for (int i = 0; i < n_key; i++) set_default(&l, &key[i]);
+    if (path) load_file(&l, path, 0);
+    load_environment(&l);
+    for (int i = 0; i < n_set; i++) apply_override(&l, set[i]);
+    int n = l.report.n_error;
+    heap_release(&l.heap);
+    if (n == 0) return true;
+    str_printf(report, "%d error%s. 'dikast help%s%s' lists the keys.\n", n, n == 1 ? "" : "s",
+               l.report.section[0] ? " " : "", l.report.section);
+    config_release(cfg, key, n_key);
+    return error_set(err, ERR_CONFIG, "%d error%s in the configuration", n, n == 1 ? "" : "s");
+}
+
+void config_release(void *cfg, const CfgKey *key, int n_key) {
+    for (int i = 0; i < n_key; i++) {
+        void *f = (char *)cfg + key[i].offset;
+        if (key[i].type == CFG_STR) {
+            free(*(char **)f);
+            *(char **)f = NULL;
+        } else if (key[i].type == CFG_LIST) {
+            list_release(f);
+        }
+    }
+}
