@@ -1,0 +1,229 @@
+/* RL-CAI: PPO of SL-CAI against the preference model, KL to SL-CAI in the reward. samples.jsonl keeps some rollouts. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "cai/stages.h"
+#include "train/ppo.h"
+
+typedef struct {
+    const StageCtx *ctx;
+    const StageText *text;
+    const Prompts *prompts;
+    const int *prompt_of;       /* by PpoPrompt index */
+    const PpoPrompt *first;
+    Appender *samples;
+    int64_t updates;
+} Reporter;
+
+enum { SAMPLES_PER_UPDATE = 4 };
+
+/* A few rollouts of some twenty updates. A resumed run repeats updates; readers take the last row of an id. */
+static void report(void *ud, const PpoReport *r) {
+    Reporter *me = ud;
+    int64_t every = me->updates > 20 ? me->updates / 20 : 1;
+    if (r->update % every && r->update != me->updates - 1) return;
+    Str line = {0}, reply = {0}, id = {0};
+    Error ignore = {0};
+    for (int i = 0; i < r->n && i < SAMPLES_PER_UPDATE; i++) {
+        const Prompt *p = &me->prompts->item[me->prompt_of[r->prompt[i] - me->first]];
+        str_clear(&reply);
+        tokenizer_decode(me->text->tok, r->reply[i].text, r->reply[i].n, false, &reply);
+        str_clear(&id);
+        str_printf(&id, "ro-%lld-%d", (long long)r->update, i);
+        str_clear(&line);
+        JsonOut j;
+        json_out_init(&j, &line, 0);
+        json_out_obj(&j, NULL);
+        json_out_str(&j, "id", str_get(&id));
+        json_out_int(&j, "update", r->update);
+        json_out_str(&j, "prompt_id", p->id);
+        json_out_str(&j, "kind", p->kind);
+        json_out_str(&j, "prompt", p->text);
+        json_out_str(&j, "reply", str_get(&reply));
+        json_out_num(&j, "score", r->score[i]);
+        json_out_num(&j, "kl", r->kl[i]);
+        json_out_obj_end(&j);
+        appender_line(me->samples, line.s, line.n, &ignore); /* samples are for people; a full disk shows elsewhere */
+    }
+    str_release(&line);
+    str_release(&reply);
+    str_release(&id);
+}
+
+/* Red-team and other prompts in the wanted proportion: the scarcer kind is repeated in turn. */
+static int mix_prompts(int **out, const Prompts *p, double red_share) {
+    int n[2] = {0}, *at[2], total = 0;
+    for (int k = 0; k < 2; k++) at[k] = mem_alloc((size_t)(p->n + 1) * sizeof **at);
+    for (int i = 0; i < p->n; i++) {
+        bool red = prompt_harmful(&p->item[i]);
+        if (!strcmp(p->item[i].split, "train")) at[red][n[red]++] = i;
+    }
+    double share[2] = {1 - red_share, red_share};
+    if (n[0] == 0) share[0] = 0, share[1] = 1;
+    if (n[1] == 0) share[0] = 1, share[1] = 0;
+    double scale = 0; /* smallest total in which no kind is cut */
+    for (int k = 0; k < 2; k++)
+        if (share[k] > 0 && n[k] / share[k] > scale) scale = n[k] / share[k];
+    *out = mem_alloc((size_t)(scale + 3) * sizeof **out);
+    for (int k = 0; k < 2; k++) {
+        int want = (int)(share[k] * scale + 0.5);
+        for (int i = 0; i < want && n[k]; i++) (*out)[total++] = at[k][i % n[k]];
+        free(at[k]);
+    }
+    return total;
+}
+
+static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
+    const RunConfig *c = ctx->cfg;
+    *p = (PpoConfig){.updates = c->rl.t.steps,
+                     .rollouts = (int)c->rl.rollouts,
+                     .epochs = (int)c->rl.epochs,
+                     .minibatches = (int)c->rl.minibatches,
+                     .max_new = (int)c->rl.s.max_new,
+                     .max_tok = (int)c->rl.t.micro_tokens,
+                     .beta = c->rl.beta,
+                     .temperature = c->rl.s.temperature,
+                     .gamma = c->rl.gamma,
+                     .lambda = c->rl.lambda,
+                     .value_weight = c->rl.value_weight,
+                     .value_clip = c->rl.value_clip,
+                     .clip = {c->rl.clip_low, c->rl.clip_high, c->rl.dual_clip},
+                     .no_end_score = c->rl.no_end_score,
+                     .score_clip = c->rl.score_clip,
+                     .whiten_rewards = c->rl.whiten_rewards,
+                     .whiten_advantages = c->rl.whiten_advantages,
+                     .kl_target = c->rl.kl_target,
+                     .kl_horizon = c->rl.kl_horizon,
+                     .kl_stop = c->rl.kl_stop,
+                     .value_lr = c->rl.value_lr,
+                     .state_s = c->run.state_s,
+                     .seed = ctx->seed,
+                     .keep = c->rl.t.recompute ? KEEP_INPUTS : KEEP_ALL};
+    stage_optim(&p->optim, &c->rl.t);
+    stage_schedule(&p->schedule, "rl", &c->rl.t, c->rl.t.steps);
+}
+
+typedef struct { StageNet policy, reference, value, pm; Engine *scorer; } Nets;
+
+static bool open_nets(Nets *n, const StageCtx *ctx, Error *err) {
+    const char *sl = stage_input(ctx, "sl"), *pm = stage_input(ctx, "pm");
+    EngineConfig ec = {0};
+    return stage_net_open(&n->policy, ctx, sl, HEAD_LM, true, err) &&
+           stage_net_open(&n->reference, ctx, sl, HEAD_LM, false, err) &&
+           stage_net_open(&n->value, ctx, pm, HEAD_SCORE, true, err) &&
+           stage_net_open(&n->pm, ctx, pm, HEAD_SCORE, false, err) && engine_open(&n->scorer, n->pm.net, &ec, err);
+}
+
+static bool read_unit(double *mean, double *sd, const char *pm_dir, Error *err) {
+    Str path = {0};
+    Json *root = NULL;
+    path_join(&path, pm_dir, "summary.json");
+    bool ok = json_read_file(&root, str_get(&path), 0, err) && json_need_num(root, "score_mean", mean, err) &&
+              json_need_num(root, "score_sd", sd, err);
+    json_release(root);
+    str_release(&path);
+    return ok;
+}
+
+typedef struct { double kl, score, end_share, length; int64_t rows; } LastRow;
+static bool last_row(void *ud, const Json *row, int line, Error *err) {
+    LastRow *l = ud;
+    (void)line, (void)err;
+    l->kl = json_num(json_get(row, "kl"), NAN);
+    l->score = json_num(json_get(row, "score"), NAN);
+    l->end_share = json_num(json_get(row, "end_share"), NAN);
+    l->length = json_num(json_get(row, "length"), NAN);
+    l->rows++;
+    return true;
+}
+
+static bool summarise(const StageCtx *ctx, bool diverged, Error *err) {
+    LastRow last = {0};
+    if (!jsonl_each(ctx->output, "metrics.jsonl", last_row, &last, err)) return false;
+    Summary s;
+    summary_begin(&s);
+    summary_num(&s, "updates", (double)last.rows);
+    summary_num(&s, "kl", last.kl);
+    summary_num(&s, "score", last.score);
+    summary_num(&s, "end_share", last.end_share);
+    summary_num(&s, "length", last.length);
+    summary_num(&s, "stopped_by_kl", diverged);
+    return summary_end(&s, ctx, err);
+}
+
+static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Prompts *prompts, Error *err) {
+    int *of, n_prompt = mix_prompts(&of, prompts, ctx->cfg->rl.redteam_share);
+    PpoPrompt *prompt = mem_alloc((size_t)(n_prompt + 1) * sizeof *prompt);
+    Sequence *seq = mem_alloc((size_t)(n_prompt + 1) * sizeof *seq);
+    PpoConfig c;
+    ppo_config(&c, ctx);
+    int used = 0, room = n->policy.m.cfg.max_seq - c.max_new;
+    for (int i = 0; i < n_prompt; i++) {
+        Message m = {ROLE_USER, prompts->item[of[i]].text};
+        chat_respond(&seq[i], &text->chat, (Dialogue){&m, 1});
+        bool fits = seq[i].tok.n <= room;
+        ledger_in(ctx->ledger, 1, 0);
+        ledger_add(ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "CONTEXT", 1, 0);
+        if (!fits) continue;
+        of[used] = of[i];
+        prompt[used++] = (PpoPrompt){stage_id(prompts->item[of[i]].id), seq[i].tok.id, seq[i].tok.n};
+    }
+    Reporter reporter = {ctx, text, prompts, of, prompt, NULL, c.updates};
+    PpoPmScore score = {n->scorer, text->chat.id[SENT_END], n->pm.m.cfg.max_seq};
+    PpoSetup setup = {.policy = n->policy.net,
+                      .reference = n->reference.net,
+                      .value = n->value.net,
+                      .prompt = prompt,
+                      .n_prompt = used,
+                      .end_id = text->chat.id[SENT_END],
+                      .score = ppo_score_pm,
+                      .score_ud = &score,
+                      .report = report,
+                      .report_ud = &reporter};
+    Str path = {0};
+    path_join(&path, ctx->output, "samples.jsonl");
+    bool ok = used > 0 || error_set(err, ERR_CONFIG, "no prompt leaves room for rl.max_new %d tokens in the context of %d: lower it",
+                                    c.max_new, n->policy.m.cfg.max_seq);
+    ok = ok && read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
+         appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);
+    if (ok) {
+        bool done = ppo_run(&c, &setup, ctx->output, ctx->log, ctx->stop, err), kl_stop = !done && err->code == ERR_DIVERGED;
+        /* Past kl_stop the policy holds the last good weights: a result, with a warning, not a failure. */
+        if (kl_stop && c.kl_stop > 0) log_warn(ctx->log, "%s; going on with the last weights before that", err->msg);
+        ok = (done || kl_stop) && summarise(ctx, kl_stop, err);
+    }
+    if (reporter.samples) appender_close(reporter.samples);
+    for (int i = 0; i < n_prompt; i++) sequence_release(&seq[i]);
+    str_release(&path);
+    free(prompt);
+    free(seq);
+    free(of);
+    return ok;
+}
+
+static bool run(const StageCtx *ctx, Error *err) {
+    const char *tokenizer = stage_input(ctx, "tokenizer");
+    StageText text = {0};
+    Nets n = {0};
+    Prompts prompts = {0};
+    bool ok = stage_text_open(&text, tokenizer, err) && open_nets(&n, ctx, err) &&
+              prompts_read(&prompts, stage_input(ctx, "prompts"), err) && train(ctx, &n, &text, &prompts, err) &&
+              stage_net_save(ctx, n.policy.net, tokenizer, err);
+    if (n.scorer) engine_close(n.scorer);
+    stage_net_close(&n.policy);
+    stage_net_close(&n.reference);
+    stage_net_close(&n.value);
+    stage_net_close(&n.pm);
+    prompts_release(&prompts);
+    stage_text_close(&text);
+    return ok;
+}
+
+const Stage stage_rl = {.name = "rl",
+                        .help = "RL-CAI: PPO against the preference model with a KL penalty to SL-CAI",
+                        .version = 1,
+                        .needs = {"tokenizer", "prompts", "sl", "pm"},
+                        .section = {"rl."},
+                        .run = run};
