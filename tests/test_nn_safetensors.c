@@ -1,0 +1,499 @@
+// layer: nn
+/* safetensors files and model folders: what is accepted, what is refused and by which name, and that saving, opening
+ * and saving again gives the same bytes. */
+#include "nn_help.h"
+
+#include "base/io.h"
+#include "nn/safetensors.h"
+
+#include <math.h>
+
+/* -- headers --------------------------------------------------------------------------------------------------------
+ */
+
+#define F32_1 "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}"
+#define ENTRY(type, shape, offsets) "{\"dtype\":\"" type "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+
+typedef struct {
+    const char *header;
+    int n_data;        /* bytes after the header */
+    int n_tensor;      /* -1: refused */
+    const char *names; /* a part of the message */
+} Case;
+
+// clang-format off
+static const Case cases[] = {
+    {"{\"a\":" ENTRY("F32", "[2]", "[0,8]") "}   ", 8, 1, NULL},
+    {"{\"a\":" ENTRY("F32", "[2]", "[0,8]") "}", 9, -1, "1 bytes after the last tensor"},
+    {"{\"a\":" ENTRY("F32", "[2]", "[0,8]") "}", 7, -1, "'a'"},
+    {"{\"a\":" ENTRY("F32", "[2]", "[0,8]") "}", 0, -1, "'a'"},
+    {"{}      ", 8, -1, "after the last tensor"},
+    {"{}", 0, 0, NULL},
+    {"", 0, -1, "case"},
+    {" {\"a\":" F32_1 "}\n", 4, 1, NULL},
+    {"{\"\xff\":" F32_1 "}", 4, -1, "case"},
+    {"{\"a\\u002eb\":" F32_1 "}", 4, 1, NULL},
+    {"[]", 0, -1, "not a JSON object"},
+    {"{\"a\":" F32_1 "} x", 4, -1, "case"},
+    {"{\"a\":" F32_1 ",\"a\":" F32_1 "}", 4, -1, "a"},
+    {"{\"a\":" F32_1 ",\"b\":" F32_1 "}", 4, -1, "shared range"},
+    {"{\"a\":" ENTRY("F32", "[]", "[0,4]") "}", 4, 1, NULL},
+    {"{\"a\":" F32_1 ",\"z\":" ENTRY("F32", "[3,0]", "[4,4]") ",\"b\":" ENTRY("F32", "[1]", "[4,8]") "}", 8, 3, NULL},
+    {"{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, -1, "'dtype'"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, -1, "'data_offsets'"},
+    {"{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, -1, "'shape'"},
+    {"{\"a\":" ENTRY("f32", "[1]", "[0,4]") "}", 4, -1, "unknown dtype 'f32'"},
+    {"{\"a\":" ENTRY("F32", "[1.0]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
+    {"{\"a\":" ENTRY("F32", "[-1]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
+    {"{\"a\":" ENTRY("F32", "[true]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
+    {"{\"a\":" ENTRY("F32", "[1]", "[0]") "}", 4, -1, "list of two"},
+    {"{\"a\":" ENTRY("F32", "[1]", "[4,0]") "}", 4, -1, "ends before it begins"},
+    {"{\"a\":" ENTRY("F32", "[1]", "[-4,0]") "}", 4, -1, "offset 0"},
+    {"{\"a\":" ENTRY("F32", "[1]", "[0,4.0]") "}", 4, -1, "offset 1"},
+    {"{\"a\": null}", 0, -1, "'a': not a JSON object"},
+    {"{\"a\":" ENTRY("U8", "[4294967296,4294967296]", "[0,0]") "}", 0, -1, "2^64"},
+    {"{\"a\":" ENTRY("F32", "[4611686018427387904]", "[0,0]") "}", 0, -1, "2^64"},
+    {"{\"a\":" ENTRY("F32", "[3]", "[0,8]") "}", 8, -1, "need 96 bits"},
+    {"{\"a\":" ENTRY("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, -1, "9 dimensions"},
+    {"{\"a\":" ENTRY("F4", "[4]", "[0,2]") "}", 2, 1, NULL},
+    {"{\"a\":" ENTRY("F4", "[3]", "[0,2]") "}", 2, -1, "need 12 bits"},
+    {"{\"a\":" ENTRY("F6_E3M2", "[2,4]", "[0,6]") "}", 6, 1, NULL},
+    {"{\"a\":" ENTRY("BF16", "[2,4]", "[0,16]") "}", 16, 1, NULL},
+    {"{\"a\":" ENTRY("C64", "[2,4]", "[0,64]") "}", 64, 1, NULL},
+    {"{\"b\":" ENTRY("F32", "[1]", "[4,8]") ",\"a\":" F32_1 "}", 8, 2, NULL},
+    {"{\"a\":" ENTRY("F32", "[2]", "[0,8]") ",\"b\":" ENTRY("F32", "[2]", "[4,12]") "}", 12, -1, "shared range"},
+    {"{\"a\":" ENTRY("F32", "[1]", "[4,8]") "}", 8, -1, "hole"},
+    {"{\"__metadata__\":null,\"a\":" F32_1 "}", 4, 1, NULL},
+    {"{\"__metadata__\":{\"k\":\"v\"}}", 0, 0, NULL},
+    {"{\"__metadata__\":{\"n\":{\"m\":\"x\"}},\"a\":" F32_1 "}", 4, -1, "__metadata__.n"},
+    {"{\"__metadata__\":{\"n\":null}}", 0, -1, "__metadata__.n"},
+    {"{\"__metadata__\":[]}", 0, -1, "__metadata__"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"more\":[1,{}]}}", 4, 1, NULL},
+};
+// clang-format on
+
+static Str file_of(const char *header, size_t n_header, uint64_t said, int n_data) {
+    Str s = {0};
+    for (int i = 0; i < 8; i++) str_putc(&s, (char)(said >> 8 * i));
+    str_putn(&s, header, n_header);
+    for (int i = 0; i < n_data; i++) str_putc(&s, (char)i);
+    return s;
+}
+
+/* An exact-size copy on the heap, so that ASan sees a read beyond. */
+static bool parse_copy(StFile *f, const Str *s, size_t n, Error *err, void **copy) {
+    *copy = malloc(n ? n : 1);
+    assert_non_null(*copy);
+    if (n) memcpy(*copy, s->s, n);
+    return st_parse(f, *copy, n, "case", err);
+}
+
+static void check_tiling(const StFile *f) {
+    for (int i = 1; i < f->n; i++) assert_ptr_equal(f->entry[i].data, f->entry[i - 1].data + f->entry[i - 1].bytes);
+}
+
+static void test_headers(void **state) {
+    (void)state;
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        const Case *c = &cases[i];
+        Str s = file_of(c->header, strlen(c->header), strlen(c->header), c->n_data);
+        StFile f;
+        Error err = {0};
+        void *copy;
+        bool ok = parse_copy(&f, &s, s.n, &err, &copy);
+        if (ok != (c->n_tensor >= 0)) fail_msg("case %d %s: %s", i, c->header, ok ? "accepted" : err.msg);
+        if (ok) {
+            assert_int_equal(f.n, c->n_tensor);
+            check_tiling(&f);
+            st_close(&f);
+        } else {
+            assert_int_equal(err.code, ERR_FORMAT);
+            assert_non_null(strstr(err.msg, "case"));
+            if (!strstr(err.msg, c->names)) fail_msg("case %d: '%s' does not say '%s'", i, err.msg, c->names);
+        }
+        free(copy);
+        str_release(&s);
+    }
+}
+
+static void test_lengths(void **state) {
+    (void)state;
+    static const char header[] = "{\"a\":" F32_1 "}";
+    static const uint64_t said[] = {100, UINT64_MAX, UINT64_MAX - 7, 1ull << 63, 100000001, sizeof header + 4};
+    StFile f;
+    Error err = {0};
+    void *copy;
+    for (int i = 0; i < COUNT_OF(said); i++) {
+        Str s = file_of(header, sizeof header - 1, said[i], 4);
+        assert_false(parse_copy(&f, &s, s.n, &err, &copy));
+        free(copy);
+        str_release(&s);
+    }
+    /* every truncation, NUL as padding, every single bit turned in the header */
+    Str s = file_of("{\"a\":" F32_1 "}\0", sizeof header, sizeof header, 4);
+    assert_false(parse_copy(&f, &s, s.n, &err, &copy));
+    free(copy);
+    str_release(&s);
+    s = file_of(header, sizeof header - 1, sizeof header - 1, 4);
+    for (size_t n = 0; n < s.n; n++) {
+        assert_false(parse_copy(&f, &s, n, &err, &copy));
+        free(copy);
+    }
+    for (size_t bit = 0; bit < (s.n - 4) * 8; bit++) {
+        s.s[bit / 8] = (char)(s.s[bit / 8] ^ 1 << bit % 8);
+        if (parse_copy(&f, &s, s.n, &err, &copy)) {
+            check_tiling(&f);
+            st_close(&f);
+        }
+        free(copy);
+        s.s[bit / 8] = (char)(s.s[bit / 8] ^ 1 << bit % 8);
+    }
+    str_release(&s);
+}
+
+static void test_write(void **state) {
+    (void)state;
+    static const float x[6] = {1, 2, 3, 4, 5, 6};
+    static const int64_t t = 7;
+    const StOut out[] = {{"b", "F32", 2, {2, 3}, x, 24},
+                         {"a", "F32", 1, {1}, x + 5, 4},
+                         {"\"quoted\"", "F32", 2, {0, 4}, x, 0},
+                         {"t", "I64", 1, {1}, &t, 8}};
+    static const char expected[] =
+        "{\"__metadata__\":{\"format\":\"pt\"},\"t\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[0,8]},"
+        "\"\\\"quoted\\\"\":{\"dtype\":\"F32\",\"shape\":[0,4],\"data_offsets\":[8,8]},"
+        "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]},"
+        "\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[12,36]}}";
+    const char *path = BUILD_DIR "/nn_safetensors_write.safetensors";
+    Error err = {0};
+    StFile f;
+    Str bytes = {0};
+    OK(st_write(path, out, COUNT_OF(out), &err));
+    OK(io_read_file(&bytes, path, 1 << 20, &err));
+    uint64_t n_header;
+    memcpy(&n_header, bytes.s, 8);
+    assert_int_equal(n_header % 8, 0);
+    assert_int_equal(8 + n_header + 36, bytes.n);
+    assert_memory_equal(bytes.s + 8, expected, sizeof expected - 1);
+    OK(st_open(&f, path, &err));
+    assert_int_equal(f.n, 4);
+    const StEntry *b = st_find(&f, "b");
+    assert_non_null(b);
+    assert_memory_equal(b->data, x, 24);
+    assert_int_equal(b->dim[1], 3);
+    assert_null(st_find(&f, "c"));
+    st_close(&f);
+    str_release(&bytes);
+    assert_false(st_open(&f, BUILD_DIR "/absent.safetensors", &err));
+    assert_int_equal(err.code, ERR_IO);
+}
+
+/* -- model folders --------------------------------------------------------------------------------------------------
+ */
+
+#define DIR BUILD_DIR "/nn_model"
+
+static void assert_same_file(const char *a, const char *b) {
+    Str x = {0}, y = {0};
+    Error err = {0};
+    OK(io_read_file(&x, a, 1 << 24, &err));
+    OK(io_read_file(&y, b, 1 << 24, &err));
+    if (x.n != y.n || memcmp(x.s, y.s, x.n) != 0) fail_msg("%s and %s differ", a, b);
+    str_release(&x), str_release(&y);
+}
+
+static void round_trip(const ModelConfig *c, HeadKind kind, int n_out, const char *backend) {
+    Error err = {0};
+    Machine mc;
+    TestNet t;
+    Model m;
+    Head h;
+    if (!machine_open(&mc, backend, NULL, 1)) return;
+    test_net_open(&t, mc.be, c, kind, n_out, false);
+    OK(net_save(t.net, DIR, &err));
+    OK(model_open(&m, mc.be, DIR, true, &err));
+    OK(head_open(&h, &m, kind, DIR, true, &err));
+    assert_int_equal(h.n_out, n_out);
+    assert_int_equal(h.tied, kind == HEAD_LM && c->tied);
+    /* every field comes back; padding is not compared */
+    const ModelConfig *d = &m.cfg;
+    assert_true(d->family == c->family && d->n_layer == c->n_layer && d->n_head == c->n_head && d->tied == c->tied &&
+                d->n_kv_head == c->n_kv_head && d->d_model == c->d_model && d->d_head == c->d_head &&
+                d->gelu == c->gelu && d->d_ff == c->d_ff && d->n_vocab == c->n_vocab && d->max_seq == c->max_seq &&
+                d->norm == c->norm && d->pos == c->pos && d->mlp == c->mlp && d->qkv_bias == c->qkv_bias &&
+                d->out_bias == c->out_bias && d->mlp_bias == c->mlp_bias && d->norm_eps == c->norm_eps &&
+                d->eos_id == c->eos_id);
+    if (c->pos == POS_ROPE) assert_true(d->rope_theta == c->rope_theta);
+    size_t n, n2;
+    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, &h}, true, &n2);
+    assert_int_equal(n, n2);
+    assert_memory_equal(x, y, n * sizeof *x);
+    OK(net_save((Net){&m, &h}, DIR "_again", &err));
+    assert_same_file(DIR "/model.safetensors", DIR "_again/model.safetensors");
+    assert_same_file(DIR "/config.json", DIR "_again/config.json");
+    free(x), free(y);
+    head_release(&h);
+    model_release(&m);
+    test_net_close(&t);
+    machine_close(&mc);
+}
+
+static void test_round_trip(void **state) {
+    (void)state;
+    static const char *const backend[] = {"ref", "cpu"};
+    for (int i = 0; i < 2; i++) {
+        for (int tied = 0; tied < 2; tied++) {
+            ModelConfig llama = llama_config(tied, !tied), gpt2 = gpt2_config(tied, tied ? GELU_TANH : GELU_ERF);
+            llama.rope_theta = 500000, llama.norm_eps = 1e-6;
+            round_trip(&llama, HEAD_LM, llama.n_vocab, backend[i]);
+            round_trip(&llama, HEAD_SCORE, 1, backend[i]);
+            round_trip(&gpt2, HEAD_LM, gpt2.n_vocab, backend[i]);
+            round_trip(&gpt2, HEAD_SCORE, 3, backend[i]);
+        }
+    }
+}
+
+/* The folder DIR rewritten to DIR_bad with one tensor edited. */
+typedef enum { DROP, RENAME, RESHAPE, AS_F64, AS_BF16, AS_F16, ADD, ADD_HEAD, ADD_OTHER_HEAD, STRIP_PREFIX } Edit;
+
+static void rewrite(Edit edit, const char *name) {
+    Error err = {0};
+    StFile f;
+    Heap heap = {0};
+    OK(io_make_dirs(DIR "_bad", &err));
+    OK(io_copy_file(DIR "/config.json", DIR "_bad/config.json", &err));
+    OK(st_open(&f, DIR "/model.safetensors", &err));
+    StOut *out = mem_alloc((size_t)(f.n + 1) * sizeof *out);
+    int n = 0;
+    for (int i = 0; i < f.n; i++) {
+        const StEntry *e = &f.entry[i];
+        StOut o = {.name = e->name, .dtype = e->dtype, .n_dim = e->n_dim, .data = e->data, .bytes = e->bytes};
+        memcpy(o.dim, e->dim, sizeof o.dim);
+        bool this = strcmp(e->name, name) == 0;
+        if (edit == STRIP_PREFIX && strchr(e->name, '.')) o.name = strchr(e->name, '.') + 1;
+        if (this && edit == DROP) continue;
+        if (this && edit == RENAME) o.name = heap_printf(&heap, "%s_", e->name);
+        if (this && edit == RESHAPE) o.dim[0] = e->dim[1], o.dim[1] = e->dim[0];
+        if (this && edit == AS_F64) o.dtype = "F64", o.dim[0] /= 2;
+        if (this && (edit == AS_BF16 || edit == AS_F16)) {
+            unsigned char *half = heap_alloc(&heap, e->bytes / 2);
+            for (size_t k = 0; k < e->bytes / 4; k++) {
+                static const unsigned char f16[] = {0x00, 0x3c, 0x00, 0xc0, 0x01, 0x00,
+                                                    0xff, 0x83, 0xff, 0x7b, 0x00, 0xfc};
+                memcpy(half + 2 * k, edit == AS_BF16 ? e->data + 4 * k + 2 : &f16[k % 6 * 2], 2);
+            }
+            o.dtype = edit == AS_BF16 ? "BF16" : "F16", o.data = half, o.bytes /= 2;
+        }
+        out[n++] = o;
+        if (this && (edit == ADD_HEAD || edit == ADD_OTHER_HEAD)) {
+            float *copy = heap_alloc(&heap, e->bytes);
+            memcpy(copy, e->data, e->bytes);
+            if (edit == ADD_OTHER_HEAD) copy[5] += 1;
+            o.name = "lm_head.weight", o.data = copy;
+            out[n++] = o;
+        }
+    }
+    static const float one = 1;
+    if (edit == ADD) out[n++] = (StOut){.name = name, .dtype = "F32", .n_dim = 1, .dim = {1}, .data = &one, .bytes = 4};
+    OK(st_write(DIR "_bad/model.safetensors", out, n, &err));
+    free(out);
+    heap_release(&heap);
+    st_close(&f);
+}
+
+static void expect_open(Backend *be, const char *dir, const char *message) {
+    Error err = {0};
+    Model m;
+    bool ok = model_open(&m, be, dir, false, &err);
+    if (!message) {
+        OK(ok);
+        model_release(&m);
+        return;
+    }
+    if (ok || !strstr(err.msg, message)) fail_msg("expected '%s', got '%s'", message, ok ? "success" : err.msg);
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_null(m.w.block);
+}
+
+static void test_strict(void **state) {
+    (void)state;
+    Error err = {0};
+    Machine mc;
+    TestNet t;
+    assert_true(machine_open(&mc, "ref", NULL, 1));
+    ModelConfig c = llama_config(true, false);
+    test_net_open(&t, mc.be, &c, HEAD_LM, c.n_vocab, false);
+    OK(net_save(t.net, DIR, &err));
+    static const char up[] = "model.layers.1.mlp.up_proj.weight", wte[] = "model.embed_tokens.weight";
+    rewrite(DROP, up);
+    expect_open(mc.be, DIR "_bad", "tensor 'model.layers.1.mlp.up_proj.weight' is missing");
+    rewrite(RENAME, up);
+    expect_open(mc.be, DIR "_bad", "tensor 'model.layers.1.mlp.up_proj.weight' is missing");
+    rewrite(RESHAPE, up);
+    expect_open(mc.be, DIR "_bad", "up_proj.weight': shape [20, 27], expected [27, 20]");
+    rewrite(ADD, "model.layers.3.mlp.up_proj.weight");
+    expect_open(mc.be, DIR "_bad", "tensor 'model.layers.3.mlp.up_proj.weight' has no place");
+    rewrite(ADD, "model.layers.0.self_attn.rotary_emb.inv_freq");
+    expect_open(mc.be, DIR "_bad", NULL);
+    rewrite(AS_F64, "model.layers.0.self_attn.q_proj.weight");
+    expect_open(mc.be, DIR "_bad", "q_proj.weight'");
+    rewrite(ADD_HEAD, wte);
+    expect_open(mc.be, DIR "_bad", NULL);
+    rewrite(ADD_OTHER_HEAD, wte);
+    expect_open(mc.be, DIR "_bad", "'lm_head.weight' differs from the embeddings");
+    rewrite(STRIP_PREFIX, wte);
+    expect_open(mc.be, DIR "_bad", NULL);
+    OK(io_write_file(DIR "_bad/model.safetensors", "\x08\0\0\0\0\0\0\0{}", 10, &err));
+    expect_open(mc.be, DIR "_bad", "truncated or not safetensors");
+
+    Head h;
+    assert_false(head_open(&h, &t.model, HEAD_SCORE, DIR, false, &err));
+    assert_non_null(strstr(err.msg, "tensor 'score.weight' is missing"));
+    test_net_close(&t);
+    machine_close(&mc);
+}
+
+static void test_half_types(void **state) {
+    (void)state;
+    Error err = {0};
+    Machine mc;
+    TestNet t;
+    Model m;
+    double got[20], kept[20];
+    assert_true(machine_open(&mc, "ref", NULL, 1));
+    ModelConfig c = llama_config(true, false);
+    test_net_open(&t, mc.be, &c, HEAD_LM, c.n_vocab, false);
+    OK(net_save(t.net, DIR, &err));
+    rewrite(AS_BF16, "model.embed_tokens.weight");
+    OK(model_open(&m, mc.be, DIR "_bad", false, &err));
+    tensor_get(mc.be, got, tensor_rows(m.w.wte, 3, 1));
+    tensor_get(mc.be, kept, tensor_rows(t.model.w.wte, 3, 1));
+    for (int i = 0; i < 20; i++) assert_true(fabs(got[i] - kept[i]) <= fabs(kept[i]) / 128 && got[i] != 0);
+    model_release(&m);
+
+    static const double f16[] = {1, -2, 0x1p-24, -0x3ffp-24, 65504, -INFINITY};
+    rewrite(AS_F16, "model.embed_tokens.weight");
+    OK(model_open(&m, mc.be, DIR "_bad", false, &err));
+    tensor_get(mc.be, got, tensor_rows(m.w.wte, 0, 1));
+    for (int i = 0; i < 20; i++) assert_true(got[i] == f16[i % 6]);
+    model_release(&m);
+    test_net_close(&t);
+    machine_close(&mc);
+}
+
+static void test_shards(void **state) {
+    (void)state;
+    Error err = {0};
+    Machine mc;
+    TestNet t;
+    Model m;
+    StFile f;
+    assert_true(machine_open(&mc, "ref", NULL, 1));
+    ModelConfig c = gpt2_config(true, GELU_TANH);
+    test_net_open(&t, mc.be, &c, HEAD_LM, c.n_vocab, false);
+    OK(net_save(t.net, DIR, &err));
+    OK(st_open(&f, DIR "/model.safetensors", &err));
+    OK(io_make_dirs(DIR "_shards", &err));
+    OK(io_copy_file(DIR "/config.json", DIR "_shards/config.json", &err));
+    StOut *out = mem_alloc((size_t)f.n * sizeof *out);
+    Str index = {0};
+    str_put(&index, "{\"metadata\":{\"total_size\":1},\"weight_map\":{");
+    for (int i = 0; i < f.n; i++) {
+        const StEntry *e = &f.entry[i];
+        out[i] = (StOut){.name = e->name, .dtype = e->dtype, .n_dim = e->n_dim, .data = e->data, .bytes = e->bytes};
+        memcpy(out[i].dim, e->dim, sizeof out[i].dim);
+        str_printf(&index, "%s\"%s\":\"%d.safetensors\"", i ? "," : "", e->name, i < f.n / 2);
+    }
+    str_put(&index, "}}");
+    OK(st_write(DIR "_shards/1.safetensors", out, f.n / 2, &err));
+    OK(st_write(DIR "_shards/0.safetensors", out + f.n / 2, f.n - f.n / 2, &err));
+    OK(io_write_file(DIR "_shards/model.safetensors.index.json", index.s, index.n, &err));
+    OK(model_open(&m, mc.be, DIR "_shards", false, &err));
+    size_t n, n2;
+    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, NULL}, true, &n2);
+    assert_int_equal(n, n2);
+    assert_memory_equal(x, y, n * sizeof *x);
+    free(x), free(y), free(out);
+    model_release(&m);
+    str_clear(&index);
+    str_put(&index, "{\"weight_map\":{\"a\":\"../nn_model/model.safetensors\"}}");
+    OK(io_write_file(DIR "_shards/model.safetensors.index.json", index.s, index.n, &err));
+    expect_open(mc.be, DIR "_shards", "outside the folder");
+    str_release(&index);
+    st_close(&f);
+    test_net_close(&t);
+    machine_close(&mc);
+}
+
+/* -- config.json ----------------------------------------------------------------------------------------------------
+ */
+
+#define LLAMA                                                                                                          \
+    "\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"                   \
+    "\"num_attention_heads\":4,\"vocab_size\":100"
+#define GPT2 "\"model_type\":\"gpt2\",\"n_embd\":48,\"n_layer\":2,\"n_head\":4,\"n_positions\":32,\"vocab_size\":100"
+
+static const struct {
+    const char *json, *message; /* NULL: read */
+} configs[] = {
+    {"{" LLAMA "}", NULL},
+    {"{" LLAMA ",\"foreign\":{\"key\":[1]},\"eos_token_id\":[7,8],\"rope_scaling\":null,\"sliding_window\":null}",
+     NULL},
+    {"{" LLAMA ",\"rope_theta\":10000,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":500000}}", NULL},
+    {"{" LLAMA ",\"rope_theta\":500000.0,\"rope_scaling\":{\"type\":\"default\"}}", NULL},
+    {"{" LLAMA ",\"sliding_window\":4096,\"use_sliding_window\":false}", NULL},
+    {"{" LLAMA ",\"sliding_window\":4096}", "'sliding_window'"},
+    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", "'rope_scaling' of type 'linear'"},
+    {"{" LLAMA ",\"rope_parameters\":{\"rope_type\":\"llama3\"}}", "'rope_parameters' of type 'llama3'"},
+    {"{" LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", "partial_rotary_factor"},
+    {"{" LLAMA ",\"hidden_act\":\"gelu\"}", "'hidden_act' 'gelu'"},
+    {"{" LLAMA ",\"mlp_bias\":true}", "'mlp_bias'"},
+    {"{" LLAMA ",\"quantization_config\":{}}", "'quantization_config'"},
+    {"{" LLAMA ",\"num_key_value_heads\":3}", "n_kv_head 3"},
+    {"{" LLAMA ",\"num_key_value_heads\":0}", "'num_key_value_heads'"},
+    {"{" LLAMA ",\"eos_token_id\":100}", "'eos_token_id' 100"},
+    {"{" LLAMA ",\"rms_norm_eps\":0}", "norm_eps"},
+    {"{\"model_type\":\"llama\",\"hidden_size\":\"64\"}", "'hidden_size' must be an integer"},
+    {"{\"model_type\":\"qwen3\"}", "'model_type' 'qwen3' is not supported, only llama and gpt2"},
+    {"{}", "'model_type' is missing"},
+    {"[]", "'model_type' is missing"},
+    {"{", "config.json"},
+    {"{" GPT2 "}", NULL},
+    {"{" GPT2 ",\"n_inner\":null,\"activation_function\":\"gelu\"}", NULL},
+    {"{" GPT2 ",\"activation_function\":\"relu\"}", "'activation_function' 'relu'"},
+    {"{" GPT2 ",\"scale_attn_weights\":false}", "'scale_attn_weights' = false"},
+    {"{" GPT2 ",\"scale_attn_by_inverse_layer_idx\":true}", "'scale_attn_by_inverse_layer_idx' = true"},
+    {"{\"model_type\":\"gpt2\",\"n_embd\":50,\"n_layer\":2,\"n_head\":4,\"n_positions\":32,\"vocab_size\":100}",
+     "d_model 50"},
+};
+
+static void test_configs(void **state) {
+    (void)state;
+    Error err = {0};
+    ModelConfig c;
+    OK(io_make_dirs(DIR "_config", &err));
+    for (int i = 0; i < COUNT_OF(configs); i++) {
+        OK(io_write_file(DIR "_config/config.json", configs[i].json, strlen(configs[i].json), &err));
+        bool ok = model_config_read(&c, DIR "_config", &err);
+        if (ok != !configs[i].message) fail_msg("%s: %s", configs[i].json, ok ? "accepted" : err.msg);
+        if (!ok && !strstr(err.msg, configs[i].message))
+            fail_msg("'%s' does not say '%s'", err.msg, configs[i].message);
+        if (!ok) continue;
+        assert_int_equal(c.d_head, c.family == FAMILY_LLAMA ? 16 : 12);
+        if (i == 1) assert_int_equal(c.eos_id, 7);
+        if (i == 2 || i == 3) assert_true(c.rope_theta == 500000);
+        if (c.family == FAMILY_LLAMA) assert_true(!c.tied && c.norm_eps == 1e-6 && c.n_kv_head == 4 && !c.qkv_bias);
+        if (c.family == FAMILY_GPT2) assert_true(c.tied && c.norm_eps == 1e-5 && c.d_ff == 192 && c.mlp_bias);
+    }
+    assert_false(model_config_read(&c, BUILD_DIR "/absent", &err));
+    assert_int_equal(err.code, ERR_IO);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_headers),    cmocka_unit_test(test_lengths), cmocka_unit_test(test_write),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_strict),  cmocka_unit_test(test_half_types),
+        cmocka_unit_test(test_shards),     cmocka_unit_test(test_configs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
