@@ -25,6 +25,7 @@ typedef struct {
     int n_key;
     Heap heap; /* texts and entries of this load */
     ConfigReport report;
+    int n_source;
 } Loader;
 
 /* ---- report ---- */
@@ -64,12 +65,35 @@ void config_report(ConfigReport *r, const ConfigSource *src, ConfigPlace at, con
     for (char *c = text; *c; c++) {
         if ((unsigned char)*c < 0x20) *c = ' ';
     }
+    Str out = {0};
     if (src->text)
-        str_printf(r->out, "%s:%d:%d: error: %s\n", src->path, at.line, at.col, text);
+        str_printf(&out, "%s:%d:%d: error: %s\n", src->path, at.line, at.col, text);
     else
-        str_printf(r->out, "%s: error: %s\n", src->path, text);
-    if (src->text) show_line(r->out, src, at);
-    r->n_error++;
+        str_printf(&out, "%s: error: %s\n", src->path, text);
+    if (src->text) show_line(&out, src, at);
+    int n = r->n_error++;
+    r->mistake = mem_grow(r->mistake, (size_t)r->n_error * sizeof *r->mistake);
+    r->mistake[n] = (ConfigMistake){src->order, at.line, at.col, n, str_detach(&out)};
+}
+
+static int by_place(const void *a, const void *b) {
+    const ConfigMistake *x = a, *y = b;
+    if (x->order != y->order) return x->order < y->order ? -1 : 1;
+    if (x->line != y->line) return x->line < y->line ? -1 : 1;
+    if (x->col != y->col) return x->col < y->col ? -1 : 1;
+    return x->number < y->number ? -1 : 1;
+}
+
+static void print_report(ConfigReport *r, Str *out) {
+    if (r->n_error) qsort(r->mistake, (size_t)r->n_error, sizeof *r->mistake, by_place);
+    for (int i = 0; i < r->n_error; i++) {
+        str_put(out, r->mistake[i].text);
+        free(r->mistake[i].text);
+    }
+    free(r->mistake);
+    if (r->n_error == 0) return;
+    str_printf(out, "%d error%s. 'dikast help%s%s' lists the keys.\n", r->n_error, r->n_error == 1 ? "" : "s",
+               r->section[0] ? " " : "", r->section);
 }
 
 /* ---- names ---- */
@@ -461,12 +485,14 @@ static void load_file(Loader *l, const char *path, int depth) {
     Str text = {0};
     Error err = {0};
     if (!io_read_file(&text, path, (size_t)4 << 20, &err)) {
-        str_printf(l->report.out, "%s\n", err.msg);
-        l->report.n_error++;
+        size_t lead = strlen(path) + 2; /* "path: cannot open ...": the report says the path itself */
+        bool has = strncmp(err.msg, path, strlen(path)) == 0;
+        ConfigSource none = {.path = path, .order = l->n_source++};
+        config_report(&l->report, &none, (ConfigPlace){0}, "%s", has ? err.msg + lead : err.msg);
         str_release(&text);
         return;
     }
-    ConfigSource src = {.path = path, .text = str_get(&text), .n = text.n};
+    ConfigSource src = {.path = path, .text = str_get(&text), .n = text.n, .order = l->n_source++};
     ConfigEntry *e;
     int n;
     config_yaml_read(&e, &n, &l->heap, &src, &l->report);
@@ -486,11 +512,11 @@ static void load_file(Loader *l, const char *path, int depth) {
 
 /* A value outside a file: texts as they are, but [lists] and "quoted" ones are read as YAML. */
 static void apply_text(Loader *l, const char *label, const char *name, const char *value) {
-    ConfigSource src = {.path = label};
+    ConfigSource src = {.path = label, .order = l->n_source++};
     ConfigEntry one = {.key = name, .value = {.s = value}};
     const CfgKey *k = find_key(l, name);
     if (strchr("[\"'", value[0]) && value[0]) {
-        ConfigSource text = {.path = label, .text = value, .n = strlen(value)};
+        ConfigSource text = {.path = label, .text = value, .n = strlen(value), .order = src.order};
         ConfigEntry *e;
         int n, before = l->report.n_error;
         config_yaml_read(&e, &n, &l->heap, &text, &l->report);
@@ -536,7 +562,7 @@ static void load_environment(Loader *l) {
 
 static void apply_override(Loader *l, const char *set) {
     char *label = heap_printf(&l->heap, "override '%s'", set);
-    ConfigSource src = {.path = label};
+    ConfigSource src = {.path = label, .order = l->n_source++};
     if (set[0] == '~') {
         const CfgKey *k = find_key(l, set + 1);
         if (k)
@@ -556,16 +582,15 @@ static void apply_override(Loader *l, const char *set) {
 bool config_load(void *cfg, const CfgKey *key, int n_key, const char *path, const char *const *set, int n_set,
                  Str *report, Error *err) {
     str_clear(report);
-    Loader l = {.cfg = cfg, .key = key, .n_key = n_key, .report = {.out = report}};
+    Loader l = {.cfg = cfg, .key = key, .n_key = n_key};
     for (int i = 0; i < n_key; i++) set_default(&l, &key[i]);
     if (path) load_file(&l, path, 0);
     load_environment(&l);
     for (int i = 0; i < n_set; i++) apply_override(&l, set[i]);
     int n = l.report.n_error;
     heap_release(&l.heap);
+    print_report(&l.report, report);
     if (n == 0) return true;
-    str_printf(report, "%d error%s. 'dikast help%s%s' lists the keys.\n", n, n == 1 ? "" : "s",
-               l.report.section[0] ? " " : "", l.report.section);
     config_release(cfg, key, n_key);
     return error_set(err, ERR_CONFIG, "%d error%s in the configuration", n, n == 1 ? "" : "s");
 }

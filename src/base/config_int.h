@@ -10,6 +10,7 @@
 typedef struct {
     const char *path, *text;
     size_t n;
+    int order; /* reports are sorted by source, then by place */
 } ConfigSource;
 
 typedef struct {
@@ -32,7 +33,12 @@ typedef struct {
 } ConfigEntry;
 
 typedef struct {
-    Str *out;
+    int order, line, col, number;
+    char *text;
+} ConfigMistake;
+
+typedef struct {
+    ConfigMistake *mistake;
     int n_error;
     char section[64]; /* of the first error that is in one: for the closing hint */
 } ConfigReport;

@@ -62,7 +62,12 @@ static ConfigScalar scalar_of(Reader *r, struct fy_event *e) {
     if (!s) return v;
     if (memchr(s, 0, n)) refuse(r, e, "a NUL byte cannot be part of a value");
     v.s = heap_strn(r->heap, s, n);
-    v.quoted = fy_token_scalar_style(t) != FYSS_PLAIN;
+    enum fy_scalar_style style = fy_token_scalar_style(t);
+    v.quoted = style != FYSS_PLAIN;
+    if ((style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED) && v.at.col > 1) {
+        v.at.col--; /* the library's marks stand inside the quotes */
+        v.at.width += 2;
+    }
     return v;
 }
 
@@ -247,7 +252,10 @@ static void parse(Reader *r) {
         fy_parser_event_free(parser, e);
         if (ended || r->n_document > 1 || r->give_up) break;
     }
-    if (!ended && !r->give_up && r->n_document < 2) report_syntax(r, diag);
+    if (!ended && !r->give_up && r->n_document < 2) {
+        report_syntax(r, diag);
+        if (r->list) r->n--; /* half a list would only give an echo */
+    }
     fy_parser_destroy(parser);
     fy_diag_destroy(diag);
 }
