@@ -23,8 +23,9 @@ typedef struct {
 void samples_init(SampleSet *s, int group);
 void samples_add(SampleSet *s, const int32_t *tok, const float *weight, int n, uint64_t id, float target, float sample_weight);
 void samples_release(SampleSet *s);
-/* Text of documents -> samples of at most max_len tokens, each starting with <|endoftext|> or the document's continuation;
- * tokenised by n_thread threads, result independent of their number. */
+/* Text of documents -> samples of at most max_len tokens: <|endoftext|> tokens <|endoftext|>, in pieces that overlap by one
+ * token, so every token of the document and its end is a target once (and booked once). Tokenised by n_thread threads (0: all
+ * CPUs), which call text() at the same time; the result does not depend on their number. l may be NULL. */
 typedef const char *TextAt(void *ud, int64_t i, size_t *n);
 void samples_add_texts(SampleSet *s, const Chat *c, TextAt *text, void *ud, int64_t n_text, int max_len, int n_thread, Ledger *l);
 
@@ -32,7 +33,8 @@ typedef struct {
     int n_tok, n_seq;
     int32_t *tok, *seq_off;     /* (N), (S+1) */
     int32_t *pos;               /* (N) */
-    float *weight;              /* (N) weight[i]: loss weight of predicting token i+1 from row i (0 on last rows) */
+    float *weight;              /* (N) weight[i]: loss weight of predicting token i+1 from row i (0 on last rows); does not hold
+                                   the sample's sample_weight */
     int64_t *sample;            /* (S) index into the SampleSet */
     int64_t epoch, number;
 } Pack;
@@ -40,7 +42,7 @@ typedef struct {
 typedef struct Loader Loader;
 /* Samples longer than max_tok are an error (callers cut or drop them with a ledger entry first). */
 bool loader_open(Loader **out, const SampleSet *s, int max_tok, uint64_t seed, Error *err);
-/* Packs must be asked for in ascending numbers (any start) by one thread; valid until the next call. */
+/* Meant for ascending numbers (any start, gaps and steps back cost a rebuild), one thread; valid until the next call. */
 const Pack *loader_pack(Loader *l, int64_t number);
 int64_t loader_packs_in_epoch(Loader *l, int64_t epoch);
 double loader_wait_s(const Loader *l);      /* seconds the caller waited in total */
