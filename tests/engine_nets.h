@@ -46,25 +46,20 @@ static inline ModelConfig tiny_config(int kind) {
 
 static inline void louder(void *ud, int index, const ParamInfo *p) {
     (void)index;
-    if (p->init == INIT_NORMAL || p->init == INIT_RESID)
-        ((Backend *)ud)->op->scale(ud, p->w, p->layer < 0 ? 20.0 : 6.0);
+    const Nets *n = ud;
+    double more = p->layer >= 0 ? 6.0 : n->model.cfg.tied ? 6.0 : 20.0; /* a loud tied net repeats its last token */
+    if (p->init == INIT_NORMAL || p->init == INIT_RESID) n->be->op->scale(n->be, p->w, more);
 }
 
-/* false: this build has no such backend; the caller returns. */
-static inline bool nets_open(Nets *n, const char *backend, int threads, const ModelConfig *c, uint64_t seed) {
+static inline void nets_open(Nets *n, const char *backend, int threads, const ModelConfig *c, uint64_t seed) {
     Error err = {0};
     memset(n, 0, sizeof *n);
     if (!pool_open(&n->pool, threads, &err)) fail_msg("%s", err.msg);
-    if (!backend_open(&n->be, backend, n->pool, NULL, &err)) {
-        print_message("backend %s skipped: %s\n", backend, err.msg);
-        pool_close(n->pool);
-        return false;
-    }
+    if (!backend_open(&n->be, backend, n->pool, NULL, &err)) fail_msg("%s", err.msg);
     if (!model_init(&n->model, n->be, c, seed, false, &err)) fail_msg("%s", err.msg);
     if (!head_init(&n->lm, &n->model, HEAD_LM, c->n_vocab, seed, false, &err)) fail_msg("%s", err.msg);
     if (!head_init(&n->score, &n->model, HEAD_SCORE, 1, seed, false, &err)) fail_msg("%s", err.msg);
-    net_visit((Net){&n->model, &n->lm}, louder, n->be);
-    return true;
+    net_visit((Net){&n->model, &n->lm}, louder, n);
 }
 
 static inline void nets_close(Nets *n) {
