@@ -1,0 +1,127 @@
+#include "eval/stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+Interval interval_wilson(double hits, int64_t n) {
+    if (n == 0) return (Interval){NAN, 0, 1, 0};
+    double z = 1.959963984540054, p = hits / (double)n, z2 = z * z / (double)n;
+    double mid = (p + z2 / 2) / (1 + z2), half = z * sqrt(p * (1 - p) / (double)n + z2 / (4 * (double)n)) / (1 + z2);
+    double lo = mid - half, hi = mid + half;
+    return (Interval){p, lo > 0 ? lo : 0, hi < 1 ? hi : 1, n};
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+enum { DRAWS = 2000 };
+
+Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rng rng) {
+    if (n == 0) return (Interval){NAN, NAN, NAN, 0};
+    double *sum = mem_alloc((size_t)n * sizeof *sum), *count = mem_alloc((size_t)n * sizeof *count);
+    int64_t m = -1;
+    double total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (i == 0 || cluster[i] != cluster[i - 1]) m++;
+        sum[m] += x[i];
+        count[m]++;
+        total += x[i];
+    }
+    m++;
+    double *mean = mem_alloc(DRAWS * sizeof *mean);
+    for (int d = 0; d < DRAWS; d++) {
+        double s = 0, c = 0;
+        for (int64_t k = 0; k < m; k++) {
+            uint32_t at = rng_below(rng, (uint64_t)d, (uint32_t)k, (uint32_t)m);
+            s += sum[at];
+            c += count[at];
+        }
+        mean[d] = s / c;
+    }
+    qsort(mean, DRAWS, sizeof *mean, ascending);
+    Interval out = {total / (double)n, mean[DRAWS * 25 / 1000], mean[DRAWS - 1 - DRAWS * 25 / 1000], n};
+    free(sum);
+    free(count);
+    free(mean);
+    return out;
+}
+
+double ece(const double *p, const double *label, int64_t n, int n_bin) {
+    double *sp = mem_alloc((size_t)n_bin * sizeof *sp), *sl = mem_alloc((size_t)n_bin * sizeof *sl), out = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int b = (int)(p[i] * n_bin);
+        if (b >= n_bin) b = n_bin - 1;
+        sp[b] += p[i];
+        sl[b] += label[i];
+    }
+    /* |mean p - mean label| of a bin times its share is |sum p - sum label| / n. */
+    for (int b = 0; b < n_bin; b++) out += fabs(sp[b] - sl[b]);
+    free(sp);
+    free(sl);
+    return n ? out / (double)n : NAN;
+}
+
+double brier(const double *p, const double *label, int64_t n) {
+    double s = 0;
+    for (int64_t i = 0; i < n; i++) s += (p[i] - label[i]) * (p[i] - label[i]);
+    return n ? s / (double)n : NAN;
+}
+
+typedef struct { double score; int32_t label; } Scored;
+static int by_score(const void *a, const void *b) {
+    double x = ((const Scored *)a)->score, y = ((const Scored *)b)->score;
+    return (x > y) - (x < y);
+}
+
+/* Mann-Whitney with mid-ranks. */
+double auroc(const double *score, const int32_t *label, int64_t n) {
+    Scored *s = mem_alloc((size_t)(n + 1) * sizeof *s);
+    int64_t pos = 0;
+    double rank_sum = 0;
+    for (int64_t i = 0; i < n; i++) s[i] = (Scored){score[i], label[i]}, pos += label[i] != 0;
+    qsort(s, (size_t)n, sizeof *s, by_score);
+    for (int64_t i = 0; i < n;) {
+        int64_t k = i;
+        while (k < n && s[k].score <= s[i].score) k++;
+        double rank = (double)(i + k + 1) / 2;
+        for (; i < k; i++)
+            if (s[i].label) rank_sum += rank;
+    }
+    free(s);
+    int64_t neg = n - pos;
+    if (pos == 0 || neg == 0) return NAN;
+    return (rank_sum - (double)pos * (double)(pos + 1) / 2) / ((double)pos * (double)neg);
+}
+
+double correlation(const double *x, const double *y, int64_t n) {
+    double mx = 0, my = 0, xx = 0, yy = 0, xy = 0;
+    for (int64_t i = 0; i < n; i++) mx += x[i], my += y[i];
+    mx /= n ? (double)n : 1;
+    my /= n ? (double)n : 1;
+    for (int64_t i = 0; i < n; i++) {
+        xx += (x[i] - mx) * (x[i] - mx);
+        yy += (y[i] - my) * (y[i] - my);
+        xy += (x[i] - mx) * (y[i] - my);
+    }
+    return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
+}
+
+Detection detection(const double *p, const int32_t *label, int64_t n, double threshold) {
+    Detection d = {0};
+    for (int64_t i = 0; i < n; i++) {
+        bool said = p[i] >= threshold, is = label[i] != 0;
+        d.tp += said && is;
+        d.fp += said && !is;
+        d.fn += !said && is;
+        d.tn += !said && !is;
+    }
+    d.recall = d.tp + d.fn ? (double)d.tp / (double)(d.tp + d.fn) : NAN;
+    d.fpr = d.fp + d.tn ? (double)d.fp / (double)(d.fp + d.tn) : NAN;
+    d.precision = d.tp + d.fp ? (double)d.tp / (double)(d.tp + d.fp) : NAN;
+    d.f1 = 2 * d.tp + d.fp + d.fn ? 2 * (double)d.tp / (double)(2 * d.tp + d.fp + d.fn) : NAN;
+    d.accuracy = n ? (double)(d.tp + d.tn) / (double)n : NAN;
+    return d;
+}
