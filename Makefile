@@ -1,0 +1,52 @@
+# The few commands one needs; the build itself is CMake's (CMakeLists.txt, CMakePresets.json).
+#
+#   make quickstart   install what is missing, build, run the whole method once on this machine's CPU
+#   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora
+#   make format       clang-format over the sources
+#   make clean        removes build/ and out/
+
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline
+SOURCES := $(shell git ls-files '*.c' '*.h')
+
+.PHONY: quickstart build test check asan tsan format clean setup
+
+build: setup
+	cmake --preset release
+	cmake --build build/release -j $(JOBS)
+
+setup:
+	@sh tools/setup.sh
+
+quickstart: build
+	build/release/dikast run conf/quickstart.yaml
+	@sh tools/where.sh conf/quickstart.yaml
+
+test: setup
+	cmake --preset dev
+	cmake --build build/dev -j $(JOBS)
+	ctest --preset dev -j $(JOBS)
+	$(MAKE) check asan tsan
+
+# After the dev build: the writable globals are read from its libraries.
+check:
+	sh tools/check_layers
+	sh tools/check_sources build/dev
+
+asan:
+	cmake --preset asan
+	cmake --build build/asan -j $(JOBS)
+	ctest --preset asan -L fast -j $(JOBS)
+
+tsan:
+	cmake --preset tsan
+	@for t in $(TSAN_TESTS); do \
+	    [ -f tests/$$t.c ] || continue; \
+	    cmake --build build/tsan -j $(JOBS) --target $$t && ctest --test-dir build/tsan --output-on-failure -R "^$$t$$" || exit 1; \
+	done
+
+format:
+	clang-format -i $(SOURCES)
+
+clean:
+	rm -rf build out
