@@ -42,7 +42,7 @@ double schedule_factor(const Schedule *c, int64_t s) {
     case SCHED_LINEAR:
         return with_floor(c->floor, fmax(0, (double)(c->total - s) / (double)at_least_1(c->total - w)));
     case SCHED_COSINE:
-        return with_floor(c->floor, s < c->total ? fmax(0, (1 + cos(pi() * p)) / 2) : 0);
+        return with_floor(c->floor, fmax(0, (1 + cos(pi() * p)) / 2));
     case SCHED_WSD: {
         int64_t stable = c->total - c->decay; /* first step of the decay */
         if (s < stable) return 1;

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes tests/golden/nn_llama and tests/golden/nn_gpt2: tiny random models as transformers saves them, and what PyTorch
 computes with them in float64: logits of two sequences, the weighted loss, every gradient, the weights after ten AdamW
-steps (clip 1.0; biases and norms without decay).
+steps (clip 1.0; biases and norms without decay). And tests/golden/nn_optim.json: schedules of transformers, AdamW and
+clipping of torch on gradients given by an integer rule.
 
 transformers computes RMSNorm and rotary tables in float32 whatever the model's dtype; both are replaced here by the same
 lines without the casts, so the goldens are float64 throughout. 1 - lr * weight_decay is exact in float32, because our
@@ -94,6 +95,69 @@ def golden(name, model, root):
     print(name, {f.name: f.stat().st_size for f in sorted(folder.iterdir())}, losses[0], losses[-1], norms[0])
 
 
+def rule_grad(s, n):
+    k = (torch.arange(n) * 40503 + s * 9973 + 12345) % 65536
+    return (k.double() / 32768 - 1) * 2.0 ** (-3 * (s % 5))
+
+
+def rule_param(n):
+    return ((torch.arange(n) * 40503 + 777) % 65536 / 32768.0 - 1).double() / 32
+
+
+SCHEDULES = [
+    ("linear", 10, 100, {}),
+    ("cosine", 0, 100, {}),
+    ("cosine", 10, 100, {}),
+    ("cosine_with_min_lr", 10, 100, {"min_lr_rate": 0.1}),
+    ("warmup_stable_decay", 10, 100, {"num_decay_steps": 20, "decay_type": "linear"}),
+    ("warmup_stable_decay", 10, 100, {"num_decay_steps": 20, "decay_type": "1-sqrt"}),
+    ("warmup_stable_decay", 10, 100, {"num_decay_steps": 20, "decay_type": "cosine", "min_lr_ratio": 0.1}),
+    ("constant_with_warmup", 7, 30, {}),
+]
+
+
+def schedule(name, warmup, total, options):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = transformers.get_scheduler(
+        name, optimizer, num_warmup_steps=warmup, num_training_steps=total, scheduler_specific_kwargs=dict(options))
+    factor = []
+    for _ in range(total + 3):
+        factor.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return {"name": name, "warmup": warmup, "total": total, **options, "factor": factor}
+
+
+def adamw(lr, betas, eps, decay, steps, dtype):
+    p = torch.nn.Parameter(rule_param(64).to(dtype))
+    optimizer = torch.optim.AdamW([p], lr=lr, betas=betas, eps=eps, weight_decay=decay, foreach=False, fused=False)
+    for s in range(1, steps + 1):
+        p.grad = rule_grad(s, 64).to(dtype)
+        optimizer.step()
+    return p.detach().double()[:8].tolist()
+
+
+def clip(scale):
+    params = [torch.nn.Parameter(torch.zeros(64, dtype=torch.float64)) for _ in range(3)]
+    for k, p in enumerate(params):
+        p.grad = rule_grad(k + 1, 64) * scale
+    norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+    return {"scale": scale, "norm": norm.item(), "first": [p.grad[0].item() for p in params]}
+
+
+def optim_golden(path):
+    out = {"torch": torch.__version__, "transformers": transformers.__version__}
+    out["schedules"] = [schedule(*s) for s in SCHEDULES]
+    out["clip"] = [clip(s) for s in (1e-3, 1.0, 1e3)]
+    out["adamw"] = [
+        {"lr": lr, "beta1": b1, "beta2": b2, "eps": eps, "weight_decay": decay, "steps": steps,
+         "f32": adamw(lr, (b1, b2), eps, decay, steps, torch.float32),
+         "f64": adamw(lr, (b1, b2), eps, decay, steps, torch.float64)}
+        for lr, b1, b2, eps, decay in ((3e-4, 0.9, 0.95, 1e-8, 0.1), (3e-4, 0.9, 0.95, 1e-8, 0.0), (1e-3, 0.9, 0.999, 1e-5, 0.01))
+        for steps in (1, 10, 100, 1000)]
+    path.write_text(json.dumps(out) + "\n")
+
+
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/golden")
     llama = LlamaConfig(
@@ -103,6 +167,7 @@ def main():
         eos_token_id=2)
     gpt2 = GPT2Config(
         vocab_size=29, n_embd=12, n_layer=2, n_head=3, n_positions=16, n_inner=20, bos_token_id=None, eos_token_id=0)
+    optim_golden(root / "nn_optim.json")
     golden("nn_llama", LlamaForCausalLM(llama), root)
     golden("nn_gpt2", GPT2LMHeadModel(gpt2), root)
 
