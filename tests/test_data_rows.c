@@ -59,7 +59,7 @@ static const Case cases[] = {
     {ROW_INSTRUCTION, "{'question':'a','answer':'b'}", "error: 'prompt' is missing; the row has: question, answer"},
     {ROW_INSTRUCTION, "{'prompt':'a','response':' '}", "skip: empty reply"},
     {ROW_INSTRUCTION, "{'prompt':' ','response':'b'}", "skip: empty prompt"},
-    {ROW_INSTRUCTION, "{'prompt':'Human: one\\n\\nAssistant: two\\n\\nHuman: three','response':'four'}", "U:one|A:two|U:three| a=four"},
+    {ROW_INSTRUCTION, "{'prompt':'Human: one\\n\\nAssistant: two\\nHuman: 2\\n\\nHuman: three','response':'four'}", "U:one|A:two\nHuman: 2|U:three| a=four"},
     {ROW_INSTRUCTION, "{'prompt':'Human: is what I am','response':'four'}", "U:Human: is what I am| a=four"},
     {ROW_INSTRUCTION, "{'prompt':5,'response':'b'}", "error: 'prompt' must be a string or a list of messages"},
     {ROW_INSTRUCTION, "{'prompt':'a','response':'b','id':[1]}", "error: 'id' must be"},
