@@ -112,7 +112,7 @@ static TrainConfig config(int64_t steps, double lr) {
 static void fresh_dir(Str *dir, const char *name) {
     Error err = {0};
     str_clear(dir);
-    str_printf(dir, "%s/test_train_trainer/%s", BUILD_DIR, name);
+    str_printf(dir, "%s/scratch/train_trainer/%s", BUILD_DIR, name);
     must(io_remove_tree(dir->s, &err) && io_make_dirs(dir->s, &err), &err);
 }
 

@@ -249,9 +249,9 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
                  s->score, s->kl, 100 * s->end_share, metrics_mean(p->metrics, "clipfrac"));
     if (s->end_share == 0)
         log_warn(p->log,
-                 "no reply of this update ended by itself: every score was replaced by %g; replies may need more than "
-                 "%d tokens, or the policy never learnt to end",
-                 p->c->no_end_score, p->c->max_new);
+                 "no reply of an update ended by itself: replies may need more than %d tokens, or the policy never "
+                 "learnt to end",
+                 p->c->max_new);
     return ok;
 }
 

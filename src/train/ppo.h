@@ -16,7 +16,7 @@ typedef struct {
     int rollouts, epochs, minibatches, max_new, max_tok;    /* max_tok: tokens per forward pass */
     double beta, temperature, gamma, lambda, value_weight, value_clip;
     PpoClip clip;
-    double no_end_score;            /* the score := this when the reply was cut by length (normalised units) */
+    double no_end_score;            /* the score := this when the reply was cut by length (normalised units); NaN: kept */
     double score_clip;              /* 0: off */
     bool whiten_rewards, whiten_advantages;
     double kl_target, kl_horizon;   /* kl_target 0: fixed beta */

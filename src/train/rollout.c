@@ -6,6 +6,7 @@
 #include "train/rollout.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -163,7 +164,7 @@ static bool score_replies(Experience *x, Rollout *r, Error *err) {
     bool ok = s->score(s->score_ud, p, reply, x->n, x->raw, err);
     for (int i = 0; ok && i < x->n; i++) {
         double z = (x->raw[i] - s->score_mean) / s->score_sd, top = r->c->score_clip;
-        if (x->reply[i].why != STOP_TOKEN) z = r->c->no_end_score;
+        if (x->reply[i].why != STOP_TOKEN && !isnan(r->c->no_end_score)) z = r->c->no_end_score;
         if (top > 0) z = z < -top ? -top : z > top ? top : z;
         x->score[i] = z;
     }
