@@ -1,0 +1,147 @@
+/* dikast run, dikast stage, dikast why. */
+#include <stdio.h>
+#include <string.h>
+
+#include "app/command.h"
+#include "base/json.h"
+#include "cai/pipeline.h"
+
+static bool load(RunConfig *cfg, const char *conf, const Args *a, Error *err) {
+    Str report = {0};
+    bool ok = run_config_load(cfg, conf, a->set, a->n_set, &report, err);
+    if (!ok) fputs(str_get(&report), stderr);
+    str_release(&report);
+    return ok;
+}
+
+static const char *status_word(bool ok, const Error *err) {
+    if (ok) return "done";
+    return err->code == ERR_GATE ? "gate" : err->code == ERR_STOPPED ? "stopped" : "failed";
+}
+
+static void print_json(const PipelineResult *r, bool ok, const Error *err) {
+    Str text = {0};
+    JsonOut j;
+    json_out_init(&j, &text, 0);
+    json_out_obj(&j, NULL);
+    json_out_str(&j, "schema", "dikast-run/1");
+    json_out_str(&j, "status", status_word(ok, err));
+    json_out_num(&j, "seconds", r->seconds);
+    json_out_str(&j, "run", r->run_dir);
+    json_out_str(&j, "report", r->report);
+    if (!ok) {
+        json_out_int(&j, "code", error_exit_code(err->code));
+        json_out_str(&j, "error", err->msg);
+    }
+    json_out_arr(&j, "stages");
+    for (int i = 0; i < r->n_stage; i++) {
+        if (!r->stage[i].applies) continue;
+        json_out_obj(&j, NULL);
+        json_out_str(&j, "name", r->stage[i].name);
+        json_out_str(&j, "key", r->stage[i].key);
+        json_out_num(&j, "seconds", r->stage[i].seconds);
+        json_out_bool(&j, "cached", r->stage[i].cached);
+        json_out_obj_end(&j);
+    }
+    json_out_arr_end(&j);
+    json_out_arr(&j, "gates");
+    for (int i = 0; i < r->n_gate; i++) {
+        json_out_obj(&j, NULL);
+        json_out_str(&j, "name", r->gate[i].text);
+        json_out_str(&j, "stage", r->gate[i].stage);
+        json_out_num(&j, "value", r->gate[i].value);
+        json_out_num(&j, "bound", r->gate[i].bound);
+        json_out_bool(&j, "ok", r->gate[i].ok);
+        json_out_obj_end(&j);
+    }
+    json_out_arr_end(&j);
+    json_out_obj_end(&j);
+    printf("%s\n", str_get(&text));
+    str_release(&text);
+}
+
+static const char *model_dir(const PipelineResult *r) {
+    for (int i = 0; i < r->n_stage; i++)
+        if (!strcmp(r->stage[i].name, "rl")) return r->stage[i].dir;
+    return NULL;
+}
+
+static void print_summary(const PipelineResult *r, bool finished) {
+    for (int i = 0; i < r->n_gate; i++)
+        fprintf(stderr, "gate %s  %s  (%.4g against %.4g)\n", r->gate[i].ok ? "ok  " : "MISS", r->gate[i].text, r->gate[i].value,
+                r->gate[i].bound);
+    if (!finished) return;
+    char took[32];
+    format_time(took, r->seconds);
+    fprintf(stderr, "done in %s\n  report  %s\n", took, r->report);
+    if (model_dir(r)) fprintf(stderr, "  chat    dikast chat %s/model\n", model_dir(r));
+}
+
+static bool run_to(const Args *a, const char *conf, const char *only, const char *name, Error *err) {
+    RunConfig cfg;
+    Args with = *a;
+    char set[160];
+    if (name) {
+        snprintf(set, sizeof set, "run.name=%s", name);
+        with.set[with.n_set++] = set;
+    }
+    PipelineResult r = {0};
+    bool ok = load(&cfg, conf, &with, err);
+    if (ok) {
+        ok = pipeline_run(&r, &cfg, conf, only, a->log, a->stop, err);
+        run_config_release(&cfg);
+        print_summary(&r, (ok || err->code == ERR_GATE) && !only);
+    }
+    if (a->json) print_json(&r, ok, err);
+    return ok;
+}
+
+static const Flag run_flags[] = {{"--only", "STAGE", "stop after this stage"}, {"--name", "NAME", "name of the run directory (run.name)"}, {0}};
+
+static bool run(const Args *a, Error *err) {
+    return run_to(a, a->arg[0], args_flag(a, &command_run, "--only"), args_flag(a, &command_run, "--name"), err);
+}
+
+const Command command_run = {.name = "run",
+                             .usage = "run CONF [key=value ...] [--only STAGE] [--json]",
+                             .help = "run the whole pipeline, or what is left of it\n\n"
+                                     "Stages that are done and unchanged are not run again; an interrupted stage goes on where it was.\n"
+                                     "key=value overrides configuration keys, ~key takes the default; 'dikast help SECTION' lists keys.",
+                             .flag = run_flags,
+                             .min_arg = 1,
+                             .max_arg = 1,
+                             .takes_set = true,
+                             .run = run};
+
+static bool stage(const Args *a, Error *err) { return run_to(a, a->arg[1], a->arg[0], NULL, err); }
+
+const Command command_stage = {.name = "stage",
+                               .usage = "stage NAME CONF [key=value ...] [--json]",
+                               .help = "run one stage and what it needs",
+                               .min_arg = 2,
+                               .max_arg = 2,
+                               .takes_set = true,
+                               .run = stage};
+
+static const Flag why_flags[] = {{"--conf", "CONF", "configuration of the run (default: the newest run below out/runs)"}, {0}};
+
+static bool why(const Args *a, Error *err) {
+    const char *conf = args_flag(a, &command_why, "--conf");
+    RunConfig cfg;
+    Str text = {0};
+    if (!load(&cfg, conf, a, err)) return false;
+    bool ok = pipeline_why(&text, &cfg, conf, a->arg[0], err);
+    fputs(str_get(&text), stdout);
+    str_release(&text);
+    run_config_release(&cfg);
+    return ok;
+}
+
+const Command command_why = {.name = "why",
+                             .usage = "why ID [--conf CONF] [key=value ...]",
+                             .help = "one record's story: prompt, critique, revision, label, score, rollouts",
+                             .flag = why_flags,
+                             .min_arg = 1,
+                             .max_arg = 1,
+                             .takes_set = true,
+                             .run = why};

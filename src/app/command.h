@@ -1,0 +1,41 @@
+/* app/command.h — one table of commands: parsing, --help and dispatch walk it. A command is one file and one line in
+ * commands[] (main.c). stdout is the result, stderr is for people. */
+#ifndef DIKAST_APP_COMMAND_H
+#define DIKAST_APP_COMMAND_H
+
+#include "base/log.h"
+#include "base/str.h"
+
+typedef struct {
+    const char *name;       /* "--threads" */
+    const char *value;      /* what its value is called in help, NULL: a switch */
+    const char *help;
+} Flag;
+
+enum { MAX_ARGS = 64, MAX_FLAGS = 24 };
+typedef struct {
+    const char *arg[MAX_ARGS];      /* positional */
+    int n_arg;
+    const char *set[MAX_ARGS];      /* key=value and ~key */
+    int n_set;
+    const char *flag[MAX_FLAGS];    /* by index in the command's flags: value, "" for a set switch, NULL when absent */
+    bool json;
+    Log *log;
+    Stop *stop;
+} Args;
+
+typedef struct {
+    const char *name, *usage, *help;
+    const Flag *flag;               /* ends with a NULL name; --json, -q, -v, --help are every command's */
+    int min_arg, max_arg;
+    bool takes_set;                 /* key=value arguments are overrides */
+    bool (*run)(const Args *a, Error *err);
+} Command;
+
+/* Value of a flag by name, NULL when absent. */
+const char *args_flag(const Args *a, const Command *c, const char *name);
+bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwise, int64_t *out, Error *err);
+bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double *out, Error *err);
+
+extern const Command command_run, command_stage, command_why;
+#endif
