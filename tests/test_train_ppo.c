@@ -1,0 +1,489 @@
+// layer: train
+/* PPO's plumbing on a tiny net (that it learns is test_train_token_mdp's business): equal bits after a stop or a kill
+ * and on any number of threads, scores as configured, the stop at too much KL, and a doctor that notices what it is
+ * there for. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/io.h"
+#include "base/json.h"
+#include "train/ppo.h"
+
+enum { VOCAB = 12, END = 0, GOOD = 3, N_PROMPT = 7, MAX_NEW = 6, SEED = 5 };
+
+typedef struct {
+    Pool *pool;
+    Backend *be;
+    Model m[3]; /* policy, reference, value */
+    Head h[3];
+    Net net[3];
+    int32_t tok[N_PROMPT][4];
+    PpoPrompt prompt[N_PROMPT];
+    PpoConfig c;
+    PpoSetup s;
+    /* what the callbacks do and saw */
+    Stop *stop;
+    int64_t stop_after, crash_at, perturb_at, n_score, n_report;
+    int used[N_PROMPT];
+    bool check_scores, saw_cut, saw_end, saw_banned;
+} Fixture;
+
+static void must(bool ok, const Error *err) {
+    if (!ok) fail_msg("%s", err->msg);
+}
+
+/* Share of the word GOOD; on the way the fixture's accidents happen. */
+static bool score_fn(void *ud, const PpoPrompt *p, const Tokens *reply, int n, double *score, Error *err) {
+    Fixture *f = ud;
+    (void)p;
+    int64_t call = f->n_score++;
+    for (int i = 0; i < n; i++) {
+        double hits = 0;
+        for (int t = 0; t < reply[i].n; t++) hits += reply[i].tok[t] == GOOD;
+        score[i] = 4 * hits / reply[i].n;
+    }
+    if (call == f->crash_at) return error_set(err, ERR_IO, "pulled the plug");
+    if (call == f->perturb_at) { /* as if somebody else wrote the weights between rollout and update */
+        double x;
+        Tensor w = tensor_cols(tensor_rows(f->m[0].w.norm, 0, 1), 0, 1);
+        tensor_get(f->be, &x, w);
+        x += 1e-6;
+        tensor_set(f->be, w, &x);
+    }
+    return true;
+}
+
+static void report_fn(void *ud, const PpoReport *r) {
+    Fixture *f = ud;
+    f->n_report++;
+    for (int i = 0; i < r->n; i++) {
+        const GenResult *g = &r->reply[i];
+        double hits = 0;
+        f->used[r->prompt[i]->id]++;
+        for (int t = 0; t < g->n; t++) {
+            hits += g->text[t] == GOOD;
+            f->saw_banned = f->saw_banned || (f->s.ban && f->s.ban[g->text[t]]);
+        }
+        if (!f->check_scores) continue;
+        bool ended = g->text[g->n - 1] == END;
+        double z = ended ? (4 * hits / g->n - f->s.score_mean) / f->s.score_sd : f->c.no_end_score;
+        if (f->c.score_clip > 0) z = fmax(-f->c.score_clip, fmin(f->c.score_clip, z));
+        assert_true(r->score[i] == z);
+        f->saw_end = f->saw_end || ended;
+        f->saw_cut = f->saw_cut || !ended;
+    }
+    if (r->update == f->stop_after) stop_request(f->stop);
+}
+
+static void open_net(Fixture *f, int k, uint64_t seed) {
+    Error err = {0};
+    ModelConfig c = {.family = FAMILY_LLAMA, .n_layer = 2, .n_head = 4, .n_kv_head = 2, .d_model = 32, .d_head = 8};
+    c.d_ff = 48, c.n_vocab = VOCAB, c.max_seq = 32, c.norm = NORM_RMS, c.pos = POS_ROPE, c.mlp = MLP_SWIGLU;
+    c.tied = k < 2, c.rope_theta = 10000, c.norm_eps = 1e-5, c.eos_id = END;
+    must(model_init(&f->m[k], f->be, &c, seed, k != 1, &err), &err);
+    must(head_init(&f->h[k], &f->m[k], k < 2 ? HEAD_LM : HEAD_SCORE, k < 2 ? VOCAB : 1, seed, k != 1, &err), &err);
+    f->net[k] = (Net){&f->m[k], &f->h[k]};
+}
+
+static void close_nets(Fixture *f) {
+    for (int k = 0; k < 3; k++) {
+        head_release(&f->h[k]);
+        model_release(&f->m[k]);
+    }
+}
+
+static void open_nets(Fixture *f, uint64_t seed) {
+    open_net(f, 0, seed);
+    open_net(f, 1, SEED);
+    open_net(f, 2, seed + 10);
+}
+
+static void fixture_open(Fixture *f, const char *backend, int n_thread) {
+    Error err = {0};
+    *f = (Fixture){.stop_after = -1, .crash_at = -1, .perturb_at = -1};
+    must(pool_open(&f->pool, n_thread, &err), &err);
+    must(backend_open(&f->be, backend, f->pool, NULL, &err), &err);
+    open_nets(f, SEED);
+    for (int p = 0; p < N_PROMPT; p++) {
+        for (int t = 0; t < 4; t++) f->tok[p][t] = 4 + (p * 3 + t * 5) % (VOCAB - 4);
+        f->prompt[p] = (PpoPrompt){(uint64_t)p, f->tok[p], 2 + p % 3};
+    }
+    PpoConfig *c = &f->c;
+    *c = (PpoConfig){.updates = 6, .rollouts = 14, .epochs = 2, .minibatches = 2, .max_new = MAX_NEW, .max_tok = 64};
+    c->beta = 0.1, c->temperature = 0.9, c->gamma = 1, c->lambda = 0.95, c->value_weight = 0.1, c->value_clip = 0.2;
+    c->clip = (PpoClip){0.2, 0.2, 3}, c->no_end_score = -1, c->score_clip = 2, c->whiten_advantages = true;
+    c->kl_target = 1, c->kl_horizon = 100, c->kl_stop = 100, c->value_lr = 1, c->seed = SEED, c->state_s = 1e9;
+    c->optim = (OptimConfig){.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-5, .clip = 1};
+    c->schedule = (Schedule){.kind = SCHED_LINEAR, .total = 6};
+    PpoSetup *s = &f->s;
+    *s = (PpoSetup){.prompt = f->prompt, .n_prompt = N_PROMPT, .end_id = END, .score_mean = 0.25, .score_sd = 0.5};
+    s->score = score_fn, s->score_ud = f, s->report = report_fn, s->report_ud = f;
+}
+
+static bool run(Fixture *f, const char *dir, Error *err) {
+    f->s.policy = f->net[0], f->s.reference = f->net[1], f->s.value = f->net[2];
+    f->s.score_ud = f->s.report_ud = f;
+    f->s.prompt = f->prompt;
+    *err = (Error){0};
+    return ppo_run(&f->c, &f->s, dir, NULL, f->stop, err);
+}
+
+static void fixture_close(Fixture *f) {
+    close_nets(f);
+    stop_close(f->stop);
+    backend_close(f->be);
+    pool_close(f->pool);
+}
+
+static void fresh_dir(Str *dir, const char *name) {
+    Error err = {0};
+    str_clear(dir);
+    str_printf(dir, "%s/scratch/train_ppo/%s", BUILD_DIR, name);
+    must(io_remove_tree(dir->s, &err) && io_make_dirs(dir->s, &err), &err);
+}
+
+/* metrics.jsonl without the times, which end each line. */
+static void read_metrics(Str *out, const char *dir) {
+    Error err = {0};
+    Str path = {0}, all = {0};
+    str_clear(out);
+    str_printf(&path, "%s/metrics.jsonl", dir);
+    must(io_read_file(&all, path.s, 1 << 24, &err), &err);
+    for (char *line = all.s; line && *line; line = strchr(line, '\n') + 1) {
+        char *cut = strstr(line, ",\"t_s\"");
+        assert_non_null(cut);
+        str_putn(out, line, (size_t)(cut - line));
+        str_put(out, "}\n");
+    }
+    str_release(&path);
+    str_release(&all);
+}
+
+static double metric(const Str *metrics, int line, const char *name) {
+    Error err = {0};
+    const char *at = metrics->s;
+    for (; line > 0; line--) at = strchr(at, '\n') + 1;
+    Json *j;
+    must(json_parse(&j, at, strcspn(at, "\n"), JSON_INT_AS_REAL, "metrics", 1, &err), &err);
+    double x = json_num(json_get(j, name), NAN);
+    json_release(j);
+    return x;
+}
+
+/* -- equal bits
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static void test_resume(void **state) {
+    static const char *const ways[] = {"stop", "kill"};
+    (void)state;
+    Error err;
+    Fixture a, b;
+    Str dir = {0}, metrics_a = {0}, metrics_b = {0};
+    fixture_open(&a, "cpu", 1);
+    fresh_dir(&dir, "whole");
+    must(run(&a, dir.s, &err), &err);
+    read_metrics(&metrics_a, dir.s);
+    assert_false(doctor_same_weights(a.net[0], a.net[1]));
+    assert_true(metric(&metrics_a, 5, "beta") != 0.1); /* the controller's state is part of what must come back */
+    for (int way = 0; way < COUNT_OF(ways); way++) {
+        fixture_open(&b, "cpu", 1);
+        b.c.state_updates = 3;
+        fresh_dir(&dir, ways[way]);
+        if (way == 0) {
+            must(stop_open(&b.stop, &err), &err);
+            b.stop_after = 2;
+        } else {
+            b.crash_at = 4; /* during update 5; the state is that of update 3 */
+        }
+        assert_false(run(&b, dir.s, &err));
+        assert_int_equal(err.code, way == 0 ? ERR_STOPPED : ERR_IO);
+        stop_close(b.stop);
+        b.stop = NULL;
+        b.crash_at = -1;
+        close_nets(&b);
+        open_nets(&b, SEED + 1); /* the new process brings other weights; the state's win */
+        int64_t reports = b.n_report;
+        must(run(&b, dir.s, &err), &err);
+        assert_int_equal(b.n_report - reports, way == 0 ? 4 : 3);
+        read_metrics(&metrics_b, dir.s);
+        assert_string_equal(metrics_a.s, metrics_b.s);
+        assert_true(doctor_same_weights(a.net[0], b.net[0]));
+        assert_true(doctor_same_weights(a.net[2], b.net[2]));
+        fixture_close(&b);
+    }
+    fixture_close(&a);
+    str_release(&dir);
+    str_release(&metrics_a);
+    str_release(&metrics_b);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    Error err;
+    Fixture f[2];
+    Str dir = {0}, metrics[2] = {{0}, {0}};
+    for (int k = 0; k < 2; k++) {
+        fixture_open(&f[k], "cpu", k + 1);
+        f[k].c.keep = k ? KEEP_INPUTS : KEEP_ALL;
+        f[k].c.updates = 3;
+        fresh_dir(&dir, "threads");
+        must(run(&f[k], dir.s, &err), &err);
+        read_metrics(&metrics[k], dir.s);
+    }
+    assert_string_equal(metrics[0].s, metrics[1].s);
+    assert_true(doctor_same_weights(f[0].net[0], f[1].net[0]) && doctor_same_weights(f[0].net[2], f[1].net[2]));
+    for (int k = 0; k < 2; k++) {
+        fixture_close(&f[k]);
+        str_release(&metrics[k]);
+    }
+    str_release(&dir);
+}
+
+/* A minibatch in one pass or in many: the same sums to rounding, on both backends; the first rollout to the bit. */
+static void test_passes(void **state) {
+    static const char *const fields[] = {"policy_loss", "value_loss", "approx_kl", "grad_norm", "entropy"};
+    (void)state;
+    Error err;
+    for (int back = 0; back < 2; back++) {
+        Str dir = {0}, metrics[2] = {{0}, {0}};
+        for (int k = 0; k < 2; k++) {
+            Fixture f;
+            fixture_open(&f, back ? "ref" : "cpu", 1);
+            f.c.updates = 2;
+            f.c.max_tok = k ? 1000 : 10;
+            fresh_dir(&dir, "passes");
+            must(run(&f, dir.s, &err), &err);
+            read_metrics(&metrics[k], dir.s);
+            fixture_close(&f);
+        }
+        assert_true(metric(&metrics[0], 0, "score") == metric(&metrics[1], 0, "score"));
+        assert_true(metric(&metrics[0], 0, "kl") == 0); /* policy = reference before the first update */
+        assert_true(metric(&metrics[0], 1, "kl") != 0);
+        for (int i = 0; i < COUNT_OF(fields); i++) {
+            double x = metric(&metrics[0], 0, fields[i]), y = metric(&metrics[1], 0, fields[i]);
+            assert_true(fabs(x - y) <= (back ? 1e-7 : 2e-5) * fmax(fabs(x), 1e-2));
+        }
+        str_release(&metrics[0]);
+        str_release(&metrics[1]);
+        str_release(&dir);
+    }
+}
+
+/* -- what goes in
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static void test_scores_and_prompts(void **state) {
+    (void)state;
+    Error err;
+    Fixture f;
+    Str dir = {0}, metrics = {0};
+    fixture_open(&f, "cpu", 1);
+    f.check_scores = true;
+    uint8_t ban[VOCAB] = {0};
+    ban[5] = ban[7] = 1;
+    f.s.ban = ban;
+    f.c.kl_target = 0;
+    fresh_dir(&dir, "scores");
+    must(run(&f, dir.s, &err), &err);
+    assert_true(f.saw_end && f.saw_cut);
+    assert_false(f.saw_banned);
+    for (int p = 0; p < N_PROMPT; p++) assert_int_equal(f.used[p], 6 * 14 / N_PROMPT); /* every epoch uses each once */
+    read_metrics(&metrics, dir.s);
+    for (int i = 0; i < 6; i++) {
+        assert_true(metric(&metrics, i, "step") == i + 1 && metric(&metrics, i, "beta") == 0.1);
+        assert_true(fabs(metric(&metrics, i, "lr") - 3e-3 * (6 - i) / 6) < 1e-15); /* linear to 0 over the updates */
+        assert_true(metric(&metrics, i, "skipped") == 0);
+        double end = metric(&metrics, i, "end_share"), length = metric(&metrics, i, "length");
+        assert_true(end > 0 && end < 1 && length >= 1 && length <= MAX_NEW);
+    }
+    fixture_close(&f);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
+static void test_pm_score(void **state) {
+    (void)state;
+    Error err = {0};
+    Fixture f;
+    Engine *e;
+    EngineConfig ec = {0};
+    fixture_open(&f, "cpu", 1);
+    must(engine_open(&e, f.net[2], &ec, &err), &err);
+    int32_t ended[] = {5, 6, END}, cut[] = {8, 9};
+    Tokens reply[2] = {{ended, 3}, {cut, 2}};
+    PpoPmScore pm = {e, END, 32};
+    double score[2];
+    must(ppo_score_pm(&pm, f.prompt, reply, 2, score, &err), &err);
+    int32_t seq[2][8];
+    Tokens want[2];
+    float out[2];
+    for (int i = 0; i < 2; i++) {
+        int n = f.prompt[i].n;
+        memcpy(seq[i], f.prompt[i].tok, (size_t)n * sizeof(int32_t));
+        memcpy(seq[i] + n, reply[i].tok, (size_t)reply[i].n * sizeof(int32_t));
+        n += reply[i].n;
+        if (i == 1) seq[i][n++] = END;
+        want[i] = (Tokens){seq[i], n};
+    }
+    must(engine_score_last(e, want, 2, out, &err), &err);
+    assert_true(score[0] == out[0] && score[1] == out[1] && out[0] != out[1]);
+    engine_close(e);
+    fixture_close(&f);
+}
+
+static void test_bad_setup(void **state) {
+    (void)state;
+    Error err;
+    Fixture f;
+    Str dir = {0};
+    fixture_open(&f, "cpu", 1);
+    fresh_dir(&dir, "bad");
+    f.c.max_tok = 9; /* prompts 2 and 5 have 4 tokens */
+    assert_false(run(&f, dir.s, &err));
+    assert_true(err.code == ERR_CONFIG && strstr(err.msg, "prompt 2 of 4 tokens"));
+    f.c.max_tok = 64;
+    f.c.max_new = 30;
+    assert_false(run(&f, dir.s, &err));
+    assert_true(err.code == ERR_CONFIG && strstr(err.msg, "context of 32"));
+    f.c.max_new = MAX_NEW;
+    f.c.temperature = 0;
+    assert_false(run(&f, dir.s, &err));
+    assert_true(err.code == ERR_CONFIG && strstr(err.msg, "temperature"));
+    fixture_close(&f);
+    str_release(&dir);
+}
+
+/* -- too far
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* No penalty and a high rate: some rollout passes kl_stop, and the policy is then that of the rollout before. */
+static void test_kl_stop(void **state) {
+    (void)state;
+    Error err;
+    Fixture f, g;
+    Str dir = {0};
+    fixture_open(&f, "cpu", 1);
+    f.c.updates = 40, f.c.beta = 0, f.c.kl_target = 0, f.c.kl_stop = 1.5, f.c.optim.lr = 1e-2;
+    f.c.schedule = (Schedule){.kind = SCHED_CONSTANT, .total = 40};
+    fresh_dir(&dir, "far");
+    assert_false(run(&f, dir.s, &err));
+    assert_int_equal(err.code, ERR_DIVERGED);
+    long long updates = 0;
+    const char *at = strstr(err.msg, "after ");
+    assert_non_null(at);
+    updates = strtoll(at + 6, NULL, 10);
+    assert_true(updates > 1 && updates < 40);
+    assert_non_null(strstr(err.msg, "penalty"));
+    fixture_open(&g, "cpu", 1);
+    g.c = f.c;
+    g.c.updates = updates - 1;
+    fresh_dir(&dir, "far_before");
+    must(run(&g, dir.s, &err), &err);
+    assert_true(doctor_same_weights(f.net[0], g.net[0]));
+    fixture_close(&f);
+    fixture_close(&g);
+    str_release(&dir);
+}
+
+/* -- the doctor
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static void test_weights_changed(void **state) {
+    static const char *const names[] = {"ref", "cpu"};
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        Error err;
+        Fixture f;
+        Str dir = {0};
+        fixture_open(&f, names[k], 1);
+        f.perturb_at = 1; /* the second rollout; one weight by a millionth */
+        fresh_dir(&dir, "perturbed");
+        assert_false(run(&f, dir.s, &err));
+        assert_int_equal(err.code, ERR_STATE);
+        assert_non_null(strstr(err.msg, "the weights changed between rollout and update"));
+        fixture_close(&f);
+        str_release(&dir);
+    }
+}
+
+static void test_doctor(void **state) {
+    (void)state;
+    Error err = {0};
+    double lp[4] = {-1, -2, -0.5, -3}, other[4] = {-1, -2, -0.5, -3};
+    assert_true(doctor_first_minibatch(lp, other, 4, true, &err) && doctor_equal_reference(lp, other, 4, &err));
+    other[2] = nextafter(other[2], 0);
+    assert_false(doctor_first_minibatch(lp, other, 4, true, &err));
+    assert_true(err.code == ERR_STATE && strstr(err.msg, "token 2 of 4") && strstr(err.msg, "temperature"));
+    assert_true(doctor_first_minibatch(lp, other, 4, false, &err));
+    assert_false(doctor_equal_reference(lp, other, 4, &err));
+    other[2] = lp[2] - 0.2;
+    assert_false(doctor_first_minibatch(lp, other, 4, false, &err));
+    other[2] = NAN;
+    assert_false(doctor_first_minibatch(lp, other, 4, false, &err));
+
+    int64_t off[] = {0, 1, 4};
+    double kl[4] = {0.1, -0.2, 0.3, -0.1}, score[2] = {2, -1}, r[4];
+    for (int fault = 0; fault < 4; fault++) { /* none; first token; every token; sign */
+        for (int t = 0; t < 4; t++) r[t] = fault == 3 ? -kl[t] : kl[t];
+        r[0] += 2;
+        if (fault == 1)
+            r[1] -= 1;
+        else
+            r[3] -= 1;
+        if (fault == 2) r[1] -= 1, r[2] -= 1;
+        assert_true(doctor_rewards(r, kl, off, score, 2, &err) == (fault == 0));
+    }
+    double v[4] = {0.3, -0.2, 0.5, 0.1}, adv[4], ret[4];
+    int64_t one[] = {0, 4};
+    ppo_gae(adv, ret, r, v, one, 1, 0.99, 0.9);
+    assert_true(doctor_gae(adv, r, v, 4, 0.99, 0.9, &err));
+    assert_false(doctor_gae(adv, r, v, 4, 0.99, 1, &err));
+    adv[3] += 0.99 * 0.2; /* bootstrapped from a value beyond the end */
+    assert_false(doctor_gae(adv, r, v, 4, 0.99, 0.9, &err));
+    assert_non_null(strstr(err.msg, "bootstrapped"));
+}
+
+/* A backend that multiplies by the weight instead of skipping the row. */
+static void careless_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp) {
+    (void)be, (void)target, (void)temp;
+    for (int64_t i = 0; i < logits.rows; i++)
+        for (int64_t j = 0; j < logits.cols; j++)
+            ((double *)logits.data)[i * logits.ld + j] *= ((double *)dlogp.data)[i * dlogp.ld];
+}
+
+static void test_doctor_zero_weight(void **state) {
+    (void)state;
+    Error err = {0};
+    Fixture f;
+    fixture_open(&f, "ref", 1);
+    assert_true(doctor_zero_weight(f.be, &err));
+    BackendOps ops = *f.be->op;
+    const BackendOps *real = f.be->op;
+    ops.logprob_bwd = careless_bwd;
+    f.be->op = &ops;
+    assert_false(doctor_zero_weight(f.be, &err));
+    assert_non_null(strstr(err.msg, "weight 0"));
+    f.be->op = real;
+    fixture_close(&f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_pm_score),
+        cmocka_unit_test(test_scores_and_prompts),
+        cmocka_unit_test(test_bad_setup),
+        cmocka_unit_test(test_kl_stop),
+        cmocka_unit_test(test_weights_changed),
+        cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_doctor_zero_weight),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
