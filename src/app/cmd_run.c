@@ -123,25 +123,23 @@ const Command command_stage = {.name = "stage",
                                .takes_set = true,
                                .run = stage};
 
-static const Flag why_flags[] = {{"--conf", "CONF", "configuration of the run (default: the newest run below out/runs)"}, {0}};
+static const Flag why_flags[] = {{"--run", "DIR", "run directory (default: the one written last below out/runs)"},
+                                 {"--out", "DIR", "where runs live (default: out)"},
+                                 {0}};
 
 static bool why(const Args *a, Error *err) {
-    const char *conf = args_flag(a, &command_why, "--conf");
-    RunConfig cfg;
+    const char *out = args_flag(a, &command_why, "--out");
     Str text = {0};
-    if (!load(&cfg, conf, a, err)) return false;
-    bool ok = pipeline_why(&text, &cfg, conf, a->arg[0], err);
+    bool ok = pipeline_why(&text, out ? out : "out", args_flag(a, &command_why, "--run"), a->arg[0], err);
     fputs(str_get(&text), stdout);
     str_release(&text);
-    run_config_release(&cfg);
     return ok;
 }
 
 const Command command_why = {.name = "why",
-                             .usage = "why ID [--conf CONF] [key=value ...]",
+                             .usage = "why ID [--run DIR]",
                              .help = "one record's story: prompt, critique, revision, label, score, rollouts",
                              .flag = why_flags,
                              .min_arg = 1,
                              .max_arg = 1,
-                             .takes_set = true,
                              .run = why};

@@ -19,9 +19,10 @@ typedef struct {
 /* only: run up to this stage and no further, without gates and report (NULL: all). Gates missed: returns false with ERR_GATE, result complete. */
 bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, Log *log,
                   const Stop *stop, Error *err);
-/* The story of one record through every stage of a run, to out. */
-bool pipeline_why(Str *out, const RunConfig *cfg, const char *conf_path, const char *id, Error *err);
-/* Fills keys and directories without running: used by why and report. */
+/* The story of one record through every stage of a run: id is that of a prompt, a dialogue (rv-), a pair (pr-), a rollout
+ * (ro-) or a reply. run_dir NULL: the run below out/runs that was written last. */
+bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char *id, Error *err);
+/* Fills keys and directories without running: used by plans and reports. */
 bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err);
 
 #endif
