@@ -300,6 +300,20 @@ static int enum_index(const char *def, const char *s) {
     }
 }
 
+/* The name of the enum that s may be a slip of; "" when none is near. */
+static void near_enum(char out[64], const char *def, const char *s) {
+    out[0] = 0;
+    for (int best = 3; *def; def += strcspn(def, "|") + (def[strcspn(def, "|")] == '|')) {
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(def, "|"), def);
+        int d = str_distance(s, name, 2);
+        if (d < best) {
+            best = d;
+            snprintf(out, 64, "%s", name);
+        }
+    }
+}
+
 /* What the key takes, for messages: "a number in 0..1", "one of fp32, bf16". */
 static void expected_words(Str *out, const CfgKey *k) {
     char range[96];
@@ -423,7 +437,10 @@ static void bad_value(Loader *l, const ConfigSource *src, const ConfigEntry *e, 
         for (int i = 0; i < COUNT_OF(yes) && k->type == CFG_BOOL && !v->quoted; i++) {
             if (strcmp(v->s, yes[i]) == 0) hint = i % 2 ? " (write false)" : " (write true)";
         }
-        config_report(&l->report, src, v->at, "'%s' must be %s, found \"%s\"%s", k->name, want.s, v->s, hint);
+        char near[64] = "", guess[100] = "";
+        if (k->type == CFG_ENUM) near_enum(near, k->def, v->s);
+        if (near[0]) snprintf(guess, sizeof guess, " (did you mean '%s'?)", near);
+        config_report(&l->report, src, v->at, "'%s' must be %s, found \"%s\"%s%s", k->name, want.s, v->s, hint, guess);
     }
     str_release(&want);
 }

@@ -37,8 +37,9 @@ typedef struct {
 static ConfigPlace place_of(struct fy_event *e) {
     const struct fy_mark *a = fy_event_start_mark(e), *b = fy_event_end_mark(e);
     if (!a) return (ConfigPlace){.line = 1, .col = 1, .width = 1};
+    bool alias = e->type == FYET_ALIAS && a->column > 0; /* its mark stands behind the star */
     int width = b && b->line == a->line && b->column > a->column ? b->column - a->column : 1;
-    return (ConfigPlace){.line = a->line + 1, .col = a->column + 1, .width = width};
+    return (ConfigPlace){.line = a->line + 1, .col = a->column + 1 - alias, .width = width + alias};
 }
 
 static void refuse(Reader *r, struct fy_event *e, const char *what) {

@@ -267,7 +267,7 @@ static bool walk_tree(Str *path, VisitFn *visit, Error *err) {
         io_free_list(names, n);
         if (!ok) return false;
     }
-    return (is_dir || S_ISREG(st.st_mode) || S_ISLNK(st.st_mode)) ? visit(path->s, is_dir, err) : true;
+    return visit(path->s, is_dir, err);
 }
 
 static bool visit_remove(const char *path, bool is_dir, Error *err) {
@@ -277,7 +277,7 @@ static bool visit_remove(const char *path, bool is_dir, Error *err) {
 
 static bool visit_sync(const char *path, bool is_dir, Error *err) {
     struct stat st;
-    if (!is_dir && lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) return true;
+    if (!is_dir && lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) return true; /* opening a pipe would wait */
     return sync_path(path, O_RDONLY | (is_dir ? O_DIRECTORY : 0), err);
 }
 
