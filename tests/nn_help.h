@@ -90,7 +90,7 @@ static inline ModelConfig gpt2_config(bool tied, GeluKind gelu) {
 /* Sequences back to back, positions from 0, keys and values in the batch's own rows. Random ids, targets and weights.
  */
 typedef struct {
-    int n_seq, n_tok, max_page;
+    int n_seq, n_tok, n_row, max_page;
     int32_t *tok, *pos, *target, *row, *q_off, *kv_len, *kv_page;
     double *weight; /* (n_tok) of -logprob(target) */
 } Rows;
@@ -104,6 +104,11 @@ static inline void rows_pages(Rows *r) {
     r->kv_page = mem_alloc((size_t)r->n_seq * (size_t)r->max_page * sizeof(int32_t));
     for (int s = 0; s < r->n_seq; s++)
         for (int p = 0; p < r->max_page; p++) r->kv_page[s * r->max_page + p] = r->q_off[s] + p * KV_PAGE;
+}
+
+static inline void rows_keep_odd(Rows *r) {
+    r->n_row = 0;
+    for (int i = 1; i < r->n_tok; i += 2) r->row[r->n_row++] = i;
 }
 
 static inline Rows rows_random(const int *len, int n_seq, int n_vocab, uint64_t seed) {
@@ -123,6 +128,7 @@ static inline Rows rows_random(const int *len, int n_seq, int n_vocab, uint64_t 
             r.pos[i] = p, r.row[i] = i;
         }
     }
+    r.n_row = r.n_tok;
     rows_pages(&r);
     return r;
 }
@@ -137,7 +143,7 @@ static inline Batch rows_batch(const Rows *r) {
     return (Batch){.n_tok = r->n_tok,
                    .tok = r->tok,
                    .pos = r->pos,
-                   .n_row = r->n_tok,
+                   .n_row = r->n_row,
                    .row = r->row,
                    .seqs = {.n_seq = r->n_seq,
                             .max_page = r->max_page,
@@ -183,8 +189,8 @@ static inline Tensor host_matrix(DType type, int64_t rows, int64_t cols) {
     return tensor_over(mem_alloc((size_t)(rows * cols) * dtype_bytes(type)), type, rows, cols);
 }
 
-/* Forward, loss sum_i -weight_i logprob(target_i) in slices of `slice` rows and, if asked, backward; out may be NULL,
- * else gets the (R, n_out) head outputs. For SCORE heads the loss is sum_ij weight_i out_ij. */
+/* Forward, loss sum_i -weight_i logprob(target_i) over the chosen rows in slices of `slice` and, if asked, backward;
+ * out may be NULL, else gets the (R, n_out) head outputs. For SCORE heads the loss is sum_ij weight_i out_ij. */
 static inline double run_rows(Net net, Acts *a, const Rows *r, int slice, bool backward, double *out) {
     Backend *be = net.trunk->be;
     Batch b = rows_batch(r);
@@ -193,25 +199,31 @@ static inline double run_rows(Net net, Acts *a, const Rows *r, int slice, bool b
     for (int at = 0; at < b.n_row; at += slice) {
         int n = b.n_row - at < slice ? b.n_row - at : slice, n_out = net.head->n_out;
         Tensor y = host_matrix(be->real, n, n_out), lp = host_matrix(be->real, n, 1);
+        int32_t *target = mem_alloc((size_t)n * sizeof *target);
+        double *host = mem_alloc((size_t)n * (size_t)n_out * sizeof *host);
+        for (int i = 0; i < n; i++) target[i] = r->target[r->row[at + i]];
         head_forward(net, a, at, y);
         if (out) tensor_get(be, out + (size_t)at * (size_t)n_out, y);
-        double *host = mem_alloc((size_t)n * (size_t)n_out * sizeof *host);
         if (net.head->kind == HEAD_LM) {
-            be->op->logprob_fwd(be, lp, (Tensor){0}, y, r->target + at, 1.0f);
+            be->op->logprob_fwd(be, lp, (Tensor){0}, y, target, 1.0f);
             tensor_get(be, host, lp);
-            for (int i = 0; i < n; i++) loss -= r->weight[at + i] * host[i], host[i] = -r->weight[at + i];
+            for (int i = 0; i < n; i++) {
+                double weight = r->weight[r->row[at + i]];
+                loss -= weight * host[i];
+                host[i] = -weight;
+            }
             tensor_set(be, lp, host);
-            if (backward) be->op->logprob_bwd(be, y, r->target + at, lp, 1.0f);
+            if (backward) be->op->logprob_bwd(be, y, target, lp, 1.0f);
         } else {
             tensor_get(be, host, y);
             for (int i = 0; i < n * n_out; i++) {
-                loss += r->weight[at + i / n_out] * host[i];
-                host[i] = r->weight[at + i / n_out];
+                loss += r->weight[r->row[at + i / n_out]] * host[i];
+                host[i] = r->weight[r->row[at + i / n_out]];
             }
             tensor_set(be, y, host);
         }
         if (backward) head_backward(net, a, at, y);
-        free(host), free(y.data), free(lp.data);
+        free(host), free(target), free(y.data), free(lp.data);
     }
     if (backward) net_backward(net, a, &b);
     return loss;

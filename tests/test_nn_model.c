@@ -33,9 +33,10 @@ static void check_one(void *ud, int index, const ParamInfo *p) {
     DiffJob *job = ud;
     double err2 = 0, norm2 = 0;
     int64_t n = tensor_count(p->w);
-    int tries = n < 6 ? (int)n : 6;
+    int tries = n < 12 ? (int)n : 12;
     for (int k = 0; k < tries; k++) {
-        int64_t at = tries < 6 ? k : rng_below((Rng){job->seed, RNG_TEST}, (uint64_t)index, (uint32_t)k, (uint32_t)n);
+        int64_t at =
+            tries < 12 ? k : (int64_t)rng_below((Rng){job->seed, RNG_TEST}, (uint64_t)index, (uint32_t)k, (uint32_t)n);
         double expected = difference(job, p->w, at), got = ((double *)p->dw.data)[at];
         err2 += (got - expected) * (got - expected);
         norm2 += expected * expected;
@@ -45,14 +46,17 @@ static void check_one(void *ud, int index, const ParamInfo *p) {
     if (rel > job->worst) job->worst = rel;
 }
 
-static void differences(const ModelConfig *c, HeadKind kind, int n_out, const char *what) {
+static void differences(const ModelConfig *config, HeadKind kind, int n_out, const char *what) {
     Error err = {0};
+    ModelConfig used = *config, *c = &used;
+    used.max_seq = 8; /* every learned position but one gets gradient */
     Machine mc;
     TestNet t;
     assert_true(machine_open(&mc, "ref", NULL, 1));
     test_net_open(&t, mc.be, c, kind, n_out, true);
     Rows rows = rows_random((int[]){4, 1, 7}, 3, c->n_vocab, 5);
     rows.tok[1] = rows.tok[0]; /* a repeated id */
+    rows_keep_odd(&rows);
     DiffJob job = {.net = t.net, .rows = &rows, .seed = 31};
     OK(acts_open(&job.acts, &t.model, rows.n_tok, rows.n_tok, KEEP_ALL, &err));
     run_rows(t.net, job.acts, &rows, 5, true, NULL);
@@ -332,6 +336,38 @@ static void test_zero_weight(void **state) {
     on_every_backend(zero_weight);
 }
 
+/* Several losses may read one hidden state: head_backward adds. */
+static void hidden_gradient(Backend *be, const ModelConfig *c) {
+    Error err = {0};
+    TestNet t;
+    Acts *a;
+    test_net_open(&t, be, c, HEAD_SCORE, 1, true);
+    Rows rows = rows_random((int[]){6}, 1, c->n_vocab, 3);
+    Batch b = rows_batch(&rows);
+    OK(acts_open(&a, &t.model, 6, 6, KEEP_ALL, &err));
+    net_forward(t.net, a, &b, NULL);
+    Tensor dout = host_matrix(be->real, 4, 1);
+    tensor_set(be, dout, (const double[]){1, 2, -3, 0.5});
+    double once[6 * 32], twice[6 * 32];
+    head_backward(t.net, a, 1, dout);
+    tensor_get(be, once, acts_dhidden(a));
+    head_backward(t.net, a, 1, dout);
+    tensor_get(be, twice, acts_dhidden(a));
+    for (int i = 0; i < 6 * c->d_model; i++) {
+        assert_true(twice[i] == 2 * once[i]);
+        assert_int_equal(once[i] != 0, i >= c->d_model && i < 5 * c->d_model);
+    }
+    free(dout.data);
+    acts_close(a);
+    rows_free(&rows);
+    test_net_close(&t);
+}
+
+static void test_hidden_gradient(void **state) {
+    (void)state;
+    on_every_backend(hidden_gradient);
+}
+
 /* -- initial weights, copies ----------------------------------------------------------------------------------------
  */
 
@@ -360,6 +396,9 @@ static void test_init(void **state) {
     assert_true(fabs(sum / count) < 4 * 0.02 / sqrt(count));
     assert_true(fabs(sqrt(sum2 / count) / 0.02 - 1) < 4 / sqrt(2 * count));
     assert_true(((double *)a.w.norm.data)[3] == 1);
+    const BlockParams *first = &a.w.block[0], *second = &a.w.block[1];
+    assert_memory_not_equal(first->wq.data, second->wq.data, 8 * sizeof(double));
+    assert_memory_not_equal(first->wk.data, first->wv.data, 8 * sizeof(double));
 
     /* equal numbers in every backend, whatever its dtype and threads */
     for (int i = 0; i < COUNT_OF(every_backend); i++) {
@@ -464,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_decode_prefill),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_zero_weight),
+        cmocka_unit_test(test_hidden_gradient),
         cmocka_unit_test(test_init),
         cmocka_unit_test(test_copy),
         cmocka_unit_test(test_counts),

@@ -109,7 +109,9 @@ bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool 
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
 void head_release(Head *h);
 bool net_save(Net n, const char *dir, Error *err);      /* config.json + model.safetensors, F32, atomic each */
-bool net_copy_weights(Net to, Net from, Error *err);    /* equal shapes; raises to.trunk->version */
+/* Equal shapes, except that `to` may have fewer layers: it gets the first ones. Heads are copied where both nets have one
+ * (of one kind); leave the head NULL to copy a trunk only. Raises to.trunk->version. */
+bool net_copy_weights(Net to, Net from, Error *err);
 
 typedef struct {
     const char *name;           /* in the family's spelling: "model.layers.0.self_attn.q_proj.weight" */
