@@ -32,10 +32,16 @@ INLINE void micro(int mr, int nv, bool by_row, int64_t k, const float *a, int64_
     for (int r = 0; r < mr; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) acc[r][v] = load ? v16_load(c + r * ldc + 16 * v) : v16_zero();
+#pragma GCC unroll 8
+    for (int r = 0; r < mr; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) __builtin_prefetch(c + r * ldc + 16 * v, 1);
+    const float *next = a + mr * lda;
     for (int64_t i = 0; i < k; i++) {
         v16 bv[TILE_VECS];
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) bv[v] = v16_load(b + i * ldb + 16 * v);
+        __builtin_prefetch(by_row ? next + i * mr : a + (i + 8) * lda);
 #pragma GCC unroll 8
         for (int r = 0; r < mr; r++) {
             v16 av = v16_set1(by_row ? a[r * lda + i] : a[i * lda + r]);
@@ -191,39 +197,31 @@ static void linear_fwd(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, b
     product(&p);
 }
 
-/* dw += dy^T x. A task owns GRAD_ROWS x GRAD_COLS outputs and walks over the tokens in blocks of GRAD_BLOCK, in order:
- * dy's block packed in strips of TILE_ROWS columns, x's panel by panel. A block is summed from zero, then added: that
- * keeps rounding at the size of a block's sum. */
-enum { GRAD_ROWS = 96, GRAD_COLS = 144, GRAD_BLOCK = 512 };
+/* dw += dy^T x. The tokens pass in blocks of GRAD_BLOCK, in order; a block of dy and x stays in L2 while the tasks,
+ * each owning GRAD_ROWS x GRAD_COLS outputs, read it. A block is summed from zero, then added: that keeps rounding at
+ * the size of a block's sum. dy is read in place, a column at a time; packing it in strips was slower (see below). */
+enum { GRAD_ROWS = 192, GRAD_COLS = 144, GRAD_BLOCK = 256 };
 
 typedef struct {
     Backend *be;
     Tensor dw, dy, x;
-    int64_t n_col;
+    int64_t n_col, first, n; /* tokens [first, first + n) */
 } Outer;
 
-static void outer_block(const Outer *o, int64_t m0, int64_t m, int64_t c0, int64_t c, int64_t n0, int64_t n,
-                        float *strips, float *panel) {
-    for (int64_t s = 0; s < m; s += TILE_ROWS) {
-        int64_t width = least(m - s, TILE_ROWS);
-        float *dst = strips + s * n;
-        const float *src = f32_row(o->dy, n0) + m0 + s;
-        if (width == TILE_ROWS)
-            for (int64_t i = 0; i < n; i++)
-                for (int r = 0; r < TILE_ROWS; r++) dst[i * TILE_ROWS + r] = src[i * o->dy.ld + r];
-        else
-            for (int64_t i = 0; i < n; i++)
-                for (int64_t r = 0; r < width; r++) dst[i * TILE_ROWS + r] = src[i * o->dy.ld + r];
-    }
-    float tile[TILE_ROWS * PANEL];
-    for (int64_t j = 0; j < c; j += PANEL) {
-        int64_t cols = least(c - j, PANEL), vecs = ceil_div(cols, 16);
-        pack_rows(panel, vecs * 16, f32_row(o->x, n0) + c0 + j, o->x.ld, n, cols);
-        for (int64_t s = 0; s < m; s += TILE_ROWS) {
-            int64_t mr = least(m - s, TILE_ROWS);
-            micro_table[1][mr - 1][vecs - 1](n, strips + s * n, TILE_ROWS, panel, vecs * 16, tile, PANEL, false);
+static void outer_task(void *ud, int64_t task, int thread) {
+    const Outer *o = ud;
+    int64_t m0 = task / o->n_col * GRAD_ROWS, c0 = task % o->n_col * GRAD_COLS;
+    int64_t m_end = least(o->dw.rows, m0 + GRAD_ROWS), c_end = least(o->dw.cols, c0 + GRAD_COLS);
+    float *panel = cpu_scratch_of(o->be, thread), tile[TILE_ROWS * PANEL];
+    for (int64_t c = c0; c < c_end; c += PANEL) {
+        int64_t cols = least(c_end - c, PANEL), vecs = ceil_div(cols, 16);
+        pack_rows(panel, vecs * 16, f32_row(o->x, o->first) + c, o->x.ld, o->n, cols);
+        for (int64_t m = m0; m < m_end; m += TILE_ROWS) {
+            int64_t mr = least(m_end - m, TILE_ROWS);
+            micro_table[1][mr - 1][vecs - 1](o->n, f32_row(o->dy, o->first) + m, o->dy.ld, panel, vecs * 16, tile,
+                                             PANEL, false);
             for (int64_t r = 0; r < mr; r++) {
-                float *dw = f32_row(o->dw, m0 + s + r) + c0 + j;
+                float *dw = f32_row(o->dw, m + r) + c;
                 for (int64_t l = 0; l < cols; l += 16)
                     v16_put(dw + l, v16_add(v16_get(dw + l, cols - l), v16_load(tile + r * PANEL + l)), cols - l);
             }
@@ -231,13 +229,14 @@ static void outer_block(const Outer *o, int64_t m0, int64_t m, int64_t c0, int64
     }
 }
 
-static void outer_task(void *ud, int64_t task, int thread) {
-    const Outer *o = ud;
-    int64_t m0 = task / o->n_col * GRAD_ROWS, c0 = task % o->n_col * GRAD_COLS;
-    int64_t m = least(o->dw.rows - m0, GRAD_ROWS), c = least(o->dw.cols - c0, GRAD_COLS);
-    float *strips = cpu_scratch_of(o->be, thread), *panel = strips + (GRAD_ROWS + TILE_ROWS) * GRAD_BLOCK;
-    for (int64_t n0 = 0; n0 < o->dy.rows; n0 += GRAD_BLOCK)
-        outer_block(o, m0, m, c0, c, n0, least(o->dy.rows - n0, GRAD_BLOCK), strips, panel);
+static void outer(Backend *be, Tensor dw_acc, Tensor dy, Tensor x) {
+    Outer o = {be, dw_acc, dy, x, ceil_div(x.cols, GRAD_COLS), 0, 0};
+    cpu_scratch_threads(be, PANEL * GRAD_BLOCK);
+    for (; o.first < dy.rows; o.first += GRAD_BLOCK) {
+        o.n = least(dy.rows - o.first, GRAD_BLOCK);
+        double flops = 2.0 * (double)tensor_count(dw_acc) * (double)o.n;
+        cpu_tiles(be, ceil_div(dw_acc.rows, GRAD_ROWS) * o.n_col, flops, outer_task, &o);
+    }
 }
 
 typedef struct {
@@ -276,10 +275,7 @@ static void linear_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor dbias_acc, 
     if (!tensor_empty(dw_acc)) {
         cpu_check("linear_bwd", "dw", dw_acc, dy.cols, x.cols);
         cpu_check("linear_bwd", "x", x, dy.rows, x.cols);
-        Outer o = {be, dw_acc, dy, x, ceil_div(x.cols, GRAD_COLS)};
-        cpu_scratch_threads(be, (GRAD_ROWS + TILE_ROWS + PANEL) * GRAD_BLOCK);
-        double flops = 2.0 * (double)tensor_count(dw_acc) * (double)dy.rows;
-        cpu_tiles(be, ceil_div(dw_acc.rows, GRAD_ROWS) * o.n_col, flops, outer_task, &o);
+        outer(be, dw_acc, dy, x);
     }
     if (!tensor_empty(dbias_acc)) {
         cpu_check("linear_bwd", "dbias", dbias_acc, 1, dy.cols);
