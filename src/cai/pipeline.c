@@ -89,13 +89,19 @@ static const char *world_dir(const PipelineResult *r, const RunConfig *cfg) {
     return "";
 }
 
+static void copy_path(char *out, size_t n, const Str *path) {
+    CHECK(path->n < n, "path of %zu bytes, room for %zu: %s", path->n, n, str_get(path));
+    memcpy(out, str_get(path), path->n + 1);
+}
+
 static bool add_stage(PipelineResult *out, const Stage *s, const RunConfig *cfg, Error *err) {
     StageResult *r = &out->stage[out->n_stage];
     *r = (StageResult){.name = s->name, .applies = !s->applies || s->applies(cfg)};
     if (r->applies) {
         if (!stage_key(r, out, s, cfg, world_dir(out, cfg), err)) return error_wrap(err, "%s", s->name);
-        snprintf(r->dir, sizeof r->dir, "%s/store/%s-%s", cfg->run.out, s->name, r->key);
         Str done = {0};
+        str_printf(&done, "%s/store/%s-%s", cfg->run.out, s->name, r->key);
+        copy_path(r->dir, sizeof r->dir, &done);
         path_join(&done, r->dir, "DONE");
         r->cached = io_exists(str_get(&done));
         str_release(&done);
@@ -110,8 +116,12 @@ static void name_run(PipelineResult *out, const RunConfig *cfg, const char *conf
     snprintf(name, sizeof name, "%s", cfg->run.name[0] ? cfg->run.name : base ? base + 1 : conf_path ? conf_path : "run");
     char *dot = cfg->run.name[0] ? NULL : strrchr(name, '.');
     if (dot) *dot = 0;
-    snprintf(out->run_dir, sizeof out->run_dir, "%s/runs/%s", cfg->run.out, name);
-    snprintf(out->report, sizeof out->report, "%s/report.html", out->run_dir);
+    Str path = {0};
+    str_printf(&path, "%s/runs/%s", cfg->run.out, name);
+    copy_path(out->run_dir, sizeof out->run_dir, &path);
+    path_join(&path, out->run_dir, "report.html");
+    copy_path(out->report, sizeof out->report, &path);
+    str_release(&path);
 }
 
 bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
@@ -195,7 +205,9 @@ static bool check_gates(PipelineResult *out, const RunConfig *cfg, Error *err) {
         *gate = (Gate){.value = g.value, .bound = g.bound, .ok = g.ok};
         snprintf(gate->text, sizeof gate->text, "%.*s", (int)sizeof gate->text - 1, g.text);
         snprintf(gate->name, sizeof gate->name, "%.*s", (int)strcspn(g.text, " <>="), g.text);
-        snprintf(gate->stage, sizeof gate->stage, "%.*s", (int)strcspn(gate->name, "."), gate->name);
+        size_t word = strcspn(gate->name, ".");
+        if (word >= sizeof gate->stage) word = sizeof gate->stage - 1;
+        memcpy(gate->stage, gate->name, word);
         missed += !g.ok;
     }
     run_metrics_release(&m);

@@ -4,8 +4,10 @@
 #ifndef DIKAST_CAI_REPORT_H
 #define DIKAST_CAI_REPORT_H
 
-#include "cai/pipeline.h"
+#include "cai/manifest.h"
 
 bool report_write(const PipelineResult *run, const RunConfig *cfg, const char *dir, Error *err);
+/* cai/report_html.c: the page alone. m: metrics of every stage, "stage.name". */
+bool report_html(const PipelineResult *run, const RunConfig *cfg, const RunMetrics *m, const char *dir, Error *err);
 
 #endif
