@@ -19,6 +19,7 @@ typedef struct {
     StFile file;
     Backend *be;
     Family family;
+    bool grads;
     const char *prefix; /* "grad." or "after." */
     double bound, worst;
     int n;
@@ -82,6 +83,9 @@ static void check_param(Golden *g, const char *name, Tensor t, bool transposed, 
 static void check_slot(void *ud, const ParamSlot *s) {
     Golden *g = ud;
     FileName f;
+    /* Without rotation softmax does not see the key bias: its gradient is zero up to rounding, which in F32 is as large
+     * as AdamW's eps, so ten steps of it are noise. */
+    if (s->number == PARAM_bk && g->family == FAMILY_GPT2 && !g->grads && g->be->real == DTYPE_F32) return;
     family_file_name(&f, g->family, s);
     check_param(g, f.name, *s->w, f.transposed, f.part, f.n_part);
 }
@@ -89,7 +93,7 @@ static void check_slot(void *ud, const ParamSlot *s) {
 /* Every parameter of the net, gradients or weights. */
 static void check_all(Golden *g, Net net, bool grads, double bound) {
     Model *m = net.trunk;
-    g->prefix = grads ? "grad." : "after.", g->bound = bound, g->family = m->cfg.family;
+    g->prefix = grads ? "grad." : "after.", g->bound = bound, g->grads = grads, g->family = m->cfg.family;
     params_walk(&m->cfg, grads ? &m->dw : &m->w, NULL, check_slot, g);
     if (!net.head->tied) check_param(g, "lm_head.weight", grads ? net.head->dw : net.head->w, false, 0, 1);
 }
