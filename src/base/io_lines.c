@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -133,6 +134,16 @@ static bool fill(LineReader *r, Error *err) {
     }
 }
 
+/* Public dumps are packed with --long=31: 2 GiB of window. A frame's header alone asks for it, so that much is granted
+ * only to files large enough to have a use for it; others get zstd's own limit of 128 MiB. */
+static int window_log(int fd) {
+    struct stat st;
+    int64_t useful = fstat(fd, &st) == 0 ? (int64_t)st.st_size * 64 : 0;
+    int log = 27;
+    while (log < 31 && (int64_t)1 << log < useful) log++;
+    return log;
+}
+
 static bool begin(LineReader *r, Error *err) {
     if (!refill(r, err)) return false;
     /* A pipe may deliver the magic in pieces; fill what is missing by hand. */
@@ -152,8 +163,7 @@ static bool begin(LineReader *r, Error *err) {
         r->kind = SOURCE_ZSTD;
         r->zstd = ZSTD_createDStream();
         CHECK(r->zstd != NULL, "zstd: no memory");
-        /* Public dumps are packed with --long=31. */
-        CHECK(!ZSTD_isError(ZSTD_DCtx_setParameter(r->zstd, ZSTD_d_windowLogMax, 31)), "zstd: window");
+        CHECK(!ZSTD_isError(ZSTD_DCtx_setParameter(r->zstd, ZSTD_d_windowLogMax, window_log(r->fd))), "zstd: window");
     }
     return true;
 }
