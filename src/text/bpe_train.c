@@ -78,7 +78,7 @@ static void list_put(WordList *l, int32_t word) {
 /* ---- counting pieces ---- */
 
 static void words_rehash(Train *t) {
-    t->word_mask = t->word_mask ? 2 * t->word_mask + 1 : (1u << 16) - 1;
+    t->word_mask = t->word_mask ? 2 * t->word_mask + 1 : (1u << 10) - 1;
     free(t->word_slot);
     t->word_slot = mem_alloc((t->word_mask + 1) * sizeof *t->word_slot);
     memset(t->word_slot, -1, (t->word_mask + 1) * sizeof *t->word_slot);
@@ -180,7 +180,7 @@ static uint64_t pair_slot(const Train *t, uint64_t key) {
 static void pairs_rehash(Train *t) {
     Pair *old = t->pair;
     uint64_t n_old = old ? t->pair_mask + 1 : 0;
-    t->pair_mask = old ? 2 * t->pair_mask + 1 : (1u << 16) - 1;
+    t->pair_mask = old ? 2 * t->pair_mask + 1 : (1u << 10) - 1;
     t->pair = mem_alloc((t->pair_mask + 1) * sizeof *t->pair);
     for (uint64_t i = 0; i <= t->pair_mask; i++) t->pair[i].key = UINT64_MAX;
     for (uint64_t i = 0; i < n_old; i++)

@@ -7,7 +7,8 @@
  *   - each pattern is compiled twice. The wide form adds to \p{L}, \p{N}, \p{M}, \p{Lu} and \p{Ll} the code points that
  *     became letters, numbers and marks since; it is slower, so only a stretch that holds such a code point is cut by
  * it;
- *   - what the two engines read differently and no tokenizer we know of uses (sets inside a class, \h) is refused.
+ *   - what the two engines read differently and no tokenizer we know of uses (sets inside a class, \h, (?m)) is
+ * refused.
  *
  * Regexes are run on valid UTF-8 only: a text is first cut into valid stretches, and each byte between them is a piece
  * of its own. The check is done here once, together with the search for new code points, and PCRE2 is told so:
@@ -82,16 +83,13 @@ static void put_drift(Str *out, int class) {
         if (drift_case[i].class == class) str_printf(out, "\\x{%X}-\\x{%X}", drift_case[i].first, drift_case[i].last);
 }
 
-/* The class named at p, just behind "\p" or "\P" ("{Lu}", "L"), and its length; -1 when it is none that drifted. */
+/* The class named at p, just behind "\p" or "\P", and the length of its name in braces; -1 when it is none that
+ * drifted. */
 static int drift_class(const char *p, size_t n, size_t *used) {
     for (int i = DRIFT_COUNT - 1; i >= 0; i--) {
         size_t len = strlen(drift_name[i]);
         if (n >= len + 2 && p[0] == '{' && memcmp(p + 1, drift_name[i], len) == 0 && p[len + 1] == '}') {
             *used = len + 2;
-            return i;
-        }
-        if (len == 1 && n >= 1 && p[0] == drift_name[i][0]) {
-            *used = 1;
             return i;
         }
     }
@@ -121,19 +119,34 @@ static size_t rewrite_escape(Str *out, const char *p, size_t n, bool in_class, b
     return 2 + used;
 }
 
+/* Syntax that PCRE2 would take for something else than Ruby's, which tokenizers' patterns are in. */
+static bool same_meaning(const char *p, size_t n, size_t i, bool in_class, Error *err) {
+    if (p[i] == '\\' && i + 1 < n) {
+        bool brace = i + 2 < n && p[i + 2] == '{';
+        if (strchr("hHvVQE", p[i + 1]) || (strchr("pP", p[i + 1]) && !brace))
+            return error_set(err, ERR_FORMAT, "pattern: \\%c at byte %zu means other things to other engines", p[i + 1],
+                             i);
+    } else if (in_class && i + 1 < n && ((p[i] == '[' && p[i + 1] != ':') || (p[i] == '&' && p[i + 1] == '&')))
+        return error_set(err, ERR_FORMAT, "pattern: a set inside a bracket class at byte %zu is not supported", i);
+    else if (!in_class && i + 2 < n && p[i] == '(' && p[i + 1] == '?') {
+        size_t flag = i + 2;
+        while (flag < n && (p[flag] == 'i' || p[flag] == 'x' || p[flag] == '-')) flag++;
+        if (flag < n && p[flag] >= 'a' && p[flag] <= 'z')
+            return error_set(err, ERR_FORMAT, "pattern: option '%c' at byte %zu means other things to other engines",
+                             p[flag], flag);
+    }
+    return true;
+}
+
 static bool rewrite(Str *out, const char *p, size_t n, bool wide, Error *err) {
     bool in_class = false;
     size_t class_at = 0; /* where a ']' would still be a literal */
     for (size_t i = 0; i < n;) {
+        if (!same_meaning(p, n, i, in_class, err)) return false;
         if (p[i] == '\\') {
-            if (i + 1 < n && (p[i + 1] == 'h' || p[i + 1] == 'H'))
-                return error_set(err, ERR_FORMAT, "pattern: \\%c at byte %zu means other things to other engines",
-                                 p[i + 1], i);
             i += rewrite_escape(out, p + i, n - i, in_class, wide);
             continue;
         }
-        if (in_class && i + 1 < n && ((p[i] == '[' && p[i + 1] != ':') || (p[i] == '&' && p[i + 1] == '&')))
-            return error_set(err, ERR_FORMAT, "pattern: a set inside a bracket class at byte %zu is not supported", i);
         if (in_class && p[i] == '[') { /* [:alpha:] as it stands */
             const char *close = memchr(p + i, ']', n - i);
             size_t len = close ? (size_t)(close - (p + i)) + 1 : n - i;

@@ -6,6 +6,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SENTINELS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|principle|>", "<|critique|>",
              "<|verdict|>", "<|ok|>", "<|violates|>", "<|revision|>", "<|applies|>", "<|yes|>", "<|no|>", "<|option|>",
              "<|judge|>", "<|first|>", "<|second|>", "<|mask|>"]
@@ -33,13 +34,22 @@ def texts(r):
          "<|endoftextt|>", "< |end|>", "<||>", "https://example.org/?q=%F0%9F%98%80#frag"]
     pools = [" \n\t\r\u00a0\u2003", "abcdefghijklmnopqrstuvwxyzABC '", "0123456789.,", "äöüßéèñçøåłşž", "абвгдежзий", "漢字仮名交文猫庭", "=-_*/#(){}[]<>",
              "😀👍🏽🇩🇪\u200d\ufe0f", "\u0301\u0308\u093f\u0e31", "".join(map(chr, range(32)))]
-    for _ in range(60):
+    for _ in range(40):
         s = []
         for _ in range(r.randrange(1, 12)):
             p = r.choice(pools)
             s.append("".join(r.choice(p) for _ in range(r.randrange(1, 9))))
         t.append("".join(s))
     return t
+
+# Patterns as nobody should write them: gaps, empty matches, look-behind. Texts hold no invalid UTF-8.
+ODD = [("x", "aaxbbx"), ("a*", "baac"), ("a*", "aabaa"), ("(?<=a)b", "abbab"), ("(?=b)", "abab"), (r"\b", "ab, cd"), ("^", "a\nb\n\nc"),
+       ("$", "a\nb\n"), (r"[^\s]+", "a\u180eb\u2003c"), (r"\S+|\s", "a\u180e \u0085b"), ("", "añb"), (r"\p{Lu}\p{Ll}*", "AbcDÉé\ua7cb\ua7cd"),
+       (r"\p{L}+", "a\U00031350b1"), (r"[\p{N}x]+", "1x\U00010d40y"), (r"\P{L}+", "a\U00031350 1b"), (r"[^\p{M}]+", "e\u0301\u0897e"),
+       (r"(?i:ß|k)", "ẞ\u212aKk"), ("[]a]+", "b]a]b"), (r"[\]\[]+", "a[]b"), ("é|🦊", "xé🦊é")]
+
+def pieces(split, text):
+    return [len(text[a:b].encode()) for _, (a, b) in split.pre_tokenize_str(text)]
 
 def main():
     r = random.Random(20)
@@ -61,13 +71,16 @@ def main():
             j["model"]["vocab"]["Ġlanternzz"] = n
             j["model"]["ignore_merges"] = ignore
             t = Tokenizer.from_str(json.dumps(j))
-            t.add_tokens([AddedToken(s, normalized=False) for s in ("<tool>", "<tool><tool>", "==")] + ["gate"])
-            cases += [{"text": s} for s in ("x<tool><tool><tool>y", "the gate==gate=", " lanternzz lanternzz", "<tool >gates")]
+            t.add_tokens([AddedToken(s, normalized=False) for s in ("<tool>", "<tool><tool>", "==")] + ["gate", "x="])
+            cases += [{"text": s} for s in ("x<tool><tool><tool>y", "the gate==gate=", "x==x=", " lanternzz lanternzz", "<tool >gates")]
         open(f"tests/golden/text_{name}.json", "w", encoding="utf-8").write(t.to_str() + "\n")
         for c in cases: c[name] = t.encode(c["text"], add_special_tokens=False).ids
     for c in cases:  # those appended for the second tokenizer
         if "gpt2" not in c: c["gpt2"] = Tokenizer.from_file("tests/golden/text_gpt2.json").encode(c["text"]).ids
+    isolated = lambda pattern: pre_tokenizers.Split(Regex(pattern), "isolated")
+    for c in cases: c["pieces_gpt2"] = pieces(isolated(GPT2), c["text"]); c["pieces_llama3"] = pieces(isolated(LLAMA3), c["text"])
+    odd = [{"pattern": p, "text": t, "pieces": pieces(isolated(p), t)} for p, t in ODD]
     body = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
-    open("tests/golden/text_ids.json", "w").write('{"made_with":%s,"cases":[\n%s\n]}\n' % (json.dumps(info), body))
+    open("tests/golden/text_ids.json", "w").write('{"made_with":%s,"odd":%s,"cases":[\n%s\n]}\n' % (json.dumps(info), json.dumps(odd), body))
 
 if __name__ == "__main__": main()
