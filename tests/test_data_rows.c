@@ -97,6 +97,15 @@ static const Case cases[] = {
     {ROW_PROMPT, "{'turns':[5]}", "error: entry 1 is none"},
     {ROW_PROMPT, "{'text':'x'}", "error: 'prompt' is missing; the row has: text"},
     {ROW_PROMPT, "{'prompt':'\\n\\nHuman: a\\n\\nAssistant: b'}", "skip: prompt ends with the assistant"},
+    {ROW_PROMPT, "{'template':'a {x} b','slots':{'x':['1']}}", "U:a 1 b|"},
+    {ROW_PROMPT, "{'template':'a {x} b','slots':{'y':['1']}}", "error: 'template' names {x}, which 'slots' lacks"},
+    {ROW_PROMPT, "{'template':'a {x} b','slots':{'x':['1'],'y':['1']}}", "error: does not use (number 2)"},
+    {ROW_PROMPT, "{'template':'a {x b','slots':{'x':['1']}}", "error: a brace without its partner"},
+    {ROW_PROMPT, "{'template':'a x} b','slots':{'x':['1']}}", "error: a brace without its partner"},
+    {ROW_PROMPT, "{'template':'a {x}','slots':{'x':[1]}}", "error: slot 'x' must be a list of strings"},
+    {ROW_PROMPT, "{'template':'a {x}','slots':{'x':[]}}", "error: slot 'x' must be a list of strings"},
+    {ROW_PROMPT, "{'template':'a {x}'}", "error: 'slots' must be an object"},
+    {ROW_PROMPT, "{'template':5,'slots':{}}", "error: 'template' must be a string"},
     {ROW_LABELLED, "{'prompt':'q','response':'r','harmful':1}", "U:q| a=r label=1"},
     {ROW_LABELLED, "{'prompt':'q','response':'','harmful':false}", "U:q| a= label=0"},
     {ROW_LABELLED, "{'prompt':'q','response':'r','harmful':2}", "error: 'harmful' must be 0 or 1"},
@@ -262,6 +271,21 @@ static void add(Rows *r, RowKind kind, const char *line) {
     free(s);
 }
 
+static void test_template(void **state) {
+    (void)state;
+    static const char *const want[] = {"1 cut hay 1", "1 cut oats 1", "1 sow hay 1", "1 sow oats 1", "2 cut hay 2"};
+    Rows r = {0};
+    add(&r, ROW_PROMPT,
+        "{'id':'t','category':'c','template':'{n} {v} {o} "
+        "{n}','slots':{'n':['1','2'],'v':['cut','sow'],'o':['hay','oats']}}");
+    assert_int_equal(r.n, 8);
+    for (int i = 0; i < COUNT_OF(want); i++) assert_string_equal(dialogue_last_user(r.row[i].prompt), want[i]);
+    assert_string_equal(r.row[0].id, "t-1");
+    assert_string_equal(r.row[7].id, "t-8");
+    assert_string_equal(r.row[7].category, "c");
+    rows_release(&r);
+}
+
 static void test_dedup(void **state) {
     (void)state;
     Rows r = {0};
@@ -346,9 +370,9 @@ static void test_real_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),     cmocka_unit_test(test_common_fields), cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_plain_text), cmocka_unit_test(test_dedup),         cmocka_unit_test(test_near_duplicates),
-        cmocka_unit_test(test_real_files),
+        cmocka_unit_test(test_shapes),          cmocka_unit_test(test_common_fields), cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_plain_text),      cmocka_unit_test(test_template),      cmocka_unit_test(test_dedup),
+        cmocka_unit_test(test_near_duplicates), cmocka_unit_test(test_real_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,13 +31,12 @@ static void count_skip(Rows *r, const char *reason) {
     r->n_skip++;
 }
 
-static Row *rows_put(Rows *r, const Row *row) {
+void rows_put(Rows *r, const Row *row) {
     if (r->n == r->cap) {
         r->cap = r->cap ? 2 * r->cap : 64;
         r->row = mem_grow(r->row, sizeof *r->row * (size_t)r->cap);
     }
-    r->row[r->n] = *row;
-    return &r->row[r->n++];
+    r->row[r->n++] = *row;
 }
 
 /* "dir/red.team.jsonl.gz" -> "red.team" */
@@ -90,16 +89,14 @@ bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const cha
     RowIn in = {.rows = out, .j = root, .file = file, .line = line, .err = err};
     Row row;
     memset(&row, 0, sizeof row);
-    bool ok;
+    bool ok, template = kind == ROW_PROMPT && json_get(root, "template");
     if (json_kind(root) != JSON_OBJ)
         ok = row_bad(&in, "expected an object {...}");
     else
-        ok = common_fields(&in, &row) && row_shape(&in, &row, kind);
+        ok = common_fields(&in, &row) && (template ? row_template(&in, &row) : row_shape(&in, &row, kind));
     json_release(root);
-    if (ok)
-        rows_put(out, &row);
-    else if (in.skip)
-        count_skip(out, in.skip), ok = true;
+    if (ok && !template) rows_put(out, &row);
+    if (in.skip) count_skip(out, in.skip), ok = true;
     if (ok) out->n_bytes += (int64_t)n;
     return ok;
 }

@@ -5,7 +5,8 @@
  *                the last assistant turn is the reply; a row of ROW_INSTRUCTION too
  *   preference   {prompt, chosen, rejected}    strings or message lists; HH transcripts "\n\nHuman: .. \n\nAssistant: .."
  *                with the prompt inside chosen and rejected, or as the prompt
- *   prompt       {prompt[, category]} or {turns} (user turns, of which the first is taken)
+ *   prompt       {prompt[, category]} or {turns} (user turns, of which the first is taken) or
+ *                {template: "how do I {verb} ..?", slots: {verb: [..], ..}}: a row per choice of values
  *   labelled     {prompt, response, harmful 0/1[, category]}
  *   text         {text}, or a plain text file with documents ending in a line <|endoftext|> (none: the file is split at
  *                blank lines into documents of about ROWS_DOC_BYTES)

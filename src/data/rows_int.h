@@ -18,4 +18,7 @@ bool row_bad(RowIn *in, const char *fmt, ...) FORMAT(2, 3); /* false, err = "fil
 bool row_skip(RowIn *in, const char *reason);               /* false, skip = reason (a literal) */
 bool row_shape(RowIn *in, Row *row, RowKind kind);          /* fills the fields of that shape */
 
+bool row_template(RowIn *in, const Row *base); /* puts the rows a template stands for */
+void rows_put(Rows *r, const Row *row);
+
 #endif
