@@ -32,6 +32,20 @@ bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t 
         at, n, lp_new[at], lp_old[at], bound);
 }
 
+bool doctor_first_values(const double *v_new, const double *v_old, int64_t n, bool exact, Error *err) {
+    for (int64_t i = 0; i < n; i++) {
+        double bound = exact ? 0 : 0.1 * (1 + fabs(v_old[i]));
+        if (gap(v_new[i], v_old[i]) > bound)
+            return error_set(
+                err, ERR_STATE,
+                "before the first optimizer step token %" PRId64 " of %" PRId64
+                " has value %.9g in training and %.9g in the rollout (allowed gap %g). Likely causes: values "
+                "are read from rows shifted by one; the value net changed in between",
+                i, n, v_new[i], v_old[i], bound);
+    }
+    return true;
+}
+
 bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, Error *err) {
     for (int64_t i = 0; i < n; i++)
         if (gap(lp[i], lr[i]) > 0)

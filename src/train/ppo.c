@@ -37,9 +37,9 @@ typedef struct {
     Experience x;
     Pass pass;
     LogpBuf logp;
-    double *value_rows; /* (HEAD_SLICE) */
-    double *lp_new;     /* (n_tok) of the first minibatch, else NULL */
-    Model good_trunk;   /* weights of the last rollout within kl_stop */
+    double *value_rows;     /* (HEAD_SLICE) */
+    double *lp_new, *v_new; /* (n_tok) in the first minibatch, else NULL */
+    Model good_trunk;       /* weights of the last rollout within kl_stop */
     Head good_head;
     bool keeps_good;
     Metrics *metrics;
@@ -87,6 +87,8 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
     tensor_get(be, v, out);
     for (int i = 0; i < out.rows; i++) {
         int64_t t = p->pass.at[first + i];
+        v[i] = (float)v[i]; /* as above */
+        if (p->v_new) p->v_new[t] = v[i];
         double dv, clipped, l = ppo_value_token(&dv, &clipped, v[i], x->v[t], x->ret[t], p->c->value_clip);
         v[i] = p->c->value_weight * dv;
         loss += p->c->value_weight * l;
@@ -128,13 +130,15 @@ static int fill_pass(Ppo *p, const int64_t *seq, int n) {
     return taken;
 }
 
-/* The doctor's first question, asked before anything is learnt from this rollout. */
-static bool check_ratio(Ppo *p, const int64_t *seq, int n, Error *err) {
+/* The doctor's first questions, asked before anything is learnt from this rollout. */
+static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
     const char *name = p->s->policy.trunk->be->op->name;
     bool exact = !strcmp(name, "ref") || !strcmp(name, "cpu");
     for (int k = 0; k < n; k++) {
         int64_t at = p->x.off[seq[k]];
-        if (!doctor_first_minibatch(p->lp_new + at, p->x.lp + at, p->x.off[seq[k] + 1] - at, exact, err)) return false;
+        int64_t n_tok = p->x.off[seq[k] + 1] - at;
+        if (!doctor_first_minibatch(p->lp_new + at, p->x.lp + at, n_tok, exact, err)) return false;
+        if (!doctor_first_values(p->v_new + at, p->x.v + at, n_tok, exact, err)) return false;
     }
     return true;
 }
@@ -143,15 +147,16 @@ static bool minibatch(Ppo *p, const int64_t *seq, int n, bool first, Error *err)
     const Objective policy = {"ppo policy", 1, NULL, policy_loss, p, p->c->max_tok, p->c->max_tok, NULL};
     const Objective value = {"ppo value", 1, NULL, value_loss, p, p->c->max_tok, p->c->max_tok, NULL};
     double loss = 0, weight = 0, value_rows = 0;
-    p->lp_new = first ? mem_alloc((size_t)p->x.n_tok * sizeof(double)) : NULL;
+    p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
+    p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
     for (int k = 0; k < n;) {
         k += fill_pass(p, seq + k, n - k);
         loss += train_micro(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice, &weight, p->metrics);
         loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
     }
-    bool ok = !first || check_ratio(p, seq, n, err);
+    bool ok = !first || check_first(p, seq, n, err);
     free(p->lp_new);
-    p->lp_new = NULL;
+    p->lp_new = p->v_new = NULL;
     if (!ok) return false;
     bool skipped = !isfinite(loss);
     if (skipped) {

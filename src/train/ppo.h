@@ -75,6 +75,8 @@ bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, c
 /* train/doctor.c — invariants checked in every run; a violation is an ERR_STATE that names its likely causes. */
 /* Ratio 1 before the first optimizer step after a rollout: equal bits when exact, else a gap of at most 0.1 nats. */
 bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t n, bool exact, Error *err);
+/* The same for values; inexact: a gap of at most 0.1 of 1 + |value|. */
+bool doctor_first_values(const double *v_new, const double *v_old, int64_t n, bool exact, Error *err);
 /* With equal weights the rollout's and the reference's log-probs are the same bits, so KL is 0. */
 bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, Error *err);
 bool doctor_same_weights(Net a, Net b);
