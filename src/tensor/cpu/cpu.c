@@ -149,7 +149,9 @@ double cpu_log(double x) {
         e--;
     }
     double s = (m - 1) / (m + 1), s2 = s * s, sum = 0;
-    for (int i = 21; i >= 1; i -= 2) sum = sum * s2 + 1.0 / i;
+    static const double inverse[] = {1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                                     1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
+    for (int i = 0; i < COUNT_OF(inverse); i++) sum = sum * s2 + inverse[i];
     return e * 6.93147180369123816490e-01 + (2 * s * sum + e * 1.90821492927058770002e-10);
 }
 

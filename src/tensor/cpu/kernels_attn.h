@@ -92,47 +92,60 @@ typedef struct {
     float *acc, *top, *sum;  /* (n, width), (n), (n) */
 } AttnRows;
 
-/* One row of scores in place to e^(s - m'); returns c. */
-static float soften(float *s, int64_t n, float scale, float *top, float *sum) {
-    const v16 low = v16_set1(-INFINITY), k = v16_set1(scale);
-    v16 t[4];
+/* One row of scores, scaled, -inf where not seen; returns the greatest. */
+INLINE float scale_row(float *s, int64_t seen, v16 scale) {
+    v16 t[KV_PAGE / 16];
 #pragma GCC unroll 4
-    for (int u = 0; u < 4; u++) {
-        t[u] = v16_mul(v16_load(s + 16 * u), k);
-        if (n < 16 * (u + 1)) t[u] = v16_select_n(t[u], low, n > 16 * u ? (int)n - 16 * u : 0);
-    }
-    float m = v16_top(v16_max(v16_max(t[0], t[1]), v16_max(t[2], t[3])));
-    m = *top > m ? *top : m;
-    v16 mv = v16_set1(m);
-    float carry[16];
-    v16_store(carry, v16_exp(v16_set1(*top - m)));
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; u++) {
-        t[u] = v16_exp(v16_sub(t[u], mv));
+    for (int u = 0; u < KV_PAGE / 16; u++) {
+        t[u] = v16_mul(v16_load(s + 16 * u), scale);
+        if (seen < 16 * (u + 1)) t[u] = v16_select_n(t[u], v16_set1(-INFINITY), seen > 16 * u ? (int)seen - 16 * u : 0);
         v16_store(s + 16 * u, t[u]);
     }
-    *sum = fmaf(*sum, carry[0], v16_sum(v16_add(v16_add(t[0], t[1]), v16_add(t[2], t[3]))));
-    *top = m;
-    return carry[0];
+    return v16_top(v16_max(v16_max(t[0], t[1]), v16_max(t[2], t[3])));
+}
+
+/* In place to e^(s - top); returns the sum. */
+INLINE float exp_row(float *s, float top) {
+    v16 t[KV_PAGE / 16], m = v16_set1(top);
+#pragma GCC unroll 4
+    for (int u = 0; u < KV_PAGE / 16; u++) {
+        t[u] = v16_exp(v16_sub(v16_load(s + 16 * u), m));
+        v16_store(s + 16 * u, t[u]);
+    }
+    return v16_sum(v16_add(v16_add(t[0], t[1]), v16_add(t[2], t[3])));
+}
+
+/* Scores of n <= 16 rows to probabilities under the new running maximum; top and sum advance, what was summed under the
+ * old maximum is scaled by c, all rows' c at once. */
+static void soften(float *s, int64_t n, int64_t seen, int64_t step, float scale, float *top, float *sum, float *acc,
+                   int64_t w) {
+    float next[16] = {0}, carry[16];
+    for (int64_t i = 0; i < n; i++) {
+        float m = scale_row(s + i * KV_PAGE, least(seen + i * step, KV_PAGE), v16_set1(scale));
+        next[i] = top[i] > m ? top[i] : m;
+    }
+    v16_store(carry, v16_exp(v16_sub(v16_load_n(top, (int)n), v16_load(next))));
+    for (int64_t i = 0; i < n; i++) {
+        sum[i] = fmaf(sum[i], carry[i], exp_row(s + i * KV_PAGE, next[i]));
+        top[i] = next[i];
+        if (carry[i] == 1.0f) continue;
+        for (int64_t j = 0; j < w; j += 16)
+            v16_store(acc + i * w + j, v16_mul(v16_load(acc + i * w + j), v16_set1(carry[i])));
+    }
 }
 
 /* n rows from r of one key tile; the first sees `seen` of its keys, all see at least one. */
 static void attend_group(const Attn *a, const AttnRows *b, int64_t r, int64_t n, int64_t seen, const float *kt,
                          const float *v, float *s) {
     int64_t w = a->width, last = least(seen + (n - 1) * b->seen_step, KV_PAGE);
+    float *acc = b->acc + r * w;
     gemm_rows(n, ceil_div(last, 16), a->d, b->q + r * b->q_ld, b->q_ld, kt, KV_PAGE, s, KV_PAGE, false);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t count = least(seen + i * b->seen_step, KV_PAGE);
-        float c = soften(s + i * KV_PAGE, count, a->scale, b->top + r + i, b->sum + r + i), *acc = b->acc + (r + i) * w;
-        if (c != 1.0f)
-            for (int64_t j = 0; j < w; j += 16) v16_store(acc + j, v16_mul(v16_load(acc + j), v16_set1(c)));
-    }
+    soften(s, n, seen, b->seen_step, a->scale, b->top + r, b->sum + r, acc, w);
     int64_t all = least(seen, KV_PAGE);
-    gemm_rows(n, w / 16, all, s, KV_PAGE, v, w, b->acc + r * w, w, true);
+    gemm_rows(n, w / 16, all, s, KV_PAGE, v, w, acc, w, true);
     for (int64_t i = 1; i < n; i++) {
         int64_t more = least(seen + i * b->seen_step, KV_PAGE) - all;
-        if (more > 0)
-            gemm_rows(1, w / 16, more, s + i * KV_PAGE + all, KV_PAGE, v + all * w, w, b->acc + (r + i) * w, w, true);
+        if (more > 0) gemm_rows(1, w / 16, more, s + i * KV_PAGE + all, KV_PAGE, v + all * w, w, acc + i * w, w, true);
     }
 }
 

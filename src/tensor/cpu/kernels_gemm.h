@@ -122,10 +122,14 @@ static void pack_transposed(float *dst, int64_t ldd, const float *src, int64_t l
     }
 }
 
-/* dst[i][j] = src[i][j], j < cols; padded with 0 to whole vectors */
+/* dst[i][j] = src[i][j], j < cols; padded with 0 to whole vectors. Rows a stride apart are what hardware prefetch does
+ * not see coming. */
 static void pack_rows(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t cols) {
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j += 16) v16_store(dst + i * ldd + j, v16_get(src + i * lds + j, cols - j));
+        for (int64_t j = 0; j < cols; j += 16) {
+            __builtin_prefetch(src + (i + 12) * lds + j);
+            v16_store(dst + i * ldd + j, v16_get(src + i * lds + j, cols - j));
+        }
 }
 
 /* -- linear ---------------------------------------------------------------------------------------------------------

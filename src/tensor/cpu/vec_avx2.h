@@ -67,11 +67,11 @@ INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
     return v16_make(_mm256_blendv_ps(b.lo, a.lo, _mm256_cmp_ps(x.lo, y.lo, _CMP_LT_OQ)),
                     _mm256_blendv_ps(b.hi, a.hi, _mm256_cmp_ps(x.hi, y.hi, _CMP_LT_OQ)));
 }
-INLINE __m256 pow2_8(__m256 n) {
-    __m256i bits = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
+INLINE __m256 half_pow2_8(__m256 n) {
+    __m256i bits = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(126));
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
 }
-INLINE v16 v16_pow2(v16 n) { return v16_make(pow2_8(n.lo), pow2_8(n.hi)); }
+INLINE v16 v16_half_pow2(v16 n) { return v16_make(half_pow2_8(n.lo), half_pow2_8(n.hi)); }
 
 INLINE __m128 fold_256(__m256 a, int take_max) {
     __m128 lo = _mm256_castps256_ps128(a), hi = _mm256_extractf128_ps(a, 1);

@@ -39,8 +39,8 @@ INLINE v16 v16_select_n(v16 a, v16 b, int n) { return _mm512_mask_blend_ps(lanes
 INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
-INLINE v16 v16_pow2(v16 n) {
-    __m512i bits = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(127));
+INLINE v16 v16_half_pow2(v16 n) {
+    __m512i bits = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(126));
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
 }
 

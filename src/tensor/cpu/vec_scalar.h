@@ -86,10 +86,10 @@ INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
     LANES a.f[l] = x.f[l] < y.f[l] ? a.f[l] : b.f[l];
     return a;
 }
-INLINE v16 v16_pow2(v16 n) {
+INLINE v16 v16_half_pow2(v16 n) {
     LANES {
         /* NaN converts to INT32_MIN on x86; here it only has to stay defined, what it multiplies is NaN. */
-        int32_t bits = (n.f[l] == n.f[l] ? (int32_t)n.f[l] : 0) + 127;
+        int32_t bits = (n.f[l] == n.f[l] ? (int32_t)n.f[l] : 0) + 126;
         uint32_t shifted = (uint32_t)bits << 23;
         memcpy(&n.f[l], &shifted, sizeof shifted);
     }
