@@ -173,6 +173,9 @@ static void test_heap(void **state) {
         snprintf(want, sizeof want, "item %d", i);
         assert_string_equal(kept[i], want);
     }
+    char *large = heap_alloc(&h, (size_t)40 << 20), *after = heap_printf(&h, "after");
+    memset(large, 1, (size_t)40 << 20);
+    assert_string_equal(after, "after");
     assert_memory_equal(heap_strn(&h, "a\0b", 3), "a\0b\0", 4);
     heap_release(&h);
     assert_null(h.block);

@@ -130,6 +130,47 @@ static void test_atomic_writes_under_faults(void **state) {
     }
 }
 
+static int note_call(void *ud, const char *what) {
+    str_printf(ud, "%s ", what);
+    return 0;
+}
+
+static void test_durable_and_in_order(void **state) {
+    (void)state;
+    Error err = {0};
+    Str calls = {0};
+    io_set_fault_hook(note_call, &calls);
+    bool ok = io_write_file(DIR "/t", "text", 4, &err);
+    io_set_fault_hook(NULL, NULL);
+    assert_true(ok);
+    assert_string_equal(calls.s, "open write fsync rename open fsync "); /* the file, then its folder */
+    str_release(&calls);
+
+    /* A writer that failed once never commits, whatever the caller forgets. */
+    Writer *w;
+    Fault f = {.fail_at = 1, .with = ENOSPC};
+    static char big[1 << 20];
+    assert_true(writer_open(&w, DIR "/t", &err));
+    io_set_fault_hook(hook, &f);
+    assert_false(writer_put(w, big, sizeof big, &err));
+    io_set_fault_hook(NULL, NULL);
+    assert_false(writer_put(w, "x", 1, &err));
+    assert_false(writer_commit(w, &err));
+    assert_true(holds(DIR "/t", "text", 4));
+
+    assert_true(writer_open(&w, DIR "/t", &err)); /* the same when the buffer, not the put, failed */
+    f.calls = 0;
+    memset(big, 'x', 1000);
+    assert_true(writer_put(w, big, 1000, &err));
+    io_set_fault_hook(hook, &f);
+    bool put = true;
+    for (int i = 0; i < 1000 && put; i++) put = writer_put(w, big, 1000, &err);
+    io_set_fault_hook(NULL, NULL);
+    assert_false(put);
+    assert_false(writer_commit(w, &err));
+    assert_true(holds(DIR "/t", "text", 4));
+}
+
 static void test_other_calls_under_faults(void **state) {
     (void)state;
     Error err = {0};
@@ -477,6 +518,7 @@ static void test_full_disk(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_atomic_writes_under_faults, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_durable_and_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_calls_under_faults, setup, teardown),
         cmocka_unit_test_setup_teardown(test_folders, setup, teardown),
         cmocka_unit_test_setup_teardown(test_appender, setup, teardown),

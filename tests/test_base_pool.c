@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { N = 100000, TILE = 257, N_TILE = (N + TILE - 1) / TILE };
 
@@ -113,6 +114,27 @@ static void test_nested_regions_run_inline(void **state) {
     }
 }
 
+/* Whoever is not the caller is slow: its tiles must still be finished when pool_for returns. */
+static void slow_tile(void *ud, int64_t t, int thread) {
+    _Atomic int *done = ud;
+    (void)t;
+    nanosleep(&(struct timespec){.tv_nsec = thread ? 20000000 : 1000000}, NULL);
+    atomic_fetch_add(done, 1);
+}
+
+static void test_waits_for_the_last_tile(void **state) {
+    (void)state;
+    Error err = {0};
+    Pool *p;
+    assert_true(pool_open(&p, 4, &err));
+    for (int again = 0; again < 20; again++) {
+        _Atomic int done = 0;
+        pool_for(p, 6, slow_tile, &done);
+        assert_int_equal(atomic_load(&done), 6);
+    }
+    pool_close(p);
+}
+
 /* Two arrays alternate, so that a tile run with a description left over from the region before is seen. */
 typedef struct {
     int64_t *to;
@@ -176,6 +198,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal_bits),
         cmocka_unit_test(test_nested_regions_run_inline),
+        cmocka_unit_test(test_waits_for_the_last_tile),
         cmocka_unit_test(test_many_short_regions),
         cmocka_unit_test(test_limits),
     };
