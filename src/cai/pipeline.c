@@ -231,14 +231,14 @@ static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only,
             break;
         }
         log_stage(log, r->name);
-        if (r->cached) log_debug(log, "%s: unchanged (%s)", r->name, r->dir);
+        if (r->cached) log_debug(log, "unchanged (%s)", r->dir);
         else {
             log_event(log, "stage_start", "%s", r->dir);
             run_status(out, "running", r->name);
             ok = run_stage(out, i, stages[i], cfg, be, log, stop, err);
             char took[32];
             format_time(took, r->seconds);
-            if (ok) log_info(log, "%s: done in %s", r->name, took);
+            if (ok) log_info(log, "done in %s", took);
             log_event(log, ok ? "stage_done" : "stage_failed", "%s", ok ? r->dir : err->msg);
         }
         log_stage(log, NULL);
