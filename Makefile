@@ -1,6 +1,7 @@
 # The few commands one needs; the build itself is CMake's (CMakeLists.txt, CMakePresets.json).
 #
-#   make quickstart   install what is missing, build, run the whole method once on this machine's CPU
+#   make quickstart   install what is missing, build, run the whole method once on this machine's CPU; the run ends by
+#                     saying where its report is and how to talk to the model
 #   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora
 #   make format       clang-format over the sources
 #   make clean        removes build/ and out/
@@ -20,7 +21,6 @@ setup:
 
 quickstart: build
 	build/release/dikast run conf/quickstart.yaml
-	@sh tools/where.sh conf/quickstart.yaml
 
 test: setup
 	cmake --preset dev

@@ -23,6 +23,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifdef NDEBUG
+enum { DEBUG_ARENA = 0 };
+#else
+enum { DEBUG_ARENA = 1 };
+#endif
+
 /* Runs fn in a child and returns the signal that killed it, 0 when it returned. */
 static int dies_of(void (*fn)(void)) {
     fflush(NULL);
@@ -103,7 +109,7 @@ static size_t place(Arena *a) {
     (void)z;
     if (x) assert_int_equal((uintptr_t)x % ARENA_ALIGN, 0);
     if (y) assert_int_equal((uintptr_t)y % ARENA_ALIGN, 0);
-    if (x) {
+    if (x && DEBUG_ARENA) {
         for (int i = 0; i < 1000; i++) assert_true(isnan(x[i])); /* debug builds: nobody relies on zeros */
         memset(x, 0, 4000);
     }
@@ -150,7 +156,7 @@ static void overrun(void) {
 static void test_arena_reports_misuse(void **state) {
     (void)state;
     assert_int_equal(dies_of(overfill), SIGABRT);
-    assert_int_equal(dies_of(overrun), SIGABRT);
+    if (DEBUG_ARENA) assert_int_equal(dies_of(overrun), SIGABRT);
     Arena a;
     Error err = {0};
     assert_false(arena_init(&a, "huge", mem_source_host(), SIZE_MAX / 2, &err));
