@@ -1,7 +1,8 @@
-/* The model of a constitution and its two ways out. Reading is in constitution_json.c and constitution_xml.c; both fill a
- * Builder, so the checks (ids, empty texts, duplicates, characters) stand here once. */
+/* The model of a constitution and its two ways out. Reading is in constitution_json.c and constitution_xml.c; both fill
+ * a Builder, so the checks (ids, empty texts, duplicates, characters) stand here once. */
 #include "cai/constitution.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +15,15 @@
 
 static const char *const authority_name[] = {"root", "system", "developer", "user", "guideline"};
 
-static const char CRITIQUE[] = "Look only at the last reply. Quote the words that conflict with this rule and say in one or two sentences why. "
-                               "If nothing conflicts, say that nothing does.";
-static const char REVISE[] = "Rewrite the reply so that the rule is met. Keep what was useful, stay calm, give the reason in one clause and offer a "
-                             "safe way towards the same need if there is one. Do not mention the rule or the rewriting.";
-static const char COMPARE[] = "Which reply follows this rule better? Helping without breaking the rule is better than only declining.";
+static const char CRITIQUE[] =
+    "Look only at the last reply. Quote the words that conflict with this rule and say in one or two sentences why. "
+    "If nothing conflicts, say that nothing does.";
+static const char REVISE[] =
+    "Rewrite the reply so that the rule is met. Keep what was useful, stay calm, give the reason in one clause and "
+    "offer a "
+    "safe way towards the same need if there is one. Do not mention the rule or the rewriting.";
+static const char COMPARE[] =
+    "Which reply follows this rule better? Helping without breaking the rule is better than only declining.";
 
 const char *principle_critique(const Principle *p) { return p->critique ? p->critique : CRITIQUE; }
 const char *principle_revise(const Principle *p) { return p->revise ? p->revise : REVISE; }
@@ -41,9 +46,34 @@ void constitution_release(Constitution *c) {
     *c = (Constitution){0};
 }
 
-/* -- checks shared by both spellings -------------------------------------------------------------------------------- */
+/* -- checks shared by both spellings --------------------------------------------------------------------------------
+ */
 bool builder_fail(Builder *b, int line, int column, const char *what) {
     return error_set(b->err, ERR_FORMAT, "%s:%d:%d: %s", b->name, line, column, what);
+}
+
+bool fault_set(Fault *f, const char *key, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(f->what, sizeof f->what, fmt, args);
+    va_end(args);
+    f->key = key;
+    return false;
+}
+
+bool fault_unknown(Fault *f, const char *sort, const char *name, const char *in, const char *const *known) {
+    const char *near = NULL;
+    int least = strlen(name) >= 5 ? 2 : 1; /* short words are near to everything */
+    for (int i = 0; known[i]; i++) {
+        int d = str_distance(name, known[i], least);
+        if (d > least || (near && d == least)) continue;
+        near = known[i];
+        least = d;
+    }
+    fault_set(f, NULL, "unknown %s '%.60s' in %s", sort, name, in);
+    size_t n = strlen(f->what);
+    if (near) snprintf(f->what + n, sizeof f->what - n, " (did you mean '%s'?)", near);
+    return false;
 }
 
 static bool id_valid(const char *s) {
@@ -53,8 +83,8 @@ static bool id_valid(const char *s) {
 }
 
 /* Trimmed, CRLF to LF, NFC; characters XML cannot carry are refused in JSON too, so that each spelling can say all the
- * other can. NULL with *err filled. */
-const char *builder_text(Builder *b, const char *s, size_t n, int line, int column) {
+ * other can. */
+const char *builder_text(Builder *b, const char *s, size_t n, Fault *f) {
     while (n && strchr(" \t\r\n", s[0])) s++, n--;
     while (n && strchr(" \t\r\n", s[n - 1])) n--;
     char *clean = mem_alloc(n + 1);
@@ -63,30 +93,34 @@ const char *builder_text(Builder *b, const char *s, size_t n, int line, int colu
     for (size_t i = 0; i < n && ok; i++) {
         unsigned char ch = (unsigned char)s[i];
         if (ch == '\r' && i + 1 < n && s[i + 1] == '\n') continue;
-        if (ch < 0x20 && ch != '\t' && ch != '\n') ok = builder_fail(b, line, column, "a text holds a control character (allowed: tab and newline)");
+        if (ch < 0x20 && ch != '\t' && ch != '\n')
+            ok = fault_set(f, NULL, "a text holds the control character U+%04X (allowed: tab and newline)", ch);
         if (ch == 0xEF && i + 2 < n && (unsigned char)s[i + 1] == 0xBF && (unsigned char)s[i + 2] >= 0xBE)
-            ok = builder_fail(b, line, column, "a text holds U+FFFE or U+FFFF");
+            ok = fault_set(f, NULL, "a text holds U+FFFE or U+FFFF, which no text may");
         clean[m++] = (char)ch;
     }
     const char *out = NULL;
     if (ok) {
         utf8proc_uint8_t *nfc = NULL;
-        utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)clean, (utf8proc_ssize_t)m, &nfc, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-        if (len < 0) builder_fail(b, line, column, "a text is not valid UTF-8");
-        else out = heap_strn(&b->out->heap, (const char *)nfc, (size_t)len);
+        utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)clean, (utf8proc_ssize_t)m, &nfc,
+                                            UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        if (len < 0)
+            fault_set(f, NULL, "a text is not valid UTF-8");
+        else
+            out = heap_strn(&b->out->heap, (const char *)nfc, (size_t)len);
         free(nfc);
     }
     free(clean);
     return out;
 }
 
-bool builder_authority(Authority *out, const char *s) {
+bool builder_authority(Authority *out, const char *s, Fault *f) {
     for (int i = 0; i < COUNT_OF(authority_name); i++)
         if (!strcmp(s, authority_name[i])) {
             *out = (Authority)i;
             return true;
         }
-    return false;
+    return fault_set(f, "authority", "'authority' is '%.40s'; expected root, system, developer, user or guideline", s);
 }
 
 Principle *builder_principle(Builder *b) {
@@ -98,31 +132,18 @@ Principle *builder_principle(Builder *b) {
     return &b->principle[b->n++];
 }
 
-bool builder_check_principle(Builder *b, int line, int column) {
+bool builder_check_principle(Builder *b, Fault *f) {
     const Principle *p = &b->principle[b->n - 1];
-    char what[200];
-    if (!p->id) return builder_fail(b, line, column, "a principle has no id");
-    if (!id_valid(p->id)) {
-        snprintf(what, sizeof what, "id '%.60s' does not match [a-z][a-z0-9-]{1,31}", p->id);
-        return builder_fail(b, line, column, what);
-    }
+    if (b->n > CONSTITUTION_MAX_PRINCIPLES)
+        return fault_set(f, NULL, "more than %d principles; split the file", (int)CONSTITUTION_MAX_PRINCIPLES);
+    if (!p->id) return fault_set(f, NULL, "a principle has no id");
+    if (!id_valid(p->id)) return fault_set(f, "id", "id '%.60s' does not match [a-z][a-z0-9-]{1,31}", p->id);
     for (int i = 0; i < b->n - 1; i++)
-        if (!strcmp(b->principle[i].id, p->id)) {
-            snprintf(what, sizeof what, "duplicate principle id '%.60s'", p->id);
-            return builder_fail(b, line, column, what);
-        }
-    if (!p->text || !p->text[0]) {
-        snprintf(what, sizeof what, "principle '%.60s' has no text", p->id);
-        return builder_fail(b, line, column, what);
-    }
-    if (!(p->weight > 0 && p->weight <= 10)) {
-        snprintf(what, sizeof what, "principle '%.60s': weight %g is not in (0, 10]", p->id, p->weight);
-        return builder_fail(b, line, column, what);
-    }
-    if (!p->use) {
-        snprintf(what, sizeof what, "principle '%.60s': use names neither critique nor label", p->id);
-        return builder_fail(b, line, column, what);
-    }
+        if (!strcmp(b->principle[i].id, p->id)) return fault_set(f, "id", "duplicate id '%s'", p->id);
+    if (!p->text || !p->text[0]) return fault_set(f, "text", "principle '%s' has no text", p->id);
+    if (!(p->weight > 0 && p->weight <= 10))
+        return fault_set(f, "weight", "principle '%s': weight %g is not in (0, 10]", p->id, p->weight);
+    if (!p->use) return fault_set(f, "use", "principle '%s': use names neither critique nor label", p->id);
     return true;
 }
 
@@ -130,7 +151,6 @@ bool builder_finish(Builder *b) {
     Constitution *c = b->out;
     if (!c->id || !c->id[0]) return builder_fail(b, 1, 1, "the constitution has no id");
     if (b->n == 0) return builder_fail(b, 1, 1, "the constitution has no principles");
-    if (b->n > 64) return builder_fail(b, 1, 1, "more than 64 principles: split the file");
     Principle *p = heap_alloc(&c->heap, (size_t)b->n * sizeof *p);
     memcpy(p, b->principle, (size_t)b->n * sizeof *p);
     c->principle = p;
@@ -142,19 +162,25 @@ bool builder_finish(Builder *b) {
     return true;
 }
 
-/* -- reading --------------------------------------------------------------------------------------------------------- */
+/* -- reading ---------------------------------------------------------------------------------------------------------
+ */
+/* By content; UTF-16 is for XML, whose parser knows it. */
+static bool read_by_content(Builder *b, const char *s, size_t n) {
+    if (n > CONSTITUTION_MAX_BYTES) return builder_fail(b, 1, 1, "larger than 16 MiB; expected a constitution");
+    if (n >= 2 && (!memcmp(s, "\xFF\xFE", 2) || !memcmp(s, "\xFE\xFF", 2))) return constitution_read_xml(b, s, n);
+    if (n && memchr(s, 0, n)) return builder_fail(b, 1, 1, "the file holds NUL bytes; expected JSON or XML text");
+    size_t mark = n >= 3 && !memcmp(s, "\xEF\xBB\xBF", 3) ? 3 : 0, at = mark;
+    while (at < n && strchr(" \t\r\n", s[at])) at++;
+    if (at == n) return builder_fail(b, 1, 1, "the file is empty; expected a constitution in JSON or XML");
+    if (s[at] == '{') return constitution_read_json(b, s + mark, n - mark);
+    if (s[at] == '<') return constitution_read_xml(b, s, n);
+    return builder_fail(b, 1, 1, "neither JSON ('{') nor XML ('<')");
+}
+
 bool constitution_parse(Constitution *c, const char *s, size_t n, const char *name, Error *err) {
     *c = (Constitution){0};
     Builder b = {.out = c, .name = name, .err = err};
-    size_t at = n >= 3 && !memcmp(s, "\xEF\xBB\xBF", 3) ? 3 : 0;
-    while (at < n && strchr(" \t\r\n", s[at])) at++;
-    bool ok;
-    if (at == n) ok = builder_fail(&b, 1, 1, "the file is empty; expected a constitution in JSON or XML");
-    else if (memchr(s, 0, n)) ok = builder_fail(&b, 1, 1, "the file holds NUL bytes; expected JSON or XML text");
-    else if (s[at] == '{') ok = constitution_read_json(&b, s, n);
-    else if (s[at] == '<') ok = constitution_read_xml(&b, s, n);
-    else ok = builder_fail(&b, 1, 1, "neither JSON ('{') nor XML ('<')");
-    ok = ok && builder_finish(&b);
+    bool ok = read_by_content(&b, s, n) && builder_finish(&b);
     free(b.principle);
     if (!ok) constitution_release(c);
     return ok;
@@ -163,12 +189,14 @@ bool constitution_parse(Constitution *c, const char *s, size_t n, const char *na
 bool constitution_read(Constitution *c, const char *path, Error *err) {
     Str text = {0};
     *c = (Constitution){0};
-    bool ok = io_read_file(&text, path, (size_t)16 << 20, err) && constitution_parse(c, str_get(&text), text.n, path, err);
+    bool ok = io_read_file(&text, path, CONSTITUTION_MAX_BYTES, err) &&
+              constitution_parse(c, str_get(&text), text.n, path, err);
     str_release(&text);
     return ok;
 }
 
-/* -- writing --------------------------------------------------------------------------------------------------------- */
+/* -- writing ---------------------------------------------------------------------------------------------------------
+ */
 static void use_json(JsonOut *j, const Principle *p) {
     json_out_arr(j, "use");
     if (p->use & USE_CRITIQUE) json_out_str(j, NULL, "critique");
@@ -182,8 +210,8 @@ static void tags_json(JsonOut *j, const Principle *p) {
     json_out_arr_end(j);
 }
 
-/* Keys in sorted order; absent optional members are left out. The same order serves people well enough, so it is the only
- * one written. */
+/* Keys in sorted order; absent optional members are left out. The same order serves people well enough, so it is the
+ * only one written. */
 static void principle_json(JsonOut *j, const Principle *p) {
     json_out_obj(j, NULL);
     json_out_str(j, "authority", authority_name[p->authority]);
@@ -216,8 +244,10 @@ static void principle_json(JsonOut *j, const Principle *p) {
     }
     json_out_str(j, "text", p->text);
     use_json(j, p);
-    if (p->weight == (double)(int)p->weight) json_out_int(j, "weight", (int)p->weight);
-    else json_out_num(j, "weight", p->weight);
+    if (p->weight == (double)(int)p->weight)
+        json_out_int(j, "weight", (int)p->weight);
+    else
+        json_out_num(j, "weight", p->weight);
     json_out_obj_end(j);
 }
 
@@ -246,11 +276,18 @@ void constitution_to_json(Str *out, const Constitution *c) {
 
 static void xml_escape(Str *out, const char *s, bool attribute) {
     for (; *s; s++) {
-        if (*s == '&') str_put(out, "&amp;");
-        else if (*s == '<') str_put(out, "&lt;");
-        else if (*s == '>') str_put(out, "&gt;");
-        else if (*s == '"' && attribute) str_put(out, "&quot;");
-        else str_putc(out, *s);
+        if (*s == '&')
+            str_put(out, "&amp;");
+        else if (*s == '<')
+            str_put(out, "&lt;");
+        else if (*s == '>')
+            str_put(out, "&gt;");
+        else if (*s == '"' && attribute)
+            str_put(out, "&quot;");
+        else if ((*s == '\n' || *s == '\t') && attribute)
+            str_printf(out, "&#%d;", *s); /* would be read as a space */
+        else
+            str_putc(out, *s);
     }
 }
 
@@ -276,7 +313,10 @@ static void principle_xml(Str *out, const Principle *p) {
     xml_attribute(out, "id", p->id);
     xml_attribute(out, "authority", authority_name[p->authority]);
     xml_attribute(out, "weight", weight);
-    xml_attribute(out, "use", p->use == (USE_CRITIQUE | USE_LABEL) ? "critique label" : p->use & USE_CRITIQUE ? "critique" : "label");
+    xml_attribute(out, "use",
+                  p->use == (USE_CRITIQUE | USE_LABEL) ? "critique label"
+                  : p->use & USE_CRITIQUE              ? "critique"
+                                                       : "label");
     if (p->n_tag) {
         Str tags = {0};
         for (int i = 0; i < p->n_tag; i++) str_printf(&tags, "%s%s", i ? " " : "", p->tag[i]);

@@ -1,5 +1,7 @@
-/* The XML spelling, read by expat: no DTD (so no entities of one's own), depth at most 16. Text arrives in pieces and is
- * gathered per element; scalars and word lists are attributes. */
+/* The XML spelling, read by expat: no DTD (so no entities of one's own) and no element beyond the schema, whose depth
+ * is four
+ * - so the stack of places cannot overflow. Text arrives in pieces and is gathered per element; scalars and word lists
+ * are attributes. */
 #include <expat.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,9 +13,9 @@ typedef enum { IN_TOP, IN_CONSTITUTION, IN_PRINCIPLE, IN_TEST, IN_TEXT } Place;
 typedef struct {
     Builder *b;
     XML_Parser xml;
-    Place place[4];     /* stack of elements we know */
+    Place place[4]; /* stack of elements we know */
     int depth;
-    const char **text_to;   /* where the element's text goes */
+    const char **text_to; /* where the element's text goes */
     bool text_may_be_empty;
     Str text;
     int text_line, text_column, principle_line, principle_column;
@@ -21,10 +23,7 @@ typedef struct {
     PrincipleTest *test;
     int n_example, cap_example, n_test, cap_test;
     bool failed;
-    int field;
 } Reader;
-
-enum { FIELD_DIRECT, FIELD_EXAMPLE, FIELD_PROMPT, FIELD_BETTER, FIELD_WORSE };
 
 static void fail(Reader *r, const char *what) {
     if (r->failed) return;
@@ -33,28 +32,39 @@ static void fail(Reader *r, const char *what) {
     XML_StopParser(r->xml, XML_FALSE);
 }
 
-static void fail_name(Reader *r, const char *before, const char *name, const char *after) {
-    Str what = {0};
-    str_printf(&what, "%s'%.60s'%s", before, name, after);
-    fail(r, str_get(&what));
-    str_release(&what);
+/* Where the checks of the builder found a fault at an earlier place. */
+static void fail_there(Reader *r, int line, int column, const Fault *f) {
+    r->failed = true;
+    builder_fail(r->b, line, column, f->what);
+    XML_StopParser(r->xml, XML_FALSE);
 }
 
-static const char *keep(Reader *r, const char *s) {
-    const char *out = builder_text(r->b, s, strlen(s), (int)XML_GetCurrentLineNumber(r->xml), (int)XML_GetCurrentColumnNumber(r->xml) + 1);
-    if (!out) {
-        r->failed = true;
-        XML_StopParser(r->xml, XML_FALSE);
+static void fail_unknown(Reader *r, const char *sort, const char *name, const char *in, const char *const *known) {
+    Fault f;
+    fault_unknown(&f, sort, name, in, known);
+    fail(r, f.what);
+}
+
+/* An attribute's text. */
+static const char *keep(Reader *r, const char *name, const char *s) {
+    Fault f;
+    const char *out = builder_text(r->b, s, strlen(s), &f);
+    if (out && !out[0]) {
+        fault_set(&f, NULL, "attribute '%s' is empty", name);
+        out = NULL;
     }
+    if (!out) fail(r, f.what);
     return out;
 }
 
-static void open_text(Reader *r, int field, const char **to, bool may_be_empty) {
-    if (field == FIELD_DIRECT && *to) {
-        fail(r, "this element stands twice in its principle");
+/* to: stays valid until the element closes, since what it lies in grows only between such elements. */
+static void open_text(Reader *r, const char *name, const char **to, bool may_be_empty) {
+    Fault f;
+    if (*to) {
+        fault_set(&f, NULL, "<%s> stands here for the second time", name);
+        fail(r, f.what);
         return;
     }
-    r->field = field;
     r->text_to = to;
     r->text_may_be_empty = may_be_empty;
     r->text_line = (int)XML_GetCurrentLineNumber(r->xml);
@@ -63,59 +73,86 @@ static void open_text(Reader *r, int field, const char **to, bool may_be_empty) 
     r->place[r->depth++] = IN_TEXT;
 }
 
-static void no_attributes(Reader *r, const char **attr) {
-    if (attr[0]) fail_name(r, "unknown attribute ", attr[0], "");
+static void no_attributes(Reader *r, const char *element, const char **attr) {
+    Fault f;
+    if (!attr[0]) return;
+    fault_set(&f, NULL, "unknown attribute '%.60s': <%.60s> has none", attr[0], element);
+    fail(r, f.what);
 }
 
 static void open_constitution(Reader *r, const char **attr) {
+    static const char *const known[] = {"schema", "id", "version", "license", "language", NULL};
     Constitution *c = r->b->out;
     const char *schema = NULL;
-    for (; attr[0]; attr += 2) {
-        if (!strcmp(attr[0], "schema")) schema = attr[1];
-        else if (!strcmp(attr[0], "id")) c->id = keep(r, attr[1]);
-        else if (!strcmp(attr[0], "version")) c->version = keep(r, attr[1]);
-        else if (!strcmp(attr[0], "license")) c->license = keep(r, attr[1]);
-        else if (!strcmp(attr[0], "language")) c->language = keep(r, attr[1]);
-        else fail_name(r, "unknown attribute ", attr[0], " of <constitution>");
+    for (; attr[0] && !r->failed; attr += 2) {
+        if (!strcmp(attr[0], "schema"))
+            schema = attr[1];
+        else if (!strcmp(attr[0], "id"))
+            c->id = keep(r, attr[0], attr[1]);
+        else if (!strcmp(attr[0], "version"))
+            c->version = keep(r, attr[0], attr[1]);
+        else if (!strcmp(attr[0], "license"))
+            c->license = keep(r, attr[0], attr[1]);
+        else if (!strcmp(attr[0], "language"))
+            c->language = keep(r, attr[0], attr[1]);
+        else
+            fail_unknown(r, "attribute", attr[0], "<constitution>", known);
     }
-    if (!schema || strcmp(schema, "dikast-constitution/1")) fail(r, "<constitution> needs schema=\"dikast-constitution/1\"");
+    if (!schema || strcmp(schema, "dikast-constitution/1"))
+        fail(r, "<constitution> needs schema=\"dikast-constitution/1\"");
     r->place[r->depth++] = IN_CONSTITUTION;
 }
 
-/* Words separated by spaces. */
+/* Words separated by spaces (the parser made spaces of tabs and newlines). */
 static int split_words(Reader *r, const char *s, const char ***out) {
-    Heap *h = &r->b->out->heap;
-    *out = heap_alloc(h, (strlen(s) / 2 + 1) * sizeof **out);
+    *out = heap_alloc(&r->b->out->heap, (strlen(s) / 2 + 1) * sizeof **out);
     int n = 0;
-    for (const char *p = s + strspn(s, " "); *p; p += strspn(p, " ")) {
+    for (const char *p = s + strspn(s, " "); *p && !r->failed; p += strspn(p, " ")) {
         size_t len = strcspn(p, " ");
-        (*out)[n++] = heap_strn(h, p, len);
+        Fault f;
+        const char *word = builder_text(r->b, p, len, &f);
+        if (word)
+            (*out)[n++] = word;
+        else
+            fail(r, f.what);
         p += len;
     }
     return n;
 }
 
+static void read_weight(Reader *r, Principle *p, const char *value) {
+    char *end;
+    bool plain = value[0] && strspn(value, "0123456789.eE+-") == strlen(value); /* strtod reads hex, inf and nan too */
+    p->weight = strtod(value, &end);
+    if (!plain || *end) fail(r, "'weight' must be a number");
+}
+
 static void principle_attribute(Reader *r, Principle *p, const char *name, const char *value) {
+    static const char *const known[] = {"id", "authority", "weight", "use", "tags", NULL};
     const char **word;
-    if (!strcmp(name, "id")) p->id = keep(r, value);
+    Fault f;
+    if (!strcmp(name, "id"))
+        p->id = keep(r, name, value);
     else if (!strcmp(name, "authority")) {
-        if (!builder_authority(&p->authority, value)) fail(r, "'authority' must be one of root, system, developer, user, guideline");
-    } else if (!strcmp(name, "weight")) {
-        char *end;
-        p->weight = strtod(value, &end);
-        if (end == value || *end) fail(r, "'weight' must be a number");
-    } else if (!strcmp(name, "use")) {
+        if (!builder_authority(&p->authority, value, &f)) fail(r, f.what);
+    } else if (!strcmp(name, "weight"))
+        read_weight(r, p, value);
+    else if (!strcmp(name, "use")) {
         p->use = 0;
         int n = split_words(r, value, &word);
         for (int i = 0; i < n; i++) {
-            if (!strcmp(word[i], "critique")) p->use |= USE_CRITIQUE;
-            else if (!strcmp(word[i], "label")) p->use |= USE_LABEL;
-            else fail(r, "'use' holds something other than critique and label");
+            if (!strcmp(word[i], "critique"))
+                p->use |= USE_CRITIQUE;
+            else if (!strcmp(word[i], "label"))
+                p->use |= USE_LABEL;
+            else
+                fail(r, "'use' holds something other than critique and label");
         }
     } else if (!strcmp(name, "tags")) {
         p->n_tag = split_words(r, value, &word);
         p->tag = word;
-    } else fail_name(r, "unknown attribute ", name, " of <principle>");
+    } else
+        fail_unknown(r, "attribute", name, "<principle>", known);
 }
 
 static void open_principle(Reader *r, const char **attr) {
@@ -128,6 +165,7 @@ static void open_principle(Reader *r, const char **attr) {
 }
 
 static void open_in_principle(Reader *r, const char *name, const char **attr) {
+    static const char *const known[] = {"text", "avoid", "critique", "revise", "compare", "example", "test", NULL};
     Principle *p = &r->b->principle[r->b->n - 1];
     if (!strcmp(name, "example")) {
         bool yes = attr[0] && !strcmp(attr[0], "applies") && !strcmp(attr[1], "true");
@@ -141,15 +179,20 @@ static void open_in_principle(Reader *r, const char *name, const char **attr) {
             r->example = mem_grow(r->example, (size_t)r->cap_example * sizeof *r->example);
         }
         r->example[r->n_example++] = (PrincipleExample){NULL, yes};
-        open_text(r, FIELD_EXAMPLE, NULL, false);
+        open_text(r, name, &r->example[r->n_example - 1].text, false);
         return;
     }
-    no_attributes(r, attr);
-    if (!strcmp(name, "text")) open_text(r, FIELD_DIRECT, &p->text, false);
-    else if (!strcmp(name, "avoid")) open_text(r, FIELD_DIRECT, &p->avoid, false);
-    else if (!strcmp(name, "critique")) open_text(r, FIELD_DIRECT, &p->critique, true);
-    else if (!strcmp(name, "revise")) open_text(r, FIELD_DIRECT, &p->revise, true);
-    else if (!strcmp(name, "compare")) open_text(r, FIELD_DIRECT, &p->compare, true);
+    no_attributes(r, name, attr);
+    if (!strcmp(name, "text"))
+        open_text(r, name, &p->text, false);
+    else if (!strcmp(name, "avoid"))
+        open_text(r, name, &p->avoid, false);
+    else if (!strcmp(name, "critique"))
+        open_text(r, name, &p->critique, true);
+    else if (!strcmp(name, "revise"))
+        open_text(r, name, &p->revise, true);
+    else if (!strcmp(name, "compare"))
+        open_text(r, name, &p->compare, true);
     else if (!strcmp(name, "test")) {
         if (r->n_test == r->cap_test) {
             r->cap_test = r->cap_test ? 2 * r->cap_test : 8;
@@ -157,26 +200,42 @@ static void open_in_principle(Reader *r, const char *name, const char **attr) {
         }
         r->test[r->n_test++] = (PrincipleTest){0};
         r->place[r->depth++] = IN_TEST;
-    } else fail_name(r, "unknown element ", name, " in a principle");
+    } else
+        fail_unknown(r, "element", name, "<principle>", known);
 }
 
 static void open_in_test(Reader *r, const char *name, const char **attr) {
-    no_attributes(r, attr);
-    if (!strcmp(name, "prompt")) open_text(r, FIELD_PROMPT, NULL, false);
-    else if (!strcmp(name, "better")) open_text(r, FIELD_BETTER, NULL, false);
-    else if (!strcmp(name, "worse")) open_text(r, FIELD_WORSE, NULL, false);
-    else fail_name(r, "unknown element ", name, " in a test");
+    static const char *const known[] = {"prompt", "better", "worse", NULL};
+    PrincipleTest *t = &r->test[r->n_test - 1];
+    no_attributes(r, name, attr);
+    if (!strcmp(name, "prompt"))
+        open_text(r, name, &t->prompt, false);
+    else if (!strcmp(name, "better"))
+        open_text(r, name, &t->better, false);
+    else if (!strcmp(name, "worse"))
+        open_text(r, name, &t->worse, false);
+    else
+        fail_unknown(r, "element", name, "<test>", known);
 }
 
 static void XMLCALL on_open(void *ud, const char *name, const char **attr) {
+    static const char *const at_name[] = {"the file", "<constitution>", "<principle>", "<test>", "a text"};
+    static const char *const top[] = {"constitution", NULL}, *const list[] = {"principle", NULL},
+                             *const none[] = {NULL};
+    static const char *const *const known[] = {top, list, none, none, none};
     Reader *r = ud;
     if (r->failed) return;
     Place at = r->depth ? r->place[r->depth - 1] : IN_TOP;
-    if (at == IN_TOP && !strcmp(name, "constitution")) open_constitution(r, attr);
-    else if (at == IN_CONSTITUTION && !strcmp(name, "principle")) open_principle(r, attr);
-    else if (at == IN_PRINCIPLE) open_in_principle(r, name, attr);
-    else if (at == IN_TEST) open_in_test(r, name, attr);
-    else fail_name(r, "unexpected element ", name, "");
+    if (at == IN_TOP && !strcmp(name, "constitution"))
+        open_constitution(r, attr);
+    else if (at == IN_CONSTITUTION && !strcmp(name, "principle"))
+        open_principle(r, attr);
+    else if (at == IN_PRINCIPLE)
+        open_in_principle(r, name, attr);
+    else if (at == IN_TEST)
+        open_in_test(r, name, attr);
+    else
+        fail_unknown(r, "element", name, at_name[at], known[at]);
 }
 
 static void XMLCALL on_text(void *ud, const char *s, int n) {
@@ -193,21 +252,18 @@ static void XMLCALL on_text(void *ud, const char *s, int n) {
         }
 }
 
-static void close_text(Reader *r) {
-    const char *text = builder_text(r->b, str_get(&r->text), r->text.n, r->text_line, r->text_column);
-    if (!text || (!text[0] && !r->text_may_be_empty)) {
-        if (text) builder_fail(r->b, r->text_line, r->text_column, "this element is empty");
-        r->failed = true;
-        XML_StopParser(r->xml, XML_FALSE);
+static void close_text(Reader *r, const char *name) {
+    Fault f;
+    const char *text = builder_text(r->b, str_get(&r->text), r->text.n, &f);
+    if (text && !text[0] && !r->text_may_be_empty) {
+        fault_set(&f, NULL, "<%s> is empty", name);
+        text = NULL;
+    }
+    if (!text) {
+        fail_there(r, r->text_line, r->text_column, &f);
         return;
     }
-    PrincipleTest *t = r->n_test ? &r->test[r->n_test - 1] : NULL;
-    const char **to = r->field == FIELD_EXAMPLE  ? &r->example[r->n_example - 1].text
-                      : r->field == FIELD_PROMPT ? &t->prompt
-                      : r->field == FIELD_BETTER ? &t->better
-                      : r->field == FIELD_WORSE  ? &t->worse
-                                                 : r->text_to;
-    *to = text;
+    *r->text_to = text;
 }
 
 static void close_principle(Reader *r) {
@@ -225,18 +281,18 @@ static void close_principle(Reader *r) {
         p->test = t;
         p->n_test = r->n_test;
     }
-    if (builder_check_principle(r->b, r->principle_line, r->principle_column)) return;
-    r->failed = true;
-    XML_StopParser(r->xml, XML_FALSE);
+    Fault f;
+    if (!builder_check_principle(r->b, &f)) fail_there(r, r->principle_line, r->principle_column, &f);
 }
 
 static void XMLCALL on_close(void *ud, const char *name) {
     Reader *r = ud;
-    (void)name;
     if (r->failed) return;
     Place at = r->place[--r->depth];
-    if (at == IN_TEXT) close_text(r);
-    else if (at == IN_PRINCIPLE) close_principle(r);
+    if (at == IN_TEXT)
+        close_text(r, name);
+    else if (at == IN_PRINCIPLE)
+        close_principle(r);
     else if (at == IN_TEST) {
         const PrincipleTest *t = &r->test[r->n_test - 1];
         if (!t->prompt || !t->better || !t->worse) fail(r, "a test needs <prompt>, <better> and <worse>");
@@ -258,7 +314,8 @@ bool constitution_read_xml(Builder *b, const char *s, size_t n) {
     XML_SetStartDoctypeDeclHandler(xml, on_doctype);
     bool ok = XML_Parse(xml, s, (int)n, 1) == XML_STATUS_OK && !r.failed;
     if (!ok && !r.failed)
-        builder_fail(b, (int)XML_GetCurrentLineNumber(xml), (int)XML_GetCurrentColumnNumber(xml) + 1, XML_ErrorString(XML_GetErrorCode(xml)));
+        builder_fail(b, (int)XML_GetCurrentLineNumber(xml), (int)XML_GetCurrentColumnNumber(xml) + 1,
+                     XML_ErrorString(XML_GetErrorCode(xml)));
     XML_ParserFree(xml);
     str_release(&r.text);
     free(r.example);
