@@ -216,16 +216,28 @@ static bool check_gates(PipelineResult *out, const RunConfig *cfg, Error *err) {
     return true;
 }
 
+/* only and what it needs, through any number of steps; everything when only is NULL. */
+static void want_stages(bool *want, const char *only) {
+    int n = 0;
+    while (stages[n]) want[n] = !only || !strcmp(stages[n]->name, only), n++;
+    for (int i = n - 1; i >= 0; i--)
+        for (int k = 0; want[i] && k < STAGE_MAX_NEEDS && stages[i]->needs[k]; k++)
+            for (int e = 0; e < i; e++)
+                if (!strcmp(stages[e]->name, stages[i]->needs[k])) want[e] = true;
+}
+
 static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop, Error *err) {
     Pool *pool = NULL;
     Backend *be = NULL;
     static const char *const backend[] = {"cpu", "ref"}, *const isa[] = {"auto", "scalar", "avx2", "avx512"};
     if (!pool_open(&pool, (int)cfg->run.threads, err)) return false;
     bool ok = backend_open(&be, backend[cfg->run.backend], pool, isa[cfg->run.isa], err);
+    bool want[COUNT_OF(((PipelineResult *)0)->stage)];
+    want_stages(want, only);
     for (int i = 0; stages[i] && ok; i++) {
         ok = add_stage(out, stages[i], cfg, err);
         StageResult *r = &out->stage[i];
-        if (!ok || !r->applies) continue;
+        if (!ok || !r->applies || !want[i]) continue;
         if (!r->cached && stop_requested(stop)) {
             ok = error_set(err, ERR_STOPPED, "stopped before stage '%s'; run the same command again to go on", r->name);
             break;
@@ -242,7 +254,6 @@ static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only,
             log_event(log, ok ? "stage_done" : "stage_failed", "%s", ok ? r->dir : err->msg);
         }
         log_stage(log, NULL);
-        if (ok && only && !strcmp(only, r->name)) break;
     }
     backend_close(be);
     pool_close(pool);
