@@ -552,7 +552,7 @@ static void test_options_are_log_probs(void **state) {
     for (int variant = 0; variant < N_VARIANT; variant++) {
         variant_open(&nets, variant, 1);
         Error err = {0};
-        texts_fill(&t, 14, N, 1, 90, 61);
+        texts_fill(&t, 14, N, 1, 57, 61);
         const int32_t option[3] = {17, 3, 60};
         float lp[N * 3], z[61], alone[3], text_lp, *to[1] = {&text_lp};
         Engine *e = engine_of(lm_of(&nets), (EngineConfig){0});
@@ -571,6 +571,23 @@ static void test_options_are_log_probs(void **state) {
             assert_memory_equal(alone, lp + i * 3, sizeof alone);
         }
         engine_close(e);
+        /* Behind a common beginning of a page, with and without sharing it; one prompt fills the context. */
+        static int32_t full[N * 256];
+        Tokens long_prompt[N];
+        float packed[N * 3], shared[N * 3];
+        for (int i = 0; i < N; i++) {
+            memcpy(full + i * 256, t.tok, 70 * sizeof *full);
+            memcpy(full + i * 256 + 70, t.part[i].tok, (size_t)t.part[i].n * sizeof *full);
+            long_prompt[i] = (Tokens){full + i * 256, i == 4 ? 256 : 70 + t.part[i].n};
+        }
+        for (int share = 0; share < 2; share++) {
+            e = engine_of(lm_of(&nets), (EngineConfig){.share_prefix = share, .max_batch_tok = 200});
+            assert_true(engine_options(e, long_prompt, N, option, 3, share ? shared : packed, &err));
+            assert_true(engine_options(e, long_prompt, 0, option, 3, NULL, &err));
+            assert_int_equal(engine_stats(e).n_shared, share ? (N - 1) * KV_PAGE : 0);
+            engine_close(e);
+        }
+        assert_memory_equal(packed, shared, sizeof packed);
         nets_close(&nets);
     }
 }

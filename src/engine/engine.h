@@ -58,7 +58,8 @@ void engine_free_results(GenResult *r, int n);
 /* logprob[i] (text[i].n floats, caller's memory): of each token of text given prefix and the tokens before it, temperature
  * temp, packed in batches of rows; the same bits as training. */
 bool engine_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, float temp, float *const *logprob, Error *err);
-/* odds[i*n_option + k] = log p(option k | prompt i) over the full vocabulary. */
+/* logprob[i*n_option + k] = log p(option k | prompt i) over the full vocabulary. With share_prefix, prompts that begin alike
+ * share pages as in generation: a thousand questions behind the same examples cost little more than the questions. */
 bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *option, int n_option, float *logprob, Error *err);
 /* Head output (SCORE head) at the last token of each sequence: out (n * n_out). */
 bool engine_score_last(Engine *e, const Tokens *seq, int n, float *out, Error *err);

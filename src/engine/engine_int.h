@@ -62,6 +62,9 @@ Tensor pass_head(Engine *e, int first, int n);                          /* head 
 void pass_logprob(Engine *e, int first, int n, float temp, float *out); /* of e->target, slice rows [first, first+n) */
 bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err);
 void gen_release(Engine *e);
+/* engine_options by way of the cache: prompts that begin alike are computed once. */
+bool gen_options(Engine *e, const Tokens *prompt, int n, const int32_t *option, int n_option, float *logprob,
+                 Error *err);
 static inline float temperature_of(double t) { return t > 0.0 ? (float)t : 1.0f; }
 
 #endif

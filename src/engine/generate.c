@@ -27,12 +27,18 @@ typedef struct {
     int n_promised; /* pages that slots may still take */
     int first;      /* of the slice being sampled */
     int64_t n_text;
+
+    /* engine_options: no text, but the log-probs of these as a prompt's next token */
+    int n_option; /* 0: generate */
+    const int32_t *option;
+    float *option_logprob; /* (n, n_option) */
 } Gen;
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */
 
-static int limit_of(const Engine *e, const GenRequest *q, StopReason *why) {
-    int room = e->net.trunk->cfg.max_seq - q->prompt.n;
+static int limit_of(const Gen *g, const GenRequest *q, StopReason *why) {
+    int room = g->e->net.trunk->cfg.max_seq - q->prompt.n;
+    if (g->n_option > 0) room = q->sample.max_new; /* the next token is never fed, a full context is no obstacle */
     *why = room < q->sample.max_new ? STOP_CONTEXT : STOP_LENGTH;
     int limit = room < q->sample.max_new ? room : q->sample.max_new;
     return limit > 0 ? limit : 0;
@@ -41,14 +47,15 @@ static int limit_of(const Engine *e, const GenRequest *q, StopReason *why) {
 /* The last token of a text is never fed back, so it needs no position. */
 static int pages_for(const GenRequest *q, int limit) { return (q->prompt.n + limit - 1 + KV_PAGE - 1) / KV_PAGE; }
 
-static bool check_request(const Engine *e, const GenRequest *q, int i, Error *err) {
+static bool check_request(const Gen *g, const GenRequest *q, int i, Error *err) {
+    const Engine *e = g->e;
     const SampleParams *p = &q->sample;
     if (q->prompt.n < 1) return error_set(err, ERR_FORMAT, "request %d has no prompt, expected at least one token", i);
     CHECK(p->temperature >= 0.0 && p->top_p >= 0.0 && p->repetition > 0.0 && p->top_k >= 0,
           "request %d: temperature %g top_p %g repetition %g top_k %d", i, p->temperature, p->top_p, p->repetition,
           p->top_k);
     StopReason why;
-    int limit = limit_of(e, q, &why);
+    int limit = limit_of(g, q, &why);
     if (limit == 0) return true;
     if (!engine_check_tokens(e, "request", i, q->prompt, err)) return false;
     if (pages_for(q, limit) <= e->pages.n_page) return true;
@@ -123,7 +130,7 @@ static Slot *admit(Gen *g) {
     for (; g->next < g->n; g->next++) {
         const GenRequest *q = &g->req[g->next];
         StopReason why;
-        int limit = limit_of(e, q, &why);
+        int limit = limit_of(g, q, &why);
         if (limit == 0) {
             open_result(&g->res[g->next], q, 0);
             g->res[g->next].why = why;
@@ -283,7 +290,7 @@ static void append(Gen *g, Slot *s, int32_t token, float logprob) {
     r->logprob[r->n++] = logprob;
     g->n_text++;
     StopReason why;
-    limit_of(g->e, q, &why);
+    limit_of(g, q, &why);
     if (is_stop(&q->sample, token)) {
         finish(g, s, STOP_TOKEN);
     } else if (r->n == s->limit) {
@@ -291,10 +298,28 @@ static void append(Gen *g, Slot *s, int32_t token, float logprob) {
     }
 }
 
+/* Every option's log-prob at temperature 1; then the requests are done. */
+static void options_slice(Gen *g, int n) {
+    Engine *e = g->e;
+    float column[SLICE_ROWS];
+    for (int k = 0; k < g->n_option; k++) {
+        for (int i = 0; i < n; i++) e->target[i] = g->option[k];
+        pass_logprob(e, 0, n, 1.0f, column);
+        for (int i = 0; i < n; i++) {
+            g->option_logprob[(size_t)slot_of_row(g, i)->req * (size_t)g->n_option + (size_t)k] = column[i];
+        }
+    }
+    for (int i = 0; i < n; i++) finish(g, slot_of_row(g, i), STOP_LENGTH);
+}
+
 static bool sample_slice(Gen *g, int n, Error *err) {
     Engine *e = g->e;
     float logprob[SLICE_ROWS];
     pass_head(e, g->first, n);
+    if (g->n_option > 0) {
+        options_slice(g, n);
+        return true;
+    }
     for (int i = 0; i < n; i++) ask_hook(g, i);
     pool_for(e->be->pool, n, draw_tile, g);
     for (int i = 0; i < n; i++) {
@@ -358,7 +383,7 @@ static bool prepare(Gen *g, Error *err) {
     }
     int64_t n_tok = 0;
     for (int i = 0; i < g->n; i++) {
-        if (!check_request(e, &g->req[i], i, err)) return false;
+        if (!check_request(g, &g->req[i], i, err)) return false;
         n_tok += g->req[i].prompt.n;
     }
     return engine_reserve(e, n_tok < e->cfg.max_batch_tok ? (int)n_tok : e->cfg.max_batch_tok, err);
@@ -381,19 +406,38 @@ static bool run(Gen *g, Log *log, const Stop *stop, Error *err) {
     return true;
 }
 
-bool engine_generate(Engine *e, const GenRequest *req, int n, GenResult *out, Log *log, const Stop *stop, Error *err) {
+/* Whatever the outcome, no slot and no page is held afterwards. */
+static bool run_all(Gen *g, Log *log, const Stop *stop, Error *err) {
+    Engine *e = g->e;
     double start = now_s();
-    Gen g = {.e = e, .req = req, .res = out, .n = n};
-    for (int i = 0; i < n; i++) out[i] = (GenResult){.id = req[i].id, .odds = NAN};
-    bool ok = n == 0 || (prepare(&g, err) && run(&g, log, stop, err));
-    if (e->kv_ready) {
-        for (int i = 0; i < e->cfg.max_slots; i++) {
-            if (e->slot[i].req >= 0) finish(&g, &e->slot[i], STOP_LENGTH);
-        }
+    for (int i = 0; i < g->n; i++) g->res[i] = (GenResult){.id = g->req[i].id, .odds = NAN};
+    bool ok = g->n == 0 || (prepare(g, err) && run(g, log, stop, err));
+    for (int i = 0; e->kv_ready && i < e->cfg.max_slots; i++) {
+        if (e->slot[i].req >= 0) finish(g, &e->slot[i], STOP_LENGTH);
     }
     log_progress_end(log);
-    if (!ok) engine_free_results(out, n);
     e->stats.seconds += now_s() - start;
+    return ok;
+}
+
+bool engine_generate(Engine *e, const GenRequest *req, int n, GenResult *out, Log *log, const Stop *stop, Error *err) {
+    Gen g = {.e = e, .req = req, .res = out, .n = n};
+    if (run_all(&g, log, stop, err)) return true;
+    engine_free_results(out, n);
+    return false;
+}
+
+bool gen_options(Engine *e, const Tokens *prompt, int n, const int32_t *option, int n_option, float *logprob,
+                 Error *err) {
+    GenRequest *req = mem_alloc((size_t)(n + 1) * sizeof *req);
+    GenResult *res = mem_alloc((size_t)(n + 1) * sizeof *res);
+    const SampleParams one = {.temperature = 1.0, .top_p = 1.0, .repetition = 1.0, .max_new = 1};
+    for (int i = 0; i < n; i++) req[i] = (GenRequest){.id = (uint64_t)i, .prompt = prompt[i], .sample = one};
+    Gen g = {.e = e, .req = req, .res = res, .n = n, .n_option = n_option, .option = option, .option_logprob = logprob};
+    bool ok = run_all(&g, NULL, NULL, err);
+    engine_free_results(res, n);
+    free(res);
+    free(req);
     return ok;
 }
 

@@ -163,6 +163,7 @@ bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *optio
     CHECK(n_option > 0 && n_option <= e->n_out, "%d options, vocabulary %d", n_option, e->n_out);
     for (int k = 0; k < n_option; k++)
         CHECK(option[k] >= 0 && option[k] < e->n_out, "option %d outside 0..%d", option[k], e->n_out - 1);
+    if (e->cfg.share_prefix) return gen_options(e, prompt, n, option, n_option, logprob, err);
     Score c = {.e = e,
                .want = WANT_OPTIONS,
                .option = option,
