@@ -135,10 +135,17 @@ static float half_to_float(uint32_t h) {
     return sign ? -tiny : tiny;
 }
 
-static float load_element(const StEntry *e, int64_t i) {
-    if (e->dtype[0] == 'B') return from_bits(load_u(e->data + 2 * i, 2) << 16);
-    if (strcmp(e->dtype, "F16") == 0) return half_to_float(load_u(e->data + 2 * i, 2));
-    return from_bits(load_u(e->data + 4 * i, 4));
+typedef enum { LOAD_F32, LOAD_BF16, LOAD_F16 } LoadKind;
+
+static LoadKind load_kind(const StEntry *e) {
+    if (strcmp(e->dtype, "F32") == 0) return LOAD_F32;
+    return strcmp(e->dtype, "BF16") == 0 ? LOAD_BF16 : LOAD_F16;
+}
+
+static float load_element(const unsigned char *data, LoadKind kind, int64_t i) {
+    if (kind == LOAD_F32) return from_bits(load_u(data + 4 * i, 4));
+    uint32_t half = load_u(data + 2 * i, 2);
+    return kind == LOAD_BF16 ? from_bits(half << 16) : half_to_float(half);
 }
 
 static bool check_entry(const StEntry *e, const int64_t *dim, int n_dim, Error *err) {
@@ -180,9 +187,10 @@ static int64_t file_index(const FileName *f, int64_t rows, int64_t cols, int64_t
 
 static void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f) {
     float *host = mem_alloc((size_t)tensor_count(w) * sizeof *host);
+    LoadKind kind = load_kind(e);
     for (int64_t r = 0; r < w.rows; r++)
         for (int64_t c = 0; c < w.cols; c++)
-            host[r * w.cols + c] = load_element(e, file_index(f, w.rows, w.cols, r, c));
+            host[r * w.cols + c] = load_element(e->data, kind, file_index(f, w.rows, w.cols, r, c));
     tensor_set_f32(be, w, host);
     free(host);
 }
