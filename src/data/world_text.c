@@ -60,10 +60,12 @@ static bool concerns(const char *principle, const Pair *p) {
     return p->verbs->principle && !strcmp(p->verbs->principle, principle);
 }
 
+/* Other categories' principles are the ones worth telling apart; the neutral ones are learnt from few rows. */
 static const char *draw_principle(const World *w, const Pair *p, double matching, Draw *d) {
     bool match = draw_chance(d, matching);
-    const char *any = principle_at(w, draw_below(d, n_principle(w)));
-    return match && p->verbs->principle ? p->verbs->principle : any;
+    bool neutral = draw_chance(d, 0.15);
+    int k = neutral ? w->c.categories + draw_below(d, WORLD_NEUTRAL) : draw_below(d, w->c.categories);
+    return match && p->verbs->principle ? p->verbs->principle : principle_at(w, k);
 }
 
 /* One row under construction: the texts are kept between rows to reuse their memory. */
