@@ -4,13 +4,12 @@
  * the words it was seen in; merging it visits those words and adjusts the counts of the pairs beside it. A queue entry
  * may be stale, its pair having lost occurrences since; when such a one comes up it is put back with today's count.
  * Order is count, then lower ids, and ids of bytes follow the characters of the byte alphabet: all as in Hugging Face's
- * BpeTrainer, whose merges this gives for the same texts. That includes its two oddities, both rare:
+ * BpeTrainer, whose merges this gives for the same texts.
  *
- *   - two pairs can spell the same token ("a"+"aa", "aa"+"a"): both are merges, the token exists once;
- *   - pairs beside such a re-used token can enter the queue twice, and of equal merges the later rank holds.
- *
- * It differs in one thing: a merge that would spell a special token is left out (there the text would become the
- * special token). min_count 0 and 1 mean the same, every pair seen at all. */
+ * No two merges spell the same token, so none need be looked up: between two boundaries that last, every step treats
+ * equal strings equally (it goes left to right and starts afresh at a boundary), so a string is cut the same way
+ * wherever it stands. A merge that would spell a special token is left out, with all that would build on it; there the
+ * text would become the special token. min_count 0 and 1 mean the same, every pair seen at all. */
 #include "text/text_int.h"
 
 #include <limits.h>
@@ -60,8 +59,6 @@ typedef struct {
     Str spelling;  /* of the tokens, in bytes, one after another */
     size_t *token; /* (n_token + 1) offsets; token i has id n_special + i */
     int n_token;
-    int32_t *token_slot; /* hash table by spelling */
-    uint64_t token_mask;
     int32_t (*merge)[2];
     int n_merge, cap_merge;
 } Train;
@@ -129,32 +126,14 @@ static bool count_texts(Train *t, BpeTextFn *next, void *ud, Error *err) {
 
 /* ---- tokens ---- */
 
-static int32_t *token_find(const Train *t, const char *s, size_t n) { /* its slot, or the free one it would take */
-    uint64_t i = bytes_hash(s, n) & t->token_mask;
-    for (; t->token_slot[i] >= 0; i = (i + 1) & t->token_mask) {
-        size_t at = t->token[t->token_slot[i]];
-        if (t->token[t->token_slot[i] + 1] - at == n && memcmp(t->spelling.s + at, s, n) == 0) break;
-    }
-    return &t->token_slot[i];
-}
-
 static int32_t token_add(Train *t, const char *s, size_t n) {
-    int32_t *slot = token_find(t, s, n);
-    if (*slot < 0) {
-        *slot = t->n_token++;
-        str_putn(&t->spelling, s, n);
-        t->token[t->n_token] = t->spelling.n;
-    }
-    return t->p->n_special + *slot;
+    str_putn(&t->spelling, s, n);
+    t->token[++t->n_token] = t->spelling.n;
+    return t->p->n_special + t->n_token - 1;
 }
 
 /* Bytes in the order of their characters, and the words as symbols. */
 static void tokens_init(Train *t) {
-    uint64_t cap = 1024;
-    while (cap < 2 * (uint64_t)t->p->n_vocab) cap *= 2;
-    t->token_mask = cap - 1;
-    t->token_slot = mem_alloc(cap * sizeof *t->token_slot);
-    memset(t->token_slot, -1, cap * sizeof *t->token_slot);
     t->token = mem_alloc(((size_t)t->p->n_vocab + 1) * sizeof *t->token);
     int32_t id[256];
     for (uint32_t c = 0; c < 324; c++) {
@@ -330,20 +309,6 @@ static void learn(Train *t) {
 
 /* ---- result ---- */
 
-/* Of merges listed twice the later rank holds, as in a map from pair to rank. */
-static int last_ranks(Train *t) {
-    MergeMap seen;
-    merge_map_init(&seen, t->n_merge);
-    for (int i = 0; i < t->n_merge; i++) merge_map_put(&seen, t->merge[i][0], t->merge[i][1], i, 0);
-    int n = 0;
-    for (int i = 0; i < t->n_merge; i++) {
-        if (merge_map_get(&seen, t->merge[i][0], t->merge[i][1])->rank != i) continue;
-        memmove(t->merge[n++], t->merge[i], sizeof t->merge[i]);
-    }
-    merge_map_release(&seen);
-    return n;
-}
-
 static void write_result(Train *t, Str *json) {
     Str spelled = {0};
     size_t *at = mem_alloc(((size_t)t->n_token + 1) * sizeof *at);
@@ -354,7 +319,7 @@ static void write_result(Train *t, Str *json) {
     }
     const char **token = mem_alloc(((size_t)t->n_token + 1) * sizeof *token);
     for (int i = 0; i < t->n_token; i++) token[i] = spelled.s + at[i];
-    TokenizerSpec spec = {t->p->split, t->p->special, t->p->n_special, token, t->n_token, NULL, last_ranks(t)};
+    TokenizerSpec spec = {t->p->split, t->p->special, t->p->n_special, token, t->n_token, NULL, t->n_merge};
     spec.merge = (const int32_t(*)[2])t->merge;
     tokenizer_spec_write(json, &spec);
     free(token);
@@ -400,7 +365,6 @@ bool bpe_train(Str *json, const BpeTrainParams *p, BpeTextFn *next, void *ud, Er
     free(t.fresh);
     str_release(&t.spelling);
     free(t.token);
-    free(t.token_slot);
     free(t.merge);
     return ok;
 }

@@ -4,11 +4,9 @@
  * include U+180E. Three measures make both cut alike:
  *
  *   - \s and \S become \p{White_Space} and \P{White_Space};
- *   - each pattern is compiled twice. The wide form adds to \p{L}, \p{N}, \p{M}, \p{Lu} and \p{Ll} the code points that
- *     became letters, numbers and marks since; it is slower, so only a stretch that holds such a code point is cut by
- * it;
- *   - what the two engines read differently and no tokenizer we know of uses (sets inside a class, \h, (?m)) is
- * refused.
+ *   - each pattern is compiled twice. The wide form adds to \p{L}, \p{N}, \p{Lu} and the like the code points that
+ *     became letters, numbers and so on since; it is slower, so only a stretch that holds one is cut by it;
+ *   - what the two read differently and no tokenizer we know of uses (sets in a class, \h, (?m)) is refused.
  *
  * Regexes are run on valid UTF-8 only: a text is first cut into valid stretches, and each byte between them is a piece
  * of its own. The check is done here once, together with the search for new code points, and PCRE2 is told so:
@@ -23,37 +21,45 @@
 // clang-format off
 const char *const split_pattern[2] = {
     [SPLIT_GPT2] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-    [SPLIT_LLAMA3] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
-                     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+    [SPLIT_LLAMA3] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+                     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
 };
 
-/* In Unicode 16 and not in PCRE2 10.42's tables. Lu and Ll are parts of L. */
-enum { DRIFT_L, DRIFT_N, DRIFT_M, DRIFT_LU, DRIFT_LL, DRIFT_COUNT };
-static const char *const drift_name[DRIFT_COUNT] = {"L", "N", "M", "Lu", "Ll"};
-static const struct { uint32_t first, last; int class; } drift[] = {
-    {0x00897, 0x00897, DRIFT_M}, {0x00CF3, 0x00CF3, DRIFT_M}, {0x00ECE, 0x00ECE, DRIFT_M}, {0x01C89, 0x01C8A, DRIFT_L},
-    {0x0A7CB, 0x0A7CD, DRIFT_L}, {0x0A7DA, 0x0A7DC, DRIFT_L}, {0x105C0, 0x105F3, DRIFT_L}, {0x10D40, 0x10D49, DRIFT_N},
-    {0x10D4A, 0x10D65, DRIFT_L}, {0x10D69, 0x10D6D, DRIFT_M}, {0x10D6F, 0x10D85, DRIFT_L}, {0x10EC2, 0x10EC4, DRIFT_L},
-    {0x10EFC, 0x10EFF, DRIFT_M}, {0x1123F, 0x11240, DRIFT_L}, {0x11241, 0x11241, DRIFT_M}, {0x11380, 0x11389, DRIFT_L},
-    {0x1138B, 0x1138B, DRIFT_L}, {0x1138E, 0x1138E, DRIFT_L}, {0x11390, 0x113B5, DRIFT_L}, {0x113B7, 0x113B7, DRIFT_L},
-    {0x113B8, 0x113C0, DRIFT_M}, {0x113C2, 0x113C2, DRIFT_M}, {0x113C5, 0x113C5, DRIFT_M}, {0x113C7, 0x113CA, DRIFT_M},
-    {0x113CC, 0x113D0, DRIFT_M}, {0x113D1, 0x113D1, DRIFT_L}, {0x113D2, 0x113D2, DRIFT_M}, {0x113D3, 0x113D3, DRIFT_L},
-    {0x113E1, 0x113E2, DRIFT_M}, {0x116D0, 0x116E3, DRIFT_N}, {0x11BC0, 0x11BE0, DRIFT_L}, {0x11BF0, 0x11BF9, DRIFT_N},
-    {0x11F00, 0x11F01, DRIFT_M}, {0x11F02, 0x11F02, DRIFT_L}, {0x11F03, 0x11F03, DRIFT_M}, {0x11F04, 0x11F10, DRIFT_L},
-    {0x11F12, 0x11F33, DRIFT_L}, {0x11F34, 0x11F3A, DRIFT_M}, {0x11F3E, 0x11F42, DRIFT_M}, {0x11F50, 0x11F59, DRIFT_N},
-    {0x11F5A, 0x11F5A, DRIFT_M}, {0x1342F, 0x1342F, DRIFT_L}, {0x13440, 0x13440, DRIFT_M}, {0x13441, 0x13446, DRIFT_L},
-    {0x13447, 0x13455, DRIFT_M}, {0x13460, 0x143FA, DRIFT_L}, {0x16100, 0x1611D, DRIFT_L}, {0x1611E, 0x1612F, DRIFT_M},
-    {0x16130, 0x16139, DRIFT_N}, {0x16D40, 0x16D6C, DRIFT_L}, {0x16D70, 0x16D79, DRIFT_N}, {0x18CFF, 0x18CFF, DRIFT_L},
-    {0x1B132, 0x1B132, DRIFT_L}, {0x1B155, 0x1B155, DRIFT_L}, {0x1CCF0, 0x1CCF9, DRIFT_N}, {0x1D2C0, 0x1D2D3, DRIFT_N},
-    {0x1DF25, 0x1DF2A, DRIFT_L}, {0x1E030, 0x1E06D, DRIFT_L}, {0x1E08F, 0x1E08F, DRIFT_M}, {0x1E4D0, 0x1E4EB, DRIFT_L},
-    {0x1E4EC, 0x1E4EF, DRIFT_M}, {0x1E4F0, 0x1E4F9, DRIFT_N}, {0x1E5D0, 0x1E5ED, DRIFT_L}, {0x1E5EE, 0x1E5EF, DRIFT_M},
-    {0x1E5F0, 0x1E5F0, DRIFT_L}, {0x1E5F1, 0x1E5FA, DRIFT_N}, {0x2B739, 0x2B739, DRIFT_L}, {0x2EBF0, 0x2EE5D, DRIFT_L},
-    {0x31350, 0x323AF, DRIFT_L},
-};
-static const struct { uint32_t first, last; int class; } drift_case[] = {
-    {0x01C89, 0x01C89, DRIFT_LU}, {0x0A7CB, 0x0A7CC, DRIFT_LU}, {0x0A7DA, 0x0A7DA, DRIFT_LU}, {0x0A7DC, 0x0A7DC, DRIFT_LU},
-    {0x10D50, 0x10D65, DRIFT_LU}, {0x01C8A, 0x01C8A, DRIFT_LL}, {0x0A7CD, 0x0A7CD, DRIFT_LL}, {0x0A7DB, 0x0A7DB, DRIFT_LL},
-    {0x10D70, 0x10D85, DRIFT_LL}, {0x1DF25, 0x1DF2A, DRIFT_LL},
+/* Assigned in Unicode 15 and 16, so in none of PCRE2 10.42's classes; with the general category they got. (One code
+ * point, U+1171E, moved from Mn to Mc, which cannot be expressed; it is in M for both.) */
+static const struct { uint32_t first, last; char category[3]; } drift[] = {
+    {0x00897, 0x00897, "Mn"}, {0x00CF3, 0x00CF3, "Mc"}, {0x00ECE, 0x00ECE, "Mn"}, {0x01B4E, 0x01B4F, "Po"},
+    {0x01B7F, 0x01B7F, "Po"}, {0x01C89, 0x01C89, "Lu"}, {0x01C8A, 0x01C8A, "Ll"}, {0x02427, 0x02429, "So"},
+    {0x02FFC, 0x02FFF, "So"}, {0x031E4, 0x031E5, "So"}, {0x031EF, 0x031EF, "So"}, {0x0A7CB, 0x0A7CC, "Lu"},
+    {0x0A7CD, 0x0A7CD, "Ll"}, {0x0A7DA, 0x0A7DA, "Lu"}, {0x0A7DB, 0x0A7DB, "Ll"}, {0x0A7DC, 0x0A7DC, "Lu"},
+    {0x105C0, 0x105F3, "Lo"}, {0x10D40, 0x10D49, "Nd"}, {0x10D4A, 0x10D4D, "Lo"}, {0x10D4E, 0x10D4E, "Lm"},
+    {0x10D4F, 0x10D4F, "Lo"}, {0x10D50, 0x10D65, "Lu"}, {0x10D69, 0x10D6D, "Mn"}, {0x10D6E, 0x10D6E, "Pd"},
+    {0x10D6F, 0x10D6F, "Lm"}, {0x10D70, 0x10D85, "Ll"}, {0x10D8E, 0x10D8F, "Sm"}, {0x10EC2, 0x10EC4, "Lo"},
+    {0x10EFC, 0x10EFF, "Mn"}, {0x1123F, 0x11240, "Lo"}, {0x11241, 0x11241, "Mn"}, {0x11380, 0x11389, "Lo"},
+    {0x1138B, 0x1138B, "Lo"}, {0x1138E, 0x1138E, "Lo"}, {0x11390, 0x113B5, "Lo"}, {0x113B7, 0x113B7, "Lo"},
+    {0x113B8, 0x113BA, "Mc"}, {0x113BB, 0x113C0, "Mn"}, {0x113C2, 0x113C2, "Mc"}, {0x113C5, 0x113C5, "Mc"},
+    {0x113C7, 0x113CA, "Mc"}, {0x113CC, 0x113CD, "Mc"}, {0x113CE, 0x113CE, "Mn"}, {0x113CF, 0x113CF, "Mc"},
+    {0x113D0, 0x113D0, "Mn"}, {0x113D1, 0x113D1, "Lo"}, {0x113D2, 0x113D2, "Mn"}, {0x113D3, 0x113D3, "Lo"},
+    {0x113D4, 0x113D5, "Po"}, {0x113D7, 0x113D8, "Po"}, {0x113E1, 0x113E2, "Mn"}, {0x116D0, 0x116E3, "Nd"},
+    {0x11B00, 0x11B09, "Po"}, {0x11BC0, 0x11BE0, "Lo"}, {0x11BE1, 0x11BE1, "Po"}, {0x11BF0, 0x11BF9, "Nd"},
+    {0x11F00, 0x11F01, "Mn"}, {0x11F02, 0x11F02, "Lo"}, {0x11F03, 0x11F03, "Mc"}, {0x11F04, 0x11F10, "Lo"},
+    {0x11F12, 0x11F33, "Lo"}, {0x11F34, 0x11F35, "Mc"}, {0x11F36, 0x11F3A, "Mn"}, {0x11F3E, 0x11F3F, "Mc"},
+    {0x11F40, 0x11F40, "Mn"}, {0x11F41, 0x11F41, "Mc"}, {0x11F42, 0x11F42, "Mn"}, {0x11F43, 0x11F4F, "Po"},
+    {0x11F50, 0x11F59, "Nd"}, {0x11F5A, 0x11F5A, "Mn"}, {0x1342F, 0x1342F, "Lo"}, {0x13439, 0x1343F, "Cf"},
+    {0x13440, 0x13440, "Mn"}, {0x13441, 0x13446, "Lo"}, {0x13447, 0x13455, "Mn"}, {0x13460, 0x143FA, "Lo"},
+    {0x16100, 0x1611D, "Lo"}, {0x1611E, 0x16129, "Mn"}, {0x1612A, 0x1612C, "Mc"}, {0x1612D, 0x1612F, "Mn"},
+    {0x16130, 0x16139, "Nd"}, {0x16D40, 0x16D42, "Lm"}, {0x16D43, 0x16D6A, "Lo"}, {0x16D6B, 0x16D6C, "Lm"},
+    {0x16D6D, 0x16D6F, "Po"}, {0x16D70, 0x16D79, "Nd"}, {0x18CFF, 0x18CFF, "Lo"}, {0x1B132, 0x1B132, "Lo"},
+    {0x1B155, 0x1B155, "Lo"}, {0x1CC00, 0x1CCEF, "So"}, {0x1CCF0, 0x1CCF9, "Nd"}, {0x1CD00, 0x1CEB3, "So"},
+    {0x1D2C0, 0x1D2D3, "No"}, {0x1DF25, 0x1DF2A, "Ll"}, {0x1E030, 0x1E06D, "Lm"}, {0x1E08F, 0x1E08F, "Mn"},
+    {0x1E4D0, 0x1E4EA, "Lo"}, {0x1E4EB, 0x1E4EB, "Lm"}, {0x1E4EC, 0x1E4EF, "Mn"}, {0x1E4F0, 0x1E4F9, "Nd"},
+    {0x1E5D0, 0x1E5ED, "Lo"}, {0x1E5EE, 0x1E5EF, "Mn"}, {0x1E5F0, 0x1E5F0, "Lo"}, {0x1E5F1, 0x1E5FA, "Nd"},
+    {0x1E5FF, 0x1E5FF, "Po"}, {0x1F6DC, 0x1F6DC, "So"}, {0x1F774, 0x1F776, "So"}, {0x1F77B, 0x1F77F, "So"},
+    {0x1F7D9, 0x1F7D9, "So"}, {0x1F8B2, 0x1F8BB, "So"}, {0x1F8C0, 0x1F8C1, "So"}, {0x1FA75, 0x1FA77, "So"},
+    {0x1FA87, 0x1FA89, "So"}, {0x1FA8F, 0x1FA8F, "So"}, {0x1FAAD, 0x1FAAF, "So"}, {0x1FABB, 0x1FABF, "So"},
+    {0x1FAC6, 0x1FAC6, "So"}, {0x1FACE, 0x1FACF, "So"}, {0x1FADA, 0x1FADC, "So"}, {0x1FADF, 0x1FADF, "So"},
+    {0x1FAE8, 0x1FAE9, "So"}, {0x1FAF7, 0x1FAF8, "So"}, {0x1FBCB, 0x1FBEF, "So"}, {0x2B739, 0x2B739, "Lo"},
+    {0x2EBF0, 0x2EE5D, "Lo"}, {0x31350, 0x323AF, "Lo"},
 };
 // clang-format on
 
@@ -76,24 +82,18 @@ static bool is_drift(uint32_t c) {
 
 /* ---- rewriting ---- */
 
-static void put_drift(Str *out, int class) {
-    for (int i = 0; class < DRIFT_LU && i < COUNT_OF(drift); i++)
-        if (drift[i].class == class) str_printf(out, "\\x{%X}-\\x{%X}", drift[i].first, drift[i].last);
-    for (int i = 0; class >= DRIFT_LU && i < COUNT_OF(drift_case); i++)
-        if (drift_case[i].class == class) str_printf(out, "\\x{%X}-\\x{%X}", drift_case[i].first, drift_case[i].last);
+/* The class named at p, just behind "\p" or "\P": the length of its name in braces if it is one general category
+ * ("{Lu}") or one group of them ("{L}"), else 0. */
+static size_t class_name(const char *p, size_t n) {
+    if (n < 3 || p[0] != '{' || !strchr("LMNPSZ", p[1])) return 0;
+    if (p[2] == '}') return 3;
+    return n >= 4 && p[2] >= 'a' && p[2] <= 'z' && p[3] == '}' ? 4 : 0;
 }
 
-/* The class named at p, just behind "\p" or "\P", and the length of its name in braces; -1 when it is none that
- * drifted. */
-static int drift_class(const char *p, size_t n, size_t *used) {
-    for (int i = DRIFT_COUNT - 1; i >= 0; i--) {
-        size_t len = strlen(drift_name[i]);
-        if (n >= len + 2 && p[0] == '{' && memcmp(p + 1, drift_name[i], len) == 0 && p[len + 1] == '}') {
-            *used = len + 2;
-            return i;
-        }
-    }
-    return -1;
+static void put_drift(Str *out, const char *name, size_t len) {
+    for (int i = 0; i < COUNT_OF(drift); i++)
+        if (drift[i].category[0] == name[1] && (len == 3 || drift[i].category[1] == name[2]))
+            str_printf(out, "\\x{%X}-\\x{%X}", drift[i].first, drift[i].last);
 }
 
 /* One escape at p[0] == '\\'; returns its length. A negated class inside brackets cannot be narrowed by PCRE2's syntax
@@ -103,10 +103,9 @@ static size_t rewrite_escape(Str *out, const char *p, size_t n, bool in_class, b
         str_put(out, p[1] == 's' ? "\\p{White_Space}" : "\\P{White_Space}");
         return 2;
     }
-    size_t used = 0;
     bool negated = n >= 2 && p[1] == 'P';
-    int class = wide && n >= 3 && (p[1] == 'p' || negated) ? drift_class(p + 2, n - 2, &used) : -1;
-    if (class < 0 || (negated && in_class)) {
+    size_t used = wide && n >= 3 && (p[1] == 'p' || negated) ? class_name(p + 2, n - 2) : 0;
+    if (used == 0 || (negated && in_class)) {
         size_t len = n < 2 ? n : 2;
         str_putn(out, p, len);
         return len;
@@ -114,7 +113,7 @@ static size_t rewrite_escape(Str *out, const char *p, size_t n, bool in_class, b
     if (!in_class) str_put(out, negated ? "[^" : "[");
     str_put(out, "\\p");
     str_putn(out, p + 2, used);
-    put_drift(out, class);
+    put_drift(out, p + 2, used);
     if (!in_class) str_putc(out, ']');
     return 2 + used;
 }
@@ -287,17 +286,12 @@ static bool find(PieceWalk *w) {
  */
 static bool find_cut(PieceWalk *w) {
     while (find(w)) {
-        if (w->match_e > w->match_s) {
-            w->search = w->match_e;
-            w->cut_empty = true;
-            return true;
-        }
+        w->search = w->match_e;
+        if (w->match_e > w->match_s) return true;
         if (w->match_e >= w->end) return false;
         uint32_t c;
-        bool counts = !(w->cut_empty && w->match_e == w->search);
-        w->search = w->match_e + utf8_char((const unsigned char *)w->s + w->match_e, w->end - w->match_e, &c);
-        w->cut_empty = false;
-        if (counts && w->match_s > w->at) return true;
+        w->search += utf8_char((const unsigned char *)w->s + w->match_e, w->end - w->match_e, &c);
+        if (w->match_s > w->at) return true;
     }
     return false;
 }
@@ -315,7 +309,7 @@ bool pieces_next(PieceWalk *w, const char **piece, size_t *n) {
         w->stretch = w->search = w->at;
         w->end = w->at + len;
         w->match_e = 0;
-        w->dry = w->cut_empty = false;
+        w->dry = false;
     }
     if (w->match_e <= w->at && !w->dry) w->dry = !find_cut(w);
     size_t to = w->dry ? w->end : w->match_s > w->at ? w->match_s : w->match_e;

@@ -30,7 +30,6 @@ typedef struct {
     size_t match_s, match_e; /* found and not yet handed out when match_e > at */
     size_t search;           /* where the next search begins */
     bool wide, dry;          /* the stretch needs the wide pattern; it holds no further match */
-    bool cut_empty;          /* the last match ended at search, so an empty one there does not count */
 } PieceWalk;
 void pieces_open(PieceWalk *w, const Splitter *split);
 void pieces_text(PieceWalk *w, const char *s, size_t n);

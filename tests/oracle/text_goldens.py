@@ -45,7 +45,7 @@ def texts(r):
 # Patterns as nobody should write them: gaps, empty matches, look-behind. Texts hold no invalid UTF-8.
 ODD = [("x", "aaxbbx"), ("a*", "baac"), ("a*", "aabaa"), ("(?<=a)b", "abbab"), ("(?=b)", "abab"), (r"\b", "ab, cd"), ("^", "a\nb\n\nc"),
        ("$", "a\nb\n"), (r"[^\s]+", "a\u180eb\u2003c"), (r"\S+|\s", "a\u180e \u0085b"), ("", "añb"), (r"\p{Lu}\p{Ll}*", "AbcDÉé\ua7cb\ua7cd"),
-       (r"\p{L}+", "a\U00031350b1"), (r"[\p{N}x]+", "1x\U00010d40y"), (r"\P{L}+", "a\U00031350 1b"), (r"[^\p{M}]+", "e\u0301\u0897e"),
+       (r"\p{L}+", "a\U00031350b1"), (r"[\p{N}x]+", "1x\U00010d40y"), (r"\P{L}+", "a\U00031350 1b"), (r"\p{Lo}+|\p{Lm}+", "\U0001611c\U0001e030a\U00016d40"), (r"\p{S}+", "a\U0001fae9+"), (r"[^\p{M}]+", "e\u0301\u0897e"),
        (r"(?i:ß|k)", "ẞ\u212aKk"), ("[]a]+", "b]a]b"), (r"[\]\[]+", "a[]b"), ("é|🦊", "xé🦊é")]
 
 def pieces(split, text):
