@@ -19,8 +19,8 @@ static void space(Parser *p) {
 }
 
 static bool fail(Parser *p, const char *what) {
-    return error_set(p->err, ERR_CONFIG, "gate '%s': %s at column %d; expected 'metric <= number or metric [+- ...]'", p->expr, what,
-                     (int)(p->at - p->expr) + 1);
+    return error_set(p->err, ERR_CONFIG, "gate '%s': %s at column %d; expected 'metric <= number or metric [+- ...]'",
+                     p->expr, what, (int)(p->at - p->expr) + 1);
 }
 
 static bool name_char(char c) { return isalnum((unsigned char)c) || c == '.' || c == '_' || c == '-'; }
@@ -34,7 +34,8 @@ static bool read_metric(Parser *p, double *out) {
     *out = p->metric(p->ud, name);
     if (!isnan(*out)) return true;
     p->at = start;
-    return error_set(p->err, ERR_CONFIG, "gate '%s': no stage of this run reports a metric '%s'; summary.json of each stage lists them",
+    return error_set(p->err, ERR_CONFIG,
+                     "gate '%s': no stage of this run reports a metric '%s'; summary.json of each stage lists them",
                      p->expr, name);
 }
 
@@ -42,8 +43,9 @@ static bool term(Parser *p, double *out) {
     space(p);
     if (isalpha((unsigned char)*p->at)) return read_metric(p, out);
     char *end;
+    size_t plain = strspn(p->at, "0123456789.eE+-"); /* strtod reads hexadecimal, inf and nan too */
     *out = strtod(p->at, &end);
-    if (end == p->at) return fail(p, "no number and no metric");
+    if (end == p->at || (size_t)(end - p->at) > plain || !isfinite(*out)) return fail(p, "no number and no metric");
     p->at = end;
     space(p);
     if (*p->at != '*') return true;

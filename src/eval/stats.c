@@ -51,7 +51,12 @@ Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rn
 
 double ece(const double *p, const double *label, int64_t n, int n_bin) {
     double *sp = mem_alloc((size_t)n_bin * sizeof *sp), *sl = mem_alloc((size_t)n_bin * sizeof *sl), out = 0;
+    int64_t n_bad = 0;
     for (int64_t i = 0; i < n; i++) {
+        if (!(p[i] >= 0 && p[i] <= 1)) {
+            n_bad++;
+            continue;
+        }
         int b = (int)(p[i] * n_bin);
         if (b >= n_bin) b = n_bin - 1;
         sp[b] += p[i];
@@ -61,7 +66,7 @@ double ece(const double *p, const double *label, int64_t n, int n_bin) {
     for (int b = 0; b < n_bin; b++) out += fabs(sp[b] - sl[b]);
     free(sp);
     free(sl);
-    return n ? out / (double)n : NAN;
+    return n && !n_bad ? out / (double)n : NAN;
 }
 
 double brier(const double *p, const double *label, int64_t n) {
@@ -70,7 +75,10 @@ double brier(const double *p, const double *label, int64_t n) {
     return n ? s / (double)n : NAN;
 }
 
-typedef struct { double score; int32_t label; } Scored;
+typedef struct {
+    double score;
+    int32_t label;
+} Scored;
 static int by_score(const void *a, const void *b) {
     double x = ((const Scored *)a)->score, y = ((const Scored *)b)->score;
     return (x > y) - (x < y);
@@ -78,6 +86,8 @@ static int by_score(const void *a, const void *b) {
 
 /* Mann-Whitney with mid-ranks. */
 double auroc(const double *score, const int32_t *label, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (isnan(score[i])) return NAN; /* has no rank */
     Scored *s = mem_alloc((size_t)(n + 1) * sizeof *s);
     int64_t pos = 0;
     double rank_sum = 0;
@@ -98,13 +108,15 @@ double auroc(const double *score, const int32_t *label, int64_t n) {
 
 double correlation(const double *x, const double *y, int64_t n) {
     double mx = 0, my = 0, xx = 0, yy = 0, xy = 0;
-    for (int64_t i = 0; i < n; i++) mx += x[i], my += y[i];
+    /* Differences from the first item: a constant side is 0 exactly, whatever a mean would round to. */
+    for (int64_t i = 0; i < n; i++) mx += x[i] - x[0], my += y[i] - y[0];
     mx /= n ? (double)n : 1;
     my /= n ? (double)n : 1;
     for (int64_t i = 0; i < n; i++) {
-        xx += (x[i] - mx) * (x[i] - mx);
-        yy += (y[i] - my) * (y[i] - my);
-        xy += (x[i] - mx) * (y[i] - my);
+        double dx = x[i] - x[0] - mx, dy = y[i] - y[0] - my;
+        xx += dx * dx;
+        yy += dy * dy;
+        xy += dx * dy;
     }
     return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
 }
@@ -120,7 +132,7 @@ Detection detection(const double *p, const int32_t *label, int64_t n, double thr
     }
     d.recall = d.tp + d.fn ? (double)d.tp / (double)(d.tp + d.fn) : NAN;
     d.fpr = d.fp + d.tn ? (double)d.fp / (double)(d.fp + d.tn) : NAN;
-    d.precision = d.tp + d.fp ? (double)d.tp / (double)(d.tp + d.fp) : NAN;
+    d.precision = d.tp + d.fp ? (double)d.tp / (double)(d.tp + d.fp) : d.fn ? 0 : NAN;
     d.f1 = 2 * d.tp + d.fp + d.fn ? 2 * (double)d.tp / (double)(2 * d.tp + d.fp + d.fn) : NAN;
     d.accuracy = n ? (double)(d.tp + d.tn) / (double)n : NAN;
     return d;

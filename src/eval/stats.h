@@ -10,11 +10,13 @@ Interval interval_wilson(double hits, int64_t n);                /* Wilson 1927;
 /* Mean of x with items grouped in clusters (samples of one prompt): percentile bootstrap over clusters, 2000 draws keyed by
  * rng. cluster[i] in ascending runs. */
 Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rng rng);
-/* Expected calibration error, n_bin equal-width bins on p in [0,1]; label soft or 0/1. Guo et al. 2017. */
+/* Expected calibration error, n_bin equal-width bins on p in [0,1]; label soft or 0/1. Guo et al. 2017.
+ * NaN when a p lies outside. */
 double ece(const double *p, const double *label, int64_t n, int n_bin);
 double brier(const double *p, const double *label, int64_t n);
-double auroc(const double *score, const int32_t *label, int64_t n);          /* ties count half; NaN with one class */
+double auroc(const double *score, const int32_t *label, int64_t n);          /* ties count half; NaN with one class or a NaN score */
 double correlation(const double *x, const double *y, int64_t n);             /* Pearson; 0 when a side is constant */
+/* A share of nothing is NaN; precision is 0 when nothing was flagged but should have been. */
 typedef struct { double recall, fpr, precision, f1, accuracy; int64_t tp, fp, tn, fn; } Detection;
 Detection detection(const double *p, const int32_t *label, int64_t n, double threshold);   /* positive: p >= threshold */
 
