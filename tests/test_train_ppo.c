@@ -175,8 +175,7 @@ static double metric(const Str *metrics, int line, const char *name) {
     return x;
 }
 
-/* -- equal bits
- * ---------------------------------------------------------------------------------------------------------- */
+/* -- equal bits */
 
 static void test_resume(void **state) {
     static const char *const ways[] = {"stop", "kill"};
@@ -274,8 +273,30 @@ static void test_passes(void **state) {
     }
 }
 
-/* -- what goes in
- * ---------------------------------------------------------------------------------------------------------- */
+/* One optimizer over both nets: the joint norm is that of the policy's and c_v times the value's gradient. */
+static void test_value_weight(void **state) {
+    (void)state;
+    Error err;
+    Str dir = {0}, metrics = {0};
+    double square[3];
+    for (int k = 0; k < 3; k++) {
+        Fixture f;
+        fixture_open(&f, "ref", 1);
+        f.c.updates = f.c.epochs = f.c.minibatches = 1;
+        f.c.value_weight = 0.1 * k;
+        fresh_dir(&dir, "value_weight");
+        must(run(&f, dir.s, &err), &err);
+        read_metrics(&metrics, dir.s);
+        square[k] = pow(metric(&metrics, 0, "grad_norm"), 2);
+        fixture_close(&f);
+    }
+    assert_true(square[0] > 0 && square[1] > square[0]);
+    assert_true(fabs((square[2] - square[0]) / (square[1] - square[0]) - 4) < 1e-6);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
+/* -- what goes in */
 
 static void test_scores_and_prompts(void **state) {
     (void)state;
@@ -358,8 +379,7 @@ static void test_bad_setup(void **state) {
     str_release(&dir);
 }
 
-/* -- too far
- * --------------------------------------------------------------------------------------------------------------- */
+/* -- too far */
 
 /* No penalty and a high rate: some rollout passes kl_stop, and the policy is then that of the rollout before. */
 static void test_kl_stop(void **state) {
@@ -370,9 +390,12 @@ static void test_kl_stop(void **state) {
     fixture_open(&f, "cpu", 1);
     f.c.updates = 40, f.c.beta = 0, f.c.kl_target = 0, f.c.kl_stop = 1.5, f.c.optim.lr = 1e-2;
     f.c.schedule = (Schedule){.kind = SCHED_CONSTANT, .total = 40};
+    bool by_kl = false;
+    f.s.stopped_by_kl = &by_kl;
     fresh_dir(&dir, "far");
     assert_false(run(&f, dir.s, &err));
     assert_int_equal(err.code, ERR_DIVERGED);
+    assert_true(by_kl);
     long long updates = 0;
     const char *at = strstr(err.msg, "after ");
     assert_non_null(at);
@@ -390,8 +413,7 @@ static void test_kl_stop(void **state) {
     str_release(&dir);
 }
 
-/* -- the doctor
- * ------------------------------------------------------------------------------------------------------------ */
+/* -- the doctor */
 
 static void test_weights_changed(void **state) {
     static const char *const names[] = {"ref", "cpu"};
@@ -481,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_passes),
         cmocka_unit_test(test_pm_score),
+        cmocka_unit_test(test_value_weight),
         cmocka_unit_test(test_scores_and_prompts),
         cmocka_unit_test(test_bad_setup),
         cmocka_unit_test(test_kl_stop),

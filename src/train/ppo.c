@@ -48,8 +48,7 @@ typedef struct {
     double beta, tok_done;
 } Ppo;
 
-/* -- the two losses, as objectives of train_micro ---------------------------------------------------------------------
- */
+/* -- the two losses, as objectives of train_micro */
 
 static double policy_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
     Ppo *p = self;
@@ -100,8 +99,7 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
     return loss;
 }
 
-/* -- one minibatch ----------------------------------------------------------------------------------------------------
- */
+/* -- one minibatch */
 
 /* Fills the pass with replies seq[0..] as long as they fit; returns how many it took. */
 static int fill_pass(Ppo *p, const int64_t *seq, int n) {
@@ -194,8 +192,7 @@ static bool learn(Ppo *p, Error *err) {
     return ok;
 }
 
-/* -- metrics ----------------------------------------------------------------------------------------------------------
- */
+/* -- metrics */
 
 typedef struct {
     double score, raw, kl, end_share, length, explained, rollout_s, start_s;
@@ -260,8 +257,7 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     return ok;
 }
 
-/* -- state ------------------------------------------------------------------------------------------------------------
- */
+/* -- state */
 
 static Net good_net(Ppo *p) { return (Net){&p->good_trunk, &p->good_head}; }
 
@@ -317,8 +313,7 @@ static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
     return ok;
 }
 
-/* -- the run ----------------------------------------------------------------------------------------------------------
- */
+/* -- the run */
 
 static bool good_open(Ppo *p, Error *err) {
     Net policy = p->s->policy;
@@ -376,6 +371,7 @@ static void ppo_close(Ppo *p) {
 /* The policy that made this rollout went too far; the one before the last update did not. */
 static bool kl_stop(Ppo *p, double kl, Error *err) {
     if (!net_copy_weights(p->s->policy, good_net(p), err)) return false;
+    if (p->s->stopped_by_kl) *p->s->stopped_by_kl = true;
     return error_set(
         err, ERR_DIVERGED,
         "after %" PRId64 " updates the policy is %.1f nats per reply away from the reference, allowed %.1f: the "
@@ -389,7 +385,7 @@ static bool make_update(Ppo *p, Error *err) {
     double start_s = now_s(), lr = c->optim.lr * schedule_factor(&c->schedule, p->update);
     metrics_clear(p->metrics);
     p->n_skipped_now = 0;
-    if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->log, p->stop, err)) return false;
+    if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->stop, err)) return false;
     Summary s = summarise(&p->x);
     s.start_s = start_s;
     s.rollout_s = now_s() - start_s;

@@ -59,6 +59,7 @@ typedef struct {
     void *score_ud;
     PpoReportFn *report;
     void *report_ud;
+    bool *stopped_by_kl;            /* set when ERR_DIVERGED comes from kl_stop; may be NULL */
     /* Tests only: spoils the token rewards after the doctor saw them, to prove that a gate notices. NULL. */
     void (*spoil)(double *r, const double *score, const int64_t *off, int n_seq);
 } PpoSetup;

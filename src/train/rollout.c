@@ -77,7 +77,7 @@ static void ban_hook(void *ud, uint64_t id, const int32_t *text, int n, GenRule 
     rule->ban = ((const PpoSetup *)ud)->ban;
 }
 
-static bool generate(Experience *x, Rollout *r, int64_t update, Log *log, const Stop *stop, Error *err) {
+static bool generate(Experience *x, Rollout *r, int64_t update, const Stop *stop, Error *err) {
     const PpoConfig *c = r->c;
     GenRequest *req = mem_alloc((size_t)x->n * sizeof(GenRequest));
     for (int i = 0; i < x->n; i++) {
@@ -93,7 +93,7 @@ static bool generate(Experience *x, Rollout *r, int64_t update, Log *log, const 
         }
         req[i] = (GenRequest){(uint64_t)j, {x->prompt[i]->tok, x->prompt[i]->n}, p};
     }
-    bool ok = engine_generate(r->policy, req, x->n, x->reply, log, stop, err);
+    bool ok = engine_generate(r->policy, req, x->n, x->reply, NULL, stop, err); /* the run has its own progress line */
     free(req);
     return ok;
 }
@@ -197,7 +197,7 @@ static bool judge(Experience *x, Rollout *r, double beta, Error *err) {
     return true;
 }
 
-bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, Log *log, const Stop *stop, Error *err) {
+bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const Stop *stop, Error *err) {
     int n = r->c->rollouts;
     *x = (Experience){.n = n};
     x->prompt = mem_alloc((size_t)n * sizeof *x->prompt);
@@ -206,7 +206,7 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, Log *l
     x->raw = doubles(n);
     x->score = doubles(n);
     x->kl = doubles(n);
-    bool ok = generate(x, r, update, log, stop, err);
+    bool ok = generate(x, r, update, stop, err);
     if (ok) place_tokens(x);
     ok = ok && score_reference(x, r, err) && score_values(x, r, err) && score_replies(x, r, err);
     if (ok && update == 0 && doctor_same_weights(r->s->policy, r->s->reference))

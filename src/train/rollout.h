@@ -25,7 +25,7 @@ typedef struct {            /* engines over the setup's nets, and the order of p
 bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err);
 void rollout_close(Rollout *r);
 /* The experience of update u under penalty beta. Equal (weights, u, beta): equal experience. */
-bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, Log *log, const Stop *stop, Error *err);
+bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const Stop *stop, Error *err);
 void experience_release(Experience *x);
 
 #endif

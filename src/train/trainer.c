@@ -24,8 +24,7 @@ struct Trainer {
     double last_loss, tok_done;
 };
 
-/* -- one micro-batch ------------------------------------------------------------------------------------------------
- */
+/* -- one micro-batch */
 
 static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m,
                     bool grads) {
@@ -79,8 +78,7 @@ bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metr
     return ok;
 }
 
-/* -- life -----------------------------------------------------------------------------------------------------------
- */
+/* -- life */
 
 bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective *obj, Log *log, const Stop *stop,
                   Error *err) {
@@ -116,8 +114,7 @@ void trainer_close(Trainer *t) {
 double trainer_last_loss(const Trainer *t) { return t->last_loss; }
 Metrics *trainer_metrics(Trainer *t) { return t->metrics; }
 
-/* -- state ----------------------------------------------------------------------------------------------------------
- */
+/* -- state */
 
 static bool write_state(void *ud, const char *dir, Error *err) {
     Trainer *t = ud;
@@ -169,8 +166,7 @@ static bool load(Trainer *t, const char *dir, int64_t *metrics_bytes, Error *err
     return ok;
 }
 
-/* -- the loop -------------------------------------------------------------------------------------------------------
- */
+/* -- the loop */
 
 typedef struct {
     double loss, weight, lr, grad_norm, n_tok, start_s, wait_s;
