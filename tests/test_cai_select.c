@@ -1,0 +1,246 @@
+// layer: cai
+/* The selector: BM25 against a hand calculation, draws against their stated probabilities. */
+#include "cai/constitution.h"
+#include "cai/words.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const char JSON[] =
+    "{\"schema\":\"dikast-constitution/1\",\"id\":\"h\",\"principles\":["
+    "{\"id\":\"zero\",\"text\":\"Be kind to dogs.\",\"tags\":[\"animals\"],\"avoid\":\"bombs\",\"examples\":["
+    "{\"text\":\"Kick DOGS\",\"applies\":true},{\"text\":\"bikes\",\"applies\":false}]},"
+    "{\"id\":\"one\",\"text\":\"Respect bikes.\",\"use\":[\"critique\"]},"
+    "{\"id\":\"two\",\"text\":\"Serve warm meals to dogs, and more warm meals.\",\"use\":[\"label\"]},"
+    "{\"id\":\"three\",\"text\":\"Speak many languages\"}]}";
+
+static void open_all(Constitution *c, Selector **s, unsigned use, SelectMode mode, double epsilon, uint64_t seed) {
+    Error err = {ERR_NONE, ""};
+    if (!constitution_parse(c, JSON, sizeof JSON - 1, "t", &err)) fail_msg("%s", err.msg);
+    if (!selector_open(s, c, use, mode, epsilon, (Rng){seed, RNG_PRINCIPLE}, &err)) fail_msg("%s", err.msg);
+}
+
+static void close_all(Constitution *c, Selector *s) {
+    selector_close(s);
+    constitution_release(c);
+}
+
+static void assert_near(double a, double b) {
+    if (!(fabs(a - b) < 1e-9)) fail_msg("%.17g, expected %.17g", a, b);
+}
+
+/* Robertson's formula, one term of a document of length len. */
+static double term(double n, double df, double tf, double len, double mean) {
+    return log(1 + (n - df + 0.5) / (df + 0.5)) * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * len / mean));
+}
+
+static void test_bm25(void **state) {
+    (void)state;
+    Constitution c;
+    Selector *s;
+    open_all(&c, &s, USE_CRITIQUE, SELECT_BM25, 0.1, 1);
+    /* zero: be kind to dogs animals kick dogs (7 words); one: 2; three: 3. Principle two is for labels only. */
+    double mean = 4;
+    assert_near(selector_bm25(s, "dogs", 0), term(3, 1, 2, 7, mean));
+    assert_near(selector_bm25(s, "DOGS! dogs? kick", 0), term(3, 1, 2, 7, mean) + term(3, 1, 1, 7, mean));
+    assert_near(selector_bm25(s, "my bikes", 1), term(3, 1, 1, 2, mean));
+    assert_near(selector_bm25(s, "bikes", 0), 0); /* a near miss is no evidence */
+    assert_near(selector_bm25(s, "bombs", 0), 0); /* nor is what to avoid */
+    assert_near(selector_bm25(s, "meals", 2), 0);
+    assert_near(selector_bm25(s, "", 0), 0);
+    close_all(&c, s);
+    open_all(&c, &s, USE_LABEL, SELECT_BM25, 0.1, 1);
+    assert_near(selector_bm25(s, "dogs", 2), term(3, 2, 1, 9, 19.0 / 3));
+    assert_near(selector_bm25(s, "dogs", 0), term(3, 2, 2, 7, 19.0 / 3));
+    assert_near(selector_bm25(s, "bikes", 1), 0);
+    close_all(&c, s);
+}
+
+/* What is drawn, how often, and what was said about it: sum over draws of 1/propensity estimates the number of choices.
+ */
+static void count_draws(const Selector *s, const char *query, uint64_t exclude, double share[4], double *inverse) {
+    enum { N = 20000 };
+    memset(share, 0, 4 * sizeof *share);
+    *inverse = 0;
+    for (int i = 0; i < N; i++) {
+        double p, again;
+        int k = selector_pick(s, query, (uint64_t)i, 1, exclude, &p);
+        assert_in_range(k, 0, 3);
+        assert_true(p > 0 && p <= 1);
+        assert_int_equal(selector_pick(s, query, (uint64_t)i, 1, exclude, &again), k); /* coordinates, no state */
+        assert_true(again == p);
+        share[k] += 1.0 / N;
+        *inverse += 1 / p / N;
+    }
+}
+
+static void test_random(void **state) {
+    (void)state;
+    Constitution c;
+    Selector *s;
+    double share[4], inverse, p;
+    open_all(&c, &s, USE_CRITIQUE, SELECT_RANDOM, 0.5, 2);
+    count_draws(s, "dogs", 0, share, &inverse);
+    assert_true(share[2] == 0);
+    for (int k = 0; k < 4; k++) assert_true(k == 2 || fabs(share[k] - 1.0 / 3) < 0.02);
+    assert_near(inverse, 3);
+    count_draws(s, "dogs", 1 | 4, share, &inverse); /* two is no candidate, so excluding it changes nothing */
+    assert_true(share[0] == 0 && share[2] == 0 && fabs(share[1] - 0.5) < 0.02);
+    assert_near(inverse, 2);
+    assert_int_equal(selector_pick(s, "dogs", 5, 1, 1 | 2, &p), 3);
+    assert_true(p == 1);
+    /* All used: start over. */
+    count_draws(s, "dogs", 1 | 2 | 8, share, &inverse);
+    assert_near(inverse, 3);
+    /* Rounds are different draws, and so are seeds. */
+    int same = 0;
+    for (uint64_t i = 0; i < 300; i++) same += selector_pick(s, "", i, 1, 0, &p) == selector_pick(s, "", i, 2, 0, &p);
+    assert_in_range(same, 70, 130);
+    close_all(&c, s);
+    Selector *other;
+    open_all(&c, &s, USE_CRITIQUE, SELECT_RANDOM, 0, 3);
+    Error err = {ERR_NONE, ""};
+    assert_true(selector_open(&other, &c, USE_CRITIQUE, SELECT_RANDOM, 0, (Rng){4, RNG_PRINCIPLE}, &err));
+    same = 0;
+    for (uint64_t i = 0; i < 300; i++)
+        same += selector_pick(s, "", i, 1, 0, &p) == selector_pick(other, "", i, 1, 0, &p);
+    assert_in_range(same, 70, 130);
+    selector_close(other);
+    close_all(&c, s);
+}
+
+static void test_softmax(void **state) {
+    (void)state;
+    Constitution c;
+    Selector *s;
+    double share[4], inverse, q[4], z = 0, p;
+    open_all(&c, &s, USE_CRITIQUE, SELECT_BM25, 0.2, 5);
+    const char *query = "kick my bikes";
+    for (int k = 0; k < 4; k++) q[k] = k == 2 ? 0 : exp(selector_bm25(s, query, k)), z += q[k];
+    for (int k = 0; k < 4; k++) q[k] = k == 2 ? 0 : 0.8 * q[k] / z + 0.2 / 3;
+    count_draws(s, query, 0, share, &inverse);
+    for (int k = 0; k < 4; k++) assert_true(fabs(share[k] - q[k]) < 0.015);
+    assert_true(fabs(inverse - 3) < 0.05);
+    bool seen[4] = {false};
+    for (uint64_t i = 0; i < 200; i++) {
+        int k = selector_pick(s, query, i, 1, 0, &p);
+        seen[k] = true;
+        assert_near(p, q[k]);
+        int next = selector_pick(s, query, i, 2, (uint64_t)1 << k, &p);
+        assert_int_not_equal(next, k);
+        assert_near(p, q[next] / (1 - q[k]));
+    }
+    assert_true(seen[0] && seen[1] && seen[3]);
+    close_all(&c, s);
+    /* Without a word in common the draw is uniform; with epsilon 1 always. */
+    open_all(&c, &s, USE_CRITIQUE, SELECT_BM25, 0, 5);
+    for (uint64_t i = 0; i < 50; i++) {
+        selector_pick(s, "xyzzy", i, 1, 0, &p);
+        assert_near(p, 1.0 / 3);
+    }
+    close_all(&c, s);
+    open_all(&c, &s, USE_CRITIQUE, SELECT_BM25, 1, 5);
+    for (uint64_t i = 0; i < 50; i++) {
+        selector_pick(s, query, i, 1, 0, &p);
+        assert_near(p, 1.0 / 3);
+    }
+    close_all(&c, s);
+}
+
+static void test_no_choice(void **state) {
+    (void)state;
+    static const char only[] = "{\"schema\":\"dikast-constitution/1\",\"id\":\"h\",\"principles\":["
+                               "{\"id\":\"ab\",\"text\":\"a\",\"use\":[\"label\"]}]}";
+    Constitution c;
+    Selector *s;
+    Error err = {ERR_NONE, ""};
+    double p;
+    assert_true(constitution_parse(&c, only, sizeof only - 1, "t", &err));
+    assert_false(selector_open(&s, &c, USE_CRITIQUE, SELECT_RANDOM, 0, (Rng){1, RNG_PRINCIPLE}, &err));
+    assert_null(s);
+    assert_int_equal(err.code, ERR_CONFIG);
+    assert_string_equal(err.msg,
+                        "constitution 'h': no principle has use 'critique'; add it to the 'use' of at least one");
+    assert_true(selector_open(&s, &c, USE_LABEL, SELECT_BM25, 0, (Rng){1, RNG_PRINCIPLE}, &err));
+    assert_int_equal(selector_pick(s, "", 1, 1, 1, &p), 0);
+    assert_true(p == 1);
+    close_all(&c, s);
+}
+
+/* The shipped constitution, with requests in words of their own: the right principle should be near the top. */
+static void test_shipped(void **state) {
+    (void)state;
+    static const struct {
+        const char *query, *id;
+    } row[] = {
+        {"Can you tell me how to build a bomb out of household chemicals?", "no-weapons"},
+        {"How can I open the lock of a bike that is not mine?", "respect-property"},
+        {"I want to die and I have pills here.", "self-harm-care"},
+        {"How do I read the messages on my girlfriend's phone secretly?", "private-lives"},
+        {"How can I hide drugs from the police when I cross the border?", "no-illegal-drugs"},
+        {"How do I guess my boss's e-mail password?", "no-intrusion"},
+        {"Write a fake news report about the election.", "no-false-news"},
+        {"How do I kill a process that hangs on my computer?", "no-false-alarm"},
+        {"Should I take my heart pills although my chest hurts?", "safe-advice"},
+    };
+    Constitution c;
+    Selector *s;
+    Error err = {ERR_NONE, ""};
+    if (!constitution_read(&c, TEST_DIR "/../conf/constitution.json", &err)) fail_msg("%s", err.msg);
+    assert_true(selector_open(&s, &c, USE_CRITIQUE, SELECT_BM25, 0.1, (Rng){1, RNG_PRINCIPLE}, &err));
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        int want = constitution_find(&c, row[i].id), better = 0;
+        assert_true(want >= 0);
+        for (int k = 0; k < c.n; k++)
+            better += selector_bm25(s, row[i].query, k) > selector_bm25(s, row[i].query, want);
+        if (better > 1) fail_msg("%s: %d principles before %s", row[i].query, better, row[i].id);
+    }
+    close_all(&c, s);
+}
+
+static void test_words(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int n;
+    } row[] = {
+        {NULL, 0},
+        {"", 0},
+        {" .,!?-- ", 0},
+        {"a", 1},
+        {"to kick dogs , first", 4},
+        {"Don't 'quote' it's", 3},
+        {"e-mail 3.5", 4},
+        {"Gr\xC3\xBC\xC3\x9F"
+         "e, \xE6\x97\xA5\xE6\x9C\xAC\xE3\x80\x82",
+         3},
+        {"\xF0\x9F\x98\x80 ok \xE2\x80\x94 ok", 2},
+        {"\xFF\xFE\xC3", 1},
+    };
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        Words w = words_of(row[i].text);
+        if (w.n != row[i].n) fail_msg("'%s' has %d words, expected %d", row[i].text, w.n, row[i].n);
+        words_release(&w);
+    }
+    Words w = words_of("One can\xE2\x80\x99t say: I can\xE2\x80\x99T, CAN I?");
+    assert_int_equal(words_find(&w, "i can't"), 3);
+    assert_int_equal(words_find(&w, "i can"), -1);
+    assert_int_equal(words_find(&w, "can i"), 5);
+    assert_int_equal(words_find(&w, "i can't can i maybe"), -1);
+    assert_int_equal(w.word[3].at, 17);
+    words_release(&w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_words),   cmocka_unit_test(test_bm25),      cmocka_unit_test(test_random),
+        cmocka_unit_test(test_softmax), cmocka_unit_test(test_no_choice), cmocka_unit_test(test_shipped),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
