@@ -103,22 +103,19 @@ static void gemm_cols(int64_t rows, int64_t vecs, int64_t k, const float *a, int
 
 /* dst[k][j] = src[j][k], j < n <= 16; lanes n..15 become 0 */
 static void pack_transposed(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t n, int64_t k) {
-    for (int64_t i = 0; i < k; i += 16) {
-        v16 t[16];
-        int64_t left = k - i;
-        if (n == 16 && left >= 16) {
+    v16 t[16];
+    int64_t whole = n == 16 ? k / 16 * 16 : 0;
+    for (int64_t i = 0; i < whole; i += 16) {
+        for (int j = 0; j < 16; j++) __builtin_prefetch(src + (j + 16) * lds + i, 0, 2);
+        v16_load_transposed(t, src + i, lds);
 #pragma GCC unroll 16
-            for (int j = 0; j < 16; j++) t[j] = v16_load(src + j * lds + i);
-        } else {
-            for (int j = 0; j < 16; j++) t[j] = j < n ? v16_get(src + j * lds + i, left) : v16_zero();
-        }
-        v16_transpose(t);
-        if (left >= 16) {
-#pragma GCC unroll 16
-            for (int j = 0; j < 16; j++) v16_store(dst + (i + j) * ldd, t[j]);
-        } else {
-            for (int j = 0; j < left; j++) v16_store(dst + (i + j) * ldd, t[j]);
-        }
+        for (int j = 0; j < 16; j++) v16_store(dst + (i + j) * ldd, t[j]);
+    }
+    for (int64_t i = whole; i < k; i += 16) {
+        float block[16 * 16];
+        for (int j = 0; j < 16; j++) v16_store(block + 16 * j, j < n ? v16_get(src + j * lds + i, k - i) : v16_zero());
+        v16_load_transposed(t, block, 16);
+        for (int64_t j = 0; j < least(k - i, 16); j++) v16_store(dst + (i + j) * ldd, t[j]);
     }
 }
 

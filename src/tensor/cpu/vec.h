@@ -11,7 +11,7 @@
  *      v16_select_lt(x, y, a, b)           x < y ? a : b
  *      v16_half_pow2(n)                    2^(n-1), n whole, -125..128
  *      v16_top, v16_sum                    over the lanes
- *      v16_transpose(r)                    lane j of r[i] <-> lane i of r[j] */
+ *      v16_load_transposed(r, p, ld)       lane j of r[i] = p[j * ld + i], i and j < 16 */
 #ifndef DIKAST_TENSOR_CPU_VEC_H
 #define DIKAST_TENSOR_CPU_VEC_H
 

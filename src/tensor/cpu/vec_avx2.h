@@ -86,46 +86,29 @@ INLINE float fold_128(__m128 a, int take_max) {
 INLINE float v16_sum(v16 a) { return fold_128(fold_256(_mm256_add_ps(a.lo, a.hi), 0), 0); }
 INLINE float v16_top(v16 a) { return fold_128(fold_256(_mm256_max_ps(a.lo, a.hi), 1), 1); }
 
-INLINE void transpose_8(__m256 r[8]) {
-    __m256 t[8], u[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
-        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
-    }
+INLINE __m256 load_halves(const float *p, int64_t ld) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * ld), 1);
+}
+/* Columns 0..3 of rows 0..7 */
+INLINE void load_transposed_8(__m256 r[4], const float *p, int64_t ld) {
+    __m256 a = load_halves(p, ld), b = load_halves(p + ld, ld);
+    __m256 c = load_halves(p + 2 * ld, ld), d = load_halves(p + 3 * ld, ld);
+    __m256 ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d);
+    r[0] = _mm256_shuffle_ps(ab, cd, 0x44);
+    r[1] = _mm256_shuffle_ps(ab, cd, 0xee);
+    ab = _mm256_unpackhi_ps(a, b), cd = _mm256_unpackhi_ps(c, d);
+    r[2] = _mm256_shuffle_ps(ab, cd, 0x44);
+    r[3] = _mm256_shuffle_ps(ab, cd, 0xee);
 }
 
-INLINE void v16_transpose(v16 r[16]) {
-    __m256 a[8], b[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = r[i].lo;
-    transpose_8(a);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) b[i] = r[i + 8].lo;
-    transpose_8(b);
-    __m256 c[8], d[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) c[i] = r[i].hi;
-    transpose_8(c);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) d[i] = r[i + 8].hi;
-    transpose_8(d);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        r[i] = v16_make(a[i], b[i]);
-        r[i + 8] = v16_make(c[i], d[i]);
+INLINE void v16_load_transposed(v16 r[16], const float *p, int64_t ld) {
+#pragma GCC unroll 4
+    for (int q = 0; q < 16; q += 4) {
+        __m256 lo[4], hi[4];
+        load_transposed_8(lo, p + q, ld);
+        load_transposed_8(hi, p + 8 * ld + q, ld);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) r[q + i] = v16_make(lo[i], hi[i]);
     }
 }
 

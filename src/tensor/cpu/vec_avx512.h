@@ -61,36 +61,30 @@ INLINE float v16_top(v16 a) {
     return fold_128(fold_256(_mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)), 1), 1);
 }
 
-INLINE __m512 zip_pd_lo(__m512 a, __m512 b) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+INLINE __m512 zip_pd(__m512 a, __m512 b, int high) {
+    __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
 }
-INLINE __m512 zip_pd_hi(__m512 a, __m512 b) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+INLINE __m512 load_quarters(const float *p, int64_t ld) {
+    __m512 r = _mm512_castps128_ps512(_mm_loadu_ps(p));
+    r = _mm512_insertf32x4(r, _mm_loadu_ps(p + 4 * ld), 1);
+    r = _mm512_insertf32x4(r, _mm_loadu_ps(p + 8 * ld), 2);
+    return _mm512_insertf32x4(r, _mm_loadu_ps(p + 12 * ld), 3);
 }
 
-/* 4x4 blocks inside the quarters first, then the quarters themselves: 64 shuffles. */
-INLINE void v16_transpose(v16 r[16]) {
-    __m512 t[16], u[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
+/* Quarters of rows 0, 4, 8, 12 are put into one register as they are loaded; what remains is 4x4 inside the quarters:
+ * 32 shuffles, where whole rows would take 64. */
+INLINE void v16_load_transposed(v16 r[16], const float *p, int64_t ld) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-        u[i] = zip_pd_lo(t[i], t[i + 2]);
-        u[i + 1] = zip_pd_hi(t[i], t[i + 2]);
-        u[i + 2] = zip_pd_lo(t[i + 1], t[i + 3]);
-        u[i + 3] = zip_pd_hi(t[i + 1], t[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        __m512 a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
-        __m512 c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88), d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
-        r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
-        r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
-        r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
-        r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    for (int q = 0; q < 16; q += 4) {
+        __m512 a = load_quarters(p + q, ld), b = load_quarters(p + ld + q, ld);
+        __m512 c = load_quarters(p + 2 * ld + q, ld), d = load_quarters(p + 3 * ld + q, ld);
+        __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+        r[q] = zip_pd(ab, cd, 0);
+        r[q + 1] = zip_pd(ab, cd, 1);
+        ab = _mm512_unpackhi_ps(a, b), cd = _mm512_unpackhi_ps(c, d);
+        r[q + 2] = zip_pd(ab, cd, 0);
+        r[q + 3] = zip_pd(ab, cd, 1);
     }
 }
 

@@ -107,13 +107,8 @@ INLINE float v16_top(v16 a) {
     return a.f[0];
 }
 
-INLINE void v16_transpose(v16 r[16]) {
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < i; j++) {
-            float t = r[i].f[j];
-            r[i].f[j] = r[j].f[i];
-            r[j].f[i] = t;
-        }
+INLINE void v16_load_transposed(v16 r[16], const float *p, int64_t ld) {
+    for (int i = 0; i < 16; i++) LANES r[i].f[l] = p[l * ld + i];
 }
 
 #endif
