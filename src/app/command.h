@@ -37,5 +37,5 @@ const char *args_flag(const Args *a, const Command *c, const char *name);
 bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwise, int64_t *out, Error *err);
 bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double *out, Error *err);
 
-extern const Command command_run, command_stage, command_why;
+extern const Command command_run, command_stage, command_why, command_report;
 #endif

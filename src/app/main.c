@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "cai/stage.h"
 
-static const Command *const commands[] = {&command_run, &command_stage, &command_why};
+static const Command *const commands[] = {&command_run, &command_stage, &command_why, &command_report};
 
 static const Flag common[] = {{"--json", NULL, "print one JSON object on stdout"},
                               {"-q", NULL, "errors and results only"},

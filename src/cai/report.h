@@ -9,5 +9,8 @@
 bool report_write(const PipelineResult *run, const RunConfig *cfg, const char *dir, Error *err);
 /* cai/report_html.c: the page alone. m: metrics of every stage, "stage.name". */
 bool report_html(const PipelineResult *run, const RunConfig *cfg, const RunMetrics *m, const char *dir, Error *err);
+/* cai/report_load.c: a finished run from its directory (resolved.yaml, stages.json, report.json), to write its page again. Fills
+ * cfg (run_config_release) and *out. */
+bool report_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err);
 
 #endif
