@@ -199,8 +199,11 @@ static void say_reply(Str *out, const World *w, const Pair *p, ReplyKind kind, D
         say_refuse(out, p, any_reason(w, p, d));
 }
 
+/* Rows come in twins: a decided comparison is shown in both orders, a tie twice with both answers. So no slot is favoured
+ * and the coin is fair in every single comparison, not only on average, which a model would partly learn by heart. */
 static void judge_row(Str *out, const World *w, int64_t i, RowText *t) {
-    Draw d = draw_for(&w->c, "judge", (uint64_t)i);
+    bool twin = i & 1;
+    Draw d = draw_for(&w->c, "judge", (uint64_t)(i / 2));
     const Pair *p = draw_demo(w, 0.75, &d);
     const char *principle = draw_principle(w, p, 0.6, &d);
     row_begin(t, out, "judge", i, p);
@@ -211,13 +214,13 @@ static void judge_row(Str *out, const World *w, int64_t i, RowText *t) {
         str_clear(&t->b);
         say_reply(&t->b, w, p, b, &d);
     } while (!strcmp(t->a.s, t->b.s));
-    bool coin = draw_chance(&d, 0.5), decided = concerns(principle, p) && a != b;
+    bool coin = draw_chance(&d, 0.5), decided = concerns(principle, p) && a != b, swap = decided && twin;
     json_out_str(&t->j, "kind", "judge");
     json_out_str(&t->j, "prompt", str_get(&t->prompt));
-    json_out_str(&t->j, "a", str_get(&t->a));
-    json_out_str(&t->j, "b", str_get(&t->b));
+    json_out_str(&t->j, "a", str_get(swap ? &t->b : &t->a));
+    json_out_str(&t->j, "b", str_get(swap ? &t->a : &t->b));
     json_out_str(&t->j, "principle", principle);
-    json_out_str(&t->j, "answer", (decided ? a > b : coin) ? "first" : "second");
+    json_out_str(&t->j, "answer", (decided ? (a > b) != swap : coin != twin) ? "first" : "second");
     row_end(t, out);
 }
 
