@@ -499,6 +499,7 @@ static void test_new_weights_drop_cached_pages(void **state) {
         generate(other, &req, 1, &fresh);
         assert_same_result(&after, &fresh);
         assert_memory_not_equal(before.logprob, after.logprob, sizeof(float));
+        engine_free_results(&before, 1);
         generate(e, &req, 1, &before); /* unchanged since: shared */
         assert_int_equal(engine_stats(e).n_shared, 2 * KV_PAGE);
         engine_close(other);
