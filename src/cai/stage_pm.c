@@ -18,6 +18,7 @@ typedef struct {
     const StageCtx *ctx;
     const StageText *text;
     StageNet *pm;
+    const Constitution *con;
     PmPairs pairs;
     int max;
 } PmJob;
@@ -154,11 +155,14 @@ static int part(PmPair *out, const PmJob *j, bool helpful) {
     return n;
 }
 
+/* Gold rows of categories whose principle is not in force say nothing about this preference model. */
+static bool gold_counts(const PmJob *j, const Row *r) { return !r->category[0] || constitution_find(j->con, r->category) >= 0; }
+
 static int rows_as_pairs(PmPair *out, PmJob *j, const Rows *rows, bool human_half, int max) {
     int n = 0;
     for (int i = 0; i < rows->n && n < max; i++) {
         const Row *r = &rows->row[i];
-        if (human_half && format_half(j->ctx, r->id)) continue;
+        if (human_half ? format_half(j->ctx, r->id) : !gold_counts(j, r)) continue;
         bool second = swap_sides(j->ctx, r->id);
         out[n++] = (PmPair){r->id, r->id, dialogue_last_user(r->prompt), second ? r->b : r->a, second ? r->a : r->b, second ? 0 : 1, 1, false, true};
     }
@@ -248,8 +252,9 @@ static bool run(const StageCtx *ctx, Error *err) {
     StageNet pm = {0};
     PairRows ai = {0};
     Rows helpful = {0};
-    PmJob j = {.ctx = ctx, .text = &text, .pm = &pm};
-    bool ok = stage_text_open(&text, tokenizer, err) && open_pm(&pm, ctx, err) &&
+    Constitution con = {0};
+    PmJob j = {.ctx = ctx, .text = &text, .pm = &pm, .con = &con};
+    bool ok = stage_text_open(&text, tokenizer, err) && stage_constitution(&con, ctx->cfg, ctx->data_dir, err) && open_pm(&pm, ctx, err) &&
               pair_rows_read(&ai, stage_input(ctx, "pairs"), stage_input(ctx, "label"), err) &&
               stage_rows(&helpful, ctx, &ctx->cfg->data.prefs_helpful, ROW_PREFERENCE, err);
     if (ok) {
@@ -263,6 +268,7 @@ static bool run(const StageCtx *ctx, Error *err) {
         if (ok) ok = summary_end(&s, ctx, err);
         else str_release(&s.text);
     }
+    constitution_release(&con);
     free(j.pairs.item);
     pair_rows_release(&ai);
     rows_release(&helpful);
@@ -283,4 +289,5 @@ const Stage stage_pm = {.name = "pm",
                         .needs = {"world", "tokenizer", "sl", "pairs", "label"},
                         .section = {"pm.", "data.prefs_helpful", "data.prefs_harmless", "data.pm_gold", "data.max_rows"},
                         .files = files,
+                        .uses_constitution = true,
                         .run = run};

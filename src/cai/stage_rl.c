@@ -189,9 +189,11 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
     ok = ok && read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
          appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);
     if (ok) {
-        bool done = ppo_run(&c, &setup, ctx->output, ctx->log, ctx->stop, err), kl_stop = !done && err->code == ERR_DIVERGED;
+        bool kl_stop = false;
+        setup.stopped_by_kl = &kl_stop;
+        bool done = ppo_run(&c, &setup, ctx->output, ctx->log, ctx->stop, err);
         /* Past kl_stop the policy holds the last good weights: a result, with a warning, not a failure. */
-        if (kl_stop && c.kl_stop > 0) log_warn(ctx->log, "%s; going on with the last weights before that", err->msg);
+        if (kl_stop) log_warn(ctx->log, "%s; going on with the last weights before that", err->msg);
         ok = (done || kl_stop) && summarise(ctx, kl_stop, err);
     }
     if (reporter.samples) appender_close(reporter.samples);
