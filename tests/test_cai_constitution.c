@@ -170,13 +170,14 @@ static void test_hard_texts(void **state) {
     static const char json[] =
         "{\"schema\":\"dikast-constitution/1\",\"id\":\"a<b>&\\\"c'\",\"version\":\"1\\n2\\t3\",\"license\":\"]]>\","
         "\"principles\":[{\"id\":\"ab\",\"text\":\"<text> & ]]> \\\" ' \\\\ \\/ \\u2028 "
-        "\\u007f\\n\\n\\ttab\",\"critique\":\"\","
+        "\\u007f\\r\\n\\n\\ttab\",\"critique\":\"\","
         "\"tags\":[\"a&b\",\"\xC3\xBC\\\"<\"],\"weight\":0.1,\"use\":[\"label\"],\"examples\":[{\"text\":\"&amp;\","
         "\"applies\":true}],"
         "\"tests\":[{\"prompt\":\"\\ud83d\\ude00\",\"better\":\"<\",\"worse\":\">\"}]},"
         "{\"id\":\"tiny\",\"text\":\"b\",\"weight\":1e-7},{\"id\":\"ten\",\"text\":\"b\",\"weight\":10}]}";
     Constitution c;
     parse_ok(&c, json, sizeof json - 1);
+    assert_non_null(strstr(c.principle[0].text, "\x7f\n\n\ttab"));
     assert_string_equal(c.version, "1\n2\t3");
     assert_string_equal(c.principle[0].critique, ""); /* "no words", not "the generic words" */
     assert_string_equal(principle_critique(&c.principle[0]), "");
@@ -227,6 +228,8 @@ static const Refusal refused_json[] = {
     {HEAD "\n7]}", "t:2:1: a principle must be an object"},
     {P("\"txet\":\"a\""), "t:3:12: unknown field 'txet' in a principle (did you mean 'text'?)"},
     {P("\"text\":\"a\",\"wieght\":1"), "t:3:23: unknown field 'wieght' in a principle (did you mean 'weight'?)"},
+    {P("\"texts\":\"a\""), "t:3:12: unknown field 'texts' in a principle (did you mean 'text'?)"},
+    {P("\"text\":\"{\\\\\",\"avoid\":\"\\\"tests\",\"zz\":1"), "t:3:43: unknown field 'zz' in a principle"},
     {P("\"text\":\"a\",\"zz\":1"), "t:3:23: unknown field 'zz' in a principle"},
     {P("\"avoid\":\"a\""), "t:3:1: missing field 'text'"},
     {P("\"text\":\" \\n\""), "t:3:12: 'text' is empty"},

@@ -89,6 +89,7 @@ static void test_good_revisions(void **state) {
         "Locks are opened by their owners. A human: that is who can lend you a bike, so ask one.",
         "If 2 < 3 | 4 then the lock <b>stays</b> shut; ask the owner of the bike instead.",
         "A rule of good neighbours is to ask first, then borrow; the critic in you will agree with it.",
+        "The line locks.user: true in the file keeps the bike shut until its owner comes.",
         "Waiting, waiting and waiting is dull, but the lock is theirs, so wait and ask them kindly.",
     };
     for (int i = 0; i < COUNT_OF(good); i++) assert_reject(check(good[i]), REJECT_NONE, good[i]);
@@ -340,7 +341,7 @@ static void test_evasive(void **state) {
         {"Ask the owner first.", false},
         {"", false},
         {"I scanned the list of what cannot be done.", false},
-        {"Here is a long and useful answer which goes on about locks, keys, doors, hinges, bolts, screws, handles, "
+        {"This is a long and useful answer which goes on about locks, keys, doors, hinges, bolts, screws, handles, "
          "frames, panels, chains, alarms, and windows before it says what I cannot.",
          false},
     };

@@ -57,6 +57,8 @@ static void test_calibration_edges(void **state) {
     static const double p[] = {0, 1, 0.3, 0.3}, y[] = {0, 1, 0.5, 0.1}; /* soft labels; the bin of 1 is the last one */
     assert_near(ece(p, y, 2, 10), 0);
     assert_near(ece(p, y, 4, 10), 0);
+    static const double wrong[] = {1, 0};
+    assert_near(ece(p, wrong, 2, 10), 1);
     assert_near(ece(p, y, 4, 1), 0);
     assert_near(ece(p + 2, y + 2, 1, 10), 0.2);
     assert_near(brier(p, y, 4), (0.04 + 0.04) / 4);

@@ -372,7 +372,7 @@ static Reject first_reject(const FilterInput *f, const Words *prompt, const Word
     if (f->need_quote && !quotes(critique, previous)) return REJECT_UNGROUNDED;
     double alike = similarity(revision, previous);
     if (alike > f->max_similar) return REJECT_SAME;
-    if (f->min_similar > 0 && alike < f->min_similar) return REJECT_FAR;
+    if (alike < f->min_similar) return REJECT_FAR;
     return REJECT_NONE;
 }
 
