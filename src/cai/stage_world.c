@@ -28,7 +28,7 @@ static bool applies(const RunConfig *c) { return c->data.source == 1; }
 
 const Stage stage_world = {.name = "world",
                            .help = "generate the tiny world's data (data.source: world)",
-                           .version = 1,
+                           .version = 2,
                            .section = {"world."},
                            .applies = applies,
                            .run = run};
