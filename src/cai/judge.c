@@ -1,6 +1,38 @@
 #include "cai/judge.h"
 
+#include <math.h>
 #include <stdlib.h>
+
+#include "train/losses.h"
+
+PairLabel label_combine(const Judged *j, const Principle *const *principle, int n, double clamp, double t_cal, double abstain) {
+    PairLabel out = {.level = -1};
+    double total = 0, slot = 0;
+    int scored = 0;
+    for (int level = AUTH_ROOT; level <= AUTH_GUIDELINE; level++) {
+        double sum = 0, ab = 0, ba = 0;
+        bool any = false;
+        for (int k = 0; k < n; k++) {
+            const Principle *p = principle[k];
+            if ((int)p->authority != level || !j[k].scored) continue;
+            any = true;
+            sum += p->weight * fmax(-clamp, fmin(clamp, judged_l(j[k])));
+            ab += p->weight * j[k].l_ab;
+            ba -= p->weight * j[k].l_ba;
+            slot += (j[k].l_ab > 0) + (j[k].l_ba > 0);
+            scored++;
+        }
+        if (!any) continue;
+        total = sum;
+        out.level = level;
+        out.flip = (ab > 0) != (ba > 0);
+        if (fabs(sum) >= LABEL_UNDECIDED) break;
+    }
+    out.q = sigmoid(total / t_cal);
+    out.weight = scored && !(out.flip && fabs(out.q - 0.5) < abstain);
+    out.first_slot = scored ? slot / (2 * scored) : NAN;
+    return out;
+}
 
 bool judge_pairs(Judged *out, Engine *e, const Chat *c, const JudgeItem *item, int n, int max_len, Error *err) {
     Sequence *seq = mem_alloc((size_t)(2 * n + 1) * sizeof *seq);

@@ -4,6 +4,7 @@
 #ifndef DIKAST_CAI_JUDGE_H
 #define DIKAST_CAI_JUDGE_H
 
+#include "cai/constitution.h"
 #include "cai/stage_util.h"
 
 typedef struct { Dialogue prompt; const char *a, *b, *compare; } JudgeItem;
@@ -13,6 +14,18 @@ typedef struct {
 } Judged;
 static inline double judged_l(Judged j) { return (j.l_ab - j.l_ba) / 2; }
 static inline bool judged_flip(Judged j) { return (j.l_ab > 0) != (-j.l_ba > 0); }  /* the orders name different winners */
+
+/* The label of a pair from its judgements under several principles: within the highest authority level whose weighted sum of
+ * clamped log-odds reaches LABEL_UNDECIDED (else the lowest that was scored), q = sigmoid(sum / t_cal). weight 0: nothing was
+ * scored, or the orders disagree and q is closer to 0.5 than abstain. */
+#define LABEL_UNDECIDED 0.2
+typedef struct {
+    double q, weight;
+    int level;              /* authority that decided; -1: none was scored */
+    bool flip;              /* at that level the orders name different winners */
+    double first_slot;      /* share of judgements that chose what was shown first; NaN: none */
+} PairLabel;
+PairLabel label_combine(const Judged *j, const Principle *const *principle, int n, double clamp, double t_cal, double abstain);
 
 bool judge_pairs(Judged *out, Engine *e, const Chat *c, const JudgeItem *item, int n, int max_len, Error *err);
 

@@ -85,8 +85,44 @@ bool manifest_write(const StageCtx *ctx, const StageResult *r, const PipelineRes
     return write_json(ctx->output, "manifest.json", &text, err);
 }
 
-bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *conf_path, Error *err) {
-    Str text = {0}, path = {0};
+/* The value of a key in a dump: the text behind "  key: " in its section. NULL: not there. */
+static const char *dumped(const char *text, const char *name, size_t *n) {
+    size_t section = strcspn(name, ".");
+    bool inside = false;
+    for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+        if (line[0] != ' ') {
+            inside = !strncmp(line, name, section) && line[section] == ':';
+            continue;
+        }
+        const char *key = name + section + 1, *at = line + 2;
+        if (!inside || line[1] != ' ' || strncmp(at, key, strlen(key)) || strncmp(at + strlen(key), ": ", 2)) continue;
+        at += strlen(key) + 2;
+        *n = strcspn(at, "\n");
+        return at;
+    }
+    return NULL;
+}
+
+enum { MAX_NAMED = 8 };
+
+static void note_changes(Log *log, const char *run_dir, const char *before, const char *now) {
+    Str list = {0};
+    int n = 0;
+    for (int i = 0; i < run_key_count; i++) {
+        size_t n_old = 0, n_new = 0;
+        const char *a = dumped(before, run_keys[i].name, &n_old), *b = dumped(now, run_keys[i].name, &n_new);
+        if (run_keys[i].scope != CFG_RESULT || !b || (a && n_old == n_new && !memcmp(a, b, n_new))) continue;
+        if (n++ < MAX_NAMED)
+            str_printf(&list, "%s%s %.*s -> %.*s", n > 1 ? ", " : "", run_keys[i].name, a ? (int)n_old : 1, a ? a : "?", (int)n_new, b);
+    }
+    if (n > MAX_NAMED) str_printf(&list, " and %d more", n - MAX_NAMED);
+    if (n) log_info(log, "%s held another configuration; changed since: %s", run_dir, str_get(&list));
+    str_release(&list);
+}
+
+bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *conf_path, Log *log, Error *err) {
+    Str text = {0}, path = {0}, before = {0};
+    Error ignore = {0};
     bool ok = true;
     if (conf_path) {
         path_join(&path, r->run_dir, "config.yaml");
@@ -94,6 +130,8 @@ bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *co
     }
     config_dump(&text, cfg, run_keys, run_key_count);
     path_join(&path, r->run_dir, "resolved.yaml");
+    if (io_exists(str_get(&path)) && io_read_file(&before, str_get(&path), (size_t)1 << 20, &ignore))
+        note_changes(log, r->run_dir, str_get(&before), str_get(&text));
     ok = ok && io_write_file(str_get(&path), str_get(&text), text.n, err);
     str_clear(&text);
     JsonOut j;
@@ -102,6 +140,7 @@ bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *co
     ok = ok && write_json(r->run_dir, "env.json", &text, err);
     str_release(&text);
     str_release(&path);
+    str_release(&before);
     return ok;
 }
 
@@ -117,7 +156,7 @@ bool run_status(const PipelineResult *r, const char *state, const char *detail) 
 }
 
 bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, Error *err) {
-    Str text = {0};
+    Str text = {0}, path = {0};
     JsonOut j;
     json_out_init(&j, &text, 1);
     json_out_obj(&j, NULL);
@@ -127,11 +166,14 @@ bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, E
         json_out_obj(&j, s->name);
         json_out_str(&j, "key", s->key);
         json_out_str(&j, "dir", s->dir);
+        path_join(&path, s->dir, "DONE");
+        json_out_str(&j, "state", io_exists(str_get(&path)) ? "done" : "to do");
         json_out_bool(&j, "cached", s->cached);
         json_out_num(&j, "seconds", s->seconds);
         json_out_obj_end(&j);
     }
     json_out_obj_end(&j);
+    str_release(&path);
     bool ok = write_json(r->run_dir, "stages.json", &text, err);
     return run_status(r, state, why->code == ERR_NONE ? NULL : why->msg) && ok;
 }

@@ -9,10 +9,11 @@
 /* manifest.json: key, input keys, resolved configuration of the run, seed, version, machine, instruction set, seconds. */
 bool manifest_write(const StageCtx *ctx, const StageResult *r, const PipelineResult *all, Error *err);
 
-/* config.yaml (as given), resolved.yaml, command is the caller's, env.json; STATUS = running. */
-bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *conf_path, Error *err);
+/* config.yaml (as given), resolved.yaml, env.json; command is the caller's. A directory that held another configuration goes
+ * on under this one, and the log names the keys that changed. */
+bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *conf_path, Log *log, Error *err);
 bool run_status(const PipelineResult *r, const char *state, const char *detail);    /* STATUS, best effort */
-bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, Error *err);     /* stages.json, STATUS */
+bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, Error *err);     /* stages.json, STATUS; why: ERR_NONE when all is well */
 
 /* Flat metrics "stage.name" of every applicable stage's summary.json, and "base.stage.name" of eval.base's report.json. */
 typedef struct { struct RunMetric { char *name; double value; } *item; int n, cap; } RunMetrics;

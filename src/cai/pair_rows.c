@@ -29,11 +29,12 @@ static bool add_label(void *ud, const Json *row, int line, Error *err) {
     PairRows *p = ud;
     const char *id;
     double q, weight;
+    (void)line;
     if (!json_need_str(row, "id", &id, NULL, err) || !json_need_num(row, "q", &q, err) ||
         !json_need_num(row, "weight", &weight, err))
         return false;
     if (p->at >= p->n || strcmp(p->item[p->at].id, id))
-        return error_set(err, ERR_STATE, "labels.jsonl:%d: '%s' is not the pair of that line in pairs.jsonl", line, id);
+        return error_set(err, ERR_STATE, "'%s' is not the pair of that line in pairs.jsonl", id);
     p->item[p->at].q = q;
     p->item[p->at++].weight = weight;
     return true;
@@ -42,8 +43,10 @@ static bool add_label(void *ud, const Json *row, int line, Error *err) {
 bool pair_rows_read(PairRows *p, const char *pairs_dir, const char *label_dir, Error *err) {
     *p = (PairRows){0};
     if (jsonl_each(pairs_dir, "pairs.jsonl", add_pair, p, err) &&
-        (!label_dir || jsonl_each(label_dir, "labels.jsonl", add_label, p, err)))
-        return true;
+        (!label_dir || jsonl_each(label_dir, "labels.jsonl", add_label, p, err))) {
+        if (!label_dir || p->at == p->n) return true;
+        error_set(err, ERR_STATE, "%s/labels.jsonl: %d labels for %d pairs", label_dir, p->at, p->n);
+    }
     pair_rows_release(p);
     return false;
 }

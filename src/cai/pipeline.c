@@ -3,9 +3,11 @@
  * a topological order: every needs[] entry stands before its user. */
 #include "cai/pipeline.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/hash.h"
 #include "base/io.h"
@@ -32,7 +34,8 @@ static void add_file(void *ud, const char *name) {
     Str path = {0};
     stage_data_path(&path, f->data_dir, name);
     Hash content;
-    f->ok = hash_file(&content, str_get(&path), f->err);
+    f->ok = io_exists(str_get(&path)) ? hash_file(&content, str_get(&path), f->err)
+                                      : error_set(f->err, ERR_FORMAT, "%s: no such file", str_get(&path));
     if (!f->ok)
         error_wrap(f->err,
                    "data files are looked for in data.dir=%s (set it to your folder; README, 'Your own data', lists the row shapes)",
@@ -89,9 +92,12 @@ static const char *world_dir(const PipelineResult *r, const RunConfig *cfg) {
     return "";
 }
 
-static void copy_path(char *out, size_t n, const Str *path) {
-    CHECK(path->n < n, "path of %zu bytes, room for %zu: %s", path->n, n, str_get(path));
+static bool copy_path(char *out, size_t n, const Str *path, Error *err) {
+    if (path->n >= n)
+        return error_set(err, ERR_CONFIG, "run.out or run.name is too long: a path of %zu bytes, at most %zu: %.200s...", path->n,
+                         n - 1, str_get(path));
     memcpy(out, str_get(path), path->n + 1);
+    return true;
 }
 
 static bool add_stage(PipelineResult *out, const Stage *s, const RunConfig *cfg, Error *err) {
@@ -101,43 +107,67 @@ static bool add_stage(PipelineResult *out, const Stage *s, const RunConfig *cfg,
         if (!stage_key(r, out, s, cfg, world_dir(out, cfg), err)) return error_wrap(err, "%s", s->name);
         Str done = {0};
         str_printf(&done, "%s/store/%s-%s", cfg->run.out, s->name, r->key);
-        copy_path(r->dir, sizeof r->dir, &done);
+        bool ok = copy_path(r->dir, sizeof r->dir, &done, err);
         path_join(&done, r->dir, "DONE");
-        r->cached = io_exists(str_get(&done));
+        r->cached = ok && io_exists(str_get(&done));
         str_release(&done);
+        if (!ok) return false;
     }
     out->n_stage++;
     return true;
 }
 
-static void name_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path) {
+static bool name_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
     char name[128];
-    const char *base = conf_path ? strrchr(conf_path, '/') : NULL;
-    snprintf(name, sizeof name, "%s", cfg->run.name[0] ? cfg->run.name : base ? base + 1 : conf_path ? conf_path : "run");
-    char *dot = cfg->run.name[0] ? NULL : strrchr(name, '.');
-    if (dot) *dot = 0;
+    const char *given = cfg->run.name, *slash = conf_path ? strrchr(conf_path, '/') : NULL;
+    const char *base = slash ? slash + 1 : conf_path ? conf_path : "run";
+    if (strchr(given, '/') || given[0] == '.' || strlen(given) >= sizeof name)
+        return error_set(err, ERR_CONFIG, "run.name is '%.140s': expected the name of a folder, without '/', '.' in front, below 128 bytes",
+                         given);
+    snprintf(name, sizeof name, "%s", given[0] ? given : base);
+    char *dot = given[0] ? NULL : strrchr(name, '.');
+    if (dot && dot > name) *dot = 0;
     Str path = {0};
     str_printf(&path, "%s/runs/%s", cfg->run.out, name);
-    copy_path(out->run_dir, sizeof out->run_dir, &path);
-    path_join(&path, out->run_dir, "report.html");
-    copy_path(out->report, sizeof out->report, &path);
+    bool ok = copy_path(out->run_dir, sizeof out->run_dir, &path, err);
+    if (ok) {
+        path_join(&path, out->run_dir, "report.html");
+        ok = copy_path(out->report, sizeof out->report, &path, err);
+    }
     str_release(&path);
+    return ok;
 }
 
 bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
     *out = (PipelineResult){0};
-    name_run(out, cfg, conf_path);
+    if (!name_run(out, cfg, conf_path, err)) return false;
     for (int i = 0; stages[i]; i++)
         if (!add_stage(out, stages[i], cfg, err)) return false;
     return true;
 }
 
+/* What a killed writer left under a temporary name. The caller holds the lock, so none of them is anyone's. */
+static bool remove_temporaries(const char *dir, Error *err) {
+    char **name;
+    int n;
+    Str path = {0};
+    if (!io_list_dir(&name, &n, dir, err)) return false;
+    bool ok = true;
+    for (int i = 0; i < n && ok; i++) {
+        path_join(&path, dir, name[i]);
+        if (strstr(name[i], ".tmp-")) ok = io_remove_tree(str_get(&path), err);
+        else if (io_is_dir(str_get(&path))) ok = remove_temporaries(str_get(&path), err);
+    }
+    io_free_list(name, n);
+    str_release(&path);
+    return ok;
+}
+
+/* DONE before the state goes: killed in between, the result is there and some disk space is not. */
 static bool write_done(const StageCtx *ctx, Error *err) {
     Str path = {0};
-    path_join(&path, ctx->output, "state");
-    bool ok = io_remove_tree(str_get(&path), err) && io_sync_tree(ctx->output, err);
     path_join(&path, ctx->output, "DONE");
-    ok = ok && io_write_file(str_get(&path), "done\n", 5, err);
+    bool ok = io_sync_tree(ctx->output, err) && io_write_file(str_get(&path), "done\n", 5, err) && state_remove(ctx->output, err);
     str_release(&path);
     return ok;
 }
@@ -147,13 +177,29 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
     ctx->ledger = ledger_new();
     Str path = {0};
     path_join(&path, ctx->output, "ledger.json");
-    bool ok = ctx->stage->run(ctx, err) &&
-              ledger_close(ctx->ledger, ctx->cfg->data.max_lost, str_get(&path), err);
+    bool ok = remove_temporaries(ctx->output, err) && ctx->stage->run(ctx, err);
+    if (ok && !ledger_close(ctx->ledger, ctx->cfg->data.max_lost, str_get(&path), err)) {
+        /* Not a gate of the run: the data do not fit the limits, and there is no result. */
+        if (err->code == ERR_GATE) err->code = ERR_FORMAT;
+        ok = false;
+    }
     ledger_free(ctx->ledger);
     str_release(&path);
     r->seconds = now_s() - start;
     ok = ok && manifest_write(ctx, r, all, err) && write_done(ctx, err);
     return ok || error_wrap(err, "%s", ctx->stage->name);
+}
+
+/* Another run may be computing the same result: it is waited for, not computed twice. */
+static bool lock_stage(IoLock *lock, const char *path, Log *log, const Stop *stop, Error *err) {
+    for (bool said = false; !io_lock(lock, path, err); said = true) {
+        if (err->code != ERR_CONFIG) return false;
+        if (stop_requested(stop)) return error_set(err, ERR_STOPPED, "stopped while waiting for another run; run again to go on");
+        if (!said) log_info(log, "another run is computing this stage: waiting for it (%s)", err->msg);
+        nanosleep(&(struct timespec){0, 100000000}, NULL);
+    }
+    *err = (Error){0};
+    return true;
 }
 
 static bool run_stage(PipelineResult *out, int at, const Stage *s, const RunConfig *cfg, Backend *be, Log *log,
@@ -177,7 +223,7 @@ static bool run_stage(PipelineResult *out, int at, const Stage *s, const RunConf
     Str path = {0};
     path_join(&path, r->dir, ".lock");
     IoLock lock;
-    bool ok = io_lock(&lock, str_get(&path), err);
+    bool ok = lock_stage(&lock, str_get(&path), log, stop, err);
     if (ok) {
         /* Whoever held the lock before us may have finished the stage meanwhile. */
         path_join(&path, r->dir, "DONE");
@@ -195,7 +241,7 @@ static bool check_gates(PipelineResult *out, const RunConfig *cfg, Error *err) {
     RunMetrics m;
     if (!run_metrics_read(&m, out, cfg, err)) return false;
     int missed = 0;
-    for (int i = 0; i < cfg->eval.gates.n && out->n_gate < COUNT_OF(out->gate); i++) {
+    for (int i = 0; i < cfg->eval.gates.n; i++) {
         GateResult g;
         if (!gate_eval(&g, cfg->eval.gates.item[i], metric_of, &m, err)) {
             run_metrics_release(&m);
@@ -216,6 +262,52 @@ static bool check_gates(PipelineResult *out, const RunConfig *cfg, Error *err) {
     return true;
 }
 
+/* While nothing is known yet every metric that some stage could report is 1: this finds what is written wrong. */
+static double metric_possible(void *ud, const char *name) {
+    const RunConfig *cfg = ud;
+    char stage[32];
+    size_t n = strcspn(name, ".");
+    if (!name[n] || n >= sizeof stage) return NAN;
+    memcpy(stage, name, n);
+    stage[n] = 0;
+    return stage_find(stage) || (!strcmp(stage, "base") && cfg->eval.base[0]) ? 1 : NAN;
+}
+
+static bool check_gates_early(const RunConfig *cfg, Error *err) {
+    PipelineResult *r = NULL;
+    Str path = {0};
+    str_printf(&path, "%s/runs/%s/report.json", cfg->run.out, cfg->eval.base);
+    bool ok = !cfg->eval.base[0] || io_exists(str_get(&path)) ||
+              error_set(err, ERR_CONFIG, "eval.base=%s: there is no %s; run that configuration first", cfg->eval.base, str_get(&path));
+    str_release(&path);
+    if (ok && cfg->eval.gates.n > COUNT_OF(r->gate))
+        ok = error_set(err, ERR_CONFIG, "eval.gates: %d gates, at most %d", cfg->eval.gates.n, COUNT_OF(r->gate));
+    for (int i = 0; i < cfg->eval.gates.n && ok; i++) {
+        GateResult g;
+        ok = gate_eval(&g, cfg->eval.gates.item[i], metric_possible, (void *)cfg, err) || error_wrap(err, "eval.gates");
+    }
+    return ok;
+}
+
+/* Keys that are each in range and still cannot go together: found before anything is computed. */
+static bool check_config(const RunConfig *cfg, Error *err) {
+    if (!check_gates_early(cfg, err)) return false;
+    if (cfg->model.import[0]) return true; /* the imported model decides */
+    int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
+    if (cfg->pm.n_layer > cfg->model.n_layer)
+        return error_set(err, ERR_CONFIG, "pm.n_layer %d is more than model.n_layer %d", (int)cfg->pm.n_layer, (int)cfg->model.n_layer);
+    if (cfg->revise.critique && revise + 5 >= max)
+        return error_set(err, ERR_CONFIG, "revise.critique_tokens %lld and revise.max_new %lld leave no room for a prompt in model.max_seq %lld",
+                         (long long)cfg->revise.critique_tokens, (long long)cfg->revise.s.max_new, (long long)max);
+    const struct { const char *name; int64_t n; } reply[] = {
+        {"revise", cfg->revise.s.max_new}, {"pairs", cfg->pairs.s.max_new}, {"rl", cfg->rl.s.max_new}, {"eval", cfg->eval.s.max_new}};
+    for (int i = 0; i < COUNT_OF(reply); i++)
+        if (reply[i].n >= max)
+            return error_set(err, ERR_CONFIG, "%s.max_new %lld leaves no room for a prompt in model.max_seq %lld", reply[i].name,
+                             (long long)reply[i].n, (long long)max);
+    return true;
+}
+
 /* only and what it needs, through any number of steps; everything when only is NULL. */
 static void want_stages(bool *want, const char *only) {
     int n = 0;
@@ -226,70 +318,96 @@ static void want_stages(bool *want, const char *only) {
                 if (!strcmp(stages[e]->name, stages[i]->needs[k])) want[e] = true;
 }
 
+/* All keys before the first stage: a data file or constitution that is missing or broken stops the run at once. */
+static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Error *err) {
+    for (int i = 0; stages[i]; i++) {
+        if (add_stage(out, stages[i], cfg, err)) continue;
+        if (want[i]) return false;
+        out->stage[out->n_stage++].applies = false;
+        *err = (Error){0};
+    }
+    return true;
+}
+
+/* The generated constitution is there once the world is; nobody should wait for a model to learn of a misspelt id. */
+static bool check_world(const PipelineResult *r, const RunConfig *cfg, Error *err) {
+    Constitution c;
+    if (!stage_constitution(&c, cfg, world_dir(r, cfg), err)) return false;
+    constitution_release(&c);
+    return true;
+}
+
+static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backend *be, Log *log, const Stop *stop, Error *err) {
+    StageResult *r = &out->stage[i];
+    if (!r->cached && stop_requested(stop))
+        return error_set(err, ERR_STOPPED, "stopped before stage '%s'; run the same command again to go on", r->name);
+    log_stage(log, r->name);
+    bool ok = true;
+    if (r->cached) log_debug(log, "unchanged (%s)", r->dir);
+    else {
+        log_event(log, "stage_start", "%s", r->dir);
+        run_status(out, "running", r->name);
+        ok = run_stage(out, i, stages[i], cfg, be, log, stop, err);
+        char took[32];
+        format_time(took, r->seconds);
+        if (ok && r->cached) log_info(log, "done by another run");
+        else if (ok) log_info(log, "done in %s", took);
+        log_event(log, ok ? "stage_done" : "stage_failed", "%s", ok ? r->dir : err->msg);
+    }
+    log_stage(log, NULL);
+    return ok && (stages[i] != stage_find("world") || check_world(out, cfg, err));
+}
+
 static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop, Error *err) {
     Pool *pool = NULL;
     Backend *be = NULL;
     static const char *const backend[] = {"cpu", "ref"}, *const isa[] = {"auto", "scalar", "avx2", "avx512"};
-    if (!pool_open(&pool, (int)cfg->run.threads, err)) return false;
-    bool ok = backend_open(&be, backend[cfg->run.backend], pool, isa[cfg->run.isa], err);
     bool want[COUNT_OF(((PipelineResult *)0)->stage)];
     want_stages(want, only);
-    for (int i = 0; stages[i] && ok; i++) {
-        ok = add_stage(out, stages[i], cfg, err);
-        StageResult *r = &out->stage[i];
-        if (!ok || !r->applies || !want[i]) continue;
-        if (!r->cached && stop_requested(stop)) {
-            ok = error_set(err, ERR_STOPPED, "stopped before stage '%s'; run the same command again to go on", r->name);
-            break;
-        }
-        log_stage(log, r->name);
-        if (r->cached) log_debug(log, "unchanged (%s)", r->dir);
-        else {
-            log_event(log, "stage_start", "%s", r->dir);
-            run_status(out, "running", r->name);
-            ok = run_stage(out, i, stages[i], cfg, be, log, stop, err);
-            char took[32];
-            format_time(took, r->seconds);
-            if (ok) log_info(log, "done in %s", took);
-            log_event(log, ok ? "stage_done" : "stage_failed", "%s", ok ? r->dir : err->msg);
-        }
-        log_stage(log, NULL);
-    }
+    if (!plan(out, cfg, want, err) || !pool_open(&pool, (int)cfg->run.threads, err)) return false;
+    bool ok = backend_open(&be, backend[cfg->run.backend], pool, isa[cfg->run.isa], err);
+    for (int i = 0; i < out->n_stage && ok; i++)
+        if (out->stage[i].applies && want[i]) ok = visit_stage(out, i, cfg, be, log, stop, err);
     backend_close(be);
     pool_close(pool);
     return ok;
 }
 
+static bool run_and_report(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop, Error *err) {
+    double start = now_s();
+    bool ok = run_all(out, cfg, only, log, stop, err);
+    out->seconds = now_s() - start;
+    if (!ok || only) return ok;
+    Error gates = {0};
+    bool met = check_gates(out, cfg, &gates);
+    ok = (met || gates.code == ERR_GATE) && report_write(out, cfg, out->run_dir, err);
+    if (!met && (ok || gates.code != ERR_GATE)) {
+        *err = gates;
+        ok = false;
+    }
+    return ok;
+}
+
 bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, Log *log,
                   const Stop *stop, Error *err) {
-    double start = now_s();
     *out = (PipelineResult){0};
-    name_run(out, cfg, conf_path);
+    *err = (Error){0};
     if (only && !stage_find(only)) return error_set(err, ERR_CONFIG, "unknown stage '%s'; 'dikast --help' lists them", only);
-    if (!io_make_dirs(out->run_dir, err)) return false;
+    if (!name_run(out, cfg, conf_path, err) || !check_config(cfg, err) || !io_make_dirs(out->run_dir, err)) return false;
     Str path = {0};
     path_join(&path, out->run_dir, ".lock");
     IoLock lock;
     bool ok = io_lock(&lock, str_get(&path), err);
     if (!ok) {
         str_release(&path);
-        return error_wrap(err, "another dikast is working in %s", out->run_dir);
+        return err->code == ERR_CONFIG ? error_wrap(err, "another dikast is working in %s", out->run_dir) : false;
     }
     path_join(&path, out->run_dir, "events.jsonl");
-    ok = log_events_to(log, str_get(&path), err) && run_dir_begin(out, cfg, conf_path, err) &&
-         run_all(out, cfg, only, log, stop, err);
-    out->seconds = now_s() - start;
-    if (ok && !only) {
-        Error gates = {0};
-        bool met = check_gates(out, cfg, &gates);
-        ok = (met || gates.code == ERR_GATE) && report_write(out, cfg, out->run_dir, err);
-        if (!met && (ok || gates.code != ERR_GATE)) {
-            *err = gates;
-            ok = false;
-        }
-    }
-    Error ignore = {0};
-    run_dir_end(out, ok ? "done" : error_exit_code(err->code) == 75 ? "stopped" : "failed", err, &ignore);
+    ok = remove_temporaries(out->run_dir, err) && log_events_to(log, str_get(&path), err) &&
+         run_dir_begin(out, cfg, conf_path, log, err) && run_and_report(out, cfg, only, log, stop, err);
+    Error ignore = {0}, none = {0};
+    bool complete = ok || err->code == ERR_GATE;
+    run_dir_end(out, complete ? "done" : err->code == ERR_STOPPED ? "stopped" : "failed", ok ? &none : err, &ignore);
     io_unlock(&lock);
     str_release(&path);
     return ok;

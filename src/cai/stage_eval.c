@@ -71,6 +71,7 @@ static bool multiple_choice(Eval *v, Engine *e, const char *model, int max, Summ
     int right = 0, right_norm = 0, n = 0;
     for (int i = 0; i < v->choice.n && n < limit; i++) {
         const Row *r = &v->choice.row[i];
+        if (stop_requested(v->ctx->stop)) return error_set(err, ERR_STOPPED, "stopped; run again to go on");
         TokBuf prefix = {0}, *cont = mem_alloc((size_t)r->n_list * sizeof *cont);
         Tokens *p = mem_alloc((size_t)r->n_list * sizeof *p), *t = mem_alloc((size_t)r->n_list * sizeof *t);
         float **lp = mem_alloc((size_t)r->n_list * sizeof *lp);

@@ -2,7 +2,7 @@
  *
  *   l_p = (l_ab - l_ba)/2, clamped;  L = sum of w_p l_p within the deciding authority level;  q = sigmoid(L / T_cal)
  *
- * A level is undecided when |sum| < 0.2; then the next one down speaks. Labels stay soft. A pair whose orders disagree and
+ * A level is undecided when |sum| < 0.2; then the next one down speaks (judge.c). Labels stay soft. A pair whose orders disagree and
  * whose q lies within label.abstain of 0.5 gets weight 0 (TIE): never a random label. */
 #include <math.h>
 #include <stdlib.h>
@@ -15,52 +15,27 @@
 #include "eval/stats.h"
 #include "train/losses.h"
 
-static const double UNDECIDED = 0.2, DECIDED = 0.2;
-
-typedef struct { double q, weight, L; int level; bool flip; double first_slot; } Label;
+static const double DECIDED = 0.2;  /* distance from 0.5 of what counts as decided in the summary */
 
 typedef struct {
     const StageCtx *ctx;
     const StageText *text;
     Engine *engine;
     Constitution con;
-    int label_principle[256], n_label;
+    int label_principle[64], n_label; /* as many as a constitution may hold */
     int max_len;
 } Labeler;
 
 static double clamp(double x, double to) { return x > to ? to : x < -to ? -to : x; }
 
-static Label combine(const Labeler *l, const Judged *j, const int *principle, int n) {
+static PairLabel combine(const Labeler *l, const Judged *j, const int *principle, int n) {
     const RunConfig *c = l->ctx->cfg;
-    Label out = {.q = 0.5, .level = -1};
-    double ab = 0, ba = 0, slot = 0;
-    int scored = 0;
-    for (int level = AUTH_ROOT; level <= AUTH_GUIDELINE; level++) {
-        double sum = 0;
-        bool any = false;
-        for (int k = 0; k < n; k++) {
-            const Principle *p = &l->con.principle[principle[k]];
-            if ((int)p->authority != level || !j[k].scored) continue;
-            any = true;
-            sum += p->weight * clamp(judged_l(j[k]), c->label.clamp);
-            ab += p->weight * j[k].l_ab;
-            ba -= p->weight * j[k].l_ba;
-            slot += (j[k].l_ab > 0) + (j[k].l_ba > 0);
-            scored++;
-        }
-        if (!any) continue;
-        out.L = sum;
-        out.level = level;
-        if (fabs(sum) >= UNDECIDED) break;
-    }
-    out.q = sigmoid(out.L / c->label.t_cal);
-    out.flip = (ab > 0) != (ba > 0);
-    out.weight = scored && !(out.flip && fabs(out.q - 0.5) < c->label.abstain) ? 1 : 0;
-    out.first_slot = scored ? slot / (2 * scored) : NAN;
-    return out;
+    const Principle *of[COUNT_OF(l->label_principle)];
+    for (int k = 0; k < n; k++) of[k] = &l->con.principle[principle[k]];
+    return label_combine(j, of, n, c->label.clamp, c->label.t_cal, c->label.abstain);
 }
 
-static void label_json(Str *out, const PairRow *p, const Label *l, const Judged *j, const int *principle, int n, const Constitution *con) {
+static void label_json(Str *out, const PairRow *p, const PairLabel *l, const Judged *j, const int *principle, int n, const Constitution *con) {
     JsonOut o;
     str_clear(out);
     json_out_init(&o, out, 0);
@@ -96,7 +71,7 @@ static int principles_for(const Labeler *l, const char *id, int *out) {
 
 enum { CHUNK = 256 };
 
-static bool label_chunk(Labeler *l, const PairRow *pair, int n, Label *label, Writer *w, Error *err) {
+static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label, Writer *w, Error *err) {
     int per = l->ctx->cfg->label.ensemble ? l->n_label : 1;
     JudgeItem *item = mem_alloc((size_t)(n * per) * sizeof *item);
     Judged *judged = mem_alloc((size_t)(n * per) * sizeof *judged);
@@ -126,7 +101,7 @@ static bool label_chunk(Labeler *l, const PairRow *pair, int n, Label *label, Wr
     return ok;
 }
 
-static void report_labels(Summary *s, const PairRows *pairs, const Label *label) {
+static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *label) {
     int decided = 0, flips = 0, ties = 0;
     double slot = 0;
     int n_slot = 0, n_len = 0;
@@ -169,11 +144,15 @@ static void gold_add(Gold *g, const char *prompt, const char *a, const char *b, 
 
 static bool gold_row(void *ud, const Json *row, int line, Error *err) {
     const char *prompt, *a, *b, *principle;
+    double better;
     (void)line;
     if (!json_need_str(row, "prompt", &prompt, NULL, err) || !json_need_str(row, "a", &a, NULL, err) ||
-        !json_need_str(row, "b", &b, NULL, err) || !json_need_str(row, "principle", &principle, NULL, err))
+        !json_need_str(row, "b", &b, NULL, err) || !json_need_str(row, "principle", &principle, NULL, err) ||
+        !json_need_num(row, "better", &better, err))
         return false;
-    gold_add(ud, prompt, a, b, principle, (int)json_int(json_get(row, "better"), -1));
+    if (better != 0 && better != 1 && better != -1)
+        return error_set(err, ERR_FORMAT, "'better' is %g, expected 0 (a), 1 (b) or -1 (neither)", better);
+    gold_add(ud, prompt, a, b, principle, (int)better);
     return true;
 }
 
@@ -238,7 +217,7 @@ static bool label_all(Labeler *l, Error *err) {
     Str path = {0};
     path_join(&path, ctx->output, "labels.jsonl");
     bool ok = pair_rows_read(&pairs, stage_input(ctx, "pairs"), NULL, err) && writer_open(&w, str_get(&path), err);
-    Label *label = mem_alloc((size_t)(pairs.n + 1) * sizeof *label);
+    PairLabel *label = mem_alloc((size_t)(pairs.n + 1) * sizeof *label);
     for (int i = 0; i < pairs.n && ok; i += CHUNK) {
         int n = pairs.n - i < CHUNK ? pairs.n - i : CHUNK;
         ok = label_chunk(l, &pairs.item[i], n, &label[i], w, err);

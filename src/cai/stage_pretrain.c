@@ -129,15 +129,8 @@ static bool run(const StageCtx *ctx, Error *err) {
 static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
     stage_list_files(&c->data.pretrain, add, ud);
     if (!c->model.import[0]) return;
-    Str dir = {0}, path = {0};
-    if (c->model.import[0] != '/' && c->model.import[0] != '.') str_put(&dir, "./"); /* not below the data folder */
-    str_put(&dir, c->model.import);
-    path_join(&path, str_get(&dir), "config.json");
-    add(ud, str_get(&path));
-    path_join(&path, str_get(&dir), "model.safetensors");
-    add(ud, str_get(&path));
-    str_release(&dir);
-    str_release(&path);
+    stage_import_file(c->model.import, "config.json", add, ud);
+    stage_import_file(c->model.import, "model.safetensors", add, ud);
 }
 
 const Stage stage_pretrain = {.name = "pretrain",

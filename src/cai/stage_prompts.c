@@ -83,21 +83,32 @@ static bool put_rows(Out *o, Rows *rows, const char *kind, Error *err) {
     return ok;
 }
 
+static bool known_kind(const char *s) {
+    static const char *const kind[] = {"harm", "redteam", "benign", "lookalike"};
+    for (int i = 0; i < COUNT_OF(kind); i++)
+        if (!strcmp(s, kind[i])) return true;
+    return false;
+}
+
 static bool copy_eval_row(void *ud, const Json *row, int line, Error *err) {
     Out *o = ud;
     JsonOut j;
-    const char *text;
-    if (!json_need_str(row, "prompt", &text, NULL, err)) return error_wrap(err, "data.eval line %d", line);
+    const char *text, *id, *kind;
+    (void)line;
+    if (!json_need_str(row, "prompt", &text, NULL, err) || !json_need_str(row, "id", &id, NULL, err) ||
+        !json_need_str(row, "kind", &kind, NULL, err))
+        return false;
+    if (!known_kind(kind)) return error_set(err, ERR_FORMAT, "'kind' is '%.40s', expected harm, redteam, benign or lookalike", kind);
     str_clear(&o->line);
     json_out_init(&j, &o->line, 0);
     json_out_obj(&j, NULL);
     for (int i = 0; i < json_len(row); i++) {
         const Json *v;
         const char *key = json_key_at(row, i, &v);
-        json_out_node(&j, key, v);
+        if (strcmp(key, "split")) json_out_node(&j, key, v);
     }
     json_out_str(&j, "split", "eval");
-    if (!json_get(row, "parent")) json_out_str(&j, "parent", json_str(json_get(row, "id"), NULL));
+    if (!json_get(row, "parent")) json_out_str(&j, "parent", id);
     json_out_obj_end(&j);
     str_putc(&o->line, '\n');
     o->n_eval++;

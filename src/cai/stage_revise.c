@@ -72,13 +72,14 @@ static void reject_duplicates(Chain *chain, int n) {
 }
 
 static bool summarise(const StageCtx *ctx, const Chain *chain, int n, Error *err) {
-    int outcome[3] = {0}, reject[REJECT_COUNT] = {0}, rounds = 0, violates = 0, forced = 0;
+    int outcome[3] = {0}, reject[REJECT_COUNT] = {0}, rounds = 0, violates = 0, forced = 0, parsed = 0;
     char key[64];
     for (int i = 0; i < n; i++) {
         outcome[chain[i].outcome]++;
         if (chain[i].outcome == OUTCOME_REJECTED) reject[chain[i].reject]++;
         for (int q = 0; q < chain[i].n_round; q++) {
             rounds++;
+            parsed += chain[i].round[q].critique && (!chain[i].round[q].violates || chain[i].round[q].revision);
             violates += chain[i].round[q].violates;
             forced += chain[i].round[q].n_forced > 1; /* the seam after the verdict is always forced */
         }
@@ -91,7 +92,7 @@ static bool summarise(const StageCtx *ctx, const Chain *chain, int n, Error *err
     summary_num(&s, "rejected", outcome[OUTCOME_REJECTED]);
     summary_num(&s, "rounds", rounds);
     summary_num(&s, "violates_share", rounds ? (double)violates / rounds : 0);
-    summary_num(&s, "parsed_share", 1);
+    summary_num(&s, "parsed_share", rounds ? (double)parsed / rounds : 1);
     summary_num(&s, "forced_share", rounds ? (double)forced / rounds : 0);
     summary_num(&s, "accepted_share", n ? (double)(n - outcome[OUTCOME_REJECTED]) / n : 0);
     for (int r = 1; r < REJECT_COUNT; r++) {

@@ -19,11 +19,12 @@ typedef struct {
 
 enum { SAMPLES_PER_UPDATE = 4 };
 
-/* A few rollouts of some twenty updates. A resumed run repeats updates; readers take the last row of an id. */
+/* A few rollouts of some twenty updates, among them the first and the last (numbered from 1). A resumed run repeats updates:
+ * the stage ends by keeping one row of each id. */
 static void report(void *ud, const PpoReport *r) {
     Reporter *me = ud;
     int64_t every = me->updates > 20 ? me->updates / 20 : 1;
-    if (r->update % every && r->update != me->updates - 1) return;
+    if (r->update % every && r->update != 1 && r->update != me->updates) return;
     Str line = {0}, reply = {0}, id = {0};
     Error ignore = {0};
     for (int i = 0; i < r->n && i < SAMPLES_PER_UPDATE; i++) {
@@ -50,6 +51,39 @@ static void report(void *ud, const PpoReport *r) {
     str_release(&line);
     str_release(&reply);
     str_release(&id);
+}
+
+/* Repeated updates write the same rows again, so the first row of an id is as good as any, and the order stays. */
+typedef struct { Str text; uint64_t *seen; int n, cap; } Unique;
+static bool keep_new(void *ud, const Json *row, int line, Error *err) {
+    Unique *u = ud;
+    const char *id;
+    JsonOut j;
+    (void)line;
+    if (!json_need_str(row, "id", &id, NULL, err)) return false;
+    uint64_t hash = stage_id(id);
+    for (int i = 0; i < u->n; i++)
+        if (u->seen[i] == hash) return true;
+    if (u->n == u->cap) {
+        u->cap = u->cap ? 2 * u->cap : 64;
+        u->seen = mem_grow(u->seen, (size_t)u->cap * sizeof *u->seen);
+    }
+    u->seen[u->n++] = hash;
+    json_out_init(&j, &u->text, 0);
+    json_out_node(&j, NULL, row);
+    str_putc(&u->text, '\n');
+    return true;
+}
+
+static bool unique_samples(const char *dir, Error *err) {
+    Unique u = {0};
+    Str path = {0};
+    path_join(&path, dir, "samples.jsonl");
+    bool ok = jsonl_each(dir, "samples.jsonl", keep_new, &u, err) && io_write_file(str_get(&path), str_get(&u.text), u.text.n, err);
+    str_release(&path);
+    str_release(&u.text);
+    free(u.seen);
+    return ok;
 }
 
 /* Red-team and other prompts in the wanted proportion: the scarcer kind is repeated in turn. */
@@ -139,7 +173,7 @@ static bool last_row(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
-static bool summarise(const StageCtx *ctx, bool diverged, Error *err) {
+static bool summarise(const StageCtx *ctx, bool by_kl, Error *err) {
     LastRow last = {0};
     if (!jsonl_each(ctx->output, "metrics.jsonl", last_row, &last, err)) return false;
     Summary s;
@@ -149,7 +183,7 @@ static bool summarise(const StageCtx *ctx, bool diverged, Error *err) {
     summary_num(&s, "score", last.score);
     summary_num(&s, "end_share", last.end_share);
     summary_num(&s, "length", last.length);
-    summary_num(&s, "stopped_by_kl", diverged);
+    summary_num(&s, "stopped_by_kl", by_kl);
     return summary_end(&s, ctx, err);
 }
 
@@ -193,10 +227,13 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
         setup.stopped_by_kl = &kl_stop;
         bool done = ppo_run(&c, &setup, ctx->output, ctx->log, ctx->stop, err);
         /* Past kl_stop the policy holds the last good weights: a result, with a warning, not a failure. */
-        if (kl_stop) log_warn(ctx->log, "%s; going on with the last weights before that", err->msg);
-        ok = (done || kl_stop) && summarise(ctx, kl_stop, err);
+        if (!done && kl_stop) {
+            log_warn(ctx->log, "%s; going on with those", err->msg);
+            *err = (Error){0};
+        }
+        appender_close(reporter.samples);
+        ok = (done || kl_stop) && unique_samples(ctx->output, err) && summarise(ctx, kl_stop, err);
     }
-    if (reporter.samples) appender_close(reporter.samples);
     for (int i = 0; i < n_prompt; i++) sequence_release(&seq[i]);
     str_release(&path);
     free(prompt);

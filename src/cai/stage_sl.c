@@ -23,8 +23,12 @@ static bool add_revision(void *ud, const Json *row, int line, Error *err) {
     sequence_clear(&r->s);
     chat_respond(&r->s, &r->text->chat, (Dialogue){&m, 1});
     chat_reply(&r->s, &r->text->chat, final, 1, true);
-    if (r->s.tok.n <= r->max)
+    if (r->s.tok.n <= r->max) {
         samples_add(revised ? r->revised : r->kept, r->s.tok.id, r->s.weight, r->s.tok.n, stage_id(id), 0, 1);
+        return true;
+    }
+    ledger_in(r->ctx->ledger, 1, r->s.tok.n);
+    ledger_add(r->ctx->ledger, LEDGER_DROPPED, "longer than the context", 1, r->s.tok.n);
     return true;
 }
 
@@ -94,9 +98,10 @@ static bool mix(const StageCtx *ctx, SampleSet *set, SampleSet part[N_PART], Sum
     double total = (double)part[lead].off[part[lead].n] / share[lead];
     for (int p = 0; p < N_PART; p++) {
         char key[64];
-        int64_t before = set->n;
+        int64_t before = set->n, tokens = set->off[set->n];
         if (share[p] > 0) take(ctx, set, &part[p], share[p] * total, (uint64_t)p);
         summary_num(sum, (snprintf(key, sizeof key, "%s.rows", name[p]), key), (double)(set->n - before));
+        summary_num(sum, (snprintf(key, sizeof key, "%s.tokens", name[p]), key), (double)(set->off[set->n] - tokens));
         summary_num(sum, (snprintf(key, sizeof key, "%s.available", name[p]), key), (double)part[p].n);
     }
     return true;

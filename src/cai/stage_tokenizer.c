@@ -72,7 +72,11 @@ static bool run(const StageCtx *ctx, Error *err) {
 }
 
 static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
-    if (c->tokenizer.import[0] || c->model.import[0]) return;
+    const char *import = c->tokenizer.import[0] ? c->tokenizer.import : c->model.import;
+    if (import[0]) {
+        stage_import_file(import, io_is_dir(import) ? "tokenizer.json" : "", add, ud);
+        return;
+    }
     stage_list_files(&c->data.pretrain, add, ud);
     stage_list_files(&c->data.sft, add, ud);
     stage_list_files(&c->data.format, add, ud);
@@ -82,6 +86,6 @@ const Stage stage_tokenizer = {.name = "tokenizer",
                                .help = "train the byte-level BPE tokenizer, or import one",
                                .version = 1,
                                .needs = {"world"},
-                               .section = {"tokenizer.", "model.import", "data."},
+                               .section = {"tokenizer.", "model.import", "data.pretrain", "data.sft", "data.format", "data.max_rows"},
                                .files = files,
                                .run = run};

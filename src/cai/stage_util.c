@@ -60,11 +60,16 @@ bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind ki
     Str path = {0};
     bool ok = true;
     int64_t max = ctx->cfg->data.max_rows;
+    int skipped = out->n_skip;
     for (int i = 0; i < files->n && ok; i++) {
         stage_data_path(&path, ctx->data_dir, files->item[i]);
         int first = out->n;
         ok = rows_read(out, str_get(&path), kind, err);
         int n = ok ? out->n - first : 0;
+        if (ok && out->n_skip > skipped)
+            log_info(ctx->log, "%s: %d rows teach nothing (such as '%s') and are left out", files->item[i], out->n_skip - skipped,
+                     out->skip[0].reason);
+        skipped = out->n_skip;
         if (max > 0 && n > max) {
             /* A seeded sample in file order: row k of n stays when its rank in a permutation is below max. */
             int64_t *order = mem_alloc((size_t)n * sizeof *order);
@@ -176,6 +181,7 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objecti
     c.steps = k->steps;
     if (c.steps == 0) c.steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c.accum);
     if (c.steps < 1) c.steps = 1;
+    if (!ledger_check(ctx->ledger, ctx->cfg->data.max_lost, err)) return false;
     stage_optim(&c.optim, k);
     stage_schedule(&c.schedule, ctx->stage->name, k, c.steps);
     Trainer *t = NULL;
@@ -279,7 +285,8 @@ bool jsonl_each(const char *dir, const char *file, JsonlFn *fn, void *ud, Error 
         Json *row = NULL;
         int number = (int)lines_number(r);
         if (n == 0) continue;
-        ok = json_parse(&row, line, n, 0, str_get(&path), number, err) && fn(ud, row, number, err);
+        ok = json_parse(&row, line, n, 0, str_get(&path), number, err);
+        if (ok && !fn(ud, row, number, err)) ok = error_wrap(err, "%s:%d", str_get(&path), number);
         json_release(row);
     }
     ok = ok && err->code == ERR_NONE;

@@ -12,6 +12,15 @@ void stage_list_files(const CfgList *list, void (*add)(void *ud, const char *pat
     for (int i = 0; i < list->n; i++) add(ud, list->item[i]);
 }
 
+void stage_import_file(const char *dir, const char *file, void (*add)(void *ud, const char *path), void *ud) {
+    Str path = {0};
+    if (dir[0] != '/' && dir[0] != '.') str_put(&path, "./"); /* not below the data folder */
+    str_put(&path, dir);
+    if (file[0]) str_printf(&path, "/%s", file);
+    add(ud, str_get(&path));
+    str_release(&path);
+}
+
 static const char *copy_member(Heap *h, const Json *row, const char *key) {
     size_t n;
     const char *s = json_str(json_get(row, key), &n);

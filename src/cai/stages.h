@@ -12,6 +12,8 @@ void sequence_instruction(Sequence *s, const Chat *c, const Row *r);
 
 /* Tells the pipeline of every file in a list. */
 void stage_list_files(const CfgList *list, void (*add)(void *ud, const char *path), void *ud);
+/* The same for dir/file, which lies outside the data folder; file "" means dir itself. */
+void stage_import_file(const char *dir, const char *file, void (*add)(void *ud, const char *path), void *ud);
 
 /* prompts.jsonl of the prompts stage. */
 typedef struct {

@@ -113,6 +113,13 @@ static bool check_lost(const Ledger *l, double max_lost, Error *err) {
         bin_name[worst->bin], worst->reason);
 }
 
+bool ledger_check(Ledger *l, double max_lost, Error *err) {
+    pthread_mutex_lock(&l->lock);
+    bool ok = check_lost(l, max_lost, err);
+    pthread_mutex_unlock(&l->lock);
+    return ok;
+}
+
 bool ledger_close(Ledger *l, double max_lost, const char *path, Error *err) {
     int64_t n_sample = 0, n_tok = 0;
     Str text = {0};
