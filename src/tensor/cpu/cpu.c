@@ -193,6 +193,7 @@ void cpu_sincos(double x, double *s, double *c) {
  */
 
 bool backend_cpu_open(Backend *be, const char *isa, Error *err) {
+    CHECK(be->pool, "cpu: no thread pool");
     const Isa *chosen = isa_choose(isa, err);
     if (!chosen) return false;
     Cpu *cpu = mem_alloc(sizeof *cpu);
