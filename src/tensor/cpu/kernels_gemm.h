@@ -16,19 +16,21 @@
  *      |               |  x                            =    c: TILE_ROWS x (TILE_VECS * 16), in registers
  *      +---------------+
  *
- * GFLOP/s of one thread, best of several runs on a Xeon at 2.7 GHz (AVX-512 FMA peak 172-179, AVX2 86), d 256, d_ff
- * 704, by rows N; panels are packed anew in each call, weights come from L3:
+ * GFLOP/s of one thread (CPU time) for w 704 x 256 on a Xeon whose other core was busy, median/best of 5 runs, by rows
+ * N. FMA peak of the same minutes: AVX-512 171-179, AVX2 96. fwd takes eight w in turn, 5.8 MB, so w comes from L3; dx
+ * and dw use one set of matrices again and again, which flatters them at small N. Panels are packed anew in each call.
  *
- *                    N =   1     8    32    64   128   512  4096
- *      AVX-512  fwd      8-11 55-67   115   135   150   155   150
- *               dx      14-16    88   138   153   162   164   150
- *               dw      15-19    75   138   150   155   155   130
- *      AVX2     fwd       7-9    42    68    78    82    84    82
+ *                  N =     1        8       32       64      128      512     1024     4096
+ *      AVX-512  fwd      8/8    49/54  108/111  133/135  111/148  149/155  144/150  118/146
+ *               dx     14/14    81/81  134/135  151/152  120/161  132/156  149/155  119/150
+ *               dw     17/18    67/82  135/142  152/155  150/154  114/142  123/136  101/122
+ *      AVX2     fwd      8/8    32/40    53/60    60/76    75/79    81/82    71/77    71/81
+ *               dx     12/12    41/50    74/74    80/82    83/84    74/83    70/77    76/80
+ *               dw     12/12    41/52    59/74    62/79    80/82    71/76    55/64    60/68
  *
- * The other form, lanes over k and a tree at the end, needs no packing, but it would leave little to win: one row is
- * limited by reading w (16 GB/s above, of 17-19), many rows are near the peak. It was not measured. Also tried: 6 x 4
- * vectors (equal for many rows, 15 % slower for 8), dy packed in strips for dw (10 % slower), no prefetch of the next
- * rows (15 % slower at N = 4096).
+ * The other form, lanes over k and a tree at the end, needs no packing; it was not measured. Tried beside this one, few
+ * runs each: 6 x 4 vectors (alike for many rows, about 15 % slower for 8), dy packed in strips for dw (about 10 %
+ * slower), no prefetch of the next rows (about 15 % slower at N = 4096).
  */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_GEMM_H
 #define DIKAST_TENSOR_CPU_KERNELS_GEMM_H
