@@ -36,7 +36,7 @@ static void add_file(void *ud, const char *name) {
     Hash content;
     f->ok = io_exists(str_get(&path)) ? hash_file(&content, str_get(&path), f->err)
                                       : error_set(f->err, ERR_FORMAT, "%s: no such file", str_get(&path));
-    if (!f->ok)
+    if (!f->ok && strncmp(str_get(&path), name, strlen(name))) /* it lies below the data folder */
         error_wrap(f->err,
                    "data files are looked for in data.dir=%s (set it to your folder; README, 'Your own data', lists the row shapes)",
                    f->data_dir);
@@ -178,11 +178,12 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
     Str path = {0};
     path_join(&path, ctx->output, "ledger.json");
     bool ok = remove_temporaries(ctx->output, err) && ctx->stage->run(ctx, err);
-    if (ok && !ledger_close(ctx->ledger, ctx->cfg->data.max_lost, str_get(&path), err)) {
-        /* Not a gate of the run: the data do not fit the limits, and there is no result. */
-        if (err->code == ERR_GATE) err->code = ERR_FORMAT;
-        ok = false;
-    }
+    Error lost;
+    /* "Nothing to train on" has its reason in what was lost before. */
+    if (!ok && err->code == ERR_STATE && !ledger_check(ctx->ledger, ctx->cfg->data.max_lost, &lost)) *err = lost;
+    ok = ok && ledger_close(ctx->ledger, ctx->cfg->data.max_lost, str_get(&path), err);
+    /* Not a gate of the run: the data do not fit the limits, and there is no result. */
+    if (!ok && err->code == ERR_GATE) err->code = ERR_FORMAT;
     ledger_free(ctx->ledger);
     str_release(&path);
     r->seconds = now_s() - start;
@@ -292,6 +293,10 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
     if (!check_gates_early(cfg, err)) return false;
+    const struct { const char *name; int n; } list[] = {
+        {"data.pretrain", cfg->data.pretrain.n}, {"data.sft", cfg->data.sft.n}, {"data.redteam or data.benign", cfg->data.redteam.n + cfg->data.benign.n}};
+    for (int i = 0; i < COUNT_OF(list); i++)
+        if (list[i].n == 0) return error_set(err, ERR_CONFIG, "%s: no file is named", list[i].name);
     if (cfg->model.import[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)

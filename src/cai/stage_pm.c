@@ -236,6 +236,11 @@ static bool train(PmJob *j, Error *err) {
     SampleSet set;
     samples_init(&set, 2);
     fill(j, &set);
+    if (set.n == 0) {
+        samples_release(&set);
+        return error_set(err, ERR_STATE, "no pair to train on: %d pairs have a label or come from data.prefs_helpful, and those are held out "
+                         "(pm.holdout) or longer than the context; stage 'label' counts what it abstained from (label.abstain)", j->pairs.n);
+    }
     ObjPm *o = NULL;
     Objective obj;
     int max_tok = (int)k->micro_tokens > 2 * j->max ? (int)k->micro_tokens : 2 * j->max;

@@ -94,7 +94,8 @@ static bool mix(const StageCtx *ctx, SampleSet *set, SampleSet part[N_PART], Sum
     static const char *const name[N_PART] = {"revised", "kept", "helpful", "format"};
     int lead = part[PART_REVISED].n > 0 && share[PART_REVISED] > 0 ? PART_REVISED : PART_KEPT;
     if (part[lead].n == 0 || share[lead] <= 0)
-        return error_set(err, ERR_STATE, "stage 'revise' accepted nothing to learn from; see its summary.json for the rejects");
+        return error_set(err, ERR_STATE, "stage 'revise' accepted nothing to learn from; the reasons are counted in %s/summary.json",
+                         stage_input(ctx, "revise"));
     double total = (double)part[lead].off[part[lead].n] / share[lead];
     for (int p = 0; p < N_PART; p++) {
         char key[64];

@@ -47,7 +47,9 @@ static bool keep_only(Constitution *c, const CfgList *only, const char *path, Er
 bool stage_constitution(Constitution *c, const RunConfig *cfg, const char *data_dir, Error *err) {
     Str path = {0};
     constitution_path(&path, cfg, data_dir);
-    bool ok = constitution_read(c, str_get(&path), err);
+    bool ok = io_exists(str_get(&path)) ? constitution_read(c, str_get(&path), err)
+                                        : error_set(err, ERR_FORMAT, "constitution.path=%s: no such file, neither from here nor at %s",
+                                                    cfg->constitution.path, str_get(&path));
     if (ok && !keep_only(c, &cfg->constitution.only, str_get(&path), err)) {
         constitution_release(c);
         ok = false;
