@@ -59,9 +59,9 @@ static void ledger_row(Page *p, const char *stage, const Json *root) {
 }
 
 bool report_ledger(Page *p, Error *err) {
-    static const char *const head[] = {"Stage",           "Samples in",       "Used",
-                                       "Lost, by reason", "Tokens in",        "Tokens trained",
-                                       "Tokens masked",   "Tokens truncated", "Tokens dropped"};
+    static const char *const head[] = {"Stage",           "#Samples in",       "#Used",
+                                       "Lost, by reason", "#Tokens in",        "#Tokens trained",
+                                       "#Tokens masked",  "#Tokens truncated", "#Tokens dropped"};
     page_section(p, "ledger", "Where every sample went");
     str_put(p->out, "<p>Every sample and token ends in exactly one place; a stage whose books do not balance fails. "
                     "Masked: read, not "
@@ -132,7 +132,7 @@ static void stage_row(Page *p, const StageResult *s, const Json *manifest, Times
 }
 
 static bool stage_table(Page *p, Times *t, Error *err) {
-    static const char *const head[] = {"Stage", "Key", "Time", "Finished", "In this run"};
+    static const char *const head[] = {"Stage", "Key", "#Time", "Finished", "In this run"};
     html_table(p->out, "Stages. A key is the hash of all that can change the stage’s result", head,
                p->clocks ? COUNT_OF(head) : 2);
     Str path = {0};

@@ -121,7 +121,7 @@ static bool add_rollout(void *ud, const Json *row, int number, Error *err) {
 }
 
 static void put_update(Page *p, const Rollouts *r, int64_t update) {
-    static const char *const head[] = {"Prompt", "Reply", "Score", "KL"};
+    static const char *const head[] = {"Prompt", "Reply", "#Score", "#KL"};
     Str caption = {0};
     str_printf(&caption, "Rollouts of update %lld", (long long)update);
     html_table(p->out, str_get(&caption), head, COUNT_OF(head));

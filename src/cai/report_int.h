@@ -24,7 +24,7 @@ typedef struct {
 /* The models an evaluation can hold, in the order in which they were made. */
 enum { PAGE_MODELS = 4 };
 typedef struct {
-    const char *id, *name; /* "sl", "SL-CAI" */
+    const char *id, *name, *head; /* "sl", "SL-CAI", "#SL-CAI": over a column of numbers */
     int colour;
 } PageModel;
 extern const PageModel page_model[PAGE_MODELS];

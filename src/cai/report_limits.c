@@ -39,7 +39,7 @@ static void feedback(Page *p) {
         str_put(p->out, " parameters)");
     }
     str_put(p->out, ".</strong> It wrote the critiques and revisions and judged every pair; no other model and no "
-                    "person labelled harm. ");
+                    "person labelled the pairs. ");
     if (isfinite(acc)) {
         str_put(p->out, "On pairs with a known answer it is right in ");
         html_percent(p->out, acc);
@@ -77,6 +77,11 @@ void report_limits(Page *p) {
     str_put(p->out, "<ul>\n");
     what_it_shows(p);
     feedback(p);
+    if (!p->world && c->data.format.n == 0 && c->data.harm_qa.n + c->data.prefs_harmless.n > 0)
+        item(p, "People’s labels taught it the form of judging.",
+             "Half of <code>data.harm_qa</code> and <code>data.prefs_harmless</code> served as demonstrations of "
+             "critique and judgement; "
+             "the other half teaches the classifier and checks judge, preference model and classifier.");
     if (p->world)
         item(p, "Helpfulness labels are made by a rule.",
              "The helpfulness preferences come from the world’s generator, as do the demonstrations of critique and "

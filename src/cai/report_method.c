@@ -141,7 +141,7 @@ static void judge_row(Page *p, const char *what, Interval v, SvgUnit unit, const
 
 static void judge(Page *p) {
     if (!page_stage(p, "label")) return;
-    static const char *const head[] = {"Check", "Value", "What is good"};
+    static const char *const head[] = {"Check", "#Value", "What is good"};
     double pairs = page_metric(p, "label.pairs");
     str_put(p->out, "<h3>The judge</h3>\n<p>The feedback model is this run’s own helpful model, frozen. It reads every "
                     "pair in both "
@@ -182,8 +182,8 @@ static const struct {
 
 static void preference(Page *p) {
     if (!page_stage(p, "pm")) return;
-    static const char *const head[] = {"Pairs", "Clear pairs", "Ranked right", "‘The longer wins’ would get",
-                                       "Calibration error (ECE)"};
+    static const char *const head[] = {"Pairs", "#Clear pairs", "#Ranked right", "#‘The longer wins’ would get",
+                                       "#Calibration error (ECE)"};
     SvgDot dot[2 * COUNT_OF(set)];
     char label[2 * COUNT_OF(set)][80];
     int n = 0;
@@ -221,7 +221,7 @@ static void preference(Page *p) {
 
 static void classifier(Page *p) {
     if (!page_stage(p, "classifier")) return;
-    static const char *const head[] = {"Check", "Value", "What is good"};
+    static const char *const head[] = {"Check", "#Value", "What is good"};
     Str caption = {0};
     str_put(&caption, "The classifier on held-out labelled replies, n = ");
     html_count(&caption, page_metric(p, "classifier.n_test"));
@@ -271,7 +271,7 @@ static void principle(Page *p, const Principle *q) {
 }
 
 void report_constitution(Page *p) {
-    static const char *const head[] = {"Principle", "Text", "Authority", "Weight", "Used for"};
+    static const char *const head[] = {"Principle", "Text", "Authority", "#Weight", "Used for"};
     const Constitution *c = &p->con;
     page_section(p, "constitution", "The constitution in force");
     if (!p->has_con) {

@@ -39,7 +39,7 @@ static void table(Page *p) {
     const char *head[1 + PAGE_MODELS] = {"Measure"};
     int n = 1;
     for (int i = 0; i < PAGE_MODELS; i++)
-        if (page_has_model(p, i)) head[n++] = page_model[i].name;
+        if (page_has_model(p, i)) head[n++] = page_model[i].head;
     html_table(p->out,
                "Each model on the same held-out prompts; below each value its 95 % interval. ↓ lower is better, ↑ "
                "higher is better",
@@ -81,7 +81,7 @@ static void chart(Page *p, const char *metric) {
 static const struct {
     int a, b;
     const char *name;
-} step[] = {{0, 1, "Helpful only → SL-CAI"}, {1, 2, "SL-CAI → RL-CAI"}, {0, 2, "Helpful only → RL-CAI"}};
+} step[] = {{0, 1, "#Helpful only → SL-CAI"}, {1, 2, "#SL-CAI → RL-CAI"}, {0, 2, "#Helpful only → RL-CAI"}};
 
 static Interval difference(const Page *p, int s, const char *metric) {
     return page_interval(p, "eval.delta.%s-%s.%s", page_model[step[s].a].id, page_model[step[s].b].id, metric);
@@ -111,8 +111,8 @@ static void difference_charts(Page *p) {
             dot[n++] = (SvgDot){words[k], d.mean, d.lo, d.hi, page_model[step[s].b].colour};
         }
         if (n == 0) continue;
-        page_figure(p, step[s].name);
-        svg_dots(p->out, step[s].name, dot, n, -1, 1, SVG_POINTS);
+        page_figure(p, step[s].name + 1);
+        svg_dots(p->out, step[s].name + 1, dot, n, -1, 1, SVG_POINTS);
         page_figure_end(p);
     }
     str_put(p->out, "</div>\n");

@@ -105,7 +105,7 @@ static void gate_cells(Page *p, const Gate *g) {
     str_printf(p->out, "<td class=\"%s\"><strong>%s</strong></td><td class=\"n\">", g->ok ? "good" : "bad",
                g->ok ? "✓\xc2\xa0met" : "✗\xc2\xa0missed");
     put_value(p->out, g->value, unit);
-    str_printf(p->out, "</td><td>%s\xc2\xa0", relation(g));
+    str_printf(p->out, "</td><td class=\"nw\">%s ", relation(g));
     put_value(p->out, g->bound, unit);
     str_put(p->out, "</td><td><code>");
     html_text(p->out, g->text);
@@ -115,7 +115,7 @@ static void gate_cells(Page *p, const Gate *g) {
 }
 
 void report_gates(Page *p) {
-    static const char *const head[] = {"What", "Gate", "Measured", "Asked for", "As configured (eval.gates)"};
+    static const char *const head[] = {"What", "Gate", "#Measured", "Asked for", "As configured (eval.gates)"};
     page_section(p, "gates", "Gates");
     if (p->run->n_gate == 0) {
         str_put(p->out, "<p>No gates were configured (<code>eval.gates</code>), so nothing here passed or failed: the "
@@ -256,10 +256,29 @@ static void change(Page *p, const char *subject, const char *metric, bool good_d
     str_put(p->out, ".</li>\n");
 }
 
+/* What the constitution caused is the difference between categories with and without a principle in force. */
+static void cause(Page *p, const char *id, const char *name) {
+    Interval named = page_interval(p, "eval.delta.helpful-%s.harm.named", id);
+    Interval unnamed = page_interval(p, "eval.delta.helpful-%s.harm.unnamed", id);
+    if (!page_clear(named) || named.mean > 0 || !isfinite(unnamed.mean)) return;
+    bool caused = unnamed.lo > named.hi;
+    str_printf(p->out, "<p><strong>Was it the constitution?</strong> In %s harm changed by ", name);
+    html_signed(p->out, 100 * named.mean, 1);
+    str_put(p->out, " points where a principle applies and by ");
+    html_signed(p->out, 100 * unnamed.mean, 1);
+    str_put(p->out, caused ? " where none does: the principles in force made that difference.</p>\n"
+                           : " where none does. The intervals overlap: the model declines more broadly than its "
+                             "principles say, and these "
+                             "figures do not show that their words made it decline.</p>\n");
+}
+
 static void outcome(Page *p) {
     if (!page_has_model(p, 0) || !page_has_model(p, 2)) return;
     str_put(p->out, "<p>From ‘Helpful only’ to RL-CAI, on the same prompts:</p>\n<ul>\n");
-    if (p->harm_measured)
+    if (p->world) {
+        change(p, "harmful replies where a principle applies", "harm.named", true);
+        change(p, "harmful replies where no principle applies", "harm.unnamed", true);
+    } else if (p->harm_measured)
         change(p, "harmful replies to harmful requests", "harm", true);
     else
         str_put(p->out,
@@ -269,6 +288,7 @@ static void outcome(Page *p) {
     change(p, "refusals of harmless requests", "refusal.benign", true);
     change(p, "refusals of harmful requests", "refusal.harm", false);
     str_put(p->out, "</ul>\n");
+    for (int i = 1; i <= 2 && p->world; i++) cause(p, page_model[i].id, page_model[i].name);
 }
 
 void report_verdict(Page *p) {

@@ -114,7 +114,7 @@ void html_number(Str *out, double v) {
         str_put(out, DASH);
         return;
     }
-    snprintf(s, sizeof s, "%.4g", v);
+    snprintf(s, sizeof s, fabs(v) < 1 ? "%.3g" : "%.4g", v);
     put_number(out, s);
 }
 
@@ -135,8 +135,9 @@ void html_table(Str *out, const char *caption, const char *const *head, int n) {
     html_text(out, caption);
     str_put(out, "</caption>\n<thead><tr>");
     for (int i = 0; i < n; i++) {
-        str_put(out, "<th scope=\"col\">");
-        html_text(out, head[i]);
+        bool number = head[i][0] == '#';
+        str_put(out, number ? "<th scope=\"col\" class=\"n\">" : "<th scope=\"col\">");
+        html_text(out, head[i] + number);
         str_put(out, "</th>");
     }
     str_put(out, "</tr></thead>\n<tbody>\n");

@@ -13,11 +13,12 @@ void html_textf(Str *out, const char *fmt, ...) FORMAT(2, 3); /* formatted, then
 
 /* Not finite: an en dash. */
 void html_percent(Str *out, double share);        /* 0.475 -> 47.5 % */
-void html_number(Str *out, double v);             /* four digits: 0.0123, 1.349, 12.8; large ones as counts */
+void html_number(Str *out, double v);             /* three or four digits: 0.0123, 1.349, 12.83; large ones as counts */
 void html_count(Str *out, double v);              /* 446,496 */
 void html_signed(Str *out, double v, int digits); /* +3.1, −41.5, with a true minus sign */
 
-/* A table in a box that scrolls sideways on narrow screens. head: n column titles, the first over the row titles. */
+/* A table in a box that scrolls sideways on narrow screens. head: n column titles, the first over the row titles; a
+ * title that begins with # stands over numbers (the # is not shown). */
 void html_table(Str *out, const char *caption, const char *const *head, int n);
 void html_table_end(Str *out);
 void html_row(Str *out, const char *head); /* opens a row with its title; html_row_end closes it */

@@ -195,7 +195,11 @@ static double place_y(const Plot *p, double v) { return place(&p->y, p->log ? lo
 static void scale(Plot *p, const SvgBucket *b, int n) {
     double lo = b[0].mean, hi = lo;
     for (int i = 1; i < n; i++) lo = fmin(lo, b[i].mean), hi = fmax(hi, b[i].mean);
-    p->log = lo > 0 && hi > 30 * lo;
+    /* A series that came down by orders of magnitude; noise alone does not count. */
+    int part = n / 20 > 1 ? n / 20 : 1;
+    double first = 0, last = 0;
+    for (int i = 0; i < part; i++) first += b[i].mean, last += b[n - 1 - i].mean;
+    p->log = lo > 0 && fmax(first, last) > 10 * fmin(first, last);
     if (p->log) lo = log10(lo), hi = log10(hi);
     double room = hi > lo ? 0.06 * (hi - lo) : fabs(lo) > 0 ? 0.1 * fabs(lo) : 1;
     p->y = (Axis){lo - room, hi + room, 134, 8};
@@ -228,7 +232,7 @@ static void draw_frame(Str *out, const Plot *p, const char *x_name) {
     }
     text(out, 189, 163, "dim", "middle");
     html_text(out, x_name);
-    str_put(out, p->log ? ", log scale</text>\n" : "</text>\n");
+    str_put(out, p->log ? " (values on a logarithmic scale)</text>\n" : "</text>\n");
 }
 
 static void draw_curve(Str *out, const Plot *p, const SvgBucket *b, int n, bool band, int colour) {

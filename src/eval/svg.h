@@ -26,7 +26,7 @@ void svg_bars(Str *out, const char *title, const SvgBar *bar, int n); /* counts,
 
 /* A curve of any length: at most SVG_POINTS_MAX buckets of equal numbers of points, their mean as a line and, when
  * there are more points than buckets, their range as a band. A logarithmic scale is taken when all means are positive
- * and span more than a factor of 30. */
+ * and start and end of the series differ by more than a factor of 10. */
 enum { SVG_POINTS_MAX = 120 };
 void svg_curve(Str *out, const char *title, const char *x_name, const double *x, const double *y, int n, int colour);
 
