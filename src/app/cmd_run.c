@@ -56,8 +56,7 @@ static void print_json(const PipelineResult *r, bool ok, const Error *err) {
     }
     json_out_arr_end(&j);
     json_out_obj_end(&j);
-    printf("%s\n", str_get(&text));
-    str_release(&text);
+    print_text(&text);
 }
 
 static const char *model_dir(const PipelineResult *r) {
@@ -68,8 +67,8 @@ static const char *model_dir(const PipelineResult *r) {
 
 static void print_summary(const PipelineResult *r, bool finished) {
     for (int i = 0; i < r->n_gate; i++)
-        fprintf(stderr, "gate %s  %s  (%.4g against %.4g)\n", r->gate[i].ok ? "ok  " : "MISS", r->gate[i].text, r->gate[i].value,
-                r->gate[i].bound);
+        fprintf(stderr, "gate %s  %s  (%.4g against %.4g)\n", r->gate[i].ok ? "ok  " : "MISS", r->gate[i].text,
+                r->gate[i].value, r->gate[i].bound);
     if (!finished) return;
     char took[32];
     format_time(took, r->seconds);
@@ -96,22 +95,26 @@ static bool run_to(const Args *a, const char *conf, const char *only, const char
     return ok;
 }
 
-static const Flag run_flags[] = {{"--only", "STAGE", "stop after this stage"}, {"--name", "NAME", "name of the run directory (run.name)"}, {0}};
+static const Flag run_flags[] = {
+    {"--only", "STAGE", "stop after this stage"}, {"--name", "NAME", "name of the run directory (run.name)"}, {0}};
 
 static bool run(const Args *a, Error *err) {
     return run_to(a, a->arg[0], args_flag(a, &command_run, "--only"), args_flag(a, &command_run, "--name"), err);
 }
 
-const Command command_run = {.name = "run",
-                             .usage = "run CONF [key=value ...] [--only STAGE] [--json]",
-                             .help = "run the whole pipeline, or what is left of it\n\n"
-                                     "Stages that are done and unchanged are not run again; an interrupted stage goes on where it was.\n"
-                                     "key=value overrides configuration keys, ~key takes the default; 'dikast help SECTION' lists keys.",
-                             .flag = run_flags,
-                             .min_arg = 1,
-                             .max_arg = 1,
-                             .takes_set = true,
-                             .run = run};
+const Command command_run = {
+    .name = "run",
+    .usage = "run CONF [key=value ...] [--only STAGE] [--json]",
+    .help = "run the whole pipeline, or what is left of it\n\n"
+            "Stages that are done and unchanged are not run again; an interrupted stage goes on where it was.\n"
+            "key=value overrides configuration keys, ~key takes the default; 'dikast help SECTION' lists keys.",
+    .flag = run_flags,
+    .min_arg = 1,
+    .max_arg = 1,
+    .takes_set = true,
+    .saves_state = true,
+    .says_error = true,
+    .run = run};
 
 static bool stage(const Args *a, Error *err) { return run_to(a, a->arg[1], a->arg[0], NULL, err); }
 
@@ -121,6 +124,8 @@ const Command command_stage = {.name = "stage",
                                .min_arg = 2,
                                .max_arg = 2,
                                .takes_set = true,
+                               .saves_state = true,
+                               .says_error = true,
                                .run = stage};
 
 static const Flag why_flags[] = {{"--run", "DIR", "run directory (default: the one written last below out/runs)"},

@@ -3,39 +3,49 @@
 #ifndef DIKAST_APP_COMMAND_H
 #define DIKAST_APP_COMMAND_H
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/str.h"
 
 typedef struct {
-    const char *name;       /* "--threads" */
-    const char *value;      /* what its value is called in help, NULL: a switch */
+    const char *name;  /* "--threads" */
+    const char *value; /* what its value is called in help, NULL: a switch */
     const char *help;
 } Flag;
 
 enum { MAX_ARGS = 64, MAX_FLAGS = 24 };
 typedef struct {
-    const char *arg[MAX_ARGS];      /* positional */
+    const char *arg[MAX_ARGS]; /* positional */
     int n_arg;
-    const char *set[MAX_ARGS];      /* key=value and ~key */
+    const char *set[MAX_ARGS]; /* key=value and ~key */
     int n_set;
-    const char *flag[MAX_FLAGS];    /* by index in the command's flags: value, "" for a set switch, NULL when absent */
+    const char *flag[MAX_FLAGS]; /* by index in the command's flags: value, "" for a set switch, NULL when absent */
     bool json;
     Log *log;
-    Stop *stop;
+    Stop *stop; /* NULL unless the command saves its state: then signals just end it */
 } Args;
 
 typedef struct {
     const char *name, *usage, *help;
-    const Flag *flag;               /* ends with a NULL name; --json, -q, -v, --help are every command's */
+    const Flag *flag; /* ends with a NULL name; --json, -q, -v, --help are every command's */
     int min_arg, max_arg;
-    bool takes_set;                 /* key=value arguments are overrides */
+    bool takes_set;   /* key=value arguments are overrides */
+    bool saves_state; /* the first SIGINT or SIGTERM asks it to stop, a second one kills */
+    bool says_error;  /* with --json its own object tells of errors too */
     bool (*run)(const Args *a, Error *err);
 } Command;
 
 /* Value of a flag by name, NULL when absent. */
 const char *args_flag(const Args *a, const Command *c, const char *name);
-bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwise, int64_t *out, Error *err);
-bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double *out, Error *err);
+/* Numbers within min..max; out of range and ill-formed ones are errors that name the flag. */
+bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwise, int64_t min, int64_t max,
+              int64_t *out, Error *err);
+bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double min, double max, double *out,
+              Error *err);
 
-extern const Command command_run, command_stage, command_why, command_report;
+/* stdout, whose failures main reports once: text, then a newline when there is none. Empties *text. */
+void print_text(Str *text);
+
+extern const Command command_run, command_stage, command_why, command_config, command_constitution, command_tokenize,
+    command_generate, command_chat, command_score, command_bench, command_doctor;
 #endif

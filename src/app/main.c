@@ -1,13 +1,32 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "app/command.h"
 #include "base/json.h"
 #include "cai/stage.h"
 
-static const Command *const commands[] = {&command_run, &command_stage, &command_why, &command_report};
+// clang-format off
+static const Command *const commands[] = {
+    &command_run,
+    &command_stage,
+    &command_why,
+    &command_config,
+    &command_constitution,
+    &command_chat,
+    &command_generate,
+    &command_score,
+    &command_tokenize,
+    &command_bench,
+    &command_doctor,
+};
+// clang-format on
 
 static const Flag common[] = {{"--json", NULL, "print one JSON object on stdout"},
                               {"-q", NULL, "errors and results only"},
@@ -21,22 +40,29 @@ const char *args_flag(const Args *a, const Command *c, const char *name) {
     return NULL;
 }
 
-bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwise, int64_t *out, Error *err) {
+bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwise, int64_t min, int64_t max,
+              int64_t *out, Error *err) {
     const char *s = args_flag(a, c, name);
     char *end;
     *out = otherwise;
     if (!s) return true;
+    errno = 0;
     *out = strtoll(s, &end, 10);
-    return (end != s && !*end) || error_set(err, ERR_CONFIG, "%s must be a whole number, found '%s'", name, s);
+    if (end == s || *end) return error_set(err, ERR_CONFIG, "%s must be a whole number, found '%s'", name, s);
+    return (errno == 0 && *out >= min && *out <= max) ||
+           error_set(err, ERR_CONFIG, "%s must lie in %" PRId64 "..%" PRId64 ", found %s", name, min, max, s);
 }
 
-bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double *out, Error *err) {
+bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double min, double max, double *out,
+              Error *err) {
     const char *s = args_flag(a, c, name);
     char *end;
     *out = otherwise;
     if (!s) return true;
     *out = strtod(s, &end);
-    return (end != s && !*end) || error_set(err, ERR_CONFIG, "%s must be a number, found '%s'", name, s);
+    if (end == s || *end) return error_set(err, ERR_CONFIG, "%s must be a number, found '%s'", name, s);
+    return (*out >= min && *out <= max) ||
+           error_set(err, ERR_CONFIG, "%s must lie in %g..%g, found %s", name, min, max, s);
 }
 
 static void print_flags(const Flag *f, int n) {
@@ -62,7 +88,8 @@ static void print_help(const Command *c) {
     }
     printf("\nstages, in order:\n");
     for (int i = 0; stages[i]; i++) printf("  %-12s %s\n", stages[i]->name, stages[i]->help);
-    printf("\n'dikast COMMAND --help' tells more; 'dikast help KEY' explains configuration keys, such as 'dikast help rl'.\n");
+    printf("\n'dikast COMMAND --help' tells more; 'dikast help KEY' explains configuration keys, such as 'dikast help "
+           "rl'.\n");
 }
 
 static bool print_keys(const char *prefix, Error *err) {
@@ -73,17 +100,29 @@ static bool print_keys(const char *prefix, Error *err) {
     bool any = text.n > 0;
     fputs(str_get(&text), stdout);
     str_release(&text);
-    return any || error_set(err, ERR_CONFIG, "no command and no configuration section is called '%s'; 'dikast --help' lists commands", prefix);
+    return any ||
+           error_set(err, ERR_CONFIG,
+                     "no command and no configuration section is called '%s'; 'dikast --help' lists commands", prefix);
+}
+
+/* The better suggestion for what was typed: two slips of the keys at most, or the beginning of the word. */
+static const char *nearer(const char *near, int *best, const char *word, const char *typed) {
+    int d = str_distance(word, typed, 2);
+    if (d > 2 && strlen(typed) >= 3 && !strncmp(word, typed, strlen(typed))) d = 1;
+    if (d >= *best) return near;
+    *best = d;
+    return word;
 }
 
 static const Command *find_command(const char *name, Error *err) {
     const char *near = NULL;
+    int best = 3;
     for (int i = 0; i < COUNT_OF(commands); i++) {
         if (!strcmp(commands[i]->name, name)) return commands[i];
-        if (str_distance(commands[i]->name, name, 2) <= 2) near = commands[i]->name;
+        near = nearer(near, &best, commands[i]->name, name);
     }
-    error_set(err, ERR_CONFIG, "unknown command '%s'%s%s%s; 'dikast --help' lists them", name, near ? " (did you mean '" : "",
-              near ? near : "", near ? "'?)" : "");
+    error_set(err, ERR_CONFIG, "unknown command '%s'%s%s%s; 'dikast --help' lists them", name,
+              near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
     return NULL;
 }
 
@@ -93,7 +132,9 @@ static bool is_set(const char *s) {
     return n > 0 && s[n] == '=';
 }
 
-typedef struct { bool help, quiet, verbose; } Common;
+typedef struct {
+    bool help, quiet, verbose;
+} Common;
 
 static bool parse_flag(Args *a, Common *common_out, const Command *c, int argc, char **argv, int *i, Error *err) {
     const char *s = argv[*i], *equal = strchr(s, '=');
@@ -103,31 +144,44 @@ static bool parse_flag(Args *a, Common *common_out, const Command *c, int argc, 
     if (!strcmp(s, "-v")) return common_out->verbose = true;
     if (!strcmp(s, "--help") || !strcmp(s, "-h")) return common_out->help = true;
     const char *near = NULL;
+    int best = 3;
+    char typed[64];
+    snprintf(typed, sizeof typed, "%.*s", (int)(n < 63 ? n : 63), s);
     for (int k = 0; c->flag && c->flag[k].name; k++) {
         const Flag *f = &c->flag[k];
         if (strlen(f->name) == n && !strncmp(f->name, s, n)) {
-            if (!f->value) a->flag[k] = "";
-            else if (equal) a->flag[k] = equal + 1;
-            else if (*i + 1 < argc) a->flag[k] = argv[++*i];
-            else return error_set(err, ERR_CONFIG, "%s needs %s", f->name, f->value);
+            if (!f->value && equal) return error_set(err, ERR_CONFIG, "%s takes no value, found '%s'", f->name, s);
+            if (!f->value)
+                a->flag[k] = "";
+            else if (equal)
+                a->flag[k] = equal + 1;
+            else if (*i + 1 < argc)
+                a->flag[k] = argv[++*i];
+            else
+                return error_set(err, ERR_CONFIG, "%s needs %s", f->name, f->value);
             return true;
         }
-        if (str_distance(f->name, s, 2) <= 2) near = f->name;
+        near = nearer(near, &best, f->name, typed);
     }
-    return error_set(err, ERR_CONFIG, "unknown flag '%s'%s%s%s; see 'dikast %s --help'", s, near ? " (did you mean '" : "", near ? near : "",
-                     near ? "'?)" : "", c->name);
+    for (int k = 0; k < COUNT_OF(common); k++) near = nearer(near, &best, common[k].name, typed);
+    return error_set(err, ERR_CONFIG, "unknown flag '%s'%s%s%s; see 'dikast %s --help'", s,
+                     near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "", c->name);
 }
 
 static bool parse(Args *a, Common *common_out, const Command *c, int argc, char **argv, Error *err) {
     bool only_args = false;
     for (int i = 2; i < argc; i++) {
         const char *s = argv[i];
-        if (!only_args && !strcmp(s, "--")) only_args = true;
+        if (!only_args && !strcmp(s, "--"))
+            only_args = true;
         else if (!only_args && s[0] == '-' && s[1]) {
             if (!parse_flag(a, common_out, c, argc, argv, &i, err)) return false;
-        } else if (a->n_arg >= MAX_ARGS || a->n_set >= MAX_ARGS) return error_set(err, ERR_CONFIG, "too many arguments");
-        else if (!only_args && c->takes_set && a->n_arg > 0 && is_set(s)) a->set[a->n_set++] = s;
-        else a->arg[a->n_arg++] = s;
+        } else if (a->n_arg >= MAX_ARGS || a->n_set >= MAX_ARGS)
+            return error_set(err, ERR_CONFIG, "too many arguments");
+        else if (!only_args && c->takes_set && a->n_arg >= c->min_arg && is_set(s))
+            a->set[a->n_set++] = s;
+        else
+            a->arg[a->n_arg++] = s;
     }
     if (common_out->help) return true;
     if (a->n_arg >= c->min_arg && a->n_arg <= c->max_arg) return true;
@@ -136,8 +190,8 @@ static bool parse(Args *a, Common *common_out, const Command *c, int argc, char 
     return error_set(err, ERR_CONFIG, "an argument is missing; usage: dikast %s", c->usage);
 }
 
-static const char *const error_word[] = {"none",  "io",    "format",   "config", "memory", "net",
-                                         "state", "diverged", "gate", "stopped"};
+static const char *const error_word[] = {"none", "io",    "format",   "config", "memory",
+                                         "net",  "state", "diverged", "gate",   "stopped"};
 
 static void print_error(const Error *err, bool json, bool said) {
     if (err->msg[0]) fprintf(stderr, "dikast: %s\n", err->msg);
@@ -150,8 +204,18 @@ static void print_error(const Error *err, bool json, bool said) {
     json_out_int(&j, "code", error_exit_code(err->code));
     json_out_str(&j, "error", err->msg);
     json_out_obj_end(&j);
-    printf("%s\n", str_get(&text));
-    str_release(&text);
+    print_text(&text);
+}
+
+/* 0 when everything written has arrived. A reader that went away (| head) is no failure of ours; a full disk is. */
+static int finish_stdout(Error *err) {
+    bool failed = fflush(stdout) != 0;
+    if (!failed && !ferror(stdout)) return 0;
+    struct pollfd fd = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    if (poll(&fd, 1, 0) > 0 && (fd.revents & POLLERR)) return 0;
+    errno = failed ? errno : EIO;
+    error_errno(err, "write", "standard output");
+    return error_exit_code(err->code);
 }
 
 static int run_command(const Command *c, int argc, char **argv) {
@@ -164,45 +228,75 @@ static int run_command(const Command *c, int argc, char **argv) {
     }
     if (flags.help) {
         print_help(c);
-        return 0;
+        return finish_stdout(&err);
     }
-    bool ok = stop_open(&a.stop, &err);
+    bool ok = !c->saves_state || stop_open(&a.stop, &err);
     if (ok) {
         a.log = log_new(flags.quiet ? LOG_QUIET : flags.verbose ? LOG_VERBOSE : LOG_NORMAL);
         ok = c->run(&a, &err);
         log_free(a.log);
         stop_close(a.stop);
     }
-    /* dikast run --json has printed its object, gates and all, whatever the outcome. */
-    if (!ok) print_error(&err, a.json, c == &command_run || c == &command_stage);
-    if (fflush(stdout) != 0 && ok) return error_exit_code(ERR_IO);
-    return ok ? 0 : error_exit_code(err.code);
+    if (!ok) print_error(&err, a.json, c->says_error);
+    int code = ok ? 0 : error_exit_code(err.code);
+    int written = finish_stdout(&err);
+    if (written && ok) print_error(&err, false, false);
+    return code ? code : written;
 }
+
+static void print_version(bool json) {
+    if (!json) {
+        printf("dikast " DIKAST_VERSION "\n");
+        return;
+    }
+    Str text = {0};
+    JsonOut j;
+    json_out_init(&j, &text, 0);
+    json_out_obj(&j, NULL);
+    json_out_str(&j, "schema", "dikast-version/1");
+    json_out_str(&j, "version", DIKAST_VERSION);
+    json_out_obj_end(&j);
+    print_text(&text);
+}
+
+/* Standard streams that are closed would make the next file we open one of them. */
+static void hold_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) return;
+}
+
+static bool help(int argc, char **argv, Error *err) {
+    if (argc == 2) {
+        print_help(NULL);
+        return true;
+    }
+    const Command *c = find_command(argv[2], err);
+    if (c) print_help(c);
+    return c || print_keys(argv[2], err);
+}
+
+static bool is_word(const char *s, const char *word, const char *flag) { return !strcmp(s, word) || !strcmp(s, flag); }
 
 int main(int argc, char **argv) {
     Error err = {0};
     signal(SIGPIPE, SIG_IGN);
-    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || (!strcmp(argv[1], "help") && argc == 2)) {
-        print_help(NULL);
-        return argc < 2 ? 2 : 0;
+    hold_streams();
+    if (argc < 2) {
+        fprintf(stderr, "usage: dikast COMMAND [arguments]; 'dikast --help' lists the commands\n");
+        return error_exit_code(ERR_CONFIG);
     }
-    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
-        printf("dikast " DIKAST_VERSION "\n");
-        return 0;
+    bool ok = true;
+    if (is_word(argv[1], "help", "--help") || !strcmp(argv[1], "-h"))
+        ok = help(argc, argv, &err);
+    else if (is_word(argv[1], "version", "--version"))
+        print_version(argc > 2 && !strcmp(argv[2], "--json"));
+    else {
+        const Command *c = find_command(argv[1], &err);
+        if (c) return run_command(c, argc, argv);
+        ok = false;
     }
-    if (!strcmp(argv[1], "help")) {
-        const Command *c = find_command(argv[2], &err);
-        if (c) print_help(c);
-        else if (!print_keys(argv[2], &err)) {
-            print_error(&err, false, false);
-            return 2;
-        }
-        return 0;
-    }
-    const Command *c = find_command(argv[1], &err);
-    if (!c) {
-        print_error(&err, false, false);
-        return error_exit_code(err.code);
-    }
-    return run_command(c, argc, argv);
+    if (!ok) print_error(&err, false, false);
+    int written = finish_stdout(&err);
+    if (written && ok) print_error(&err, false, false);
+    return ok ? written : error_exit_code(err.code);
 }

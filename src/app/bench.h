@@ -1,0 +1,53 @@
+/* app/bench.h — what the cases of `dikast bench` share: sizes, clocks, the load of the machine, one line per case.
+ * Cases and fields are those of the peers' benchmarks, so lines of both can be compared by name (bench/compare.py). */
+#ifndef DIKAST_APP_BENCH_H
+#define DIKAST_APP_BENCH_H
+
+#include "app/open.h"
+#include "nn/model.h"
+
+typedef struct {
+    const char *name; /* "a" */
+    ModelConfig cfg;
+    int batch, seq; /* of its training case */
+} BenchSize;
+const BenchSize *bench_size(const char *name, Error *err);
+
+typedef struct {
+    const Args *a;
+    Machine machine;
+    const BenchSize *size;
+    const char *isa; /* as asked for; "native" for auto */
+    int64_t steps, warmup, batch, seq, reps;
+    double peak; /* GFLOP/s, 0: not known */
+    const char *file, *tokenizer;
+    int64_t vocab;
+    double mb;
+} Bench;
+
+typedef struct {
+    double t, busy, own;
+} Meter;
+Meter meter_start(void);
+double meter_other(Meter m); /* share of the whole machine that other processes took since then */
+double own_cpu_s(void);      /* CPU seconds of this process, all threads */
+
+double median_of(double *v, int n); /* sorts v */
+double rounded(double v, int digits);
+
+/* One line: opened with the fields every case has, closed with those known at its end. Without --json only `say` is
+ * printed. */
+typedef struct {
+    Bench *b;
+    Str text;
+    JsonOut j;
+} Case;
+void case_begin(Case *c, Bench *b, const char *bench, const char *name, int threads);
+void case_end(Case *c, Meter m, const char *say, ...) FORMAT(3, 4);
+
+bool bench_train(Bench *b, Error *err);
+bool bench_generate(Bench *b, Error *err);
+bool bench_tokenize(Bench *b, Error *err);
+bool bench_gemm(Bench *b, Error *err);
+
+#endif

@@ -1,0 +1,98 @@
+/* Generation: greedy, no early end, every sequence as long as the case says. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "app/bench.h"
+
+enum { PREFILL = 512, PROMPT = 16, NEW = 128 };
+
+typedef struct {
+    Bench *b;
+    Model m;
+    Head h;
+    Net net;
+    Engine *e;
+    uint32_t drawn; /* prompts made so far: no two are alike, so none finds another's pages */
+} Gen;
+
+static bool generate(Gen *g, int n_seq, int n_prompt, int n_new, double *seconds, Error *err) {
+    GenRequest *req = mem_alloc((size_t)n_seq * sizeof *req);
+    GenResult *res = mem_alloc((size_t)n_seq * sizeof *res);
+    int32_t *tok = mem_alloc((size_t)n_seq * (size_t)n_prompt * sizeof *tok);
+    g->drawn++;
+    for (int i = 0; i < n_seq * n_prompt; i++)
+        tok[i] = (int32_t)rng_below((Rng){0, RNG_TEST}, (uint64_t)i, g->drawn, (uint32_t)g->m.cfg.n_vocab);
+    for (int i = 0; i < n_seq; i++) {
+        req[i] = (GenRequest){.id = (uint64_t)i, .prompt = {tok + (size_t)i * (size_t)n_prompt, n_prompt}};
+        req[i].sample = (SampleParams){.top_p = 1, .repetition = 1, .max_new = n_new};
+    }
+    double start = now_s();
+    bool ok = engine_generate(g->e, req, n_seq, res, NULL, NULL, err);
+    *seconds = now_s() - start;
+    for (int i = 0; ok && i < n_seq; i++) CHECK(res[i].n == n_new, "%d tokens of %d", res[i].n, n_new);
+    if (ok) engine_free_results(res, n_seq);
+    free(tok);
+    free(res);
+    free(req);
+    return ok;
+}
+
+static bool repeat(Gen *g, double *v, int reps, int n_seq, int n_prompt, int n_new, Error *err) {
+    for (int i = 0; i < reps; i++)
+        if (!generate(g, n_seq, n_prompt, n_new, &v[i], err)) return false;
+    return true;
+}
+
+/* n_new 1: the prompt and one token. */
+static bool one_case(Gen *g, int n_seq, int n_prompt, int n_new, Error *err) {
+    int reps = (int)g->b->reps;
+    double one[3], *v = mem_alloc((size_t)reps * sizeof *v);
+    bool decode = n_new > 1;
+    bool ok = repeat(g, one, decode ? 3 : 1, n_seq, n_prompt, 1, err); /* warms up, too */
+    Meter meter = meter_start();
+    double cpu = own_cpu_s();
+    ok = ok && repeat(g, v, reps, n_seq, n_prompt, n_new, err);
+    cpu = own_cpu_s() - cpu;
+    if (ok) {
+        char name[64];
+        double tok = decode ? n_seq * n_new : n_prompt, med = median_of(v, reps);
+        if (decode)
+            snprintf(name, sizeof name, "decode/%s/x%d/%d+%d", g->b->size->name, n_seq, n_prompt, n_new);
+        else
+            snprintf(name, sizeof name, "prefill/%s/%d", g->b->size->name, n_prompt);
+        double step = decode ? n_seq * (n_new - 1) / (med - median_of(one, 3)) : 0;
+        Case c;
+        case_begin(&c, g->b, "gen", name, pool_threads(g->b->machine.pool));
+        json_out_str(&c.j, "dtype", "fp32");
+        if (decode) json_out_int(&c.j, "batch", n_seq);
+        json_out_num(&c.j, "tok_s", rounded(tok / med, 1));
+        json_out_num(&c.j, "tok_s_best", rounded(tok / v[0], 1));
+        json_out_num(&c.j, "tok_cpu_s", rounded(tok * reps / cpu, 1));
+        if (decode) json_out_num(&c.j, "step_tok_s", rounded(step, 1));
+        json_out_int(&c.j, "reps", reps);
+        case_end(&c, meter, "%.0f tok/s  %.0f tok per CPU second", tok / med, tok * reps / cpu);
+    }
+    free(v);
+    return ok;
+}
+
+static bool gen_open(Gen *g, Error *err) {
+    if (!model_init(&g->m, g->b->machine.be, &g->b->size->cfg, 0, false, err)) return false;
+    g->net.trunk = &g->m;
+    if (!head_init(&g->h, &g->m, HEAD_LM, g->m.cfg.n_vocab, 0, false, err)) return false;
+    g->net.head = &g->h;
+    return engine_open(&g->e, g->net, &(EngineConfig){0}, err);
+}
+
+bool bench_generate(Bench *b, Error *err) {
+    Gen g = {.b = b};
+    int all[] = {1, 8, 32}, only[] = {(int)b->batch};
+    const int *batch = b->batch ? only : all;
+    int n = b->batch ? 1 : COUNT_OF(all);
+    bool ok = gen_open(&g, err) && (b->batch || one_case(&g, 1, PREFILL, 1, err));
+    for (int i = 0; ok && i < n; i++) ok = one_case(&g, batch[i], PROMPT, NEW, err);
+    engine_close(g.e);
+    if (g.net.head) head_release(&g.h);
+    if (g.net.trunk) model_release(&g.m);
+    return ok;
+}

@@ -1,0 +1,254 @@
+/* dikast bench: speed of training, generation, tokenizing and matrix products on random weights. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "app/bench.h"
+#include "cai/manifest.h"
+
+static const Flag flags[] = {
+    {"--model", "SIZE", "a: GPT-2 124M, b: Llama-like 12M, c: Llama-like 4M (default b)"},
+    THREADS_FLAG,
+    ISA_FLAG,
+    {"--steps", "N", "train: timed steps (default 5)"},
+    {"--warmup", "N", "train: untimed steps (default 2)"},
+    {"--batch", "N", "train: sequences a step (default 4 for a, else 16); generate: only this batch"},
+    {"--seq", "N", "train: tokens a sequence (default 256)"},
+    {"--reps", "N", "generate, tokenize: repetitions (default 3)"},
+    {"--peak", "GFLOPS", "of the machine with these threads, for the field mfu"},
+    {"--file", "FILE", "tokenize: the text"},
+    {"--tokenizer", "PATH", "tokenize: a tokenizer.json; else one is trained on the text"},
+    {"--vocab", "N", "tokenize: size of the trained vocabulary (default 4096)"},
+    {"--mb", "MB", "tokenize: bytes of the text that are used (default 10)"},
+    {0}};
+
+static const BenchSize sizes[] = {
+    {"a",
+     {.family = FAMILY_GPT2,
+      .n_layer = 12,
+      .n_head = 12,
+      .n_kv_head = 12,
+      .d_model = 768,
+      .d_head = 64,
+      .d_ff = 3072,
+      .n_vocab = 50257,
+      .max_seq = 1024,
+      .norm = NORM_LAYER,
+      .pos = POS_LEARNED,
+      .mlp = MLP_GELU,
+      .gelu = GELU_TANH,
+      .qkv_bias = true,
+      .out_bias = true,
+      .mlp_bias = true,
+      .tied = true,
+      .norm_eps = 1e-5,
+      .eos_id = -1},
+     4,
+     256},
+    {"b",
+     {.family = FAMILY_LLAMA,
+      .n_layer = 6,
+      .n_head = 6,
+      .n_kv_head = 6,
+      .d_model = 384,
+      .d_head = 64,
+      .d_ff = 1024,
+      .n_vocab = 4096,
+      .max_seq = 1024,
+      .norm = NORM_RMS,
+      .pos = POS_ROPE,
+      .mlp = MLP_SWIGLU,
+      .tied = true,
+      .rope_theta = 10000,
+      .norm_eps = 1e-5,
+      .eos_id = -1},
+     16,
+     256},
+    {"c",
+     {.family = FAMILY_LLAMA,
+      .n_layer = 4,
+      .n_head = 4,
+      .n_kv_head = 4,
+      .d_model = 256,
+      .d_head = 64,
+      .d_ff = 704,
+      .n_vocab = 2048,
+      .max_seq = 1024,
+      .norm = NORM_RMS,
+      .pos = POS_ROPE,
+      .mlp = MLP_SWIGLU,
+      .tied = true,
+      .rope_theta = 10000,
+      .norm_eps = 1e-5,
+      .eos_id = -1},
+     16,
+     256},
+};
+
+const BenchSize *bench_size(const char *name, Error *err) {
+    for (int i = 0; i < COUNT_OF(sizes); i++)
+        if (!strcmp(sizes[i].name, name)) return &sizes[i];
+    error_set(err, ERR_CONFIG, "--model must be a, b or c, found '%s'", name);
+    return NULL;
+}
+
+/* -- clocks ---------------------------------------------------------------------------------------------------------
+ */
+
+double own_cpu_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* CPU seconds spent by everybody on this machine, stolen time included. */
+static double busy_s(void) {
+    long long t[8] = {0};
+    FILE *f = fopen("/proc/stat", "re");
+    if (!f) return 0;
+    int n =
+        fscanf(f, "cpu %lld %lld %lld %lld %lld %lld %lld %lld", t, t + 1, t + 2, t + 3, t + 4, t + 5, t + 6, t + 7);
+    fclose(f);
+    return n < 8 ? 0 : (double)(t[0] + t[1] + t[2] + t[5] + t[6] + t[7]) / (double)sysconf(_SC_CLK_TCK);
+}
+
+Meter meter_start(void) { return (Meter){now_s(), busy_s(), own_cpu_s()}; }
+
+double meter_other(Meter m) {
+    double other = busy_s() - m.busy - (own_cpu_s() - m.own), wall = now_s() - m.t;
+    return other > 0 && wall > 0 ? other / (wall * (double)sysconf(_SC_NPROCESSORS_ONLN)) : 0;
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double median_of(double *v, int n) {
+    qsort(v, (size_t)n, sizeof *v, by_size);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+double rounded(double v, int digits) {
+    double unit = pow(10, digits);
+    return round(v * unit) / unit;
+}
+
+/* -- lines ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Best of avx2, avx512, avx512+amx, in the peers' words. */
+static const char *cpu_isa(void) {
+    __builtin_cpu_init();
+    bool amx = false;
+    char line[8192];
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    while (f && fgets(line, sizeof line, f)) {
+        if (strncmp(line, "flags", 5)) continue;
+        amx = strstr(line, " amx_bf16") != NULL;
+        break;
+    }
+    if (f) fclose(f);
+    if (__builtin_cpu_supports("avx512bw")) return amx ? "avx512+amx" : "avx512";
+    return __builtin_cpu_supports("avx2") ? "avx2" : "sse2";
+}
+
+void case_begin(Case *c, Bench *b, const char *bench, const char *name, int threads) {
+    *c = (Case){.b = b};
+    json_out_init(&c->j, &c->text, 0);
+    json_out_obj(&c->j, NULL);
+    json_out_str(&c->j, "bench", bench);
+    json_out_str(&c->j, "case", name);
+    json_out_str(&c->j, "engine", "dikast");
+    json_out_str(&c->j, "version", DIKAST_VERSION);
+    if (b->size) json_out_str(&c->j, "model", b->size->name);
+    json_out_int(&c->j, "threads", threads);
+    json_out_str(&c->j, "isa", b->isa);
+    if (!b->a->json) printf("%-24s ", name);
+}
+
+void case_end(Case *c, Meter m, const char *say, ...) {
+    char cpu[256], when[32];
+    struct rusage use;
+    time_t now = time(NULL);
+    struct tm tm;
+    double other = meter_other(m);
+    machine_cpu(cpu, sizeof cpu);
+    getrusage(RUSAGE_SELF, &use);
+    gmtime_r(&now, &tm);
+    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    if (c->b->machine.be) json_out_str(&c->j, "kernels", backend_isa(c->b->machine.be));
+    json_out_int(&c->j, "rss_mb", use.ru_maxrss / 1024);
+    json_out_num(&c->j, "other_cpu", rounded(other, 3));
+    json_out_str(&c->j, "cpu", cpu);
+    json_out_str(&c->j, "cpu_isa", cpu_isa());
+    json_out_int(&c->j, "cpus", sysconf(_SC_NPROCESSORS_ONLN));
+    json_out_str(&c->j, "when", when);
+    json_out_obj_end(&c->j);
+    if (c->b->a->json)
+        printf("%s", str_get(&c->text));
+    else {
+        va_list ap;
+        va_start(ap, say);
+        vprintf(say, ap);
+        va_end(ap);
+        if (other >= 0.05) printf("  (others took %.0f %% of the machine)", 100 * other);
+    }
+    printf("\n");
+    fflush(stdout);
+    str_release(&c->text);
+}
+
+/* -- the command ----------------------------------------------------------------------------------------------------
+ */
+
+static const struct {
+    const char *name;
+    bool (*run)(Bench *b, Error *err);
+} kinds[] = {{"train", bench_train}, {"generate", bench_generate}, {"tokenize", bench_tokenize}, {"gemm", bench_gemm}};
+
+static bool read_flags(Bench *b, const Args *a, Error *err) {
+    const Command *c = &command_bench;
+    const char *model = args_flag(a, c, "--model"), *isa = args_flag(a, c, "--isa");
+    b->a = a;
+    b->file = args_flag(a, c, "--file");
+    b->tokenizer = args_flag(a, c, "--tokenizer");
+    b->isa = !isa || !strcmp(isa, "auto") ? "native" : isa;
+    b->size = bench_size(model ? model : "b", err);
+    return b->size && args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
+           args_int(a, c, "--warmup", 2, 0, 1000000, &b->warmup, err) &&
+           args_int(a, c, "--batch", 0, 0, 4096, &b->batch, err) &&
+           args_int(a, c, "--seq", 0, 0, b->size->cfg.max_seq, &b->seq, err) &&
+           args_int(a, c, "--reps", 3, 1, 10000, &b->reps, err) && args_num(a, c, "--peak", 0, 0, 1e9, &b->peak, err) &&
+           args_int(a, c, "--vocab", 4096, 275, 1 << 20, &b->vocab, err) &&
+           args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err);
+}
+
+static bool run(const Args *a, Error *err) {
+    Bench b = {0};
+    if (!read_flags(&b, a, err)) return false;
+    for (int i = 0; i < COUNT_OF(kinds); i++) {
+        if (strcmp(kinds[i].name, a->arg[0])) continue;
+        bool ok = machine_open(&b.machine, a, &command_bench, err) && kinds[i].run(&b, err);
+        machine_close(&b.machine);
+        return ok;
+    }
+    return error_set(err, ERR_CONFIG, "no benchmark '%s'; there are train, generate, tokenize and gemm", a->arg[0]);
+}
+
+const Command command_bench = {
+    .name = "bench",
+    .usage = "bench train|generate|tokenize|gemm [flags] [--json]",
+    .help =
+        "speed on this machine\n\n"
+        "Random weights and random tokens, one line per case; --json: one object per case. Rates are medians over the\n"
+        "repetitions, *_best the best. bench/compare.py runs two commands in turn and gives the ratio.",
+    .flag = flags,
+    .min_arg = 1,
+    .max_arg = 1,
+    .run = run};

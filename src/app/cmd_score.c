@@ -1,0 +1,262 @@
+/* dikast score: how likely continuations are, or what a scoring model says of replies. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "app/open.h"
+#include "base/io.h"
+
+static const Flag flags[] = {
+    {"--chat", NULL, "prompt is a user's turn and continuation the reply with its end; else plain text"},
+    THREADS_FLAG,
+    ISA_FLAG,
+    {0}};
+
+enum { ROWS = 256, MAX_LINE = 64 << 20 }; /* rows scored together */
+
+typedef struct {
+    int line;
+    Sequence prompt, text; /* a scoring model: the whole sequence in prompt */
+    double logprob;
+    bool greedy;
+    int32_t absent; /* an id that text does not hold */
+    float *score;   /* (n_out) */
+} Item;
+
+typedef struct {
+    const Args *a;
+    OpenModel m;
+    bool chat;
+    const char *file;
+    Item item[ROWS];
+    int n;
+    Str out; /* --json: the whole object */
+    JsonOut j;
+} Score;
+
+/* -- rows in --------------------------------------------------------------------------------------------------------
+ */
+
+static bool item_fits(const Score *s, const Item *it, Error *err) {
+    int n = it->prompt.tok.n + it->text.tok.n, max = s->m.model.cfg.max_seq;
+    if (n > max)
+        return error_set(err, ERR_FORMAT, "%s:%d: %d tokens, the model's context holds %d", s->file, it->line, n, max);
+    if (s->m.head.kind == HEAD_LM && it->text.tok.n == 0)
+        return error_set(err, ERR_FORMAT, "%s:%d: the continuation is empty", s->file, it->line);
+    return true;
+}
+
+static bool build_item(Score *s, Item *it, const char *prompt, const char *text, Error *err) {
+    bool lm = s->m.head.kind == HEAD_LM;
+    Message user = {ROLE_USER, prompt};
+    int32_t begin;
+    if (lm && !s->chat) {
+        if (!open_model_begin(&s->m, &begin, err)) return false;
+        sequence_put(&it->prompt, begin, 0);
+        sequence_text(&it->prompt, &s->m.chat, prompt, 0);
+        sequence_text(&it->text, &s->m.chat, text, 1);
+    } else {
+        chat_respond(&it->prompt, &s->m.chat, (Dialogue){&user, 1});
+        chat_reply(lm ? &it->text : &it->prompt, &s->m.chat, text, 1, true);
+    }
+    return item_fits(s, it, err);
+}
+
+static bool read_item(Score *s, const char *line, size_t n, int number, Error *err) {
+    Json *j = NULL;
+    const char *prompt, *text;
+    Item *it = &s->item[s->n];
+    if (!json_parse(&j, line, n, 0, s->file, number, err)) return false;
+    it->line = number;
+    sequence_clear(&it->prompt);
+    sequence_clear(&it->text);
+    const char *key = s->m.head.kind == HEAD_LM ? "continuation" : "response";
+    bool ok = json_need_str(j, "prompt", &prompt, NULL, err) && json_need_str(j, key, &text, NULL, err);
+    if (!ok) error_wrap(err, "%s:%d", s->file, number);
+    ok = ok && build_item(s, it, prompt, text, err);
+    json_release(j);
+    if (ok) s->n++;
+    return ok;
+}
+
+/* -- scoring --------------------------------------------------------------------------------------------------------
+ */
+
+static bool score_logprob(Score *s, Error *err) {
+    Tokens prefix[ROWS], text[ROWS];
+    float *each[ROWS], *all;
+    size_t total = 0;
+    for (int i = 0; i < s->n; i++) total += (size_t)s->item[i].text.tok.n;
+    all = mem_alloc(total * sizeof *all);
+    total = 0;
+    for (int i = 0; i < s->n; i++) {
+        Item *it = &s->item[i];
+        prefix[i] = (Tokens){it->prompt.tok.id, it->prompt.tok.n};
+        text[i] = (Tokens){it->text.tok.id, it->text.tok.n};
+        each[i] = all + total;
+        total += (size_t)text[i].n;
+    }
+    bool ok = engine_score(s->m.engine, prefix, text, s->n, 1, each, err);
+    for (int i = 0; ok && i < s->n; i++) {
+        s->item[i].logprob = 0;
+        for (int k = 0; k < text[i].n; k++) s->item[i].logprob += (double)each[i][k];
+    }
+    free(all);
+    return ok;
+}
+
+/* Greedy: every token is the likeliest after those before it, so greedy decoding writes the continuation itself. A row
+ * that has left it is ended by forcing a token that the continuation does not hold. */
+static void leave_when_lost(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
+    const Score *s = ud;
+    const Item *it = &s->item[id];
+    if (n > 0 && text[n - 1] != it->text.tok.id[n - 1]) rule->force = it->absent;
+}
+
+static int32_t absent_id(const TokBuf *t, int n_vocab) {
+    for (int32_t id = 0; id < n_vocab; id++) {
+        bool seen = false;
+        for (int i = 0; i < t->n && !seen; i++) seen = t->id[i] == id;
+        if (!seen) return id;
+    }
+    return n_vocab - 1; /* as long as the vocabulary: such a row is decoded to its end */
+}
+
+static bool find_greedy(Score *s, Error *err) {
+    GenRequest req[ROWS];
+    GenResult res[ROWS];
+    for (int i = 0; i < s->n; i++) {
+        Item *it = &s->item[i];
+        it->absent = absent_id(&it->text.tok, s->m.model.cfg.n_vocab);
+        req[i] = (GenRequest){.id = (uint64_t)i, .prompt = {it->prompt.tok.id, it->prompt.tok.n}};
+        req[i].sample =
+            (SampleParams){.top_p = 1, .repetition = 1, .max_new = it->text.tok.n, .stop = &it->absent, .n_stop = 1};
+        req[i].sample.hook = leave_when_lost;
+        req[i].sample.hook_ud = s;
+    }
+    if (!engine_generate(s->m.engine, req, s->n, res, NULL, NULL, err)) return false;
+    for (int i = 0; i < s->n; i++) {
+        const TokBuf *want = &s->item[i].text.tok;
+        s->item[i].greedy = res[i].n == want->n && !memcmp(res[i].text, want->id, (size_t)want->n * sizeof *want->id);
+    }
+    engine_free_results(res, s->n);
+    return true;
+}
+
+static bool score_last(Score *s, Error *err) {
+    Tokens seq[ROWS];
+    int width = s->m.head.n_out;
+    float *out = mem_alloc((size_t)s->n * (size_t)width * sizeof *out);
+    for (int i = 0; i < s->n; i++) seq[i] = (Tokens){s->item[i].prompt.tok.id, s->item[i].prompt.tok.n};
+    bool ok = engine_score_last(s->m.engine, seq, s->n, out, err);
+    for (int i = 0; ok && i < s->n; i++) {
+        s->item[i].score = mem_grow(s->item[i].score, (size_t)width * sizeof *out);
+        memcpy(s->item[i].score, out + (size_t)i * (size_t)width, (size_t)width * sizeof *out);
+    }
+    free(out);
+    return ok;
+}
+
+/* -- rows out -------------------------------------------------------------------------------------------------------
+ */
+
+static void put_item(JsonOut *j, const Score *s, const Item *it) {
+    json_out_obj(j, NULL);
+    json_out_int(j, "line", it->line);
+    if (s->m.head.kind == HEAD_LM) {
+        json_out_num(j, "logprob", it->logprob);
+        json_out_int(j, "tokens", it->text.tok.n);
+        json_out_bool(j, "greedy", it->greedy);
+    } else if (s->m.head.n_out == 1) {
+        json_out_num(j, "score", (double)it->score[0]);
+        json_out_int(j, "tokens", it->prompt.tok.n);
+    } else {
+        json_out_arr(j, "score");
+        for (int k = 0; k < s->m.head.n_out; k++) json_out_num(j, NULL, (double)it->score[k]);
+        json_out_arr_end(j);
+        json_out_int(j, "tokens", it->prompt.tok.n);
+    }
+    json_out_obj_end(j);
+}
+
+static bool flush_items(Score *s, Error *err) {
+    if (s->n == 0) return true;
+    bool ok = s->m.head.kind == HEAD_LM ? score_logprob(s, err) && find_greedy(s, err) : score_last(s, err);
+    for (int i = 0; ok && i < s->n; i++) {
+        if (s->a->json) {
+            put_item(&s->j, s, &s->item[i]);
+            continue;
+        }
+        Str line = {0};
+        JsonOut j;
+        json_out_init(&j, &line, 0);
+        put_item(&j, s, &s->item[i]);
+        print_text(&line);
+    }
+    s->n = 0;
+    return ok;
+}
+
+static bool score_lines(Score *s, Error *err) {
+    const char *path = s->a->n_arg > 1 && strcmp(s->a->arg[1], "-") ? s->a->arg[1] : "/dev/stdin";
+    s->file = s->a->n_arg > 1 && strcmp(s->a->arg[1], "-") ? path : "standard input";
+    LineReader *r = NULL;
+    const char *line;
+    size_t n;
+    if (!lines_open(&r, path, MAX_LINE, err)) return false;
+    bool ok = true;
+    while (ok && lines_next(r, &line, &n, err)) {
+        if (strspn(line, " \t\r") == n) continue;
+        ok = read_item(s, line, n, (int)lines_number(r), err) && (s->n < ROWS || flush_items(s, err));
+    }
+    lines_close(r);
+    return ok && err->code == ERR_NONE && flush_items(s, err);
+}
+
+static bool run(const Args *a, Error *err) {
+    Score *s = mem_alloc(sizeof *s);
+    s->a = a;
+    s->chat = args_flag(a, &command_score, "--chat");
+    bool ok = open_model(&s->m, a, &command_score, err);
+    if (ok && !s->m.has_chat && (s->chat || s->m.head.kind == HEAD_SCORE)) {
+        *err = s->m.no_chat;
+        ok = error_wrap(err, "%s: no dialogue with this model", str_get(&s->m.dir));
+    }
+    s->m.chat.tok = s->m.tok; /* plain text needs no special tokens */
+    if (a->json) {
+        json_out_init(&s->j, &s->out, 0);
+        json_out_obj(&s->j, NULL);
+        json_out_str(&s->j, "schema", "dikast-score/1");
+        json_out_arr(&s->j, "rows");
+    }
+    ok = ok && score_lines(s, err);
+    if (ok && a->json) {
+        json_out_arr_end(&s->j);
+        json_out_obj_end(&s->j);
+        print_text(&s->out);
+    }
+    for (int i = 0; i < ROWS; i++) {
+        sequence_release(&s->item[i].prompt);
+        sequence_release(&s->item[i].text);
+        free(s->item[i].score);
+    }
+    str_release(&s->out);
+    open_model_close(&s->m);
+    free(s);
+    return ok;
+}
+
+const Command command_score = {
+    .name = "score",
+    .usage = "score MODEL [FILE|-] [--chat] [--json]",
+    .help =
+        "log-probabilities of continuations, or a scoring model's scores\n\n"
+        "FILE: JSONL rows {prompt, continuation}; plain, gzip or zstd; - or none: standard input. A row out per row "
+        "in:\n"
+        "{line, logprob, tokens, greedy}: the sum over the continuation, and whether greedy decoding would write it.\n"
+        "A scoring model (preference model, classifier) reads {prompt, response} and gives {line, score, tokens}.",
+    .flag = flags,
+    .min_arg = 1,
+    .max_arg = 2,
+    .run = run};

@@ -1,0 +1,64 @@
+/* app/open.h — what several commands open: threads and a backend, a model folder with its tokenizer, an engine. */
+#ifndef DIKAST_APP_OPEN_H
+#define DIKAST_APP_OPEN_H
+
+#include "app/command.h"
+#include "engine/engine.h"
+#include "text/chat.h"
+
+#define THREADS_FLAG                                                                                                   \
+    { "--threads", "N", "compute threads; 0: all usable CPUs (default)" }
+#define ISA_FLAG                                                                                                       \
+    { "--isa", "ISA", "auto (default), scalar, avx2 or avx512" }
+#define SAMPLE_FLAGS(max_new_)                                                                                         \
+    {"--temperature", "T", "sampling temperature; 0: the likeliest token (default 1)"},                                \
+        {"--top-k", "K", "sample among the K likeliest tokens; 0: all (default)"},                                     \
+        {"--top-p", "P", "sample from the least set of tokens of this mass; 1: all (default)"},                        \
+        {"--max-new", "N", "longest reply, tokens (default " max_new_ ")"}, {                                          \
+        "--seed", "N", "every draw follows from it (default 0)"                                                        \
+    }
+
+typedef struct {
+    Pool *pool;
+    Backend *be;
+} Machine;                                                                  /* zeroed is closed */
+bool machine_open(Machine *m, const Args *a, const Command *c, Error *err); /* by its flags --threads and --isa */
+void machine_close(Machine *m);
+
+/* A folder with config.json, model.safetensors and tokenizer.json, or a stage's output, whose model/ is one. Not
+ * copied: net points into it. */
+typedef struct {
+    Machine machine;
+    Str dir;
+    Tokenizer *tok;
+    Chat chat;
+    bool has_chat; /* the tokenizer knows the dialogue's special tokens */
+    Error no_chat; /* why not */
+    Model model;
+    Head head;
+    Net net;
+    Engine *engine;
+} OpenModel;
+bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err); /* folder: a->arg[0] */
+void open_model_close(OpenModel *m);
+bool open_model_need(const OpenModel *m, HeadKind kind, Error *err); /* error when the head is of the other kind */
+/* Where plain text begins: <|endoftext|>, else the configuration's end token. */
+bool open_model_begin(const OpenModel *m, int32_t *id, Error *err);
+
+bool sampling_read(SampleParams *p, const Args *a, const Command *c, int max_new, Error *err);
+
+/* Text as it is drawn. Bytes that would end inside a character wait for the rest of it; control characters, which could
+ * move a terminal's cursor, are shown as '?' when stdout is one. */
+typedef struct {
+    const Tokenizer *tok;
+    int shown; /* tokens of the text handed out so far */
+    bool terminal;
+    Str pending;
+} TextStream;
+void stream_open(TextStream *s, const Tokenizer *tok);
+void stream_put(TextStream *s, const int32_t *text, int n); /* the whole text so far */
+void stream_end(TextStream *s);                             /* what waited; released */
+
+bool read_stdin(Str *out, Error *err);
+
+#endif
