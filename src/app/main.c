@@ -17,6 +17,7 @@ static const Command *const commands[] = {
     &command_run,
     &command_stage,
     &command_why,
+    &command_report,
     &command_config,
     &command_constitution,
     &command_chat,
