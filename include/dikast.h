@@ -87,7 +87,8 @@ typedef struct {
 
 /* Runs what the configuration asks for and is not there yet; options NULL: no overrides, everything, quiet. A run that
  * was interrupted, in whatever way, goes on where it was. On failure *out holds what was reached (DIKAST_ERR_GATE: all
- * of it), or is NULL when the configuration itself is wrong. */
+ * of it), or is NULL when the configuration itself is wrong. The tiny world's evaluation starts the program
+ * dikast-gold: the one beside the calling program, or where the key eval.gold says. */
 DIKAST_API bool dikast_run(dikast_result **out, const char *configuration, const dikast_run_options *options,
                            dikast_error *err);
 DIKAST_API void dikast_result_free(dikast_result *result); /* NULL is fine */
