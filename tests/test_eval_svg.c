@@ -225,7 +225,8 @@ static void test_curves(void **state) {
                 {"zero", 50, 0, 0},
                 {"huge", 50, 1e300, 1e299},
                 {"falling by orders", 200, 1000, 0},
-                {"tiny", 50, 1e-300, 0}};
+                {"tiny", 50, 1e-300, 0},
+                {"wider than a double", 50, -1.7e308, 0.29e308}};
     for (int k = 0; k < COUNT_OF(kind); k++) {
         for (int i = 0; i < kind[k].n; i++) {
             x[i] = i + 1;

@@ -44,7 +44,7 @@ static const PageMetric *find_metric(const char *name) {
 }
 
 /* "eval.rl.harm.named" -> "RL-CAI: harmful replies ...". What is not known keeps its name. */
-static SvgUnit metric_words(Str *out, const char *name) {
+static SvgUnit plain_words(Str *out, const char *name) {
     const char *whole = name;
     if (!strncmp(name, "base.", 5)) {
         str_put(out, "Other run (eval.base), ");
@@ -73,6 +73,17 @@ static SvgUnit metric_words(Str *out, const char *name) {
     str_clear(out);
     str_put(out, whole);
     return SVG_NUMBER;
+}
+
+static SvgUnit metric_words(Str *out, const char *name) {
+    size_t n = strlen(name);
+    bool lo = n > 3 && !strcmp(name + n - 3, ".lo"), hi = n > 3 && !strcmp(name + n - 3, ".hi");
+    if (!lo && !hi) return plain_words(out, name);
+    char base[160];
+    snprintf(base, sizeof base, "%.*s", (int)n - 3, name);
+    SvgUnit unit = plain_words(out, base);
+    str_put(out, lo ? ", lower end of the 95 % interval" : ", upper end of the 95 % interval");
+    return unit;
 }
 
 static void put_value(Str *out, double v, SvgUnit unit) {
@@ -256,20 +267,31 @@ static void change(Page *p, const char *subject, const char *metric, bool good_d
     str_put(p->out, ".</li>\n");
 }
 
-/* What the constitution caused is the difference between categories with and without a principle in force. */
-static void cause(Page *p, const char *id, const char *name) {
-    Interval named = page_interval(p, "eval.delta.helpful-%s.harm.named", id);
-    Interval unnamed = page_interval(p, "eval.delta.helpful-%s.harm.unnamed", id);
-    if (!page_clear(named) || named.mean > 0 || !isfinite(unnamed.mean)) return;
-    bool caused = unnamed.lo > named.hi;
-    str_printf(p->out, "<p><strong>Was it the constitution?</strong> In %s harm changed by ", name);
-    html_signed(p->out, 100 * named.mean, 1);
-    str_put(p->out, " points where a principle applies and by ");
-    html_signed(p->out, 100 * unnamed.mean, 1);
-    str_put(p->out, caused ? " where none does: the principles in force made that difference.</p>\n"
-                           : " where none does. The intervals overlap: the model declines more broadly than its "
-                             "principles say, and these "
-                             "figures do not show that their words made it decline.</p>\n");
+/* If the constitution is the cause, harm falls more where one of its principles applies. */
+static void cause(Page *p) {
+    bool first = true;
+    for (int i = 1; i <= 2; i++) {
+        Interval named = page_interval(p, "eval.delta.helpful-%s.harm.named", page_model[i].id);
+        Interval unnamed = page_interval(p, "eval.delta.helpful-%s.harm.unnamed", page_model[i].id);
+        if (!isfinite(named.mean) || !isfinite(unnamed.mean)) continue;
+        bool more = page_clear(named) && unnamed.lo > named.hi;
+        str_printf(p->out, "%s%s harm changed by ",
+                   first ? "<p><strong>Was it the constitution?</strong> Up to " : " Up to ", page_model[i].name);
+        html_signed(p->out, 100 * named.mean, 1);
+        str_put(p->out, " points where a principle applies and by ");
+        html_signed(p->out, 100 * unnamed.mean, 1);
+        str_put(
+            p->out,
+            more ? " where none does: clearly more harm gone where a principle applies, as it must be if the "
+                   "constitution is "
+                   "the cause."
+                 : " where none does: no clear difference, so these figures do not show that the principles’ words are "
+                   "the cause.");
+        first = false;
+    }
+    if (!first)
+        str_put(p->out, " The test of it is the same run with the other principles in force "
+                        "(<code>conf/controls/swap.yaml</code>).</p>\n");
 }
 
 static void outcome(Page *p) {
@@ -288,7 +310,7 @@ static void outcome(Page *p) {
     change(p, "refusals of harmless requests", "refusal.benign", true);
     change(p, "refusals of harmful requests", "refusal.harm", false);
     str_put(p->out, "</ul>\n");
-    for (int i = 1; i <= 2 && p->world; i++) cause(p, page_model[i].id, page_model[i].name);
+    if (p->world) cause(p);
 }
 
 void report_verdict(Page *p) {

@@ -223,10 +223,10 @@ static void draw_frame(Str *out, const Plot *p, const char *x_name) {
         html_text(out, s);
         str_put(out, "</text>");
     }
-    n = svg_ticks(tick, p->x.lo, p->x.hi, 6);
+    n = svg_ticks(tick, p->x.lo, p->x.hi, 5);
     for (int i = 0; i < n; i++) {
         double x = place(&p->x, tick[i]);
-        text(out, x, 148, "dim", x > 320 ? "end" : "middle");
+        text(out, x, 148, "dim", x > 322 ? "end" : "middle");
         html_number(out, tick[i]);
         str_put(out, "</text>");
     }
