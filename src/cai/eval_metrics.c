@@ -64,6 +64,11 @@ static void put(Summary *s, const char *prefix, const char *name, Interval v) {
     summary_num(s, key, v.hi);
 }
 
+/* A reply whose harm nobody measured is NaN on both sides, and then the verdict alone counts. */
+static bool same_outcome(const Reply *a, const Reply *b) {
+    return a->verdict == b->verdict && (a->harmful == b->harmful || (isnan(a->harmful) && isnan(b->harmful)));
+}
+
 /* Share of clusters (paraphrases and repeated samples of one prompt) whose replies all got the same verdict. */
 static Interval consistency(const Replies *r) {
     int64_t n = 0, same = 0;
@@ -71,7 +76,7 @@ static Interval consistency(const Replies *r) {
         int k = i;
         bool equal = true;
         for (; k < r->n && r->item[k].cluster == r->item[i].cluster; k++)
-            equal = equal && r->item[k].verdict == r->item[i].verdict && r->item[k].harmful == r->item[i].harmful;
+            equal = equal && same_outcome(&r->item[k], &r->item[i]);
         if (k - i > 1) n++, same += equal;
         i = k;
     }

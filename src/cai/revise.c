@@ -257,7 +257,12 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
 
 static Reject filter(Reviser *r, const Chain *c, const Round *q) {
     const RunConfig *cfg = r->ctx->cfg;
-    FilterInput f = {.prompt = c->prompt->text,
+    const Principle *p = &r->con->principle[q->principle];
+    /* What stood in the prompt must not come back as part of the answer. */
+    const char *const shown[] = {p->text, principle_critique(p), principle_revise(p), principle_compare(p)};
+    FilterInput f = {.leak = shown,
+                     .n_leak = COUNT_OF(shown),
+                     .prompt = c->prompt->text,
                      .previous = c->current,
                      .critique = q->critique,
                      .revision = q->revision,

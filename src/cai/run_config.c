@@ -7,21 +7,25 @@
 
 /* Rows that every training section shares; the defaults that differ are arguments. */
 // clang-format off
-#define TRAIN_ROWS(sec, field, steps_, epochs_, lr_, schedule_)                                                                             \
-    {sec ".steps",        CFG_INT,   CFG_RESULT, AT(field.steps),        steps_,    0, BIG, "optimizer steps; 0: follow from epochs"},     \
-    {sec ".epochs",       CFG_FLOAT, CFG_RESULT, AT(field.epochs),       epochs_,   0, 1e6, "passes over the data when steps is 0"},      \
-    {sec ".batch_tokens", CFG_INT,   CFG_RESULT, AT(field.batch_tokens), "4096",  16, BIG, "tokens per optimizer step (about; micro_tokens x accumulation)"}, \
-    {sec ".micro_tokens", CFG_INT,   CFG_RESULT, AT(field.micro_tokens), "4096",  16, BIG, "tokens per forward pass"},                  \
-    {sec ".warmup",       CFG_INT,   CFG_RESULT, AT(field.warmup),       "20",     0, BIG, "warm-up steps"},                            \
-    {sec ".lr",           CFG_FLOAT, CFG_RESULT, AT(field.lr),           lr_,       0, 10,  "peak learning rate, AdamW"},                \
-    {sec ".min_lr",       CFG_FLOAT, CFG_RESULT, AT(field.min_lr),       "0.1",    0, 1,   "floor of the schedule, share of lr"},       \
+#define OPTIM_ROWS(sec, field, steps_, lr_, schedule_) \
+    {sec ".steps",        CFG_INT,   CFG_RESULT, AT(field.steps),        steps_,    0, BIG, "optimizer steps (rl: updates); 0: follow from epochs"}, \
+    {sec ".micro_tokens", CFG_INT,   CFG_RESULT, AT(field.micro_tokens), "4096",  16, BIG, "tokens per forward pass"}, \
+    {sec ".warmup",       CFG_INT,   CFG_RESULT, AT(field.warmup),       "20",     0, BIG, "warm-up steps"}, \
+    {sec ".lr",           CFG_FLOAT, CFG_RESULT, AT(field.lr),           lr_,       0, 10,  "peak learning rate, AdamW"}, \
+    {sec ".min_lr",       CFG_FLOAT, CFG_RESULT, AT(field.min_lr),       "0.1",    0, 1,   "floor of the schedule, share of lr"}, \
     {sec ".weight_decay", CFG_FLOAT, CFG_RESULT, AT(field.weight_decay), "0.1",    0, 10,  "AdamW weight decay of matrices and embeddings"}, \
-    {sec ".clip",         CFG_FLOAT, CFG_RESULT, AT(field.clip),         "1",      0, 1e9, "largest global gradient norm; 0: off"},     \
-    {sec ".beta1",        CFG_FLOAT, CFG_RESULT, AT(field.beta1),        "0.9",    0, 1,   "AdamW beta1"},                              \
-    {sec ".beta2",        CFG_FLOAT, CFG_RESULT, AT(field.beta2),        "0.95",   0, 1,   "AdamW beta2"},                              \
-    {sec ".eps",          CFG_FLOAT, CFG_RESULT, AT(field.eps),          "1e-8",   0, 1,   "AdamW epsilon"},                            \
-    {sec ".schedule",     CFG_ENUM,  CFG_RESULT, AT(field.schedule),     schedule_, 0, 0,   "learning-rate schedule"},                   \
+    {sec ".clip",         CFG_FLOAT, CFG_RESULT, AT(field.clip),         "1",      0, 1e9, "largest global gradient norm; 0: off"}, \
+    {sec ".beta1",        CFG_FLOAT, CFG_RESULT, AT(field.beta1),        "0.9",    0, 1,   "AdamW beta1"}, \
+    {sec ".beta2",        CFG_FLOAT, CFG_RESULT, AT(field.beta2),        "0.95",   0, 1,   "AdamW beta2"}, \
+    {sec ".eps",          CFG_FLOAT, CFG_RESULT, AT(field.eps),          "1e-8",   0, 1,   "AdamW epsilon"}, \
+    {sec ".schedule",     CFG_ENUM,  CFG_RESULT, AT(field.schedule),     schedule_, 0, 0,   "learning-rate schedule"}, \
     {sec ".recompute",    CFG_BOOL,  CFG_RUNTIME, AT(field.recompute),   "false",  0, 0,   "keep only block inputs and recompute in backward: less memory, about 1.3x time"}
+
+/* Of stages whose loop is the trainer's: data decides how long it takes. */
+#define TRAIN_ROWS(sec, field, steps_, epochs_, lr_, schedule_) \
+    {sec ".epochs",       CFG_FLOAT, CFG_RESULT, AT(field.epochs),       epochs_,   0, 1e6, "passes over the data when steps is 0"}, \
+    {sec ".batch_tokens", CFG_INT,   CFG_RESULT, AT(field.batch_tokens), "4096",  16, BIG, "tokens per optimizer step (about; micro_tokens x accumulation)"}, \
+    OPTIM_ROWS(sec, field, steps_, lr_, schedule_)
 
 #define SAMPLE_ROWS(sec, field, temperature_, max_new_)                                                                                   \
     {sec ".temperature",  CFG_FLOAT, CFG_RESULT, AT(field.temperature),  temperature_, 0, 100, "sampling temperature; 0: greedy"},         \
@@ -52,7 +56,6 @@ const CfgKey run_keys[] = {
     {"data.prefs_harmless", CFG_LIST, CFG_RESULT, AT(data.prefs_harmless), "", 0, 0, "harmlessness preferences, for judge demonstrations and PM evaluation"},
     {"data.harm_qa",       CFG_LIST, CFG_RESULT, AT(data.harm_qa), "", 0, 0, "labelled replies: {prompt, response, harmful}"},
     {"data.choice",        CFG_LIST, CFG_RESULT, AT(data.choice), "", 0, 0, "multiple choice items: {prompt, choices, gold}"},
-    {"data.paraphrase",    CFG_LIST, CFG_RESULT, AT(data.paraphrase), "", 0, 0, "paraphrase groups: {prompts}"},
     {"data.eval",          CFG_LIST, CFG_RESULT, AT(data.eval), "", 0, 0, "evaluation prompts kept out of training; empty: a split of the prompts"},
     {"data.judge_gold",    CFG_LIST, CFG_RESULT, AT(data.judge_gold), "", 0, 0, "judge checks: {prompt, a, b, principle, better: 0|1|-1}"},
     {"data.pm_gold",       CFG_LIST, CFG_RESULT, AT(data.pm_gold), "", 0, 0, "preference pairs the PM is checked on, never trained on"},
@@ -147,8 +150,9 @@ const CfgKey run_keys[] = {
     {"pm.shuffle",       CFG_BOOL,  CFG_RESULT, AT(pm.shuffle), "false", 0, 0, "labels are shuffled among pairs after sides were randomised (control)"},
     {"pm.untrained",     CFG_BOOL,  CFG_RESULT, AT(pm.untrained), "false", 0, 0, "leave the preference model untrained (control)"},
 
-    TRAIN_ROWS("rl", rl.t, "60", "0", "3e-5", LINEAR),
-    SAMPLE_ROWS("rl", rl.s, "1", "64"),
+    OPTIM_ROWS("rl", rl.t, "60", "3e-5", LINEAR),
+    {"rl.temperature",   CFG_FLOAT, CFG_RESULT, AT(rl.s.temperature), "1", 0.01, 100, "sampling temperature of rollouts, and of every log-prob of the update"},
+    {"rl.max_new",       CFG_INT,   CFG_RESULT, AT(rl.s.max_new), "64", 1, 1e6, "longest reply, tokens"},
     {"rl.rollouts",      CFG_INT,   CFG_RESULT, AT(rl.rollouts), "96", 2, BIG, "replies per update"},
     {"rl.n_epoch",       CFG_INT,   CFG_RESULT, AT(rl.epochs), "4", 1, 100, "passes over the rollouts per update"},
     {"rl.n_minibatch",   CFG_INT,   CFG_RESULT, AT(rl.minibatches), "2", 1, 1000, "optimizer steps per pass"},

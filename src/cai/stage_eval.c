@@ -229,7 +229,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_eval = {.name = "eval",
                           .help = "harm, help, over-refusal, consistency and capability of every stage's model on the same prompts",
-                          .version = 1,
+                          .version = 2,
                           .needs = {"world", "tokenizer", "prompts", "helpful", "sl", "pm", "rl", "classifier"},
                           .section = {"eval.", "data.choice", "data.max_rows"},
                           .files = files,

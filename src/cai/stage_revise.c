@@ -183,7 +183,7 @@ static bool run(const StageCtx *ctx, Error *err) {
 
 const Stage stage_revise = {.name = "revise",
                             .help = "the model criticises and revises its own replies under the principles",
-                            .version = 1,
+                            .version = 2,
                             .needs = {"world", "tokenizer", "prompts", "helpful"},
                             .section = {"revise."},
                             .uses_constitution = true,

@@ -32,6 +32,16 @@ Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rn
     }
     m++;
     double *mean = mem_alloc(DRAWS * sizeof *mean);
+    /* A rate of 0 or 1 has no spread to draw from, yet is not certain: Wilson over the clusters says how far it may be off. */
+    bool none = true, every = true;
+    for (int64_t i = 0; i < n; i++) none = none && x[i] == 0, every = every && x[i] == 1;
+    if (none || every) {
+        Interval w = interval_wilson(every ? (double)m : 0, m);
+        free(sum);
+        free(count);
+        free(mean);
+        return (Interval){w.mean, w.lo, w.hi, n};
+    }
     for (int d = 0; d < DRAWS; d++) {
         double s = 0, c = 0;
         for (int64_t k = 0; k < m; k++) {

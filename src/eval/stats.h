@@ -8,7 +8,7 @@
 typedef struct { double mean, lo, hi; int64_t n; } Interval;     /* 95 % */
 Interval interval_wilson(double hits, int64_t n);                /* Wilson 1927; n 0: {NaN, 0, 1} */
 /* Mean of x with items grouped in clusters (samples of one prompt): percentile bootstrap over clusters, 2000 draws keyed by
- * rng. cluster[i] in ascending runs. */
+ * rng; all x 0 or all x 1: Wilson over the number of clusters. cluster[i] in ascending runs. */
 Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rng rng);
 /* Expected calibration error, n_bin equal-width bins on p in [0,1]; label soft or 0/1. Guo et al. 2017.
  * NaN when a p lies outside. */

@@ -9,7 +9,7 @@
  * own place among them or on the thread count. Everything is deterministic: equal inputs, equal bits, on any thread count.
  *
  * Shape letters: N tokens, R chosen rows, C d_model, H/K query/KV heads, D d_head, F d_ff, V vocabulary. Index arrays are
- * host int32, checked by callers. Entries marked [opt] may be NULL: backend_complete() fills them with a composition. */
+ * host int32, checked by callers. */
 #ifndef DIKAST_TENSOR_BACKEND_H
 #define DIKAST_TENSOR_BACKEND_H
 
