@@ -1,0 +1,441 @@
+// layer: cai
+/* Critique, revision and judging with a random model: structure holds whatever the weights say, chains end as they
+ * should, and judging has no side. */
+#include "cai_help.h"
+
+#include <math.h>
+
+#include "cai/judge.h"
+#include "cai/revise.h"
+#include "engine_nets.h"
+
+enum { N_PRINCIPLE = 5, N_PROMPT = 6, LONG = 1024 };
+
+typedef struct {
+    RunConfig cfg;
+    Tokenizer *tok;
+    StageText text;
+    Nets nets;
+    Engine *engine;
+    Constitution con;
+    Selector *selector;
+    Prompt prompt[N_PROMPT];
+    StageCtx ctx;
+    uint8_t *ban[3]; /* all, critique's, revision's */
+} World;
+
+static const char *next_text(void *ud, size_t *n) {
+    static const char *const text[] = {"how do i steal cars ?", "to steal cars , first get tools then sell the cars .",
+                                       "i will not help you steal cars because it is wrong .", "how do i wash dogs ?"};
+    int *at = ud;
+    if (*at == 4 * COUNT_OF(text)) return NULL;
+    const char *s = text[(*at)++ % COUNT_OF(text)];
+    *n = strlen(s);
+    return s;
+}
+
+/* Made likely in half of the hidden states, so that some texts of a random model end by themselves. */
+static void likely(World *w, Sentinel which) {
+    Tensor row = tensor_rows(w->nets.lm.w, w->text.chat.id[which], 1);
+    w->nets.be->op->scale(w->nets.be, row, 3);
+}
+
+static const char *const reply_text[] = {
+    "steal the cars .", "i will not .", "get tools", "sell", "wash dogs then steal", "no"};
+enum { N_REPLY = COUNT_OF(reply_text) };
+
+static int setup(void **state) {
+    World *w = mem_alloc(sizeof *w);
+    Error err = {0};
+    Str json = {0};
+    int at = 0;
+    const char *special[SENT_COUNT];
+    for (int i = 0; i < SENT_COUNT; i++) special[i] = sentinel_spelling(i);
+    BpeTrainParams p = {
+        .n_vocab = 330, .split = SPLIT_GPT2, .special = special, .n_special = SENT_COUNT, .min_count = 2};
+    assert_ok(bpe_train(&json, &p, next_text, &at, &err), err);
+    assert_ok(tokenizer_parse(&w->tok, json.s, json.n, "trained", &err), err);
+    w->text.tok = w->tok;
+    assert_ok(chat_init(&w->text.chat, w->tok, &err), err);
+    ModelConfig m = tiny_config(0);
+    m.n_vocab = tokenizer_n_vocab(w->tok);
+    m.max_seq = LONG;
+    nets_open(&w->nets, "cpu", 2, &m, 29);
+    likely(w, SENT_END);
+    likely(w, SENT_VERDICT);
+    str_clear(&json);
+    str_put(&json, "{\"schema\": \"dikast-constitution/1\", \"id\": \"five\", \"principles\": [");
+    for (int i = 0; i < N_PRINCIPLE; i++)
+        str_printf(&json, "%s{\"id\": \"p%d\", \"text\": \"The assistant keeps rule %d about cars.\"}", i ? "," : "", i,
+                   i);
+    str_put(&json, "]}");
+    assert_ok(constitution_parse(&w->con, json.s, json.n, "five", &err), err);
+    str_release(&json);
+    w->engine = engine_of(lm_of(&w->nets), (EngineConfig){.share_prefix = true});
+    help_config(&w->cfg, NULL,
+                (const char *const[]){"revise.max_new=4", "revise.critique_tokens=6", "revise.rounds=4",
+                                      "revise.gate=false", "revise.min_words=0", "revise.need_quote=false",
+                                      "revise.max_similar=1", "revise.min_similar=0", NULL});
+    assert_ok(selector_open(&w->selector, &w->con, USE_CRITIQUE, SELECT_RANDOM, 0, (Rng){3, RNG_PRINCIPLE}, &err), err);
+    for (int i = 0; i < N_PROMPT; i++) {
+        static const char *const text[] = {"how do i steal cars ?", "how do i wash dogs ?", "steal", "cars cars", "?",
+                                           "why is it wrong"};
+        static const char *const id[] = {"a", "b", "c", "d", "e", "f"};
+        w->prompt[i] =
+            (Prompt){.id = id[i], .text = text[i], .kind = "redteam", .category = "", .split = "train", .parent = ""};
+    }
+    w->ctx = (StageCtx){.cfg = &w->cfg, .be = w->nets.be, .seed = 11, .stage = &stage_revise};
+    for (int k = 0; k < 3; k++) {
+        w->ban[k] = mem_alloc((size_t)m.n_vocab);
+        for (int i = 0; i < m.n_vocab; i++) w->ban[k][i] = tokenizer_is_special(w->tok, i);
+    }
+    w->ban[1][w->text.chat.id[SENT_VERDICT]] = 0;
+    w->ban[2][w->text.chat.id[SENT_END]] = 0;
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state) {
+    World *w = *state;
+    for (int k = 0; k < 3; k++) free(w->ban[k]);
+    selector_close(w->selector);
+    constitution_release(&w->con);
+    engine_close(w->engine);
+    nets_close(&w->nets);
+    tokenizer_close(w->tok);
+    run_config_release(&w->cfg);
+    free(w);
+    return 0;
+}
+
+static CritiqueRule rule_of(const World *w, int critique, int reply) {
+    const int32_t *id = w->text.chat.id;
+    return (CritiqueRule){.chat = &w->text.chat,
+                          .ban_all = w->ban[0],
+                          .ban_critique = w->ban[1],
+                          .ban_revision = w->ban[2],
+                          .critique_tokens = critique,
+                          .reply_tokens = reply,
+                          .verdict_choice = {id[SENT_OK], id[SENT_VIOLATES]}};
+}
+
+static GenRule ask(const CritiqueRule *r, const int32_t *text, int n) {
+    GenRule out = {.force = -1};
+    critique_rule((void *)r, 1, text, n, &out);
+    return out;
+}
+
+static void rule_by_hand(void **state) {
+    World *w = *state;
+    const int32_t *s = w->text.chat.id, x = SENT_COUNT + 5;
+    CritiqueRule r = rule_of(w, 6, 3);
+    int32_t t[32] = {x, x, x, x, x, x, s[SENT_VERDICT], s[SENT_VIOLATES], s[SENT_REVISION], x, x, x, x};
+    for (int n = 0; n < 4; n++) { /* a critique has words */
+        GenRule g = ask(&r, t, n);
+        assert_true(g.ban == w->ban[0] && g.force == -1 && g.n_allow == 0);
+    }
+    for (int n = 4; n < 6; n++) {
+        GenRule g = ask(&r, t, n);
+        assert_true(g.ban == w->ban[1] && g.force == -1 && g.n_allow == 0);
+    }
+    assert_int_equal(ask(&r, t, 6).force, s[SENT_VERDICT]); /* its budget is spent */
+    GenRule v = ask(&r, t, 7);
+    assert_int_equal(v.n_allow, 2);
+    assert_true(v.allow[0] == s[SENT_OK] && v.allow[1] == s[SENT_VIOLATES] && v.force == -1);
+    assert_int_equal(ask(&r, t, 8).force, s[SENT_REVISION]);
+    for (int n = 9; n < 12; n++) {
+        GenRule g = ask(&r, t, n);
+        assert_true(g.ban == w->ban[2] && g.force == -1 && g.n_allow == 0);
+    }
+    assert_int_equal(ask(&r, t, 12).force, s[SENT_END]);
+    t[7] = s[SENT_OK];
+    assert_int_equal(ask(&r, t, 8).force, s[SENT_END]);
+    t[4] = s[SENT_VERDICT]; /* before the budget is spent */
+    assert_int_equal(ask(&r, t, 5).n_allow, 2);
+    t[5] = s[SENT_VIOLATES];
+    assert_int_equal(ask(&r, t, 6).force, s[SENT_REVISION]);
+}
+
+enum { N_GEN = 1000, BATCH = 125 };
+
+static void any_generation_parses(void **state) {
+    World *w = *state;
+    const Chat *c = &w->text.chat;
+    int ok = 0, violates = 0, ended = 0, budget = 0;
+    for (int b = 0; b < N_GEN / BATCH; b++) {
+        CritiqueRule r = rule_of(w, 4 + b, 1 + b % 5);
+        SampleParams p = {.temperature = 0.5 + b,
+                          .top_p = 1,
+                          .repetition = 1,
+                          .max_new = r.critique_tokens + 4 + r.reply_tokens,
+                          .rng = {(uint64_t)b, RNG_SAMPLE},
+                          .stop = &c->id[SENT_END],
+                          .n_stop = 1,
+                          .hook = critique_rule,
+                          .hook_ud = &r};
+        GenRequest req[BATCH];
+        GenResult out[BATCH];
+        Sequence s = {0};
+        Message m = {ROLE_USER, w->prompt[b % N_PROMPT].text};
+        chat_critique_prompt(&s, c, (Dialogue){&m, 1}, "get tools", "The assistant keeps rules.", "", "");
+        for (int i = 0; i < BATCH; i++) req[i] = (GenRequest){(uint64_t)(b * BATCH + i), {s.tok.id, s.tok.n}, p};
+        generate(w->engine, req, BATCH, out);
+        for (int i = 0; i < BATCH; i++) {
+            CritiqueParse q;
+            assert_true(chat_critique_parse(c, out[i].text, out[i].n, &q));
+            assert_int_equal(out[i].why, STOP_TOKEN);
+            assert_int_equal(out[i].text[out[i].n - 1], c->id[SENT_END]);
+            assert_in_range(q.n_critique, 4, r.critique_tokens);
+            assert_true(isfinite(out[i].odds));
+            for (int k = 0; k < q.n_critique; k++)
+                assert_false(tokenizer_is_special(w->tok, out[i].text[q.critique + k]));
+            int forced = q.n_critique == r.critique_tokens; /* the verdict */
+            budget += forced;
+            forced++; /* what follows the verdict's word */
+            if (q.violates) {
+                violates++;
+                assert_in_range(q.n_revision, 0, r.reply_tokens);
+                assert_false(q.truncated);
+                for (int k = 0; k < q.n_revision; k++)
+                    assert_false(tokenizer_is_special(w->tok, out[i].text[q.revision + k]));
+                forced += q.n_revision == r.reply_tokens;
+                ended += q.n_revision < r.reply_tokens;
+            } else
+                ok++;
+            assert_int_equal(out[i].n_forced, forced);
+        }
+        engine_free_results(out, BATCH);
+        sequence_release(&s);
+    }
+    assert_true(ok > 50 && violates > 50 && ended > 50 && budget > 50 &&
+                budget < N_GEN - 10); /* every path was walked */
+}
+
+enum { N_CHAIN = 240 };
+
+static void chains_make(const World *w, Chain *chain) {
+    for (int i = 0; i < N_CHAIN; i++) {
+        Str id = {0};
+        str_printf(&id, "rv-%d", i);
+        chain[i] = (Chain){.prompt = &w->prompt[i % N_PROMPT],
+                           .id = str_detach(&id),
+                           .reply = mem_str("first get tools then sell the cars ."),
+                           .active = true};
+        chain[i].current = chain[i].reply;
+    }
+}
+
+/* What must hold after any number of rounds. counts: by outcome. */
+static void chains_check(const Chain *chain, const RunConfig *cfg, int counts[3]) {
+    memset(counts, 0, 3 * sizeof *counts);
+    for (int i = 0; i < N_CHAIN; i++) {
+        const Chain *c = &chain[i];
+        const char *current = c->reply;
+        int in_row = 0;
+        bool over = false;
+        uint64_t used = 0;
+        counts[c->outcome]++;
+        for (int k = 0; k < c->n_round; k++) {
+            const Round *q = &c->round[k];
+            assert_false(over); /* nothing follows the end of a chain */
+            assert_non_null(q->critique);
+            assert_true(q->violates == (q->verdict_odds == q->verdict_odds && q->revision != NULL));
+            assert_true(q->violates || q->reject == REJECT_NONE);
+            assert_true(q->propensity > 0 && q->propensity <= 1);
+            assert_false(used >> q->principle & 1); /* five principles, at most four rounds */
+            used |= (uint64_t)1 << q->principle;
+            if (cfg->revise.gate && q->violates && q->reject == REJECT_NONE)
+                assert_true(q->gate_p >= cfg->revise.gate_min);
+            if (q->reject == REJECT_WORSE) assert_true(q->gate_p < cfg->revise.gate_min);
+            if (!cfg->revise.gate)
+                assert_true(isnan(q->gate_p) && q->reject != REJECT_FLIP && q->reject != REJECT_WORSE);
+            in_row = q->violates ? 0 : in_row + 1;
+            if (q->violates && q->reject == REJECT_NONE) current = q->revision;
+            over = in_row == 2 || q->reject != REJECT_NONE;
+        }
+        assert_true(c->used == used && c->n_round > 0);
+        assert_ptr_equal(c->current, current); /* an ok copies; a reject leaves what stood */
+        assert_int_equal(c->active, !over);
+        bool accepted = current != c->reply;
+        const Round *last = &c->round[c->n_round - 1];
+        Outcome want = accepted ? OUTCOME_REVISED : last->reject != REJECT_NONE ? OUTCOME_REJECTED : OUTCOME_KEPT;
+        assert_int_equal(c->outcome, want);
+        assert_int_equal(c->reject, want == OUTCOME_REJECTED ? last->reject : REJECT_NONE);
+    }
+}
+
+/* As nothing but one slot's preference, or no preference at all: every pair is a tie at one half. */
+static void judge_without_opinion(World *w, bool none, float *kept) {
+    int c = w->nets.model.cfg.d_model;
+    for (int k = 0; k < 2; k++) {
+        float *row = tensor_rows(w->nets.lm.w, w->text.chat.id[k ? SENT_SECOND : SENT_FIRST], 1).data;
+        for (int i = 0; i < c; i++) {
+            if (none) kept[k * c + i] = row[i];
+            row[i] = none ? 0 : kept[k * c + i];
+        }
+    }
+    w->nets.model.version++;
+}
+
+static void chains_end_correctly(void **state) {
+    World *w = *state;
+    enum { NO_GATE, SLOT, TIE_ENOUGH, TIE_NOT_ENOUGH, N_GATE };
+    int ungated[2] = {0};
+    for (int variant = 0; variant < 2 * N_GATE; variant++) {
+        int judge = variant / 2, counts[3], kind[REJECT_COUNT] = {0};
+        float kept[2 * 64];
+        w->cfg.revise.mode = variant & 1;
+        w->cfg.revise.gate = judge != NO_GATE;
+        w->cfg.revise.gate_min = judge == TIE_NOT_ENOUGH ? 0.6 : 0.5;
+        if (judge >= TIE_ENOUGH) judge_without_opinion(w, true, kept);
+        Reviser r = {.ctx = &w->ctx,
+                     .engine = w->engine,
+                     .text = &w->text,
+                     .con = &w->con,
+                     .selector = w->selector,
+                     .max_len = LONG};
+        Chain chain[N_CHAIN];
+        Error err = {0};
+        chains_make(w, chain);
+        for (int round = 0; round < 4; round++) {
+            assert_ok(revise_round(&r, chain, N_CHAIN, &err), err);
+            chains_check(chain, &w->cfg, counts);
+        }
+        if (judge >= TIE_ENOUGH) judge_without_opinion(w, false, kept);
+        for (int i = 0; i < N_CHAIN; i++) kind[chain[i].reject]++;
+        assert_true(kind[REJECT_TRUNCATED] > 5 && counts[OUTCOME_KEPT] > 5);
+        if (judge == NO_GATE) {
+            assert_true(counts[OUTCOME_REVISED] > 5);
+            ungated[variant] = counts[OUTCOME_REVISED];
+        }
+        if (judge == SLOT) assert_true(counts[OUTCOME_REVISED] == 0 && kind[REJECT_FLIP] == ungated[variant & 1]);
+        if (judge == TIE_ENOUGH) assert_int_equal(counts[OUTCOME_REVISED], ungated[variant & 1]);
+        if (judge == TIE_NOT_ENOUGH)
+            assert_true(counts[OUTCOME_REVISED] == 0 && kind[REJECT_WORSE] == ungated[variant & 1]);
+        for (int i = 0; i < N_CHAIN; i++) chain_release(&chain[i]);
+    }
+    w->cfg.revise.mode = 0;
+    w->cfg.revise.gate = false;
+}
+
+static void no_room_is_context(void **state) {
+    World *w = *state;
+    Reviser r = {
+        .ctx = &w->ctx, .engine = w->engine, .text = &w->text, .con = &w->con, .selector = w->selector, .max_len = 30};
+    Chain chain[N_CHAIN];
+    Error err = {0};
+    chains_make(w, chain);
+    assert_ok(revise_round(&r, chain, N_CHAIN, &err), err);
+    for (int i = 0; i < N_CHAIN; i++) {
+        assert_true(!chain[i].active && chain[i].outcome == OUTCOME_REJECTED && chain[i].reject == REJECT_CONTEXT);
+        assert_int_equal(chain[i].n_round, 0);
+        chain_release(&chain[i]);
+    }
+}
+
+static void first_replies(void **state) {
+    World *w = *state;
+    Reviser r = {.ctx = &w->ctx,
+                 .engine = w->engine,
+                 .text = &w->text,
+                 .con = &w->con,
+                 .selector = w->selector,
+                 .max_len = LONG};
+    Chain chain[N_CHAIN] = {{0}};
+    Error err = {0};
+    int cut = 0;
+    for (int i = 0; i < N_CHAIN; i++) {
+        char id[20];
+        snprintf(id, sizeof id, "rv-%d", i);
+        chain[i].prompt = &w->prompt[i % N_PROMPT];
+        chain[i].id = mem_str(id);
+    }
+    assert_ok(revise_replies(&r, chain, N_CHAIN, &err), err);
+    for (int i = 0; i < N_CHAIN; i++) {
+        const Chain *c = &chain[i];
+        assert_ptr_equal(c->current, c->reply);
+        assert_int_equal(c->active, !c->reply_truncated);
+        assert_int_equal(c->reject, c->reply_truncated ? REJECT_TRUNCATED : REJECT_NONE);
+        assert_int_equal(c->outcome, c->reply_truncated ? OUTCOME_REJECTED : OUTCOME_KEPT);
+        cut += c->reply_truncated;
+    }
+    assert_true(cut > 5 && cut < N_CHAIN - 5);
+    for (int i = 0; i < N_CHAIN; i++) chain_release(&chain[i]);
+}
+
+static void judging_has_no_side(void **state) {
+    World *w = *state;
+    enum { N = N_REPLY * N_REPLY };
+    JudgeItem ab[N], ba[N];
+    Judged one[N], two[N];
+    Message m = {ROLE_USER, "how do i steal cars ?"};
+    Error err = {0};
+    for (int i = 0; i < N; i++) {
+        ab[i] = (JudgeItem){
+            {&m, 1}, reply_text[i / N_REPLY], reply_text[i % N_REPLY], principle_compare(&w->con.principle[0])};
+        ba[i] = (JudgeItem){
+            {&m, 1}, reply_text[i % N_REPLY], reply_text[i / N_REPLY], principle_compare(&w->con.principle[0])};
+    }
+    assert_ok(judge_pairs(one, w->engine, &w->text.chat, ab, N, LONG, &err), err);
+    assert_ok(judge_pairs(two, w->engine, &w->text.chat, ba, N, LONG, &err), err);
+    int flips = 0;
+    for (int i = 0; i < N; i++) {
+        assert_true(one[i].scored && two[i].scored);
+        assert_true(one[i].l_ab == two[i].l_ba && one[i].l_ba == two[i].l_ab);
+        assert_true(judged_l(one[i]) == -judged_l(two[i]));
+        assert_true(one[i].l_ab != 0);
+        flips += judged_flip(one[i]);
+        if (i / N_REPLY == i % N_REPLY) assert_true(judged_l(one[i]) == 0);
+    }
+    assert_true(flips > 0);
+    Sequence s = {0};
+    chat_judge_prompt(&s, &w->text.chat, (Dialogue){&m, 1}, reply_text[1], reply_text[1],
+                      principle_compare(&w->con.principle[0]));
+    assert_ok(judge_pairs(one, w->engine, &w->text.chat, ab, N, s.tok.n, &err), err); /* some do not fit */
+    sequence_release(&s);
+    int fits = 0;
+    for (int i = 0; i < N; i++) {
+        fits += one[i].scored;
+        if (one[i].scored) assert_true(one[i].l_ab == two[i].l_ba);
+    }
+    assert_true(fits > 0 && fits < N);
+}
+
+static void labels_combine(void **state) {
+    (void)state;
+    const Principle root = {.authority = AUTH_ROOT, .weight = 1}, heavy = {.authority = AUTH_ROOT, .weight = 3},
+                    guide = {.authority = AUTH_GUIDELINE, .weight = 1};
+    const Principle *p[] = {&root, &heavy, &guide};
+    /* One level, two weights, the second clamped: 1*2 + 3*6 = 20. */
+    PairLabel l = label_combine((Judged[]){{3, -1, true}, {50, -50, true}}, p, 2, 6, 10, 0.05);
+    assert_true(fabs(l.q - 1 / (1 + exp(-2.0))) < 1e-12 && l.weight == 1 && l.level == AUTH_ROOT && !l.flip);
+    assert_true(l.first_slot == 0.5);
+    /* A decided root is not asked by what guidelines say, however loud. */
+    l = label_combine((Judged[]){{0.3, -0.3, true}, {0, 0, false}, {-50, 50, true}}, p, 3, 6, 1, 0.05);
+    assert_true(l.q > 0.5 && l.level == AUTH_ROOT);
+    /* An undecided root (0.19) hands on; its own disagreement of orders does not count any more. */
+    l = label_combine((Judged[]){{1.19, 0.81, true}, {0, 0, false}, {-5, 5, true}}, p, 3, 6, 1, 0.05);
+    assert_true(fabs(l.q - 1 / (1 + exp(5.0))) < 1e-12 && l.level == AUTH_GUIDELINE && !l.flip && l.weight == 1);
+    /* Nobody decides: near one half and the orders disagree: abstain. The same without disagreement stays a soft label.
+     */
+    l = label_combine((Judged[]){{1.1, 1.0, true}}, p, 1, 6, 1, 0.05);
+    assert_true(l.flip && l.weight == 0 && fabs(l.q - 0.5) < 0.05 && l.first_slot == 1);
+    l = label_combine((Judged[]){{0.05, -0.05, true}}, p, 1, 6, 1, 0.05);
+    assert_true(!l.flip && l.weight == 1);
+    l = label_combine((Judged[]){{4, 1, true}}, p, 1, 6, 1, 0.05); /* disagree, but far from one half */
+    assert_true(l.flip && l.weight == 1);
+    l = label_combine((Judged[]){{0, 0, false}}, p, 1, 6, 1, 0.05);
+    assert_true(l.weight == 0 && l.q == 0.5 && l.level == -1 && isnan(l.first_slot));
+    /* Swapped sides give the opposite label. */
+    PairLabel a = label_combine((Judged[]){{2, -0.5, true}, {-1, 0.25, true}}, p, 2, 6, 2, 0.05);
+    PairLabel b = label_combine((Judged[]){{-0.5, 2, true}, {0.25, -1, true}}, p, 2, 6, 2, 0.05);
+    assert_true(fabs(a.q + b.q - 1) < 1e-12 && a.flip == b.flip && a.weight == b.weight);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rule_by_hand),         cmocka_unit_test(any_generation_parses),
+                                       cmocka_unit_test(chains_end_correctly), cmocka_unit_test(no_room_is_context),
+                                       cmocka_unit_test(first_replies),        cmocka_unit_test(judging_has_no_side),
+                                       cmocka_unit_test(labels_combine)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
