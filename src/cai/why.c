@@ -153,7 +153,7 @@ static bool newest_run(Str *out, const char *out_dir, Error *err) {
     char **name;
     int n;
     Str runs = {0}, path = {0};
-    time_t best = 0;
+    struct timespec best = {0, 0};
     path_join(&runs, out_dir, "runs");
     str_clear(out);
     bool ok = io_list_dir(&name, &n, str_get(&runs), err);
@@ -161,8 +161,10 @@ static bool newest_run(Str *out, const char *out_dir, Error *err) {
         struct stat st;
         str_clear(&path);
         str_printf(&path, "%s/%s/stages.json", str_get(&runs), name[i]);
-        if (stat(str_get(&path), &st) || st.st_mtime < best) continue;
-        best = st.st_mtime;
+        if (stat(str_get(&path), &st)) continue;
+        struct timespec t = st.st_mtim;
+        if (t.tv_sec < best.tv_sec || (t.tv_sec == best.tv_sec && t.tv_nsec < best.tv_nsec)) continue;
+        best = t;
         str_clear(out);
         str_printf(out, "%s/%s", str_get(&runs), name[i]);
     }

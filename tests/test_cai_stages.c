@@ -1,0 +1,288 @@
+// layer: cai
+/* What stages make of their inputs: mixtures, draws, splits, and refusal of files that do not belong together. */
+#include "cai_help.h"
+
+#include <math.h>
+
+#include "base/json.h"
+#include "cai/eval_replies.h"
+#include "cai/pair_rows.h"
+#include "cai/stages.h"
+
+static char root[256];
+static PipelineResult run; /* a whole tiny run */
+static RunConfig cfg;
+
+static int setup(void **state) {
+    char set[300];
+    Error err = {0};
+    (void)state;
+    help_scratch(root, "stages");
+    snprintf(set, sizeof set, "run.out=%s/out", root);
+    help_config(&cfg, TINY, (const char *const[]){set, "prompts.variants=2", NULL});
+    assert_ok(pipeline_run(&run, &cfg, TINY, NULL, NULL, NULL, &err), err);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    run_config_release(&cfg);
+    return 0;
+}
+
+static double number(const Json *j, const char *part, const char *what) {
+    char key[64];
+    double v;
+    Error err = {0};
+    snprintf(key, sizeof key, "%s.%s", part, what);
+    assert_ok(json_need_num(j, key, &v, &err), err);
+    return v;
+}
+
+/* Every part's tokens are its share of a total that follows from the part taken whole; the last sample may go over. */
+static void sl_mixes_by_tokens(void **state) {
+    static const char *const part[] = {"revised", "kept", "helpful", "format"};
+    const double share[] = {cfg.sl.revise_share, cfg.sl.keep_share, cfg.sl.helpful_share, cfg.sl.format_share};
+    char *text = help_read(help_stage(&run, "sl")->dir, "summary.json");
+    Json *j = NULL;
+    Error err = {0};
+    (void)state;
+    assert_ok(json_parse(&j, text, strlen(text), 0, "summary.json", 1, &err), err);
+    int lead = number(j, "revised", "available") > 0 ? 0 : 1;
+    double total = number(j, part[lead], "tokens") / share[lead];
+    assert_true(number(j, part[lead], "rows") == number(j, part[lead], "available"));
+    assert_true(total > 100);
+    for (int p = 0; p < 4; p++) {
+        double tokens = number(j, part[p], "tokens");
+        assert_true(tokens >= share[p] * total - 1e-6 && tokens < share[p] * total + (double)cfg.model.max_seq);
+        assert_true(number(j, part[p], "rows") >= 1);
+    }
+    json_release(j);
+    free(text);
+}
+
+static void prompts_split_with_their_variants(void **state) {
+    Prompts p;
+    Error err = {0};
+    int variants = 0, eval = 0;
+    (void)state;
+    assert_ok(prompts_read(&p, help_stage(&run, "prompts")->dir, &err), err);
+    for (int i = 0; i < p.n; i++) {
+        const Prompt *q = &p.item[i];
+        for (int k = 0; k < i; k++) assert_string_not_equal(p.item[k].id, q->id);
+        eval += !strcmp(q->split, "eval");
+        if (!strcmp(q->id, q->parent)) continue;
+        int parent = -1;
+        for (int k = 0; k < p.n; k++)
+            if (!strcmp(p.item[k].id, q->parent)) parent = k;
+        assert_true(parent >= 0);
+        assert_string_equal(p.item[parent].split, q->split);
+        assert_string_equal(p.item[parent].kind, q->kind);
+        assert_string_not_equal(p.item[parent].text, q->text);
+        variants++;
+    }
+    assert_true(variants > 20 && eval >= 12);
+    prompts_release(&p);
+}
+
+static void draws_are_even(void **state) {
+    Prompts p;
+    Error err = {0};
+    StageCtx ctx = {.cfg = &cfg, .seed = 5};
+    (void)state;
+    assert_ok(prompts_read(&p, help_stage(&run, "prompts")->dir, &err), err);
+    int n_red = 0, n_benign = 0, *uses = mem_alloc((size_t)p.n * sizeof *uses), n;
+    for (int i = 0; i < p.n; i++) {
+        if (strcmp(p.item[i].split, "train")) continue;
+        n_red += prompt_harmful(&p.item[i]);
+        n_benign += !prompt_harmful(&p.item[i]);
+    }
+    static const struct {
+        int red, benign, repeats;
+    } want[] = {{0, 0, 1}, {0, 0, 3}, {7, 3, 1}, {1000, 0, 1}, {0, 1001, 2}};
+    for (int i = 0; i < COUNT_OF(want); i++) {
+        int red = want[i].red ? want[i].red : n_red * want[i].repeats,
+            benign = want[i].benign ? want[i].benign : n_benign * want[i].repeats;
+        PromptDraw *d = prompts_draw(&p, &ctx, want[i].red, want[i].benign, want[i].repeats, &n);
+        assert_int_equal(n, red + benign);
+        memset(uses, 0, (size_t)p.n * sizeof *uses);
+        for (int k = 0; k < n; k++) {
+            const Prompt *q = &p.item[d[k].prompt];
+            assert_int_equal(prompt_harmful(q), k < red);
+            assert_string_equal(q->split, "train");
+            assert_int_equal(d[k].repeat, uses[d[k].prompt]++); /* (prompt, repeat) names a draw once */
+        }
+        for (int k = 0; k < p.n; k++) {
+            if (strcmp(p.item[k].split, "train")) continue;
+            bool harm = prompt_harmful(&p.item[k]);
+            int least = (harm ? red : benign) / (harm ? n_red : n_benign);
+            assert_in_range(uses[k], least, least + 1);
+        }
+        free(d);
+    }
+    free(uses);
+    prompts_release(&p);
+}
+
+/* As a folder of its own, so that a test may spoil it. */
+static void copy_rows(char out[300], const char *name, const char *stage, const char *file) {
+    Error err = {0};
+    snprintf(out, 300, "%s/%s", root, name);
+    assert_ok(io_make_dirs(out, &err), err);
+    char *text = help_read(help_stage(&run, stage)->dir, file);
+    help_write(out, file, text);
+    free(text);
+}
+
+static void labels_belong_to_pairs(void **state) {
+    const char *pairs = help_stage(&run, "pairs")->dir;
+    char dir[300];
+    PairRows p;
+    Error err = {0};
+    (void)state;
+    assert_ok(pair_rows_read(&p, pairs, help_stage(&run, "label")->dir, &err), err);
+    int n = p.n;
+    for (int i = 0; i < n; i++)
+        assert_true(p.item[i].q > 0 && p.item[i].q < 1 && (p.item[i].weight == 0 || p.item[i].weight == 1));
+    pair_rows_release(&p);
+    assert_ok(pair_rows_read(&p, pairs, NULL, &err), err);
+    assert_int_equal(p.n, n);
+    assert_true(n >= 3 && isnan(p.item[0].q));
+    pair_rows_release(&p);
+
+    copy_rows(dir, "labels", "label", "labels.jsonl");
+    char *text = help_read(dir, "labels.jsonl"), *second = strchr(text, '\n') + 1, *last = strrchr(text, '{'),
+         *third = strchr(second, '\n') + 1;
+    while (last > text && last[-1] != '\n') last--;
+    Str spoiled = {0};
+    /* one missing at the end; the first two swapped; one too many; a member missing; half a line */
+    for (int kind = 0; kind < 5; kind++) {
+        str_clear(&spoiled);
+        if (kind == 0) str_putn(&spoiled, text, (size_t)(last - text));
+        if (kind == 1) {
+            str_putn(&spoiled, second, (size_t)(third - second));
+            str_putn(&spoiled, text, (size_t)(second - text));
+            str_put(&spoiled, third);
+        }
+        if (kind == 2) str_printf(&spoiled, "%s%s", text, last);
+        if (kind == 3) str_printf(&spoiled, "%.*s{\"id\": \"x\"}\n", (int)(second - text), text);
+        if (kind == 4) str_putn(&spoiled, text, (size_t)(third - text) - 9);
+        help_write(dir, "labels.jsonl", str_get(&spoiled));
+        err = (Error){0};
+        assert_false(pair_rows_read(&p, pairs, dir, &err));
+        assert_int_equal(err.code, kind < 3 ? ERR_STATE : ERR_FORMAT);
+        assert_non_null(strstr(err.msg, "labels.jsonl"));
+        if (kind == 1) assert_non_null(strstr(err.msg, "labels.jsonl:1"));
+        if (kind >= 3) assert_non_null(strstr(err.msg, "labels.jsonl:2"));
+    }
+    str_release(&spoiled);
+    free(text);
+}
+
+static void max_rows_is_a_stable_sample(void **state) {
+    Rows all = {0}, some = {0}, again = {0};
+    RunConfig c = cfg;
+    StageCtx ctx = {.cfg = &c, .data_dir = help_stage(&run, "world")->dir};
+    Error err = {0};
+    (void)state;
+    assert_ok(stage_rows(&all, &ctx, &c.data.pretrain, ROW_TEXT, &err), err);
+    c.data.max_rows = 10;
+    assert_ok(stage_rows(&some, &ctx, &c.data.pretrain, ROW_TEXT, &err), err);
+    assert_ok(stage_rows(&again, &ctx, &c.data.pretrain, ROW_TEXT, &err), err);
+    assert_true(all.n > 50 && some.n == 10 && again.n == 10);
+    int at = 0, first_ten = 0;
+    for (int i = 0; i < 10; i++) {
+        assert_string_equal(some.row[i].id, again.row[i].id);
+        while (at < all.n && strcmp(all.row[at].id, some.row[i].id)) at++;
+        assert_true(at < all.n); /* in file order */
+        first_ten += at < 10;
+    }
+    assert_true(first_ten < 10);
+    rows_release(&all);
+    rows_release(&some);
+    rows_release(&again);
+}
+
+static void evaluation_rows_are_checked(void **state) {
+    static const struct {
+        const char *row, *says;
+    } bad[] = {{"{\"id\": \"a\", \"prompt\": \"x\", \"kind\": \"evil\"}", "'kind' is 'evil'"},
+               {"{\"id\": \"a\", \"prompt\": \"x\"}", "'kind'"},
+               {"{\"prompt\": \"x\", \"kind\": \"harm\"}", "'id'"},
+               {"{\"id\": \"a\", \"kind\": \"harm\"}", "'prompt'"}};
+    char set[400], out[300];
+    (void)state;
+    snprintf(set, sizeof set, "data.eval=[%s/eval.jsonl]", root);
+    snprintf(out, sizeof out, "run.out=%s/out", root);
+    for (int i = 0; i <= COUNT_OF(bad); i++) {
+        RunConfig c;
+        PipelineResult r;
+        Error err = {0};
+        Str text = {0};
+        str_printf(&text, "{\"id\": \"e1\", \"prompt\": \"how\", \"kind\": \"benign\", \"split\": \"train\"}\n%s\n",
+                   i < COUNT_OF(bad) ? bad[i].row : "");
+        help_write(root, "eval.jsonl", str_get(&text));
+        str_release(&text);
+        help_config(&c, TINY, (const char *const[]){out, set, "run.name=rows", NULL});
+        bool ok = pipeline_run(&r, &c, TINY, "prompts", NULL, NULL, &err);
+        run_config_release(&c);
+        if (i < COUNT_OF(bad)) {
+            if (ok || err.code != ERR_FORMAT || !strstr(err.msg, bad[i].says) || !strstr(err.msg, "eval.jsonl:2"))
+                fail_msg("%s: %d %s", bad[i].row, err.code, err.msg);
+            continue;
+        }
+        assert_ok(ok, err);
+        Prompts p;
+        assert_ok(prompts_read(&p, help_stage(&r, "prompts")->dir, &err), err);
+        assert_string_equal(p.item[p.n - 1].id, "e1");
+        assert_string_equal(p.item[p.n - 1].split, "eval"); /* whatever the row says */
+        prompts_release(&p);
+    }
+}
+
+static void a_record_has_a_story(void **state) {
+    PairRows p;
+    Error err = {0};
+    Str story = {0}, out = {0};
+    (void)state;
+    assert_ok(pair_rows_read(&p, help_stage(&run, "pairs")->dir, NULL, &err), err);
+    const char *id[] = {p.item[0].id, p.item[0].prompt_id};
+    for (int i = 0; i < 2; i++) {
+        str_clear(&story);
+        assert_ok(pipeline_why(&story, NULL, run.run_dir, id[i], &err), err);
+        assert_non_null(strstr(str_get(&story), p.item[0].prompt));
+        assert_non_null(strstr(str_get(&story), p.item[0].a));
+        assert_non_null(strstr(str_get(&story), "label of"));
+    }
+    str_printf(&out, "%s/out", root);
+    str_clear(&story);
+    assert_ok(pipeline_why(&story, str_get(&out), NULL, "e1", &err),
+              err); /* the newest run is that of the test before */
+    assert_false(pipeline_why(&story, NULL, run.run_dir, "nobody", &err));
+    assert_int_equal(err.code, ERR_CONFIG);
+    pair_rows_release(&p);
+    str_release(&story);
+    str_release(&out);
+}
+
+static void refusals_open_so(void **state) {
+    static const char *const yes[] = {"I will not help .", "  I'm sorry, but", "I CANNOT do that", "As an AI, I"};
+    static const char *const no[] = {"", "Sure! I cannot wait", "to steal cars , first", "In no way"};
+    (void)state;
+    for (int i = 0; i < COUNT_OF(yes); i++) assert_true(text_refuses(yes[i]));
+    for (int i = 0; i < COUNT_OF(no); i++) assert_false(text_refuses(no[i]));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sl_mixes_by_tokens),
+                                       cmocka_unit_test(prompts_split_with_their_variants),
+                                       cmocka_unit_test(draws_are_even),
+                                       cmocka_unit_test(labels_belong_to_pairs),
+                                       cmocka_unit_test(max_rows_is_a_stable_sample),
+                                       cmocka_unit_test(evaluation_rows_are_checked),
+                                       cmocka_unit_test(a_record_has_a_story),
+                                       cmocka_unit_test(refusals_open_so)};
+    int failed = cmocka_run_group_tests(tests, setup, teardown);
+    if (!failed) help_remove(root);
+    return failed;
+}
