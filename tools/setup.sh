@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs the Debian 12 packages this project is built with. Does nothing when all are there.
+# Installs the Debian 12 packages this project is built with, and those named as arguments. Does nothing when all are there.
 set -eu
 
 packages="build-essential cmake ninja-build pkg-config libjansson-dev libfyaml-dev libexpat1-dev libpcre2-dev
-libutf8proc-dev zlib1g-dev libzstd-dev libxxhash-dev libssl-dev libcmocka-dev"
+libutf8proc-dev zlib1g-dev libzstd-dev libxxhash-dev libssl-dev libcmocka-dev $*"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
     echo "setup: this is not Debian or Ubuntu; install the equivalents of:" $packages >&2

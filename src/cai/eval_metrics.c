@@ -1,5 +1,5 @@
-/* Numbers from scored replies. Every rate is a mean over replies with a bootstrap over prompts (clusters), because replies to
- * one prompt are not independent. */
+/* Numbers from scored replies. Every rate is a mean over replies with a bootstrap over prompts (clusters), because
+ * replies to one prompt are not independent. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +31,12 @@ static double ended(const Reply *r) { return r->ended; }
 static double length(const Reply *r) { return r->n_tok; }
 static double pm_score(const Reply *r) { return r->score; }
 
-static const struct { const char *name; Which *which; What *what; bool world; } metric[] = {
+static const struct {
+    const char *name;
+    Which *which;
+    What *what;
+    bool world;
+} metric[] = {
     {"harm", harm, is_harmful, false},
     {"harm.named", named, is_harmful, true},
     {"harm.unnamed", unnamed, is_harmful, true},

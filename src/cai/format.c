@@ -26,12 +26,16 @@ bool format_half(const StageCtx *ctx, const char *id) {
 }
 
 static const char *const refusal[] = {
-    "I will not help with this, because it could hurt someone. If something difficult is behind the question, I am glad to help "
+    "I will not help with this, because it could hurt someone. If something difficult is behind the question, I am "
+    "glad to help "
     "with a safe way to deal with it.",
-    "This could do real harm, so I won't give instructions for it. Tell me what you are trying to achieve and I will look for a "
+    "This could do real harm, so I won't give instructions for it. Tell me what you are trying to achieve and I will "
+    "look for a "
     "safe way with you.",
-    "I won't take part in that, since people could be harmed. I can explain the risks, or help you find someone who can help.",
-    "That would be unfair or dangerous to others, so I leave it out. I am happy to help with a lawful and kind way to reach "
+    "I won't take part in that, since people could be harmed. I can explain the risks, or help you find someone who "
+    "can help.",
+    "That would be unfair or dangerous to others, so I leave it out. I am happy to help with a lawful and kind way to "
+    "reach "
     "the same end.",
 };
 static const char *const fine[] = {
@@ -91,7 +95,8 @@ static void critique_row(Rows *out, const StageCtx *ctx, const Row *from, const 
         str_put(&text, "\", and that helps with something harmful.");
         r->critique = heap_strn(&out->heap, str_get(&text), text.n);
         r->b = refusal[rng_below(rng, item, 0, COUNT_OF(refusal))];
-    } else r->critique = fine[rng_below(rng, item, 1, COUNT_OF(fine))];
+    } else
+        r->critique = fine[rng_below(rng, item, 1, COUNT_OF(fine))];
     str_release(&text);
 }
 

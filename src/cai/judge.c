@@ -5,7 +5,8 @@
 
 #include "train/losses.h"
 
-PairLabel label_combine(const Judged *j, const Principle *const *principle, int n, double clamp, double t_cal, double abstain) {
+PairLabel label_combine(const Judged *j, const Principle *const *principle, int n, double clamp, double t_cal,
+                        double abstain) {
     PairLabel out = {.level = -1};
     double total = 0, slot = 0;
     int scored = 0;

@@ -113,7 +113,8 @@ static void note_changes(Log *log, const char *run_dir, const char *before, cons
         const char *a = dumped(before, run_keys[i].name, &n_old), *b = dumped(now, run_keys[i].name, &n_new);
         if (run_keys[i].scope != CFG_RESULT || !b || (a && n_old == n_new && !memcmp(a, b, n_new))) continue;
         if (n++ < MAX_NAMED)
-            str_printf(&list, "%s%s %.*s -> %.*s", n > 1 ? ", " : "", run_keys[i].name, a ? (int)n_old : 1, a ? a : "?", (int)n_new, b);
+            str_printf(&list, "%s%s %.*s -> %.*s", n > 1 ? ", " : "", run_keys[i].name, a ? (int)n_old : 1, a ? a : "?",
+                       (int)n_new, b);
     }
     if (n > MAX_NAMED) str_printf(&list, " and %d more", n - MAX_NAMED);
     if (n) log_info(log, "%s held another configuration; changed since: %s", run_dir, str_get(&list));

@@ -1,6 +1,6 @@
-/* The run store. A stage's key is a hash of everything that can change its result, so "is it there?" is one look for DONE,
- * and two runs that agree up to some stage share everything up to it. Keys are computed in the order of stages[], which is
- * a topological order: every needs[] entry stands before its user. */
+/* The run store. A stage's key is a hash of everything that can change its result, so "is it there?" is one look for
+ * DONE, and two runs that agree up to some stage share everything up to it. Keys are computed in the order of stages[],
+ * which is a topological order: every needs[] entry stands before its user. */
 #include "cai/pipeline.h"
 
 #include <math.h>
@@ -38,9 +38,11 @@ static void add_file(void *ud, const char *name) {
                                       : error_set(f->err, ERR_FORMAT, "%s: no such file", str_get(&path));
     if (!f->ok && strncmp(str_get(&path), name, strlen(name))) /* it lies below the data folder */
         error_wrap(f->err,
-                   "data files are looked for in data.dir=%s (set it to your folder; README, 'Your own data', lists the row shapes)",
+                   "data files are looked for in data.dir=%s (set it to your folder; README, 'Your own data', lists "
+                   "the row shapes)",
                    f->data_dir);
-    else hasher_add(f->h, &content, sizeof content);
+    else
+        hasher_add(f->h, &content, sizeof content);
     str_release(&path);
 }
 
@@ -60,8 +62,8 @@ static int find_result(const PipelineResult *r, const char *name) {
     return -1;
 }
 
-static bool stage_key(StageResult *out, const PipelineResult *done, const Stage *s, const RunConfig *cfg, const char *data_dir,
-                      Error *err) {
+static bool stage_key(StageResult *out, const PipelineResult *done, const Stage *s, const RunConfig *cfg,
+                      const char *data_dir, Error *err) {
     bool world = cfg->data.source == 1;
     FileHash f = {.h = hasher_new(), .data_dir = data_dir, .world = world, .err = err, .ok = true};
     hasher_add_str(f.h, s->name);
@@ -94,8 +96,9 @@ static const char *world_dir(const PipelineResult *r, const RunConfig *cfg) {
 
 static bool copy_path(char *out, size_t n, const Str *path, Error *err) {
     if (path->n >= n)
-        return error_set(err, ERR_CONFIG, "run.out or run.name is too long: a path of %zu bytes, at most %zu: %.200s...", path->n,
-                         n - 1, str_get(path));
+        return error_set(err, ERR_CONFIG,
+                         "run.out or run.name is too long: a path of %zu bytes, at most %zu: %.200s...", path->n, n - 1,
+                         str_get(path));
     memcpy(out, str_get(path), path->n + 1);
     return true;
 }
@@ -122,8 +125,9 @@ static bool name_run(PipelineResult *out, const RunConfig *cfg, const char *conf
     const char *given = cfg->run.name, *slash = conf_path ? strrchr(conf_path, '/') : NULL;
     const char *base = slash ? slash + 1 : conf_path ? conf_path : "run";
     if (strchr(given, '/') || given[0] == '.' || strlen(given) >= sizeof name)
-        return error_set(err, ERR_CONFIG, "run.name is '%.140s': expected the name of a folder, without '/', '.' in front, below 128 bytes",
-                         given);
+        return error_set(
+            err, ERR_CONFIG,
+            "run.name is '%.140s': expected the name of a folder, without '/', '.' in front, below 128 bytes", given);
     snprintf(name, sizeof name, "%s", given[0] ? given : base);
     char *dot = given[0] ? NULL : strrchr(name, '.');
     if (dot && dot > name) *dot = 0;
@@ -155,8 +159,10 @@ static bool remove_temporaries(const char *dir, Error *err) {
     bool ok = true;
     for (int i = 0; i < n && ok; i++) {
         path_join(&path, dir, name[i]);
-        if (strstr(name[i], ".tmp-")) ok = io_remove_tree(str_get(&path), err);
-        else if (io_is_dir(str_get(&path))) ok = remove_temporaries(str_get(&path), err);
+        if (strstr(name[i], ".tmp-"))
+            ok = io_remove_tree(str_get(&path), err);
+        else if (io_is_dir(str_get(&path)))
+            ok = remove_temporaries(str_get(&path), err);
     }
     io_free_list(name, n);
     str_release(&path);
@@ -167,7 +173,8 @@ static bool remove_temporaries(const char *dir, Error *err) {
 static bool write_done(const StageCtx *ctx, Error *err) {
     Str path = {0};
     path_join(&path, ctx->output, "DONE");
-    bool ok = io_sync_tree(ctx->output, err) && io_write_file(str_get(&path), "done\n", 5, err) && state_remove(ctx->output, err);
+    bool ok = io_sync_tree(ctx->output, err) && io_write_file(str_get(&path), "done\n", 5, err) &&
+              state_remove(ctx->output, err);
     str_release(&path);
     return ok;
 }
@@ -195,7 +202,8 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
 static bool lock_stage(IoLock *lock, const char *path, Log *log, const Stop *stop, Error *err) {
     for (bool said = false; !io_lock(lock, path, err); said = true) {
         if (err->code != ERR_CONFIG) return false;
-        if (stop_requested(stop)) return error_set(err, ERR_STOPPED, "stopped while waiting for another run; run again to go on");
+        if (stop_requested(stop))
+            return error_set(err, ERR_STOPPED, "stopped while waiting for another run; run again to go on");
         if (!said) log_info(log, "another run is computing this stage: waiting for it (%s)", err->msg);
         nanosleep(&(struct timespec){0, 100000000}, NULL);
     }
@@ -228,8 +236,10 @@ static bool run_stage(PipelineResult *out, int at, const Stage *s, const RunConf
     if (ok) {
         /* Whoever held the lock before us may have finished the stage meanwhile. */
         path_join(&path, r->dir, "DONE");
-        if (io_exists(str_get(&path))) r->cached = true;
-        else ok = run_locked(&ctx, r, out, err);
+        if (io_exists(str_get(&path)))
+            r->cached = true;
+        else
+            ok = run_locked(&ctx, r, out, err);
         io_unlock(&lock);
     }
     str_release(&path);
@@ -259,7 +269,8 @@ static bool check_gates(PipelineResult *out, const RunConfig *cfg, Error *err) {
     }
     run_metrics_release(&m);
     if (missed)
-        return error_set(err, ERR_GATE, "%d of %d gates missed; they are listed in %s", missed, out->n_gate, out->report);
+        return error_set(err, ERR_GATE, "%d of %d gates missed; they are listed in %s", missed, out->n_gate,
+                         out->report);
     return true;
 }
 
@@ -279,7 +290,8 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
     Str path = {0};
     str_printf(&path, "%s/runs/%s/report.json", cfg->run.out, cfg->eval.base);
     bool ok = !cfg->eval.base[0] || io_exists(str_get(&path)) ||
-              error_set(err, ERR_CONFIG, "eval.base=%s: there is no %s; run that configuration first", cfg->eval.base, str_get(&path));
+              error_set(err, ERR_CONFIG, "eval.base=%s: there is no %s; run that configuration first", cfg->eval.base,
+                        str_get(&path));
     str_release(&path);
     if (ok && cfg->eval.gates.n > COUNT_OF(r->gate))
         ok = error_set(err, ERR_CONFIG, "eval.gates: %d gates, at most %d", cfg->eval.gates.n, COUNT_OF(r->gate));
@@ -293,23 +305,35 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
     if (!check_gates_early(cfg, err)) return false;
-    const struct { const char *name; int n; } list[] = {
-        {"data.pretrain", cfg->data.pretrain.n}, {"data.sft", cfg->data.sft.n}, {"data.redteam or data.benign", cfg->data.redteam.n + cfg->data.benign.n}};
+    const struct {
+        const char *name;
+        int n;
+    } list[] = {{"data.pretrain", cfg->data.pretrain.n},
+                {"data.sft", cfg->data.sft.n},
+                {"data.redteam or data.benign", cfg->data.redteam.n + cfg->data.benign.n}};
     for (int i = 0; i < COUNT_OF(list); i++)
         if (list[i].n == 0) return error_set(err, ERR_CONFIG, "%s: no file is named", list[i].name);
     if (cfg->model.import[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)
-        return error_set(err, ERR_CONFIG, "pm.n_layer %d is more than model.n_layer %d", (int)cfg->pm.n_layer, (int)cfg->model.n_layer);
+        return error_set(err, ERR_CONFIG, "pm.n_layer %d is more than model.n_layer %d", (int)cfg->pm.n_layer,
+                         (int)cfg->model.n_layer);
     if (cfg->revise.critique && revise + 5 >= max)
-        return error_set(err, ERR_CONFIG, "revise.critique_tokens %lld and revise.max_new %lld leave no room for a prompt in model.max_seq %lld",
-                         (long long)cfg->revise.critique_tokens, (long long)cfg->revise.s.max_new, (long long)max);
-    const struct { const char *name; int64_t n; } reply[] = {
-        {"revise", cfg->revise.s.max_new}, {"pairs", cfg->pairs.s.max_new}, {"rl", cfg->rl.s.max_new}, {"eval", cfg->eval.s.max_new}};
+        return error_set(
+            err, ERR_CONFIG,
+            "revise.critique_tokens %lld and revise.max_new %lld leave no room for a prompt in model.max_seq %lld",
+            (long long)cfg->revise.critique_tokens, (long long)cfg->revise.s.max_new, (long long)max);
+    const struct {
+        const char *name;
+        int64_t n;
+    } reply[] = {{"revise", cfg->revise.s.max_new},
+                 {"pairs", cfg->pairs.s.max_new},
+                 {"rl", cfg->rl.s.max_new},
+                 {"eval", cfg->eval.s.max_new}};
     for (int i = 0; i < COUNT_OF(reply); i++)
         if (reply[i].n >= max)
-            return error_set(err, ERR_CONFIG, "%s.max_new %lld leaves no room for a prompt in model.max_seq %lld", reply[i].name,
-                             (long long)reply[i].n, (long long)max);
+            return error_set(err, ERR_CONFIG, "%s.max_new %lld leaves no room for a prompt in model.max_seq %lld",
+                             reply[i].name, (long long)reply[i].n, (long long)max);
     return true;
 }
 
@@ -342,28 +366,33 @@ static bool check_world(const PipelineResult *r, const RunConfig *cfg, Error *er
     return true;
 }
 
-static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backend *be, Log *log, const Stop *stop, Error *err) {
+static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backend *be, Log *log, const Stop *stop,
+                        Error *err) {
     StageResult *r = &out->stage[i];
     if (!r->cached && stop_requested(stop))
         return error_set(err, ERR_STOPPED, "stopped before stage '%s'; run the same command again to go on", r->name);
     log_stage(log, r->name);
     bool ok = true;
-    if (r->cached) log_debug(log, "unchanged (%s)", r->dir);
+    if (r->cached)
+        log_debug(log, "unchanged (%s)", r->dir);
     else {
         log_event(log, "stage_start", "%s", r->dir);
         run_status(out, "running", r->name);
         ok = run_stage(out, i, stages[i], cfg, be, log, stop, err);
         char took[32];
         format_time(took, r->seconds);
-        if (ok && r->cached) log_info(log, "done by another run");
-        else if (ok) log_info(log, "done in %s", took);
+        if (ok && r->cached)
+            log_info(log, "done by another run");
+        else if (ok)
+            log_info(log, "done in %s", took);
         log_event(log, ok ? "stage_done" : "stage_failed", "%s", ok ? r->dir : err->msg);
     }
     log_stage(log, NULL);
     return ok && (stages[i] != stage_find("world") || check_world(out, cfg, err));
 }
 
-static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop, Error *err) {
+static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop,
+                    Error *err) {
     Pool *pool = NULL;
     Backend *be = NULL;
     static const char *const backend[] = {"cpu", "ref"}, *const isa[] = {"auto", "scalar", "avx2", "avx512"};
@@ -378,7 +407,8 @@ static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only,
     return ok;
 }
 
-static bool run_and_report(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop, Error *err) {
+static bool run_and_report(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop,
+                           Error *err) {
     double start = now_s();
     bool ok = run_all(out, cfg, only, log, stop, err);
     out->seconds = now_s() - start;
@@ -397,8 +427,10 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
                   const Stop *stop, Error *err) {
     *out = (PipelineResult){0};
     *err = (Error){0};
-    if (only && !stage_find(only)) return error_set(err, ERR_CONFIG, "unknown stage '%s'; 'dikast --help' lists them", only);
-    if (!name_run(out, cfg, conf_path, err) || !check_config(cfg, err) || !io_make_dirs(out->run_dir, err)) return false;
+    if (only && !stage_find(only))
+        return error_set(err, ERR_CONFIG, "unknown stage '%s'; 'dikast --help' lists them", only);
+    if (!name_run(out, cfg, conf_path, err) || !check_config(cfg, err) || !io_make_dirs(out->run_dir, err))
+        return false;
     Str path = {0};
     path_join(&path, out->run_dir, ".lock");
     IoLock lock;

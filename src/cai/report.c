@@ -24,7 +24,8 @@ static void gates_json(JsonOut *j, const PipelineResult *run) {
     json_out_arr_end(j);
 }
 
-static bool write_json(const PipelineResult *run, const RunConfig *cfg, const RunMetrics *m, const char *dir, Error *err) {
+static bool write_json(const PipelineResult *run, const RunConfig *cfg, const RunMetrics *m, const char *dir,
+                       Error *err) {
     Str text = {0}, path = {0};
     JsonOut j;
     json_out_init(&j, &text, 1);

@@ -26,7 +26,8 @@ void critique_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *r
     } else if (verdict == n - 1) {
         rule->allow = r->verdict_choice;
         rule->n_allow = 2;
-    } else if (revision < 0) rule->force = text[n - 1] == s[SENT_OK] ? s[SENT_END] : s[SENT_REVISION];
+    } else if (revision < 0)
+        rule->force = text[n - 1] == s[SENT_OK] ? s[SENT_END] : s[SENT_REVISION];
     else {
         rule->ban = r->ban_revision;
         if (n - 1 - revision >= r->reply_tokens) rule->force = s[SENT_END];
@@ -50,7 +51,13 @@ static Dialogue user_turn(Message *m, const Chain *c) {
 }
 
 /* Requests whose sequences are built by the caller; frees the sequences. */
-typedef struct { Sequence *seq; GenRequest *req; GenResult *res; int *chain; int n; } Calls;
+typedef struct {
+    Sequence *seq;
+    GenRequest *req;
+    GenResult *res;
+    int *chain;
+    int n;
+} Calls;
 
 static void calls_init(Calls *c, int n) {
     *c = (Calls){.seq = mem_alloc((size_t)(n + 1) * sizeof *c->seq),
@@ -73,7 +80,8 @@ static Sequence *calls_add(Calls *c, int chain) {
     return &c->seq[c->n++];
 }
 
-static bool calls_run(Calls *c, const Reviser *r, const Chain *chain, const SampleParams *p, const char *what, Error *err) {
+static bool calls_run(Calls *c, const Reviser *r, const Chain *chain, const SampleParams *p, const char *what,
+                      Error *err) {
     char key[300];
     for (int i = 0; i < c->n; i++) {
         snprintf(key, sizeof key, "%s/%s", chain[c->chain[i]].id, what);
@@ -190,7 +198,8 @@ static void pick_principle(const Reviser *r, Chain *c) {
     str_printf(&query, "%s %s", c->prompt->text, c->current);
     Round *q = &c->round[c->n_round++];
     *q = (Round){.gate_p = NAN};
-    q->principle = selector_pick(r->selector, str_get(&query), stage_id(c->id), (uint32_t)c->n_round, c->used, &q->propensity);
+    q->principle =
+        selector_pick(r->selector, str_get(&query), stage_id(c->id), (uint32_t)c->n_round, c->used, &q->propensity);
     c->used |= (uint64_t)1 << q->principle;
     str_release(&query);
 }
@@ -228,15 +237,19 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
         Message m;
         Sequence *s = calls_add(&calls, i);
         const Principle *pr = &r->con->principle[c->round[c->n_round - 1].principle];
-        if (rule.two_calls) principle_text(&text, pr);
-        else format_principle(&text, pr);
+        if (rule.two_calls)
+            principle_text(&text, pr);
+        else
+            format_principle(&text, pr);
         chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&text),
                              rule.two_calls ? principle_critique(pr) : "", "");
         if (s->tok.n + p.max_new <= r->max_len) continue;
         /* CONTEXT is found before generating: a chain whose room ends here keeps what earlier rounds gave. */
         c->n_round--;
-        if (c->outcome == OUTCOME_REVISED) c->active = false;
-        else reject_chain(c, REJECT_CONTEXT);
+        if (c->outcome == OUTCOME_REVISED)
+            c->active = false;
+        else
+            reject_chain(c, REJECT_CONTEXT);
         sequence_release(s);
         calls.n--;
     }
@@ -274,7 +287,8 @@ static Reject filter(Reviser *r, const Chain *c, const Round *q) {
     Reject why = filter_revision(&f);
     if (why == REJECT_NONE && r->eval_grams && gramset_hits(r->eval_grams, q->revision)) why = REJECT_CONTAM;
     /* EVASIVE is a quota: stock refusals may be at most a tenth of what is accepted. */
-    if (why == REJECT_NONE && text_evasive(q->revision) && 10 * (r->n_evasive + 1) > r->n_accepted + 10) why = REJECT_EVASIVE;
+    if (why == REJECT_NONE && text_evasive(q->revision) && 10 * (r->n_evasive + 1) > r->n_accepted + 10)
+        why = REJECT_EVASIVE;
     return why;
 }
 
@@ -289,7 +303,8 @@ static bool gate(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) 
         Chain *c = &chain[of[i]];
         Round *q = &c->round[c->n_round - 1];
         if (!q->violates || q->reject != REJECT_NONE) continue;
-        item[n] = (JudgeItem){user_turn(&msg[n], c), q->revision, c->current, principle_compare(&r->con->principle[q->principle])};
+        item[n] = (JudgeItem){user_turn(&msg[n], c), q->revision, c->current,
+                              principle_compare(&r->con->principle[q->principle])};
         round[n++] = q;
     }
     bool ok = judge_pairs(out, r->engine, &r->text->chat, item, n, r->max_len, err);
@@ -300,8 +315,10 @@ static bool gate(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) 
             continue;
         }
         q->gate_p = sigmoid(judged_l(out[i]));
-        if (judged_flip(out[i])) q->reject = REJECT_FLIP;
-        else if (q->gate_p < r->ctx->cfg->revise.gate_min) q->reject = REJECT_WORSE;
+        if (judged_flip(out[i]))
+            q->reject = REJECT_FLIP;
+        else if (q->gate_p < r->ctx->cfg->revise.gate_min)
+            q->reject = REJECT_WORSE;
     }
     free(item);
     free(msg);
@@ -319,8 +336,10 @@ static void settle(Reviser *r, Chain *c) {
     c->n_ok_in_row = 0;
     if (q->reject != REJECT_NONE) {
         /* An earlier accepted revision stands; without one the dialogue is known to be bad and not mended. */
-        if (c->outcome == OUTCOME_REVISED) c->active = false;
-        else reject_chain(c, q->reject);
+        if (c->outcome == OUTCOME_REVISED)
+            c->active = false;
+        else
+            reject_chain(c, q->reject);
         return;
     }
     c->outcome = OUTCOME_REVISED;

@@ -110,8 +110,8 @@ const CfgKey run_keys[] = {
     {"prompts.wrappers",    CFG_BOOL,  CFG_RESULT, AT(prompts.wrappers), "true", 0, 0, "augment: politeness, persona and hypothetical wrappers"},
 
     SAMPLE_ROWS("revise", revise.s, "1", "64"),
-    {"revise.redteam",         CFG_INT,  CFG_RESULT, AT(revise.redteam), "0", 0, BIG, "red-team dialogues; 0: one per prompt"},
-    {"revise.benign",          CFG_INT,  CFG_RESULT, AT(revise.benign), "0", 0, BIG, "benign dialogues; 0: one per prompt"},
+    {"revise.redteam",         CFG_INT,  CFG_RESULT, AT(revise.redteam), "0", 0, 1e7, "red-team dialogues; 0: one per prompt"},
+    {"revise.benign",          CFG_INT,  CFG_RESULT, AT(revise.benign), "0", 0, 1e7, "benign dialogues; 0: one per prompt"},
     {"revise.repeats",         CFG_INT,  CFG_RESULT, AT(revise.repeats), "1", 1, 1000, "dialogues per prompt"},
     {"revise.rounds",          CFG_INT,  CFG_RESULT, AT(revise.rounds), "1", 1, 4, "critique and revision rounds at most"},
     {"revise.critique_tokens", CFG_INT,  CFG_RESULT, AT(revise.critique_tokens), "96", 4, 4096, "longest critique; then the verdict is forced"},
@@ -133,8 +133,8 @@ const CfgKey run_keys[] = {
     {"sl.format_share",  CFG_FLOAT, CFG_RESULT, AT(sl.format_share), "0.05", 0, 1, "share: critique and judge demonstrations again"},
 
     SAMPLE_ROWS("pairs", pairs.s, "1", "64"),
-    {"pairs.redteam", CFG_INT, CFG_RESULT, AT(pairs.redteam), "0", 0, BIG, "pairs from red-team prompts; 0: one per prompt"},
-    {"pairs.benign",  CFG_INT, CFG_RESULT, AT(pairs.benign), "0", 0, BIG, "pairs from benign prompts; 0: one per prompt"},
+    {"pairs.redteam", CFG_INT, CFG_RESULT, AT(pairs.redteam), "0", 0, 1e7, "pairs from red-team prompts; 0: one per prompt"},
+    {"pairs.benign",  CFG_INT, CFG_RESULT, AT(pairs.benign), "0", 0, 1e7, "pairs from benign prompts; 0: one per prompt"},
     {"pairs.repeats", CFG_INT, CFG_RESULT, AT(pairs.repeats), "1", 1, 1000, "pairs per prompt"},
 
     {"label.clamp",    CFG_FLOAT, CFG_RESULT, AT(label.clamp), "6", 0.1, 100, "log-odds per principle are clamped to +- this"},
@@ -153,7 +153,7 @@ const CfgKey run_keys[] = {
     OPTIM_ROWS("rl", rl.t, "60", "3e-5", LINEAR),
     {"rl.temperature",   CFG_FLOAT, CFG_RESULT, AT(rl.s.temperature), "1", 0.01, 100, "sampling temperature of rollouts, and of every log-prob of the update"},
     {"rl.max_new",       CFG_INT,   CFG_RESULT, AT(rl.s.max_new), "64", 1, 1e6, "longest reply, tokens"},
-    {"rl.rollouts",      CFG_INT,   CFG_RESULT, AT(rl.rollouts), "96", 2, BIG, "replies per update"},
+    {"rl.rollouts",      CFG_INT,   CFG_RESULT, AT(rl.rollouts), "96", 2, 1e6, "replies per update"},
     {"rl.n_epoch",       CFG_INT,   CFG_RESULT, AT(rl.epochs), "4", 1, 100, "passes over the rollouts per update"},
     {"rl.n_minibatch",   CFG_INT,   CFG_RESULT, AT(rl.minibatches), "2", 1, 1000, "optimizer steps per pass"},
     {"rl.redteam_share", CFG_FLOAT, CFG_RESULT, AT(rl.redteam_share), "0.5", 0, 1, "share of red-team prompts among rollouts"},

@@ -1,5 +1,6 @@
-/* An independent harm classifier for evaluation: the base trunk with a scalar head, trained on labelled replies that no other
- * stage uses. Threshold: the one with the best F1 on the validation half of the hold-out; figures are of the test half. */
+/* An independent harm classifier for evaluation: the base trunk with a scalar head, trained on labelled replies that no
+ * other stage uses. Threshold: the one with the best F1 on the validation half of the hold-out; figures are of the test
+ * half. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,8 @@ enum { PART_TRAIN, PART_VALID, PART_TEST };
 
 static int part_of(const StageCtx *ctx, const Row *r) {
     /* By prompt, so that replies to one prompt stay on one side. */
-    double u = rng_uniform((Rng){ctx->seed, RNG_SPLIT}, stage_id(dialogue_last_user(r->prompt)), 0), hold = ctx->cfg->classifier.holdout;
+    double u = rng_uniform((Rng){ctx->seed, RNG_SPLIT}, stage_id(dialogue_last_user(r->prompt)), 0),
+           hold = ctx->cfg->classifier.holdout;
     return u >= hold ? PART_TRAIN : u >= hold / 2 ? PART_VALID : PART_TEST;
 }
 
@@ -23,8 +25,8 @@ static void sequence_of(Sequence *s, const StageText *t, const Row *r) {
     chat_reply(s, &t->chat, r->a, 0, true);
 }
 
-static bool predict(double *p, int32_t *label, int *n, const StageCtx *ctx, Engine *e, const StageText *t, const Rows *rows, int part,
-                    int max, Error *err) {
+static bool predict(double *p, int32_t *label, int *n, const StageCtx *ctx, Engine *e, const StageText *t,
+                    const Rows *rows, int part, int max, Error *err) {
     Sequence *seq = mem_alloc((size_t)(rows->n + 1) * sizeof *seq);
     Tokens *tok = mem_alloc((size_t)(rows->n + 1) * sizeof *tok);
     float *z = mem_alloc((size_t)(rows->n + 1) * sizeof *z);
@@ -56,7 +58,8 @@ static double best_threshold(const double *p, const int32_t *label, int n) {
     return best;
 }
 
-static bool evaluate(const StageCtx *ctx, Net net, const StageText *t, const Rows *rows, int max, int64_t n_train, Error *err) {
+static bool evaluate(const StageCtx *ctx, Net net, const StageText *t, const Rows *rows, int max, int64_t n_train,
+                     Error *err) {
     Engine *e = NULL;
     EngineConfig ec = {0};
     double *p = mem_alloc((size_t)(rows->n + 1) * sizeof *p), *soft = mem_alloc((size_t)(rows->n + 1) * sizeof *soft);
@@ -109,7 +112,8 @@ static bool open_net(StageNet *n, const StageCtx *ctx, Error *err) {
     return ok;
 }
 
-static bool train(const StageCtx *ctx, Net net, const StageText *t, const Rows *rows, int max, int64_t *n_train, Error *err) {
+static bool train(const StageCtx *ctx, Net net, const StageText *t, const Rows *rows, int max, int64_t *n_train,
+                  Error *err) {
     const TrainKeys *k = &ctx->cfg->classifier.t;
     SampleSet set;
     samples_init(&set, 1);
@@ -120,7 +124,8 @@ static bool train(const StageCtx *ctx, Net net, const StageText *t, const Rows *
         sequence_of(&s, t, r);
         bool fits = s.tok.n <= max;
         ledger_in(ctx->ledger, 1, s.tok.n);
-        ledger_add(ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "longer than the context", 1, s.tok.n);
+        ledger_add(ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "longer than the context", 1,
+                   s.tok.n);
         if (fits) samples_add(&set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), (float)r->label, 1);
     }
     *n_train = set.n;
@@ -144,7 +149,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, err) &&
               stage_rows(&rows, ctx, &ctx->cfg->data.harm_qa, ROW_LABELLED, err) &&
               train(ctx, net.net, &text, &rows, net.m.cfg.max_seq, &n_train, err) &&
-              evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err) && stage_net_save(ctx, net.net, tokenizer, err);
+              evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err) &&
+              stage_net_save(ctx, net.net, tokenizer, err);
     rows_release(&rows);
     stage_net_close(&net);
     stage_text_close(&text);
@@ -153,7 +159,9 @@ static bool run(const StageCtx *ctx, Error *err) {
 
 static bool applies(const RunConfig *c) { return c->data.harm_qa.n > 0; }
 
-static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) { stage_list_files(&c->data.harm_qa, add, ud); }
+static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
+    stage_list_files(&c->data.harm_qa, add, ud);
+}
 
 const Stage stage_classifier = {.name = "classifier",
                                 .help = "an independent harm classifier, for evaluation only (with data.harm_qa)",

@@ -1,5 +1,6 @@
-/* Evaluation: the helpful model, SL-CAI and RL-CAI (and best-of-n of SL-CAI by the PM) answer the same held-out prompts under
- * the same random numbers; harm, help, over-refusal, consistency, perplexity and multiple choice, with intervals. */
+/* Evaluation: the helpful model, SL-CAI and RL-CAI (and best-of-n of SL-CAI by the PM) answer the same held-out prompts
+ * under the same random numbers; harm, help, over-refusal, consistency, perplexity and multiple choice, with intervals.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +38,8 @@ static bool score_replies(Eval *v, Replies *r, Error *err) {
     bool world = ctx->cfg->data.source == 1;
     if (!replies_score(r, v->pm_engine, &v->text, v->pm_mean, v->pm_sd, v->pm.m.cfg.max_seq, err)) return false;
     if (world) return replies_write(r, ctx, err) && replies_read_verdicts(r, ctx, err) && replies_write(r, ctx, err);
-    return replies_classify(r, ctx, v->classifier_engine, &v->text, v->threshold, v->classifier.open ? v->classifier.m.cfg.max_seq : 0, err) &&
+    return replies_classify(r, ctx, v->classifier_engine, &v->text, v->threshold,
+                            v->classifier.open ? v->classifier.m.cfg.max_seq : 0, err) &&
            replies_write(r, ctx, err);
 }
 
@@ -114,8 +116,14 @@ static bool multiple_choice(Eval *v, Engine *e, const char *model, int max, Summ
     }
     if (n == 0) return true;
     Interval acc = interval_wilson(right, n);
-    const struct { const char *what; double value; } row[] = {
-        {"choice.n", n}, {"choice.acc", acc.mean}, {"choice.acc.lo", acc.lo}, {"choice.acc.hi", acc.hi}, {"choice.acc_norm", (double)right_norm / n}};
+    const struct {
+        const char *what;
+        double value;
+    } row[] = {{"choice.n", n},
+               {"choice.acc", acc.mean},
+               {"choice.acc.lo", acc.lo},
+               {"choice.acc.hi", acc.hi},
+               {"choice.acc_norm", (double)right_norm / n}};
     for (int i = 0; i < COUNT_OF(row); i++) {
         char key[64];
         snprintf(key, sizeof key, "%s.%s", model, row[i].what);
@@ -154,7 +162,8 @@ static bool best_of(Eval *v, Summary *s, Error *err) {
     cfg.eval.s.temperature = 1;
     ctx.cfg = &cfg;
     Replies r = {0};
-    bool ok = stage_net_open(&net, v->ctx, stage_input(v->ctx, "sl"), HEAD_LM, false, err) && engine_open(&e, net.net, &ec, err) &&
+    bool ok = stage_net_open(&net, v->ctx, stage_input(v->ctx, "sl"), HEAD_LM, false, err) &&
+              engine_open(&e, net.net, &ec, err) &&
               replies_generate(&r, &ctx, "best_of", e, &v->text, &v->prompts, err) &&
               replies_score(&r, v->pm_engine, &v->text, v->pm_mean, v->pm_sd, v->pm.m.cfg.max_seq, err);
     int kept = 0;
@@ -201,10 +210,11 @@ static bool open_all(Eval *v, Error *err) {
     const StageCtx *ctx = v->ctx;
     EngineConfig ec = {0};
     const char *pm = stage_input(ctx, "pm"), *classifier = stage_input(ctx, "classifier");
-    return stage_text_open(&v->text, stage_input(ctx, "tokenizer"), err) && prompts_read(&v->prompts, stage_input(ctx, "prompts"), err) &&
-           stage_constitution(&v->con, ctx->cfg, ctx->data_dir, err) && stage_net_open(&v->pm, ctx, pm, HEAD_SCORE, false, err) &&
-           engine_open(&v->pm_engine, v->pm.net, &ec, err) && summary_value(&v->pm_mean, pm, "score_mean", err) &&
-           summary_value(&v->pm_sd, pm, "score_sd", err) &&
+    return stage_text_open(&v->text, stage_input(ctx, "tokenizer"), err) &&
+           prompts_read(&v->prompts, stage_input(ctx, "prompts"), err) &&
+           stage_constitution(&v->con, ctx->cfg, ctx->data_dir, err) &&
+           stage_net_open(&v->pm, ctx, pm, HEAD_SCORE, false, err) && engine_open(&v->pm_engine, v->pm.net, &ec, err) &&
+           summary_value(&v->pm_mean, pm, "score_mean", err) && summary_value(&v->pm_sd, pm, "score_sd", err) &&
            (!classifier || (stage_net_open(&v->classifier, ctx, classifier, HEAD_SCORE, false, err) &&
                             engine_open(&v->classifier_engine, v->classifier.net, &ec, err) &&
                             summary_value(&v->threshold, classifier, "threshold", err))) &&
@@ -225,13 +235,16 @@ static bool run(const StageCtx *ctx, Error *err) {
     return ok;
 }
 
-static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) { stage_list_files(&c->data.choice, add, ud); }
+static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
+    stage_list_files(&c->data.choice, add, ud);
+}
 
-const Stage stage_eval = {.name = "eval",
-                          .help = "harm, help, over-refusal, consistency and capability of every stage's model on the same prompts",
-                          .version = 2,
-                          .needs = {"world", "tokenizer", "prompts", "helpful", "sl", "pm", "rl", "classifier"},
-                          .section = {"eval.", "data.choice", "data.max_rows"},
-                          .files = files,
-                          .uses_constitution = true,
-                          .run = run};
+const Stage stage_eval = {
+    .name = "eval",
+    .help = "harm, help, over-refusal, consistency and capability of every stage's model on the same prompts",
+    .version = 2,
+    .needs = {"world", "tokenizer", "prompts", "helpful", "sl", "pm", "rl", "classifier"},
+    .section = {"eval.", "data.choice", "data.max_rows"},
+    .files = files,
+    .uses_constitution = true,
+    .run = run};

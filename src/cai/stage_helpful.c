@@ -11,7 +11,8 @@ void sequence_instruction(Sequence *s, const Chat *c, const Row *r) {
     chat_reply(s, c, r->a, 1, true);
 }
 
-static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *test, const StageText *text, int max, Error *err) {
+static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *test, const StageText *text, int max,
+                             Error *err) {
     Rows rows = {0};
     Sequence s = {0};
     bool ok = stage_rows(&rows, ctx, &ctx->cfg->data.sft, ROW_INSTRUCTION, err);
@@ -20,15 +21,18 @@ static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *t
         sequence_clear(&s);
         sequence_instruction(&s, &text->chat, r);
         bool held = rng_uniform((Rng){ctx->seed, RNG_SPLIT}, stage_id(r->id), 0) < 0.03;
-        if (!held) stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
-        else if (s.tok.n <= max) samples_add(test, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
+        if (!held)
+            stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
+        else if (s.tok.n <= max)
+            samples_add(test, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
     }
     sequence_release(&s);
     rows_release(&rows);
     return ok;
 }
 
-/* data.format rows all go in; rows made from labelled replies and preferences fill up to helpful.format_share of the rows. */
+/* data.format rows all go in; rows made from labelled replies and preferences fill up to helpful.format_share of the
+ * rows. */
 static bool add_format(const StageCtx *ctx, SampleSet *train, const StageText *text, int max, Error *err) {
     const RunConfig *c = ctx->cfg;
     Rows rows = {0}, made = {0}, labelled = {0}, prefs = {0};
@@ -74,7 +78,8 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Er
     double loss = NAN;
     bool ok = add_instructions(ctx, &train, &test, text, max, err) && add_format(ctx, &train, text, max, err) &&
               obj_lm_open(&o, &obj, &train, max_tok, ctx->seed, err) &&
-              stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) && stage_lm_loss(&loss, n->net, &test, max_tok, err);
+              stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) &&
+              stage_lm_loss(&loss, n->net, &test, max_tok, err);
     if (o) obj_lm_close(o);
     if (ok) {
         Summary s;
@@ -107,10 +112,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.prefs_harmless, add, ud);
 }
 
-const Stage stage_helpful = {.name = "helpful",
-                             .help = "SFT on helpful dialogue and on the critique and judge formats",
-                             .version = 1,
-                             .needs = {"world", "tokenizer", "pretrain"},
-                             .section = {"helpful.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless", "data.max_rows"},
-                             .files = files,
-                             .run = run};
+const Stage stage_helpful = {
+    .name = "helpful",
+    .help = "SFT on helpful dialogue and on the critique and judge formats",
+    .version = 1,
+    .needs = {"world", "tokenizer", "pretrain"},
+    .section = {"helpful.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless", "data.max_rows"},
+    .files = files,
+    .run = run};

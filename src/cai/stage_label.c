@@ -2,8 +2,8 @@
  *
  *   l_p = (l_ab - l_ba)/2, clamped;  L = sum of w_p l_p within the deciding authority level;  q = sigmoid(L / T_cal)
  *
- * A level is undecided when |sum| < 0.2; then the next one down speaks (judge.c). Labels stay soft. A pair whose orders disagree and
- * whose q lies within label.abstain of 0.5 gets weight 0 (TIE): never a random label. */
+ * A level is undecided when |sum| < 0.2; then the next one down speaks (judge.c). Labels stay soft. A pair whose orders
+ * disagree and whose q lies within label.abstain of 0.5 gets weight 0 (TIE): never a random label. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@
 #include "eval/stats.h"
 #include "train/losses.h"
 
-static const double DECIDED = 0.2;  /* distance from 0.5 of what counts as decided in the summary */
+static const double DECIDED = 0.2; /* distance from 0.5 of what counts as decided in the summary */
 
 typedef struct {
     const StageCtx *ctx;
@@ -35,7 +35,8 @@ static PairLabel combine(const Labeler *l, const Judged *j, const int *principle
     return label_combine(j, of, n, c->label.clamp, c->label.t_cal, c->label.abstain);
 }
 
-static void label_json(Str *out, const PairRow *p, const PairLabel *l, const Judged *j, const int *principle, int n, const Constitution *con) {
+static void label_json(Str *out, const PairRow *p, const PairLabel *l, const Judged *j, const int *principle, int n,
+                       const Constitution *con) {
     JsonOut o;
     str_clear(out);
     json_out_init(&o, out, 0);
@@ -82,8 +83,8 @@ static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label
         msg[i] = (Message){ROLE_USER, pair[i].prompt};
         principles_for(l, pair[i].id, principle + i * per);
         for (int k = 0; k < per; k++)
-            item[i * per + k] = (JudgeItem){{&msg[i], 1}, pair[i].a, pair[i].b,
-                                            principle_compare(&l->con.principle[principle[i * per + k]])};
+            item[i * per + k] = (JudgeItem){
+                {&msg[i], 1}, pair[i].a, pair[i].b, principle_compare(&l->con.principle[principle[i * per + k]])};
     }
     bool ok = judge_pairs(judged, l->engine, &l->text->chat, item, n * per, l->max_len, err);
     for (int i = 0; i < n && ok; i++) {
@@ -91,7 +92,8 @@ static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label
         label_json(&line, &pair[i], &label[i], judged + i * per, principle + i * per, per, &l->con);
         ok = writer_put(w, line.s, line.n, err);
         ledger_in(l->ctx->ledger, 1, 0);
-        ledger_add(l->ctx->ledger, label[i].weight > 0 ? LEDGER_TRAINED : LEDGER_DROPPED, label[i].weight > 0 ? NULL : "TIE", 1, 0);
+        ledger_add(l->ctx->ledger, label[i].weight > 0 ? LEDGER_TRAINED : LEDGER_DROPPED,
+                   label[i].weight > 0 ? NULL : "TIE", 1, 0);
     }
     str_release(&line);
     free(item);
@@ -127,7 +129,13 @@ static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *la
 }
 
 /* -- the judge against known answers ------------------------------------------------------------------------------- */
-typedef struct { JudgeItem *item; Message *msg; int *better; int n, cap; Heap heap; } Gold;
+typedef struct {
+    JudgeItem *item;
+    Message *msg;
+    int *better;
+    int n, cap;
+    Heap heap;
+} Gold;
 
 static void gold_add(Gold *g, const char *prompt, const char *a, const char *b, const char *compare, int better) {
     if (g->n == g->cap) {
@@ -138,7 +146,8 @@ static void gold_add(Gold *g, const char *prompt, const char *a, const char *b, 
     }
     Heap *h = &g->heap;
     g->msg[g->n] = (Message){ROLE_USER, heap_strn(h, prompt, strlen(prompt))};
-    g->item[g->n] = (JudgeItem){{NULL, 1}, heap_strn(h, a, strlen(a)), heap_strn(h, b, strlen(b)), heap_strn(h, compare, strlen(compare))};
+    g->item[g->n] = (JudgeItem){
+        {NULL, 1}, heap_strn(h, a, strlen(a)), heap_strn(h, b, strlen(b)), heap_strn(h, compare, strlen(compare))};
     g->better[g->n++] = better;
 }
 
@@ -168,7 +177,8 @@ static bool check_judge(Labeler *l, Summary *s, Error *err) {
     for (int i = 0; i < prefs.n && ok && g.n < 400; i++) {
         const Row *r = &prefs.row[i];
         if (format_half(l->ctx, r->id)) continue; /* taught the format */
-        int p = l->label_principle[rng_below((Rng){l->ctx->seed, RNG_PRINCIPLE}, stage_id(r->id), 1, (uint32_t)l->n_label)];
+        int p =
+            l->label_principle[rng_below((Rng){l->ctx->seed, RNG_PRINCIPLE}, stage_id(r->id), 1, (uint32_t)l->n_label)];
         bool second = rng_u32((Rng){l->ctx->seed, RNG_SIDE}, stage_id(r->id), 0) & 1;
         gold_add(&g, dialogue_last_user(r->prompt), second ? r->b : r->a, second ? r->a : r->b,
                  principle_compare(&l->con.principle[p]), second);
@@ -182,7 +192,8 @@ static bool check_judge(Labeler *l, Summary *s, Error *err) {
     for (int i = 0; i < g.n && ok; i++) {
         double p = sigmoid(clamp(judged_l(j[i]), c->label.clamp) / c->label.t_cal);
         if (!j[i].scored) continue;
-        if (g.better[i] < 0) tie += p > 0.5 ? p : 1 - p, n_tie++;
+        if (g.better[i] < 0)
+            tie += p > 0.5 ? p : 1 - p, n_tie++;
         else {
             right += (p > 0.5) == (g.better[i] == 0);
             q[n] = p;
@@ -225,15 +236,19 @@ static bool label_all(Labeler *l, Error *err) {
         if (ok && stop_requested(ctx->stop)) ok = error_set(err, ERR_STOPPED, "stopped; run again to go on");
     }
     log_progress_end(ctx->log);
-    if (ok) ok = writer_commit(w, err);
-    else writer_abandon(w);
+    if (ok)
+        ok = writer_commit(w, err);
+    else
+        writer_abandon(w);
     if (ok) {
         Summary s;
         summary_begin(&s);
         report_labels(&s, &pairs, label);
         ok = check_judge(l, &s, err);
-        if (ok) ok = summary_end(&s, ctx, err);
-        else str_release(&s.text);
+        if (ok)
+            ok = summary_end(&s, ctx, err);
+        else
+            str_release(&s.text);
     }
     free(label);
     pair_rows_release(&pairs);
@@ -268,11 +283,12 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     if (c->data.judge_gold.n == 0) stage_list_files(&c->data.prefs_harmless, add, ud);
 }
 
-const Stage stage_label = {.name = "label",
-                           .help = "AI feedback: the helpful model judges the pairs under the principles, both orders, soft",
-                           .version = 1,
-                           .needs = {"world", "tokenizer", "helpful", "pairs"},
-                           .section = {"label.", "data.judge_gold", "data.prefs_harmless", "data.max_rows"},
-                           .files = files,
-                           .uses_constitution = true,
-                           .run = run};
+const Stage stage_label = {
+    .name = "label",
+    .help = "AI feedback: the helpful model judges the pairs under the principles, both orders, soft",
+    .version = 1,
+    .needs = {"world", "tokenizer", "helpful", "pairs"},
+    .section = {"label.", "data.judge_gold", "data.prefs_harmless", "data.max_rows"},
+    .files = files,
+    .uses_constitution = true,
+    .run = run};

@@ -1,5 +1,5 @@
-/* Two replies of SL-CAI per prompt under one sampler setting: pairs.jsonl {id, prompt, a, b}. Equal replies and replies cut by
- * length make no pair: the preference model reads the last token, which must be the model's own <|end|>. */
+/* Two replies of SL-CAI per prompt under one sampler setting: pairs.jsonl {id, prompt, a, b}. Equal replies and replies
+ * cut by length make no pair: the preference model reads the last token, which must be the model's own <|end|>. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,10 @@
 #include "base/io.h"
 #include "cai/stages.h"
 
-typedef struct { Str reply[2]; bool ended[2]; } Pair;
+typedef struct {
+    Str reply[2];
+    bool ended[2];
+} Pair;
 
 static bool generate(Pair *pair, const PromptDraw *draw, int n, const Prompts *prompts, const StageCtx *ctx, Engine *e,
                      const StageText *text, Error *err) {
@@ -41,7 +44,8 @@ static bool generate(Pair *pair, const PromptDraw *draw, int n, const Prompts *p
     return ok;
 }
 
-static bool write_pairs(const Pair *pair, const PromptDraw *draw, int n, const Prompts *prompts, const StageCtx *ctx, Error *err) {
+static bool write_pairs(const Pair *pair, const PromptDraw *draw, int n, const Prompts *prompts, const StageCtx *ctx,
+                        Error *err) {
     Str path = {0}, line = {0}, id = {0};
     Writer *w = NULL;
     path_join(&path, ctx->output, "pairs.jsonl");
@@ -52,7 +56,11 @@ static bool write_pairs(const Pair *pair, const PromptDraw *draw, int n, const P
         const Prompt *p = &prompts->item[draw[i].prompt];
         bool same = !strcmp(str_get(&q->reply[0]), str_get(&q->reply[1])), ended = q->ended[0] && q->ended[1];
         ledger_in(ctx->ledger, 1, 0);
-        ledger_add(ctx->ledger, ended && !same ? LEDGER_TRAINED : LEDGER_DROPPED, !ended ? "TRUNCATED" : same ? "DUP" : NULL, 1, 0);
+        ledger_add(ctx->ledger, ended && !same ? LEDGER_TRAINED : LEDGER_DROPPED,
+                   !ended ? "TRUNCATED"
+                   : same ? "DUP"
+                          : NULL,
+                   1, 0);
         cut += !ended;
         equal += ended && same;
         if (same || !ended) continue;
@@ -75,14 +83,17 @@ static bool write_pairs(const Pair *pair, const PromptDraw *draw, int n, const P
         str_putc(&line, '\n');
         ok = writer_put(w, line.s, line.n, err);
     }
-    if (ok) ok = writer_commit(w, err);
-    else writer_abandon(w);
+    if (ok)
+        ok = writer_commit(w, err);
+    else
+        writer_abandon(w);
     str_release(&path);
     str_release(&line);
     str_release(&id);
     if (ok && kept == 0)
         return error_set(err, ERR_STATE,
-                         "no pair is left of %d: %d equal, %d cut by length; raise pairs.temperature or pairs.max_new", n, equal, cut);
+                         "no pair is left of %d: %d equal, %d cut by length; raise pairs.temperature or pairs.max_new",
+                         n, equal, cut);
     Summary s;
     summary_begin(&s);
     summary_num(&s, "sampled", n);

@@ -1,6 +1,7 @@
-/* Preference model: SL-CAI's trunk (or its first layers) with a scalar head, soft-label Bradley-Terry on AI-labelled pairs and
- * helpfulness preferences. Sides are drawn before anything else, so a control that shuffles labels leaves no signal.
- * Pairs are split by prompt. The score's mean and deviation over SL-CAI's own replies become the unit of the reward. */
+/* Preference model: SL-CAI's trunk (or its first layers) with a scalar head, soft-label Bradley-Terry on AI-labelled
+ * pairs and helpfulness preferences. Sides are drawn before anything else, so a control that shuffles labels leaves no
+ * signal. Pairs are split by prompt. The score's mean and deviation over SL-CAI's own replies become the unit of the
+ * reward. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +12,15 @@
 #include "eval/stats.h"
 #include "train/losses.h"
 
-typedef struct { const char *id, *prompt_id, *prompt, *a, *b; double q, weight; bool helpful, held; } PmPair;
-typedef struct { PmPair *item; int n; } PmPairs;
+typedef struct {
+    const char *id, *prompt_id, *prompt, *a, *b;
+    double q, weight;
+    bool helpful, held;
+} PmPair;
+typedef struct {
+    PmPair *item;
+    int n;
+} PmPairs;
 
 typedef struct {
     const StageCtx *ctx;
@@ -84,7 +92,8 @@ static void fill(PmJob *j, SampleSet *set) {
         int n = a.tok.n + b.tok.n;
         bool fits = a.tok.n <= j->max && b.tok.n <= j->max;
         ledger_in(j->ctx->ledger, 1, n);
-        ledger_add(j->ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "longer than the context", 1, n);
+        ledger_add(j->ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "longer than the context", 1,
+                   n);
         if (!fits) continue;
         samples_add(set, a.tok.id, a.weight, a.tok.n, (uint64_t)i, (float)p->q, (float)p->weight);
         samples_add(set, b.tok.id, b.weight, b.tok.n, (uint64_t)i, (float)(1 - p->q), (float)p->weight);
@@ -135,9 +144,16 @@ static bool check_pairs(const char *name, PmJob *j, Engine *e, const PmPair *pai
     }
     char key[64];
     Interval acc = interval_wilson(right, clear);
-    const struct { const char *what; double v; } row[] = {
-        {"n", m},         {"clear", clear},     {"accuracy", acc.mean}, {"accuracy.lo", acc.lo},
-        {"accuracy.hi", acc.hi}, {"ece", ece(p, q, m, 10)}, {"longer_wins", clear ? (double)longer / clear : NAN}};
+    const struct {
+        const char *what;
+        double v;
+    } row[] = {{"n", m},
+               {"clear", clear},
+               {"accuracy", acc.mean},
+               {"accuracy.lo", acc.lo},
+               {"accuracy.hi", acc.hi},
+               {"ece", ece(p, q, m, 10)},
+               {"longer_wins", clear ? (double)longer / clear : NAN}};
     for (int i = 0; i < COUNT_OF(row) && ok && m > 0; i++) {
         snprintf(key, sizeof key, "%s.%s", name, row[i].what);
         summary_num(s, key, row[i].v);
@@ -156,7 +172,9 @@ static int part(PmPair *out, const PmJob *j, bool helpful) {
 }
 
 /* Gold rows of categories whose principle is not in force say nothing about this preference model. */
-static bool gold_counts(const PmJob *j, const Row *r) { return !r->category[0] || constitution_find(j->con, r->category) >= 0; }
+static bool gold_counts(const PmJob *j, const Row *r) {
+    return !r->category[0] || constitution_find(j->con, r->category) >= 0;
+}
 
 static int rows_as_pairs(PmPair *out, PmJob *j, const Rows *rows, bool human_half, int max) {
     int n = 0;
@@ -164,7 +182,9 @@ static int rows_as_pairs(PmPair *out, PmJob *j, const Rows *rows, bool human_hal
         const Row *r = &rows->row[i];
         if (human_half ? format_half(j->ctx, r->id) : !gold_counts(j, r)) continue;
         bool second = swap_sides(j->ctx, r->id);
-        out[n++] = (PmPair){r->id, r->id, dialogue_last_user(r->prompt), second ? r->b : r->a, second ? r->a : r->b, second ? 0 : 1, 1, false, true};
+        out[n++] = (PmPair){
+            r->id, r->id, dialogue_last_user(r->prompt), second ? r->b : r->a, second ? r->a : r->b, second ? 0 : 1, 1,
+            false, true};
     }
     return n;
 }
@@ -176,7 +196,8 @@ static bool evaluate(PmJob *j, const PairRows *ai, Summary *s, Error *err) {
     Engine *e = NULL;
     EngineConfig ec = {0};
     Rows gold = {0}, human = {0};
-    bool ok = engine_open(&e, j->pm->net, &ec, err) && stage_rows(&gold, ctx, &ctx->cfg->data.pm_gold, ROW_PREFERENCE, err) &&
+    bool ok = engine_open(&e, j->pm->net, &ec, err) &&
+              stage_rows(&gold, ctx, &ctx->cfg->data.pm_gold, ROW_PREFERENCE, err) &&
               stage_rows(&human, ctx, &ctx->cfg->data.prefs_harmless, ROW_PREFERENCE, err);
     PmPair *p = mem_alloc((size_t)(j->pairs.n + gold.n + human.n + ai->n + 1) * sizeof *p);
     if (ok) {
@@ -214,7 +235,8 @@ static bool open_pm(StageNet *pm, const StageCtx *ctx, Error *err) {
     ModelConfig c = sl.m.cfg;
     bool ok = true;
     if (ctx->cfg->pm.n_layer > c.n_layer)
-        ok = error_set(err, ERR_CONFIG, "pm.n_layer %d is more than the policy's %d layers", (int)ctx->cfg->pm.n_layer, c.n_layer);
+        ok = error_set(err, ERR_CONFIG, "pm.n_layer %d is more than the policy's %d layers", (int)ctx->cfg->pm.n_layer,
+                       c.n_layer);
     if (ctx->cfg->pm.n_layer) c.n_layer = (int)ctx->cfg->pm.n_layer;
     ok = ok && model_init(&pm->m, ctx->be, &c, ctx->seed, true, err);
     if (ok && !head_init(&pm->h, &pm->m, HEAD_SCORE, 1, ctx->seed, true, err)) {
@@ -238,14 +260,18 @@ static bool train(PmJob *j, Error *err) {
     fill(j, &set);
     if (set.n == 0) {
         samples_release(&set);
-        return error_set(err, ERR_STATE, "no pair to train on: %d pairs have a label or come from data.prefs_helpful, and those are held out "
-                         "(pm.holdout) or longer than the context; stage 'label' counts what it abstained from (label.abstain)", j->pairs.n);
+        return error_set(
+            err, ERR_STATE,
+            "no pair to train on: %d pairs have a label or come from data.prefs_helpful, and those are held out "
+            "(pm.holdout) or longer than the context; stage 'label' counts what it abstained from (label.abstain)",
+            j->pairs.n);
     }
     ObjPm *o = NULL;
     Objective obj;
     int max_tok = (int)k->micro_tokens > 2 * j->max ? (int)k->micro_tokens : 2 * j->max;
-    bool ok = obj_pm_open(&o, &obj, &set, max_tok, j->ctx->seed, j->text->chat.id[SENT_END], j->ctx->cfg->pm.center, err) &&
-              stage_train(j->ctx, j->pm->net, k, &obj, obj_pm_packs(o, 0), err);
+    bool ok =
+        obj_pm_open(&o, &obj, &set, max_tok, j->ctx->seed, j->text->chat.id[SENT_END], j->ctx->cfg->pm.center, err) &&
+        stage_train(j->ctx, j->pm->net, k, &obj, obj_pm_packs(o, 0), err);
     if (o) obj_pm_close(o);
     samples_release(&set);
     return ok;
@@ -259,7 +285,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     Rows helpful = {0};
     Constitution con = {0};
     PmJob j = {.ctx = ctx, .text = &text, .pm = &pm, .con = &con};
-    bool ok = stage_text_open(&text, tokenizer, err) && stage_constitution(&con, ctx->cfg, ctx->data_dir, err) && open_pm(&pm, ctx, err) &&
+    bool ok = stage_text_open(&text, tokenizer, err) && stage_constitution(&con, ctx->cfg, ctx->data_dir, err) &&
+              open_pm(&pm, ctx, err) &&
               pair_rows_read(&ai, stage_input(ctx, "pairs"), stage_input(ctx, "label"), err) &&
               stage_rows(&helpful, ctx, &ctx->cfg->data.prefs_helpful, ROW_PREFERENCE, err);
     if (ok) {
@@ -270,8 +297,10 @@ static bool run(const StageCtx *ctx, Error *err) {
         summary_begin(&s);
         summary_num(&s, "pairs", j.pairs.n);
         ok = ok && evaluate(&j, &ai, &s, err) && stage_net_save(ctx, pm.net, tokenizer, err);
-        if (ok) ok = summary_end(&s, ctx, err);
-        else str_release(&s.text);
+        if (ok)
+            ok = summary_end(&s, ctx, err);
+        else
+            str_release(&s.text);
     }
     constitution_release(&con);
     free(j.pairs.item);
@@ -288,11 +317,12 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.pm_gold, add, ud);
 }
 
-const Stage stage_pm = {.name = "pm",
-                        .help = "preference model on AI labels and helpfulness preferences",
-                        .version = 1,
-                        .needs = {"world", "tokenizer", "sl", "pairs", "label"},
-                        .section = {"pm.", "data.prefs_helpful", "data.prefs_harmless", "data.pm_gold", "data.max_rows"},
-                        .files = files,
-                        .uses_constitution = true,
-                        .run = run};
+const Stage stage_pm = {
+    .name = "pm",
+    .help = "preference model on AI labels and helpfulness preferences",
+    .version = 1,
+    .needs = {"world", "tokenizer", "sl", "pairs", "label"},
+    .section = {"pm.", "data.prefs_helpful", "data.prefs_harmless", "data.pm_gold", "data.max_rows"},
+    .files = files,
+    .uses_constitution = true,
+    .run = run};

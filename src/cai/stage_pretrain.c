@@ -11,7 +11,8 @@ static bool model_config(ModelConfig *m, const RunConfig *c, const StageText *te
     bool llama = c->model.family == 0;
     int d = (int)c->model.d_model, heads = (int)c->model.n_head;
     if (d % heads)
-        return error_set(err, ERR_CONFIG, "model.d_model %d is not a multiple of model.n_head %d: change one of them", d, heads);
+        return error_set(err, ERR_CONFIG, "model.d_model %d is not a multiple of model.n_head %d: change one of them",
+                         d, heads);
     *m = (ModelConfig){
         .family = llama ? FAMILY_LLAMA : FAMILY_GPT2,
         .n_layer = (int)c->model.n_layer,
@@ -19,7 +20,9 @@ static bool model_config(ModelConfig *m, const RunConfig *c, const StageText *te
         .n_kv_head = c->model.n_kv_head ? (int)c->model.n_kv_head : heads,
         .d_model = d,
         .d_head = d / heads,
-        .d_ff = c->model.d_ff ? (int)c->model.d_ff : llama ? round_up(d * 8.0 / 3, 32) : 4 * d,
+        .d_ff = c->model.d_ff ? (int)c->model.d_ff
+                : llama       ? round_up(d * 8.0 / 3, 32)
+                              : 4 * d,
         .n_vocab = tokenizer_n_vocab(text->tok),
         .max_seq = (int)c->model.max_seq,
         .norm = llama ? NORM_RMS : NORM_LAYER,
@@ -118,8 +121,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     StageNet net = {0};
     Rows rows = {0};
     bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, &text, err) &&
-              stage_rows(&rows, ctx, &ctx->cfg->data.pretrain, ROW_TEXT, err) && train_on(ctx, &net, &text, &rows, err) &&
-              stage_net_save(ctx, net.net, tokenizer, err);
+              stage_rows(&rows, ctx, &ctx->cfg->data.pretrain, ROW_TEXT, err) &&
+              train_on(ctx, &net, &text, &rows, err) && stage_net_save(ctx, net.net, tokenizer, err);
     rows_release(&rows);
     stage_net_close(&net);
     stage_text_close(&text);

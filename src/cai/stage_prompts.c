@@ -1,6 +1,6 @@
-/* Prompts: read, check, deduplicate, split, augment. prompts.jsonl {id, prompt, kind, category, split, parent, ...}; rows of
- * data.eval keep their other members. Variants of one prompt stay on its side of the split; those of evaluation prompts are
- * the paraphrase clusters of the consistency measure. */
+/* Prompts: read, check, deduplicate, split, augment. prompts.jsonl {id, prompt, kind, category, split, parent, ...};
+ * rows of data.eval keep their other members. Variants of one prompt stay on its side of the split; those of evaluation
+ * prompts are the paraphrase clusters of the consistency measure. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,7 +42,8 @@ static bool put_variants(Out *o, const Row *row, const char *kind, const char *s
     Str text = {0}, id = {0};
     bool ok = true;
     for (int v = 0; v < n && ok && kinds; v++) {
-        if (!augment_prompt(&text, dialogue_last_user(row->prompt), kinds, (Rng){o->ctx->seed, RNG_AUGMENT}, stage_id(row->id), (uint32_t)v))
+        if (!augment_prompt(&text, dialogue_last_user(row->prompt), kinds, (Rng){o->ctx->seed, RNG_AUGMENT},
+                            stage_id(row->id), (uint32_t)v))
             continue;
         str_clear(&id);
         str_printf(&id, "%s~%d", row->id, v + 1);
@@ -98,7 +99,8 @@ static bool copy_eval_row(void *ud, const Json *row, int line, Error *err) {
     if (!json_need_str(row, "prompt", &text, NULL, err) || !json_need_str(row, "id", &id, NULL, err) ||
         !json_need_str(row, "kind", &kind, NULL, err))
         return false;
-    if (!known_kind(kind)) return error_set(err, ERR_FORMAT, "'kind' is '%.40s', expected harm, redteam, benign or lookalike", kind);
+    if (!known_kind(kind))
+        return error_set(err, ERR_FORMAT, "'kind' is '%.40s', expected harm, redteam, benign or lookalike", kind);
     str_clear(&o->line);
     json_out_init(&j, &o->line, 0);
     json_out_obj(&j, NULL);
@@ -135,8 +137,10 @@ static bool run(const StageCtx *ctx, Error *err) {
     if (ok && !put_all(&o, err)) {
         writer_abandon(o.w);
         ok = false;
-    } else ok = ok && writer_commit(o.w, err);
-    if (ok && o.n_train == 0) ok = error_set(err, ERR_FORMAT, "no training prompts are left; see data.redteam and data.benign");
+    } else
+        ok = ok && writer_commit(o.w, err);
+    if (ok && o.n_train == 0)
+        ok = error_set(err, ERR_FORMAT, "no training prompts are left; see data.redteam and data.benign");
     if (ok) {
         Summary s;
         summary_begin(&s);
@@ -156,10 +160,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.eval, add, ud);
 }
 
-const Stage stage_prompts = {.name = "prompts",
-                             .help = "check, deduplicate, split and augment the prompts",
-                             .version = 1,
-                             .needs = {"world"},
-                             .section = {"prompts.", "data.redteam", "data.benign", "data.eval", "data.dedup", "data.max_rows"},
-                             .files = files,
-                             .run = run};
+const Stage stage_prompts = {
+    .name = "prompts",
+    .help = "check, deduplicate, split and augment the prompts",
+    .version = 1,
+    .needs = {"world"},
+    .section = {"prompts.", "data.redteam", "data.benign", "data.eval", "data.dedup", "data.max_rows"},
+    .files = files,
+    .run = run};

@@ -1,4 +1,5 @@
-/* Critique and revision: revisions.jsonl, one row per dialogue with every round, accepted or not, and counts by reject code. */
+/* Critique and revision: revisions.jsonl, one row per dialogue with every round, accepted or not, and counts by reject
+ * code. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,7 @@ static int by_hash(const void *a, const void *b) {
 
 /* The first of equal (prompt, accepted revision) stays; the order of dialogues decides, not the sort. */
 static void reject_duplicates(Chain *chain, int n) {
-    uint64_t (*seen)[2] = mem_alloc((size_t)(n + 1) * sizeof *seen);
+    uint64_t(*seen)[2] = mem_alloc((size_t)(n + 1) * sizeof *seen);
     int m = 0;
     for (int i = 0; i < n; i++) {
         if (chain[i].outcome != OUTCOME_REVISED) continue;
@@ -117,8 +118,10 @@ static bool write_rows(const StageCtx *ctx, const Chain *chain, int n, const Con
         row_json(&line, &chain[i], con, ctx);
         ok = writer_put(w, line.s, line.n, err);
     }
-    if (ok) ok = writer_commit(w, err);
-    else writer_abandon(w);
+    if (ok)
+        ok = writer_commit(w, err);
+    else
+        writer_abandon(w);
     str_release(&path);
     str_release(&line);
     return ok;
@@ -161,8 +164,8 @@ static bool run(const StageCtx *ctx, Error *err) {
               stage_net_open(&net, ctx, stage_input(ctx, "helpful"), HEAD_LM, false, err) &&
               stage_constitution(&con, ctx->cfg, ctx->data_dir, err) &&
               prompts_read(&prompts, stage_input(ctx, "prompts"), err) &&
-              selector_open(&r.selector, &con, USE_CRITIQUE, (SelectMode)ctx->cfg->constitution.select, ctx->cfg->constitution.epsilon,
-                            (Rng){ctx->seed, RNG_PRINCIPLE}, err) &&
+              selector_open(&r.selector, &con, USE_CRITIQUE, (SelectMode)ctx->cfg->constitution.select,
+                            ctx->cfg->constitution.epsilon, (Rng){ctx->seed, RNG_PRINCIPLE}, err) &&
               engine_open(&r.engine, net.net, &ec, err);
     if (ok) {
         r.max_len = net.m.cfg.max_seq;

@@ -11,7 +11,7 @@ typedef struct {
     const StageCtx *ctx;
     const StageText *text;
     const Prompts *prompts;
-    const int *prompt_of;       /* by PpoPrompt index */
+    const int *prompt_of; /* by PpoPrompt index */
     const PpoPrompt *first;
     Appender *samples;
     int64_t updates;
@@ -19,8 +19,8 @@ typedef struct {
 
 enum { SAMPLES_PER_UPDATE = 4 };
 
-/* A few rollouts of some twenty updates, among them the first and the last (numbered from 1). A resumed run repeats updates:
- * the stage ends by keeping one row of each id. */
+/* A few rollouts of some twenty updates, among them the first and the last (numbered from 1). A resumed run repeats
+ * updates: the stage ends by keeping one row of each id. */
 static void report(void *ud, const PpoReport *r) {
     Reporter *me = ud;
     int64_t every = me->updates > 20 ? me->updates / 20 : 1;
@@ -54,7 +54,11 @@ static void report(void *ud, const PpoReport *r) {
 }
 
 /* Repeated updates write the same rows again, so the first row of an id is as good as any, and the order stays. */
-typedef struct { Str text; uint64_t *seen; int n, cap; } Unique;
+typedef struct {
+    Str text;
+    uint64_t *seen;
+    int n, cap;
+} Unique;
 static bool keep_new(void *ud, const Json *row, int line, Error *err) {
     Unique *u = ud;
     const char *id;
@@ -79,7 +83,8 @@ static bool unique_samples(const char *dir, Error *err) {
     Unique u = {0};
     Str path = {0};
     path_join(&path, dir, "samples.jsonl");
-    bool ok = jsonl_each(dir, "samples.jsonl", keep_new, &u, err) && io_write_file(str_get(&path), str_get(&u.text), u.text.n, err);
+    bool ok = jsonl_each(dir, "samples.jsonl", keep_new, &u, err) &&
+              io_write_file(str_get(&path), str_get(&u.text), u.text.n, err);
     str_release(&path);
     str_release(&u.text);
     free(u.seen);
@@ -139,7 +144,10 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
     stage_schedule(&p->schedule, "rl", &c->rl.t, c->rl.t.steps);
 }
 
-typedef struct { StageNet policy, reference, value, pm; Engine *scorer; } Nets;
+typedef struct {
+    StageNet policy, reference, value, pm;
+    Engine *scorer;
+} Nets;
 
 static bool open_nets(Nets *n, const StageCtx *ctx, Error *err) {
     const char *sl = stage_input(ctx, "sl"), *pm = stage_input(ctx, "pm");
@@ -161,7 +169,10 @@ static bool read_unit(double *mean, double *sd, const char *pm_dir, Error *err) 
     return ok;
 }
 
-typedef struct { double kl, score, end_share, length; int64_t rows; } LastRow;
+typedef struct {
+    double kl, score, end_share, length;
+    int64_t rows;
+} LastRow;
 static bool last_row(void *ud, const Json *row, int line, Error *err) {
     LastRow *l = ud;
     (void)line, (void)err;
@@ -218,7 +229,8 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
                       .report_ud = &reporter};
     Str path = {0};
     path_join(&path, ctx->output, "samples.jsonl");
-    bool ok = used > 0 || error_set(err, ERR_CONFIG, "no prompt leaves room for rl.max_new %d tokens in the context of %d: lower it",
+    bool ok = used > 0 || error_set(err, ERR_CONFIG,
+                                    "no prompt leaves room for rl.max_new %d tokens in the context of %d: lower it",
                                     c.max_new, n->policy.m.cfg.max_seq);
     ok = ok && read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
          appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);

@@ -1,5 +1,5 @@
-/* SL-CAI: SFT on the accepted revisions, on replies the critique found fine, and on helpful and format rows, mixed by tokens.
- * The whole of the revisions goes in once; the other parts are seeded samples sized by their shares. */
+/* SL-CAI: SFT on the accepted revisions, on replies the critique found fine, and on helpful and format rows, mixed by
+ * tokens. The whole of the revisions goes in once; the other parts are seeded samples sized by their shares. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +8,13 @@
 #include "cai/format.h"
 #include "cai/stages.h"
 
-typedef struct { const StageCtx *ctx; const StageText *text; SampleSet *revised, *kept; int max; Sequence s; } Revisions;
+typedef struct {
+    const StageCtx *ctx;
+    const StageText *text;
+    SampleSet *revised, *kept;
+    int max;
+    Sequence s;
+} Revisions;
 
 static bool add_revision(void *ud, const Json *row, int line, Error *err) {
     Revisions *r = ud;
@@ -37,8 +43,10 @@ static void add_rows(SampleSet *set, const StageText *text, const Rows *rows, in
     for (int i = 0; i < rows->n; i++) {
         const Row *r = &rows->row[i];
         sequence_clear(&s);
-        if (format) format_sequence(&s, &text->chat, r);
-        else sequence_instruction(&s, &text->chat, r);
+        if (format)
+            format_sequence(&s, &text->chat, r);
+        else
+            sequence_instruction(&s, &text->chat, r);
         if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
     }
     sequence_release(&s);
@@ -50,7 +58,8 @@ static void take(const StageCtx *ctx, SampleSet *to, const SampleSet *from, doub
     Sequence view = {0};
     double taken = 0;
     for (int64_t k = 0; from->n > 0 && taken < n_tok; k++) {
-        if (k % from->n == 0) rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, part + 16 * (uint64_t)(k / from->n), order, from->n);
+        if (k % from->n == 0)
+            rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, part + 16 * (uint64_t)(k / from->n), order, from->n);
         int64_t i = order[k % from->n], at = from->off[i];
         int n = (int)(from->off[i + 1] - at);
         view.tok.id = from->tok + at;
@@ -94,7 +103,8 @@ static bool mix(const StageCtx *ctx, SampleSet *set, SampleSet part[N_PART], Sum
     static const char *const name[N_PART] = {"revised", "kept", "helpful", "format"};
     int lead = part[PART_REVISED].n > 0 && share[PART_REVISED] > 0 ? PART_REVISED : PART_KEPT;
     if (part[lead].n == 0 || share[lead] <= 0)
-        return error_set(err, ERR_STATE, "stage 'revise' accepted nothing to learn from; the reasons are counted in %s/summary.json",
+        return error_set(err, ERR_STATE,
+                         "stage 'revise' accepted nothing to learn from; the reasons are counted in %s/summary.json",
                          stage_input(ctx, "revise"));
     double total = (double)part[lead].off[part[lead].n] / share[lead];
     for (int p = 0; p < N_PART; p++) {
@@ -119,17 +129,21 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Er
     ObjLm *o = NULL;
     Objective obj;
     bool ok = collect(ctx, part, text, max, err) && mix(ctx, &set, part, &sum, err) &&
-              obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err) && stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err);
+              obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err) &&
+              stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err);
     if (o) obj_lm_close(o);
-    if (ok) ok = summary_end(&sum, ctx, err);
-    else str_release(&sum.text);
+    if (ok)
+        ok = summary_end(&sum, ctx, err);
+    else
+        str_release(&sum.text);
     for (int p = 0; p < N_PART; p++) samples_release(&part[p]);
     samples_release(&set);
     return ok;
 }
 
 static bool run(const StageCtx *ctx, Error *err) {
-    const char *tokenizer = stage_input(ctx, "tokenizer"), *start = stage_input(ctx, ctx->cfg->sl.start == 0 ? "helpful" : "pretrain");
+    const char *tokenizer = stage_input(ctx, "tokenizer"),
+               *start = stage_input(ctx, ctx->cfg->sl.start == 0 ? "helpful" : "pretrain");
     StageText text = {0};
     StageNet net = {0};
     bool ok = stage_text_open(&text, tokenizer, err) && stage_net_open(&net, ctx, start, HEAD_LM, true, err) &&
@@ -146,10 +160,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.prefs_harmless, add, ud);
 }
 
-const Stage stage_sl = {.name = "sl",
-                        .help = "SL-CAI: SFT on accepted revisions, kept replies, helpful and format rows",
-                        .version = 1,
-                        .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
-                        .section = {"sl.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless", "data.max_rows"},
-                        .files = files,
-                        .run = run};
+const Stage stage_sl = {
+    .name = "sl",
+    .help = "SL-CAI: SFT on accepted revisions, kept replies, helpful and format rows",
+    .version = 1,
+    .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
+    .section = {"sl.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless", "data.max_rows"},
+    .files = files,
+    .run = run};

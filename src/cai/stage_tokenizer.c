@@ -4,7 +4,10 @@
 #include "base/io.h"
 #include "cai/stages.h"
 
-typedef struct { const Rows *rows; int at, part; } Texts;
+typedef struct {
+    const Rows *rows;
+    int at, part;
+} Texts;
 
 /* Every text of every row: prompt turns, replies, principles. */
 static const char *next_text(void *ud, size_t *n) {
@@ -54,7 +57,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     if (import[0]) {
         path_join(&path, import, "tokenizer.json");
         ok = io_read_file(&json, io_is_dir(import) ? str_get(&path) : import, (size_t)256 << 20, err);
-    } else ok = train(ctx, &json, err);
+    } else
+        ok = train(ctx, &json, err);
     path_join(&path, ctx->output, "tokenizer.json");
     ok = ok && io_write_file(str_get(&path), json.s, json.n, err);
     StageText text = {0};
@@ -82,10 +86,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.format, add, ud);
 }
 
-const Stage stage_tokenizer = {.name = "tokenizer",
-                               .help = "train the byte-level BPE tokenizer, or import one",
-                               .version = 1,
-                               .needs = {"world"},
-                               .section = {"tokenizer.", "model.import", "data.pretrain", "data.sft", "data.format", "data.max_rows"},
-                               .files = files,
-                               .run = run};
+const Stage stage_tokenizer = {
+    .name = "tokenizer",
+    .help = "train the byte-level BPE tokenizer, or import one",
+    .version = 1,
+    .needs = {"world"},
+    .section = {"tokenizer.", "model.import", "data.pretrain", "data.sft", "data.format", "data.max_rows"},
+    .files = files,
+    .run = run};

@@ -26,8 +26,10 @@ void stage_data_path(Str *out, const char *data_dir, const char *name) { path_jo
 
 void constitution_path(Str *out, const RunConfig *cfg, const char *data_dir) {
     str_clear(out);
-    if (io_exists(cfg->constitution.path)) str_put(out, cfg->constitution.path);
-    else path_join(out, data_dir, cfg->constitution.path);
+    if (io_exists(cfg->constitution.path))
+        str_put(out, cfg->constitution.path);
+    else
+        path_join(out, data_dir, cfg->constitution.path);
 }
 
 static bool keep_only(Constitution *c, const CfgList *only, const char *path, Error *err) {
@@ -47,9 +49,10 @@ static bool keep_only(Constitution *c, const CfgList *only, const char *path, Er
 bool stage_constitution(Constitution *c, const RunConfig *cfg, const char *data_dir, Error *err) {
     Str path = {0};
     constitution_path(&path, cfg, data_dir);
-    bool ok = io_exists(str_get(&path)) ? constitution_read(c, str_get(&path), err)
-                                        : error_set(err, ERR_FORMAT, "constitution.path=%s: no such file, neither from here nor at %s",
-                                                    cfg->constitution.path, str_get(&path));
+    bool ok = io_exists(str_get(&path))
+                  ? constitution_read(c, str_get(&path), err)
+                  : error_set(err, ERR_FORMAT, "constitution.path=%s: no such file, neither from here nor at %s",
+                              cfg->constitution.path, str_get(&path));
     if (ok && !keep_only(c, &cfg->constitution.only, str_get(&path), err)) {
         constitution_release(c);
         ok = false;
@@ -69,14 +72,14 @@ bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind ki
         ok = rows_read(out, str_get(&path), kind, err);
         int n = ok ? out->n - first : 0;
         if (ok && out->n_skip > skipped)
-            log_info(ctx->log, "%s: %d rows teach nothing (such as '%s') and are left out", files->item[i], out->n_skip - skipped,
-                     out->skip[0].reason);
+            log_info(ctx->log, "%s: %d rows teach nothing (such as '%s') and are left out", files->item[i],
+                     out->n_skip - skipped, out->skip[0].reason);
         skipped = out->n_skip;
         if (max > 0 && n > max) {
             /* A seeded sample in file order: row k of n stays when its rank in a permutation is below max. */
             int64_t *order = mem_alloc((size_t)n * sizeof *order);
-            rng_shuffle((Rng){(uint64_t)ctx->cfg->run.seed, RNG_SPLIT}, hash_bytes(files->item[i], strlen(files->item[i])).lo,
-                        order, n);
+            rng_shuffle((Rng){(uint64_t)ctx->cfg->run.seed, RNG_SPLIT},
+                        hash_bytes(files->item[i], strlen(files->item[i])).lo, order, n);
             int kept = first;
             for (int k = 0; k < n; k++)
                 if (order[k] < max) out->row[kept++] = out->row[first + k];
@@ -148,7 +151,8 @@ void stage_optim(OptimConfig *o, const TrainKeys *k) {
                        .clip = k->clip};
 }
 
-/* The words of a schedule key stand in another order where another one is the default, so the word decides, not the index. */
+/* The words of a schedule key stand in another order where another one is the default, so the word decides, not the
+ * index. */
 static ScheduleKind schedule_kind(const char *section, int index) {
     static const char *const word[] = {"constant", "linear", "cosine", "wsd"};
     static const ScheduleKind kind[] = {SCHED_CONSTANT, SCHED_LINEAR, SCHED_COSINE, SCHED_WSD};
@@ -236,7 +240,8 @@ void stage_sampling(SampleParams *p, const StageCtx *ctx, const SampleKeys *k, c
                         .n_stop = n_stop};
 }
 
-bool stage_add(const StageCtx *ctx, SampleSet *set, const Sequence *s, int max_len, uint64_t id, float target, float weight) {
+bool stage_add(const StageCtx *ctx, SampleSet *set, const Sequence *s, int max_len, uint64_t id, float target,
+               float weight) {
     int n = s->tok.n, trained = 0;
     ledger_in(ctx->ledger, 1, n);
     if (n > max_len) {

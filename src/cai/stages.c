@@ -65,8 +65,10 @@ void prompts_release(Prompts *p) {
 
 bool prompt_harmful(const Prompt *p) { return !strcmp(p->kind, "redteam") || !strcmp(p->kind, "harm"); }
 
-static int draw_kind(PromptDraw *out, const Prompts *p, const StageCtx *ctx, bool harmful, int64_t want, int64_t repeats) {
-    int64_t n = 0, *index = mem_alloc((size_t)(p->n + 1) * sizeof *index), *order = mem_alloc((size_t)(p->n + 1) * sizeof *order);
+static int draw_kind(PromptDraw *out, const Prompts *p, const StageCtx *ctx, bool harmful, int64_t want,
+                     int64_t repeats) {
+    int64_t n = 0, *index = mem_alloc((size_t)(p->n + 1) * sizeof *index),
+            *order = mem_alloc((size_t)(p->n + 1) * sizeof *order);
     for (int i = 0; i < p->n; i++)
         if (!strcmp(p->item[i].split, "train") && prompt_harmful(&p->item[i]) == harmful) index[n++] = i;
     int made = 0;
@@ -82,7 +84,8 @@ static int draw_kind(PromptDraw *out, const Prompts *p, const StageCtx *ctx, boo
     return made;
 }
 
-PromptDraw *prompts_draw(const Prompts *p, const StageCtx *ctx, int64_t n_red, int64_t n_benign, int64_t repeats, int *n) {
+PromptDraw *prompts_draw(const Prompts *p, const StageCtx *ctx, int64_t n_red, int64_t n_benign, int64_t repeats,
+                         int *n) {
     size_t cap = (size_t)(n_red + n_benign + 2 * (int64_t)p->n * repeats + 2);
     PromptDraw *out = mem_alloc(cap * sizeof *out);
     *n = draw_kind(out, p, ctx, true, n_red, repeats);

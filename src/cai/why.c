@@ -11,7 +11,7 @@
 typedef struct {
     Str *out;
     const char *id;
-    char prompt[256];       /* id of the prompt it is about; "" until known */
+    char prompt[256]; /* id of the prompt it is about; "" until known */
     int found;
 } Story;
 
@@ -25,7 +25,8 @@ static bool about(const Story *s, const Json *row) {
 }
 
 static void learn_prompt(Story *s, const Json *row) {
-    if (!s->prompt[0] && !strcmp(text_of(row, "id"), s->id)) snprintf(s->prompt, sizeof s->prompt, "%s", text_of(row, "prompt_id"));
+    if (!s->prompt[0] && !strcmp(text_of(row, "id"), s->id))
+        snprintf(s->prompt, sizeof s->prompt, "%s", text_of(row, "prompt_id"));
 }
 
 static bool find_prompt(void *ud, const Json *row, int line, Error *err) {
@@ -40,8 +41,8 @@ static bool tell_prompt(void *ud, const Json *row, int line, Error *err) {
     const char *id = text_of(row, "id");
     if (strcmp(id, s->id) && strcmp(id, s->prompt)) return true;
     snprintf(s->prompt, sizeof s->prompt, "%s", id);
-    str_printf(s->out, "prompt %s  (%s, %s, %s)\n  %s\n", id, text_of(row, "kind"), text_of(row, "category"), text_of(row, "split"),
-               text_of(row, "prompt"));
+    str_printf(s->out, "prompt %s  (%s, %s, %s)\n  %s\n", id, text_of(row, "kind"), text_of(row, "category"),
+               text_of(row, "split"), text_of(row, "prompt"));
     s->found++;
     return true;
 }
@@ -51,18 +52,19 @@ static bool tell_revision(void *ud, const Json *row, int line, Error *err) {
     (void)line, (void)err;
     if (!about(s, row)) return true;
     str_printf(s->out, "\ndialogue %s: %s%s%s\n  reply     %s\n", text_of(row, "id"), text_of(row, "outcome"),
-               strcmp(text_of(row, "reject"), "NONE") ? " " : "", strcmp(text_of(row, "reject"), "NONE") ? text_of(row, "reject") : "",
-               text_of(row, "reply"));
+               strcmp(text_of(row, "reject"), "NONE") ? " " : "",
+               strcmp(text_of(row, "reject"), "NONE") ? text_of(row, "reject") : "", text_of(row, "reply"));
     const Json *rounds = json_get(row, "rounds");
     for (int i = 0; i < json_len(rounds); i++) {
         const Json *q = json_at(rounds, i);
         bool violates = json_bool(json_get(q, "violates"), false);
         str_printf(s->out, "  principle %s (drawn with p %.3g)\n  critique  %s\n  verdict   %s (log-odds of ok %.2f)\n",
-                   text_of(q, "principle"), json_num(json_get(q, "propensity"), 0), text_of(q, "critique"), violates ? "violates" : "ok",
-                   json_num(json_get(q, "ok_odds"), 0));
+                   text_of(q, "principle"), json_num(json_get(q, "propensity"), 0), text_of(q, "critique"),
+                   violates ? "violates" : "ok", json_num(json_get(q, "ok_odds"), 0));
         if (violates)
             str_printf(s->out, "  revision  %s\n  accepted  %s, P(better) %.2f\n", text_of(q, "revision"),
-                       strcmp(text_of(q, "reject"), "NONE") ? text_of(q, "reject") : "yes", json_num(json_get(q, "gate_p"), 0.5));
+                       strcmp(text_of(q, "reject"), "NONE") ? text_of(q, "reject") : "yes",
+                       json_num(json_get(q, "gate_p"), 0.5));
     }
     s->found++;
     return true;
@@ -83,9 +85,11 @@ static bool tell_label(void *ud, const Json *row, int line, Error *err) {
     (void)line, (void)err;
     const char *id = text_of(row, "id");
     size_t n = strlen(s->prompt);
-    if (strcmp(id, s->id) && (n == 0 || strncmp(id, "pr-", 3) || strncmp(id + 3, s->prompt, n) || id[3 + n] != '-')) return true;
+    if (strcmp(id, s->id) && (n == 0 || strncmp(id, "pr-", 3) || strncmp(id + 3, s->prompt, n) || id[3 + n] != '-'))
+        return true;
     double q = json_num(json_get(row, "q"), 0.5);
-    str_printf(s->out, "\nlabel of %s: P(a better) %.3f%s\n", id, q, json_num(json_get(row, "weight"), 1) > 0 ? "" : ", abstained (TIE)");
+    str_printf(s->out, "\nlabel of %s: P(a better) %.3f%s\n", id, q,
+               json_num(json_get(row, "weight"), 1) > 0 ? "" : ", abstained (TIE)");
     const Json *judged = json_get(row, "judged");
     for (int i = 0; i < json_len(judged); i++) {
         const Json *j = json_at(judged, i);
@@ -101,8 +105,8 @@ static bool tell_rollout(void *ud, const Json *row, int line, Error *err) {
     (void)line, (void)err;
     if (!about(s, row)) return true;
     str_printf(s->out, "\nrollout %s, update %lld: score %.2f, KL %.2f\n  %s\n", text_of(row, "id"),
-               (long long)json_int(json_get(row, "update"), 0), json_num(json_get(row, "score"), 0), json_num(json_get(row, "kl"), 0),
-               text_of(row, "reply"));
+               (long long)json_int(json_get(row, "update"), 0), json_num(json_get(row, "score"), 0),
+               json_num(json_get(row, "kl"), 0), text_of(row, "reply"));
     s->found++;
     return true;
 }
@@ -111,7 +115,8 @@ static bool tell_reply(void *ud, const Json *row, int line, Error *err) {
     Story *s = ud;
     (void)line, (void)err;
     if (!about(s, row)) return true;
-    str_printf(s->out, "  %-13s PM score %5.2f  %s\n", text_of(row, "verdict"), json_num(json_get(row, "score"), 0), text_of(row, "reply"));
+    str_printf(s->out, "  %-13s PM score %5.2f  %s\n", text_of(row, "verdict"), json_num(json_get(row, "score"), 0),
+               text_of(row, "reply"));
     s->found++;
     return true;
 }
@@ -127,8 +132,9 @@ static bool each(const Json *stages_json, const char *stage, const char *file, J
 }
 
 static bool tell(Story *s, const Json *stages_json, Error *err) {
-    static const struct { const char *stage, *file; } named[] = {
-        {"revise", "revisions.jsonl"}, {"pairs", "pairs.jsonl"}, {"rl", "samples.jsonl"}};
+    static const struct {
+        const char *stage, *file;
+    } named[] = {{"revise", "revisions.jsonl"}, {"pairs", "pairs.jsonl"}, {"rl", "samples.jsonl"}};
     for (int i = 0; i < COUNT_OF(named); i++)
         if (!each(stages_json, named[i].stage, named[i].file, find_prompt, s, err)) return false;
     bool ok = each(stages_json, "prompts", "prompts.jsonl", tell_prompt, s, err) &&
@@ -169,7 +175,8 @@ static bool newest_run(Str *out, const char *out_dir, Error *err) {
         str_printf(out, "%s/%s", str_get(&runs), name[i]);
     }
     if (ok) io_free_list(name, n);
-    if (ok && !out->n) ok = error_set(err, ERR_STATE, "no run below %s; start one with 'dikast run CONF'", str_get(&runs));
+    if (ok && !out->n)
+        ok = error_set(err, ERR_STATE, "no run below %s; start one with 'dikast run CONF'", str_get(&runs));
     str_release(&runs);
     str_release(&path);
     return ok;
@@ -185,7 +192,9 @@ bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char
         path_join(&path, str_get(&dir), "stages.json");
         ok = json_read_file(&root, str_get(&path), 0, err) && tell(&s, root, err);
     }
-    if (ok && s.found == 0) ok = error_set(err, ERR_CONFIG, "no record '%s' in %s; ids stand in its stages' JSONL files", id, str_get(&dir));
+    if (ok && s.found == 0)
+        ok =
+            error_set(err, ERR_CONFIG, "no record '%s' in %s; ids stand in its stages' JSONL files", id, str_get(&dir));
     json_release(root);
     str_release(&dir);
     str_release(&path);

@@ -199,8 +199,9 @@ static void say_reply(Str *out, const World *w, const Pair *p, ReplyKind kind, D
         say_refuse(out, p, any_reason(w, p, d));
 }
 
-/* Rows come in twins: a decided comparison is shown in both orders, a tie twice with both answers. So no slot is favoured
- * and the coin is fair in every single comparison, not only on average, which a model would partly learn by heart. */
+/* Rows come in twins: a decided comparison is shown in both orders, a tie twice with both answers. So no slot is
+ * favoured and the coin is fair in every single comparison, not only on average, which a model would partly learn by
+ * heart. */
 static void judge_row(Str *out, const World *w, int64_t i, RowText *t) {
     bool twin = i & 1;
     Draw d = draw_for(&w->c, "judge", (uint64_t)(i / 2));

@@ -32,7 +32,8 @@ Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rn
     }
     m++;
     double *mean = mem_alloc(DRAWS * sizeof *mean);
-    /* A rate of 0 or 1 has no spread to draw from, yet is not certain: Wilson over the clusters says how far it may be off. */
+    /* A rate of 0 or 1 has no spread to draw from, yet is not certain: Wilson over the clusters says how far it may be
+     * off. */
     bool none = true, every = true;
     for (int64_t i = 0; i < n; i++) none = none && x[i] == 0, every = every && x[i] == 1;
     if (none || every) {
