@@ -41,8 +41,7 @@ static void each_token(void *ud, uint64_t id, const int32_t *text, int n, GenRul
     if (t->cut) rule->force = t->m.chat.id[SENT_END];
 }
 
-/* -- the dialogue ---------------------------------------------------------------------------------------------------
- */
+/* -- the dialogue ------------------------------------------------------------------------------------------------ */
 
 static void add_message(Talk *t, Role role, const char *text) {
     t->msg = mem_grow(t->msg, (size_t)(t->n_msg + 1) * sizeof *t->msg);
@@ -50,6 +49,7 @@ static void add_message(Talk *t, Role role, const char *text) {
 }
 
 static void drop_messages(Talk *t, int at, int n) {
+    if (n == 0) return;
     for (int i = 0; i < n; i++) free((char *)t->msg[at + i].text);
     memmove(t->msg + at, t->msg + at + n, (size_t)(t->n_msg - at - n) * sizeof *t->msg);
     t->n_msg -= n;
@@ -113,8 +113,7 @@ static bool reply(Talk *t, Error *err) {
     return ok;
 }
 
-/* -- the loop -------------------------------------------------------------------------------------------------------
- */
+/* -- the loop ---------------------------------------------------------------------------------------------------- */
 
 static bool next_line(Talk *t, char **line, size_t *cap, Error *err) {
     if (t->terminal) fputs("> ", stderr);

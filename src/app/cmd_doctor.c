@@ -50,8 +50,7 @@ static bool first_line(char *out, size_t n, const char *path) {
     return ok;
 }
 
-/* -- processor and memory -------------------------------------------------------------------------------------------
- */
+/* -- processor and memory ---------------------------------------------------------------------------------------- */
 
 static void check_cpu(Doctor *d) {
     char name[256], quota[64];
@@ -96,8 +95,7 @@ static void check_memory(Doctor *d) {
                huge);
 }
 
-/* -- disk -----------------------------------------------------------------------------------------------------------
- */
+/* -- disk -------------------------------------------------------------------------------------------------------- */
 
 static const char *filesystem(const char *path) {
     static const struct {
@@ -151,8 +149,7 @@ static void check_disk(Doctor *d, const char *out) {
     if (made) rmdir(out);
 }
 
-/* -- process --------------------------------------------------------------------------------------------------------
- */
+/* -- process ----------------------------------------------------------------------------------------------------- */
 
 static void check_limits(Doctor *d) {
     struct rlimit files, memory;

@@ -35,8 +35,7 @@ typedef struct {
     JsonOut j;
 } Score;
 
-/* -- rows in --------------------------------------------------------------------------------------------------------
- */
+/* -- rows in ----------------------------------------------------------------------------------------------------- */
 
 static bool item_fits(const Score *s, const Item *it, Error *err) {
     int n = it->prompt.tok.n + it->text.tok.n, max = s->m.model.cfg.max_seq;
@@ -80,8 +79,7 @@ static bool read_item(Score *s, const char *line, size_t n, int number, Error *e
     return ok;
 }
 
-/* -- scoring --------------------------------------------------------------------------------------------------------
- */
+/* -- scoring ----------------------------------------------------------------------------------------------------- */
 
 static bool score_logprob(Score *s, Error *err) {
     Tokens prefix[ROWS], text[ROWS];
@@ -158,8 +156,7 @@ static bool score_last(Score *s, Error *err) {
     return ok;
 }
 
-/* -- rows out -------------------------------------------------------------------------------------------------------
- */
+/* -- rows out ---------------------------------------------------------------------------------------------------- */
 
 static void put_item(JsonOut *j, const Score *s, const Item *it) {
     json_out_obj(j, NULL);

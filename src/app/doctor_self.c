@@ -11,8 +11,7 @@
 
 static const char rebuild[] = "build again from clean sources; if it stays, tell us the processor and this line";
 
-/* -- operations against the reference -------------------------------------------------------------------------------
- */
+/* -- operations against the reference ---------------------------------------------------------------------------- */
 
 enum { N = 70, C = 96, HEAD = 32, OUTS = 4 }; /* rows over one key page; three heads */
 
@@ -97,8 +96,7 @@ static void check_ops(Doctor *d, const double *want, const char *isa) {
     backend_close(be);
 }
 
-/* -- two steps of training ------------------------------------------------------------------------------------------
- */
+/* -- two steps of training --------------------------------------------------------------------------------------- */
 
 enum { STEPS = 2, LEN = 40, VOCAB = 64 };
 
@@ -206,8 +204,7 @@ static void check_training(Doctor *d) {
                got[STEPS], worst, pool_threads(d->machine.pool), same ? "equal" : "DIFFERENT");
 }
 
-/* -- tokenizer ------------------------------------------------------------------------------------------------------
- */
+/* -- tokenizer --------------------------------------------------------------------------------------------------- */
 
 static const char *one_text(void *ud, size_t *n) {
     const char **next = ud, *s = *next;

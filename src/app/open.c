@@ -25,8 +25,7 @@ void machine_close(Machine *m) {
     *m = (Machine){0};
 }
 
-/* -- model folders --------------------------------------------------------------------------------------------------
- */
+/* -- model folders ----------------------------------------------------------------------------------------------- */
 
 static bool find_model(Str *dir, const char *given, Error *err) {
     Str file = {0};
@@ -127,8 +126,7 @@ bool sampling_read(SampleParams *p, const Args *a, const Command *c, int max_new
     return true;
 }
 
-/* -- text to stdout -------------------------------------------------------------------------------------------------
- */
+/* -- text to stdout ---------------------------------------------------------------------------------------------- */
 
 void stream_open(TextStream *s, const Tokenizer *tok) {
     *s = (TextStream){.tok = tok, .terminal = isatty(STDOUT_FILENO) == 1};
