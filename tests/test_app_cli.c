@@ -17,8 +17,7 @@ static int teardown(void **state) {
     return io_remove_tree(DIR, &err) ? 0 : -1;
 }
 
-/* -- help -------------------------------------------------------------------------------------------------------------
- */
+/* -- help -------------------------------------------------------------------------------------------------------- */
 
 static void golden(const char *line, const char *file) {
     Str want = {0};
@@ -76,8 +75,7 @@ static void test_version(void **state) {
     ran_release(&r);
 }
 
-/* -- exit codes and errors --------------------------------------------------------------------------------------------
- */
+/* -- exit codes and errors --------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *line;
@@ -295,6 +293,48 @@ static void test_signals(void **state) {
     Json *j = one_object(&r, "run, SIGTERM");
     assert_string_equal(member(j, "status"), "stopped");
     json_release(j);
+    ran_release(&r);
+    call_release(&c);
+}
+
+#define SLOW DIR "/slow"
+static void make_slow(void) {
+    Pool *pool;
+    Backend *be;
+    Model m;
+    Head h;
+    Error err = {0};
+    ModelConfig c;
+    OK(pool_open(&pool, 1, &err));
+    OK(backend_open(&be, "cpu", pool, NULL, &err));
+    OK(model_config_read(&c, MODEL, &err));
+    c.n_layer = 4, c.max_seq = 16384, c.tied = false;
+    OK(model_init(&m, be, &c, 5, false, &err));
+    OK(head_init(&h, &m, HEAD_LM, c.n_vocab, 5, false, &err));
+    be->op->scale(be, h.w, 10);
+    be->op->zero(be, tensor_rows(h.w, SENT_END, 1)); /* never the likeliest: replies last for seconds */
+    OK(io_make_dirs(SLOW, &err) && net_save((Net){&m, &h}, SLOW, &err));
+    OK(io_copy_file(MODEL "/tokenizer.json", SLOW "/tokenizer.json", &err));
+    head_release(&h);
+    model_release(&m);
+    backend_close(be);
+    pool_close(pool);
+}
+
+/* SIGINT ends a reply, of which is printed what there is, and on a pipe the program too. */
+static void test_chat_interrupted(void **state) {
+    (void)state;
+    make_slow();
+    Call c = {.in = "the judge\nthe judge\n", .n_in = 20};
+    words(&c, "chat " SLOW " --temperature 0 --max-new 16000 --threads 2");
+    unlink(DIR "/stdout");
+    pid_t pid = start(&c);
+    for (int k = 0; k < 4000 && io_size(DIR "/stdout") <= 0; k++) nap(); /* the first block of a long reply */
+    kill(pid, SIGINT);
+    Ran r = finish(pid);
+    assert_int_equal(r.sig, SIGINT);
+    assert_true(r.out.n > 1000 && r.out.n < 16000);
+    assert_int_equal(r.out.s[r.out.n - 1], '\n');
     ran_release(&r);
     call_release(&c);
 }
@@ -590,6 +630,7 @@ int main(void) {
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_closed_stdout),
         cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_chat_interrupted),
         cmocka_unit_test(test_tokenize_round_trip),
         cmocka_unit_test(test_generate_deterministic),
         cmocka_unit_test(test_generate_streams),
