@@ -23,6 +23,9 @@ typedef struct {
     const char *file, *tokenizer;
     int64_t vocab;
     double mb;
+    const char *rows, *ops; /* gemm: list of row counts; list of products, NULL for all */
+    bool cold;              /* gemm: weights from memory */
+    double ms;              /* gemm: least time of a case */
 } Bench;
 
 typedef struct {
