@@ -97,9 +97,30 @@ void tensor_get_f32(Backend *be, float *out, Tensor x) {
         for (int64_t j = 0; j < x.cols; j++) *out++ = (float)load(x, tensor_at(x, i, j));
 }
 
+void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
+    (void)be;
+    for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, tensor_at(x, i, j));
+}
+
+void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in) {
+    (void)be;
+    for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), *in++);
+}
+
+/* Loading a model is this: a panel of floats stays in the first cache while its rows are written one after another. */
+static void set_panels_f32(Tensor y, const float *in) {
+    for (int64_t i = 0; i < y.rows; i++, in += y.cols) {
+        float *to = (float *)y.data + tensor_at(y, i, 0);
+        for (int64_t j = 0; j < y.cols; j++) to[j * PANEL_ROWS] = in[j];
+    }
+}
+
 void tensor_set_f32(Backend *be, Tensor y, const float *in) {
     (void)be;
-    for (int64_t i = 0; i < y.rows; i++)
-        for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), (double)*in++);
+    if (y.panels && y.dtype == DTYPE_F32)
+        set_panels_f32(y, in);
+    else
+        for (int64_t i = 0; i < y.rows; i++)
+            for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), (double)*in++);
     zero_padding(y);
 }
