@@ -96,9 +96,27 @@ static inline void ops_add_linear(OpList *l) {
             c.without = v < 2 ? 0 : (unsigned)(1 + (j + v) % 7);
             if (c.without == 7) c.without = 6;
             op_add(l, c);
-            c.parts = shape[j][1] > 2 * PANEL_ROWS ? 3 : 0;
-            if (c.parts && v < 2) op_add(l, c);
         }
+}
+
+/* Products of one call, BF16 and 8-bit weights. */
+static inline void ops_add_store(OpList *l) {
+    static const int shape[][3] = {{1, 1, 1},   {1, 48, 64}, {3, 7, 5},    {2, 33, 17}, {9, 50, 33},
+                                   {8, 64, 64}, {7, 64, 65}, {65, 130, 32}, {5, 17, 300}, {70, 3, 40}}; /* n, m, k */
+    for (int j = 0; j < COUNT_OF(shape); j++)
+        for (int s = STORE_REAL; s <= STORE_W_I8; s++)
+            for (int add = 0; add < 2; add++) {
+                OpCase c = {.store = (OpStore)s, .n = shape[j][0], .m = shape[j][1], .k = shape[j][2], .add = add};
+                c.pad = (j + s + add) % 3 == 1 ? 3 : 0;
+                c.parts = shape[j][1] > 2 * PANEL_ROWS ? 3 - add : 0;
+                if (s == STORE_REAL && !c.parts) continue;
+                c.op = OP_linear_fwd;
+                c.without = (unsigned)(j + s + add) % 2;
+                op_add(l, c);
+                c.op = OP_linear_bwd;
+                c.without = (unsigned)(j + add) % 4 == 3 ? 1 : 0;
+                if (s <= STORE_BF16) op_add(l, c);
+            }
 }
 
 static inline void ops_add_norm(OpList *l) {
@@ -200,6 +218,7 @@ static inline int ops_all(OpCase list[OPS_MAX], uint64_t seed) {
     ops_add_rope(&l);
     ops_add_attn(&l);
     ops_add_logprob(&l);
+    ops_add_store(&l);
     return l.n;
 }
 

@@ -50,10 +50,14 @@ typedef enum {
         OP_COUNT
 } OpId;
 
-enum { OPS_MAX = 512, OPS_SEQS = 6, OPS_SLOTS = 10, OPS_GUARD = 8 };
+enum { OPS_MAX = 1024, OPS_SEQS = 6, OPS_SLOTS = 10, OPS_GUARD = 8 };
+
+/* What linear_* works on, in backends that have it: BF16 matrices; or BF16 or 8-bit weights under F32 rows. */
+typedef enum { STORE_REAL, STORE_BF16, STORE_W_BF16, STORE_W_I8 } OpStore;
 
 typedef struct {
     OpId op;
+    OpStore store;
     int n, m, k; /* rows; columns (of y); inner size or size of the table looked into */
     int n_head, n_kv, d_head;
     int n_seq, len[OPS_SEQS], ctx[OPS_SEQS]; /* attention: queries and keys of each sequence */
@@ -142,6 +146,30 @@ static inline Rng op_rng(const OpData *d) { return (Rng){.seed = d->c.seed, .str
 
 static inline double op_round(const OpData *d, double v) { return d->c.f32 ? (double)(float)v : v; }
 
+/* dtype of the slot called name on a backend that works in real. */
+static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
+    bool weight = strcmp(name, "w") == 0;
+    if (real != DTYPE_F32) return real;
+    if (c->store == STORE_W_BF16) return weight ? DTYPE_BF16 : real;
+    if (c->store == STORE_W_I8) return weight ? DTYPE_I8 : real;
+    if (c->store != STORE_BF16) return real;
+    bool out = strcmp(name, "y") == 0 || strcmp(name, "dx") == 0; /* F32 or BF16; F32 where the old value is added */
+    bool half = weight || strcmp(name, "x") == 0 || strcmp(name, "dy") == 0 || (out && !c->add && c->n % 2);
+    return half ? DTYPE_BF16 : real;
+}
+
+/* Of an input whose numbers must be the same on every backend. */
+static inline double op_exact(const OpCase *c, const char *name, double v) {
+    DType t = op_dtype(c, name, DTYPE_F32);
+    if (t == DTYPE_I8) return fmax(-127, fmin(127, rint(v * 40)));
+    if (t != DTYPE_BF16) return v;
+    uint16_t half;
+    Tensor one = tensor_over(&half, DTYPE_BF16, 1, 1);
+    tensor_set(NULL, one, &v);
+    tensor_get(NULL, &v, one);
+    return v;
+}
+
 static inline Slot *op_slot(OpData *d, const char *name, SlotRole role, int64_t rows, int64_t cols, bool per_row) {
     CHECK(d->n_slot < OPS_SLOTS, "more than %d slots", OPS_SLOTS);
     int id = d->n_slot++;
@@ -150,7 +178,8 @@ static inline Slot *op_slot(OpData *d, const char *name, SlotRole role, int64_t 
     if (role == SLOT_OUT || rows * cols == 0) return s;
     s->value = mem_alloc((size_t)(rows * cols) * sizeof(double));
     for (int64_t i = 0; i < rows * cols; i++)
-        s->value[i] = op_round(d, d->c.spread * rng_normal(op_rng(d), (uint64_t)i, (uint32_t)id + 1));
+        s->value[i] =
+            op_exact(&d->c, name, op_round(d, d->c.spread * rng_normal(op_rng(d), (uint64_t)i, (uint32_t)id + 1)));
     return s;
 }
 
@@ -233,8 +262,9 @@ static inline void op_linear(Backend *be, const OpData *d, const Tensor *t) {
     for (int i = 0; i < n; i++) {
         int64_t count, first = op_part(d->c.m, n, i, &count);
         if (!bwd) {
-            out[i] = (LinearOut){tensor_cols(t[0], first, count), tensor_rows(t[2], first, count), none};
+            out[i] = (LinearOut){tensor_cols(t[0], first, count), tensor_rows(t[2], first, count), none, none};
             if (!tensor_empty(t[3])) out[i].bias = tensor_cols(t[3], first, count);
+            if (d->c.store == STORE_W_I8) out[i].scale = tensor_cols(t[4], first, count);
             continue;
         }
         grad[i] = (LinearGrad){tensor_cols(t[3], first, count), tensor_rows(t[5], first, count), none, none};
@@ -319,26 +349,30 @@ static inline int64_t op_touched(Backend *be, Tensor whole, Tensor t) {
     for (int64_t j = 0; j < whole.cols; j++) {
         int64_t in = j - OPS_GUARD;
         bool inside = in >= 0 && in < s.rows * s.ld && in % s.ld < s.cols;
-        int64_t row = t.panels && inside ? in / s.ld * PANEL_ROWS + in % PANEL_ROWS : 0;
-        touched += row >= t.rows ? all[j] != 0 : !inside && !isnan(all[j]);
+        int64_t lane = t.dtype == DTYPE_BF16 ? in / 2 % PANEL_ROWS : in % PANEL_ROWS;
+        int64_t row = t.panels && inside ? in / s.ld * PANEL_ROWS + lane : 0;
+        bool pair_end = t.panels && inside && t.dtype == DTYPE_BF16 && in % s.ld / (2 * PANEL_ROWS) * 2 + in % 2 >= t.cols;
+        touched += row >= t.rows || pair_end ? all[j] != 0 : !inside && !isnan(all[j]);
     }
     free(all);
     return touched;
 }
 
 static inline OpOut op_run(Backend *be, const OpData *d) {
-    const size_t size = dtype_bytes(be->real);
     Tensor t[OPS_SLOTS] = {0}, whole[OPS_SLOTS] = {0};
     OpOut out = {0};
     for (int i = 0; i < d->n_slot; i++) {
         const Slot *s = &d->slot[i];
         if (s->rows * s->cols == 0) continue;
         bool panels = op_in_panels(be, d, i);
-        t[i] = (Tensor){.rows = s->rows, .cols = s->cols, .ld = s->cols + d->c.pad, .dtype = be->real, .panels = panels};
+        DType dtype = op_dtype(&d->c, s->name, be->real);
+        size_t size = dtype_bytes(dtype);
+        t[i] = (Tensor){.rows = s->rows, .cols = s->cols, .ld = s->cols + d->c.pad, .dtype = dtype, .panels = panels};
+        if (panels && dtype == DTYPE_BF16) t[i].ld += t[i].ld % 2;
         int64_t total = tensor_storage(t[i]).rows * tensor_storage(t[i]).ld + 2 * OPS_GUARD;
         if (s->role != SLOT_IN) out.n += s->rows * s->cols;
         if (s->alias >= 0) continue;
-        whole[i] = tensor_over(mem_alloc((size_t)total * size), be->real, 1, total);
+        whole[i] = tensor_over(mem_alloc((size_t)total * size), dtype, 1, total);
         double *nan = mem_alloc((size_t)total * sizeof *nan);
         for (int64_t j = 0; j < total; j++) nan[j] = NAN;
         tensor_set(be, whole[i], nan);
@@ -362,7 +396,7 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
             at += tensor_count(t[i]);
         }
         if (!whole[i].data) continue;
-        out.touched += op_touched(be, whole[i], t[i]);
+        if (t[i].dtype != DTYPE_I8) out.touched += op_touched(be, whole[i], t[i]); /* it has no NaN to look for */
         free(whole[i].data);
     }
     if (d->has_scalar) out.v[at] = scalar;
@@ -556,6 +590,7 @@ static inline void op_build_linear(OpData *d) {
         op_slot(d, "x", SLOT_IN, c->n, c->k, true);
         op_slot(d, "w", SLOT_IN, c->m, c->k, false);
         op_slot(d, "bias", SLOT_IN, 1, op_unless(d, 0, c->m), false);
+        if (c->store == STORE_W_I8) op_slot(d, "scale", SLOT_IN, 1, c->m, false);
         d->sliceable = true;
         return;
     }

@@ -192,6 +192,7 @@ static double plain(const OpData *d, int64_t i, int64_t j) {
     }
     case OP_linear_fwd:
         for (int p = 0; p < c->k; p++) sum += value(d, "x", i, p) * value(d, "w", j, p);
+        if (c->store == STORE_W_I8) sum *= value(d, "scale", 0, j);
         if (!c->without) sum += value(d, "bias", 0, j);
         return c->add ? value(d, "y", i, j) + sum : sum;
     case OP_swiglu_fwd:

@@ -36,7 +36,7 @@ static void place(Operands *t, Arena *a, Backend *be, int m, const Op *op) {
 static void once(Backend *be, Form form, const Operands *t, int turn) {
     Tensor none = {0}, w = t->w[turn % t->n_copy];
     if (form == FWD)
-        be->op->linear_fwd(be, &(LinearOut){t->y, w, none}, 1, t->x, false);
+        be->op->linear_fwd(be, &(LinearOut){.y = t->y, .w = w}, 1, t->x, false);
     else if (form == DX)
         be->op->linear_bwd(be, t->x, &(LinearGrad){t->y, w, none, none}, 1, none, false);
     else

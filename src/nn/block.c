@@ -32,7 +32,7 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
 /* y = residual + x w^T + bias */
 static void linear_residual(Backend *be, Tensor y, Tensor residual, Tensor x, Tensor w, Tensor bias) {
     if (y.data != residual.data) be->op->copy(be, y, residual);
-    be->op->linear_fwd(be, &(LinearOut){y, w, bias}, 1, x, true);
+    be->op->linear_fwd(be, &(LinearOut){.y = y, .w = w, .bias = bias}, 1, x, true);
 }
 
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
@@ -42,7 +42,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     const BlockParams *w = &m->w.block[layer];
 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
-    const LinearOut qkv[] = {{a->q, w->wq, w->bq}, {a->k, w->wk, w->bk}, {a->v, w->wv, w->bv}};
+    const LinearOut qkv[] = {{a->q, w->wq, w->bq, none}, {a->k, w->wk, w->bk, none}, {a->v, w->wv, w->bv, none}};
     op->linear_fwd(be, qkv, 3, a->h1, false);
     if (c->pos == POS_ROPE) {
         op->rope(be, a->q, b->pos, m->freq, c->d_head, false);
@@ -58,7 +58,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     linear_residual(be, a->x_mid, a->x, a->o, w->wo, w->bo);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
-    const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up}, {a->gate, w->w_gate, none}};
+    const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, none}, {a->gate, w->w_gate, none, none}};
     op->linear_fwd(be, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
     if (c->mlp == MLP_SWIGLU) {
         op->swiglu_fwd(be, a->act, a->gate, a->up);

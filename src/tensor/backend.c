@@ -47,12 +47,30 @@ const char *backend_isa(const Backend *be) { return find(be->op->name)->isa(be);
 
 /* Both backends keep their tensors in host memory, so the way in and out is a loop; a device backend would add a copy
  * to its row of providers[]. */
+static float bf16_float(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static uint16_t float_bf16(float f) { /* to nearest even; a NaN stays one */
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if (f != f) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 static double load(Tensor t, int64_t at) {
     switch (t.dtype) {
     case DTYPE_F32:
         return ((const float *)t.data)[at];
     case DTYPE_F64:
         return ((const double *)t.data)[at];
+    case DTYPE_BF16:
+        return bf16_float(((const uint16_t *)t.data)[at]);
+    case DTYPE_I8:
+        return ((const int8_t *)t.data)[at];
     default:
         return ((const int32_t *)t.data)[at];
     }
@@ -65,6 +83,12 @@ static void store(Tensor t, int64_t at, double v) {
         break;
     case DTYPE_F64:
         ((double *)t.data)[at] = v;
+        break;
+    case DTYPE_BF16:
+        ((uint16_t *)t.data)[at] = float_bf16((float)v);
+        break;
+    case DTYPE_I8:
+        ((int8_t *)t.data)[at] = (int8_t)v;
         break;
     default:
         ((int32_t *)t.data)[at] = (int32_t)v;
@@ -80,8 +104,9 @@ void tensor_get(Backend *be, double *out, Tensor x) {
 /* A view of whole panels that ends inside one owns that panel to its end. */
 static void zero_padding(Tensor y) {
     if (!y.panels) return;
-    for (int64_t i = y.rows; i % PANEL_ROWS != 0; i++)
-        for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), 0);
+    int64_t cols = tensor_storage(y).cols / PANEL_ROWS, rows = tensor_storage(y).rows * PANEL_ROWS;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = i < y.rows ? y.cols : 0; j < cols; j++) store(y, tensor_at(y, i, j), 0);
 }
 
 void tensor_set(Backend *be, Tensor y, const double *in) {

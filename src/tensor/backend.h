@@ -38,7 +38,7 @@ typedef struct {
 } AdamwParams;
 
 /* One of several products of the same x. w, dw: weight matrices as be->panels asks. */
-typedef struct { Tensor y, w, bias; } LinearOut;            /* y (N,M)  w (M,K)  bias (1,M) or empty */
+typedef struct { Tensor y, w, bias, scale; } LinearOut; /* y (N,M)  w (M,K)  bias (1,M) or empty; scale (1,M): of 8-bit w */
 typedef struct { Tensor dy, w, dw_acc, dbias_acc; } LinearGrad; /* dy (N,M)  dw (M,K) and dbias (1,M), or empty */
 
 typedef struct {

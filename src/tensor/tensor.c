@@ -1,13 +1,14 @@
 #include "tensor/tensor.h"
 
 size_t dtype_bytes(DType t) {
-    static const size_t bytes[DTYPE_COUNT] = {[DTYPE_F32] = 4, [DTYPE_F64] = 8, [DTYPE_I32] = 4};
+    static const size_t bytes[DTYPE_COUNT] = {[DTYPE_F32] = 4, [DTYPE_F64] = 8, [DTYPE_I32] = 4, [DTYPE_BF16] = 2, [DTYPE_I8] = 1};
     CHECK(t >= 0 && t < DTYPE_COUNT, "dtype %d", (int)t);
     return bytes[t];
 }
 
 const char *dtype_name(DType t) {
-    static const char *const name[DTYPE_COUNT] = {[DTYPE_F32] = "F32", [DTYPE_F64] = "F64", [DTYPE_I32] = "I32"};
+    static const char *const name[DTYPE_COUNT] = {
+        [DTYPE_F32] = "F32", [DTYPE_F64] = "F64", [DTYPE_I32] = "I32", [DTYPE_BF16] = "BF16", [DTYPE_I8] = "I8"};
     CHECK(t >= 0 && t < DTYPE_COUNT, "dtype %d", (int)t);
     return name[t];
 }
@@ -27,18 +28,22 @@ Tensor tensor_over(void *data, DType dtype, int64_t rows, int64_t cols) {
 
 static int64_t n_panel(int64_t rows) { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 
+/* Columns as they are stored. */
+static int64_t panel_cols(DType dtype, int64_t cols) { return dtype == DTYPE_BF16 ? cols + cols % 2 : cols; }
+
 Tensor tensor_place_weight(Arena *a, DType dtype, int64_t rows, int64_t cols, bool panels) {
     if (!panels || rows == 0 || cols == 0) return tensor_place(a, dtype, rows, cols);
     CHECK(rows > 0 && cols > 0 && cols <= INT64_MAX / PANEL_ROWS, "%s: tensor of %lld x %lld", a->name, (long long)rows,
           (long long)cols);
-    Tensor t = tensor_place(a, dtype, n_panel(rows), cols * PANEL_ROWS);
-    return (Tensor){.data = t.data, .rows = rows, .cols = cols, .ld = cols, .dtype = dtype, .panels = true};
+    int64_t ld = panel_cols(dtype, cols);
+    Tensor t = tensor_place(a, dtype, n_panel(rows), ld * PANEL_ROWS);
+    return (Tensor){.data = t.data, .rows = rows, .cols = cols, .ld = ld, .dtype = dtype, .panels = true};
 }
 
 Tensor tensor_storage(Tensor t) {
     if (!t.panels) return t;
     t.rows = n_panel(t.rows);
-    t.cols *= PANEL_ROWS;
+    t.cols = panel_cols(t.dtype, t.cols) * PANEL_ROWS;
     t.ld *= PANEL_ROWS;
     t.panels = false;
     return t;
@@ -61,6 +66,7 @@ Tensor tensor_rows(Tensor t, int64_t first, int64_t count) {
 Tensor tensor_cols(Tensor t, int64_t first, int64_t count) {
     CHECK(first >= 0 && count >= 0 && first <= t.cols - count, "columns [%lld, +%lld) of %lld", (long long)first,
           (long long)count, (long long)t.cols);
+    CHECK(!t.panels || t.dtype != DTYPE_BF16 || first % 2 == 0, "column %lld is inside a pair", (long long)first);
     t.data = offset(t, t.panels ? first * PANEL_ROWS : first);
     t.cols = count;
     return t;

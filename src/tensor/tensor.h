@@ -5,6 +5,8 @@
  * that a product reads a panel from its beginning to its end, at memory speed, with nothing to pack:
  *
  *      element (i, j) at ((i / PANEL_ROWS) * ld + j) * PANEL_ROWS + i % PANEL_ROWS;  rows behind the last are 0
+ *      BF16: pairs of columns side by side, (i, j) at ((i / PANEL_ROWS) * ld + j - j % 2) * PANEL_ROWS
+ *            + 2 * (i % PANEL_ROWS) + j % 2;  ld even, a column behind an odd last one is 0
  *
  * Such a tensor is seen as a matrix by linear_*, embed_*, tensor_get and tensor_set; for what works element by element it
  * is its storage, and tensors of one layout and shape agree on that. Views start at a multiple of PANEL_ROWS rows. */
@@ -13,7 +15,7 @@
 
 #include "base/arena.h"
 
-typedef enum { DTYPE_F32, DTYPE_F64, DTYPE_I32, DTYPE_COUNT } DType;
+typedef enum { DTYPE_F32, DTYPE_F64, DTYPE_I32, DTYPE_BF16, DTYPE_I8, DTYPE_COUNT } DType;
 
 enum { PANEL_ROWS = 16 };
 
@@ -35,7 +37,9 @@ Tensor tensor_place_weight(Arena *a, DType dtype, int64_t rows, int64_t cols, bo
 /* What lies in memory, row-major: of panels one panel a row, of other tensors themselves. */
 Tensor tensor_storage(Tensor t);
 static inline int64_t tensor_at(Tensor t, int64_t i, int64_t j) {   /* of element (i, j), in elements from data */
-    return t.panels ? (i / PANEL_ROWS * t.ld + j) * PANEL_ROWS + i % PANEL_ROWS : i * t.ld + j;
+    if (!t.panels) return i * t.ld + j;
+    if (t.dtype == DTYPE_BF16) return (i / PANEL_ROWS * t.ld + j - j % 2) * PANEL_ROWS + i % PANEL_ROWS * 2 + j % 2;
+    return (i / PANEL_ROWS * t.ld + j) * PANEL_ROWS + i % PANEL_ROWS;
 }
 static inline bool tensor_empty(Tensor t) { return t.rows == 0 || t.cols == 0; }
 static inline int64_t tensor_count(Tensor t) { return t.rows * t.cols; }

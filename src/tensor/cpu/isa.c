@@ -10,11 +10,14 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("fma");
 }
 
+static bool has_avx512_bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 static bool has_c(void) { return true; }
 
 static const Isa isas[] = {
+    {"avx512_bf16", &cpu_ops_avx512_bf16, has_avx512_bf16},
     {"avx512", &cpu_ops_avx512, has_avx512},
     {"avx2", &cpu_ops_avx2, has_avx2},
     {"scalar", &cpu_ops_scalar, has_c},
@@ -31,6 +34,6 @@ const Isa *isa_choose(const char *want, Error *err) {
             return NULL;
         }
     }
-    error_set(err, ERR_CONFIG, "unknown isa '%s', expected auto, avx512, avx2 or scalar", want);
+    error_set(err, ERR_CONFIG, "unknown isa '%s', expected auto, avx512_bf16, avx512, avx2 or scalar", want);
     return NULL;
 }

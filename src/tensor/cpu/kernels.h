@@ -3,6 +3,8 @@
 #include "tensor/cpu/cpu_int.h"
 
 #include "tensor/cpu/kernels_gemm.h"
+#include "tensor/cpu/kernels_half.h"
+#include "tensor/cpu/kernels_linear.h"
 #include "tensor/cpu/kernels_elem.h"
 #include "tensor/cpu/kernels_norm.h"
 #include "tensor/cpu/kernels_attn.h"

@@ -2,6 +2,10 @@
 #include "tensor/cpu/vec_avx2.h"
 #include "tensor/cpu/vec.h"
 
+#include <string.h>
+
+#include "tensor/cpu/vec_pairs.h"
+
 #define MICRO_TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #define KERNELS cpu_ops_avx2

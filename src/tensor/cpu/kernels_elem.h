@@ -188,7 +188,7 @@ static void gather(Backend *be, const char *op, const Lookup *l) {
 
 static void embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add_to_y) {
     if (w.panels)
-        cpu_check_weight("embed_fwd", "w", w, w.rows, y.cols);
+        cpu_check_weight("embed_fwd", "w", w, w.rows, y.cols, DTYPE_F32);
     else
         cpu_check("embed_fwd", "w", w, w.rows, y.cols);
     gather(be, "embed_fwd", &(Lookup){y, w, idx, add_to_y});
@@ -249,7 +249,7 @@ static void embed_bwd(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx)
         scatter_add_rows(be, dw_acc, dy, idx);
         return;
     }
-    cpu_check_weight("embed_bwd", "dw", dw_acc, dw_acc.rows, dy.cols);
+    cpu_check_weight("embed_bwd", "dw", dw_acc, dw_acc.rows, dy.cols, DTYPE_F32);
     cpu_check("embed_bwd", "dy", dy, dy.rows, dy.cols);
     cpu_check_index("embed_bwd", idx, dy.rows, dw_acc.rows);
     Lookup l = {dw_acc, dy, idx, true};

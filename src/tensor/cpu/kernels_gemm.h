@@ -174,13 +174,25 @@ typedef struct {
 /* Rows of one task: a chunk of x stays in L2 while the panels of w pass. A multiple of every TILE_ROWS. */
 enum { CHUNK = 384 };
 
+/* A task's rows [*row, *row_end) and panels [*v, *v + *nv) of one output. */
+static const LinearOut *forward_part(const Forward *f, int64_t task, int64_t *row, int64_t *row_end, int64_t *v,
+                                     int64_t *nv) {
+    const LinearOut *o = f->out;
+    int64_t g = task % f->n_group;
+    *row = task / f->n_group * CHUNK;
+    *row_end = least(f->x.rows, *row + CHUNK);
+    for (; g >= n_group(ceil_div(o->w.rows, 16)); o++) g -= n_group(ceil_div(o->w.rows, 16));
+    int64_t n_panel = ceil_div(o->w.rows, 16);
+    *v = group_at(n_panel, g);
+    *nv = group_at(n_panel, g + 1) - *v;
+    return o;
+}
+
 static void forward_task(void *ud, int64_t task, int thread) {
     (void)thread;
     const Forward *f = ud;
-    const LinearOut *o = f->out;
-    int64_t row = task / f->n_group * CHUNK, row_end = least(f->x.rows, row + CHUNK), g = task % f->n_group;
-    for (; g >= n_group(ceil_div(o->w.rows, 16)); o++) g -= n_group(ceil_div(o->w.rows, 16));
-    int64_t n_panel = ceil_div(o->w.rows, 16), v = group_at(n_panel, g), nv = group_at(n_panel, g + 1) - v;
+    int64_t row, row_end, v, nv;
+    const LinearOut *o = forward_part(f, task, &row, &row_end, &v, &nv);
     Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .bv = o->w.ld * 16, .ldc = o->y.ld, .cv = 16, .add = f->add};
     t.b = (const float *)o->w.data + v * t.bv;
     t.cols = least(nv * 16, o->w.rows - v * 16);
@@ -192,21 +204,6 @@ static void forward_task(void *ud, int64_t task, int thread) {
     }
 }
 
-static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
-    Forward f = {out, n, x, add_y, 0};
-    double weights = 0;
-    CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
-    cpu_check("linear_fwd", "x", x, x.rows, x.cols);
-    for (int i = 0; i < n; i++) {
-        cpu_check("linear_fwd", "y", out[i].y, x.rows, out[i].w.rows);
-        cpu_check_weight("linear_fwd", "w", out[i].w, out[i].w.rows, x.cols);
-        cpu_check_opt("linear_fwd", "bias", out[i].bias, 1, out[i].w.rows);
-        f.n_group += n_group(ceil_div(out[i].w.rows, 16));
-        weights += (double)tensor_count(out[i].w);
-    }
-    cpu_tiles(be, ceil_div(x.rows, CHUNK) * f.n_group, product_work((double)x.rows, weights), forward_task, &f);
-}
-
 typedef struct {
     Backend *be;
     const LinearGrad *grad;
@@ -215,6 +212,7 @@ typedef struct {
     bool add_dx;
     int64_t n_group; /* dx: of its columns; dw: of all panels */
     int64_t n_part;  /* dw: parts of a panel's rows */
+    uint16_t *zipped; /* BF16: x, two rows in one */
 } Backward;
 
 /* dst[m][lane] = w[m][col + lane] for all rows m of w; lanes past the last column are 0. */
@@ -265,32 +263,29 @@ static void input_grad_task(void *ud, int64_t task, int thread) {
     }
 }
 
-static void input_grad(Backward *b) {
-    double weights = 0;
-    int64_t depth = 0;
-    for (int i = 0; i < b->n; i++) {
-        cpu_check("linear_bwd", "dx", b->dx, b->grad[i].dy.rows, b->grad[i].w.cols);
-        cpu_check_weight("linear_bwd", "w", b->grad[i].w, b->grad[i].dy.cols, b->dx.cols);
-        weights += (double)tensor_count(b->grad[i].w);
-        depth += b->grad[i].w.rows;
-    }
-    b->n_group = n_group(ceil_div(b->dx.cols, 16));
-    cpu_scratch_threads(b->be, depth * PANEL);
-    cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, product_work((double)b->dx.rows, weights),
-              input_grad_task, b);
-}
-
 /* A task owns some panels of dw and GRAD_ROWS of their rows (columns of dw). Tokens pass in blocks of GRAD_BLOCK, in
  * order; a block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
 enum { GRAD_ROWS = 128, GRAD_BLOCK = 256 };
 
-static void weight_grad_task(void *ud, int64_t task, int thread) {
-    const Backward *b = ud;
+/* A task's panels [*v, *v + *nv) and their rows [*first, *end) of one dw. */
+static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64_t *v, int64_t *nv, int64_t *first,
+                                          int64_t *end) {
     const LinearGrad *o = b->grad;
-    int64_t g = task / b->n_part, first = task % b->n_part * GRAD_ROWS, end = least(b->x.cols, first + GRAD_ROWS);
+    int64_t g = task / b->n_part;
+    *first = task % b->n_part * GRAD_ROWS;
+    *end = least(b->x.cols, *first + GRAD_ROWS);
     for (; tensor_empty(o->dw_acc) || g >= n_group(ceil_div(o->dw_acc.rows, 16)); o++)
         if (!tensor_empty(o->dw_acc)) g -= n_group(ceil_div(o->dw_acc.rows, 16));
-    int64_t n_panel = ceil_div(o->dw_acc.rows, 16), v = group_at(n_panel, g), nv = group_at(n_panel, g + 1) - v;
+    int64_t n_panel = ceil_div(o->dw_acc.rows, 16);
+    *v = group_at(n_panel, g);
+    *nv = group_at(n_panel, g + 1) - *v;
+    return o;
+}
+
+static void weight_grad_task(void *ud, int64_t task, int thread) {
+    const Backward *b = ud;
+    int64_t v, nv, first, end;
+    const LinearGrad *o = weight_grad_part(b, task, &v, &nv, &first, &end);
     float *panel = cpu_scratch_of(b->be, thread);
     for (int64_t row = 0; row < b->x.rows; row += GRAD_BLOCK) {
         int64_t n = least(b->x.rows - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
@@ -306,23 +301,6 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
     }
 }
 
-static void weight_grad(Backward *b) {
-    double weights = 0;
-    b->n_group = 0;
-    for (int i = 0; i < b->n; i++) {
-        const LinearGrad *o = &b->grad[i];
-        if (tensor_empty(o->dw_acc)) continue;
-        cpu_check_weight("linear_bwd", "dw", o->dw_acc, o->dy.cols, b->x.cols);
-        cpu_check("linear_bwd", "x", b->x, o->dy.rows, b->x.cols);
-        b->n_group += n_group(ceil_div(o->dw_acc.rows, 16));
-        weights += (double)tensor_count(o->dw_acc);
-    }
-    if (b->n_group == 0) return;
-    b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
-    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
-    cpu_tiles(b->be, b->n_group * b->n_part, product_work((double)b->x.rows, weights), weight_grad_task, b);
-}
-
 typedef struct {
     Tensor sum, x;
 } ColumnSums;
@@ -335,7 +313,11 @@ static void column_sums_task(void *ud, int64_t task, int thread) {
     int64_t end = least(s->x.cols, (task + 1) * SUM_COLS);
     for (int64_t j = task * SUM_COLS; j < end; j += 16) {
         v16 sum = v16_zero();
-        for (int64_t i = 0; i < s->x.rows; i++) sum = v16_add(sum, v16_get(f32_row(s->x, i) + j, end - j));
+        for (int64_t i = 0; i < s->x.rows; i++) {
+            const uint16_t *half = (const uint16_t *)s->x.data + i * s->x.ld + j;
+            bool is_bf16 = s->x.dtype == DTYPE_BF16;
+            sum = v16_add(sum, is_bf16 ? v16_get_bf16(half, end - j) : v16_get(f32_row(s->x, i) + j, end - j));
+        }
         float *dst = f32_row(s->sum, 0) + j;
         v16_put(dst, v16_add(v16_get(dst, end - j), sum), end - j);
     }
@@ -345,19 +327,6 @@ static void column_sums_task(void *ud, int64_t task, int thread) {
 static void column_sums(Backend *be, Tensor sum, Tensor x) {
     ColumnSums s = {sum, x};
     cpu_tiles(be, ceil_div(x.cols, SUM_COLS), 8.0 * (double)tensor_count(x), column_sums_task, &s);
-}
-
-static void linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx) {
-    Backward b = {.be = be, .grad = grad, .n = n, .dx = dx, .x = x, .add_dx = add_dx};
-    CHECK(n > 0 && n <= LINEAR_MAX, "linear_bwd: %d products", n);
-    for (int i = 0; i < n; i++) cpu_check("linear_bwd", "dy", grad[i].dy, grad[0].dy.rows, grad[i].dy.cols);
-    if (!tensor_empty(dx)) input_grad(&b);
-    weight_grad(&b);
-    for (int i = 0; i < n; i++) {
-        if (tensor_empty(grad[i].dbias_acc)) continue;
-        cpu_check("linear_bwd", "dbias", grad[i].dbias_acc, 1, grad[i].dy.cols);
-        column_sums(be, grad[i].dbias_acc, grad[i].dy);
-    }
 }
 
 #endif

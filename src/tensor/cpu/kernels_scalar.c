@@ -2,6 +2,10 @@
 #include "tensor/cpu/vec_scalar.h"
 #include "tensor/cpu/vec.h"
 
+#include <string.h>
+
+#include "tensor/cpu/vec_pairs.h"
+
 #define MICRO_TILES(T) T(1, 1) T(2, 1)
 
 #define KERNELS cpu_ops_scalar

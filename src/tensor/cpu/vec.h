@@ -11,6 +11,9 @@
  *      v16_select_lt(x, y, a, b)           x < y ? a : b
  *      v16_half_pow2(n)                    2^(n-1), n whole, -125..128
  *      v16_top, v16_sum                    over the lanes
+ *      v16_load_bf16, v16_store_bf16, _n   sixteen BF16; stores round to nearest even
+ *      v16_even(p), v16_odd(p)             of 32 BF16, every second one; v16_store_pairs(p, even, odd) puts them there
+ *      v16_load_i8(p)                      sixteen bytes
  *      v16_load_transposed(r, p, ld)       lane j of r[i] = p[j * ld + i], i and j < 16 */
 #ifndef DIKAST_TENSOR_CPU_VEC_H
 #define DIKAST_TENSOR_CPU_VEC_H
@@ -24,6 +27,15 @@ INLINE void v16_put(float *p, v16 a, int64_t left) {
         v16_store(p, a);
     else
         v16_store_n(p, a, (int)left);
+}
+INLINE v16 v16_get_bf16(const uint16_t *p, int64_t left) {
+    return left >= 16 ? v16_load_bf16(p) : v16_load_bf16_n(p, (int)left);
+}
+INLINE void v16_put_bf16(uint16_t *p, v16 a, int64_t left) {
+    if (left >= 16)
+        v16_store_bf16(p, a);
+    else
+        v16_store_bf16_n(p, a, (int)left);
 }
 INLINE v16 v16_zero(void) { return v16_set1(0.0f); }
 INLINE v16 v16_neg(v16 a) { return v16_sub(v16_set1(-0.0f), a); }

@@ -10,7 +10,7 @@ typedef struct {
 } v16;
 
 /* gemm's register tile: 6 rows x 2 registers = 12 accumulators of 16 */
-enum { TILE_ROWS = 6, TILE_VECS = 1 };
+enum { TILE_ROWS = 6, TILE_VECS = 1, PAIR_ROWS = 4 };
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
@@ -72,6 +72,54 @@ INLINE __m256 half_pow2_8(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
 }
 INLINE v16 v16_half_pow2(v16 n) { return v16_make(half_pow2_8(n.lo), half_pow2_8(n.hi)); }
+
+INLINE __m256i bf16_bits(__m256 a) { /* rounded to nearest even, in the upper halves; a NaN stays one */
+    __m256i x = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
+    __m256i r = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(r, _mm256_or_si256(x, _mm256_set1_epi32(0x400000)), nan);
+}
+INLINE __m256 from_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
+INLINE v16 v16_load_bf16(const uint16_t *p) {
+    return v16_make(from_bf16(_mm_loadu_si128((const void *)p)), from_bf16(_mm_loadu_si128((const void *)(p + 8))));
+}
+INLINE __m128i to_bf16(__m256 a) {
+    __m256i x = _mm256_srli_epi32(bf16_bits(a), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+}
+INLINE void v16_store_bf16(uint16_t *p, v16 a) {
+    _mm_storeu_si128((void *)p, to_bf16(a.lo));
+    _mm_storeu_si128((void *)(p + 8), to_bf16(a.hi));
+}
+INLINE v16 v16_load_bf16_n(const uint16_t *p, int n) {
+    uint16_t h[16] = {0};
+    for (int i = 0; i < n; i++) h[i] = p[i];
+    return v16_load_bf16(h);
+}
+INLINE void v16_store_bf16_n(uint16_t *p, v16 a, int n) {
+    uint16_t h[16];
+    v16_store_bf16(h, a);
+    for (int i = 0; i < n; i++) p[i] = h[i];
+}
+INLINE void v16_store_pairs(uint16_t *p, v16 even, v16 odd) {
+    __m256i lo = _mm256_blend_epi16(_mm256_srli_epi32(bf16_bits(even.lo), 16), bf16_bits(odd.lo), 0xaa);
+    __m256i hi = _mm256_blend_epi16(_mm256_srli_epi32(bf16_bits(even.hi), 16), bf16_bits(odd.hi), 0xaa);
+    _mm256_storeu_si256((void *)p, lo);
+    _mm256_storeu_si256((void *)(p + 16), hi);
+}
+INLINE __m256 even_8(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const void *)p), 16));
+}
+INLINE __m256 odd_8(const uint16_t *p) {
+    __m256i x = _mm256_loadu_si256((const void *)p);
+    return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0xffff0000u)));
+}
+INLINE v16 v16_even(const uint16_t *p) { return v16_make(even_8(p), even_8(p + 16)); }
+INLINE v16 v16_odd(const uint16_t *p) { return v16_make(odd_8(p), odd_8(p + 16)); }
+INLINE v16 v16_load_i8(const int8_t *p) {
+    return v16_make(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p))),
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8)))));
+}
 
 INLINE __m128 fold_256(__m256 a, int take_max) {
     __m128 lo = _mm256_castps256_ps128(a), hi = _mm256_extractf128_ps(a, 1);

@@ -7,8 +7,8 @@
 
 typedef __m512 v16;
 
-/* gemm's register tile: 8 rows x 3 vectors = 24 accumulators, 3 + 1 operands */
-enum { TILE_ROWS = 8, TILE_VECS = 3 };
+/* gemm's register tile: 8 rows x 3 vectors = 24 accumulators, 3 + 1 operands; with pairs of BF16 taken apart 6 + 2 */
+enum { TILE_ROWS = 8, TILE_VECS = 3, PAIR_ROWS = 8 };
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
@@ -42,6 +42,37 @@ INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
 INLINE v16 v16_half_pow2(v16 n) {
     __m512i bits = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(126));
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
+}
+
+INLINE __m512i bf16_bits(__m512 a) { /* rounded to nearest even, in the upper halves; a NaN stays one */
+    __m512i x = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), x, _mm512_set1_epi32(0x400000));
+}
+INLINE v16 v16_from_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
+INLINE v16 v16_load_bf16(const uint16_t *p) { return v16_from_bf16(_mm256_loadu_si256((const void *)p)); }
+INLINE v16 v16_load_bf16_n(const uint16_t *p, int n) {
+    return v16_from_bf16(_mm256_maskz_loadu_epi16(lanes_below(n), p));
+}
+INLINE void v16_store_bf16(uint16_t *p, v16 a) {
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(a), 16)));
+}
+INLINE void v16_store_bf16_n(uint16_t *p, v16 a, int n) {
+    _mm256_mask_storeu_epi16(p, lanes_below(n), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(a), 16)));
+}
+INLINE void v16_store_pairs(uint16_t *p, v16 even, v16 odd) {
+    __m512i e = _mm512_srli_epi32(bf16_bits(even), 16);
+    _mm512_storeu_si512((void *)p, _mm512_mask_blend_epi16(0xaaaaaaaau, e, bf16_bits(odd)));
+}
+INLINE v16 v16_even(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512((const void *)p), 16));
+}
+INLINE v16 v16_odd(const uint16_t *p) {
+    __m512i x = _mm512_loadu_si512((const void *)p);
+    return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000u)));
+}
+INLINE v16 v16_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
 }
 
 INLINE __m128 fold_256(__m256 a, int take_max) {

@@ -11,7 +11,7 @@ typedef struct {
     float f[16];
 } v16;
 
-enum { TILE_ROWS = 2, TILE_VECS = 1 };
+enum { TILE_ROWS = 2, TILE_VECS = 1, PAIR_ROWS = 2 };
 
 #define INLINE static inline __attribute__((unused))
 #define LANES for (int l = 0; l < 16; l++)
@@ -34,6 +34,43 @@ INLINE v16 v16_load_n(const float *p, int n) {
 }
 INLINE void v16_store_n(float *p, v16 a, int n) {
     for (int l = 0; l < n; l++) p[l] = a.f[l];
+}
+
+INLINE float bf16_float(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+INLINE uint16_t float_bf16(float f) { /* to nearest even; a NaN stays one */
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if (f != f) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+INLINE v16 v16_load_bf16_n(const uint16_t *p, int n) {
+    v16 r = v16_set1(0);
+    for (int l = 0; l < n; l++) r.f[l] = bf16_float(p[l]);
+    return r;
+}
+INLINE v16 v16_load_bf16(const uint16_t *p) { return v16_load_bf16_n(p, 16); }
+INLINE void v16_store_bf16_n(uint16_t *p, v16 a, int n) {
+    for (int l = 0; l < n; l++) p[l] = float_bf16(a.f[l]);
+}
+INLINE void v16_store_bf16(uint16_t *p, v16 a) { v16_store_bf16_n(p, a, 16); }
+INLINE void v16_store_pairs(uint16_t *p, v16 even, v16 odd) {
+    LANES p[2 * l] = float_bf16(even.f[l]), p[2 * l + 1] = float_bf16(odd.f[l]);
+}
+INLINE v16 v16_even(const uint16_t *p) {
+    v16 r;
+    LANES r.f[l] = bf16_float(p[2 * l]);
+    return r;
+}
+INLINE v16 v16_odd(const uint16_t *p) { return v16_even(p + 1); }
+INLINE v16 v16_load_i8(const int8_t *p) {
+    v16 r;
+    LANES r.f[l] = p[l];
+    return r;
 }
 
 INLINE v16 v16_add(v16 a, v16 b) {

@@ -116,7 +116,8 @@ void ref_scatter_add_rows(Backend *be, Tensor y_acc, Tensor x, const int32_t *ro
 /* -- linear ------------------------------------------------------------------------------------------------------- */
 
 /* y_nm = (add ? y_nm : 0) + (sum_k x_nk w_mk + bias_m) */
-static void product(Tensor y, Tensor x, Tensor w, Tensor bias, bool add) {
+static void product(const LinearOut *o, Tensor x, bool add) {
+    Tensor y = o->y, w = o->w, bias = o->bias;
     ref_check("linear_fwd", "y", y, x.rows, w.rows);
     ref_check("linear_fwd", "w", w, w.rows, x.cols);
     ref_check_opt("linear_fwd", "bias", bias, 1, w.rows);
@@ -124,6 +125,7 @@ static void product(Tensor y, Tensor x, Tensor w, Tensor bias, bool add) {
         for (int64_t m = 0; m < y.cols; m++) {
             double sum = 0;
             for (int64_t k = 0; k < x.cols; k++) sum += ref_row(x, n)[k] * ref_row(w, m)[k];
+            if (!tensor_empty(o->scale)) sum *= ref_row(o->scale, 0)[m];
             if (!tensor_empty(bias)) sum += ref_row(bias, 0)[m];
             ref_row(y, n)[m] = add ? sum + ref_row(y, n)[m] : sum;
         }
@@ -132,7 +134,7 @@ static void product(Tensor y, Tensor x, Tensor w, Tensor bias, bool add) {
 void ref_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add) {
     (void)be;
     ref_check("linear_fwd", "x", x, x.rows, x.cols);
-    for (int i = 0; i < n; i++) product(out[i].y, x, out[i].w, out[i].bias, add);
+    for (int i = 0; i < n; i++) product(&out[i], x, add);
 }
 
 /* dx_nk = (add_dx ? dx_nk : 0) + sum_i sum_m dy_nm w_mk */

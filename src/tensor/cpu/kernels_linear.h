@@ -1,0 +1,94 @@
+/* tensor/cpu/kernels_linear.h — linear_fwd and linear_bwd: checks, and which kernels by dtype.
+ *
+ *      x, dy      w          y           kernels
+ *      F32        F32        F32         kernels_gemm.h
+ *      BF16       BF16       F32, BF16   kernels_half.h; dx F32 or BF16, dw and dbias F32
+ *      F32        BF16, I8   F32         kernels_half.h, weights alone; forward only */
+#ifndef DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
+#define DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
+
+static bool is_half(Tensor t) { return t.dtype == DTYPE_BF16; }
+
+static void check_out(const LinearOut *o, Tensor x, bool add_y) {
+    bool half = is_half(x);
+    cpu_check_as("linear_fwd", "y", o->y, x.rows, o->w.rows, is_half(o->y) && half ? DTYPE_BF16 : DTYPE_F32);
+    cpu_check_weight("linear_fwd", "w", o->w, o->w.rows, x.cols, half ? DTYPE_BF16 : o->w.dtype);
+    cpu_check_opt("linear_fwd", "bias", o->bias, 1, o->w.rows);
+    cpu_check_opt("linear_fwd", "scale", o->scale, 1, o->w.rows);
+    CHECK((o->w.dtype == DTYPE_I8) == !tensor_empty(o->scale), "linear_fwd: 8-bit weights and their scales come together");
+    CHECK(!add_y || !is_half(o->y), "linear_fwd: the old y is added in F32 only");
+}
+
+static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
+    Forward f = {out, n, x, add_y, 0};
+    double weights = 0;
+    CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
+    cpu_check_as("linear_fwd", "x", x, x.rows, x.cols, is_half(x) ? DTYPE_BF16 : DTYPE_F32);
+    for (int i = 0; i < n; i++) {
+        check_out(&out[i], x, add_y);
+        CHECK(out[i].w.dtype == out[0].w.dtype, "linear_fwd: weights of two dtypes");
+        f.n_group += n_group(ceil_div(out[i].w.rows, 16));
+        weights += (double)tensor_count(out[i].w);
+    }
+    PoolFn *task = is_half(x) ? half_forward_task : out[0].w.dtype == DTYPE_F32 ? forward_task : widened_task;
+    cpu_tiles(be, ceil_div(x.rows, CHUNK) * f.n_group, product_work((double)x.rows, weights), task, &f);
+}
+
+static void input_grad(Backward *b) {
+    double weights = 0;
+    int64_t depth = 0;
+    bool half = is_half(b->grad[0].dy);
+    for (int i = 0; i < b->n; i++) {
+        cpu_check_as("linear_bwd", "dx", b->dx, b->grad[i].dy.rows, b->grad[i].w.cols,
+                     half && is_half(b->dx) ? DTYPE_BF16 : DTYPE_F32);
+        cpu_check_weight("linear_bwd", "w", b->grad[i].w, b->grad[i].dy.cols, b->dx.cols, b->grad[0].dy.dtype);
+        weights += (double)tensor_count(b->grad[i].w);
+        depth += ceil_div(b->grad[i].w.rows, 16) * 16;
+    }
+    CHECK(!b->add_dx || !is_half(b->dx), "linear_bwd: the old dx is added in F32 only");
+    b->n_group = n_group(ceil_div(b->dx.cols, 16));
+    cpu_scratch_threads(b->be, depth * PANEL);
+    cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, product_work((double)b->dx.rows, weights),
+              half ? half_input_grad_task : input_grad_task, b);
+}
+
+static void weight_grad(Backward *b) {
+    double weights = 0;
+    bool half = is_half(b->grad[0].dy);
+    b->n_group = 0;
+    for (int i = 0; i < b->n; i++) {
+        const LinearGrad *o = &b->grad[i];
+        if (tensor_empty(o->dw_acc)) continue;
+        cpu_check_weight("linear_bwd", "dw", o->dw_acc, o->dy.cols, b->x.cols, DTYPE_F32);
+        cpu_check_as("linear_bwd", "x", b->x, o->dy.rows, b->x.cols, o->dy.dtype);
+        b->n_group += n_group(ceil_div(o->dw_acc.rows, 16));
+        weights += (double)tensor_count(o->dw_acc);
+    }
+    if (b->n_group == 0) return;
+    b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
+    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
+    if (half) {
+        int64_t rows = ceil_div(b->x.rows, 2), cols = ceil_div(b->x.cols, 16) * 16;
+        b->zipped = cpu_scratch_shared(b->be, (size_t)(rows * cols) * 2 * sizeof(uint16_t));
+        cpu_tiles(b->be, ceil_div(b->x.rows, GRAD_BLOCK), 8.0 * (double)tensor_count(b->x), zip_task, b);
+    }
+    cpu_tiles(b->be, b->n_group * b->n_part, product_work((double)b->x.rows, weights),
+              half ? half_weight_grad_task : weight_grad_task, b);
+}
+
+static void linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx) {
+    Backward b = {.be = be, .grad = grad, .n = n, .dx = dx, .x = x, .add_dx = add_dx};
+    CHECK(n > 0 && n <= LINEAR_MAX, "linear_bwd: %d products", n);
+    for (int i = 0; i < n; i++)
+        cpu_check_as("linear_bwd", "dy", grad[i].dy, grad[0].dy.rows, grad[i].dy.cols,
+                     is_half(grad[0].dy) ? DTYPE_BF16 : DTYPE_F32);
+    if (!tensor_empty(dx)) input_grad(&b);
+    weight_grad(&b);
+    for (int i = 0; i < n; i++) {
+        if (tensor_empty(grad[i].dbias_acc)) continue;
+        cpu_check("linear_bwd", "dbias", grad[i].dbias_acc, 1, grad[i].dy.cols);
+        column_sums(be, grad[i].dbias_acc, grad[i].dy);
+    }
+}
+
+#endif
