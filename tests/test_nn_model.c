@@ -235,11 +235,11 @@ static void decode_prefill(Backend *be, const ModelConfig *c) {
             int end = done + chunk[step] < len[s] ? done + chunk[step] : len[s];
             if (done >= end) continue;
             q_off[n_seq] = n, kv_len[n_seq] = end;
-            for (int p = 0; p < PAGES; p++) kv_page[n_seq * PAGES + p] = page[s][p] * KV_PAGE;
+            for (int p = 0; p < PAGES; p++) kv_page[n_seq * PAGES + p] = page[s][p] * kv.page_rows;
             for (int p = done; p < end; p++, n++) {
                 origin[n] = rows.q_off[s] + p;
                 tok[n] = rows.tok[origin[n]], pos[n] = p, row[n] = n;
-                kv_row[n] = page[s][p / KV_PAGE] * KV_PAGE + p % KV_PAGE;
+                kv_row[n] = page[s][p / KV_PAGE] * kv.page_rows + p % KV_PAGE;
             }
             n_seq++;
         }

@@ -145,7 +145,7 @@ static void tell(Backend *be, const Str *file, const Str *tok, const Str *expect
     OK(acts_open(&a, &m, 1, 1, KEEP_NONE, &err));
     OK(kv_open(&kv, &m, PAGES, &err));
     int32_t page[PAGES];
-    for (int p = 0; p < PAGES; p++) page[p] = (PAGES - 1 - p) * KV_PAGE;
+    for (int p = 0; p < PAGES; p++) page[p] = (PAGES - 1 - p) * kv.page_rows;
     Tensor logits = host_matrix(be->real, 1, m.cfg.n_vocab);
     int32_t id = BOS;
     for (int32_t pos = 0; pos < STEPS; pos++) {

@@ -19,7 +19,10 @@ typedef struct {
     const BenchSize *size;
     const char *isa; /* as asked for; "native" for auto */
     int64_t steps, warmup, batch, seq, reps;
+    const char *dtype_name; /* "fp32", "bf16" */
+    DType dtype;
     double peak; /* GFLOP/s, 0: not known */
+    const char *dir; /* generate: of a model, or NULL */
     const char *file, *tokenizer;
     int64_t vocab;
     double mb;

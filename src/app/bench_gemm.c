@@ -13,24 +13,32 @@ typedef struct {
 } Op; /* w (n, k) */
 
 static Tensor filled(Tensor t, int mod) {
-    float *p = t.data;
     Tensor s = tensor_storage(t);
-    for (int64_t i = 0; p && i < s.rows * s.cols; i++) p[i] = (float)(i * 7 % mod) * 0.01f;
+    for (int64_t i = 0; t.data && i < s.rows * s.cols; i++) {
+        float v = (float)(i * 7 % mod) * 0.01f;
+        uint32_t bits;
+        memcpy(&bits, &v, sizeof bits);
+        if (t.dtype == DTYPE_F32)
+            ((float *)t.data)[i] = v;
+        else
+            ((uint16_t *)t.data)[i] = (uint16_t)(bits >> 16);
+    }
     return t;
 }
 
 enum { COLD_WEIGHTS = 64 << 20 }; /* walked through, as decoding does: 256 MB */
 
 typedef struct {
-    Tensor x, y, *w; /* (n_copy) */
+    Tensor x, y, dw, *w; /* (n_copy) */
     int n_copy;
 } Operands;
 
-static void place(Operands *t, Arena *a, Backend *be, int m, const Op *op) {
-    t->x = filled(tensor_place(a, be->real, m, op->k), 13);
-    t->y = filled(tensor_place(a, be->real, m, op->n), 17);
-    for (int i = 0; i < t->n_copy; i++)
-        t->w[i] = filled(tensor_place_weight(a, be->real, op->n, op->k, be->panels), 11);
+static void place(Operands *t, Arena *a, Bench *b, int m, const Op *op) {
+    bool panels = b->machine.be->panels;
+    t->x = filled(tensor_place(a, b->dtype, m, op->k), 13);
+    t->y = filled(tensor_place(a, b->dtype, m, op->n), 17);
+    t->dw = filled(tensor_place_weight(a, DTYPE_F32, op->n, op->k, panels), 11);
+    for (int i = 0; i < t->n_copy; i++) t->w[i] = filled(tensor_place_weight(a, b->dtype, op->n, op->k, panels), 11);
 }
 
 static void once(Backend *be, Form form, const Operands *t, int turn) {
@@ -40,7 +48,7 @@ static void once(Backend *be, Form form, const Operands *t, int turn) {
     else if (form == DX)
         be->op->linear_bwd(be, t->x, &(LinearGrad){t->y, w, none, none}, 1, none, false);
     else
-        be->op->linear_bwd(be, none, &(LinearGrad){t->y, none, w, none}, 1, t->x, false);
+        be->op->linear_bwd(be, none, &(LinearGrad){t->y, none, t->dw, none}, 1, t->x, false);
 }
 
 static void one_case(Bench *b, const Op *op, int m, Form form, const Operands *t) {
@@ -63,7 +71,7 @@ static void one_case(Bench *b, const Op *op, int m, Form form, const Operands *t
              b->cold ? "cold" : "hot");
     Case c;
     case_begin(&c, b, "gemm", name, pool_threads(b->machine.pool));
-    json_out_str(&c.j, "dtype", "fp32");
+    json_out_str(&c.j, "dtype", b->dtype_name);
     json_out_int(&c.j, "M", m);
     json_out_int(&c.j, "N", op->n);
     json_out_int(&c.j, "K", op->k);
@@ -82,10 +90,10 @@ static bool one_shape(Bench *b, const Op *op, int m, Error *err) {
     Arena measure, mem;
     t.w = mem_alloc((size_t)t.n_copy * sizeof *t.w);
     arena_init_measure(&measure, "products");
-    place(&t, &measure, be, m, op);
+    place(&t, &measure, b, m, op);
     bool ok = arena_init(&mem, "products", be->mem, measure.used, err);
     if (ok) {
-        place(&t, &mem, be, m, op);
+        place(&t, &mem, b, m, op);
         for (int f = 0; f < (m < 64 ? 1 : FORM_COUNT); f++) one_case(b, op, m, (Form)f, &t);
         arena_release(&mem);
     }

@@ -15,10 +15,12 @@ static const Flag flags[] = {
     {"--model", "SIZE", "a: GPT-2 124M, b: Llama-like 12M, c: Llama-like 4M (default b)"},
     THREADS_FLAG,
     ISA_FLAG,
+    {"--dtype", "DTYPE", "of weights and activations: fp32 (default) or bf16"},
     {"--steps", "N", "train: timed steps (default 5)"},
     {"--warmup", "N", "train: untimed steps (default 2)"},
     {"--batch", "N", "train: sequences a step (default 4 for a, else 16); generate: only this batch"},
     {"--seq", "N", "train: tokens a sequence (default 256)"},
+    {"--dir", "DIR", "generate: a model folder of this size; also times the way to its first token"},
     {"--reps", "N", "generate, tokenize: repetitions (default 3)"},
     {"--m", "LIST", "gemm: rows (default 1,8,32,64,512; dx and dw from 64 on)"},
     {"--ops", "LIST", "gemm: of qkv,proj,ff1,ff2,head (default all)"},
@@ -219,7 +221,12 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     b->a = a;
     b->file = args_flag(a, c, "--file");
     b->tokenizer = args_flag(a, c, "--tokenizer");
+    b->dtype_name = args_flag(a, c, "--dtype") ? args_flag(a, c, "--dtype") : "fp32";
+    b->dtype = !strcmp(b->dtype_name, "bf16") ? DTYPE_BF16 : DTYPE_F32;
+    if (b->dtype == DTYPE_F32 && strcmp(b->dtype_name, "fp32"))
+        return error_set(err, ERR_CONFIG, "--dtype must be fp32 or bf16, found '%s'", b->dtype_name);
     b->rows = args_flag(a, c, "--m") ? args_flag(a, c, "--m") : "1,8,32,64,512";
+    b->dir = args_flag(a, c, "--dir");
     b->ops = args_flag(a, c, "--ops");
     b->cold = args_flag(a, c, "--cold") != NULL;
     b->isa = !isa || !strcmp(isa, "auto") ? "native" : isa;

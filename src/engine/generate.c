@@ -176,12 +176,12 @@ static void add_rows(Gen *g, Slot *s, int n) {
         }
         e->tok[row] = token_at(g, s, p);
         e->pos[row] = p;
-        e->kv_row[row] = s->page[p / KV_PAGE] * KV_PAGE + p % KV_PAGE;
+        e->kv_row[row] = s->page[p / KV_PAGE] * e->kv.page_rows + p % KV_PAGE;
     }
     e->q_off[seq + 1] = b->n_tok;
     e->kv_len[seq] = s->n_done;
     int32_t *page = e->kv_page + (size_t)seq * (size_t)e->max_page;
-    for (int i = 0; i < s->n_page; i++) page[i] = s->page[i] * KV_PAGE;
+    for (int i = 0; i < s->n_page; i++) page[i] = s->page[i] * e->kv.page_rows;
     while (e->cfg.share_prefix && (s->n_named + 1) * KV_PAGE <= s->n_done) {
         s->chain = next_name(g, s);
         pages_name(&e->pages, s->page[s->n_named++], s->chain);
@@ -340,7 +340,8 @@ static bool open_cache(Engine *e, Error *err) {
     const ModelConfig *m = &e->net.trunk->cfg;
     size_t n_page = e->cfg.kv_bytes / kv_page_bytes(m, e->be->real);
     if (n_page < 1) n_page = 1;
-    if (n_page > (size_t)(INT32_MAX / KV_PAGE)) n_page = (size_t)(INT32_MAX / KV_PAGE);
+    size_t most = (size_t)INT32_MAX / (2 * (size_t)m->n_layer * KV_PAGE); /* rows are numbered in 32 bits */
+    if (n_page > most) n_page = most;
     if (!kv_open(&e->kv, e->net.trunk, (int)n_page, err)) return error_wrap(err, "engine: keys and values");
     pages_init(&e->pages, (int)n_page);
     size_t slots = (size_t)e->cfg.max_slots, threads = (size_t)pool_threads(e->be->pool);

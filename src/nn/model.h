@@ -87,9 +87,10 @@ typedef struct {
 typedef struct { Model *trunk; Head *head; } Net;
 
 typedef struct Acts Acts;       /* activations of one pass; opaque but for the chosen rows: */
-typedef struct KvCache {        /* per layer keys and values; row = page * KV_PAGE + position within the page */
+typedef struct KvCache {        /* per layer keys and values; row = page * page_rows + position within the page */
     int n_page, n_layer;
-    Tensor *k, *v;              /* (n_layer) of (n_page*KV_PAGE, K*D) */
+    int page_rows;              /* rows from one page to the next: a page's keys and values of all layers lie together */
+    Tensor *k, *v;              /* (n_layer) of (.., K*D) */
     Arena mem;
 } KvCache;
 
