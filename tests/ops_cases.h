@@ -185,6 +185,27 @@ static inline void ops_add_logprob(OpList *l) {
         }
 }
 
+static inline void ops_add_window(OpList *l) {
+    static const int head[][3] = {{1, 1, 8}, {4, 2, 16}, {3, 1, 5}, {2, 2, 64}}; /* H, K, D */
+    /* Windows smaller than a group of rows, than a tile, across tiles, longer than everything. */
+    static const int window[] = {1, 3, 20, 64, 65, 100, 1000};
+    for (int i = 0; i < COUNT_OF(window); i++) {
+        const int *h = head[i % COUNT_OF(head)];
+        OpCase c = {.n_seq = 3, .len = {70, 1, 150}, .causal = true, .window = window[i], .pad = i % 2 ? 3 : 0};
+        c.n_head = h[0], c.n_kv = h[1], c.d_head = h[2];
+        memcpy(c.ctx, c.len, sizeof c.ctx);
+        c.op = OP_attn_bwd;
+        op_add(l, c);
+        c.op = OP_attn_fwd;
+        op_add(l, c);
+        c.paged = true;
+        c.n_seq = 4;
+        memcpy(c.len, (const int[]){1, 5, 1, 64}, 4 * sizeof(int));
+        memcpy(c.ctx, (const int[]){130, 69, 200, 130}, 4 * sizeof(int));
+        op_add(l, c);
+    }
+}
+
 /* Every case, of every op; returns the count. seed varies the numbers, not the shapes. */
 static inline int ops_all(OpCase list[OPS_MAX], uint64_t seed) {
     OpList l = {.list = list, .seed = seed * OPS_MAX};
@@ -195,6 +216,7 @@ static inline int ops_all(OpCase list[OPS_MAX], uint64_t seed) {
     ops_add_rope(&l);
     ops_add_attn(&l);
     ops_add_logprob(&l);
+    ops_add_window(&l);
     return l.n;
 }
 
@@ -235,18 +257,20 @@ static inline int64_t op_attn_replay(Backend *be, const OpData *d, const OpOut *
     return bad;
 }
 
-/* Five ragged sequences as one packed batch, then each of them alone from a paged cache: token by token, and in pieces
+/* Five ragged sequences as one packed batch, with a mask, without, and under windows; then each of them alone from a paged cache: token by token, and in pieces
  * of 7, 64 and 100 rows. Returns the number of outputs whose bits differ; must be 0. */
 static inline int64_t ops_attn_invariance(Backend *be, uint64_t seed) {
-    static const int step[] = {1, 7, 64, 100}, len[] = {130, 1, 63, 64, 65};
+    static const int step[] = {1, 7, 64, 100}, len[] = {130, 1, 63, 64, 65}, window[] = {0, 0, 5, 70};
     int64_t bad = 0;
-    for (int causal = 0; causal < 2; causal++) {
+    for (int v = 0; v < COUNT_OF(window); v++) {
+        int causal = v > 0;
         OpCase c = {.op = OP_attn_fwd,
                     .n_seq = 5,
                     .causal = causal,
                     .n_head = 4,
                     .n_kv = 2,
-                    .d_head = 16 + 8 * causal,
+                    .d_head = v % 2 ? 24 : 16,
+                    .window = window[v],
                     .pad = 1,
                     .spread = 2,
                     .f32 = true,

@@ -246,7 +246,7 @@ static void decode_prefill(Backend *be, const ModelConfig *c) {
         if (n_seq == 0) break;
         q_off[n_seq] = n;
         Batch b = {.n_tok = n, .tok = tok, .pos = pos, .kv_row = kv_row, .n_row = n, .row = row};
-        b.seqs = (AttnSeqs){n_seq, PAGES, q_off, kv_len, kv_page, true};
+        b.seqs = (AttnSeqs){n_seq, PAGES, q_off, kv_len, kv_page, true, 0};
         net_forward(t.net, a, &b, &kv);
         Tensor y = host_matrix(be->real, n, c->n_vocab);
         double *host = mem_alloc((size_t)n * v * sizeof *host);

@@ -53,7 +53,7 @@ static bool ops_run(double *out, Backend *be, Error *err) {
     Tensor none = {0};
     be->op->linear_fwd(be, o.y, o.x, o.w, none, false);
     be->op->rmsnorm_fwd(be, o.rms, o.rstd, o.x, o.norm, 1e-5f);
-    be->op->attn_fwd(be, o.att, o.lse, o.x, o.rms, o.y, (AttnSeqs){1, 2, q_off, kv_len, page, true}, HEAD);
+    be->op->attn_fwd(be, o.att, o.lse, o.x, o.rms, o.y, (AttnSeqs){1, 2, q_off, kv_len, page, true, 0}, HEAD);
     be->op->zero(be, o.dw);
     be->op->linear_bwd(be, o.dx, o.dw, none, o.y, o.x, o.w, false);
     const Tensor all[OUTS + 1] = {o.y, o.rms, o.att, o.dx, o.dw};
