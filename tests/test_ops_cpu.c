@@ -268,6 +268,39 @@ static void test_unseen_rows_unread(void **state) {
     }
 }
 
+/* The table of angles grows and is shared: what was asked for before changes no bit, nor do other frequencies between.
+ */
+static void test_rope_tables(void **state) {
+    (void)state;
+    enum { N = 3, D = 12 };
+    static const int32_t pos[][N] = {{0, 1, 5},       {300, 2, 299}, {70000, 9, 0},
+                                     {4, 4, 1 << 20}, {-3, 7, 255},  {511, 512, 513}};
+    for (int s = 0; s < COUNT_OF(isa_name); s++) {
+        Opened kept = open_cpu(isa_name[s], 2);
+        for (int i = 0; i < 4 * COUNT_OF(pos) && kept.be; i++) {
+            double freq[D / 2], far = 0;
+            float got[N * D], want[N * D];
+            for (int j = 0; j < D / 2; j++) freq[j] = pow(100 + 50 * (i % 6), -2.0 * j / D);
+            const int32_t *p = pos[i % COUNT_OF(pos)];
+            for (int j = 0; j < N * D; j++) got[j] = want[j] = (float)(j + 1) / 7;
+            Opened fresh = open_cpu(isa_name[s], 1);
+            kept.be->op->rope(kept.be, tensor_over(got, DTYPE_F32, N, D), p, freq, D, i % 2);
+            fresh.be->op->rope(fresh.be, tensor_over(want, DTYPE_F32, N, D), p, freq, D, i % 2);
+            assert_memory_equal(got, want, sizeof got);
+            for (int r = 0; r < N; r++)
+                for (int j = 0; j < D / 2; j++) {
+                    double a = (double)p[r] * freq[j] * (i % 2 ? -1 : 1), x1 = (r * D + j + 1) / 7.0,
+                           x2 = x1 + D / 2 / 7.0;
+                    far = fmax(far, fabs((double)got[r * D + j] - (x1 * cos(a) - x2 * sin(a))));
+                    far = fmax(far, fabs((double)got[r * D + D / 2 + j] - (x2 * cos(a) + x1 * sin(a))));
+                }
+            assert_true(far < 1e-5);
+            close_cpu(&fresh);
+        }
+        close_cpu(&kept);
+    }
+}
+
 /* Ends of the number range in every lane: overflow and underflow as IEEE has them, NaN stays NaN and in its place. */
 static void test_extremes(void **state) {
     (void)state;
@@ -336,6 +369,7 @@ int main(void) {
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_decode_equals_prefill),
         cmocka_unit_test(test_unseen_rows_unread),
+        cmocka_unit_test(test_rope_tables),
         cmocka_unit_test(test_extremes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -16,9 +16,21 @@ typedef struct {
 } Buffer;
 
 typedef struct {
+    double *freq; /* (half) */
+    int half;
+    int64_t n_pos;
+    Buffer table; /* cos (n_pos, half), then sin */
+} AngleTable;
+
+/* Nets of one run differ in their frequencies at most between policy and preference model. */
+enum { ANGLE_TABLES = 4 };
+
+typedef struct {
     const Isa *isa;
     Buffer threads, shared;
     size_t thread_bytes;
+    AngleTable angles[ANGLE_TABLES];
+    int next_table; /* the one to replace */
 } Cpu;
 
 static void buffer_need(Backend *be, Buffer *b, size_t bytes) {
@@ -189,6 +201,57 @@ void cpu_sincos(double x, double *s, double *c) {
     }
 }
 
+/* -- angles ---------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const double *freq;
+    int half;
+    float *cos, *sin;
+} AngleJob;
+
+static void angles_rows(const void *job, int64_t row, int64_t row_end) {
+    const AngleJob *a = job;
+    for (int64_t i = row; i < row_end; i++)
+        for (int j = 0; j < a->half; j++) {
+            double s, c;
+            cpu_sincos((double)i * a->freq[j], &s, &c);
+            a->cos[i * a->half + j] = (float)c;
+            a->sin[i * a->half + j] = (float)s;
+        }
+}
+
+static AngleTable *angle_table(Cpu *cpu, const double *freq, int half) {
+    size_t bytes = (size_t)half * sizeof *freq;
+    for (int i = 0; i < ANGLE_TABLES; i++) {
+        AngleTable *t = &cpu->angles[i];
+        if (t->half == half && memcmp(t->freq, freq, bytes) == 0) return t;
+    }
+    AngleTable *t = &cpu->angles[cpu->next_table];
+    cpu->next_table = (cpu->next_table + 1) % ANGLE_TABLES;
+    free(t->freq);
+    t->freq = mem_alloc(bytes);
+    memcpy(t->freq, freq, bytes);
+    t->half = half;
+    t->n_pos = 0;
+    return t;
+}
+
+Angles cpu_angles(Backend *be, const double *freq, int half, int64_t n_pos) {
+    AngleTable *t = angle_table(be->impl, freq, half);
+    if (n_pos > t->n_pos) {
+        /* Twice as far at least: decoding asks for one position more each time. */
+        int64_t n = n_pos > 2 * t->n_pos ? (n_pos + 255) / 256 * 256 : 2 * t->n_pos;
+        buffer_need(be, &t->table, (size_t)(2 * n * half) * sizeof(float));
+        float *table = (float *)(void *)t->table.p;
+        AngleJob job = {freq, half, table, table + n * half};
+        cpu_rows(be, n, half, 16, angles_rows, &job);
+        t->n_pos = n;
+    }
+    const float *table = (const float *)(const void *)t->table.p;
+    return (Angles){table, table + t->n_pos * half};
+}
+
 /* -- life -----------------------------------------------------------------------------------------------------------
  */
 
@@ -208,6 +271,11 @@ void backend_cpu_close(Backend *be) {
     Cpu *cpu = be->impl;
     if (cpu->threads.p) be->mem.put(be->mem.ud, cpu->threads.p, cpu->threads.bytes);
     if (cpu->shared.p) be->mem.put(be->mem.ud, cpu->shared.p, cpu->shared.bytes);
+    for (int i = 0; i < ANGLE_TABLES; i++) {
+        AngleTable *t = &cpu->angles[i];
+        if (t->table.p) be->mem.put(be->mem.ud, t->table.p, t->table.bytes);
+        free(t->freq);
+    }
     free(cpu);
 }
 
