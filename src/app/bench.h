@@ -12,6 +12,7 @@ typedef struct {
     int batch, seq; /* of its training case */
 } BenchSize;
 const BenchSize *bench_size(const char *name, Error *err);
+ModelConfig bench_config(const BenchSize *size, int64_t positions); /* max_seq raised to hold that many */
 
 typedef struct {
     const Args *a;
@@ -20,6 +21,7 @@ typedef struct {
     const char *isa; /* as asked for; "native" for auto */
     int64_t steps, warmup, batch, seq, reps;
     double peak; /* GFLOP/s, 0: not known */
+    Keep keep;
     const char *file, *tokenizer;
     int64_t vocab;
     double mb;

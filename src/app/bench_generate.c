@@ -77,7 +77,8 @@ static bool one_case(Gen *g, int n_seq, int n_prompt, int n_new, Error *err) {
 }
 
 static bool gen_open(Gen *g, Error *err) {
-    if (!model_init(&g->m, g->b->machine.be, &g->b->size->cfg, 0, false, err)) return false;
+    ModelConfig c = bench_config(g->b->size, g->b->seq + NEW);
+    if (!model_init(&g->m, g->b->machine.be, &c, 0, false, err)) return false;
     g->net.trunk = &g->m;
     if (!head_init(&g->h, &g->m, HEAD_LM, g->m.cfg.n_vocab, 0, false, err)) return false;
     g->net.head = &g->h;
@@ -88,9 +89,9 @@ bool bench_generate(Bench *b, Error *err) {
     Gen g = {.b = b};
     int all[] = {1, 8, 32}, only[] = {(int)b->batch};
     const int *batch = b->batch ? only : all;
-    int n = b->batch ? 1 : COUNT_OF(all);
-    bool ok = gen_open(&g, err) && (b->batch || one_case(&g, 1, PREFILL, 1, err));
-    for (int i = 0; ok && i < n; i++) ok = one_case(&g, batch[i], PROMPT, NEW, err);
+    int n = b->batch ? 1 : COUNT_OF(all), prompt = b->seq ? (int)b->seq : PROMPT;
+    bool ok = gen_open(&g, err) && (b->batch || one_case(&g, 1, b->seq ? prompt : PREFILL, 1, err));
+    for (int i = 0; ok && i < n; i++) ok = one_case(&g, batch[i], prompt, NEW, err);
     engine_close(g.e);
     if (g.net.head) head_release(&g.h);
     if (g.net.trunk) model_release(&g.m);
