@@ -151,20 +151,29 @@ void cpu_check_index(const char *op, const int32_t *idx, int64_t n, int64_t limi
 /* -- double precision -----------------------------------------------------------------------------------------------
  */
 
-/* x = m 2^e, m in [sqrt 1/2, sqrt 2); log m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172: eleven terms leave 1e-18. */
+/* x = m 2^e, m in [sqrt 1/2, sqrt 2); log m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172: eleven terms leave 1e-18,
+ * summed in pairs so that they need not wait for one another. */
 double cpu_log(double x) {
-    if (!(x > 0) || isinf(x)) return x == 0 ? -INFINITY : x < 0 ? NAN : x;
-    int e;
-    double m = frexp(x, &e);
-    if (m < 0.70710678118654752) {
-        m *= 2;
-        e--;
+    if (!(x >= 2.2250738585072014e-308) || isinf(x)) {
+        if (!(x > 0) || isinf(x)) return x == 0 ? -INFINITY : x < 0 ? NAN : x;
+        return cpu_log(x * 18014398509481984.0) - 54 * 6.93147180559945309417e-01; /* subnormal */
     }
-    double s = (m - 1) / (m + 1), s2 = s * s, sum = 0;
-    static const double inverse[] = {1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
-                                     1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
-    for (int i = 0; i < COUNT_OF(inverse); i++) sum = sum * s2 + inverse[i];
-    return e * 6.93147180369123816490e-01 + (2 * s * sum + e * 1.90821492927058770002e-10);
+    uint64_t bits, one = UINT64_C(1023) << 52;
+    memcpy(&bits, &x, sizeof bits);
+    int64_t e = (int64_t)(bits >> 52) - 1023;
+    bits = (bits & ((UINT64_C(1) << 52) - 1)) | one;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    if (m >= 1.41421356237309505) {
+        m *= 0.5;
+        e++;
+    }
+    double s = (m - 1) / (m + 1), z = s * s, z2 = z * z, z4 = z2 * z2;
+    double a = (1.0 + z * (1.0 / 3)) + z2 * (1.0 / 5 + z * (1.0 / 7));
+    double b = (1.0 / 9 + z * (1.0 / 11)) + z2 * (1.0 / 13 + z * (1.0 / 15));
+    double c = (1.0 / 17 + z * (1.0 / 19)) + z2 * (1.0 / 21);
+    double sum = a + z4 * (b + z4 * c);
+    return (double)e * 6.93147180369123816490e-01 + (2 * s * sum + (double)e * 1.90821492927058770002e-10);
 }
 
 double cpu_pow(double x, int64_t n) {
