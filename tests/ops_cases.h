@@ -260,17 +260,20 @@ static inline int64_t op_attn_replay(Backend *be, const OpData *d, const OpOut *
 /* Five ragged sequences as one packed batch, with a mask, without, and under windows; then each of them alone from a paged cache: token by token, and in pieces
  * of 7, 64 and 100 rows. Returns the number of outputs whose bits differ; must be 0. */
 static inline int64_t ops_attn_invariance(Backend *be, uint64_t seed) {
-    static const int step[] = {1, 7, 64, 100}, len[] = {130, 1, 63, 64, 65}, window[] = {0, 0, 5, 70};
+    static const int step[] = {1, 7, 64, 100}, len[] = {130, 1, 63, 64, 65};
+    static const struct {
+        bool causal;
+        int window, n_head, n_kv, d_head;
+    } kind[] = {{false, 0, 4, 2, 16}, {true, 0, 4, 2, 24}, {true, 5, 4, 2, 16}, {true, 70, 4, 2, 24}, {true, 0, 2, 2, 80}};
     int64_t bad = 0;
-    for (int v = 0; v < COUNT_OF(window); v++) {
-        int causal = v > 0;
+    for (int v = 0; v < COUNT_OF(kind); v++) {
         OpCase c = {.op = OP_attn_fwd,
                     .n_seq = 5,
-                    .causal = causal,
-                    .n_head = 4,
-                    .n_kv = 2,
-                    .d_head = v % 2 ? 24 : 16,
-                    .window = window[v],
+                    .causal = kind[v].causal,
+                    .window = kind[v].window,
+                    .n_head = kind[v].n_head,
+                    .n_kv = kind[v].n_kv,
+                    .d_head = kind[v].d_head,
                     .pad = 1,
                     .spread = 2,
                     .f32 = true,
