@@ -208,6 +208,27 @@ static inline void ops_add_logprob(OpList *l) {
         }
 }
 
+static inline void ops_add_window(OpList *l) {
+    static const int head[][3] = {{1, 1, 8}, {4, 2, 16}, {3, 1, 5}, {2, 2, 64}}; /* H, K, D */
+    /* Windows smaller than a group of rows, than a tile, across tiles, longer than everything. */
+    static const int window[] = {1, 3, 20, 64, 65, 100, 1000};
+    for (int i = 0; i < COUNT_OF(window); i++) {
+        const int *h = head[i % COUNT_OF(head)];
+        OpCase c = {.n_seq = 3, .len = {70, 1, 150}, .causal = true, .window = window[i], .pad = i % 2 ? 3 : 0};
+        c.n_head = h[0], c.n_kv = h[1], c.d_head = h[2];
+        memcpy(c.ctx, c.len, sizeof c.ctx);
+        c.op = OP_attn_bwd;
+        op_add(l, c);
+        c.op = OP_attn_fwd;
+        op_add(l, c);
+        c.paged = true;
+        c.n_seq = 4;
+        memcpy(c.len, (const int[]){1, 5, 1, 64}, 4 * sizeof(int));
+        memcpy(c.ctx, (const int[]){130, 69, 200, 130}, 4 * sizeof(int));
+        op_add(l, c);
+    }
+}
+
 /* Every case, of every op; returns the count. seed varies the numbers, not the shapes. */
 static inline int ops_all(OpCase list[OPS_MAX], uint64_t seed) {
     OpList l = {.list = list, .seed = seed * OPS_MAX};
@@ -218,6 +239,7 @@ static inline int ops_all(OpCase list[OPS_MAX], uint64_t seed) {
     ops_add_rope(&l);
     ops_add_attn(&l);
     ops_add_logprob(&l);
+    ops_add_window(&l);
     ops_add_store(&l);
     return l.n;
 }
@@ -259,18 +281,23 @@ static inline int64_t op_attn_replay(Backend *be, const OpData *d, const OpOut *
     return bad;
 }
 
-/* Five ragged sequences as one packed batch, then each of them alone from a paged cache: token by token, and in pieces
+/* Five ragged sequences as one packed batch, with a mask, without, and under windows; then each of them alone from a paged cache: token by token, and in pieces
  * of 7, 64 and 100 rows. Returns the number of outputs whose bits differ; must be 0. */
 static inline int64_t ops_attn_invariance(Backend *be, uint64_t seed) {
     static const int step[] = {1, 7, 64, 100}, len[] = {130, 1, 63, 64, 65};
+    static const struct {
+        bool causal;
+        int window, n_head, n_kv, d_head;
+    } kind[] = {{false, 0, 4, 2, 16}, {true, 0, 4, 2, 24}, {true, 5, 4, 2, 16}, {true, 70, 4, 2, 24}, {true, 0, 2, 2, 80}};
     int64_t bad = 0;
-    for (int causal = 0; causal < 2; causal++) {
+    for (int v = 0; v < COUNT_OF(kind); v++) {
         OpCase c = {.op = OP_attn_fwd,
                     .n_seq = 5,
-                    .causal = causal,
-                    .n_head = 4,
-                    .n_kv = 2,
-                    .d_head = 16 + 8 * causal,
+                    .causal = kind[v].causal,
+                    .window = kind[v].window,
+                    .n_head = kind[v].n_head,
+                    .n_kv = kind[v].n_kv,
+                    .d_head = kind[v].d_head,
                     .pad = 1,
                     .spread = 2,
                     .f32 = true,

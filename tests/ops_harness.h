@@ -61,6 +61,7 @@ typedef struct {
     int n, m, k; /* rows; columns (of y); inner size or size of the table looked into */
     int n_head, n_kv, d_head;
     int n_seq, len[OPS_SEQS], ctx[OPS_SEQS]; /* attention: queries and keys of each sequence */
+    int window;
     bool causal, paged, shared; /* paged: keys in shuffled pages; shared: sequences 0, 1 name one first page */
     bool add, inverse;
     unsigned without; /* bit i: optional tensor i of the op is empty */
@@ -130,7 +131,8 @@ static inline const char *op_case_name(char buf[240], const OpCase *c) {
                  op_name(c->op), c->n, c->m, c->k, c->pad, c->add, c->inverse, c->without, c->alias, (double)c->temp,
                  c->spread, (unsigned long long)c->seed);
     if (c->n_head && at < 240)
-        at += snprintf(buf + at, (size_t)(240 - at), " heads=%d/%d d_head=%d", c->n_head, c->n_kv, c->d_head);
+        at += snprintf(buf + at, (size_t)(240 - at), " heads=%d/%d d_head=%d window=%d", c->n_head, c->n_kv, c->d_head,
+                       c->window);
     for (int s = 0; s < c->n_seq && at < 240; s++)
         at += snprintf(buf + at, (size_t)(240 - at), "%s%d/%d",
                        s           ? ","
@@ -231,7 +233,8 @@ static inline int64_t op_seqs(OpData *d) {
                          .q_off = d->q_off,
                          .kv_len = d->kv_len,
                          .kv_page = d->kv_page,
-                         .causal = c->causal};
+                         .causal = c->causal,
+                         .window = c->window};
     return c->paged ? (int64_t)n_page * stride : d->q_off[c->n_seq];
 }
 

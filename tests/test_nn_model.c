@@ -75,6 +75,9 @@ static void test_differences_llama(void **state) {
     c = llama_config(true, true);
     differences(&c, HEAD_LM, c.n_vocab, "llama, tied, biases");
     differences(&c, HEAD_SCORE, 3, "llama, score head");
+    c = llama_config(false, false);
+    c.window = 3;
+    differences(&c, HEAD_LM, c.n_vocab, "llama, window of 3");
 }
 
 static void test_differences_gpt2(void **state) {
@@ -246,7 +249,7 @@ static void decode_prefill(Backend *be, const ModelConfig *c) {
         if (n_seq == 0) break;
         q_off[n_seq] = n;
         Batch b = {.n_tok = n, .tok = tok, .pos = pos, .kv_row = kv_row, .n_row = n, .row = row};
-        b.seqs = (AttnSeqs){n_seq, PAGES, q_off, kv_len, kv_page, true};
+        b.seqs = (AttnSeqs){n_seq, PAGES, q_off, kv_len, kv_page, true, 0};
         net_forward(t.net, a, &b, &kv);
         Tensor y = host_matrix(be->real, n, c->n_vocab);
         double *host = mem_alloc((size_t)n * v * sizeof *host);
@@ -266,6 +269,45 @@ static void decode_prefill(Backend *be, const ModelConfig *c) {
 static void test_decode_prefill(void **state) {
     (void)state;
     on_every_backend(decode_prefill);
+}
+
+static void windowed_decode_prefill(Backend *be, const ModelConfig *c) {
+    ModelConfig near = *c;
+    near.window = 50;
+    decode_prefill(be, &near);
+}
+
+/* What lies further back than the windows of all layers together reaches no bit; what lies just within does. */
+static void window_reach(Backend *be, const ModelConfig *c) {
+    enum { LEN = 40, WINDOW = 6 };
+    Error err = {0};
+    ModelConfig near = *c;
+    near.window = WINDOW;
+    TestNet t;
+    Acts *a;
+    test_net_open(&t, be, &near, HEAD_LM, near.n_vocab, false);
+    Rows rows = rows_random((int[]){LEN}, 1, near.n_vocab, 4);
+    OK(acts_open(&a, &t.model, LEN, LEN, KEEP_NONE, &err));
+    size_t v = (size_t)near.n_vocab;
+    double *old = mem_alloc(LEN * v * sizeof *old), *new = mem_alloc(LEN * v * sizeof *new);
+    int at = 2, last = at + near.n_layer * (WINDOW - 1);
+    run_rows(t.net, a, &rows, LEN, false, old);
+    rows.tok[at] = (rows.tok[at] + 1) % near.n_vocab;
+    run_rows(t.net, a, &rows, LEN, false, new);
+    for (int i = 0; i < LEN; i++) {
+        bool same = memcmp(old + (size_t)i * v, new + (size_t)i *v, v * sizeof *old) == 0;
+        if (same != (i < at || i > last)) fail_msg("row %d %s", i, same ? "does not see its window" : "sees too far");
+    }
+    free(old), free(new);
+    acts_close(a);
+    rows_free(&rows);
+    test_net_close(&t);
+}
+
+static void test_window(void **state) {
+    (void)state;
+    on_every_backend(windowed_decode_prefill);
+    on_every_backend(window_reach);
 }
 
 static void test_threads(void **state) {
@@ -501,6 +543,7 @@ int main(void) {
         cmocka_unit_test(test_recompute_kept),
         cmocka_unit_test(test_head_slices),
         cmocka_unit_test(test_decode_prefill),
+        cmocka_unit_test(test_window),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_zero_weight),
         cmocka_unit_test(test_hidden_gradient),

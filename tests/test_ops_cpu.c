@@ -95,6 +95,26 @@ static int cases(OpCase list[OPS_MAX]) {
         c.op = OP_attn_bwd;
         op_add(&l, c);
     }
+    /* Sequences of several blocks of rows, whole heads of 64 and 128, one query against several tiles in place. */
+    static const struct {
+        int len, n_head, n_kv, d_head, window;
+        bool causal;
+    } wide[] = {{550, 2, 1, 64, 0, true},
+                {550, 2, 1, 64, 200, true},
+                {300, 1, 1, 64, 0, false},
+                {290, 2, 1, 128, 90, true},
+                {330, 9, 1, 32, 300, true}};
+    for (int i = 0; i < COUNT_OF(wide); i++) {
+        OpCase c = {.op = OP_attn_bwd, .n_seq = 2, .causal = wide[i].causal, .window = wide[i].window, .pad = i % 2};
+        c.n_head = wide[i].n_head, c.n_kv = wide[i].n_kv, c.d_head = wide[i].d_head;
+        c.len[0] = c.ctx[0] = 40, c.len[1] = c.ctx[1] = wide[i].len;
+        op_add(&l, c);
+        c.op = OP_attn_fwd;
+        op_add(&l, c);
+        c.paged = true;
+        c.len[0] = c.len[1] = 1;
+        op_add(&l, c);
+    }
     for (int i = 0; i < l.n; i++) list[i].f32 = true;
     return l.n;
 }
@@ -126,7 +146,7 @@ static int64_t differing(const OpOut *a, const OpOut *b) {
 static double bound(const OpCase *c) {
     if (c->store == STORE_BF16 && !c->add && c->n % 2) return 4e-3; /* the result is rounded to BF16 */
     bool single = c->op == OP_attn_bwd;
-    for (int s = 0; s < c->n_seq; s++) single = single && c->ctx[s] <= 1;
+    for (int s = 0; s < c->n_seq; s++) single = single && (c->ctx[s] <= 1 || c->window == 1);
     return single ? 1e-3 : 1e-5;
 }
 
@@ -247,29 +267,67 @@ static void test_decode_equals_prefill(void **state) {
     }
 }
 
-/* A key or value that a row must not see does not reach it, not even times 0: NaN in position 40 of 70 leaves the rows
- * before it as they were. */
-static void test_later_rows_unread(void **state) {
+/* A key or value that a row must not see does not reach it, not even times 0: NaN in position 40 of 150 leaves the rows
+ * before it as they were, and under a window the rows that have it behind them. */
+static void test_unseen_rows_unread(void **state) {
     (void)state;
-    for (int s = 0; s < COUNT_OF(isa_name); s++) {
-        Opened cpu = open_cpu(isa_name[s], 1);
+    enum { N = 150, BAD = 40 };
+    static const int window[] = {0, 3, 64, 70};
+    for (int s = 0; s < COUNT_OF(isa_name) * COUNT_OF(window); s++) {
+        Opened cpu = open_cpu(isa_name[s % COUNT_OF(isa_name)], 1);
         if (cpu.be) {
-            OpCase c = {.op = OP_attn_fwd, .n_seq = 1, .len = {70}, .ctx = {70}, .causal = true, .n_head = 2};
+            OpCase c = {.op = OP_attn_fwd, .n_seq = 1, .len = {N}, .ctx = {N}, .causal = true, .n_head = 2};
             c.n_kv = 1, c.d_head = 24, c.spread = 1, c.seed = seed, c.f32 = true;
+            c.window = window[s / COUNT_OF(isa_name)];
             OpData d;
             op_build(&d, &c, NULL);
             OpOut clean = op_run(cpu.be, &d);
             for (int kv = 3; kv <= 4; kv++)
-                for (int64_t j = 0; j < d.slot[kv].cols; j++) d.slot[kv].value[40 * d.slot[kv].cols + j] = NAN;
+                for (int64_t j = 0; j < d.slot[kv].cols; j++) d.slot[kv].value[BAD * d.slot[kv].cols + j] = NAN;
             OpOut dirty = op_run(cpu.be, &d);
-            int64_t cols = d.slot[0].cols;
-            assert_memory_equal(clean.v, dirty.v, (size_t)(40 * cols) * sizeof *clean.v);
-            for (int64_t j = 40 * cols; j < 70 * cols; j++) assert_true(isnan(dirty.v[j]));
+            int64_t cols = d.slot[0].cols, end = c.window && BAD + c.window < N ? BAD + c.window : N;
+            assert_memory_equal(clean.v, dirty.v, (size_t)(BAD * cols) * sizeof *clean.v);
+            for (int64_t j = BAD * cols; j < end * cols; j++) assert_true(isnan(dirty.v[j]));
+            assert_memory_equal(clean.v + end * cols, dirty.v + end * cols,
+                                (size_t)((N - end) * cols) * sizeof *clean.v);
             op_out_free(&clean);
             op_out_free(&dirty);
             op_free(&d);
         }
         close_cpu(&cpu);
+    }
+}
+
+/* The table of angles grows and is shared: what was asked for before changes no bit, nor do other frequencies between.
+ */
+static void test_rope_tables(void **state) {
+    (void)state;
+    enum { N = 3, D = 12 };
+    static const int32_t pos[][N] = {{0, 1, 5},       {300, 2, 299}, {70000, 9, 0},
+                                     {4, 4, 1 << 20}, {-3, 7, 255},  {511, 512, 513}};
+    for (int s = 0; s < COUNT_OF(isa_name); s++) {
+        Opened kept = open_cpu(isa_name[s], 2);
+        for (int i = 0; i < 4 * COUNT_OF(pos) && kept.be; i++) {
+            double freq[D / 2], far = 0;
+            float got[N * D], want[N * D];
+            for (int j = 0; j < D / 2; j++) freq[j] = pow(100 + 50 * (i % 6), -2.0 * j / D);
+            const int32_t *p = pos[i % COUNT_OF(pos)];
+            for (int j = 0; j < N * D; j++) got[j] = want[j] = (float)(j + 1) / 7;
+            Opened fresh = open_cpu(isa_name[s], 1);
+            kept.be->op->rope(kept.be, tensor_over(got, DTYPE_F32, N, D), p, freq, D, i % 2);
+            fresh.be->op->rope(fresh.be, tensor_over(want, DTYPE_F32, N, D), p, freq, D, i % 2);
+            assert_memory_equal(got, want, sizeof got);
+            for (int r = 0; r < N; r++)
+                for (int j = 0; j < D / 2; j++) {
+                    double a = (double)p[r] * freq[j] * (i % 2 ? -1 : 1), x1 = (r * D + j + 1) / 7.0,
+                           x2 = x1 + D / 2 / 7.0;
+                    far = fmax(far, fabs((double)got[r * D + j] - (x1 * cos(a) - x2 * sin(a))));
+                    far = fmax(far, fabs((double)got[r * D + D / 2 + j] - (x2 * cos(a) + x1 * sin(a))));
+                }
+            assert_true(far < 1e-5);
+            close_cpu(&fresh);
+        }
+        close_cpu(&kept);
     }
 }
 
@@ -341,7 +399,8 @@ int main(void) {
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_decode_equals_prefill),
-        cmocka_unit_test(test_later_rows_unread),
+        cmocka_unit_test(test_unseen_rows_unread),
+        cmocka_unit_test(test_rope_tables),
         cmocka_unit_test(test_extremes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

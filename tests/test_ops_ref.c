@@ -288,7 +288,7 @@ static void test_attention(void **state) {
                     int seen = c->causal ? c->ctx[s] - c->len[s] + r + 1 : c->ctx[s], row = d.q_off[s] + r;
                     int col = h / (c->n_head / c->n_kv) * c->d_head;
                     double sum = 0, o[128] = {0};
-                    for (int j = 0; j < seen; j++) {
+                    for (int j = c->window && c->window < seen ? seen - c->window : 0; j < seen; j++) {
                         int at = d.kv_page[s * d.seqs.max_page + j / KV_PAGE] + j % KV_PAGE;
                         double score = 0;
                         for (int e = 0; e < c->d_head; e++)

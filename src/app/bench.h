@@ -12,6 +12,7 @@ typedef struct {
     int batch, seq; /* of its training case */
 } BenchSize;
 const BenchSize *bench_size(const char *name, Error *err);
+ModelConfig bench_config(const BenchSize *size, int64_t positions); /* max_seq raised to hold that many */
 
 typedef struct {
     const Args *a;
@@ -23,6 +24,7 @@ typedef struct {
     DType dtype;
     double peak; /* GFLOP/s, 0: not known */
     const char *dir; /* generate: of a model, or NULL */
+    Keep keep;
     const char *file, *tokenizer;
     int64_t vocab;
     double mb;

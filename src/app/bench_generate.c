@@ -83,8 +83,8 @@ static bool one_case(Gen *g, int n_seq, int n_prompt, int n_new, Error *err) {
 static bool gen_open(Gen *g, Error *err) {
     Backend *be = g->b->machine.be;
     const char *dir = g->b->dir;
-    if (!(dir ? model_open(&g->m, be, dir, false, err) : model_init(&g->m, be, &g->b->size->cfg, 0, false, err)))
-        return false;
+    ModelConfig c = bench_config(g->b->size, g->b->seq + NEW);
+    if (!(dir ? model_open(&g->m, be, dir, false, err) : model_init(&g->m, be, &c, 0, false, err))) return false;
     g->net.trunk = &g->m;
     int n_vocab = g->m.cfg.n_vocab;
     if (!(dir ? head_open(&g->h, &g->m, HEAD_LM, dir, false, err)
@@ -128,9 +128,10 @@ bool bench_generate(Bench *b, Error *err) {
     Gen g = {.b = b};
     int all[] = {1, 8, 32}, only[] = {(int)b->batch};
     const int *batch = b->batch ? only : all;
-    int n = b->batch ? 1 : COUNT_OF(all);
-    bool ok = gen_open(&g, err) && (!b->dir || first_token(&g, err)) && (b->batch || one_case(&g, 1, PREFILL, 1, err));
-    for (int i = 0; ok && i < n; i++) ok = one_case(&g, batch[i], PROMPT, NEW, err);
+    int n = b->batch ? 1 : COUNT_OF(all), prompt = b->seq ? (int)b->seq : PROMPT;
+    bool ok = gen_open(&g, err) && (!b->dir || first_token(&g, err)) &&
+              (b->batch || one_case(&g, 1, b->seq ? prompt : PREFILL, 1, err));
+    for (int i = 0; ok && i < n; i++) ok = one_case(&g, batch[i], prompt, NEW, err);
     engine_close(g.e);
     if (g.net.head) head_release(&g.h);
     if (g.net.trunk) model_release(&g.m);

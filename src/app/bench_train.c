@@ -16,6 +16,7 @@
 
 typedef struct {
     Bench *b;
+    ModelConfig cfg;
     Model m;
     Head h;
     Net net;
@@ -66,7 +67,7 @@ static double loss_of_slice(void *self, Backend *be, const Batch *b, int first, 
 
 static bool train_open(Train *t, Error *err) {
     Backend *be = t->b->machine.be;
-    const ModelConfig *c = &t->b->size->cfg;
+    const ModelConfig *c = &t->cfg;
     int n = t->n_seq * t->len;
     Rng rng = {0, RNG_TEST};
     t->tok = mem_alloc((size_t)n * sizeof *t->tok);
@@ -88,7 +89,7 @@ static bool train_open(Train *t, Error *err) {
     t->net.head = &t->h;
     OptimConfig o = {.lr = 3e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1};
     net_zero_grads(t->net);
-    return optim_open(&t->optim, &t->net, NULL, 1, &o, err) && acts_open(&t->acts, &t->m, n, n, KEEP_ALL, err) &&
+    return optim_open(&t->optim, &t->net, NULL, 1, &o, err) && acts_open(&t->acts, &t->m, n, n, t->b->keep, err) &&
            head_slice_open(&t->mem, &t->slice, t->net, err);
 }
 
@@ -149,6 +150,7 @@ static void report(Train *t, const Step *step, int n, double warm, Meter meter) 
     json_out_str(&k.j, "dtype", "fp32");
     json_out_int(&k.j, "batch", t->n_seq);
     json_out_int(&k.j, "seq", t->len);
+    json_out_str(&k.j, "keep", b->keep == KEEP_ALL ? "all" : "inputs");
     json_out_num(&k.j, "tok_s", rounded(rate, 1));
     json_out_num(&k.j, "tok_s_best", rounded(tok / best, 1));
     json_out_num(&k.j, "tok_cpu_s", rounded(tok / med[3], 1));
@@ -172,6 +174,7 @@ bool bench_train(Bench *b, Error *err) {
     t->b = b;
     t->n_seq = b->batch ? (int)b->batch : b->size->batch;
     t->len = b->seq ? (int)b->seq : b->size->seq;
+    t->cfg = bench_config(b->size, t->len);
     bool ok = train_open(t, err);
     if (ok) {
         int n = (int)b->steps;

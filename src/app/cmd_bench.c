@@ -19,7 +19,8 @@ static const Flag flags[] = {
     {"--steps", "N", "train: timed steps (default 5)"},
     {"--warmup", "N", "train: untimed steps (default 2)"},
     {"--batch", "N", "train: sequences a step (default 4 for a, else 16); generate: only this batch"},
-    {"--seq", "N", "train: tokens a sequence (default 256)"},
+    {"--seq", "N", "train: tokens a sequence (default 256); generate: tokens a prompt (default 16)"},
+    {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
     {"--dir", "DIR", "generate: a model folder of this size; also times the way to its first token"},
     {"--reps", "N", "generate, tokenize: repetitions (default 3)"},
     {"--m", "LIST", "gemm: rows (default 1,8,32,64,512; dx and dw from 64 on)"},
@@ -101,6 +102,12 @@ const BenchSize *bench_size(const char *name, Error *err) {
         if (!strcmp(sizes[i].name, name)) return &sizes[i];
     error_set(err, ERR_CONFIG, "--model must be a, b or c, found '%s'", name);
     return NULL;
+}
+
+ModelConfig bench_config(const BenchSize *size, int64_t positions) {
+    ModelConfig c = size->cfg;
+    if (positions > c.max_seq) c.max_seq = (int)positions;
+    return c;
 }
 
 /* -- clocks ------------------------------------------------------------------------------------------------------ */
@@ -230,11 +237,15 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     b->ops = args_flag(a, c, "--ops");
     b->cold = args_flag(a, c, "--cold") != NULL;
     b->isa = !isa || !strcmp(isa, "auto") ? "native" : isa;
+    const char *keep = args_flag(a, c, "--keep");
+    if (keep && strcmp(keep, "all") && strcmp(keep, "inputs"))
+        return error_set(err, ERR_CONFIG, "--keep must be all or inputs, found '%s'", keep);
+    b->keep = keep && !strcmp(keep, "inputs") ? KEEP_INPUTS : KEEP_ALL;
     b->size = bench_size(model ? model : "b", err);
     return b->size && args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
            args_int(a, c, "--warmup", 2, 0, 1000000, &b->warmup, err) &&
            args_int(a, c, "--batch", 0, 0, 4096, &b->batch, err) &&
-           args_int(a, c, "--seq", 0, 0, b->size->cfg.max_seq, &b->seq, err) &&
+           args_int(a, c, "--seq", 0, 0, 1 << 20, &b->seq, err) &&
            args_int(a, c, "--reps", 3, 1, 10000, &b->reps, err) && args_num(a, c, "--peak", 0, 0, 1e9, &b->peak, err) &&
            args_int(a, c, "--vocab", 4096, 275, 1 << 20, &b->vocab, err) &&
            args_num(a, c, "--ms", 30, 0.001, 1e6, &b->ms, err) && args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err);

@@ -53,7 +53,7 @@ static bool ops_run(double *out, Backend *be, Error *err) {
     int32_t q_off[] = {0, N}, kv_len[] = {N}, page[] = {0, KV_PAGE};
     be->op->linear_fwd(be, &(LinearOut){.y = o.y, .w = o.w}, 1, o.x, false);
     be->op->rmsnorm_fwd(be, o.rms, o.rstd, o.x, o.norm, 1e-5f);
-    be->op->attn_fwd(be, o.att, o.lse, o.x, o.rms, o.y, (AttnSeqs){1, 2, q_off, kv_len, page, true}, HEAD);
+    be->op->attn_fwd(be, o.att, o.lse, o.x, o.rms, o.y, (AttnSeqs){1, 2, q_off, kv_len, page, true, 0}, HEAD);
     be->op->zero(be, o.dw);
     be->op->linear_bwd(be, o.dx, &(LinearGrad){.dy = o.y, .w = o.w, .dw_acc = o.dw}, 1, o.x, false);
     const Tensor all[OUTS + 1] = {o.y, o.rms, o.att, o.dx, o.dw};

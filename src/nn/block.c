@@ -35,6 +35,13 @@ static void linear_residual(Backend *be, Tensor y, Tensor residual, Tensor x, Te
     be->op->linear_fwd(be, &(LinearOut){.y = y, .w = w, .bias = bias}, 1, x, true);
 }
 
+/* The batch says who is there, the model how far back anybody looks. */
+static AttnSeqs seen_by(const Model *m, const Batch *b) {
+    AttnSeqs s = b->seqs;
+    s.window = s.causal ? m->cfg.window : 0;
+    return s;
+}
+
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
@@ -54,7 +61,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
         op->scatter_rows(be, kv->v[layer], a->v, b->kv_row);
         k = kv->k[layer], v = kv->v[layer];
     }
-    op->attn_fwd(be, a->o, a->lse, a->q, k, v, b->seqs, c->d_head);
+    op->attn_fwd(be, a->o, a->lse, a->q, k, v, seen_by(m, b), c->d_head);
     linear_residual(be, a->x_mid, a->x, a->o, w->wo, w->bo);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
@@ -84,7 +91,7 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
     norm_backward(m, dx, d->mlp_norm, d->mlp_norm_b, g->dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
 
     op->linear_bwd(be, g->d_o, &(LinearGrad){dx, w->wo, d->wo, d->bo}, 1, a->o, false);
-    op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, b->seqs, c->d_head);
+    op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, seen_by(m, b), c->d_head);
     if (c->pos == POS_ROPE) {
         op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);
         op->rope(be, g->dk, b->pos, m->freq, c->d_head, true);

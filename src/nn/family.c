@@ -295,6 +295,7 @@ static void write_labels(JsonOut *j, int n_out) {
 
 void family_config_write(Str *out, const ModelConfig *c, HeadKind kind, int n_out) {
     const FamilyInfo *info = &families[c->family];
+    CHECK(c->window == 0, "config.json of %s has no key for a window", info->model_type);
     JsonOut j;
     json_out_init(&j, out, 2);
     json_out_obj(&j, NULL);

@@ -23,6 +23,7 @@ typedef enum { FAMILY_LLAMA, FAMILY_GPT2, FAMILY_COUNT } Family;
 typedef struct {            /* a family is a setting of these; family.c reads and writes config.json */
     Family family;          /* names in files only; no arithmetic asks it */
     int n_layer, n_head, n_kv_head, d_model, d_head, d_ff, n_vocab, max_seq;
+    int window;             /* positions a causal pass looks back, the query's own included; 0: all */
     NormKind norm;
     PosKind pos;
     MlpKind mlp;

@@ -27,6 +27,7 @@ typedef struct {           /* which key/value rows each query sequence sees */
     const int32_t *kv_len; /* (S) positions it has; query i of n sees positions < kv_len-n+i+1 (all kv_len if !causal) */
     const int32_t *kv_page;/* (S, max_page) K/V row of positions 0, KV_PAGE, 2*KV_PAGE, ... */
     bool causal;
+    int window;            /* causal only: the query at position p sees positions p-window+1..p; 0: from 0 on */
 } AttnSeqs;
 
 typedef enum { GELU_TANH, GELU_ERF } GeluKind;  /* "gelu_new" of GPT-2; "gelu" */
@@ -95,7 +96,8 @@ typedef struct {
     /* -- attention --------------------------------------------------------------------------------------------- */
     /* o = softmax(q k^T / sqrt(D)) v, grouped heads (query head h uses KV head h / (H/K)).  q, o (N, H*D); k, v (rows,
      * K*D), addressed through s.kv_page; lse (N, H).  Keys are visited page by page from position 0 with an online
-     * softmax, so one query alone and a whole prompt sum alike; the masked half is never visited.  Dao 2023 */
+     * softmax, so one query alone and a whole prompt sum alike; keys that are masked or outside the window are never
+     * visited.  Dao 2023 */
     void (*attn_fwd)(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, AttnSeqs s, int d_head);
     /* Training layout only: sequence s's keys are its own rows (kv_page[s][p] = q_off[s] + p*KV_PAGE). No (T,T) matrix.
      * dq, dk, dv overwritten. */

@@ -33,7 +33,7 @@ void batch_layout(BatchBuf *buf, Batch *b, const int32_t *tok, int n_tok, const 
         for (int i = 0; i < n; i++) buf->pos[first + i] = i;
     }
     *b = (Batch){.n_tok = n_tok, .tok = tok, .pos = buf->pos, .row = buf->row};
-    b->seqs = (AttnSeqs){n_seq, max_page, buf->q_off, buf->kv_len, buf->kv_page, causal};
+    b->seqs = (AttnSeqs){n_seq, max_page, buf->q_off, buf->kv_len, buf->kv_page, causal, 0};
 }
 
 void batch_from_pack(BatchBuf *buf, Batch *b, const Pack *p, bool causal) {

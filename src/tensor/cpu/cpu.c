@@ -16,9 +16,21 @@ typedef struct {
 } Buffer;
 
 typedef struct {
+    double *freq; /* (half) */
+    int half;
+    int64_t n_pos;
+    Buffer table; /* cos (n_pos, half), then sin */
+} AngleTable;
+
+/* Nets of one run differ in their frequencies at most between policy and preference model. */
+enum { ANGLE_TABLES = 4 };
+
+typedef struct {
     const Isa *isa;
     Buffer threads, shared;
     size_t thread_bytes;
+    AngleTable angles[ANGLE_TABLES];
+    int next_table; /* the one to replace */
 } Cpu;
 
 static void buffer_need(Backend *be, Buffer *b, size_t bytes) {
@@ -152,20 +164,29 @@ void cpu_check_index(const char *op, const int32_t *idx, int64_t n, int64_t limi
 /* -- double precision -----------------------------------------------------------------------------------------------
  */
 
-/* x = m 2^e, m in [sqrt 1/2, sqrt 2); log m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172: eleven terms leave 1e-18. */
+/* x = m 2^e, m in [sqrt 1/2, sqrt 2); log m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172: eleven terms leave 1e-18,
+ * summed in pairs so that they need not wait for one another. */
 double cpu_log(double x) {
-    if (!(x > 0) || isinf(x)) return x == 0 ? -INFINITY : x < 0 ? NAN : x;
-    int e;
-    double m = frexp(x, &e);
-    if (m < 0.70710678118654752) {
-        m *= 2;
-        e--;
+    if (!(x >= 2.2250738585072014e-308) || isinf(x)) {
+        if (!(x > 0) || isinf(x)) return x == 0 ? -INFINITY : x < 0 ? NAN : x;
+        return cpu_log(x * 18014398509481984.0) - 54 * 6.93147180559945309417e-01; /* subnormal */
     }
-    double s = (m - 1) / (m + 1), s2 = s * s, sum = 0;
-    static const double inverse[] = {1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
-                                     1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
-    for (int i = 0; i < COUNT_OF(inverse); i++) sum = sum * s2 + inverse[i];
-    return e * 6.93147180369123816490e-01 + (2 * s * sum + e * 1.90821492927058770002e-10);
+    uint64_t bits, one = UINT64_C(1023) << 52;
+    memcpy(&bits, &x, sizeof bits);
+    int64_t e = (int64_t)(bits >> 52) - 1023;
+    bits = (bits & ((UINT64_C(1) << 52) - 1)) | one;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    if (m >= 1.41421356237309505) {
+        m *= 0.5;
+        e++;
+    }
+    double s = (m - 1) / (m + 1), z = s * s, z2 = z * z, z4 = z2 * z2;
+    double a = (1.0 + z * (1.0 / 3)) + z2 * (1.0 / 5 + z * (1.0 / 7));
+    double b = (1.0 / 9 + z * (1.0 / 11)) + z2 * (1.0 / 13 + z * (1.0 / 15));
+    double c = (1.0 / 17 + z * (1.0 / 19)) + z2 * (1.0 / 21);
+    double sum = a + z4 * (b + z4 * c);
+    return (double)e * 6.93147180369123816490e-01 + (2 * s * sum + (double)e * 1.90821492927058770002e-10);
 }
 
 double cpu_pow(double x, int64_t n) {
@@ -202,6 +223,57 @@ void cpu_sincos(double x, double *s, double *c) {
     }
 }
 
+/* -- angles ---------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const double *freq;
+    int half;
+    float *cos, *sin;
+} AngleJob;
+
+static void angles_rows(const void *job, int64_t row, int64_t row_end) {
+    const AngleJob *a = job;
+    for (int64_t i = row; i < row_end; i++)
+        for (int j = 0; j < a->half; j++) {
+            double s, c;
+            cpu_sincos((double)i * a->freq[j], &s, &c);
+            a->cos[i * a->half + j] = (float)c;
+            a->sin[i * a->half + j] = (float)s;
+        }
+}
+
+static AngleTable *angle_table(Cpu *cpu, const double *freq, int half) {
+    size_t bytes = (size_t)half * sizeof *freq;
+    for (int i = 0; i < ANGLE_TABLES; i++) {
+        AngleTable *t = &cpu->angles[i];
+        if (t->half == half && memcmp(t->freq, freq, bytes) == 0) return t;
+    }
+    AngleTable *t = &cpu->angles[cpu->next_table];
+    cpu->next_table = (cpu->next_table + 1) % ANGLE_TABLES;
+    free(t->freq);
+    t->freq = mem_alloc(bytes);
+    memcpy(t->freq, freq, bytes);
+    t->half = half;
+    t->n_pos = 0;
+    return t;
+}
+
+Angles cpu_angles(Backend *be, const double *freq, int half, int64_t n_pos) {
+    AngleTable *t = angle_table(be->impl, freq, half);
+    if (n_pos > t->n_pos) {
+        /* Twice as far at least: decoding asks for one position more each time. */
+        int64_t n = n_pos > 2 * t->n_pos ? (n_pos + 255) / 256 * 256 : 2 * t->n_pos;
+        buffer_need(be, &t->table, (size_t)(2 * n * half) * sizeof(float));
+        float *table = (float *)(void *)t->table.p;
+        AngleJob job = {freq, half, table, table + n * half};
+        cpu_rows(be, n, half, 16, angles_rows, &job);
+        t->n_pos = n;
+    }
+    const float *table = (const float *)(const void *)t->table.p;
+    return (Angles){table, table + t->n_pos * half};
+}
+
 /* -- life -----------------------------------------------------------------------------------------------------------
  */
 
@@ -222,6 +294,11 @@ void backend_cpu_close(Backend *be) {
     Cpu *cpu = be->impl;
     if (cpu->threads.p) be->mem.put(be->mem.ud, cpu->threads.p, cpu->threads.bytes);
     if (cpu->shared.p) be->mem.put(be->mem.ud, cpu->shared.p, cpu->shared.bytes);
+    for (int i = 0; i < ANGLE_TABLES; i++) {
+        AngleTable *t = &cpu->angles[i];
+        if (t->table.p) be->mem.put(be->mem.ud, t->table.p, t->table.bytes);
+        free(t->freq);
+    }
     free(cpu);
 }
 

@@ -23,6 +23,13 @@ void cpu_scratch_threads(Backend *be, int64_t n_float); /* n_float for each thre
 float *cpu_scratch_of(const Backend *be, int thread);   /* this thread's part */
 void *cpu_scratch_shared(Backend *be, size_t bytes);    /* one part for all, read-only or split by tile */
 
+/* cos and sin of pos * freq[j] for positions 0 .. n_pos-1 at least, rounded from double: (n, half) each. Kept for the next
+ * call with the same freq, which finds them filled; further positions are added as they come. */
+typedef struct {
+    const float *cos, *sin;
+} Angles;
+Angles cpu_angles(Backend *be, const double *freq, int half, int64_t n_pos);
+
 /* The rectangle [row, row_end) x [col, col_end) of a tensor, as one tile of an elementwise op. */
 typedef struct {
     int64_t row, row_end, col, col_end;

@@ -7,7 +7,9 @@
 #include "tensor/cpu/kernels_linear.h"
 #include "tensor/cpu/kernels_elem.h"
 #include "tensor/cpu/kernels_norm.h"
+#include "tensor/cpu/kernels_attn_tile.h"
 #include "tensor/cpu/kernels_attn.h"
+#include "tensor/cpu/kernels_attn_bwd.h"
 
 const BackendOps KERNELS = {
     .name = "cpu",

@@ -259,39 +259,48 @@ static void embed_bwd(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx)
 /* -- positions ------------------------------------------------------------------------------------------------------
  */
 
-/* cos and sin of an angle depend on (pos, freq) alone: computed in double, rounded once. When positions repeat, as in a
- * packed batch, they are computed per position, else per row. */
+/* cos and sin of an angle depend on (pos, freq) alone. Rows find them by position in the backend's table; positions too
+ * far out for a table (or negative) have them computed per row, in scratch. */
+enum { FAR_POSITION = 1 << 18 };
+
 typedef struct {
     Tensor x;
+    const int32_t *pos; /* NULL: angles are by row */
+    int half;
+    float sign; /* of sin */
+    Angles angles;
+} Rope;
+
+typedef struct {
     const int32_t *pos;
     const double *freq;
     int half;
-    bool by_pos, inverse;
-    int64_t n_angle;
-    float *cos, *sin; /* (n_angle, half) */
-} Rope;
+    float *cos, *sin; /* (rows, half) */
+} RowAngles;
 
-static void angles_task(const void *job, int64_t row, int64_t row_end) {
-    const Rope *r = job;
+static void row_angles_task(const void *job, int64_t row, int64_t row_end) {
+    const RowAngles *r = job;
     for (int64_t i = row; i < row_end; i++)
         for (int j = 0; j < r->half; j++) {
             double s, c;
-            cpu_sincos((double)(r->by_pos ? i : r->pos[i]) * r->freq[j], &s, &c);
+            cpu_sincos((double)r->pos[i] * r->freq[j], &s, &c);
             r->cos[i * r->half + j] = (float)c;
-            r->sin[i * r->half + j] = (float)(r->inverse ? -s : s);
+            r->sin[i * r->half + j] = (float)s;
         }
 }
 
 static void rope_task(const void *job, int64_t row, int64_t row_end) {
     const Rope *r = job;
+    const v16 sign = v16_set1(r->sign);
     for (int64_t i = row; i < row_end; i++) {
-        int64_t at = (r->by_pos ? r->pos[i] : i) * r->half;
+        int64_t at = (r->pos ? r->pos[i] : i) * r->half;
         for (int64_t h = 0; h < r->x.cols; h += 2 * r->half)
             for (int64_t j = 0; j < r->half; j += 16) {
                 int64_t left = r->half - j;
                 float *x1 = f32_row(r->x, i) + h + j, *x2 = x1 + r->half;
                 v16 a = v16_get(x1, left), b = v16_get(x2, left);
-                v16 c = v16_get(r->cos + at + j, left), s = v16_get(r->sin + at + j, left);
+                v16 c = v16_get(r->angles.cos + at + j, left);
+                v16 s = v16_mul(v16_get(r->angles.sin + at + j, left), sign);
                 v16_put(x1, v16_sub(v16_mul(a, c), v16_mul(b, s)), left);
                 v16_put(x2, v16_add(v16_mul(b, c), v16_mul(a, s)), left);
             }
@@ -302,16 +311,22 @@ static void rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, 
     cpu_check("rope", "x", x, x.rows, x.cols);
     CHECK(d_head > 0 && d_head % 2 == 0 && x.cols % d_head == 0, "rope: %lld columns, d_head %d", (long long)x.cols,
           d_head);
-    Rope r = {.x = x, .pos = pos, .freq = freq, .half = d_head / 2, .inverse = inverse, .by_pos = true};
+    Rope r = {.x = x, .pos = pos, .half = d_head / 2, .sign = inverse ? -1.0f : 1.0f};
+    int64_t n_pos = 0;
+    bool far = false;
     for (int64_t i = 0; i < x.rows; i++) {
-        if (pos[i] < 0) r.by_pos = false;
-        if (pos[i] >= r.n_angle) r.n_angle = (int64_t)pos[i] + 1;
+        if (pos[i] >= n_pos) n_pos = (int64_t)pos[i] + 1;
+        far = far || pos[i] < 0 || pos[i] >= FAR_POSITION;
     }
-    if (r.n_angle > x.rows) r.by_pos = false;
-    if (!r.by_pos) r.n_angle = x.rows;
-    r.cos = cpu_scratch_shared(be, (size_t)r.n_angle * (size_t)d_head * sizeof(float));
-    r.sin = r.cos + r.n_angle * r.half;
-    cpu_rows(be, r.n_angle, r.half, 16, angles_task, &r);
+    if (far) {
+        float *cos = cpu_scratch_shared(be, (size_t)(x.rows * d_head) * sizeof *cos), *sin = cos + x.rows * r.half;
+        RowAngles a = {pos, freq, r.half, cos, sin};
+        cpu_rows(be, x.rows, r.half, 16, row_angles_task, &a);
+        r.pos = NULL;
+        r.angles = (Angles){cos, sin};
+    } else {
+        r.angles = cpu_angles(be, freq, r.half, n_pos);
+    }
     cpu_rows(be, x.rows, x.cols, 1, rope_task, &r);
 }
 

@@ -96,6 +96,11 @@ static MicroFn *const micro_table[2][TILE_ROWS][TILE_VECS] = {MICRO_TILES(MICRO_
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* Of vectors taken one after another: four left are better cut 2 + 2 than 3 + 1. */
+INLINE int64_t next_vecs(int64_t left) {
+    return left == TILE_VECS + 1 && left % 2 == 0 ? left / 2 : least(left, TILE_VECS);
+}
+
 /* n vectors in groups of at most TILE_VECS, as even as they get: group g of n_group(n) begins at group_at(n, g). */
 INLINE int64_t n_group(int64_t n) { return ceil_div(n, TILE_VECS); }
 INLINE int64_t group_at(int64_t n, int64_t g) { return n * g / n_group(n); }

@@ -192,7 +192,8 @@ typedef struct {
     float top, sum, moment;
 } RowStats;
 
-static RowStats row_stats(const float *logits, int64_t n, float inv) {
+/* e: NULL, or the row where e^(z - top) goes, logits itself perhaps. */
+INLINE RowStats row_stats(const float *logits, int64_t n, float inv, bool moment, float *e) {
     const v16 low = v16_set1(-INFINITY), k = v16_set1(inv);
     v16 t[4] = {low, low, low, low};
     for (int64_t j = 0; j < n; j += 64)
@@ -208,13 +209,15 @@ static RowStats row_stats(const float *logits, int64_t n, float inv) {
     for (int64_t j = 0; j < n; j += 32)
 #pragma GCC unroll 2
         for (int u = 0; u < 2; u++) {
-            int64_t left = n - j - 16 * u;
+            int64_t at = j + 16 * u, left = n - at;
             if (left <= 0) continue;
-            v16 z = v16_sub(v16_mul(v16_get(logits + j + 16 * u, left), k), top), e = v16_exp(z);
-            if (left < 16) e = v16_select_n(e, v16_zero(), (int)left);
+            v16 z = v16_sub(v16_mul(v16_get(logits + at, left), k), top), x = v16_exp_below(z);
+            if (e) v16_put(e + at, x, left);
+            if (left < 16) x = v16_select_n(x, v16_zero(), (int)left);
+            s[u] = v16_add(s[u], x);
+            if (!moment) continue;
             if (left < 16) z = v16_select_n(z, v16_zero(), (int)left);
-            s[u] = v16_add(s[u], e);
-            m[u] = v16_fma(e, z, m[u]);
+            m[u] = v16_fma(x, z, m[u]);
         }
     r.sum = v16_sum(v16_add(s[0], s[1]));
     r.moment = v16_sum(v16_add(m[0], m[1]));
@@ -225,10 +228,12 @@ static void logprob_fwd_task(const void *job, int64_t row, int64_t row_end) {
     const Logprob *p = job;
     for (int64_t i = row; i < row_end; i++) {
         const float *l = f32_row(p->logits, i);
-        RowStats r = row_stats(l, p->logits.cols, p->inv);
+        bool entropy = !tensor_empty(p->entropy);
+        RowStats r = entropy ? row_stats(l, p->logits.cols, p->inv, true, NULL)
+                             : row_stats(l, p->logits.cols, p->inv, false, NULL);
         double log_sum = cpu_log((double)r.sum);
         *f32_row(p->logprob, i) = (float)((double)(l[p->target[i]] * p->inv - r.top) - log_sum);
-        if (!tensor_empty(p->entropy)) *f32_row(p->entropy, i) = (float)(log_sum - (double)r.moment / (double)r.sum);
+        if (entropy) *f32_row(p->entropy, i) = (float)(log_sum - (double)r.moment / (double)r.sum);
     }
 }
 
@@ -255,12 +260,9 @@ static void logprob_bwd_task(const void *job, int64_t row, int64_t row_end) {
             memset(l, 0, (size_t)n * sizeof *l);
             continue;
         }
-        RowStats r = row_stats(l, n, p->inv);
-        v16 k = v16_set1(p->inv), top = v16_set1(r.top), share = v16_set1(-d / r.sum);
-        for (int64_t j = 0; j < n; j += 16) {
-            v16 e = v16_exp(v16_sub(v16_mul(v16_get(l + j, n - j), k), top));
-            v16_put(l + j, v16_mul(e, share), n - j);
-        }
+        RowStats r = row_stats(l, n, p->inv, false, l);
+        v16 share = v16_set1(-d / r.sum);
+        for (int64_t j = 0; j < n; j += 16) v16_put(l + j, v16_mul(v16_get(l + j, n - j), share), n - j);
         l[p->target[i]] += d;
     }
 }

@@ -9,12 +9,13 @@
  *      v16_max(a, b), v16_min(a, b)        b when either is NaN: constants go first, so that a NaN survives
  *      v16_select_n(a, b, n)               lanes below n from a, the others from b
  *      v16_select_lt(x, y, a, b)           x < y ? a : b
- *      v16_half_pow2(n)                    2^(n-1), n whole, -125..128
+ *      v16_pow2_of(t)                      t = POW2_SHIFT + n, n whole, -126..128: 2^(n-1), 0 for n = -126
  *      v16_top, v16_sum                    over the lanes
  *      v16_load_bf16, v16_store_bf16, _n   sixteen BF16; stores round to nearest even
  *      v16_even(p), v16_odd(p)             of 32 BF16, every second one; v16_store_pairs(p, even, odd) puts them there
  *      v16_load_i8(p)                      sixteen bytes
- *      v16_load_transposed(r, p, ld)       lane j of r[i] = p[j * ld + i], i and j < 16 */
+ *      v16_load_transposed(r, p, ld)       lane j of r[i] = p[j * ld + i], i and j < 16
+ *      v16_load_columns(r, p, ld)          the same for i < 4 only */
 #ifndef DIKAST_TENSOR_CPU_VEC_H
 #define DIKAST_TENSOR_CPU_VEC_H
 
@@ -40,13 +41,15 @@ INLINE void v16_put_bf16(uint16_t *p, v16 a, int64_t left) {
 INLINE v16 v16_zero(void) { return v16_set1(0.0f); }
 INLINE v16 v16_neg(v16 a) { return v16_sub(v16_set1(-0.0f), a); }
 
-/* e^x to about 1 ulp; 0 below -86.6 (2.5e-38), inf above 88.73, NaN for NaN. x = n ln 2 + r, -125 <= n <= 128. No step
- * makes a subnormal: on x86 each costs some 150 cycles, and every masked score would be one. */
-INLINE v16 v16_exp(v16 x) {
-    const v16 shift = v16_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    const v16 least_x = v16_set1(-86.6f);
-    v16 t = v16_max(least_x, v16_min(v16_set1(89.0f), x));
-    v16 n = v16_sub(v16_fma(t, v16_set1(1.44269504f), shift), shift);
+/* 1.5 * 2^23 + 126: adding it rounds to a whole number n and leaves n + 126 in the lowest bits, an exponent field as it
+ * stands. */
+#define POW2_SHIFT 12583038.0f
+
+/* e^x to about 1 ulp for t = x within -87.4..89. x = n ln 2 + r, -126 <= n <= 128. No step makes a subnormal: on x86
+ * each costs some 150 cycles, and every masked score would be one. */
+INLINE v16 v16_exp_within(v16 t) {
+    const v16 shift = v16_set1(POW2_SHIFT);
+    v16 whole = v16_fma(t, v16_set1(1.44269504f), shift), n = v16_sub(whole, shift);
     v16 r = v16_fma(n, v16_set1(-0.693359375f), t);
     r = v16_fma(n, v16_set1(2.12194440e-4f), r);
     v16 p = v16_set1(0.000197892616f);
@@ -56,9 +59,14 @@ INLINE v16 v16_exp(v16 x) {
     p = v16_fma(p, r, v16_set1(0.166666657f));
     p = v16_fma(p, r, v16_set1(0.5f));
     p = v16_add(v16_fma(v16_mul(r, r), p, r), v16_set1(1.0f));
-    p = v16_mul(v16_add(p, p), v16_half_pow2(n));
-    return v16_select_lt(x, least_x, v16_zero(), p);
+    return v16_mul(v16_add(p, p), v16_pow2_of(whole));
 }
+
+/* e^x: 0 below -86.99 (1.65e-38), inf above 88.73, NaN for NaN. */
+INLINE v16 v16_exp(v16 x) { return v16_exp_within(v16_max(v16_set1(-87.4f), v16_min(v16_set1(89.0f), x))); }
+
+/* The same for x that is at most 0, or a rounding above. */
+INLINE v16 v16_exp_below(v16 x) { return v16_exp_within(v16_max(v16_set1(-87.4f), x)); }
 
 /* 1/(1 + e^-x) */
 INLINE v16 v16_sigmoid(v16 x) { return v16_div(v16_set1(1.0f), v16_add(v16_set1(1.0f), v16_exp(v16_neg(x)))); }

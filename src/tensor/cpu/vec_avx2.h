@@ -67,11 +67,8 @@ INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
     return v16_make(_mm256_blendv_ps(b.lo, a.lo, _mm256_cmp_ps(x.lo, y.lo, _CMP_LT_OQ)),
                     _mm256_blendv_ps(b.hi, a.hi, _mm256_cmp_ps(x.hi, y.hi, _CMP_LT_OQ)));
 }
-INLINE __m256 half_pow2_8(__m256 n) {
-    __m256i bits = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(126));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
-}
-INLINE v16 v16_half_pow2(v16 n) { return v16_make(half_pow2_8(n.lo), half_pow2_8(n.hi)); }
+INLINE __m256 pow2_of_8(__m256 t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23)); }
+INLINE v16 v16_pow2_of(v16 t) { return v16_make(pow2_of_8(t.lo), pow2_of_8(t.hi)); }
 
 INLINE __m256i bf16_bits(__m256 a) { /* rounded to nearest even, in the upper halves; a NaN stays one */
     __m256i x = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
@@ -149,15 +146,17 @@ INLINE void load_transposed_8(__m256 r[4], const float *p, int64_t ld) {
     r[3] = _mm256_shuffle_ps(ab, cd, 0xee);
 }
 
+INLINE void v16_load_columns(v16 r[4], const float *p, int64_t ld) {
+    __m256 lo[4], hi[4];
+    load_transposed_8(lo, p, ld);
+    load_transposed_8(hi, p + 8 * ld, ld);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) r[i] = v16_make(lo[i], hi[i]);
+}
+
 INLINE void v16_load_transposed(v16 r[16], const float *p, int64_t ld) {
 #pragma GCC unroll 4
-    for (int q = 0; q < 16; q += 4) {
-        __m256 lo[4], hi[4];
-        load_transposed_8(lo, p + q, ld);
-        load_transposed_8(hi, p + 8 * ld + q, ld);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) r[q + i] = v16_make(lo[i], hi[i]);
-    }
+    for (int q = 0; q < 16; q += 4) v16_load_columns(r + q, p + q, ld);
 }
 
 #endif

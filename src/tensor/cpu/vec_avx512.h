@@ -39,10 +39,7 @@ INLINE v16 v16_select_n(v16 a, v16 b, int n) { return _mm512_mask_blend_ps(lanes
 INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
-INLINE v16 v16_half_pow2(v16 n) {
-    __m512i bits = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(126));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
-}
+INLINE v16 v16_pow2_of(v16 t) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23)); }
 
 INLINE __m512i bf16_bits(__m512 a) { /* rounded to nearest even, in the upper halves; a NaN stays one */
     __m512i x = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
@@ -96,27 +93,30 @@ INLINE __m512 zip_pd(__m512 a, __m512 b, int high) {
     __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
     return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
 }
+/* Rows 0, 4, 8, 12 into the quarters of one register. A masked broadcast is a load and a blend, which any vector unit
+ * does; an insertion would need the shuffle unit, the scarce one here. */
 INLINE __m512 load_quarters(const float *p, int64_t ld) {
     __m512 r = _mm512_castps128_ps512(_mm_loadu_ps(p));
-    r = _mm512_insertf32x4(r, _mm_loadu_ps(p + 4 * ld), 1);
-    r = _mm512_insertf32x4(r, _mm_loadu_ps(p + 8 * ld), 2);
-    return _mm512_insertf32x4(r, _mm_loadu_ps(p + 12 * ld), 3);
+    r = _mm512_mask_broadcast_f32x4(r, 0x00f0, _mm_loadu_ps(p + 4 * ld));
+    r = _mm512_mask_broadcast_f32x4(r, 0x0f00, _mm_loadu_ps(p + 8 * ld));
+    return _mm512_mask_broadcast_f32x4(r, 0xf000, _mm_loadu_ps(p + 12 * ld));
 }
 
-/* Quarters of rows 0, 4, 8, 12 are put into one register as they are loaded; what remains is 4x4 inside the quarters:
- * 32 shuffles, where whole rows would take 64. */
+/* What remains is 4x4 inside the quarters: 32 shuffles for sixteen columns, where whole rows would take 64. */
+INLINE void v16_load_columns(v16 r[4], const float *p, int64_t ld) {
+    __m512 a = load_quarters(p, ld), b = load_quarters(p + ld, ld);
+    __m512 c = load_quarters(p + 2 * ld, ld), d = load_quarters(p + 3 * ld, ld);
+    __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+    r[0] = zip_pd(ab, cd, 0);
+    r[1] = zip_pd(ab, cd, 1);
+    ab = _mm512_unpackhi_ps(a, b), cd = _mm512_unpackhi_ps(c, d);
+    r[2] = zip_pd(ab, cd, 0);
+    r[3] = zip_pd(ab, cd, 1);
+}
+
 INLINE void v16_load_transposed(v16 r[16], const float *p, int64_t ld) {
 #pragma GCC unroll 4
-    for (int q = 0; q < 16; q += 4) {
-        __m512 a = load_quarters(p + q, ld), b = load_quarters(p + ld + q, ld);
-        __m512 c = load_quarters(p + 2 * ld + q, ld), d = load_quarters(p + 3 * ld + q, ld);
-        __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
-        r[q] = zip_pd(ab, cd, 0);
-        r[q + 1] = zip_pd(ab, cd, 1);
-        ab = _mm512_unpackhi_ps(a, b), cd = _mm512_unpackhi_ps(c, d);
-        r[q + 2] = zip_pd(ab, cd, 0);
-        r[q + 3] = zip_pd(ab, cd, 1);
-    }
+    for (int q = 0; q < 16; q += 4) v16_load_columns(r + q, p + q, ld);
 }
 
 #endif

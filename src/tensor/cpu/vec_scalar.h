@@ -123,14 +123,14 @@ INLINE v16 v16_select_lt(v16 x, v16 y, v16 a, v16 b) {
     LANES a.f[l] = x.f[l] < y.f[l] ? a.f[l] : b.f[l];
     return a;
 }
-INLINE v16 v16_half_pow2(v16 n) {
+INLINE v16 v16_pow2_of(v16 t) {
     LANES {
-        /* NaN converts to INT32_MIN on x86; here it only has to stay defined, what it multiplies is NaN. */
-        int32_t bits = (n.f[l] == n.f[l] ? (int32_t)n.f[l] : 0) + 126;
-        uint32_t shifted = (uint32_t)bits << 23;
-        memcpy(&n.f[l], &shifted, sizeof shifted);
+        uint32_t bits;
+        memcpy(&bits, &t.f[l], sizeof bits);
+        bits <<= 23;
+        memcpy(&t.f[l], &bits, sizeof bits);
     }
-    return n;
+    return t;
 }
 
 INLINE float v16_sum(v16 a) {
@@ -144,6 +144,9 @@ INLINE float v16_top(v16 a) {
     return a.f[0];
 }
 
+INLINE void v16_load_columns(v16 r[4], const float *p, int64_t ld) {
+    for (int i = 0; i < 4; i++) LANES r[i].f[l] = p[l * ld + i];
+}
 INLINE void v16_load_transposed(v16 r[16], const float *p, int64_t ld) {
     for (int i = 0; i < 16; i++) LANES r[i].f[l] = p[l * ld + i];
 }

@@ -1,16 +1,16 @@
 /* tensor/ref/attn.c — attention over packed sequences and paged keys.
  *
- * Forward. One query row of one head sees keys 0..n_key-1 of its sequence. They are visited in tiles of KV_PAGE
- * positions counted from position 0, never from the query or the batch, with the running maximum and sum of Milakov &
- * Gimelshein 2018 (the online softmax of Dao 2023):
+ * Forward. One query row of one head sees keys from..end-1 of its sequence, from being 0 without a window. They are
+ * visited in tiles of KV_PAGE positions counted from position 0, never from the query or the batch, with the running
+ * maximum and sum of Milakov & Gimelshein 2018 (the online softmax of Dao 2023):
  *
  *      for each tile:  m' = max(m, max s_j);  c = exp(m - m')
  *                      l = c l + sum exp(s_j - m');  a = c a + sum exp(s_j - m') v_j;  m = m'
  *      o = a / l;  lse = m + log l
  *
  * A tile's boundaries are the page's, so where its rows lie in memory and how many queries came along change no
- * operation: decoding one token at a time and a whole prompt give equal bits, and so does any page layout. A later tile
- * that is cut short (causal) is only shorter; a masked key is never read, so it may hold NaN.
+ * operation: decoding one token at a time and a whole prompt give equal bits, and so does any page layout. A tile that
+ * is cut short (causal, or by a window) is only shorter; a masked key is never read, so it may hold NaN.
  *
  * Backward. No (T,T) matrix: p_ij = exp(s_ij - lse_i) is computed again, and with delta_i = sum_d do_id o_id
  *
@@ -28,10 +28,15 @@ static double dot(const double *a, const double *b, int n) {
     return sum;
 }
 
-/* Positions that query row i of the n of sequence s sees. */
-static int keys_seen(AttnSeqs s, int seq, int i) {
+/* Query row i of the n of sequence s sees positions [keys_from, keys_end). */
+static int keys_end(AttnSeqs s, int seq, int i) {
     int n = s.q_off[seq + 1] - s.q_off[seq];
     return s.causal ? s.kv_len[seq] - n + i + 1 : s.kv_len[seq];
+}
+
+static int keys_from(AttnSeqs s, int seq, int i) {
+    int end = keys_end(s, seq, i);
+    return s.window > 0 && s.window < end ? end - s.window : 0;
 }
 
 static const double *key_row(Tensor t, AttnSeqs s, int seq, int pos) {
@@ -41,6 +46,7 @@ static const double *key_row(Tensor t, AttnSeqs s, int seq, int pos) {
 static void check_seqs(const char *op, Tensor q, Tensor k, AttnSeqs s, int d_head) {
     CHECK(d_head > 0 && q.cols % d_head == 0 && k.cols % d_head == 0 && k.cols > 0 && q.cols % k.cols == 0,
           "%s: q has %lld columns, k %lld, d_head %d", op, (long long)q.cols, (long long)k.cols, d_head);
+    CHECK(s.window == 0 || (s.window > 0 && s.causal), "%s: window %d, expected 0 or, when causal, more", op, s.window);
     for (int i = 0; i < s.n_seq; i++) {
         int n = s.q_off[i + 1] - s.q_off[i], len = s.kv_len[i];
         CHECK(s.q_off[i] >= 0 && n >= 0 && s.q_off[i + 1] <= q.rows, "%s: sequence %d has rows [%d, %d) of %lld", op, i,
@@ -58,14 +64,14 @@ static void check_seqs(const char *op, Tensor q, Tensor k, AttnSeqs s, int d_hea
 }
 
 /* One query row, one head: o (D) and the return value lse. col: first column of its KV head. */
-static double attend(double *o, const double *q, Tensor k, Tensor v, AttnSeqs s, int seq, int n_key, int64_t col,
-                     int d_head) {
+static double attend(double *o, const double *q, Tensor k, Tensor v, AttnSeqs s, int seq, int from, int end,
+                     int64_t col, int d_head) {
     double top = -INFINITY, sum = 0, score[KV_PAGE];
     for (int d = 0; d < d_head; d++) o[d] = 0;
-    for (int first = 0; first < n_key; first += KV_PAGE) {
-        int n = n_key - first < KV_PAGE ? n_key - first : KV_PAGE;
+    for (int first = from / KV_PAGE * KV_PAGE; first < end; first += KV_PAGE) {
+        int n = end - first < KV_PAGE ? end - first : KV_PAGE, low = from > first ? from - first : 0;
         double next = top;
-        for (int j = 0; j < n; j++) {
+        for (int j = low; j < n; j++) {
             score[j] = dot(q, key_row(k, s, seq, first + j) + col, d_head) / sqrt(d_head);
             next = fmax(next, score[j]);
         }
@@ -73,7 +79,7 @@ static double attend(double *o, const double *q, Tensor k, Tensor v, AttnSeqs s,
         top = next;
         sum *= carry;
         for (int d = 0; d < d_head; d++) o[d] *= carry;
-        for (int j = 0; j < n; j++) {
+        for (int j = low; j < n; j++) {
             double p = exp(score[j] - top);
             const double *vj = key_row(v, s, seq, first + j) + col;
             sum += p;
@@ -96,8 +102,9 @@ void ref_attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor 
     for (int seq = 0; seq < s.n_seq; seq++)
         for (int64_t i = s.q_off[seq]; i < s.q_off[seq + 1]; i++)
             for (int64_t h = 0; h < n_head; h++) {
+                int at = (int)(i - s.q_off[seq]);
                 double l = attend(ref_row(o, i) + h * d_head, ref_row(q, i) + h * d_head, k, v, s, seq,
-                                  keys_seen(s, seq, (int)(i - s.q_off[seq])), h / group * d_head, d_head);
+                                  keys_from(s, seq, at), keys_end(s, seq, at), h / group * d_head, d_head);
                 if (!tensor_empty(lse)) ref_row(lse, i)[h] = l;
             }
 }
@@ -106,12 +113,12 @@ typedef struct {
     Tensor dq, dk, dv, d_o, o, lse, q, k, v;
 } Grads;
 
-/* Query row i (of the batch) against rows [first, first + n_key), query head h, KV columns col. */
-static void attend_bwd(const Grads *g, int64_t i, int64_t first, int n_key, int64_t h, int64_t col, int d_head) {
+/* Query row i (of the batch) against rows [from, end), query head h, KV columns col. */
+static void attend_bwd(const Grads *g, int64_t i, int64_t from, int64_t end, int64_t h, int64_t col, int d_head) {
     const double *q = ref_row(g->q, i) + h * d_head, *d_o = ref_row(g->d_o, i) + h * d_head;
     double *dq = ref_row(g->dq, i) + h * d_head;
     double c = 1 / sqrt(d_head), lse = ref_row(g->lse, i)[h], delta = dot(d_o, ref_row(g->o, i) + h * d_head, d_head);
-    for (int64_t j = first; j < first + n_key; j++) {
+    for (int64_t j = from; j < end; j++) {
         const double *kj = ref_row(g->k, j) + col, *vj = ref_row(g->v, j) + col;
         double p = exp(dot(q, kj, d_head) * c - lse), ds = p * (dot(d_o, vj, d_head) - delta);
         for (int d = 0; d < d_head; d++) {
@@ -149,6 +156,7 @@ void ref_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tens
                   "attn_bwd: page %d of sequence %d is not its own rows", p, seq);
         for (int64_t i = begin; i < end; i++)
             for (int64_t h = 0; h < n_head; h++)
-                attend_bwd(&g, i, begin, keys_seen(s, seq, (int)(i - begin)), h, h / group * d_head, d_head);
+                attend_bwd(&g, i, begin + keys_from(s, seq, (int)(i - begin)),
+                           begin + keys_end(s, seq, (int)(i - begin)), h, h / group * d_head, d_head);
     }
 }
