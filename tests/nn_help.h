@@ -39,9 +39,20 @@ static inline void machine_close(Machine *mc) {
     pool_close(mc->pool);
 }
 
+enum { N_REAL = 5 }; /* first entries: computing in be->real throughout */
 static const struct {
     const char *name, *isa;
-} every_backend[] = {{"ref", NULL}, {"cpu", "scalar"}, {"cpu", "avx2"}, {"cpu", "avx512"}};
+    bool half;
+} every_backend[] = {{"ref", NULL, false},          {"cpu", "scalar", false}, {"cpu", "avx2", false},
+                     {"cpu", "avx512", false},      {"cpu", "avx512_bf16", false}, {"cpu", "scalar", true},
+                     {"cpu", "avx2", true},         {"cpu", "avx512", true},  {"cpu", "avx512_bf16", true}};
+
+static inline bool machine_open_at(Machine *mc, int i, int n_thread) {
+    Error err = {0};
+    if (!machine_open(mc, every_backend[i].name, every_backend[i].isa, n_thread)) return false;
+    if (every_backend[i].half && !backend_set_dtype(mc->be, DTYPE_BF16, &err)) fail_msg("%s", err.msg);
+    return true;
+}
 
 /* Odd sizes on purpose: head width unrelated to d_model, grouped heads, nothing a multiple of a vector. */
 static inline ModelConfig llama_config(bool tied, bool bias) {

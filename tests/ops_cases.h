@@ -229,6 +229,20 @@ static inline void ops_add_window(OpList *l) {
     }
 }
 
+/* BF16 operands of what is no product; results are rounded once. */
+static inline void ops_add_half(OpList *l) {
+    static const int shape[][2] = {{1, 1}, {3, 5}, {2, 16}, {5, 33}, {17, 64}, {65, 31}};
+    static const OpId op[] = {OP_cast,     OP_swiglu_fwd,  OP_swiglu_bwd,    OP_gelu_fwd,
+                              OP_gelu_bwd, OP_rmsnorm_fwd, OP_layernorm_fwd, OP_embed_fwd};
+    for (int i = 0; i < COUNT_OF(op); i++)
+        for (int j = 0; j < COUNT_OF(shape); j++) {
+            OpCase c = {.op = op[i], .store = STORE_BF16, .n = shape[j][0], .m = shape[j][1], .k = 20};
+            c.pad = j % 2 ? 3 : 0;
+            c.panels = j > 2 && (op[i] == OP_cast || op[i] == OP_embed_fwd);
+            op_add(l, c);
+        }
+}
+
 /* Every case, of every op; returns the count. seed varies the numbers, not the shapes. */
 static inline int ops_all(OpCase list[OPS_MAX], uint64_t seed) {
     OpList l = {.list = list, .seed = seed * OPS_MAX};
@@ -241,6 +255,7 @@ static inline int ops_all(OpCase list[OPS_MAX], uint64_t seed) {
     ops_add_logprob(&l);
     ops_add_window(&l);
     ops_add_store(&l);
+    ops_add_half(&l);
     return l.n;
 }
 

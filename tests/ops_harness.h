@@ -15,6 +15,7 @@
 #define OPS_LIST(OP)            \
     OP(zero,             "")    \
     OP(copy,             "")    \
+    OP(cast,             "")    \
     OP(add,              "")    \
     OP(add_bias,         "")    \
     OP(sumsq,            "")    \
@@ -155,6 +156,17 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     if (c->store == STORE_W_BF16) return weight ? DTYPE_BF16 : real;
     if (c->store == STORE_W_I8) return weight ? DTYPE_I8 : real;
     if (c->store != STORE_BF16) return real;
+    switch (c->op) {
+    case OP_swiglu_fwd:
+    case OP_swiglu_bwd:
+    case OP_gelu_fwd:
+    case OP_gelu_bwd: return DTYPE_BF16;
+    case OP_rmsnorm_fwd:
+    case OP_layernorm_fwd:
+    case OP_cast: return strcmp(name, "y") == 0 ? DTYPE_BF16 : real;
+    case OP_embed_fwd: return weight ? DTYPE_BF16 : real;
+    default: break; /* linear */
+    }
     bool out = strcmp(name, "y") == 0 || strcmp(name, "dx") == 0; /* F32 or BF16; F32 where the old value is added */
     bool half = weight || strcmp(name, "x") == 0 || strcmp(name, "dy") == 0 || (out && !c->add && c->n % 2);
     return half ? DTYPE_BF16 : real;
@@ -288,6 +300,7 @@ static inline double op_call(Backend *be, const OpData *d, const Tensor *t) {
     switch (c->op) {
     case OP_zero: op->zero(be, t[0]); break;
     case OP_copy: op->copy(be, t[0], t[1]); break;
+    case OP_cast: op->cast(be, t[0], t[1]); break;
     case OP_add: op->add(be, t[0], t[1], t[2]); break;
     case OP_add_bias: op->add_bias(be, t[0], t[1], t[2]); break;
     case OP_sumsq: return op->sumsq(be, t[0]);
@@ -334,6 +347,7 @@ static inline bool op_in_panels(const Backend *be, const OpData *d, int i) {
     case OP_embed_bwd: return weight && d->c.panels;
     case OP_zero:
     case OP_copy:
+    case OP_cast:
     case OP_sumsq:
     case OP_all_finite:
     case OP_adamw:
@@ -644,7 +658,8 @@ static inline void op_build(OpData *d, const OpCase *c, Backend *ref) {
     // clang-format off
     switch (c->op) {
     case OP_zero: op_build_elem(d, "y", x, 0); break;
-    case OP_copy: op_build_elem(d, "y", x, 1); break;
+    case OP_copy:
+    case OP_cast: op_build_elem(d, "y", x, 1); break;
     case OP_add: op_build_elem(d, "y", ab, 2); break;
     case OP_gelu_fwd: op_build_elem(d, "y", x, 1); break;
     case OP_gelu_bwd: op_build_elem(d, "dx", dy_x, 2); break;

@@ -3,6 +3,7 @@
  * in float64. Logits, loss, every gradient, and the weights after ten AdamW steps with clipping. */
 #include "nn_help.h"
 
+#include "base/json.h"
 #include "nn/nn_int.h"
 #include "nn/optim.h"
 
@@ -61,6 +62,11 @@ static void check(Golden *g, const char *name, const double *got, const double *
     g->n++;
 }
 
+static int64_t golden_at(Tensor t, int64_t out, int64_t in, bool transposed, int part, int n_part) {
+    if (n_part > 1 && t.rows == 1) return part * t.cols + in;
+    return transposed && t.rows > 1 ? in * (n_part * t.rows) + part * t.rows + out : out * t.cols + in;
+}
+
 /* The golden's part of a parameter, turned to our orientation: Conv1D keeps (in, out), c_attn holds q, k, v. */
 static void check_param(Golden *g, const char *name, Tensor t, bool transposed, int part, int n_part) {
     char full[160];
@@ -69,13 +75,7 @@ static void check_param(Golden *g, const char *name, Tensor t, bool transposed, 
     const double *file = golden_f64(g, full, n * n_part);
     double *got = mem_alloc((size_t)n * sizeof *got), *expected = mem_alloc((size_t)n * sizeof *expected);
     tensor_get(g->be, got, t);
-    for (int64_t out = 0; out < t.rows; out++)
-        for (int64_t in = 0; in < t.cols; in++) {
-            int64_t at = out * t.cols + in;
-            if (n_part > 1 && t.rows == 1) at = part * t.cols + in;
-            if (transposed && t.rows > 1) at = in * (n_part * t.rows) + part * t.rows + out;
-            expected[out * t.cols + in] = file[at];
-        }
+    for (int64_t i = 0; i < n; i++) expected[i] = file[golden_at(t, i / t.cols, i % t.cols, transposed, part, n_part)];
     check(g, full, got, expected, n, g->bound);
     free(got), free(expected);
 }
@@ -174,9 +174,9 @@ static void against_golden(const char *dir, Backend *be, const Bounds *bound, co
 
 static void test_goldens(void **state) {
     (void)state;
-    for (int i = 0; i < COUNT_OF(every_backend); i++) {
+    for (int i = 0; i < N_REAL; i++) {
         Machine mc;
-        if (!machine_open(&mc, every_backend[i].name, every_backend[i].isa, 2)) continue;
+        if (!machine_open_at(&mc, i, 2)) continue;
         const Bounds *bound = mc.be->real == DTYPE_F64 ? &f64_bounds : &f32_bounds;
         char what[32];
         snprintf(what, sizeof what, "%s %s", every_backend[i].name, every_backend[i].isa ? every_backend[i].isa : "");
@@ -186,7 +186,103 @@ static void test_goldens(void **state) {
     }
 }
 
+/* -- BF16 -------------------------------------------------------------------------------------------------------- */
+
+/* Relative errors of PyTorch's own BF16 (oracle/nn_bf16.py) against the goldens, and ours. */
+typedef struct {
+    Golden g;
+    const Json *torch;
+    double diff, norm;           /* squared: of all gradients together */
+    double part_diff, part_norm; /* of the parts of a fused parameter so far */
+    double torch_all;
+} Half;
+
+static void compare_half(Half *h, const char *name, const double *got, const double *expected, int64_t n, bool last) {
+    double torch = json_num(json_get(h->torch, name), NAN);
+    for (int64_t i = 0; i < n; i++)
+        h->part_diff += pow(got[i] - expected[i], 2), h->part_norm += expected[i] * expected[i];
+    if (!last) return;
+    h->diff += h->part_diff, h->norm += h->part_norm;
+    double own = sqrt(h->part_diff) / fmax(sqrt(h->part_norm), 0.01), allowed = 2 * fmax(torch, h->torch_all);
+    h->part_diff = h->part_norm = 0;
+    if (!(own <= allowed)) fail_msg("%s: off by %.3g, twice PyTorch's error is %.3g", name, own, allowed);
+    h->g.n++;
+}
+
+static void half_param(Half *h, const char *name, Tensor t, bool transposed, int part, int n_part) {
+    char full[160];
+    int64_t n = tensor_count(t);
+    snprintf(full, sizeof full, "grad.%s", name);
+    const double *file = golden_f64(&h->g, full, n * n_part);
+    double *got = mem_alloc((size_t)n * sizeof *got), *expected = mem_alloc((size_t)n * sizeof *expected);
+    tensor_get(h->g.be, got, t);
+    for (int64_t i = 0; i < n; i++) expected[i] = file[golden_at(t, i / t.cols, i % t.cols, transposed, part, n_part)];
+    compare_half(h, full, got, expected, n, part == n_part - 1);
+    free(got), free(expected);
+}
+
+static void half_slot(void *ud, const ParamSlot *s) {
+    Half *h = ud;
+    FileName f;
+    family_file_name(&f, h->g.family, s);
+    half_param(h, f.name, *s->w, f.transposed, f.part, f.n_part);
+}
+
+static void half_against_golden(const char *dir, Backend *be, const Json *errors, const char *what) {
+    Error err = {0};
+    Half h = {.g = {.be = be}, .torch = json_get(errors, dir)};
+    Model m;
+    Head head;
+    Acts *a;
+    char path[1024];
+    snprintf(path, sizeof path, "%s/golden/%s", TEST_DIR, dir);
+    OK(model_open(&m, be, path, true, &err));
+    OK(head_open(&head, &m, HEAD_LM, path, true, &err));
+    snprintf(path, sizeof path, "%s/golden/%s/expected.safetensors", TEST_DIR, dir);
+    OK(st_open(&h.g.file, path, &err));
+    Net net = {&m, &head};
+    Rows rows = golden_rows(&h.g);
+    double total = 0;
+    for (int i = 0; i < rows.n_tok; i++) total += rows.weight[i];
+    OK(acts_open(&a, &m, rows.n_tok, rows.n_tok, KEEP_ALL, &err));
+    int64_t n_logits = (int64_t)rows.n_tok * m.cfg.n_vocab;
+    double *logits = mem_alloc((size_t)n_logits * sizeof *logits);
+    run_rows(net, a, &rows, 4, true, logits);
+    net_visit(net, scale_gradient, &(ScaleJob){be, 1 / total});
+    h.g.family = m.cfg.family;
+    h.torch_all = json_num(json_get(h.torch, "all"), NAN);
+    compare_half(&h, "logits", logits, golden_f64(&h.g, "logits", n_logits), n_logits, true);
+    h.diff = h.norm = 0;
+    params_walk(&m.cfg, &m.dw, NULL, half_slot, &h);
+    if (!head.tied) half_param(&h, "lm_head.weight", head.dw, false, 0, 1);
+    double all = sqrt(h.diff / h.norm);
+    print_message("%s %s: %d tensors, all gradients off by %.2g, PyTorch's by %.2g\n", dir, what, h.g.n, all,
+                  h.torch_all);
+    assert_true(all <= 2 * h.torch_all && all > 1e-4); /* it is BF16 */
+    free(logits);
+    acts_close(a);
+    rows_free(&rows);
+    st_close(&h.g.file);
+    head_release(&head);
+    model_release(&m);
+}
+
+static void test_half_goldens(void **state) {
+    (void)state;
+    Json *errors = NULL;
+    Error err = {0};
+    OK(json_read_file(&errors, TEST_DIR "/golden/nn_bf16.json", 0, &err));
+    for (int i = N_REAL; i < COUNT_OF(every_backend); i++) {
+        Machine mc;
+        if (!machine_open_at(&mc, i, 2)) continue;
+        half_against_golden("nn_llama", mc.be, errors, every_backend[i].isa);
+        half_against_golden("nn_gpt2", mc.be, errors, every_backend[i].isa);
+        machine_close(&mc);
+    }
+    json_release(errors);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_goldens)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_goldens), cmocka_unit_test(test_half_goldens)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -169,6 +169,7 @@ static double plain(const OpData *d, int64_t i, int64_t j) {
     double sum = 0, g, u;
     switch (c->op) {
     case OP_copy:
+    case OP_cast:
         return value(d, "x", i, j);
     case OP_add:
         return value(d, "a", i, j) + value(d, "b", i, j);
@@ -211,9 +212,9 @@ static double plain(const OpData *d, int64_t i, int64_t j) {
 
 static void test_plain_formulas(void **state) {
     (void)state;
-    static const OpId op[] = {OP_zero,       OP_copy,        OP_add,          OP_add_bias,         OP_embed_fwd,
-                              OP_embed_bwd,  OP_gather_rows, OP_scatter_rows, OP_scatter_add_rows, OP_linear_fwd,
-                              OP_swiglu_fwd, OP_gelu_fwd,    OP_scale};
+    static const OpId op[] = {OP_zero,       OP_copy,       OP_cast,        OP_add,          OP_add_bias,
+                              OP_embed_fwd,  OP_embed_bwd,  OP_gather_rows, OP_scatter_rows, OP_scatter_add_rows,
+                              OP_linear_fwd, OP_swiglu_fwd, OP_gelu_fwd,    OP_scale};
     Backend *be = open_ref();
     static OpCase list[OPS_MAX];
     for (int k = 0; k < COUNT_OF(op); k++) {

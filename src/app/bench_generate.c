@@ -67,7 +67,7 @@ static bool one_case(Gen *g, int n_seq, int n_prompt, int n_new, Error *err) {
         double step = decode ? n_seq * (n_new - 1) / (med - median_of(one, 3)) : 0;
         Case c;
         case_begin(&c, g->b, "gen", name, pool_threads(g->b->machine.pool));
-        json_out_str(&c.j, "dtype", "fp32");
+        json_out_str(&c.j, "dtype", g->b->dtype_name);
         if (decode) json_out_int(&c.j, "batch", n_seq);
         json_out_num(&c.j, "tok_s", rounded(tok / med, 1));
         json_out_num(&c.j, "tok_s_best", rounded(tok / v[0], 1));
@@ -118,7 +118,7 @@ static bool first_token(Gen *g, Error *err) {
     Case c;
     snprintf(name, sizeof name, "first/%s", g->b->size->name);
     case_begin(&c, g->b, "gen", name, pool_threads(g->b->machine.pool));
-    json_out_str(&c.j, "dtype", "fp32");
+    json_out_str(&c.j, "dtype", g->b->dtype_name);
     json_out_num(&c.j, "first_s", rounded(first, 3));
     case_end(&c, meter, "%.3f s from the start of the process", first);
     return true;

@@ -147,7 +147,7 @@ static void report(Train *t, const Step *step, int n, double warm, Meter meter) 
     Case k;
     case_begin(&k, b, "train", name, pool_threads(b->machine.pool));
     json_out_str(&k.j, "impl", "native");
-    json_out_str(&k.j, "dtype", "fp32");
+    json_out_str(&k.j, "dtype", b->dtype_name);
     json_out_int(&k.j, "batch", t->n_seq);
     json_out_int(&k.j, "seq", t->len);
     json_out_str(&k.j, "keep", b->keep == KEEP_ALL ? "all" : "inputs");

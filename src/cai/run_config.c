@@ -42,7 +42,8 @@ const CfgKey run_keys[] = {
     {"run.seed",    CFG_INT,   CFG_RESULT,  AT(run.seed),    "0",    0, BIG,  "every random number follows from it"},
     {"run.threads", CFG_INT,   CFG_RUNTIME, AT(run.threads), "0",    0, 1024, "compute threads; 0: all usable CPUs"},
     {"run.backend", CFG_ENUM,  CFG_RESULT,  AT(run.backend), "cpu|ref", 0, 0, "cpu: F32; ref: F64 reference, slow"},
-    {"run.isa",     CFG_ENUM,  CFG_RESULT,  AT(run.isa),     "auto|scalar|avx2|avx512", 0, 0, "highest instruction set used"},
+    {"run.isa",     CFG_ENUM,  CFG_RESULT,  AT(run.isa),     "auto|scalar|avx2|avx512|avx512_bf16", 0, 0, "highest instruction set used"},
+    {"run.dtype",   CFG_ENUM,  CFG_RESULT,  AT(run.dtype),   "fp32|bf16", 0, 0, "of weights and of what products read; bf16: F32 sums, masters, statistics, losses"},
     {"run.state_s", CFG_FLOAT, CFG_RUNTIME, AT(run.state_s), "30",   0, 1e9,  "seconds between saved training states"},
 
     {"data.source",        CFG_ENUM, CFG_RESULT, AT(data.source), "files|world", 0, 0, "files: data.dir; world: the generated tiny world"},

@@ -10,27 +10,29 @@
 
 #include <stdlib.h>
 
-static void place_inner(BlockActs *a, Arena *mem, const ModelConfig *c, DType real, int64_t n, Keep keep) {
+/* dtype: of what products read. */
+static void place_inner(BlockActs *a, Arena *mem, const ModelConfig *c, DType real, DType dtype, int64_t n, Keep keep) {
     int64_t n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
     bool mean = c->norm == NORM_LAYER, lean = keep == KEEP_NONE;
     if (mean) a->mean1 = tensor_place(mem, real, n, 1);
     a->rstd1 = tensor_place(mem, real, n, 1);
-    a->h1 = tensor_place(mem, real, n, c->d_model);
+    a->h1 = tensor_place(mem, dtype, n, c->d_model);
     a->q = tensor_place(mem, real, n, n_q);
     a->k = tensor_place(mem, real, n, n_kv);
     a->v = tensor_place(mem, real, n, n_kv);
     a->o = tensor_place(mem, real, n, n_q);
+    a->o_in = dtype == real ? a->o : lean ? tensor_narrow(a->o) : tensor_place(mem, dtype, n, n_q);
     a->lse = tensor_place(mem, real, n, c->n_head);
     a->x_mid = lean ? a->x : tensor_place(mem, real, n, c->d_model);
     if (mean) a->mean2 = lean ? a->mean1 : tensor_place(mem, real, n, 1);
     a->rstd2 = lean ? a->rstd1 : tensor_place(mem, real, n, 1);
-    a->h2 = lean ? a->h1 : tensor_place(mem, real, n, c->d_model);
-    if (c->mlp == MLP_SWIGLU) a->gate = tensor_place(mem, real, n, c->d_ff);
-    a->up = tensor_place(mem, real, n, c->d_ff);
-    a->act = lean ? a->up : tensor_place(mem, real, n, c->d_ff);
+    a->h2 = lean ? a->h1 : tensor_place(mem, dtype, n, c->d_model);
+    if (c->mlp == MLP_SWIGLU) a->gate = tensor_place(mem, dtype, n, c->d_ff);
+    a->up = tensor_place(mem, dtype, n, c->d_ff);
+    a->act = lean ? a->up : tensor_place(mem, dtype, n, c->d_ff);
 }
 
-static void place_grads(Acts *a, Arena *mem, DType real) {
+static void place_grads(Acts *a, Arena *mem, DType real, DType dtype) {
     const ModelConfig *c = &a->cfg;
     int64_t n = a->max_tok, n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
     a->dh = tensor_place(mem, real, a->max_row, c->d_model);
@@ -41,11 +43,12 @@ static void place_grads(Acts *a, Arena *mem, DType real) {
     a->grad.dk = tensor_place(mem, real, n, n_kv);
     a->grad.dv = tensor_place(mem, real, n, n_kv);
     a->grad.d_o = tensor_place(mem, real, n, n_q);
-    a->grad.dact = tensor_place(mem, real, n, c->d_ff);
-    if (c->mlp == MLP_SWIGLU) a->grad.dgate = tensor_place(mem, real, n, c->d_ff);
+    a->grad.dact = tensor_place(mem, dtype, n, c->d_ff);
+    if (dtype != real) a->grad.dx_in = tensor_place(mem, dtype, n, c->d_model);
+    if (c->mlp == MLP_SWIGLU) a->grad.dgate = tensor_place(mem, dtype, n, c->d_ff);
 }
 
-static void acts_place(Acts *a, Arena *mem, DType real) {
+static void acts_place(Acts *a, Arena *mem, DType real, DType dtype) {
     const ModelConfig *c = &a->cfg;
     BlockActs shared = {0};
     for (int l = 0; l < c->n_layer; l++) {
@@ -54,15 +57,15 @@ static void acts_place(Acts *a, Arena *mem, DType real) {
         Tensor x = own_x ? tensor_place(mem, real, a->max_tok, c->d_model) : shared.x;
         *b = shared;
         b->x = x;
-        if (own_rest) place_inner(b, mem, c, real, a->max_tok, a->keep);
+        if (own_rest) place_inner(b, mem, c, real, dtype, a->max_tok, a->keep);
         if (l == 0) shared = *b;
     }
     a->x_last = a->keep == KEEP_NONE ? shared.x : tensor_place(mem, real, a->max_tok, c->d_model);
     a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
     if (c->norm == NORM_LAYER) a->mean = tensor_place(mem, real, a->max_row, 1);
     a->rstd = tensor_place(mem, real, a->max_row, 1);
-    a->h = tensor_place(mem, real, a->max_row, c->d_model);
-    if (a->keep != KEEP_NONE) place_grads(a, mem, real);
+    a->h = tensor_place(mem, dtype, a->max_row, c->d_model);
+    if (a->keep != KEEP_NONE) place_grads(a, mem, real, dtype);
 }
 
 static void acts_shape(Acts *a, const ModelConfig *c, int n_tok, int n_row, Keep keep) {
@@ -71,12 +74,12 @@ static void acts_shape(Acts *a, const ModelConfig *c, int n_tok, int n_row, Keep
     a->block = mem_alloc((size_t)c->n_layer * sizeof *a->block);
 }
 
-size_t acts_bytes(const ModelConfig *c, DType real, int n_tok, int n_row, Keep keep) {
+size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep) {
     Acts a;
     Arena measure;
-    acts_shape(&a, c, n_tok, n_row, keep);
+    acts_shape(&a, &m->cfg, n_tok, n_row, keep);
     arena_init_measure(&measure, "activations");
-    acts_place(&a, &measure, real);
+    acts_place(&a, &measure, m->be->real, m->dtype);
     free(a.block);
     return measure.used;
 }
@@ -86,13 +89,13 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
     Acts *a = mem_alloc(sizeof *a);
     acts_shape(a, &m->cfg, n_tok, n_row, keep);
     a->be = m->be;
-    size_t bytes = acts_bytes(&m->cfg, m->be->real, n_tok, n_row, keep);
+    size_t bytes = acts_bytes(m, n_tok, n_row, keep);
     if (!arena_init(&a->mem, "activations", m->be->mem, bytes, err)) {
         error_wrap(err, "activations of %d tokens", n_tok);
         acts_close(a);
         return false;
     }
-    acts_place(a, &a->mem, m->be->real);
+    acts_place(a, &a->mem, m->be->real, m->dtype);
     *out = a;
     return true;
 }
@@ -111,12 +114,12 @@ void acts_resize(Acts *a, int n_tok, int n_row) {
     a->n_tok = n_tok, a->n_row = n_row;
     for (int l = 0; l < a->cfg.n_layer; l++) {
         BlockActs *b = &a->block[l];
-        Tensor *t[] = {&b->x,   &b->mean1, &b->rstd1, &b->h1,    &b->q,  &b->k,    &b->v,  &b->o,
-                       &b->lse, &b->x_mid, &b->mean2, &b->rstd2, &b->h2, &b->gate, &b->up, &b->act};
+        Tensor *t[] = {&b->x,    &b->mean1, &b->rstd1, &b->h1,    &b->q,  &b->k,    &b->v,  &b->o,  &b->lse,
+                       &b->o_in, &b->x_mid, &b->mean2, &b->rstd2, &b->h2, &b->gate, &b->up, &b->act};
         for (int i = 0; i < COUNT_OF(t); i++) t[i]->rows = n_tok;
     }
     BlockGrads *g = &a->grad;
-    Tensor *by_tok[] = {&a->x_last, &a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate};
+    Tensor *by_tok[] = {&a->x_last, &a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate, &g->dx_in};
     Tensor *by_row[] = {&a->x_row, &a->mean, &a->rstd, &a->h, &a->dh, &a->dx_row};
     for (int i = 0; i < COUNT_OF(by_tok); i++) by_tok[i]->rows = n_tok;
     for (int i = 0; i < COUNT_OF(by_row); i++) by_row[i]->rows = n_row;

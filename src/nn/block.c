@@ -42,6 +42,13 @@ static AttnSeqs seen_by(const Model *m, const Batch *b) {
     return s;
 }
 
+/* t as products read it: itself, or rounded into half, which may be the same memory. */
+static Tensor as_input(const Model *m, Tensor half, Tensor t) {
+    if (m->dtype == m->be->real) return t;
+    m->be->op->cast(m->be, half, t);
+    return half;
+}
+
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
@@ -62,7 +69,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
         k = kv->k[layer], v = kv->v[layer];
     }
     op->attn_fwd(be, a->o, a->lse, a->q, k, v, seen_by(m, b), c->d_head);
-    linear_residual(be, a->x_mid, a->x, a->o, w->wo, w->bo);
+    linear_residual(be, a->x_mid, a->x, as_input(m, a->o_in, a->o), w->wo, w->bo);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, none}, {a->gate, w->w_gate, none, none}};
@@ -75,13 +82,18 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     linear_residual(be, x_out, a->x_mid, a->act, w->w_down, w->b_down);
 }
 
+static Tensor in_place(const Model *m, Tensor t) {
+    return m->dtype == m->be->real ? t : as_input(m, tensor_narrow(t), t);
+}
+
 void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, const Batch *b) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer], *d = &m->dw.block[layer];
 
-    op->linear_bwd(be, g->dact, &(LinearGrad){dx, w->w_down, d->w_down, d->b_down}, 1, a->act, false);
+    Tensor dx_in = as_input(m, g->dx_in, dx);
+    op->linear_bwd(be, g->dact, &(LinearGrad){dx_in, w->w_down, d->w_down, d->b_down}, 1, a->act, false);
     if (c->mlp == MLP_SWIGLU)
         op->swiglu_bwd(be, g->dgate, g->dact, g->dact, a->gate, a->up);
     else
@@ -90,13 +102,15 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
     op->linear_bwd(be, g->dh, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
     norm_backward(m, dx, d->mlp_norm, d->mlp_norm_b, g->dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
 
-    op->linear_bwd(be, g->d_o, &(LinearGrad){dx, w->wo, d->wo, d->bo}, 1, a->o, false);
+    dx_in = as_input(m, g->dx_in, dx);
+    op->linear_bwd(be, g->d_o, &(LinearGrad){dx_in, w->wo, d->wo, d->bo}, 1, a->o_in, false);
     op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, seen_by(m, b), c->d_head);
     if (c->pos == POS_ROPE) {
         op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);
         op->rope(be, g->dk, b->pos, m->freq, c->d_head, true);
     }
-    const LinearGrad qkv[] = {{g->dq, w->wq, d->wq, d->bq}, {g->dk, w->wk, d->wk, d->bk}, {g->dv, w->wv, d->wv, d->bv}};
+    Tensor dq = in_place(m, g->dq), dk = in_place(m, g->dk), dv = in_place(m, g->dv);
+    const LinearGrad qkv[] = {{dq, w->wq, d->wq, d->bq}, {dk, w->wk, d->wk, d->bk}, {dv, w->wv, d->wv, d->bv}};
     op->linear_bwd(be, g->dh, qkv, 3, a->h1, false);
     norm_backward(m, dx, d->attn_norm, d->attn_norm_b, g->dh, a->x, w->attn_norm, a->mean1, a->rstd1);
 }

@@ -20,6 +20,11 @@ void head_backward(Net n, Acts *a, int first, Tensor dout) {
     Backend *be = n.trunk->be;
     check_slice(n, a, first, dout);
     Tensor h = tensor_rows(a->h, first, dout.rows), dh = tensor_rows(acts_dhidden(a), first, dout.rows);
+    if (n.trunk->dtype != be->real) {
+        Tensor half = tensor_narrow(dout);
+        be->op->cast(be, half, dout);
+        dout = half;
+    }
     LinearGrad g = {.dy = dout, .w = n.head->w, .dw_acc = n.head->dw};
     be->op->linear_bwd(be, dh, &g, 1, h, true);
 }

@@ -73,10 +73,10 @@ static void init_one(void *ud, const ParamSlot *s) {
 bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err) {
     *m = (Model){0};
     if (!model_config_check(cfg, err)) return false;
-    m->be = be, m->cfg = *cfg, m->version = 1;
-    if (!params_open(&m->w, &m->params, be, cfg, "parameters", err)) goto fail;
+    m->be = be, m->cfg = *cfg, m->dtype = be->dtype, m->version = 1;
+    if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
     if (grads) {
-        if (!params_open(&m->dw, &m->grads, be, cfg, "gradients", err)) goto fail;
+        if (!params_open(&m->dw, &m->grads, be, be->real, cfg, "gradients", err)) goto fail;
         net_zero_grads((Net){m, NULL});
     } else {
         m->dw.block = mem_alloc((size_t)cfg->n_layer * sizeof *m->dw.block); /* of empty tensors */

@@ -69,6 +69,8 @@ typedef enum { KEEP_ALL, KEEP_INPUTS, KEEP_NONE } Keep;
 typedef struct Model {
     Backend *be;
     ModelConfig cfg;
+    DType dtype;                /* of matrices, tables and what products read: be->dtype when it was opened. Vectors, the
+                                   residual stream, gradients of parameters, statistics and logits are be->real */
     uint64_t version;           /* raised by every optimizer step; caches of older versions are not used */
     ModelParams w, dw;          /* dw: empty tensors when opened without gradients */
     Arena params, grads;
@@ -111,7 +113,8 @@ void model_release(Model *m);
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
 void head_release(Head *h);
-bool net_save(Net n, const char *dir, Error *err);      /* config.json + model.safetensors, F32, atomic each */
+bool net_save(Net n, const char *dir, Error *err);      /* config.json + model.safetensors, atomic each; F32,
+                                                           BF16 matrices and tables of a BF16 model */
 /* Equal shapes, except that `to` may have fewer layers: it gets the first ones. Heads are copied where both nets have one
  * (of one kind); leave the head NULL to copy a trunk only. Raises to.trunk->version. */
 bool net_copy_weights(Net to, Net from, Error *err);
@@ -131,7 +134,7 @@ void net_zero_grads(Net n);
 /* Capacity n_tok tokens, n_row chosen rows. KEEP_NONE has no backward. Acts places itself in arena memory of be->mem. */
 bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Error *err);
 void acts_close(Acts *a);
-size_t acts_bytes(const ModelConfig *c, DType real, int n_tok, int n_row, Keep keep);
+size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep);
 Tensor acts_hidden(const Acts *a);      /* h (R,C): normed hidden states of the batch's chosen rows, after net_forward */
 Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under a training plan; head_backward adds */
 
@@ -142,7 +145,7 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv);
 void net_backward(Net n, Acts *a, const Batch *b);
 /* Head on chosen rows [first, first+out.rows): out (rows, n_out). Any slicing gives the same bits. */
 void head_forward(Net n, const Acts *a, int first, Tensor out);
-/* dh[first..] += dout w, head.dw += dout^T h */
+/* dh[first..] += dout w, head.dw += dout^T h; dout is used up */
 void head_backward(Net n, Acts *a, int first, Tensor dout);
 
 bool kv_open(KvCache *kv, const Model *m, int n_page, Error *err);

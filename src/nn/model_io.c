@@ -336,10 +336,12 @@ typedef struct {
     int n;
 } SaveJob;
 
-static StOut *add_output(SaveJob *job, const char *name, const int64_t *dim, int n_dim) {
+/* Files hold F32, or BF16 where the weights are. */
+static StOut *add_output(SaveJob *job, const char *name, const int64_t *dim, int n_dim, DType dtype) {
+    bool half = dtype == DTYPE_BF16;
     StOut *o = &job->out[job->n++];
-    *o = (StOut){
-        .name = heap_strn(&job->heap, name, strlen(name)), .dtype = "F32", .n_dim = n_dim, .bytes = sizeof(float)};
+    *o = (StOut){.name = heap_strn(&job->heap, name, strlen(name)), .dtype = half ? "BF16" : "F32", .n_dim = n_dim};
+    o->bytes = half ? 2 : 4;
     for (int i = 0; i < n_dim; i++) o->dim[i] = dim[i], o->bytes *= (size_t)dim[i];
     o->data = heap_alloc(&job->heap, o->bytes);
     return o;
@@ -347,9 +349,18 @@ static StOut *add_output(SaveJob *job, const char *name, const int64_t *dim, int
 
 static void store_tensor(Backend *be, StOut *o, Tensor w, const FileName *f) {
     float *host = mem_alloc((size_t)tensor_count(w) * sizeof *host), *to = (float *)o->data;
+    uint16_t *half = (uint16_t *)o->data;
     tensor_get_f32(be, host, w);
     for (int64_t r = 0; r < w.rows; r++)
-        for (int64_t c = 0; c < w.cols; c++) to[file_index(f, w.rows, w.cols, r, c)] = host[r * w.cols + c];
+        for (int64_t c = 0; c < w.cols; c++) {
+            int64_t at = file_index(f, w.rows, w.cols, r, c);
+            uint32_t bits;
+            memcpy(&bits, &host[r * w.cols + c], sizeof bits);
+            if (w.dtype == DTYPE_BF16)
+                half[at] = (uint16_t)(bits >> 16);
+            else
+                to[at] = host[r * w.cols + c];
+        }
     free(host);
 }
 
@@ -363,7 +374,7 @@ static void save_one(void *ud, const ParamSlot *s) {
     if (!o) {
         int64_t dim[2];
         int n_dim = file_dims(dim, &f, s->rows, s->cols);
-        o = add_output(job, f.name, dim, n_dim);
+        o = add_output(job, f.name, dim, n_dim, s->w->dtype);
     }
     store_tensor(job->net.trunk->be, o, *s->w, &f);
 }
@@ -377,7 +388,7 @@ bool net_save(Net n, const char *dir, Error *err) {
         FileName f = {.n_part = 1};
         int64_t dim[2] = {n.head->w.rows, n.head->w.cols};
         family_head_name(f.name, n.head->kind);
-        store_tensor(m->be, add_output(&job, f.name, dim, 2), n.head->w, &f);
+        store_tensor(m->be, add_output(&job, f.name, dim, 2, n.head->w.dtype), n.head->w, &f);
     }
     Str path = {0}, config = {0};
     family_config_write(&config, &m->cfg, n.head ? n.head->kind : HEAD_LM, n.head ? n.head->n_out : 0);

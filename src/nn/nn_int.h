@@ -32,7 +32,9 @@ typedef void SlotVisitor(void *ud, const ParamSlot *slot);
 
 /* Every parameter that exists under c: blocks in order, then the model's own. w and dw may be NULL. */
 void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisitor *fn, void *ud);
-bool params_open(ModelParams *p, Arena *arena, Backend *be, const ModelConfig *c, const char *what, Error *err);
+/* dtype: of matrices and tables */
+bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const char *what,
+                 Error *err);
 void params_release(ModelParams *p, Arena *arena);
 /* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. */
 bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err);
@@ -62,6 +64,7 @@ typedef struct {
     Tensor h1;           /* (N, C) normed input of attention */
     Tensor q, k, v;      /* (N, H*D), (N, K*D), (N, K*D), rotated */
     Tensor o, lse;       /* (N, H*D), (N, H) */
+    Tensor o_in;         /* (N, H*D) o as the product reads it: itself, or in BF16 */
     Tensor x_mid;        /* (N, C) x + attention */
     Tensor mean2, rstd2; /* (N, 1) */
     Tensor h2;           /* (N, C) normed input of the MLP */
@@ -73,6 +76,7 @@ typedef struct {            /* backward's work space, one for all blocks */
     Tensor dh;              /* (N, C) gradient of a norm's output */
     Tensor dq, dk, dv, d_o; /* (N, H*D), (N, K*D), (N, K*D), (N, H*D) */
     Tensor dact, dgate;     /* (N, F); dact becomes the gradient of up */
+    Tensor dx_in;           /* (N, C) BF16: dx as products read it; else empty */
 } BlockGrads;
 
 struct Acts {

@@ -59,6 +59,7 @@ double schedule_factor(const Schedule *c, int64_t s) {
 typedef struct {
     char *name; /* "<net>.<name>" */
     Tensor w, dw, m, v;
+    Tensor master; /* BF16 weights: what they are rounded from; else empty */
     double lr_scale;
     bool decay;
 } OptimParam;
@@ -96,9 +97,18 @@ static void collect(void *ud, int index, const ParamInfo *p) {
 static void place_moments(Optim *o, Arena *mem) {
     for (int i = 0; i < o->n_param; i++) {
         OptimParam *p = &o->param[i];
-        p->m = tensor_place_weight(mem, p->w.dtype, p->w.rows, p->w.cols, p->w.panels);
-        p->v = tensor_place_weight(mem, p->w.dtype, p->w.rows, p->w.cols, p->w.panels);
+        DType real = o->be->real;
+        p->m = tensor_place_weight(mem, real, p->w.rows, p->w.cols, p->w.panels);
+        p->v = tensor_place_weight(mem, real, p->w.rows, p->w.cols, p->w.panels);
+        if (p->w.dtype != real) p->master = tensor_place_weight(mem, real, p->w.rows, p->w.cols, p->w.panels);
     }
+}
+
+static void widen(Backend *be, Tensor to, Tensor from) {
+    float *host = mem_alloc((size_t)tensor_count(from) * sizeof *host);
+    tensor_get_f32(be, host, from);
+    tensor_set_f32(be, to, host);
+    free(host);
 }
 
 bool optim_open(Optim **out, const Net *net, const double *lr_scale, int n_net, const OptimConfig *c, Error *err) {
@@ -127,6 +137,7 @@ bool optim_open(Optim **out, const Net *net, const double *lr_scale, int n_net, 
     for (int i = 0; i < o->n_param; i++) {
         o->be->op->zero(o->be, o->param[i].m);
         o->be->op->zero(o->be, o->param[i].v);
+        if (!tensor_empty(o->param[i].master)) widen(o->be, o->param[i].master, o->param[i].w);
     }
     *out = o;
     return true;
@@ -169,7 +180,9 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
             a.lr = o->cfg.lr * lr_factor * p->lr_scale;
             a.weight_decay = p->decay ? o->cfg.weight_decay : 0;
             a.grad_scale = grad_scale * r.clip_factor;
-            be->op->adamw(be, p->w, p->m, p->v, p->dw, a);
+            bool half = !tensor_empty(p->master);
+            be->op->adamw(be, half ? p->master : p->w, p->m, p->v, p->dw, a);
+            if (half) be->op->cast(be, p->w, p->master);
         }
         raise_versions(o);
     }
@@ -182,7 +195,7 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
 
 static const char updates_name[] = "updates";
 
-/* Bits of the moments as they are: F32 in cpu, F64 in ref. */
+/* Bits as they are: F32 in cpu, F64 in ref. */
 static void *host_moments(const Optim *o, Heap *heap, Tensor t, size_t *bytes) {
     *bytes = (size_t)tensor_count(t) * dtype_bytes(t.dtype);
     void *p = heap_alloc(heap, *bytes);
@@ -193,18 +206,32 @@ static void *host_moments(const Optim *o, Heap *heap, Tensor t, size_t *bytes) {
     return p;
 }
 
+enum { STATES = 3 };
+static const char state_kind[STATES] = {'m', 'v', 'w'};
+
+/* A parameter's tensors of state: moments, and the master of BF16 weights; empty where there is none. */
+static Tensor state_of(const OptimParam *p, int k) { return k == 0 ? p->m : k == 1 ? p->v : p->master; }
+
+static int count_states(const Optim *o) {
+    int n = 0;
+    for (int i = 0; i < STATES * o->n_param; i++) n += !tensor_empty(state_of(&o->param[i / STATES], i % STATES));
+    return n;
+}
+
 bool optim_save(const Optim *o, const char *path, Error *err) {
     Heap heap = {0};
-    int n = 2 * o->n_param + 1;
+    int n = count_states(o) + 1, at = 0;
     StOut *out = mem_alloc((size_t)n * sizeof *out);
-    for (int i = 0; i < 2 * o->n_param; i++) {
-        const OptimParam *p = &o->param[i / 2];
-        Tensor t = i % 2 ? p->v : p->m;
-        out[i] = (StOut){.dtype = dtype_name(t.dtype), .n_dim = 2, .dim = {t.rows, t.cols}};
-        out[i].name = heap_printf(&heap, "%s.%c", p->name, i % 2 ? 'v' : 'm');
-        out[i].data = host_moments(o, &heap, t, &out[i].bytes);
+    for (int i = 0; i < STATES * o->n_param; i++) {
+        const OptimParam *p = &o->param[i / STATES];
+        Tensor t = state_of(p, i % STATES);
+        if (tensor_empty(t)) continue;
+        out[at] = (StOut){.dtype = dtype_name(t.dtype), .n_dim = 2, .dim = {t.rows, t.cols}};
+        out[at].name = heap_printf(&heap, "%s.%c", p->name, state_kind[i % STATES]);
+        out[at].data = host_moments(o, &heap, t, &out[at].bytes);
+        at++;
     }
-    out[n - 1] = (StOut){.name = updates_name, .dtype = "I64", .n_dim = 1, .dim = {1}, .data = &o->updates, .bytes = 8};
+    out[at] = (StOut){.name = updates_name, .dtype = "I64", .n_dim = 1, .dim = {1}, .data = &o->updates, .bytes = 8};
     bool ok = st_write(path, out, n, err);
     heap_release(&heap);
     free(out);
@@ -235,13 +262,13 @@ static bool load_state(Optim *o, const StFile *f, Error *err) {
     const StEntry *t = st_find(f, updates_name);
     if (!t || strcmp(t->dtype, "I64") != 0 || t->bytes != 8)
         return error_set(err, ERR_FORMAT, "tensor '%s' is missing or not one I64", updates_name);
-    if (f->n != 2 * o->n_param + 1)
-        return error_set(err, ERR_FORMAT, "%d tensors, expected %d: state of another net", f->n, 2 * o->n_param + 1);
+    int n = count_states(o) + 1;
+    if (f->n != n) return error_set(err, ERR_FORMAT, "%d tensors, expected %d: state of another net", f->n, n);
     for (int store = 0; store < 2; store++) {
-        for (int i = 0; i < o->n_param; i++) {
-            OptimParam *p = &o->param[i];
-            if (!load_moment(o, f, p->name, 'm', p->m, store, err) ||
-                !load_moment(o, f, p->name, 'v', p->v, store, err))
+        for (int i = 0; i < STATES * o->n_param; i++) {
+            const OptimParam *p = &o->param[i / STATES];
+            Tensor state = state_of(p, i % STATES);
+            if (!tensor_empty(state) && !load_moment(o, f, p->name, state_kind[i % STATES], state, store, err))
                 return false;
         }
     }

@@ -2,7 +2,8 @@
  *
  * Order of one update: norm of the accumulated gradients (double, fixed blocks), times scale (1 / loss weight of the step);
  * non-finite: nothing is changed, the step counts as skipped; clip factor min(1, clip/(norm + 1e-6)) (torch); AdamW with
- * decay groups (matrices and embeddings decay; biases and norms do not); gradients zeroed. */
+ * decay groups (matrices and embeddings decay; biases and norms do not); gradients zeroed. BF16 weights have an F32 master
+ * here, which takes the update and is then rounded into them; the master begins as what the weights are at optim_open. */
 #ifndef DIKAST_NN_OPTIM_H
 #define DIKAST_NN_OPTIM_H
 
@@ -30,7 +31,7 @@ void optim_close(Optim *o);
 /* lr_factor from the schedule; grad_scale: 1 / total loss weight. Raises every trunk's version unless skipped. */
 OptimResult optim_step(Optim *o, double lr_factor, double grad_scale);
 int64_t optim_updates(const Optim *o);      /* t: updates made (skipped ones not counted) */
-/* Moments and t, as safetensors "<net>.<name>.m/.v". Loading is strict. */
+/* Moments, F32 masters of BF16 weights and t, as safetensors "<net>.<name>.m/.v/.w". Loading is strict. */
 bool optim_save(const Optim *o, const char *path, Error *err);
 bool optim_load(Optim *o, const char *path, Error *err);
 

@@ -48,24 +48,27 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
 typedef struct {
     Arena *arena;
     Backend *be;
+    DType dtype;
 } PlaceJob;
 
 static void place_one(void *ud, const ParamSlot *s) {
     PlaceJob *job = ud;
-    *s->w = tensor_place_weight(job->arena, job->be->real, s->rows, s->cols, s->use == PARAM_MATRIX && job->be->panels);
+    DType dtype = s->use == PARAM_VECTOR ? job->be->real : job->dtype;
+    *s->w = tensor_place_weight(job->arena, dtype, s->rows, s->cols, s->use == PARAM_MATRIX && job->be->panels);
 }
 
-bool params_open(ModelParams *p, Arena *arena, Backend *be, const ModelConfig *c, const char *what, Error *err) {
+bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const char *what,
+                 Error *err) {
     *p = (ModelParams){.block = mem_alloc((size_t)c->n_layer * sizeof *p->block)};
     Arena measure;
     arena_init_measure(&measure, what);
-    params_walk(c, p, NULL, place_one, &(PlaceJob){&measure, be});
+    params_walk(c, p, NULL, place_one, &(PlaceJob){&measure, be, dtype});
     if (!arena_init(arena, what, be->mem, measure.used, err)) {
         free(p->block);
         *p = (ModelParams){0};
         return error_wrap(err, "%s", what);
     }
-    params_walk(c, p, NULL, place_one, &(PlaceJob){arena, be});
+    params_walk(c, p, NULL, place_one, &(PlaceJob){arena, be, dtype});
     return true;
 }
 
@@ -84,15 +87,17 @@ bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, E
         return true;
     }
     Backend *be = m->be;
-    Arena measure;
+    Arena measure, measure_grads;
     arena_init_measure(&measure, "head");
-    tensor_place_weight(&measure, be->real, n_out, m->cfg.d_model, be->panels);
+    arena_init_measure(&measure_grads, "head gradient");
+    tensor_place_weight(&measure, m->dtype, n_out, m->cfg.d_model, be->panels);
+    tensor_place_weight(&measure_grads, be->real, n_out, m->cfg.d_model, be->panels);
     if (!arena_init(&h->params, "head", be->mem, measure.used, err) ||
-        (grads && !arena_init(&h->grads, "head gradient", be->mem, measure.used, err))) {
+        (grads && !arena_init(&h->grads, "head gradient", be->mem, measure_grads.used, err))) {
         head_release(h);
         return error_wrap(err, "head of %d outputs", n_out);
     }
-    h->w = tensor_place_weight(&h->params, be->real, n_out, m->cfg.d_model, be->panels);
+    h->w = tensor_place_weight(&h->params, m->dtype, n_out, m->cfg.d_model, be->panels);
     if (grads) {
         h->dw = tensor_place_weight(&h->grads, be->real, n_out, m->cfg.d_model, be->panels);
         be->op->zero(be, h->dw);
@@ -181,7 +186,7 @@ void net_zero_grads(Net n) { net_visit(n, zero_grad, n.trunk->be); }
  */
 
 static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from) {
-    if (to_be->real == from_be->real && to_be->panels == from_be->panels) {
+    if (to.dtype == from.dtype && to.panels == from.panels) {
         to_be->op->copy(to_be, to, from);
         return;
     }

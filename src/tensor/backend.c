@@ -32,8 +32,17 @@ bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, 
         free(be);
         return error_wrap(err, "backend %s", name);
     }
+    be->dtype = be->real;
     CHECK(find(be->op->name) == p, "backend '%s' calls itself '%s'", name, be->op->name);
     *out = be;
+    return true;
+}
+
+bool backend_set_dtype(Backend *be, DType dtype, Error *err) {
+    if (dtype != be->real && (dtype != DTYPE_BF16 || be->real != DTYPE_F32))
+        return error_set(err, ERR_CONFIG, "backend %s: dtype %s is not supported, it computes in %s", be->op->name,
+                         dtype_name(dtype), dtype_name(be->real));
+    be->dtype = dtype;
     return true;
 }
 

@@ -3,7 +3,10 @@
  * Outputs first, then inputs, then scalars. Nothing aliases unless stated. An argument named *_acc is accumulated into
  * (+=); every other output is overwritten (=). An empty Tensor for an optional output skips it. Parameter gradients are
  * always _acc. Every tensor has dtype be->real: F64 in ref, F32 in cpu (sums and statistics of one row may use wider
- * registers, in one fixed order).
+ * registers, in one fixed order). In cpu these may be BF16 instead, each rounded once from the F32 result:
+ *   linear_*: x, dy and w together, with y and dx of either (F32 where the old value is added), dw and dbias F32; w alone
+ *   under F32 x (forward only), or 8-bit whole numbers with a scale per row
+ *   norms: y;  swiglu, gelu: all;  embed_fwd: w;  zero, copy, cast: all
  *
  * Row invariance: in ref and cpu the bits of a row in any *_fwd do not depend on the other rows, on their number, on its
  * own place among them or on the thread count. Everything is deterministic: equal inputs, equal bits, on any thread count.
@@ -47,7 +50,8 @@ typedef struct {
 
     /* -- plain ------------------------------------------------------------------------------------------------- */
     void (*zero)(Backend *be, Tensor y);
-    void (*copy)(Backend *be, Tensor y, Tensor x);
+    void (*copy)(Backend *be, Tensor y, Tensor x);                      /* of one dtype and layout */
+    void (*cast)(Backend *be, Tensor y, Tensor x);                      /* y = x in y's dtype; y may be tensor_narrow(x) */
     void (*add)(Backend *be, Tensor y, Tensor a, Tensor b);             /* y = a + b; y may alias a or b */
     void (*add_bias)(Backend *be, Tensor y, Tensor x, Tensor b);        /* y = x + b  b (1,C); y may alias x */
     double (*sumsq)(Backend *be, Tensor x);                             /* double, fixed blocks in fixed order */
@@ -122,6 +126,7 @@ typedef struct {
 struct Backend {
     const BackendOps *op;
     DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu */
+    DType dtype;        /* of weight matrices and of what products read: real; BF16 after backend_set_dtype */
     bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; ref: row-major */
     MemSource mem;      /* where its tensors live */
     Pool *pool;         /* borrowed */
@@ -131,6 +136,8 @@ struct Backend {
 /* name: "ref" | "cpu". isa: NULL or "auto" for the best of this machine, else "scalar" | "avx2" | "avx512" (cpu only). */
 bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err);
 void backend_close(Backend *be);
+/* BF16 for all models opened from now on: cpu only. */
+bool backend_set_dtype(Backend *be, DType dtype, Error *err);
 const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref */
 
 /* Host side of tensors, any layout, with conversion: double holds every F32 and F64 exactly. */

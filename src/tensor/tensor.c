@@ -1,7 +1,8 @@
 #include "tensor/tensor.h"
 
 size_t dtype_bytes(DType t) {
-    static const size_t bytes[DTYPE_COUNT] = {[DTYPE_F32] = 4, [DTYPE_F64] = 8, [DTYPE_I32] = 4, [DTYPE_BF16] = 2, [DTYPE_I8] = 1};
+    static const size_t bytes[DTYPE_COUNT] = {
+        [DTYPE_F32] = 4, [DTYPE_F64] = 8, [DTYPE_I32] = 4, [DTYPE_BF16] = 2, [DTYPE_I8] = 1};
     CHECK(t >= 0 && t < DTYPE_COUNT, "dtype %d", (int)t);
     return bytes[t];
 }
@@ -46,6 +47,13 @@ Tensor tensor_storage(Tensor t) {
     t.cols = panel_cols(t.dtype, t.cols) * PANEL_ROWS;
     t.ld *= PANEL_ROWS;
     t.panels = false;
+    return t;
+}
+
+Tensor tensor_narrow(Tensor t) {
+    CHECK(t.dtype == DTYPE_F32 && !t.panels, "narrowing %s", dtype_name(t.dtype));
+    t.dtype = DTYPE_BF16;
+    t.ld *= 2;
     return t;
 }
 

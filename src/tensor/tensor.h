@@ -36,6 +36,7 @@ Tensor tensor_over(void *data, DType dtype, int64_t rows, int64_t cols);    /* v
 Tensor tensor_place_weight(Arena *a, DType dtype, int64_t rows, int64_t cols, bool panels);
 /* What lies in memory, row-major: of panels one panel a row, of other tensors themselves. */
 Tensor tensor_storage(Tensor t);
+Tensor tensor_narrow(Tensor t);     /* BF16 over the rows of F32 t, each in the first half of its own memory */
 static inline int64_t tensor_at(Tensor t, int64_t i, int64_t j) {   /* of element (i, j), in elements from data */
     if (!t.panels) return i * t.ld + j;
     if (t.dtype == DTYPE_BF16) return (i / PANEL_ROWS * t.ld + j - j % 2) * PANEL_ROWS + i % PANEL_ROWS * 2 + j % 2;

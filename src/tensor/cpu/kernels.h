@@ -15,6 +15,7 @@ const BackendOps KERNELS = {
     .name = "cpu",
     .zero = zero,
     .copy = copy,
+    .cast = cast,
     .add = add,
     .add_bias = add_bias,
     .sumsq = sumsq,
@@ -43,4 +44,4 @@ const BackendOps KERNELS = {
     .scale = scale,
 };
 
-_Static_assert(sizeof(BackendOps) == 29 * sizeof(void *), "cpu lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 30 * sizeof(void *), "cpu lacks an op of backend.h");

@@ -6,6 +6,22 @@
 
 #include <string.h>
 
+/* Sixteen elements of a row, F32 or BF16. */
+INLINE v16 row_get(Tensor t, int64_t i, int64_t j, int64_t left) {
+    if (t.dtype == DTYPE_BF16) return v16_get_bf16((const uint16_t *)t.data + i * t.ld + j, left);
+    return v16_get(f32_row(t, i) + j, left);
+}
+INLINE void row_put(Tensor t, int64_t i, int64_t j, v16 a, int64_t left) {
+    if (t.dtype == DTYPE_BF16)
+        v16_put_bf16((uint16_t *)t.data + i * t.ld + j, a, left);
+    else
+        v16_put(f32_row(t, i) + j, a, left);
+}
+/* A tensor that may be of either. */
+static void check_any(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+    cpu_check_as(op, what, t, rows, cols, t.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32);
+}
+
 /* -- plain ----------------------------------------------------------------------------------------------------------
  */
 
@@ -18,13 +34,14 @@ typedef struct {
 static void zero_span(const void *job, Span s, int64_t tile) {
     (void)tile;
     const Elem *e = job;
+    size_t size = dtype_bytes(e->y.dtype);
     for (int64_t i = s.row; i < s.row_end; i++)
-        memset(f32_row(e->y, i) + s.col, 0, (size_t)(s.col_end - s.col) * sizeof(float));
+        memset((char *)e->y.data + (size_t)(i * e->y.ld + s.col) * size, 0, (size_t)(s.col_end - s.col) * size);
 }
 
 static void zero(Backend *be, Tensor y) {
     y = tensor_storage(y);
-    cpu_check("zero", "y", y, y.rows, y.cols);
+    cpu_check_as("zero", "y", y, y.rows, y.cols, y.dtype);
     Elem e = {.y = y};
     cpu_spans(be, y.rows, y.cols, zero_span, &e);
 }
@@ -32,17 +49,57 @@ static void zero(Backend *be, Tensor y) {
 static void copy_span(const void *job, Span s, int64_t tile) {
     (void)tile;
     const Elem *e = job;
+    size_t size = dtype_bytes(e->y.dtype);
     for (int64_t i = s.row; i < s.row_end; i++)
-        memcpy(f32_row(e->y, i) + s.col, f32_row(e->a, i) + s.col, (size_t)(s.col_end - s.col) * sizeof(float));
+        memcpy((char *)e->y.data + (size_t)(i * e->y.ld + s.col) * size,
+               (const char *)e->a.data + (size_t)(i * e->a.ld + s.col) * size, (size_t)(s.col_end - s.col) * size);
 }
 
 static void copy(Backend *be, Tensor y, Tensor x) {
     CHECK(tensor_same_shape(x, y) && x.panels == y.panels, "copy: x and y differ in shape or layout");
     y = tensor_storage(y), x = tensor_storage(x);
-    cpu_check("copy", "x", x, y.rows, y.cols);
-    cpu_check("copy", "y", y, y.rows, y.cols);
+    cpu_check_as("copy", "x", x, y.rows, y.cols, y.dtype);
+    cpu_check_as("copy", "y", y, y.rows, y.cols, y.dtype);
     Elem e = {.y = y, .a = x};
     cpu_spans(be, y.rows, y.cols, copy_span, &e);
+}
+
+/* Ascending, so that y may be the BF16 view of x's own rows: what is written lies behind what is still to be read. */
+static void cast_task(const void *job, int64_t row, int64_t row_end) {
+    const Elem *e = job;
+    for (int64_t i = row; i < row_end; i++)
+        for (int64_t j = 0; j < e->y.cols; j += 16)
+            row_put(e->y, i, j, row_get(e->a, i, j, e->y.cols - j), e->y.cols - j);
+}
+
+/* One panel of weights: 16 rows, columns ascending, two by two. */
+static void cast_panels_task(void *ud, int64_t panel, int thread) {
+    (void)thread;
+    const Elem *e = ud;
+    const float *x = (const float *)e->a.data + panel * e->a.ld * PANEL_ROWS;
+    uint16_t *y = (uint16_t *)e->y.data + panel * e->y.ld * PANEL_ROWS;
+    for (int64_t j = 0; j < e->y.cols; j += 2) {
+        v16 odd = j + 1 < e->y.cols ? v16_load(x + (j + 1) * PANEL_ROWS) : v16_zero();
+        v16_store_pairs(y + j * PANEL_ROWS, v16_load(x + j * PANEL_ROWS), odd);
+    }
+}
+
+static void cast(Backend *be, Tensor y, Tensor x) {
+    Elem e = {.y = y, .a = x};
+    CHECK(x.panels == y.panels, "cast: x and y differ in layout");
+    if (y.panels && y.dtype != x.dtype) {
+        cpu_check_weight("cast", "x", x, y.rows, y.cols, DTYPE_F32);
+        cpu_check_weight("cast", "y", y, y.rows, y.cols, DTYPE_BF16);
+        cpu_tiles(be, ceil_div(y.rows, PANEL_ROWS), 16.0 * (double)tensor_count(y), cast_panels_task, &e);
+        return;
+    }
+    if (y.panels) {
+        copy(be, y, x);
+        return;
+    }
+    check_any("cast", "x", x, y.rows, y.cols);
+    check_any("cast", "y", y, y.rows, y.cols);
+    cpu_rows(be, y.rows, y.cols, 1, cast_task, &e);
 }
 
 static void add_span(const void *job, Span s, int64_t tile) {
@@ -180,17 +237,33 @@ static void gather_panels_task(const void *job, int64_t row, int64_t row_end) {
     }
 }
 
+/* From BF16, in panels or not, to F32. */
+static void gather_half_task(const void *job, int64_t row, int64_t row_end) {
+    const Lookup *l = job;
+    for (int64_t i = row; i < row_end; i++) {
+        float *y = f32_row(l->y, i);
+        const uint16_t *x = l->x.data;
+        for (int64_t j = 0; j < l->y.cols; j++) {
+            uint32_t bits = (uint32_t)x[tensor_at(l->x, l->row[i], j)] << 16;
+            float v;
+            memcpy(&v, &bits, sizeof v);
+            y[j] = l->add ? y[j] + v : v;
+        }
+    }
+}
+
 static void gather(Backend *be, const char *op, const Lookup *l) {
     cpu_check(op, "y", l->y, l->y.rows, l->y.cols);
     cpu_check_index(op, l->row, l->y.rows, l->x.rows);
-    cpu_rows(be, l->y.rows, l->y.cols, 1, l->x.panels ? gather_panels_task : gather_task, l);
+    RowsFn *task = l->x.dtype == DTYPE_BF16 ? gather_half_task : l->x.panels ? gather_panels_task : gather_task;
+    cpu_rows(be, l->y.rows, l->y.cols, 1, task, l);
 }
 
 static void embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add_to_y) {
     if (w.panels)
-        cpu_check_weight("embed_fwd", "w", w, w.rows, y.cols, DTYPE_F32);
+        cpu_check_weight("embed_fwd", "w", w, w.rows, y.cols, w.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32);
     else
-        cpu_check("embed_fwd", "w", w, w.rows, y.cols);
+        check_any("embed_fwd", "w", w, w.rows, y.cols);
     gather(be, "embed_fwd", &(Lookup){y, w, idx, add_to_y});
 }
 
@@ -339,15 +412,15 @@ static void swiglu_fwd_span(const void *job, Span s, int64_t tile) {
     for (int64_t i = s.row; i < s.row_end; i++)
         for (int64_t j = s.col; j < s.col_end; j += 16) {
             int64_t left = s.col_end - j;
-            v16 g = v16_get(f32_row(e->a, i) + j, left), u = v16_get(f32_row(e->b, i) + j, left);
-            v16_put(f32_row(e->y, i) + j, v16_mul(v16_mul(g, v16_sigmoid(g)), u), left);
+            v16 g = row_get(e->a, i, j, left), u = row_get(e->b, i, j, left);
+            row_put(e->y, i, j, v16_mul(v16_mul(g, v16_sigmoid(g)), u), left);
         }
 }
 
 static void swiglu_fwd(Backend *be, Tensor y, Tensor gate, Tensor up) {
-    cpu_check("swiglu_fwd", "y", y, y.rows, y.cols);
-    cpu_check("swiglu_fwd", "gate", gate, y.rows, y.cols);
-    cpu_check("swiglu_fwd", "up", up, y.rows, y.cols);
+    check_any("swiglu_fwd", "y", y, y.rows, y.cols);
+    check_any("swiglu_fwd", "gate", gate, y.rows, y.cols);
+    check_any("swiglu_fwd", "up", up, y.rows, y.cols);
     Elem e = {.y = y, .a = gate, .b = up};
     cpu_spans(be, y.rows, y.cols, swiglu_fwd_span, &e);
 }
@@ -363,20 +436,20 @@ static void swiglu_bwd_span(const void *job, Span span, int64_t tile) {
     for (int64_t i = span.row; i < span.row_end; i++)
         for (int64_t j = span.col; j < span.col_end; j += 16) {
             int64_t left = span.col_end - j;
-            v16 d = v16_get(f32_row(w->dy, i) + j, left), g = v16_get(f32_row(w->gate, i) + j, left);
-            v16 u = v16_get(f32_row(w->up, i) + j, left), s = v16_sigmoid(g), ds = v16_mul(d, s);
+            v16 d = row_get(w->dy, i, j, left), g = row_get(w->gate, i, j, left);
+            v16 u = row_get(w->up, i, j, left), s = v16_sigmoid(g), ds = v16_mul(d, s);
             v16 slope = v16_fma(g, v16_sub(one, s), one);
-            v16_put(f32_row(w->dgate, i) + j, v16_mul(v16_mul(ds, u), slope), left);
-            v16_put(f32_row(w->dup, i) + j, v16_mul(ds, g), left);
+            row_put(w->dgate, i, j, v16_mul(v16_mul(ds, u), slope), left);
+            row_put(w->dup, i, j, v16_mul(ds, g), left);
         }
 }
 
 static void swiglu_bwd(Backend *be, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up) {
-    cpu_check("swiglu_bwd", "dgate", dgate, dy.rows, dy.cols);
-    cpu_check("swiglu_bwd", "dup", dup, dy.rows, dy.cols);
-    cpu_check("swiglu_bwd", "dy", dy, dy.rows, dy.cols);
-    cpu_check("swiglu_bwd", "gate", gate, dy.rows, dy.cols);
-    cpu_check("swiglu_bwd", "up", up, dy.rows, dy.cols);
+    check_any("swiglu_bwd", "dgate", dgate, dy.rows, dy.cols);
+    check_any("swiglu_bwd", "dup", dup, dy.rows, dy.cols);
+    check_any("swiglu_bwd", "dy", dy, dy.rows, dy.cols);
+    check_any("swiglu_bwd", "gate", gate, dy.rows, dy.cols);
+    check_any("swiglu_bwd", "up", up, dy.rows, dy.cols);
     Swiglu w = {dgate, dup, dy, gate, up};
     cpu_spans(be, dy.rows, dy.cols, swiglu_bwd_span, &w);
 }
@@ -408,14 +481,14 @@ static void gelu_fwd_span(const void *job, Span s, int64_t tile) {
     for (int64_t i = s.row; i < s.row_end; i++)
         for (int64_t j = s.col; j < s.col_end; j += 16) {
             int64_t left = s.col_end - j;
-            v16 x = v16_get(f32_row(e->a, i) + j, left);
-            v16_put(f32_row(e->y, i) + j, v16_mul(x, gelu_phi(x, e->kind)), left);
+            v16 x = row_get(e->a, i, j, left);
+            row_put(e->y, i, j, v16_mul(x, gelu_phi(x, e->kind)), left);
         }
 }
 
 static void gelu_fwd(Backend *be, Tensor y, Tensor x, GeluKind kind) {
-    cpu_check("gelu_fwd", "y", y, y.rows, y.cols);
-    cpu_check("gelu_fwd", "x", x, y.rows, y.cols);
+    check_any("gelu_fwd", "y", y, y.rows, y.cols);
+    check_any("gelu_fwd", "x", x, y.rows, y.cols);
     Elem e = {.y = y, .a = x, .kind = kind};
     cpu_spans(be, y.rows, y.cols, gelu_fwd_span, &e);
 }
@@ -426,16 +499,16 @@ static void gelu_bwd_span(const void *job, Span s, int64_t tile) {
     for (int64_t i = s.row; i < s.row_end; i++)
         for (int64_t j = s.col; j < s.col_end; j += 16) {
             int64_t left = s.col_end - j;
-            v16 x = v16_get(f32_row(e->b, i) + j, left), phi = gelu_phi(x, e->kind);
-            v16 d = v16_get(f32_row(e->a, i) + j, left);
-            v16_put(f32_row(e->y, i) + j, v16_mul(d, gelu_slope(x, phi, e->kind)), left);
+            v16 x = row_get(e->b, i, j, left), phi = gelu_phi(x, e->kind);
+            v16 d = row_get(e->a, i, j, left);
+            row_put(e->y, i, j, v16_mul(d, gelu_slope(x, phi, e->kind)), left);
         }
 }
 
 static void gelu_bwd(Backend *be, Tensor dx, Tensor dy, Tensor x, GeluKind kind) {
-    cpu_check("gelu_bwd", "dx", dx, dy.rows, dy.cols);
-    cpu_check("gelu_bwd", "dy", dy, dy.rows, dy.cols);
-    cpu_check("gelu_bwd", "x", x, dy.rows, dy.cols);
+    check_any("gelu_bwd", "dx", dx, dy.rows, dy.cols);
+    check_any("gelu_bwd", "dy", dy, dy.rows, dy.cols);
+    check_any("gelu_bwd", "x", x, dy.rows, dy.cols);
     Elem e = {.y = dx, .a = dy, .b = x, .kind = kind};
     cpu_spans(be, dy.rows, dy.cols, gelu_bwd_span, &e);
 }

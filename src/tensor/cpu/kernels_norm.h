@@ -52,17 +52,17 @@ static void rmsnorm_task(const void *job, int64_t row, int64_t row_end) {
     int64_t cols = n->x.cols;
     for (int64_t i = row; i < row_end; i++) {
         const float *x = f32_row(n->x, i), *w = f32_row(n->w, 0);
-        float *y = f32_row(n->y, i), r = rstd_of(row_square(x, 0.0f, cols), cols, n->eps);
+        float r = rstd_of(row_square(x, 0.0f, cols), cols, n->eps);
         for (int64_t j = 0; j < cols; j += 16) {
             v16 h = v16_mul(v16_get(x + j, cols - j), v16_set1(r));
-            v16_put(y + j, v16_mul(h, v16_get(w + j, cols - j)), cols - j);
+            row_put(n->y, i, j, v16_mul(h, v16_get(w + j, cols - j)), cols - j);
         }
         if (!tensor_empty(n->rstd)) *f32_row(n->rstd, i) = r;
     }
 }
 
 static void rmsnorm_fwd(Backend *be, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps) {
-    cpu_check("rmsnorm_fwd", "y", y, x.rows, x.cols);
+    check_any("rmsnorm_fwd", "y", y, x.rows, x.cols);
     cpu_check("rmsnorm_fwd", "x", x, x.rows, x.cols);
     cpu_check("rmsnorm_fwd", "w", w, 1, x.cols);
     cpu_check_opt("rmsnorm_fwd", "rstd", rstd, x.rows, 1);
@@ -75,12 +75,12 @@ static void layernorm_task(const void *job, int64_t row, int64_t row_end) {
     int64_t cols = n->x.cols;
     for (int64_t i = row; i < row_end; i++) {
         const float *x = f32_row(n->x, i), *w = f32_row(n->w, 0), *b = f32_row(n->b, 0);
-        float *y = f32_row(n->y, i), mu = row_sum(x, cols) / (float)cols;
+        float mu = row_sum(x, cols) / (float)cols;
         float r = rstd_of(row_square(x, mu, cols), cols, n->eps);
         for (int64_t j = 0; j < cols; j += 16) {
             int64_t left = cols - j;
             v16 h = v16_mul(v16_sub(v16_get(x + j, left), v16_set1(mu)), v16_set1(r));
-            v16_put(y + j, v16_fma(h, v16_get(w + j, left), v16_get(b + j, left)), left);
+            row_put(n->y, i, j, v16_fma(h, v16_get(w + j, left), v16_get(b + j, left)), left);
         }
         if (!tensor_empty(n->mean)) *f32_row(n->mean, i) = mu;
         if (!tensor_empty(n->rstd)) *f32_row(n->rstd, i) = r;
@@ -88,7 +88,7 @@ static void layernorm_task(const void *job, int64_t row, int64_t row_end) {
 }
 
 static void layernorm_fwd(Backend *be, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps) {
-    cpu_check("layernorm_fwd", "y", y, x.rows, x.cols);
+    check_any("layernorm_fwd", "y", y, x.rows, x.cols);
     cpu_check("layernorm_fwd", "x", x, x.rows, x.cols);
     cpu_check("layernorm_fwd", "w", w, 1, x.cols);
     cpu_check("layernorm_fwd", "b", b, 1, x.cols);
