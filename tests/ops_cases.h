@@ -296,14 +296,19 @@ static inline int64_t op_attn_replay(Backend *be, const OpData *d, const OpOut *
     return bad;
 }
 
-/* Five ragged sequences as one packed batch, with a mask, without, and under windows; then each of them alone from a paged cache: token by token, and in pieces
- * of 7, 64 and 100 rows. Returns the number of outputs whose bits differ; must be 0. */
+/* Five ragged sequences as one packed batch, with a mask, without, and under windows; then each of them alone from a
+ * paged cache: token by token, and in pieces of 7, 64 and 100 rows. Returns the number of outputs whose bits differ;
+ * must be 0. */
 static inline int64_t ops_attn_invariance(Backend *be, uint64_t seed) {
     static const int step[] = {1, 7, 64, 100}, len[] = {130, 1, 63, 64, 65};
     static const struct {
         bool causal;
         int window, n_head, n_kv, d_head;
-    } kind[] = {{false, 0, 4, 2, 16}, {true, 0, 4, 2, 24}, {true, 5, 4, 2, 16}, {true, 70, 4, 2, 24}, {true, 0, 2, 2, 80}};
+    } kind[] = {{false, 0, 4, 2, 16},
+                {true, 0, 4, 2, 24},
+                {true, 5, 4, 2, 16},
+                {true, 70, 4, 2, 24},
+                {true, 0, 2, 2, 80}};
     int64_t bad = 0;
     for (int v = 0; v < COUNT_OF(kind); v++) {
         OpCase c = {.op = OP_attn_fwd,

@@ -23,8 +23,8 @@ void cpu_scratch_threads(Backend *be, int64_t n_float); /* n_float for each thre
 float *cpu_scratch_of(const Backend *be, int thread);   /* this thread's part */
 void *cpu_scratch_shared(Backend *be, size_t bytes);    /* one part for all, read-only or split by tile */
 
-/* cos and sin of pos * freq[j] for positions 0 .. n_pos-1 at least, rounded from double: (n, half) each. Kept for the next
- * call with the same freq, which finds them filled; further positions are added as they come. */
+/* cos and sin of pos * freq[j] for positions 0 .. n_pos-1 at least, rounded from double: (n, half) each. Kept for later
+ * calls with the same freq, which find them filled; further positions are added as they come. */
 typedef struct {
     const float *cos, *sin;
 } Angles;

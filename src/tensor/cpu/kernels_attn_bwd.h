@@ -1,8 +1,8 @@
 /* tensor/cpu/kernels_attn_bwd.h — attention, backward.
  *
  * p is computed again from lse; delta_i = do_i . o_i replaces the sum over keys of p_ij dp_ij (Dao et al. 2022, eq. 4).
- * The pairs (query block, key block) of a sequence pass diagonal by diagonal: on one diagonal no two pairs share a row of
- * dq or of dk and dv, so they are tasks of one region, and every sum grows in the order of the diagonals whoever
+ * The pairs (query block, key block) of a sequence pass diagonal by diagonal: on one diagonal no two pairs share a row
+ * of dq or of dk and dv, so they are tasks of one region, and every sum grows in the order of the diagonals whoever
  * computes it. One long sequence occupies all threads, and nothing but the blocks of a task is kept. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_ATTN_BWD_H
 #define DIKAST_TENSOR_CPU_KERNELS_ATTN_BWD_H
@@ -79,7 +79,8 @@ static void attend_bwd(const Attn *a, const AttnGrad *g, int64_t row, int64_t h,
     const float *kt = g->kt + key * w, *vt = g->vt + key * w;
     for (int64_t r = 0; r < n; r += TILE_ROWS) {
         int64_t mr = least(n - r, TILE_ROWS), at = r * KV_PAGE;
-        int64_t from = least(most(low + r * step, 0), n_key), end = most(least(high + (r + mr - 1) * step, n_key), from);
+        int64_t from = least(most(low + r * step, 0), n_key);
+        int64_t end = most(least(high + (r + mr - 1) * step, n_key), from);
         int64_t v0 = from / 16, nv = ceil_div(end, 16) - v0;
         gemm_rows(mr, nv, a->d, q + r * w, w, kt + v0 * 16, KV_PAGE, g->p + at + v0 * 16, KV_PAGE, false);
         gemm_rows(mr, nv, a->d, d_o + r * w, w, vt + v0 * 16, KV_PAGE, g->ds + at + v0 * 16, KV_PAGE, false);

@@ -143,8 +143,8 @@ static void soften(float *s, int64_t n, int64_t low, int64_t high, int64_t step,
 /* -- values ---------------------------------------------------------------------------------------------------------
  */
 
-/* The keys of a group's band in one tile, as three runs: head, whole, tail. Key t of the head (counted from low) is seen
- * by rows r <= t, key t of the tail by rows r > t. A group has at most `window` rows, so the runs do not overlap. */
+/* The keys of a group's band in one tile, as three runs: head, whole, tail. Key t of the head (counted from low) is
+ * seen by rows r <= t, key t of the tail by rows r > t. A group has at most `window` rows, so the runs do not overlap. */
 typedef struct {
     int64_t begin, head, head_end, whole, tail; /* begin: first key; head..head_end: range of t; then two counts */
 } Band;
@@ -227,8 +227,8 @@ static void add_values(int64_t n, int64_t low, int64_t high, int64_t step, const
  * the same. D is a multiple of 16 here.
  *
  * Reading them is the cost. Heads take turns with columns of the same rows, which hardware prefetch does not see
- * through (10 GB/s of memory where 28 can be had), so with every line that is used one of the next tile is called for, in
- * the order of memory (19 GB/s; called for in bursts: 10). */
+ * through (10 GB/s of memory where 28 can be had), so with every line that is used one of the next tile is called for,
+ * in the order of memory (19 GB/s; called for in bursts: 10). */
 typedef struct {
     const float *at, *end; /* the next line; the end of its row's columns */
     int64_t cols, ld;

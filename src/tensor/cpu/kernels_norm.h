@@ -261,9 +261,15 @@ static void logprob_bwd_task(const void *job, int64_t row, int64_t row_end) {
             continue;
         }
         RowStats r = row_stats(l, n, p->inv, false, l);
-        v16 share = v16_set1(-d / r.sum);
-        for (int64_t j = 0; j < n; j += 16) v16_put(l + j, v16_mul(v16_get(l + j, n - j), share), n - j);
-        l[p->target[i]] += d;
+        /* 1 - p of the target as the share of all others: a difference would keep no digit of it where p is near 1. */
+        v16 share = v16_set1(-d / r.sum), others = v16_zero();
+        l[p->target[i]] = 0;
+        for (int64_t j = 0; j < n; j += 16) {
+            v16 e = v16_get(l + j, n - j);
+            others = v16_add(others, e);
+            v16_put(l + j, v16_mul(e, share), n - j);
+        }
+        l[p->target[i]] = d * (v16_sum(others) / r.sum);
     }
 }
 
