@@ -4,10 +4,7 @@
  * Short pieces (all of natural text) keep their symbols in an array and look for the lowest rank by scanning it. Long
  * ones (a page of dashes, base64, a language without spaces) would make that quadratic; they use a linked list of
  * symbols and a heap of (rank, position). A heap entry whose pair has changed meanwhile is recognised by its two ids:
- * ranks belong to pairs, so if both are still there the entry still holds. Both ways give the same ids.
- *
- * Words repeat, so an encode call remembers where in the text a piece stood and which ids it gave; the memo is dropped
- * with the call and lets the tokenizer itself stay immutable. */
+ * ranks belong to pairs, so if both are still there the entry still holds. Both ways give the same ids. */
 #include "text/text_int.h"
 
 #include <limits.h>
@@ -228,39 +225,9 @@ static void merge_long(const Tokenizer *t, BpeScratch *b, const char *s, int32_t
     for (int32_t i = 0; i >= 0; i = sym[i].next) tokbuf_put(out, sym[i].id);
 }
 
-void bpe_scratch_init(BpeScratch *b, size_t n_text) {
-    *b = (BpeScratch){0};
-    if (n_text < 1024) return;
-    uint32_t n = 256;
-    while (n < 16384 && n < n_text / 16) n *= 2;
-    b->memo = mem_alloc(n * sizeof *b->memo);
-    b->memo_mask = n - 1;
-}
-
-void bpe_scratch_release(BpeScratch *b) {
-    free(b->memo);
-    free(b->buf);
-}
+void bpe_scratch_release(BpeScratch *b) { free(b->buf); }
 
 void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBuf *out) {
-    if (n == 1) {
-        tokbuf_put(out, t->byte_id[(unsigned char)s[0]]);
-        return;
-    }
-    PieceMemo *memo = NULL;
-    uint32_t hash = 0;
-    if (b->memo && n <= SHORT_PIECE) {
-        hash = (uint32_t)bytes_hash(s, n);
-        memo = &b->memo[hash & b->memo_mask];
-        if (memo->hash == hash && memo->n == n && memcmp(memo->s, s, n) == 0) {
-            if (memo->n_id == 1)
-                tokbuf_put(out, out->id[memo->at]);
-            else
-                for (int i = 0; i < memo->n_id; i++) tokbuf_put(out, out->id[memo->at + i]);
-            return;
-        }
-    }
-    int at = out->n;
     int32_t id = t->ignore_merges ? whole_find(t, s, n) : -1;
     if (id >= 0)
         tokbuf_put(out, id);
@@ -268,5 +235,4 @@ void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBu
         merge_short(t, s, (int)n, out);
     else
         merge_long(t, b, s, (int32_t)n, out);
-    if (memo) *memo = (PieceMemo){s, (uint32_t)n, hash, at, out->n - at};
 }
