@@ -1,12 +1,11 @@
-/* Byte-level BPE: documents are the text cut every 2000 characters. Every repetition starts with a new encoder, so that a
- * text is not measured that it remembers; training uses one thread. */
+/* Byte-level BPE: documents are the text cut every 2000 characters. Every repetition starts with a new encoder, so that
+ * a text is not measured that it remembers; training uses one thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "app/bench.h"
 #include "base/io.h"
-
 
 enum { DOC_CHARS = 2000, TILE_DOCS = 32 };
 

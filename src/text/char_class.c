@@ -1,13 +1,15 @@
 /* char_class.c — letters, numbers and white space of Unicode 16, as the splitting patterns see them.
  *
- * The ranges are what \p{L} and \p{N} match beyond ASCII when a pattern is compiled as split.c compiles it; a test compares
- * every code point with PCRE2. As tables of our own they do not change with an installed library, and a look-up costs a
- * load. White space is the property White_Space. */
+ * The ranges are what \p{L} and \p{N} match beyond ASCII when a pattern is compiled as split.c compiles it; a test
+ * compares every code point with PCRE2. As tables of our own they do not change with an installed library, and a
+ * look-up costs a load. White space is the property White_Space. */
 #include "text/text_int.h"
 
 #include <string.h>
 
-typedef struct { uint32_t first, last; } Range;
+typedef struct {
+    uint32_t first, last;
+} Range;
 
 // clang-format off
 static const Range letter[] = {

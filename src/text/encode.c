@@ -6,9 +6,10 @@
  * whatever it spells, becomes one.
  *
  * Words repeat: of a hundred pieces of ordinary text 98 were seen before. So an encoder remembers pieces and their ids.
- * A slot is half a cache line. A piece of up to 15 bytes is its own key, padded with zeros, its length in the last byte;
- * of a longer one the key is a hash and where in `bytes` it stands. Up to four ids lie in the slot, more in `ids`. The
- * memo starts small, doubles as it fills and is emptied at its limit; it decides only how soon an answer is known. */
+ * A slot is half a cache line. A piece of up to 15 bytes is its own key, padded with zeros, its length in the last
+ * byte; of a longer one the key is a hash and where in `bytes` it stands. Up to four ids lie in the slot, more in
+ * `ids`. The memo starts small, doubles as it fills and is emptied at its limit; it decides only how soon an answer is
+ * known. */
 #include "text/text_int.h"
 
 #include <limits.h>
@@ -62,7 +63,7 @@ static void memo_release(Memo *m) {
 
 /* Room for one more slot; at most half of them are taken. */
 static void memo_room(Memo *m) {
-    if (m->slot && 2 * (m->n + 1) <= m->mask + 1) return;
+    if (m->slot && 4 * (m->n + 1) <= 3 * (m->mask + 1)) return;
     if (m->slot && m->mask + 1 == MOST_SLOTS) {
         memset(m->slot, 0, MOST_SLOTS * sizeof *m->slot);
         m->n = 0;
@@ -109,8 +110,8 @@ static void memo_put(Memo *m, const uint64_t key[2], const char *s, size_t n, co
 
 /* The first n <= 15 bytes of s and n itself; `whole` says that 16 bytes can be read there. */
 static inline void short_key(uint64_t key[2], const char *s, size_t n, bool whole) {
-    static const uint64_t low[9] = {0,          0xFF,         0xFFFF,         0xFFFFFF,        0xFFFFFFFF,
-                                    0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, UINT64_MAX};
+    static const uint64_t low[9] = {
+        0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, UINT64_MAX};
     if (whole) {
         memcpy(key, s, 16);
         key[0] &= low[n < 8 ? n : 8];
@@ -157,32 +158,30 @@ static void long_piece(Encoder *e, const char *s, size_t n, TokBuf *out) {
     put_new(e, key, s, n, out);
 }
 
-/* k pieces from s on; `end` is the end of the text. */
+/* k pieces from s on; `end` is the end of the text. Where their slots lie is computed for all of them first, so that
+ * the cache misses overlap. */
 static void encode_pieces(Encoder *e, const char *s, const size_t *len, int k, const char *end, TokBuf *out) {
+    uint64_t key[PIECES][2], hash[PIECES];
+    Memo *m = &e->memo;
+    const char *piece = s;
+    for (int p = 0; p < k; piece += len[p++]) {
+        short_key(key[p], piece, len[p] <= KEY_BYTES ? len[p] : KEY_BYTES, end - piece >= 16);
+        hash[p] = key_hash(key[p][0], key[p][1]);
+        __builtin_prefetch(&m->slot[hash[p] & m->mask]);
+    }
     for (int p = 0; p < k; s += len[p++]) {
-        size_t n = len[p];
         tokbuf_room(out, SLOT_IDS);
-        if (n == 1) {
-            out->id[out->n++] = e->t->byte_id[(unsigned char)*s];
+        if (len[p] > KEY_BYTES) {
+            long_piece(e, s, len[p], out);
             continue;
         }
-        if (n > KEY_BYTES) {
-            long_piece(e, s, n, out);
-            continue;
-        }
-        uint64_t key[2];
-        short_key(key, s, n, end - s >= 16);
-        uint64_t i = key_hash(key[0], key[1]) & e->memo.mask;
-        const MemoSlot *slot = &e->memo.slot[i];
-        while ((slot->key[0] ^ key[0]) | (slot->key[1] ^ key[1])) {
-            if (slot->key[1] == 0) break;
-            i = (i + 1) & e->memo.mask;
-            slot = &e->memo.slot[i];
-        }
-        if (slot->key[1] != 0)
-            put_known(&e->memo, slot, out);
+        uint64_t i = hash[p] & m->mask;
+        while (m->slot[i].key[1] != 0 && ((m->slot[i].key[0] ^ key[p][0]) | (m->slot[i].key[1] ^ key[p][1])))
+            i = (i + 1) & m->mask;
+        if (m->slot[i].key[1] != 0)
+            put_known(m, &m->slot[i], out);
         else
-            put_new(e, key, s, n, out);
+            put_new(e, key[p], s, len[p], out);
     }
 }
 

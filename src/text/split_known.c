@@ -1,9 +1,9 @@
 /* split_known.c — the patterns of GPT-2, Llama 3 and Qwen 2, read by hand.
  *
- * Each alternative of these patterns begins with a test of one or two characters and then takes a run of one class, so a
- * piece is found by looking at its first characters and running; no alternative is tried in vain. At every position one of
- * them matches, hence there are no gaps. Runs of ASCII letters go eight bytes at a time. What PCRE2 gives for the same
- * pattern is the definition: a test compares the two. */
+ * Each alternative of these patterns begins with a test of one or two characters and then takes a run of one class, so
+ * a piece is found by looking at its first characters and running; no alternative is tried in vain. At every position
+ * one of them matches, hence there are no gaps. Runs of ASCII letters go eight bytes at a time. What PCRE2 gives for
+ * the same pattern is the definition: a test compares the two. */
 #include "text/text_int.h"
 
 #include <string.h>
@@ -14,8 +14,7 @@ typedef unsigned char Byte;
 static inline CharClass class_at(const CharTable *t, const Byte *p, int *len) {
     if (p[0] < 0x80) return *len = 1, (CharClass)t->near[p[0]];
     if (p[0] < 0xE0) return *len = 2, (CharClass)t->near[(p[0] & 0x1Fu) << 6 | (p[1] & 0x3Fu)];
-    if (p[0] < 0xF0)
-        return *len = 3, (CharClass)t->near[(p[0] & 0xFu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu)];
+    if (p[0] < 0xF0) return *len = 3, (CharClass)t->near[(p[0] & 0xFu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu)];
     *len = 4;
     return char_class_far((p[0] & 7u) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu));
 }

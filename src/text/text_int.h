@@ -84,6 +84,7 @@ typedef struct {
     bool normalized;
 } AddedToken;
 
+enum { TOKEN_PAD = 16 };
 struct Tokenizer {
     Splitter *split;
     MergeMap merge;
@@ -91,7 +92,8 @@ struct Tokenizer {
     int32_t byte_id[256];
     unsigned char *kind;   /* (n_vocab) TokenKind */
     uint32_t *start, *len; /* (n_vocab) what a token decodes to: bytes.s[start .. start+len) */
-    Str bytes;
+    uint32_t most_len;     /* the longest */
+    Str bytes;             /* TOKEN_PAD more can be read behind each */
     bool ignore_merges; /* a piece that is a token is that token, whatever the merges say */
     int32_t *whole;     /* hash table of the tokens text may become, by bytes; -1 free; NULL without ignore_merges */
     uint64_t whole_mask;

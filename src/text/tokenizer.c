@@ -59,12 +59,37 @@ void tokenizer_close(Tokenizer *t) {
 
 int tokenizer_n_vocab(const Tokenizer *t) { return t->n_vocab; }
 
-void tokenizer_decode(const Tokenizer *t, const int32_t *id, int n, bool keep_special, Str *out) {
+/* Tokens are copied in steps of STEP bytes, most of them in one; what a step writes too much, the next overwrites. */
+enum { DECODE_IDS = 256, DECODE_BYTES = 256, STEP = TOKEN_PAD };
+
+static void decode_room(const Tokenizer *t, int n, Str *out) {
+    size_t more = (size_t)n * t->most_len + STEP + 1;
+    if (more <= out->cap - out->n) return;
+    CHECK(out->n < SIZE_MAX / 4, "text of %zu bytes", out->n);
+    size_t cap = out->cap + out->cap / 2;
+    out->cap = cap < out->n + more ? out->n + more : cap;
+    out->s = mem_grow(out->s, out->cap);
+}
+
+static void decode_some(const Tokenizer *t, const int32_t *id, int n, bool keep_special, Str *out) {
+    decode_room(t, n, out);
+    char *to = out->s + out->n;
     for (int i = 0; i < n; i++) {
         if (id[i] < 0 || id[i] >= t->n_vocab || t->kind[id[i]] == TOKEN_ABSENT) continue;
         if (t->kind[id[i]] == TOKEN_SPECIAL && !keep_special) continue;
-        str_putn(out, t->bytes.s + t->start[id[i]], t->len[id[i]]);
+        const char *from = t->bytes.s + t->start[id[i]];
+        size_t len = t->len[id[i]];
+        memcpy(to, from, STEP);
+        for (size_t at = STEP; at < len; at += STEP) memcpy(to + at, from + at, STEP);
+        to += len;
     }
+    *to = 0;
+    out->n = (size_t)(to - out->s);
+}
+
+void tokenizer_decode(const Tokenizer *t, const int32_t *id, int n, bool keep_special, Str *out) {
+    int most = t->most_len <= DECODE_BYTES ? DECODE_IDS : 1; /* room is made for the longest token each time */
+    for (int at = 0; at < n; at += most) decode_some(t, id + at, n - at < most ? n - at : most, keep_special, out);
 }
 
 int32_t tokenizer_special(const Tokenizer *t, const char *spelling) {

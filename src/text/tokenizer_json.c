@@ -329,6 +329,10 @@ static bool read_added(Reader *r) {
     t->added = mem_alloc(((size_t)n + 1) * sizeof *t->added);
     for (int i = 0; i < n; i++)
         if (!read_added_token(r, json_at(list, i), i)) return false;
+    str_putn(&t->bytes, (const char[TOKEN_PAD]){0},
+             TOKEN_PAD); /* here the bytes are complete and stay where they are */
+    for (int id = 0; id < t->n_vocab; id++)
+        if (t->len[id] > t->most_len) t->most_len = t->len[id];
     for (int i = 0; i < t->n_added; i++) {
         t->added[i].s = t->bytes.s + t->start[t->added[i].id];
         t->added_first[(unsigned char)t->added[i].s[0]] = true;
