@@ -372,10 +372,36 @@ static void test_texts_and_threads(void **state) {
     tokenizer_close(t);
 }
 
+typedef struct {
+    const char *s;
+} Once;
+
+static const char *once(void *ud, size_t *n) {
+    Once *o = ud;
+    const char *s = o->s;
+    *n = s ? strlen(s) : 0;
+    o->s = NULL;
+    return s;
+}
+
+/* With tokens of 2, 4, .. 256 dashes. */
+static Tokenizer *train_long_tokens(void) {
+    Error err = {0};
+    Str text = {0}, json = {0};
+    const char *special[] = {"<|a special token longer than two steps of sixteen bytes|>"};
+    BpeTrainParams p = {.n_vocab = 300, .split = SPLIT_GPT2, .special = special, .n_special = 1};
+    Tokenizer *t;
+    for (int i = 0; i < 512; i++) str_putc(&text, '-');
+    Once texts = {text.s};
+    assert_true(bpe_train(&json, &p, once, &texts, &err) && tokenizer_parse(&t, json.s, json.n, "trained", &err));
+    str_release(&text);
+    str_release(&json);
+    assert_true(t->most_len > 100);
+    return t;
+}
+
 /* Decoding copies in steps; what lies behind a token must not show, and the text may already hold something. */
-static void test_decode_appends(void **state) {
-    (void)state;
-    Tokenizer *t = open_golden("gpt2");
+static void check_decoding(Tokenizer *t) {
     Str want = {0}, got = {0};
     TokBuf ids = {0};
     for (int round = 0; round < 3; round++)
@@ -397,6 +423,12 @@ static void test_decode_appends(void **state) {
     str_release(&got);
     tokbuf_release(&ids);
     tokenizer_close(t);
+}
+
+static void test_decode_appends(void **state) {
+    (void)state;
+    check_decoding(open_golden("gpt2"));
+    check_decoding(train_long_tokens());
 }
 
 int main(void) {
