@@ -1,7 +1,7 @@
 // layer: text
 /* The patterns read by hand cut where PCRE2 cuts: every code point, random strings over an alphabet chosen to hurt,
- * real text. And encoders that remember: ids as of one text alone, whatever came before and however many threads there
- * are. DIKAST_SEED=N draws other strings. */
+ * real text. Merging against its definition. Encoders that remember: ids as of one text alone, whatever came before and
+ * however many threads there are. DIKAST_SEED=N draws other strings. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <setjmp.h>
@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/io.h"
+#include "base/json.h"
 #include "base/rng.h"
 #include "text/text_int.h"
 
@@ -431,11 +432,84 @@ static void test_decode_appends(void **state) {
     check_decoding(train_long_tokens());
 }
 
+/* ---- merging ---- */
+
+static int32_t id_of(const Tokenizer *t, const char *spelling, size_t n) {
+    Str bytes = {0};
+    int32_t found = -1;
+    assert_true(alphabet_read(&bytes, spelling, n));
+    for (int32_t id = 0; id < t->n_vocab && found < 0; id++)
+        if (t->kind[id] == TOKEN_PLAIN && t->len[id] == bytes.n &&
+            memcmp(t->bytes.s + t->start[id], bytes.s, bytes.n) == 0)
+            found = id;
+    str_release(&bytes);
+    assert_true(found >= 0);
+    return found;
+}
+
+/* The definition: every merge in turn, wherever it applies, from left to right. */
+static void merge_by_definition(const int32_t (*merge)[3], int n_merge, TokBuf *id) {
+    for (int r = 0; r < n_merge; r++) {
+        int n = 0;
+        for (int i = 0; i < id->n; i++) {
+            bool pair = i + 1 < id->n && id->id[i] == merge[r][0] && id->id[i + 1] == merge[r][1];
+            id->id[n++] = pair ? merge[r][2] : id->id[i];
+            i += pair;
+        }
+        id->n = n;
+    }
+}
+
+/* Lengths on both sides of where merging changes its method. */
+static void test_merging(void **state) {
+    (void)state;
+    enum { MOST = 2000 };
+    static int32_t merge[MOST][3];
+    Rng r = {seed_of(), RNG_TEST};
+    Error err = {0};
+    Tokenizer *t = open_golden("gpt2");
+    Json *root;
+    if (!json_read_file(&root, TEST_DIR "/golden/text_gpt2.json", 0, &err)) fail_msg("%s", err.msg);
+    const Json *list = json_get(json_get(root, "model"), "merges");
+    int n_merge = json_len(list);
+    assert_in_range(n_merge, 100, MOST);
+    for (int i = 0; i < n_merge; i++) {
+        const char *a = json_str(json_at(json_at(list, i), 0), NULL), *b = json_str(json_at(json_at(list, i), 1), NULL);
+        assert_true(a && b);
+        Str both = {0};
+        str_put(&both, a);
+        str_put(&both, b);
+        merge[i][0] = id_of(t, a, strlen(a));
+        merge[i][1] = id_of(t, b, strlen(b));
+        merge[i][2] = id_of(t, both.s, both.n);
+        str_release(&both);
+    }
+    json_release(root);
+    BpeScratch scratch = {0};
+    TokBuf want = {0}, got = {0};
+    for (uint64_t item = 0; item < 1500; item++) {
+        char s[400];
+        uint32_t n = item < 300 ? (uint32_t)item + 1 : 1 + rng_below(r, item, 0, 160),
+                 few = 1 + rng_below(r, item, 1, 12);
+        for (uint32_t i = 0; i < n; i++) s[i] = "etaonihrdslugm"[rng_below(r, item, 2 + i, few + 2)];
+        want.n = got.n = 0;
+        for (uint32_t i = 0; i < n; i++) tokbuf_put(&want, t->byte_id[(unsigned char)s[i]]);
+        merge_by_definition((const int32_t(*)[3])merge, n_merge, &want);
+        bpe_piece(t, &scratch, s, n, &got);
+        assert_same_ids(&got, &want, item);
+    }
+    bpe_scratch_release(&scratch);
+    tokbuf_release(&want);
+    tokbuf_release(&got);
+    tokenizer_close(t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_every_code_point, open_splitters, close_splitters),
         cmocka_unit_test_setup_teardown(test_random_strings, open_splitters, close_splitters),
         cmocka_unit_test_setup_teardown(test_real_text, open_splitters, close_splitters),
+        cmocka_unit_test(test_merging),
         cmocka_unit_test(test_encoder_remembers),
         cmocka_unit_test(test_texts_and_threads),
         cmocka_unit_test(test_decode_appends),

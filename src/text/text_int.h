@@ -56,18 +56,21 @@ int pieces_next(PieceWalk *w, const char **first, size_t len[PIECES]);
 void pieces_close(PieceWalk *w);
 
 /* ---- bpe.c: merging ---- */
+enum { MERGE_RANKS = 1 << 24 };
 typedef struct {
     uint64_t key;
     int32_t rank, id;
 } MergeSlot; /* key: left id << 32 | right id; UINT64_MAX: free */
+/* Most pairs asked for are no merges; `seen`, a set of hashes with 16 bits a merge, says so for nearly all of them. */
 typedef struct {
     MergeSlot *slot;
     uint64_t mask;
+    uint64_t *seen;
+    uint64_t seen_mask; /* bits - 1 */
 } MergeMap;
 void merge_map_init(MergeMap *m, int n_expected);
 void merge_map_put(MergeMap *m, int32_t left, int32_t right, int32_t rank,
                    int32_t id);                                                 /* the last put of a pair holds */
-const MergeSlot *merge_map_get(const MergeMap *m, int32_t left, int32_t right); /* NULL: no such merge */
 void merge_map_release(MergeMap *m);
 
 typedef enum {

@@ -270,6 +270,7 @@ static bool read_merge(Reader *r, const Json *j, int rank, Str *left, Str *right
 static bool read_merges(Reader *r) {
     const Json *merges = json_get(r->model, "merges");
     if (!merges || json_kind(merges) != JSON_ARR) return REFUSE(r, "model.merges: expected an array");
+    if (json_len(merges) > MERGE_RANKS - 1) return REFUSE(r, "model.merges: more than %d", MERGE_RANKS - 1);
     Str left = {0}, right = {0};
     bool ok = true;
     merge_map_init(&r->t->merge, json_len(merges));
