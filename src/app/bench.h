@@ -22,7 +22,7 @@ typedef struct {
     double peak; /* GFLOP/s, 0: not known */
     const char *file, *tokenizer;
     int64_t vocab;
-    double mb;
+    double mb, trainer_tok_s;
 } Bench;
 
 typedef struct {
@@ -48,6 +48,7 @@ void case_end(Case *c, Meter m, const char *say, ...) FORMAT(3, 4);
 bool bench_train(Bench *b, Error *err);
 bool bench_generate(Bench *b, Error *err);
 bool bench_tokenize(Bench *b, Error *err);
+bool bench_load(Bench *b, Error *err);
 bool bench_gemm(Bench *b, Error *err);
 
 #endif

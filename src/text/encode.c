@@ -241,6 +241,8 @@ Encoder *encoder_open(const Tokenizer *t) {
     return e;
 }
 
+const Tokenizer *encoder_tokenizer(const Encoder *e) { return e->t; }
+
 void encoder_close(Encoder *e) {
     if (!e) return;
     encoder_release(e);

@@ -29,6 +29,7 @@ void tokenizer_encode(const Tokenizer *t, const char *s, size_t n, TokBuf *out);
  * than the first. The ids are those of tokenizer_encode. It borrows the tokenizer. */
 typedef struct Encoder Encoder;
 Encoder *encoder_open(const Tokenizer *t);
+const Tokenizer *encoder_tokenizer(const Encoder *e);
 void encoder_encode(Encoder *e, const char *s, size_t n, TokBuf *out);              /* appends */
 void encoder_close(Encoder *e);
 
