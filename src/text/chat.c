@@ -53,8 +53,8 @@ void sequence_put(Sequence *s, int32_t id, float weight) {
     weigh_from(s, s->tok.n - 1, weight);
 }
 
-/* Thousands of sequences may be held at a time, each of a page of text; an encoder's memory is for the one that has seen
- * more. */
+/* Thousands of sequences may be held at a time, each of a page of text; an encoder's memory is for the one that has
+ * seen more. */
 enum { ENCODER_FROM_BYTES = 1 << 14 };
 
 static void put_text(Sequence *s, const Chat *c, const char *text, size_t n, float weight) {
