@@ -329,6 +329,42 @@ static void test_encoder_remembers(void **state) {
     tokenizer_close(t);
 }
 
+/* As encode.c hashes a piece of up to seven bytes. */
+static uint64_t piece_hash(const char *s, size_t n) {
+    uint64_t a = 0, b = (uint64_t)n << 56;
+    memcpy(&a, s, n);
+    uint64_t h = (a ^ b * 0xD6E8FEB86659FD93u) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 32;
+}
+
+/* Words made to meet in one place of the memory, many more than are looked for there. */
+static void test_encoder_collisions(void **state) {
+    (void)state;
+    enum { N_WORD = 1500, LOW = 0xFFF };
+    Tokenizer *t = open_golden("gpt2");
+    Str text = {0};
+    TokBuf got = {0}, want = {0};
+    char word[8] = "\0\0\0\0\0\0\0";
+    int n_word = 0;
+    for (uint64_t k = 0; n_word < N_WORD; k++) {
+        for (uint64_t i = 0, left = k; i < 7; i++, left /= 26) word[i] = (char)('a' + left % 26);
+        if ((piece_hash(word, 7) & LOW) != 0) continue;
+        str_putc(&text, '\n'); /* apart from the word: GPT-2's pattern takes one blank alone */
+        str_putn(&text, word, 7);
+        n_word++;
+    }
+    Str twice = {0};
+    for (int again = 0; again < 2; again++) str_putn(&twice, text.s, text.n);
+    tokenizer_encode(t, twice.s, twice.n, &got);
+    encode_plainly(t, twice.s, twice.n, &want);
+    str_release(&twice);
+    assert_same_ids(&got, &want, 0);
+    tokbuf_release(&got);
+    tokbuf_release(&want);
+    str_release(&text);
+    tokenizer_close(t);
+}
+
 typedef struct {
     Str *text;
 } Many;
@@ -511,6 +547,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_real_text, open_splitters, close_splitters),
         cmocka_unit_test(test_merging),
         cmocka_unit_test(test_encoder_remembers),
+        cmocka_unit_test(test_encoder_collisions),
         cmocka_unit_test(test_texts_and_threads),
         cmocka_unit_test(test_decode_appends),
     };

@@ -16,7 +16,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_IDS = 4, KEY_BYTES = 15, LONG_BYTES = 64, FIRST_SLOTS = 256, MOST_SLOTS = 1 << 17, FAR_IDS = 255 };
+enum {
+    SLOT_IDS = 4,
+    KEY_BYTES = 15,
+    LONG_BYTES = 64,
+    FIRST_SLOTS = 256,
+    MOST_SLOTS = 1 << 17,
+    PROBES = 32,
+    FAR_IDS = 255
+};
 
 typedef struct {
     uint64_t key[2]; /* key[1] >> 56: bytes of a short piece, LONG_KEY of a long one, 0 when the slot is free */
@@ -61,6 +69,14 @@ static void memo_release(Memo *m) {
     tokbuf_release(&m->ids);
 }
 
+/* A free slot, or after PROBES steps one whose piece is forgotten. */
+static MemoSlot *slot_for(const Memo *m, const MemoSlot *s) {
+    uint64_t i = slot_hash(s);
+    for (int k = 0; k < PROBES; k++)
+        if (m->slot[(i + (uint64_t)k) & m->mask].key[1] == 0) return &m->slot[(i + (uint64_t)k) & m->mask];
+    return &m->slot[i & m->mask];
+}
+
 /* Room for one more slot; at most half of them are taken. */
 static void memo_room(Memo *m) {
     if (m->slot && 4 * (m->n + 1) <= 3 * (m->mask + 1)) return;
@@ -75,9 +91,7 @@ static void memo_room(Memo *m) {
     memo_slots(m, old.slot ? 2 * (old.mask + 1) : FIRST_SLOTS);
     for (uint64_t i = 0; old.slot && i <= old.mask; i++) {
         if (old.slot[i].key[1] == 0) continue;
-        uint64_t k = slot_hash(&old.slot[i]) & m->mask;
-        while (m->slot[k].key[1] != 0) k = (k + 1) & m->mask;
-        m->slot[k] = old.slot[i];
+        *slot_for(m, &old.slot[i]) = old.slot[i];
     }
     free(old.block);
 }
@@ -100,9 +114,7 @@ static void memo_put(Memo *m, const uint64_t key[2], const char *s, size_t n, co
         slot.id[2] = m->ids.n;
         tokbuf_putn(&m->ids, out->id + at, n_id);
     }
-    uint64_t i = slot_hash(&slot) & m->mask;
-    while (m->slot[i].key[1] != 0) i = (i + 1) & m->mask;
-    m->slot[i] = slot;
+    *slot_for(m, &slot) = slot;
     m->n++;
 }
 
@@ -143,19 +155,28 @@ static void put_new(Encoder *e, const uint64_t key[2], const char *s, size_t n, 
 
 static void long_piece(Encoder *e, const char *s, size_t n, TokBuf *out) {
     Memo *m = &e->memo;
-    uint64_t key[2] = {bytes_hash(s, n), LONG_KEY | (uint64_t)n << 40}, i = key_hash(key[0], 0) & m->mask;
+    uint64_t key[2] = {bytes_hash(s, n), LONG_KEY | (uint64_t)n << 40}, hash = key_hash(key[0], 0);
     if (n > LONG_BYTES) {
         bpe_piece(e->t, &e->scratch, s, n, out);
         return;
     }
-    for (; m->slot[i].key[1] != 0; i = (i + 1) & m->mask) {
-        const MemoSlot *slot = &m->slot[i];
+    for (uint64_t i = hash; i < hash + PROBES && m->slot[i & m->mask].key[1] != 0; i++) {
+        const MemoSlot *slot = &m->slot[i & m->mask];
         if (slot->key[0] != key[0] || slot->key[1] >> 40 != key[1] >> 40) continue;
         if (memcmp(m->bytes.s + (slot->key[1] & (((uint64_t)1 << 40) - 1)), s, n) != 0) continue;
         put_known(m, slot, out);
         return;
     }
     put_new(e, key, s, n, out);
+}
+
+static inline const MemoSlot *short_find(const Memo *m, uint64_t hash, const uint64_t key[2]) {
+    for (uint64_t i = hash; i < hash + PROBES; i++) {
+        const MemoSlot *slot = &m->slot[i & m->mask];
+        if (((slot->key[0] ^ key[0]) | (slot->key[1] ^ key[1])) == 0) return slot;
+        if (slot->key[1] == 0) return NULL;
+    }
+    return NULL;
 }
 
 /* k pieces from s on; `end` is the end of the text. Where their slots lie is computed for all of them first, so that
@@ -175,11 +196,9 @@ static void encode_pieces(Encoder *e, const char *s, const size_t *len, int k, c
             long_piece(e, s, len[p], out);
             continue;
         }
-        uint64_t i = hash[p] & m->mask;
-        while (m->slot[i].key[1] != 0 && ((m->slot[i].key[0] ^ key[p][0]) | (m->slot[i].key[1] ^ key[p][1])))
-            i = (i + 1) & m->mask;
-        if (m->slot[i].key[1] != 0)
-            put_known(m, &m->slot[i], out);
+        const MemoSlot *slot = short_find(m, hash[p], key[p]);
+        if (slot)
+            put_known(m, slot, out);
         else
             put_new(e, key[p], s, len[p], out);
     }
