@@ -232,20 +232,22 @@ static void sleep_until(double t) {
         nanosleep(&(struct timespec){(time_t)left, (long)((left - (double)(time_t)left) * 1e9)}, NULL);
 }
 
+/* As fast as packs come, then on from there at the trainer's pace: its clock goes on only while it holds a pack. */
 static Pace run_trainer(Load *l, Loader *loader) {
     Pace p = {.packs = loader_packs_in_epoch(loader, 0)};
-    double start = now_s(), wait = loader_wait_s(loader);
-    int64_t n_tok = 0;
-    for (int64_t i = 1; i < p.packs && now_s() - start < pace_s; i++) n_tok += loader_pack(loader, i)->n_tok;
+    int64_t next = 1, n_tok = 0;
+    double start = now_s();
+    while ((next < p.packs || next == 1) && now_s() - start < pace_s) n_tok += loader_pack(loader, next++)->n_tok;
     p.pack_tok_s = (double)n_tok / (now_s() - start);
+    loader_pack(loader,
+                next++); /* planning the next epoch has no head start only because this one was rushed through */
     start = now_s();
-    wait = loader_wait_s(loader);
-    for (int64_t i = 1; now_s() - start < pace_s; i++) {
-        double begun = now_s();
-        int n = loader_pack(loader, i)->n_tok;
-        sleep_until((i == 1 ? begun : now_s()) + n / l->b->trainer_tok_s);
+    double waited = loader_wait_s(loader);
+    while (now_s() - start < pace_s) {
+        int n = loader_pack(loader, next++)->n_tok;
+        sleep_until(now_s() + n / l->b->trainer_tok_s);
     }
-    p.wait_share = (loader_wait_s(loader) - wait) / (now_s() - start);
+    p.wait_share = (loader_wait_s(loader) - waited) / (now_s() - start);
     return p;
 }
 
