@@ -105,6 +105,7 @@ static const struct {
     {"bench fly", 2, "no benchmark 'fly'"},
     {"bench train --model d", 2, "a, b or c"},
     {"bench tokenize", 2, "--file"},
+    {"bench load", 2, "--file"},
     {"constitution --xml --hash x", 2, "choose one"},
     {"tokenize " MODEL " --ids --count", 2, "choose one"},
     {"config rl.lrr=1", 2, "did you mean 'rl.lr'"},
@@ -620,6 +621,19 @@ static void test_bench(void **state) {
     expect_holds(&r.out, "bpe-encode/290");
     expect_holds(&r.out, "bpe-decode/290");
     ran_release(&r);
+    Str rows = {0};
+    Error err = {0};
+    for (int i = 0; i < 40; i++)
+        str_printf(&rows, "{\"prompt\":\"say %d\",\"chosen\":\"%d\",\"rejected\":\"no\"}\n", i, i);
+    if (!io_write_file("t_bench_rows.jsonl", rows.s, rows.n, &err)) fail_msg("%s", err.msg);
+    str_release(&rows);
+    r = run("bench load --vocab 290 --file t_bench_rows.jsonl --reps 1 --seq 64 --trainer-tok-s 1e5");
+    expect_code(&r, "bench load", 0);
+    expect_holds(&r.out, "json/rows");
+    expect_holds(&r.out, "load/preference");
+    expect_holds(&r.out, "rows/s");
+    ran_release(&r);
+    unlink("t_bench_rows.jsonl");
 }
 
 int main(void) {

@@ -368,11 +368,88 @@ static void test_real_files(void **state) {
     }
 }
 
+/* ---- threads */
+
+enum { MANY = 9000 };
+
+/* Returns the bytes of its rows. */
+static int64_t write_many(const char *path, int bad1, int bad2) {
+    Error err = {ERR_NONE, ""};
+    Str s = {0};
+    for (int i = 1; i <= MANY; i++) {
+        if (i == bad1 || i == bad2)
+            str_printf(&s, "{\"prompt\":%d}\n", i);
+        else if (i % 41 == 0)
+            str_put(&s, " \n");
+        else if (i % 977 == 976)
+            str_printf(&s, "{\"prompt\":\"q %d\",\"response\":\" \"}\n", i);
+        else if (i % 977 == 500)
+            str_printf(&s, "{\"turns\":[\"a\",\"b\",\"c\"],\"category\":\"%d\"}\n", i);
+        else
+            str_printf(&s, "{\"prompt\":\"q %d\",\"response\":\"%0*d\",\"weight\":%d}\n", i, 1 + i % 300, i, i % 7);
+    }
+    if (!io_write_file(path, s.s, s.n, &err)) fail_msg("%s", err.msg);
+    int64_t n = (int64_t)s.n - MANY - MANY / 41; /* line feeds, and lines of one blank */
+    str_release(&s);
+    return n;
+}
+
+static void show_all(Str *out, const Rows *r) {
+    str_clear(out);
+    for (int i = 0; i < r->n; i++) {
+        str_printf(out, "%s %d %g ", r->row[i].id, r->row[i].line, r->row[i].weight);
+        show(out, &r->row[i], ROW_INSTRUCTION);
+        str_putc(out, '\n');
+    }
+    str_printf(out, "%lld bytes", (long long)r->n_bytes);
+    for (int i = 0; i < ROWS_SKIPS && r->skip[i].reason; i++)
+        str_printf(out, ", %s %d", r->skip[i].reason, r->skip[i].n);
+}
+
+/* Rows, counts, the order of reasons and the first error do not depend on who parsed which line. */
+static void test_threads(void **state) {
+    (void)state;
+    Error err = {ERR_NONE, ""};
+    Rows alone = {0};
+    Str want = {0}, got = {0};
+    int64_t n_bytes = write_many("t_many.jsonl", 0, 0);
+    write_many("t_bad.jsonl", 5003, 5020);
+    if (!rows_read(&alone, "t_many.jsonl", ROW_INSTRUCTION, &err)) fail_msg("%s", err.msg);
+    show_all(&want, &alone);
+    assert_true(alone.n > MANY - 300 && alone.n_skip > 15);
+    assert_int_equal(alone.n_bytes, n_bytes);
+    assert_string_equal(alone.skip[0].reason, "last turn is not the assistant's");
+    for (int n_thread = 1; n_thread <= 5; n_thread += 2) {
+        Pool *pool;
+        Rows rows = {0};
+        if (!pool_open(&pool, n_thread, &err)) fail_msg("%s", err.msg);
+        for (int again = 0; again < 3; again++) {
+            if (!rows_read_pool(&rows, "t_many.jsonl", ROW_INSTRUCTION, pool, &err)) fail_msg("%s", err.msg);
+            show_all(&got, &rows);
+            assert_string_equal(got.s, want.s);
+            rows_release(&rows);
+        }
+        if (!rows_read_pool(&rows, "t_many.jsonl", ROW_INSTRUCTION, pool, &err)) fail_msg("%s", err.msg);
+        assert_false(rows_read_pool(&rows, "t_bad.jsonl", ROW_INSTRUCTION, pool, &err));
+        if (!strstr(err.msg, "t_bad.jsonl:5003: ")) fail_msg("%s", err.msg);
+        assert_int_equal(rows.n, alone.n);
+        rows_release(&rows);
+        pool_close(pool);
+    }
+    assert_false(rows_read(&alone, "t_bad.jsonl", ROW_INSTRUCTION, &err));
+    if (!strstr(err.msg, "t_bad.jsonl:5003: ")) fail_msg("%s", err.msg);
+    rows_release(&alone);
+    str_release(&want);
+    str_release(&got);
+    unlink("t_many.jsonl");
+    unlink("t_bad.jsonl");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),          cmocka_unit_test(test_common_fields), cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_plain_text),      cmocka_unit_test(test_template),      cmocka_unit_test(test_dedup),
-        cmocka_unit_test(test_near_duplicates), cmocka_unit_test(test_real_files),
+        cmocka_unit_test(test_near_duplicates), cmocka_unit_test(test_real_files),    cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -211,11 +211,44 @@ static void test_init_names_missing(void **state) {
     str_release(&file);
 }
 
+/* A sequence filled again and again remembers pieces; ids and weights stay those of a new one, with another tokenizer
+ * too. */
+static void test_sequence_reused(void **state) {
+    const Fixture *f = *state;
+    Error err = {0};
+    Tokenizer *other;
+    Chat chat[2] = {f->chat};
+    if (!tokenizer_open(&other, TEST_DIR "/golden/text_gpt2.json", &err)) fail_msg("%s", err.msg);
+    chat[1] = f->chat;
+    chat[1].tok = other;
+    Sequence again = {0};
+    Str text = {0};
+    for (int i = 0; i < 400; i++) {
+        Sequence fresh = {0};
+        str_clear(&text);
+        for (int k = 0; k < 20; k++) str_printf(&text, " the gate%d of %c garden", (i * k) % 37, 'a' + (i + k) % 26);
+        sequence_clear(&again);
+        const Chat *c = &chat[i / 150 % 2];
+        sequence_text(&again, c, text.s, (float)(i % 3));
+        sequence_text(&fresh, c, text.s, (float)(i % 3));
+        assert_int_equal(again.tok.n, fresh.tok.n);
+        assert_memory_equal(again.tok.id, fresh.tok.id, sizeof *fresh.tok.id * (size_t)fresh.tok.n);
+        assert_memory_equal(again.weight, fresh.weight, sizeof *fresh.weight * (size_t)fresh.tok.n);
+        assert_true((again.encoder != NULL) == (i >= 50) || (i > 20 && i < 50));
+        assert_null(fresh.encoder);
+        sequence_release(&fresh);
+    }
+    sequence_release(&again);
+    str_release(&text);
+    tokenizer_close(other);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dialogue),          cmocka_unit_test(test_critique),
         cmocka_unit_test(test_judge_and_applies), cmocka_unit_test(test_critique_parse),
         cmocka_unit_test(test_parse_of_answer),   cmocka_unit_test(test_init_names_missing),
+        cmocka_unit_test(test_sequence_reused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -27,7 +27,7 @@ typedef struct {
     Keep keep;
     const char *file, *tokenizer;
     int64_t vocab;
-    double mb;
+    double mb, trainer_tok_s;
     const char *rows, *ops; /* gemm: list of row counts; list of products, NULL for all */
     bool cold;              /* gemm: weights from memory */
     double ms;              /* gemm: least time of a case */
@@ -56,6 +56,7 @@ void case_end(Case *c, Meter m, const char *say, ...) FORMAT(3, 4);
 bool bench_train(Bench *b, Error *err);
 bool bench_generate(Bench *b, Error *err);
 bool bench_tokenize(Bench *b, Error *err);
+bool bench_load(Bench *b, Error *err);
 bool bench_gemm(Bench *b, Error *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* dikast bench: speed of training, generation, tokenizing and matrix products on random weights. */
+/* dikast bench: speed of training, generation, tokenizing, loading and matrix products on random weights. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,20 +18,21 @@ static const Flag flags[] = {
     {"--dtype", "DTYPE", "of weights and activations: fp32 (default) or bf16"},
     {"--steps", "N", "train: timed steps (default 5)"},
     {"--warmup", "N", "train: untimed steps (default 2)"},
-    {"--batch", "N", "train: sequences a step (default 4 for a, else 16); generate: only this batch"},
-    {"--seq", "N", "train: tokens a sequence (default 256); generate: tokens a prompt (default 16)"},
+    {"--batch", "N", "train, load: sequences a step (default 4 for a, else 16); generate: only this batch"},
+    {"--seq", "N", "train, load: tokens a sequence (default 256); generate: tokens a prompt (default 16)"},
     {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
     {"--dir", "DIR", "generate: a model folder of this size; also times the way to its first token"},
-    {"--reps", "N", "generate, tokenize: repetitions (default 3)"},
+    {"--reps", "N", "generate, tokenize, load: repetitions (default 3)"},
     {"--m", "LIST", "gemm: rows (default 1,8,32,64,512; dx and dw from 64 on)"},
     {"--ops", "LIST", "gemm: of qkv,proj,ff1,ff2,head (default all)"},
     {"--cold", NULL, "gemm: walk through 256 MB of weights, as decoding does"},
     {"--ms", "MS", "gemm: least time of a case (default 30)"},
     {"--peak", "GFLOPS", "of the machine with these threads, for the field mfu"},
-    {"--file", "FILE", "tokenize: the text"},
-    {"--tokenizer", "PATH", "tokenize: a tokenizer.json; else one is trained on the text"},
-    {"--vocab", "N", "tokenize: size of the trained vocabulary (default 4096)"},
+    {"--file", "FILE", "tokenize: the text; load: rows (.jsonl, .txt, .gz, .zst)"},
+    {"--tokenizer", "PATH", "tokenize, load: a tokenizer.json; else one is trained on the text"},
+    {"--vocab", "N", "tokenize, load: size of the trained vocabulary (default 4096)"},
     {"--mb", "MB", "tokenize: bytes of the text that are used (default 10)"},
+    {"--trainer-tok-s", "N", "load: tokens a second of the trainer that takes the packs (default 100000)"},
     {0}};
 
 static const BenchSize sizes[] = {
@@ -220,7 +221,11 @@ void case_end(Case *c, Meter m, const char *say, ...) {
 static const struct {
     const char *name;
     bool (*run)(Bench *b, Error *err);
-} kinds[] = {{"train", bench_train}, {"generate", bench_generate}, {"tokenize", bench_tokenize}, {"gemm", bench_gemm}};
+} kinds[] = {{"train", bench_train},
+             {"generate", bench_generate},
+             {"tokenize", bench_tokenize},
+             {"load", bench_load},
+             {"gemm", bench_gemm}};
 
 static bool read_flags(Bench *b, const Args *a, Error *err) {
     const Command *c = &command_bench;
@@ -248,7 +253,9 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
            args_int(a, c, "--seq", 0, 0, 1 << 20, &b->seq, err) &&
            args_int(a, c, "--reps", 3, 1, 10000, &b->reps, err) && args_num(a, c, "--peak", 0, 0, 1e9, &b->peak, err) &&
            args_int(a, c, "--vocab", 4096, 275, 1 << 20, &b->vocab, err) &&
-           args_num(a, c, "--ms", 30, 0.001, 1e6, &b->ms, err) && args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err);
+           args_num(a, c, "--ms", 30, 0.001, 1e6, &b->ms, err) &&
+           args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err) &&
+           args_num(a, c, "--trainer-tok-s", 100000, 1, 1e12, &b->trainer_tok_s, err);
 }
 
 static bool run(const Args *a, Error *err) {
@@ -261,12 +268,13 @@ static bool run(const Args *a, Error *err) {
         machine_close(&b.machine);
         return ok;
     }
-    return error_set(err, ERR_CONFIG, "no benchmark '%s'; there are train, generate, tokenize and gemm", a->arg[0]);
+    return error_set(err, ERR_CONFIG, "no benchmark '%s'; there are train, generate, tokenize, load and gemm",
+                     a->arg[0]);
 }
 
 const Command command_bench = {
     .name = "bench",
-    .usage = "bench train|generate|tokenize|gemm [flags] [--json]",
+    .usage = "bench train|generate|tokenize|load|gemm [flags] [--json]",
     .help =
         "speed on this machine\n\n"
         "Random weights and random tokens, one line per case; --json: one object per case. Rates are medians over the\n"

@@ -26,7 +26,6 @@ void samples_release(SampleSet *s);
 /* Text of documents -> samples of at most max_len tokens: <|endoftext|> tokens <|endoftext|>, in pieces that overlap by one
  * token, so every token of the document and its end is a target once (and booked once). Tokenised by n_thread threads (0: all
  * CPUs), which call text() at the same time; the result does not depend on their number. l may be NULL. */
-typedef const char *TextAt(void *ud, int64_t i, size_t *n);
 void samples_add_texts(SampleSet *s, const Chat *c, TextAt *text, void *ud, int64_t n_text, int max_len, int n_thread, Ledger *l);
 
 typedef struct {

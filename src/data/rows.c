@@ -83,7 +83,9 @@ static bool common_fields(RowIn *in, Row *row) {
     return true;
 }
 
-bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, Error *err) {
+/* *skip: why the row is left out, or NULL. */
+static bool parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, const char **skip,
+                       Error *err) {
     Json *root;
     if (!json_parse(&root, s, n, 0, file, line, err)) return false;
     RowIn in = {.rows = out, .j = root, .file = file, .line = line, .err = err};
@@ -96,9 +98,16 @@ bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const cha
         ok = common_fields(&in, &row) && (template ? row_template(&in, &row) : row_shape(&in, &row, kind));
     json_release(root);
     if (ok && !template) rows_put(out, &row);
-    if (in.skip) count_skip(out, in.skip), ok = true;
-    if (ok) out->n_bytes += (int64_t)n;
-    return ok;
+    *skip = in.skip;
+    return ok || in.skip;
+}
+
+bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, Error *err) {
+    const char *skip = NULL;
+    if (!parse_line(out, s, n, kind, file, line, &skip, err)) return false;
+    if (skip) count_skip(out, skip);
+    out->n_bytes += (int64_t)n;
+    return true;
 }
 
 /* ---- plain text */
@@ -171,27 +180,122 @@ static bool read_plain(Rows *out, LineReader *in, const char *path, const char *
     return ok;
 }
 
-/* ---- files */
+/* ---- files
+ *
+ * Lines are gathered in batches and parsed in tiles of them by whichever thread takes one; each thread has its own
+ * heap. Tiles are then taken over in their order, so rows, counts and the first error are as if read one by one. */
 
-static bool read_lines(Rows *out, LineReader *in, const char *path, RowKind kind, Error *err) {
+enum { TILE_LINES = 32, BATCH_TILES = 128, BATCH_LINES = TILE_LINES * BATCH_TILES, BATCH_BYTES = 4 << 20 };
+
+typedef struct {
+    const Rows *rows; /* where its rows are: rows->row[first .. first+n) */
+    int first, n;
+    const char *skip[TILE_LINES];
+    bool ok;
+    Error err;
+} Tile;
+
+typedef struct {
+    const char *path;
+    RowKind kind;
+    Str text;
+    size_t off[BATCH_LINES + 1]; /* of each line, which a NUL ends */
+    int number[BATCH_LINES], n_line;
+    Rows *of_thread;
+    Tile tile[BATCH_TILES];
+} Batch;
+
+static void parse_tile(void *ud, int64_t index, int thread) {
+    Batch *b = ud;
+    Tile *t = &b->tile[index];
+    Rows *rows = &b->of_thread[thread];
+    t->rows = rows;
+    t->first = rows->n;
+    t->ok = true;
+    for (int k = 0; k < TILE_LINES && t->ok; k++) {
+        int i = (int)index * TILE_LINES + k;
+        t->skip[k] = NULL;
+        if (i < b->n_line)
+            t->ok = parse_line(rows, b->text.s + b->off[i], b->off[i + 1] - b->off[i] - 1, b->kind, b->path,
+                               b->number[i], &t->skip[k], &t->err);
+    }
+    t->n = rows->n - t->first;
+}
+
+/* Empties the batch into out. */
+static bool parse_batch(Rows *out, Batch *b, Pool *pool, Error *err) {
+    int n_tile = (b->n_line + TILE_LINES - 1) / TILE_LINES;
+    if (pool)
+        pool_for(pool, n_tile, parse_tile, b);
+    else
+        for (int i = 0; i < n_tile; i++) parse_tile(b, i, 0);
+    for (int i = 0; i < n_tile; i++) {
+        const Tile *t = &b->tile[i];
+        if (!t->ok) {
+            *err = t->err;
+            return false;
+        }
+        for (int k = 0; k < t->n; k++) rows_put(out, &t->rows->row[t->first + k]);
+        for (int k = 0; k < TILE_LINES; k++)
+            if (t->skip[k]) count_skip(out, t->skip[k]);
+    }
+    out->n_bytes += (int64_t)b->text.n - b->n_line;
+    str_clear(&b->text);
+    b->n_line = 0;
+    for (int t = 0; t < (pool ? pool_threads(pool) : 1); t++) b->of_thread[t].n = 0;
+    return true;
+}
+
+static bool read_lines(Rows *out, LineReader *in, Batch *b, Pool *pool, Error *err) {
     const char *line;
     size_t n;
     bool first = true;
-    while (lines_next(in, &line, &n, err)) {
-        if (kind == ROW_TEXT && first && n > 0 && line[0] != '{') return read_plain(out, in, path, line, n, err);
+    Error end = {ERR_NONE, ""};
+    while (lines_next(in, &line, &n, &end)) {
+        if (b->kind == ROW_TEXT && first && n > 0 && line[0] != '{') return read_plain(out, in, b->path, line, n, err);
         if (blank(line, n)) continue;
         first = false;
-        if (!rows_parse_line(out, line, n, kind, path, (int)lines_number(in), err)) return false;
+        b->number[b->n_line] = (int)lines_number(in);
+        b->off[b->n_line++] = b->text.n;
+        str_putn(&b->text, line, n);
+        str_putc(&b->text, 0);
+        b->off[b->n_line] = b->text.n;
+        bool full = b->n_line == BATCH_LINES || b->text.n >= BATCH_BYTES;
+        if (full && !parse_batch(out, b, pool, err)) return false;
     }
-    return err->code == ERR_NONE;
+    if (!parse_batch(out, b, pool, err)) return false; /* an error in a line comes before one behind it */
+    *err = end;
+    return end.code == ERR_NONE;
+}
+
+/* What the threads' rows point to lives on with out. */
+static void keep_heaps(Rows *out, const Batch *b, int n_thread) {
+    out->part = mem_grow(out->part, (size_t)(out->n_part + n_thread) * sizeof *out->part);
+    for (int t = 0; t < n_thread; t++) {
+        out->part[out->n_part++] = b->of_thread[t].heap;
+        free(b->of_thread[t].row);
+    }
 }
 
 bool rows_read(Rows *out, const char *path, RowKind kind, Error *err) {
+    return rows_read_pool(out, path, kind, NULL, err);
+}
+
+bool rows_read_pool(Rows *out, const char *path, RowKind kind, Pool *pool, Error *err) {
     LineReader *in;
     int n_before = out->n, skip_before = out->n_skip;
     err->code = ERR_NONE;
     if (!lines_open(&in, path, MAX_LINE, err)) return false;
-    bool ok = read_lines(out, in, path, kind, err);
+    int n_thread = pool ? pool_threads(pool) : 1;
+    Batch *b = mem_alloc(sizeof *b);
+    b->path = path;
+    b->kind = kind;
+    b->of_thread = mem_alloc((size_t)n_thread * sizeof *b->of_thread);
+    bool ok = read_lines(out, in, b, pool, err);
+    keep_heaps(out, b, n_thread);
+    str_release(&b->text);
+    free(b->of_thread);
+    free(b);
     lines_close(in);
     if (ok && out->n == n_before) {
         int n_skip = out->n_skip - skip_before;
@@ -208,6 +312,8 @@ bool rows_read(Rows *out, const char *path, RowKind kind, Error *err) {
 void rows_release(Rows *r) {
     free(r->row);
     heap_release(&r->heap);
+    for (int i = 0; i < r->n_part; i++) heap_release(&r->part[i]);
+    free(r->part);
     memset(r, 0, sizeof *r);
 }
 

@@ -22,6 +22,7 @@
 #define DIKAST_DATA_ROWS_H
 
 #include "base/arena.h"
+#include "base/pool.h"
 #include "text/chat.h"
 
 enum { ROWS_DOC_BYTES = 4096, ROWS_SKIPS = 8 };
@@ -45,13 +46,16 @@ typedef struct {
 typedef struct {                /* zeroed is empty */
     Row *row;
     int n, cap;
-    Heap heap;
+    Heap heap, *part;           /* what rows point to; part: (n_part) what several threads read */
+    int n_part;
     int64_t n_bytes;            /* of the lines read */
     struct { const char *reason; int n; } skip[ROWS_SKIPS];     /* rows left out, by reason; reason NULL: no more */
     int n_skip;                 /* in all */
 } Rows;
 
 bool rows_read(Rows *out, const char *path, RowKind kind, Error *err);      /* appends */
+/* The same rows, counts and errors with lines parsed by the threads of a pool; NULL: the calling thread alone. */
+bool rows_read_pool(Rows *out, const char *path, RowKind kind, Pool *pool, Error *err);
 /* Parses one line (the fuzz entry); file and line name the place in errors. */
 bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, Error *err);
 void rows_release(Rows *r);

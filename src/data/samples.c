@@ -12,16 +12,18 @@ void samples_init(SampleSet *s, int group) {
     s->off = mem_alloc(sizeof *s->off);
 }
 
-static void grow(SampleSet *s, int n) {
-    if (s->n == s->cap) {
-        s->cap = s->cap ? 2 * s->cap : 256;
+/* Room for more samples with more tokens in all. */
+static void grow(SampleSet *s, int64_t more, int64_t more_tok) {
+    if (s->n + more > s->cap) {
+        s->cap = s->n + more > 2 * s->cap ? s->n + more : 2 * s->cap;
+        if (s->cap < 256) s->cap = 256;
         size_t cap = (size_t)s->cap;
         s->off = mem_grow(s->off, sizeof *s->off * (cap + 1));
         s->id = mem_grow(s->id, sizeof *s->id * cap);
         s->target = mem_grow(s->target, sizeof *s->target * cap);
         s->sample_weight = mem_grow(s->sample_weight, sizeof *s->sample_weight * cap);
     }
-    int64_t need = s->off[s->n] + n;
+    int64_t need = s->off[s->n] + more_tok;
     if (need > s->cap_tok) {
         s->cap_tok = need > 2 * s->cap_tok ? need : 2 * s->cap_tok;
         s->tok = mem_grow(s->tok, sizeof *s->tok * (size_t)s->cap_tok);
@@ -32,7 +34,7 @@ static void grow(SampleSet *s, int n) {
 void samples_add(SampleSet *s, const int32_t *tok, const float *weight, int n, uint64_t id, float target,
                  float sample_weight) {
     CHECK(n > 0, "samples: an empty sample, id %llu", (unsigned long long)id);
-    grow(s, n);
+    grow(s, 1, n);
     int64_t at = s->off[s->n];
     memcpy(s->tok + at, tok, sizeof *tok * (size_t)n);
     memcpy(s->weight + at, weight, sizeof *weight * (size_t)n);
@@ -52,41 +54,73 @@ void samples_release(SampleSet *s) {
  * one token. So every token of the document, and its end, is predicted exactly once, each from all that the length
  * allows. */
 
-enum { TILE_DOCS = 32, BATCH_TILES = 256 }; /* documents per tile; tiles in memory at once */
+enum { TILE_DOCS = 32, BATCH_DOCS = 8192 }; /* documents whose tokens are in memory twice */
 
 typedef struct {
-    const Chat *chat;
+    SampleSet *set;
+    const TextsEncoder *enc;
     TextAt *text;
     void *ud;
-    int64_t first, n_text; /* of this batch */
-    TokBuf *tok;           /* (tiles) */
-    int *end;              /* (documents of the batch) end of each in its tile's tokens */
+    int64_t first, n_text; /* the batch */
+    int32_t mark;
+    int max_len;
+    int64_t *sample; /* (n_text+1) where each document's samples begin */
+    int64_t *tok;    /* (n_text+1) and its tokens */
 } TextJob;
 
-static void encode_tile(void *ud, int64_t tile, int thread) {
+static const char *text_of_batch(void *ud, int64_t i, size_t *n) {
     TextJob *job = ud;
-    (void)thread;
-    TokBuf *out = &job->tok[tile];
-    out->n = 0;
-    for (int64_t i = tile * TILE_DOCS; i < (tile + 1) * TILE_DOCS && i < job->n_text; i++) {
-        size_t n;
-        const char *s = job->text(job->ud, job->first + i, &n);
-        tokenizer_encode(job->chat->tok, s, n, out);
-        job->end[i] = out->n;
+    return job->text(job->ud, job->first + i, n);
+}
+
+/* Writes the samples of document i of the batch where they belong. */
+static void put_document(const TextJob *job, int64_t i) {
+    SampleSet *set = job->set;
+    int64_t sample = job->sample[i], to = job->tok[i];
+    int n, step = job->max_len - 1;
+    const int32_t *tok = texts_ids(job->enc, i, &n);
+    for (int at = 0; sample < job->sample[i + 1];
+         at += step, sample++) { /* at: in the stream, where tok[k] is at k + 1 */
+        int end = n + 2 - at < job->max_len ? n + 2 : at + job->max_len, last = end < n + 1 ? end : n + 1;
+        int32_t *out = set->tok + to;
+        if (at == 0) *out++ = job->mark;
+        for (int k = at == 0 ? 1 : at; k < last; k++) *out++ = tok[k - 1];
+        if (end == n + 2) *out = job->mark;
+        for (int k = 0; k < end - at; k++) set->weight[to + k] = 1;
+        set->weight[to] = 0;
+        set->id[sample] = (uint64_t)(job->first + i);
+        set->target[sample] = 0;
+        set->sample_weight[sample] = 1;
+        to += end - at;
+        set->off[sample + 1] = to;
     }
 }
 
-/* tok: n tokens of one document; *stream and *weight are scratch. */
-static void add_document(SampleSet *set, TokBuf *stream, const float *ones, const Chat *c, const int32_t *tok, int n,
-                         int64_t id, int max_len) {
-    stream->n = 0;
-    tokbuf_put(stream, c->id[SENT_ENDOFTEXT]);
-    tokbuf_putn(stream, tok, n);
-    tokbuf_put(stream, c->id[SENT_ENDOFTEXT]);
-    for (int at = 0; at + 1 < stream->n; at += max_len - 1) {
-        int len = stream->n - at < max_len ? stream->n - at : max_len;
-        samples_add(set, stream->id + at, ones, len, (uint64_t)id, 0, 1);
+static void put_tile(void *ud, int64_t tile, int thread) {
+    const TextJob *job = ud;
+    (void)thread;
+    for (int64_t i = tile * TILE_DOCS; i < (tile + 1) * TILE_DOCS && i < job->n_text; i++) put_document(job, i);
+}
+
+/* Where each document of the batch goes; the ledger's entries. */
+static void place_documents(TextJob *job, Ledger *l) {
+    SampleSet *set = job->set;
+    job->sample[0] = set->n;
+    job->tok[0] = set->off[set->n];
+    for (int64_t i = 0; i < job->n_text; i++) {
+        int n;
+        texts_ids(job->enc, i, &n);
+        int64_t n_sample = n == 0 ? 0 : (n + 1 + job->max_len - 2) / (job->max_len - 1);
+        job->sample[i + 1] = job->sample[i] + n_sample;
+        job->tok[i + 1] = job->tok[i] + (n == 0 ? 0 : n + 1 + n_sample);
+        if (!l) continue;
+        ledger_in(l, 1, n + 1);
+        if (n == 0)
+            ledger_add(l, LEDGER_DROPPED, "empty text", 1, 1);
+        else
+            ledger_add(l, LEDGER_TRAINED, NULL, 1, n + 1);
     }
+    grow(set, job->sample[job->n_text] - set->n, job->tok[job->n_text] - set->off[set->n]);
 }
 
 void samples_add_texts(SampleSet *s, const Chat *c, TextAt *text, void *ud, int64_t n_text, int max_len, int n_thread,
@@ -95,28 +129,18 @@ void samples_add_texts(SampleSet *s, const Chat *c, TextAt *text, void *ud, int6
     Error err = {ERR_NONE, ""};
     Pool *pool;
     CHECK(pool_open(&pool, n_thread, &err), "%s", err.msg);
-    int batch_docs = TILE_DOCS * BATCH_TILES;
-    TextJob job = {.chat = c, .text = text, .ud = ud};
-    job.tok = mem_alloc(sizeof *job.tok * BATCH_TILES);
-    job.end = mem_alloc(sizeof *job.end * (size_t)batch_docs);
-    float *ones = mem_alloc(sizeof *ones * (size_t)max_len);
-    for (int i = 0; i < max_len; i++) ones[i] = 1;
-    TokBuf stream = {0};
-    for (job.first = 0; job.first < n_text; job.first += batch_docs) {
-        job.n_text = n_text - job.first < batch_docs ? n_text - job.first : batch_docs;
-        pool_for(pool, (job.n_text + TILE_DOCS - 1) / TILE_DOCS, encode_tile, &job);
-        for (int64_t i = 0; i < job.n_text; i++) {
-            const TokBuf *tok = &job.tok[i / TILE_DOCS];
-            int from = i % TILE_DOCS ? job.end[i - 1] : 0, n = job.end[i] - from;
-            if (l) ledger_in(l, 1, n + 1);
-            if (l && n == 0) ledger_add(l, LEDGER_DROPPED, "empty text", 1, 1);
-            if (n == 0) continue;
-            if (l) ledger_add(l, LEDGER_TRAINED, NULL, 1, n + 1);
-            add_document(s, &stream, ones, c, tok->id + from, n, job.first + i, max_len);
-        }
+    TextsEncoder *enc = texts_encoder_open(c->tok, pool);
+    TextJob job = {.set = s, .enc = enc, .text = text, .ud = ud, .mark = c->id[SENT_ENDOFTEXT], .max_len = max_len};
+    job.sample = mem_alloc(sizeof *job.sample * (BATCH_DOCS + 1));
+    job.tok = mem_alloc(sizeof *job.tok * (BATCH_DOCS + 1));
+    for (job.first = 0; job.first < n_text; job.first += BATCH_DOCS) {
+        job.n_text = n_text - job.first < BATCH_DOCS ? n_text - job.first : BATCH_DOCS;
+        texts_encode(enc, text_of_batch, &job, job.n_text);
+        place_documents(&job, l);
+        pool_for(pool, (job.n_text + TILE_DOCS - 1) / TILE_DOCS, put_tile, &job);
+        s->n = job.sample[job.n_text];
     }
-    for (int t = 0; t < BATCH_TILES; t++) tokbuf_release(&job.tok[t]);
-    tokbuf_release(&stream);
-    free(job.tok), free(job.end), free(ones);
+    texts_encoder_close(enc);
+    free(job.sample), free(job.tok);
     pool_close(pool);
 }

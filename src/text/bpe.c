@@ -1,20 +1,18 @@
 /* bpe.c — a piece's bytes merged into tokens: the pair of lowest rank first, the leftmost of equals, until none is
  * left.
  *
- * Short pieces (all of natural text) keep their symbols in an array and look for the lowest rank by scanning it. Long
- * ones (a page of dashes, base64, a language without spaces) would make that quadratic; they use a linked list of
- * symbols and a heap of (rank, position). A heap entry whose pair has changed meanwhile is recognised by its two ids:
- * ranks belong to pairs, so if both are still there the entry still holds. Both ways give the same ids.
- *
- * Words repeat, so an encode call remembers where in the text a piece stood and which ids it gave; the memo is dropped
- * with the call and lets the tokenizer itself stay immutable. */
+ * Short pieces (nearly all of natural text) keep the rank of every pair in an array and look for the lowest by scanning
+ * it. Long ones (a page of dashes, base64, a language without spaces) would make that quadratic; they use a heap of
+ * (rank, position). A heap entry whose pair has changed meanwhile is recognised by its rank: ranks belong to pairs, so
+ * if the pair there still has this rank the entry holds. Both ways give the same ids. */
 #include "text/text_int.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHORT_PIECE = 40 };
+enum { SHORT_PIECE = 128 };
 
 /* ---- byte alphabet ---- */
 
@@ -80,24 +78,32 @@ void merge_map_init(MergeMap *m, int n_expected) {
     while (cap < 2 * (uint64_t)n_expected + 2) cap *= 2;
     m->slot = mem_alloc(cap * sizeof *m->slot);
     m->mask = cap - 1;
+    m->seen = mem_alloc(cap);
+    m->seen_mask = 8 * cap - 1;
     for (uint64_t i = 0; i < cap; i++) m->slot[i].key = UINT64_MAX;
 }
 
+static inline uint64_t seen_bit(const MergeMap *m, uint64_t hash) { return hash >> 32 & m->seen_mask; }
+
 void merge_map_put(MergeMap *m, int32_t left, int32_t right, int32_t rank, int32_t id) {
-    uint64_t key = pair_key(left, right), i = mix(key) & m->mask;
+    uint64_t key = pair_key(left, right), hash = mix(key), i = hash & m->mask, bit = seen_bit(m, hash);
     while (m->slot[i].key != UINT64_MAX && m->slot[i].key != key) i = (i + 1) & m->mask;
     m->slot[i] = (MergeSlot){key, rank, id};
+    m->seen[bit / 64] |= UINT64_C(1) << bit % 64;
 }
 
-const MergeSlot *merge_map_get(const MergeMap *m, int32_t left, int32_t right) {
-    uint64_t key = pair_key(left, right);
-    for (uint64_t i = mix(key) & m->mask; m->slot[i].key != UINT64_MAX; i = (i + 1) & m->mask)
+/* NULL: no such merge. */
+static inline const MergeSlot *merge_map_get(const MergeMap *m, int32_t left, int32_t right) {
+    uint64_t key = pair_key(left, right), hash = mix(key), bit = seen_bit(m, hash);
+    if (!(m->seen[bit / 64] >> bit % 64 & 1)) return NULL;
+    for (uint64_t i = hash & m->mask; m->slot[i].key != UINT64_MAX; i = (i + 1) & m->mask)
         if (m->slot[i].key == key) return &m->slot[i];
     return NULL;
 }
 
 void merge_map_release(MergeMap *m) {
     free(m->slot);
+    free(m->seen);
     *m = (MergeMap){0};
 }
 
@@ -137,130 +143,138 @@ void whole_build(Tokenizer *t) {
 
 /* ---- merging ---- */
 
+/* Position in the low bits of a pair's key, rank above: the least key is the pair to merge. Four keys at a time. */
+enum { POS_BITS = 7, NO_PAIR = INT32_MAX, LANES = 4, SHORT_LANES = SHORT_PIECE / LANES };
+static_assert(SHORT_PIECE == 1 << POS_BITS && MERGE_RANKS <= 1 << (31 - POS_BITS), "a key has 31 bits");
+typedef int32_t Lanes __attribute__((vector_size(4 * LANES)));
+
+typedef struct {
+    union {
+        Lanes lane[SHORT_LANES];
+        int32_t key[SHORT_PIECE]; /* of the pair of a symbol and its next; NO_PAIR: no merge, or no symbol */
+    };
+    int32_t id[SHORT_PIECE], to[SHORT_PIECE];
+    uint8_t prev[SHORT_PIECE], next[SHORT_PIECE];
+} Short;
+
+static inline Lanes lesser(Lanes a, Lanes b) {
+    Lanes less = a < b;
+    return (a & less) | (b & ~less);
+}
+
+static inline int32_t least_key(const Short *p, int n_lane) {
+    Lanes a = p->lane[0], b = n_lane > 1 ? p->lane[1] : a;
+    for (int i = 2; i + 1 < n_lane; i += 2) {
+        a = lesser(a, p->lane[i]);
+        b = lesser(b, p->lane[i + 1]);
+    }
+    a = lesser(lesser(a, b), p->lane[n_lane - 1]);
+    int32_t x = a[0] < a[1] ? a[0] : a[1], y = a[2] < a[3] ? a[2] : a[3];
+    return x < y ? x : y;
+}
+
+static inline void pair_key_at(const Tokenizer *t, Short *p, int at, int next) {
+    const MergeSlot *m = merge_map_get(&t->merge, p->id[at], p->id[next]);
+    p->key[at] = m ? m->rank << POS_BITS | at : NO_PAIR;
+    p->to[at] = m ? m->id : -1;
+}
+
 static void merge_short(const Tokenizer *t, const char *s, int n, TokBuf *out) {
-    int32_t id[SHORT_PIECE], rank[SHORT_PIECE], to[SHORT_PIECE]; /* rank[i], to[i]: of the pair (i, i + 1) */
-    for (int i = 0; i < n; i++) id[i] = t->byte_id[(unsigned char)s[i]];
-    for (int i = 0; i + 1 < n; i++) {
-        const MergeSlot *m = merge_map_get(&t->merge, id[i], id[i + 1]);
-        rank[i] = m ? m->rank : INT32_MAX;
-        to[i] = m ? m->id : -1;
+    Short p;
+    int n_lane = (n + LANES - 1) / LANES, last = n - 1;
+    p.lane[n_lane - 1] = (Lanes){NO_PAIR, NO_PAIR, NO_PAIR, NO_PAIR};
+    for (int i = 0; i < n; i++) {
+        p.id[i] = t->byte_id[(unsigned char)s[i]];
+        p.prev[i] = (uint8_t)(i - 1);
+        p.next[i] = (uint8_t)(i + 1);
     }
-    for (;;) {
-        int best = 0;
-        for (int i = 1; i + 1 < n; i++)
-            if (rank[i] < rank[best]) best = i;
-        if (n < 2 || rank[best] == INT32_MAX) break;
-        id[best] = to[best];
-        n--;
-        for (int i = best + 1; i < n; i++) {
-            id[i] = id[i + 1];
-            rank[i - 1] = rank[i];
-            to[i - 1] = to[i];
+    for (int i = 0; i < last; i++) pair_key_at(t, &p, i, i + 1);
+    for (int32_t key; (key = least_key(&p, n_lane)) != NO_PAIR;) {
+        int at = key & (SHORT_PIECE - 1), gone = p.next[at];
+        p.id[at] = p.to[at];
+        if (gone == last) {
+            last = at;
+            p.key[at] = NO_PAIR;
+        } else {
+            p.next[at] = p.next[gone];
+            p.prev[p.next[at]] = (uint8_t)at;
+            pair_key_at(t, &p, at, p.next[at]);
         }
-        for (int i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++) {
-            const MergeSlot *m = merge_map_get(&t->merge, id[i], id[i + 1]);
-            rank[i] = m ? m->rank : INT32_MAX;
-            to[i] = m ? m->id : -1;
-        }
+        p.key[gone] = NO_PAIR;
+        if (at > 0) pair_key_at(t, &p, p.prev[at], at);
     }
-    tokbuf_putn(out, id, n);
+    tokbuf_room(out, n);
+    for (int i = 0;; i = p.next[i]) {
+        out->id[out->n++] = p.id[i];
+        if (i == last) return;
+    }
 }
 
 typedef struct {
-    int32_t id, prev, next;
-} Symbol; /* id -1: merged into the one before; next -1: last */
-typedef struct {
-    uint64_t key;
-    int32_t left, right, to;
-} Candidate; /* key: rank << 32 | position */
+    int32_t id, prev, next, rank, to;
+} Symbol; /* rank, to: of the pair with the next; rank -1: no merge, or the symbol was merged into the one before */
 
-static void heap_down(Candidate *h, int64_t n, int64_t i) {
-    Candidate c = h[i];
+static void heap_down(uint64_t *h, int64_t n, int64_t i) {
+    uint64_t c = h[i];
     for (int64_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && h[child + 1].key < h[child].key) child++;
-        if (h[child].key >= c.key) break;
+        if (child + 1 < n && h[child + 1] < h[child]) child++;
+        if (h[child] >= c) break;
         h[i] = h[child];
     }
     h[i] = c;
 }
 
-static void heap_push(Candidate *h, int64_t *n, Candidate c) {
+static void heap_push(uint64_t *h, int64_t *n, uint64_t c) {
     int64_t i = (*n)++;
-    for (; i > 0 && h[(i - 1) / 2].key > c.key; i = (i - 1) / 2) h[i] = h[(i - 1) / 2];
+    for (; i > 0 && h[(i - 1) / 2] > c; i = (i - 1) / 2) h[i] = h[(i - 1) / 2];
     h[i] = c;
 }
 
-static bool candidate(const Tokenizer *t, const Symbol *sym, int32_t at, Candidate *c) {
+/* The pair of a symbol and its next is looked up again; false: it is no merge. */
+static bool candidate(const Tokenizer *t, Symbol *sym, int32_t at, uint64_t *c) {
     int32_t next = sym[at].next;
     const MergeSlot *m = next < 0 ? NULL : merge_map_get(&t->merge, sym[at].id, sym[next].id);
+    sym[at].rank = m ? m->rank : -1;
     if (!m) return false;
-    *c = (Candidate){(uint64_t)(uint32_t)m->rank << 32 | (uint32_t)at, sym[at].id, sym[next].id, m->id};
+    sym[at].to = m->id;
+    *c = (uint64_t)(uint32_t)m->rank << 32 | (uint32_t)at;
     return true;
 }
 
 static void merge_long(const Tokenizer *t, BpeScratch *b, const char *s, int32_t n, TokBuf *out) {
     /* A merge removes one symbol and adds at most two candidates. */
-    size_t heap_bytes = 3 * (size_t)n * sizeof(Candidate), need = heap_bytes + (size_t)n * sizeof(Symbol);
+    size_t heap_bytes = 3 * (size_t)n * sizeof(uint64_t), need = heap_bytes + (size_t)n * sizeof(Symbol);
     if (b->cap < need) {
         free(b->buf);
         b->buf = mem_grow(NULL, need);
         b->cap = need;
     }
-    Candidate *heap = b->buf;
+    uint64_t *heap = b->buf;
     Symbol *sym = (Symbol *)((char *)b->buf + heap_bytes);
     int64_t n_heap = 0;
-    for (int32_t i = 0; i < n; i++) sym[i] = (Symbol){t->byte_id[(unsigned char)s[i]], i - 1, i + 1 < n ? i + 1 : -1};
+    for (int32_t i = 0; i < n; i++)
+        sym[i] = (Symbol){t->byte_id[(unsigned char)s[i]], i - 1, i + 1 < n ? i + 1 : -1, -1, -1};
     for (int32_t i = 0; i < n; i++) n_heap += candidate(t, sym, i, &heap[n_heap]);
     for (int64_t i = n_heap / 2 - 1; i >= 0; i--) heap_down(heap, n_heap, i);
     while (n_heap > 0) {
-        Candidate c = heap[0];
+        uint64_t c = heap[0];
         heap[0] = heap[--n_heap];
         if (n_heap > 1) heap_down(heap, n_heap, 0);
-        int32_t at = (int32_t)(c.key & 0xFFFFFFFF), next = sym[at].next;
-        if (sym[at].id != c.left || next < 0 || sym[next].id != c.right) continue;
-        sym[at].id = c.to;
+        int32_t at = (int32_t)(c & 0xFFFFFFFF), next = sym[at].next;
+        if (sym[at].rank != (int32_t)(c >> 32)) continue;
+        sym[at].id = sym[at].to;
         sym[at].next = sym[next].next;
         if (sym[next].next >= 0) sym[sym[next].next].prev = at;
-        sym[next].id = -1;
+        sym[next].rank = -1;
         if (candidate(t, sym, at, &c)) heap_push(heap, &n_heap, c);
         if (sym[at].prev >= 0 && candidate(t, sym, sym[at].prev, &c)) heap_push(heap, &n_heap, c);
     }
     for (int32_t i = 0; i >= 0; i = sym[i].next) tokbuf_put(out, sym[i].id);
 }
 
-void bpe_scratch_init(BpeScratch *b, size_t n_text) {
-    *b = (BpeScratch){0};
-    if (n_text < 1024) return;
-    uint32_t n = 256;
-    while (n < 16384 && n < n_text / 16) n *= 2;
-    b->memo = mem_alloc(n * sizeof *b->memo);
-    b->memo_mask = n - 1;
-}
-
-void bpe_scratch_release(BpeScratch *b) {
-    free(b->memo);
-    free(b->buf);
-}
+void bpe_scratch_release(BpeScratch *b) { free(b->buf); }
 
 void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBuf *out) {
-    if (n == 1) {
-        tokbuf_put(out, t->byte_id[(unsigned char)s[0]]);
-        return;
-    }
-    PieceMemo *memo = NULL;
-    uint32_t hash = 0;
-    if (b->memo && n <= SHORT_PIECE) {
-        hash = (uint32_t)bytes_hash(s, n);
-        memo = &b->memo[hash & b->memo_mask];
-        if (memo->hash == hash && memo->n == n && memcmp(memo->s, s, n) == 0) {
-            if (memo->n_id == 1)
-                tokbuf_put(out, out->id[memo->at]);
-            else
-                for (int i = 0; i < memo->n_id; i++) tokbuf_put(out, out->id[memo->at + i]);
-            return;
-        }
-    }
-    int at = out->n;
     int32_t id = t->ignore_merges ? whole_find(t, s, n) : -1;
     if (id >= 0)
         tokbuf_put(out, id);
@@ -268,5 +282,4 @@ void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBu
         merge_short(t, s, (int)n, out);
     else
         merge_long(t, b, s, (int32_t)n, out);
-    if (memo) *memo = (PieceMemo){s, (uint32_t)n, hash, at, out->n - at};
 }

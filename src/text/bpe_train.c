@@ -111,13 +111,14 @@ static bool count_texts(Train *t, BpeTextFn *next, void *ud, Error *err) {
     const char *pattern = split_pattern[t->p->split];
     if (!splitter_open(&split, pattern, strlen(pattern), err)) return false;
     PieceWalk walk;
-    size_t n, len;
+    size_t n, len[PIECES];
     const char *s, *piece;
     words_rehash(t);
     pieces_open(&walk, split);
     while ((s = next(ud, &n)) != NULL) {
         pieces_text(&walk, s, n);
-        while (pieces_next(&walk, &piece, &len)) count_piece(t, piece, len);
+        for (int k; (k = pieces_next(&walk, &piece, len)) > 0;)
+            for (int i = 0; i < k; piece += len[i++]) count_piece(t, piece, len[i]);
     }
     pieces_close(&walk);
     splitter_close(split);

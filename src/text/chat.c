@@ -34,6 +34,7 @@ bool chat_init(Chat *c, const Tokenizer *t, Error *err) {
 void sequence_release(Sequence *s) {
     tokbuf_release(&s->tok);
     free(s->weight);
+    encoder_close(s->encoder);
     *s = (Sequence){0};
 }
 
@@ -52,9 +53,22 @@ void sequence_put(Sequence *s, int32_t id, float weight) {
     weigh_from(s, s->tok.n - 1, weight);
 }
 
+/* Thousands of sequences may be held at a time, each of a page of text; an encoder's memory is for the one that has
+ * seen more. */
+enum { ENCODER_FROM_BYTES = 1 << 14 };
+
 static void put_text(Sequence *s, const Chat *c, const char *text, size_t n, float weight) {
     int first = s->tok.n;
-    tokenizer_encode(c->tok, text, n, &s->tok);
+    s->n_encoded += n;
+    if (s->encoder && encoder_tokenizer(s->encoder) != c->tok) {
+        encoder_close(s->encoder);
+        s->encoder = NULL;
+    }
+    if (!s->encoder && s->n_encoded > ENCODER_FROM_BYTES) s->encoder = encoder_open(c->tok);
+    if (s->encoder)
+        encoder_encode(s->encoder, text, n, &s->tok);
+    else
+        tokenizer_encode(c->tok, text, n, &s->tok);
     weigh_from(s, first, weight);
 }
 

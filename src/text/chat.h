@@ -36,8 +36,10 @@ typedef enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT } Role;
 typedef struct { Role role; const char *text; } Message;
 typedef struct { const Message *msg; int n; } Dialogue;
 
-/* A sequence under construction: ids and, per id, whether predicting it is trained (loss weight of that token). */
-typedef struct { TokBuf tok; float *weight; int cap_weight; } Sequence;
+/* A sequence under construction: ids and, per id, whether predicting it is trained (loss weight of that token). One that is
+ * cleared and filled again, dialogue after dialogue, gets an encoder that remembers pieces; it is released before the
+ * tokenizer is closed. */
+typedef struct { TokBuf tok; float *weight; int cap_weight; Encoder *encoder; size_t n_encoded; } Sequence;
 void sequence_release(Sequence *s);
 void sequence_clear(Sequence *s);
 void sequence_put(Sequence *s, int32_t id, float weight);

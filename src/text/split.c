@@ -19,11 +19,7 @@
 #include <string.h>
 
 // clang-format off
-const char *const split_pattern[2] = {
-    [SPLIT_GPT2] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-    [SPLIT_LLAMA3] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-                     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-};
+const char *const split_pattern[2] = {[SPLIT_GPT2] = SPLIT_TEXT_GPT2, [SPLIT_LLAMA3] = SPLIT_TEXT_LLAMA("{1,3}")};
 
 /* Assigned in Unicode 15 and 16, so in none of PCRE2 10.42's classes; with the general category they got. (One code
  * point, U+1171E, moved from Mn to Mc, which cannot be expressed; it is in M for both.) */
@@ -66,6 +62,8 @@ static const struct { uint32_t first, last; char category[3]; } drift[] = {
 struct Splitter {
     pcre2_code *narrow, *wide;
     bool jit_narrow, jit_wide;
+    SplitKnown known;
+    CharTable *table; /* of a known pattern */
 };
 
 static bool is_drift(uint32_t c) {
@@ -192,6 +190,17 @@ out:
 }
 
 bool splitter_open(Splitter **out, const char *pattern, size_t n, Error *err) {
+    SplitKnown known = split_known(pattern, n);
+    if (known == SPLIT_BY_REGEX) return splitter_open_regex(out, pattern, n, err);
+    Splitter *s = mem_alloc(sizeof *s);
+    s->known = known;
+    s->table = mem_alloc(sizeof *s->table);
+    char_table_fill(s->table);
+    *out = s;
+    return true;
+}
+
+bool splitter_open_regex(Splitter **out, const char *pattern, size_t n, Error *err) {
     Splitter *s = mem_alloc(sizeof *s);
     s->narrow = compile(pattern, n, false, &s->jit_narrow, err);
     s->wide = s->narrow ? compile(pattern, n, true, &s->jit_wide, err) : NULL;
@@ -207,6 +216,7 @@ void splitter_close(Splitter *s) {
     if (!s) return;
     pcre2_code_free(s->narrow);
     pcre2_code_free(s->wide);
+    free(s->table);
     free(s);
 }
 
@@ -231,11 +241,10 @@ static size_t utf8_char(const unsigned char *p, size_t n, uint32_t *c) {
     return len;
 }
 
-/* Bytes from p that are well-formed; *wide: they hold a code point newer than PCRE2's tables. */
+/* Bytes from p that are well-formed; *wide (if asked): they hold a code point newer than PCRE2's tables. */
 static size_t utf8_stretch(const char *s, size_t n, bool *wide) {
     const unsigned char *p = (const unsigned char *)s;
     size_t i = 0;
-    *wide = false;
     while (i < n) {
         uint64_t eight;
         if (n - i >= 8 && (memcpy(&eight, p + i, 8), !(eight & 0x8080808080808080u))) {
@@ -245,14 +254,16 @@ static size_t utf8_stretch(const char *s, size_t n, bool *wide) {
         uint32_t c;
         size_t len = utf8_char(p + i, n - i, &c);
         if (len == 0) break;
-        if (len >= 3) *wide = *wide || is_drift(c);
+        if (len >= 3 && wide) *wide = *wide || is_drift(c);
         i += len;
     }
     return i;
 }
 
 void pieces_open(PieceWalk *w, const Splitter *split) {
-    *w = (PieceWalk){.split = split, .match = pcre2_match_data_create(1, NULL)};
+    *w = (PieceWalk){.split = split};
+    if (split->known != SPLIT_BY_REGEX) return;
+    w->match = pcre2_match_data_create(1, NULL);
     CHECK(w->match, "out of memory");
 }
 
@@ -296,24 +307,33 @@ static bool find_cut(PieceWalk *w) {
     return false;
 }
 
-bool pieces_next(PieceWalk *w, const char **piece, size_t *n) {
-    *piece = w->s + w->at;
-    if (w->at == w->n) return false;
+static size_t regex_piece(PieceWalk *w) {
+    if (w->match_e <= w->at && !w->dry) w->dry = !find_cut(w);
+    return (w->dry ? w->end : w->match_s > w->at ? w->match_s : w->match_e) - w->at;
+}
+
+int pieces_next(PieceWalk *w, const char **first, size_t len[PIECES]) {
+    bool regex = w->split->known == SPLIT_BY_REGEX;
+    *first = w->s + w->at;
+    if (w->at == w->n) return 0;
     if (w->at == w->end) {
-        size_t len = utf8_stretch(w->s + w->at, w->n - w->at, &w->wide);
-        if (len == 0) {
-            *n = 1;
+        w->wide = w->dry = false;
+        size_t n = utf8_stretch(w->s + w->at, w->n - w->at, regex ? &w->wide : NULL);
+        if (n == 0) {
             w->end = ++w->at;
-            return true;
+            len[0] = 1;
+            return 1;
         }
         w->stretch = w->search = w->at;
-        w->end = w->at + len;
+        w->end = w->at + n;
         w->match_e = 0;
-        w->dry = false;
     }
-    if (w->match_e <= w->at && !w->dry) w->dry = !find_cut(w);
-    size_t to = w->dry ? w->end : w->match_s > w->at ? w->match_s : w->match_e;
-    *n = to - w->at;
-    w->at = to;
-    return true;
+    int k = 0;
+    if (regex) {
+        for (; k < PIECES && w->at < w->end; k++) w->at += len[k] = regex_piece(w);
+    } else {
+        int n_piece = split_known_pieces(w->split->table, w->split->known, *first, w->end - w->at, len, PIECES);
+        for (; k < n_piece; k++) w->at += len[k];
+    }
+    return k;
 }

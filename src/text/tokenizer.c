@@ -1,9 +1,4 @@
-/* tokenizer.c — text to ids and back.
- *
- * Text becomes ids along one road: added tokens that are not special are cut out first (leftmost, then longest; those
- * declared 'normalized' in a second round, as Hugging Face does), the rest is cut into pieces, each piece is merged.
- * Special tokens are not looked for at all, and reading a tokenizer.json refuses one that merging could reach: so no
- * text, whatever it spells, becomes one. */
+/* tokenizer.c — a tokenizer's life, ids back to text, buffers of ids. Text to ids is in encode.c. */
 #include "text/text_int.h"
 
 #include "base/io.h"
@@ -12,13 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+void tokbuf_room(TokBuf *b, int more) {
+    if (more <= b->cap - b->n) return;
+    CHECK(more <= INT_MAX / 2 - b->n, "more than 2^30 tokens in one buffer");
+    int cap = b->cap < 32 ? 64 : b->cap > INT_MAX / 4 ? INT_MAX / 2 : 2 * b->cap;
+    b->cap = cap < b->n + more ? b->n + more : cap;
+    b->id = mem_grow(b->id, (size_t)b->cap * sizeof *b->id);
+}
+
 void tokbuf_putn(TokBuf *b, const int32_t *id, int n) {
-    if (n > b->cap - b->n) {
-        CHECK(n <= INT_MAX / 2 - b->n, "more than 2^30 tokens in one buffer");
-        int cap = b->cap < 32 ? 64 : b->cap > INT_MAX / 4 ? INT_MAX / 2 : 2 * b->cap;
-        b->cap = cap < b->n + n ? b->n + n : cap;
-        b->id = mem_grow(b->id, (size_t)b->cap * sizeof *b->id);
-    }
+    tokbuf_room(b, n);
     if (n > 0) memcpy(b->id + b->n, id, (size_t)n * sizeof *id);
     b->n += n;
 }
@@ -61,67 +59,37 @@ void tokenizer_close(Tokenizer *t) {
 
 int tokenizer_n_vocab(const Tokenizer *t) { return t->n_vocab; }
 
-typedef struct {
-    const Tokenizer *t;
-    PieceWalk walk;
-    BpeScratch scratch;
-    TokBuf *out;
-} Encode;
+/* Tokens are copied in steps of STEP bytes, most of them in one; what a step writes too much, the next overwrites. */
+enum { DECODE_IDS = 256, DECODE_BYTES = 256, STEP = TOKEN_PAD };
 
-static void encode_plain(Encode *e, const char *s, size_t n) {
-    const char *piece;
-    size_t len;
-    pieces_text(&e->walk, s, n);
-    while (pieces_next(&e->walk, &piece, &len)) bpe_piece(e->t, &e->scratch, piece, len, e->out);
+static void decode_room(const Tokenizer *t, int n, Str *out) {
+    size_t more = (size_t)n * t->most_len + STEP + 1;
+    if (more <= out->cap - out->n) return;
+    CHECK(out->n < SIZE_MAX / 4, "text of %zu bytes", out->n);
+    size_t cap = out->cap + out->cap / 2;
+    out->cap = cap < out->n + more ? out->n + more : cap;
+    out->s = mem_grow(out->s, out->cap);
 }
 
-static const AddedToken *added_at(const Tokenizer *t, const char *s, size_t n, bool normalized) {
-    if (!t->added_first[(unsigned char)s[0]]) return NULL;
-    for (int i = 0; i < t->n_added; i++) {
-        const AddedToken *a = &t->added[i];
-        if (a->normalized == normalized && a->n <= n && memcmp(a->s, s, a->n) == 0) return a;
-    }
-    return NULL;
-}
-
-static void encode_round(Encode *e, const char *s, size_t n, bool normalized) {
-    size_t from = 0;
-    for (size_t i = 0; i <= n; i++) {
-        const AddedToken *a = i < n ? added_at(e->t, s + i, n - i, normalized) : NULL;
-        if (!a && i < n) continue;
-        if (i > from) {
-            if (normalized)
-                encode_plain(e, s + from, i - from);
-            else
-                encode_round(e, s + from, i - from, true);
-        }
-        if (!a) break;
-        tokbuf_put(e->out, a->id);
-        from = i + a->n;
-        i = from - 1;
-    }
-}
-
-void tokenizer_encode(const Tokenizer *t, const char *s, size_t n, TokBuf *out) {
-    if (n == 0) return;
-    CHECK(n < INT_MAX / 2, "text of %zu bytes: encode in parts below 1 GiB", n);
-    Encode e = {.t = t, .out = out};
-    pieces_open(&e.walk, t->split);
-    bpe_scratch_init(&e.scratch, n);
-    if (t->n_added > 0)
-        encode_round(&e, s, n, false);
-    else
-        encode_plain(&e, s, n);
-    bpe_scratch_release(&e.scratch);
-    pieces_close(&e.walk);
-}
-
-void tokenizer_decode(const Tokenizer *t, const int32_t *id, int n, bool keep_special, Str *out) {
+static void decode_some(const Tokenizer *t, const int32_t *id, int n, bool keep_special, Str *out) {
+    decode_room(t, n, out);
+    char *to = out->s + out->n;
     for (int i = 0; i < n; i++) {
         if (id[i] < 0 || id[i] >= t->n_vocab || t->kind[id[i]] == TOKEN_ABSENT) continue;
         if (t->kind[id[i]] == TOKEN_SPECIAL && !keep_special) continue;
-        str_putn(out, t->bytes.s + t->start[id[i]], t->len[id[i]]);
+        const char *from = t->bytes.s + t->start[id[i]];
+        size_t len = t->len[id[i]];
+        memcpy(to, from, STEP);
+        for (size_t at = STEP; at < len; at += STEP) memcpy(to + at, from + at, STEP);
+        to += len;
     }
+    *to = 0;
+    out->n = (size_t)(to - out->s);
+}
+
+void tokenizer_decode(const Tokenizer *t, const int32_t *id, int n, bool keep_special, Str *out) {
+    int most = t->most_len <= DECODE_BYTES ? DECODE_IDS : 1; /* room is made for the longest token each time */
+    for (int at = 0; at < n; at += most) decode_some(t, id + at, n - at < most ? n - at : most, keep_special, out);
 }
 
 int32_t tokenizer_special(const Tokenizer *t, const char *spelling) {

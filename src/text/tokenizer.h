@@ -9,11 +9,13 @@
 #define DIKAST_TEXT_TOKENIZER_H
 
 #include "base/error.h"
+#include "base/pool.h"
 #include "base/str.h"
 
 typedef struct { int32_t *id; int n, cap; } TokBuf;     /* zeroed is valid and empty */
 void tokbuf_put(TokBuf *b, int32_t id);
 void tokbuf_putn(TokBuf *b, const int32_t *id, int n);
+void tokbuf_room(TokBuf *b, int more);                  /* so that id[n .. n+more) can be written */
 void tokbuf_release(TokBuf *b);
 
 typedef struct Tokenizer Tokenizer;
@@ -22,6 +24,24 @@ bool tokenizer_parse(Tokenizer **out, const char *json, size_t n, const char *na
 void tokenizer_close(Tokenizer *t);
 int tokenizer_n_vocab(const Tokenizer *t);                              /* largest id + 1 */
 void tokenizer_encode(const Tokenizer *t, const char *s, size_t n, TokBuf *out);    /* appends; never a special id */
+
+/* One thread's encoder of many texts: it remembers the pieces it has met (at most about 8 MB), so the second text costs less
+ * than the first. The ids are those of tokenizer_encode. It borrows the tokenizer. */
+typedef struct Encoder Encoder;
+Encoder *encoder_open(const Tokenizer *t);
+const Tokenizer *encoder_tokenizer(const Encoder *e);
+void encoder_encode(Encoder *e, const char *s, size_t n, TokBuf *out);              /* appends */
+void encoder_close(Encoder *e);
+
+/* Texts 0..n_text-1 encoded by the threads of a pool, which call text() at the same time; ids do not depend on their number.
+ * What texts_ids points to holds until the next texts_encode. */
+typedef struct TextsEncoder TextsEncoder;
+typedef const char *TextAt(void *ud, int64_t i, size_t *n);
+TextsEncoder *texts_encoder_open(const Tokenizer *t, Pool *pool);                   /* borrows both */
+void texts_encode(TextsEncoder *e, TextAt *text, void *ud, int64_t n_text);
+const int32_t *texts_ids(const TextsEncoder *e, int64_t i, int *n);
+void texts_encoder_close(TextsEncoder *e);
+
 /* Appends bytes. Special tokens are written by their spelling when keep_special, else skipped; ids out of range skipped. */
 void tokenizer_decode(const Tokenizer *t, const int32_t *id, int n, bool keep_special, Str *out);
 int32_t tokenizer_special(const Tokenizer *t, const char *spelling);    /* -1 when there is none */

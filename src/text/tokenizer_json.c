@@ -270,6 +270,7 @@ static bool read_merge(Reader *r, const Json *j, int rank, Str *left, Str *right
 static bool read_merges(Reader *r) {
     const Json *merges = json_get(r->model, "merges");
     if (!merges || json_kind(merges) != JSON_ARR) return REFUSE(r, "model.merges: expected an array");
+    if (json_len(merges) > MERGE_RANKS - 1) return REFUSE(r, "model.merges: more than %d", MERGE_RANKS - 1);
     Str left = {0}, right = {0};
     bool ok = true;
     merge_map_init(&r->t->merge, json_len(merges));
@@ -329,6 +330,10 @@ static bool read_added(Reader *r) {
     t->added = mem_alloc(((size_t)n + 1) * sizeof *t->added);
     for (int i = 0; i < n; i++)
         if (!read_added_token(r, json_at(list, i), i)) return false;
+    str_putn(&t->bytes, (const char[TOKEN_PAD]){0},
+             TOKEN_PAD); /* here the bytes are complete and stay where they are */
+    for (int id = 0; id < t->n_vocab; id++)
+        if (t->len[id] > t->most_len) t->most_len = t->len[id];
     for (int i = 0; i < t->n_added; i++) {
         t->added[i].s = t->bytes.s + t->start[t->added[i].id];
         t->added_first[(unsigned char)t->added[i].s[0]] = true;

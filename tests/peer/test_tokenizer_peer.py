@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Tokenizer against Hugging Face's `tokenizers`: ids on megabytes of mixed text, merges learned from the same text, and our
-files loaded by the peer. Run by hand:
+files loaded by the peer; where `tiktoken` is installed, its ids for the same text too. Run by hand:
 
     python tests/peer/test_tokenizer_peer.py build/dev/test_text_bulk --data DIR [--seed 1] [--keep FOLDER]
 
@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 CASED = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
          r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -75,6 +76,18 @@ def write_docs(path, docs, ids):
     with open(path, "wb") as f:
         for d, i in zip(docs, ids): f.write(struct.pack("<2i", len(d), len(i)) + d + struct.pack(f"<{len(i)}i", *i))
 
+def tiktoken_differs(vocab, pattern, docs, ids):
+    """Documents whose ids differ; None without tiktoken. A vocabulary spells byte b as one printable character."""
+    try: import tiktoken
+    except ImportError: return None
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in plain]
+    byte_of = {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
+    ranks = {bytes(byte_of[c] for c in word): i for word, i in vocab.items() if all(c in byte_of for c in word)}
+    ranks.pop(b"<|endoftext|>", None)
+    enc = tiktoken.Encoding("peer", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    return [i for i, d in enumerate(docs) if enc.encode_ordinary(d.decode()) != ids[i]]
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("program"); a.add_argument("--data", required=True); a.add_argument("--seed", type=int, default=1)
@@ -89,12 +102,14 @@ def main():
     docs += [pad("".join(r.choice("ab") for _ in range(5000))), pad("".join(r.choice("=-") for _ in range(5000)))]
     text = [d.decode() for d in docs[::8] + docs[-40:]]
     print(f"{len(docs)} documents, {sum(map(len, docs))} bytes")
-    cases = []
+    cases, differ = [], []
     def add(name, t, train=None, use=None):
         t.save(os.path.join(out, name + ".json"))
         u = docs if use is None else use
-        write_docs(os.path.join(out, name + ".bin"), u, [e.ids for e in t.encode_batch([d.decode() for d in u], add_special_tokens=False)])
+        ids = [e.ids for e in t.encode_batch([d.decode() for d in u], add_special_tokens=False)]
+        write_docs(os.path.join(out, name + ".bin"), u, ids)
         cases.append({"name": name} | ({"train": train} if train else {}))
+        return ids
     bpe = glob.glob(os.path.join(a.data, "**", "vocab.bpe"), recursive=True)
     if bpe:
         vocab = json.load(open(os.path.join(os.path.dirname(bpe[0]), "encoder.json"), encoding="utf-8"))
@@ -103,7 +118,11 @@ def main():
             t = finish(Tokenizer(models.BPE(vocab, merges, ignore_merges=split == "llama3")), split)
             t.add_special_tokens(["<|endoftext|>"])
             if split == "qwen2": t.add_tokens([AddedToken(x, normalized=False) for x in ("  the", " the", "<tool>", "==", "===")] + ["of", " of and"])
-            add(split, t)
+            ids = add(split, t)
+            if split in ("gpt2", "llama3"):
+                bad = tiktoken_differs(vocab, GPT2 if split == "gpt2" else LLAMA3, docs, ids)
+                print(f"{split:14} tiktoken: " + ("not installed" if bad is None else f"{len(bad)} documents differ {bad[:5]}"))
+                differ += bad or []
     else: print("no vocab.bpe below the data folder: its cases are left out")
     big = sorted(docs[:len(docs) - 20040], key=lambda d: r.random())
     some = docs[-6000:]
@@ -115,7 +134,7 @@ def main():
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
         add(name, t, {"n_vocab": n, "split": split, "min_count": low, "special": SENTINELS}, use)
     json.dump(cases, open(os.path.join(out, "cases.json"), "w"))
-    rc = subprocess.run([a.program], env=dict(os.environ, DIKAST_PEER_DIR=out)).returncode
+    rc = subprocess.run([a.program], env=dict(os.environ, DIKAST_PEER_DIR=out)).returncode or len(differ) > 0
     for c in cases:
         if "train" not in c: continue
         ours, theirs = (Tokenizer.from_file(os.path.join(out, c["name"] + s)) for s in (".ours.json", ".json"))

@@ -1,0 +1,350 @@
+/* encode.c — text to ids.
+ *
+ * There is one road: added tokens that are not special are cut out first (leftmost, then longest; those declared
+ * 'normalized' in a second round, as Hugging Face does), the rest is cut into pieces, each piece is merged. Special
+ * tokens are not looked for at all, and reading a tokenizer.json refuses one that merging could reach: so no text,
+ * whatever it spells, becomes one.
+ *
+ * Words repeat: of a hundred pieces of ordinary text 98 were seen before. So an encoder remembers pieces and their ids.
+ * A slot is half a cache line. A piece of up to 15 bytes is its own key, padded with zeros, its length in the last
+ * byte; of a longer one the key is a hash and where in `bytes` it stands. Up to four ids lie in the slot, more in
+ * `ids`. The memo starts small, doubles as it fills and is emptied at its limit; it decides only how soon an answer is
+ * known. */
+#include "text/text_int.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SLOT_IDS = 4,
+    KEY_BYTES = 15,
+    LONG_BYTES = 64,
+    FIRST_SLOTS = 256,
+    MOST_SLOTS = 1 << 17,
+    PROBES = 32,
+    FAR_IDS = 255
+};
+
+typedef struct {
+    uint64_t key[2]; /* key[1] >> 56: bytes of a short piece, LONG_KEY of a long one, 0 when the slot is free */
+    int32_t id[SLOT_IDS];
+} MemoSlot; /* id[0]'s top byte: their number; FAR_IDS: id[1] of them begin at ids.id[id[2]] */
+
+typedef struct {
+    MemoSlot *slot; /* in `block`, aligned so that none crosses a cache line */
+    void *block;
+    uint64_t mask;
+    uint64_t n;
+    Str bytes;
+    TokBuf ids;
+} Memo;
+
+struct Encoder {
+    const Tokenizer *t;
+    PieceWalk walk;
+    BpeScratch scratch;
+    Memo memo;
+};
+
+#define LONG_KEY ((uint64_t)0xFF << 56)
+#define ID_BITS 24 /* a vocabulary has at most 2^22 tokens */
+
+static inline uint64_t key_hash(uint64_t a, uint64_t b) {
+    uint64_t h = (a ^ b * 0xD6E8FEB86659FD93u) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 32;
+}
+
+static uint64_t slot_hash(const MemoSlot *s) { return key_hash(s->key[0], s->key[1] >= LONG_KEY ? 0 : s->key[1]); }
+
+static void memo_slots(Memo *m, uint64_t n) {
+    m->block = mem_alloc((n + 1) * sizeof *m->slot);
+    m->slot = (MemoSlot *)(((uintptr_t)m->block + sizeof *m->slot - 1) / sizeof *m->slot * sizeof *m->slot);
+    m->mask = n - 1;
+}
+
+static void memo_release(Memo *m) {
+    free(m->block);
+    str_release(&m->bytes);
+    tokbuf_release(&m->ids);
+}
+
+/* A free slot, or after PROBES steps one whose piece is forgotten. */
+static MemoSlot *slot_for(const Memo *m, const MemoSlot *s) {
+    uint64_t i = slot_hash(s);
+    for (int k = 0; k < PROBES; k++)
+        if (m->slot[(i + (uint64_t)k) & m->mask].key[1] == 0) return &m->slot[(i + (uint64_t)k) & m->mask];
+    return &m->slot[i & m->mask];
+}
+
+/* Room for one more slot; at most half of them are taken. */
+static void memo_room(Memo *m) {
+    if (m->slot && 4 * (m->n + 1) <= 3 * (m->mask + 1)) return;
+    if (m->slot && m->mask + 1 == MOST_SLOTS) {
+        memset(m->slot, 0, MOST_SLOTS * sizeof *m->slot);
+        m->n = 0;
+        str_clear(&m->bytes);
+        m->ids.n = 0;
+        return;
+    }
+    Memo old = *m;
+    memo_slots(m, old.slot ? 2 * (old.mask + 1) : FIRST_SLOTS);
+    for (uint64_t i = 0; old.slot && i <= old.mask; i++) {
+        if (old.slot[i].key[1] == 0) continue;
+        *slot_for(m, &old.slot[i]) = old.slot[i];
+    }
+    free(old.block);
+}
+
+/* The ids bpe_piece has just put behind out->id[at] belong to this key. */
+static void memo_put(Memo *m, const uint64_t key[2], const char *s, size_t n, const TokBuf *out, int at) {
+    int n_id = out->n - at;
+    memo_room(m);
+    MemoSlot slot = {{key[0], key[1]}, {0}};
+    if (n > KEY_BYTES) {
+        slot.key[1] = LONG_KEY | (uint64_t)n << 40 | m->bytes.n;
+        str_putn(&m->bytes, s, n);
+    }
+    if (n_id <= SLOT_IDS) {
+        memcpy(slot.id, out->id + at, (size_t)n_id * sizeof *slot.id);
+        slot.id[0] = (int32_t)((uint32_t)slot.id[0] | (uint32_t)n_id << ID_BITS);
+    } else {
+        slot.id[0] = (int32_t)((uint32_t)FAR_IDS << ID_BITS);
+        slot.id[1] = n_id;
+        slot.id[2] = m->ids.n;
+        tokbuf_putn(&m->ids, out->id + at, n_id);
+    }
+    *slot_for(m, &slot) = slot;
+    m->n++;
+}
+
+/* ---- pieces ---- */
+
+/* The first n <= 15 bytes of s and n itself; `whole` says that 16 bytes can be read there. */
+static inline void short_key(uint64_t key[2], const char *s, size_t n, bool whole) {
+    static const uint64_t low[9] = {
+        0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, UINT64_MAX};
+    if (whole) {
+        memcpy(key, s, 16);
+        key[0] &= low[n < 8 ? n : 8];
+        key[1] &= low[n < 8 ? 0 : n - 8];
+    } else {
+        key[0] = key[1] = 0;
+        memcpy(key, s, n);
+    }
+    key[1] |= (uint64_t)n << 56;
+}
+
+static void put_known(const Memo *m, const MemoSlot *slot, TokBuf *out) {
+    uint32_t n = (uint32_t)slot->id[0] >> ID_BITS;
+    if (n == FAR_IDS) {
+        tokbuf_putn(out, m->ids.id + slot->id[2], slot->id[1]);
+        return;
+    }
+    int32_t *to = out->id + out->n; /* room for four, whatever n */
+    memcpy(to, slot->id, sizeof slot->id);
+    to[0] &= (1 << ID_BITS) - 1;
+    out->n += (int)n;
+}
+
+static void put_new(Encoder *e, const uint64_t key[2], const char *s, size_t n, TokBuf *out) {
+    int at = out->n;
+    bpe_piece(e->t, &e->scratch, s, n, out);
+    memo_put(&e->memo, key, s, n, out, at);
+}
+
+static void long_piece(Encoder *e, const char *s, size_t n, TokBuf *out) {
+    Memo *m = &e->memo;
+    uint64_t key[2] = {bytes_hash(s, n), LONG_KEY | (uint64_t)n << 40}, hash = key_hash(key[0], 0);
+    if (n > LONG_BYTES) {
+        bpe_piece(e->t, &e->scratch, s, n, out);
+        return;
+    }
+    for (uint64_t i = hash; i < hash + PROBES && m->slot[i & m->mask].key[1] != 0; i++) {
+        const MemoSlot *slot = &m->slot[i & m->mask];
+        if (slot->key[0] != key[0] || slot->key[1] >> 40 != key[1] >> 40) continue;
+        if (memcmp(m->bytes.s + (slot->key[1] & (((uint64_t)1 << 40) - 1)), s, n) != 0) continue;
+        put_known(m, slot, out);
+        return;
+    }
+    put_new(e, key, s, n, out);
+}
+
+static inline const MemoSlot *short_find(const Memo *m, uint64_t hash, const uint64_t key[2]) {
+    for (uint64_t i = hash; i < hash + PROBES; i++) {
+        const MemoSlot *slot = &m->slot[i & m->mask];
+        if (((slot->key[0] ^ key[0]) | (slot->key[1] ^ key[1])) == 0) return slot;
+        if (slot->key[1] == 0) return NULL;
+    }
+    return NULL;
+}
+
+/* k pieces from s on; `end` is the end of the text. Where their slots lie is computed for all of them first, so that
+ * the cache misses overlap. */
+static void encode_pieces(Encoder *e, const char *s, const size_t *len, int k, const char *end, TokBuf *out) {
+    uint64_t key[PIECES][2], hash[PIECES];
+    Memo *m = &e->memo;
+    const char *piece = s;
+    for (int p = 0; p < k; piece += len[p++]) {
+        short_key(key[p], piece, len[p] <= KEY_BYTES ? len[p] : KEY_BYTES, end - piece >= 16);
+        hash[p] = key_hash(key[p][0], key[p][1]);
+        __builtin_prefetch(&m->slot[hash[p] & m->mask]);
+    }
+    for (int p = 0; p < k; s += len[p++]) {
+        tokbuf_room(out, SLOT_IDS);
+        if (len[p] > KEY_BYTES) {
+            long_piece(e, s, len[p], out);
+            continue;
+        }
+        const MemoSlot *slot = short_find(m, hash[p], key[p]);
+        if (slot)
+            put_known(m, slot, out);
+        else
+            put_new(e, key[p], s, len[p], out);
+    }
+}
+
+static void encode_plain(Encoder *e, const char *s, size_t n, TokBuf *out) {
+    const char *first;
+    size_t len[PIECES];
+    pieces_text(&e->walk, s, n);
+    for (int k; (k = pieces_next(&e->walk, &first, len)) > 0;) encode_pieces(e, first, len, k, s + n, out);
+}
+
+/* ---- added tokens ---- */
+
+static const AddedToken *added_at(const Tokenizer *t, const char *s, size_t n, bool normalized) {
+    if (!t->added_first[(unsigned char)s[0]]) return NULL;
+    for (int i = 0; i < t->n_added; i++) {
+        const AddedToken *a = &t->added[i];
+        if (a->normalized == normalized && a->n <= n && memcmp(a->s, s, a->n) == 0) return a;
+    }
+    return NULL;
+}
+
+static void encode_round(Encoder *e, const char *s, size_t n, bool normalized, TokBuf *out) {
+    size_t from = 0;
+    for (size_t i = 0; i <= n; i++) {
+        const AddedToken *a = i < n ? added_at(e->t, s + i, n - i, normalized) : NULL;
+        if (!a && i < n) continue;
+        if (i > from) {
+            if (normalized)
+                encode_plain(e, s + from, i - from, out);
+            else
+                encode_round(e, s + from, i - from, true, out);
+        }
+        if (!a) break;
+        tokbuf_put(out, a->id);
+        from = i + a->n;
+        i = from - 1;
+    }
+}
+
+/* ---- encoders ---- */
+
+static void encoder_init(Encoder *e, const Tokenizer *t) {
+    *e = (Encoder){.t = t};
+    pieces_open(&e->walk, t->split);
+    memo_room(&e->memo);
+}
+
+static void encoder_release(Encoder *e) {
+    bpe_scratch_release(&e->scratch);
+    pieces_close(&e->walk);
+    memo_release(&e->memo);
+}
+
+Encoder *encoder_open(const Tokenizer *t) {
+    Encoder *e = mem_alloc(sizeof *e);
+    encoder_init(e, t);
+    return e;
+}
+
+const Tokenizer *encoder_tokenizer(const Encoder *e) { return e->t; }
+
+void encoder_close(Encoder *e) {
+    if (!e) return;
+    encoder_release(e);
+    free(e);
+}
+
+void encoder_encode(Encoder *e, const char *s, size_t n, TokBuf *out) {
+    if (n == 0) return;
+    CHECK(n < INT_MAX / 2, "text of %zu bytes: encode in parts below 1 GiB", n);
+    if (e->t->n_added > 0)
+        encode_round(e, s, n, false, out);
+    else
+        encode_plain(e, s, n, out);
+}
+
+void tokenizer_encode(const Tokenizer *t, const char *s, size_t n, TokBuf *out) {
+    Encoder e;
+    encoder_init(&e, t);
+    encoder_encode(&e, s, n, out);
+    encoder_release(&e);
+}
+
+/* ---- many texts ---- */
+
+enum { TILE_TEXTS = 32 };
+
+struct TextsEncoder {
+    Pool *pool;
+    Encoder **encoder; /* (threads) */
+    TextAt *text;
+    void *ud;
+    int64_t n_text, n_tile;
+    TokBuf *tile;
+    int *end; /* (n_tile * TILE_TEXTS) end of each text's ids in its tile */
+};
+
+TextsEncoder *texts_encoder_open(const Tokenizer *t, Pool *pool) {
+    TextsEncoder *e = mem_alloc(sizeof *e);
+    e->pool = pool;
+    e->encoder = mem_alloc((size_t)pool_threads(pool) * sizeof(Encoder *));
+    for (int i = 0; i < pool_threads(pool); i++) e->encoder[i] = encoder_open(t);
+    return e;
+}
+
+void texts_encoder_close(TextsEncoder *e) {
+    if (!e) return;
+    for (int i = 0; i < pool_threads(e->pool); i++) encoder_close(e->encoder[i]);
+    for (int64_t i = 0; i < e->n_tile; i++) tokbuf_release(&e->tile[i]);
+    free(e->encoder);
+    free(e->tile);
+    free(e->end);
+    free(e);
+}
+
+static void encode_tile(void *ud, int64_t tile, int thread) {
+    TextsEncoder *e = ud;
+    TokBuf *out = &e->tile[tile];
+    out->n = 0;
+    for (int64_t i = tile * TILE_TEXTS; i < (tile + 1) * TILE_TEXTS && i < e->n_text; i++) {
+        size_t n;
+        const char *s = e->text(e->ud, i, &n);
+        encoder_encode(e->encoder[thread], s, n, out);
+        e->end[i] = out->n;
+    }
+}
+
+void texts_encode(TextsEncoder *e, TextAt *text, void *ud, int64_t n_text) {
+    int64_t n_tile = (n_text + TILE_TEXTS - 1) / TILE_TEXTS;
+    if (n_tile > e->n_tile) {
+        e->tile = mem_grow(e->tile, (size_t)n_tile * sizeof *e->tile);
+        e->end = mem_grow(e->end, (size_t)n_tile * TILE_TEXTS * sizeof *e->end);
+        memset(e->tile + e->n_tile, 0, (size_t)(n_tile - e->n_tile) * sizeof *e->tile);
+        e->n_tile = n_tile;
+    }
+    e->text = text;
+    e->ud = ud;
+    e->n_text = n_text;
+    pool_for(e->pool, n_tile, encode_tile, e);
+}
+
+const int32_t *texts_ids(const TextsEncoder *e, int64_t i, int *n) {
+    CHECK(i >= 0 && i < e->n_text, "text %lld of %lld", (long long)i, (long long)e->n_text);
+    int from = i % TILE_TEXTS ? e->end[i - 1] : 0;
+    *n = e->end[i] - from;
+    return e->tile[i / TILE_TEXTS].id + from;
+}
