@@ -23,6 +23,7 @@ typedef struct {
     const char *file, *tokenizer;
     int64_t vocab;
     double mb;
+    int64_t seqs, plen, n_new, epochs, minibatch, group, iters; /* ppo, grpo */
 } Bench;
 
 typedef struct {
@@ -49,5 +50,7 @@ bool bench_train(Bench *b, Error *err);
 bool bench_generate(Bench *b, Error *err);
 bool bench_tokenize(Bench *b, Error *err);
 bool bench_gemm(Bench *b, Error *err);
+bool bench_ppo(Bench *b, Error *err);
+bool bench_grpo(Bench *b, Error *err);
 
 #endif

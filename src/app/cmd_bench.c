@@ -1,4 +1,4 @@
-/* dikast bench: speed of training, generation, tokenizing and matrix products on random weights. */
+/* dikast bench: speed of training, generation, tokenizing, matrix products, PPO and GRPO on random weights. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include "cai/manifest.h"
 
 static const Flag flags[] = {
-    {"--model", "SIZE", "a: GPT-2 124M, b: Llama-like 12M, c: Llama-like 4M (default b)"},
+    {"--model", "SIZE", "a: GPT-2 124M, b: Llama-like 12M, c: Llama-like 4M (default b; ppo, grpo: c)"},
     THREADS_FLAG,
     ISA_FLAG,
     {"--steps", "N", "train: timed steps (default 5)"},
@@ -25,6 +25,13 @@ static const Flag flags[] = {
     {"--tokenizer", "PATH", "tokenize: a tokenizer.json; else one is trained on the text"},
     {"--vocab", "N", "tokenize: size of the trained vocabulary (default 4096)"},
     {"--mb", "MB", "tokenize: bytes of the text that are used (default 10)"},
+    {"--seqs", "N", "ppo, grpo: replies an iteration (default 32)"},
+    {"--plen", "N", "ppo, grpo: prompt tokens (default 32)"},
+    {"--new", "N", "ppo, grpo: tokens of a reply (default 64)"},
+    {"--epochs", "N", "ppo, grpo: passes over the replies (default 4)"},
+    {"--minibatch", "N", "ppo, grpo: replies an optimizer step (default: all of them)"},
+    {"--group", "N", "grpo: replies a prompt (default 8)"},
+    {"--iters", "N", "ppo, grpo: timed iterations; one more is run first (default 3)"},
     {0}};
 
 static const BenchSize sizes[] = {
@@ -207,7 +214,19 @@ void case_end(Case *c, Meter m, const char *say, ...) {
 static const struct {
     const char *name;
     bool (*run)(Bench *b, Error *err);
-} kinds[] = {{"train", bench_train}, {"generate", bench_generate}, {"tokenize", bench_tokenize}, {"gemm", bench_gemm}};
+} kinds[] = {{"train", bench_train}, {"generate", bench_generate}, {"tokenize", bench_tokenize},
+             {"gemm", bench_gemm},   {"ppo", bench_ppo},           {"grpo", bench_grpo}};
+
+static bool read_rl_flags(Bench *b, const Args *a, Error *err) {
+    const Command *c = &command_bench;
+    return args_int(a, c, "--seqs", 32, 2, 4096, &b->seqs, err) &&
+           args_int(a, c, "--plen", 32, 1, 4096, &b->plen, err) &&
+           args_int(a, c, "--new", 64, 1, 4096, &b->n_new, err) &&
+           args_int(a, c, "--epochs", 4, 1, 100, &b->epochs, err) &&
+           args_int(a, c, "--minibatch", b->seqs, 1, 4096, &b->minibatch, err) &&
+           args_int(a, c, "--group", 8, 2, 4096, &b->group, err) &&
+           args_int(a, c, "--iters", 3, 1, 100000, &b->iters, err);
+}
 
 static bool read_flags(Bench *b, const Args *a, Error *err) {
     const Command *c = &command_bench;
@@ -216,8 +235,9 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     b->file = args_flag(a, c, "--file");
     b->tokenizer = args_flag(a, c, "--tokenizer");
     b->isa = !isa || !strcmp(isa, "auto") ? "native" : isa;
-    b->size = bench_size(model ? model : "b", err);
-    return b->size && args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
+    bool rl = !strcmp(a->arg[0], "ppo") || !strcmp(a->arg[0], "grpo");
+    b->size = bench_size(model ? model : rl ? "c" : "b", err);
+    return b->size && read_rl_flags(b, a, err) && args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
            args_int(a, c, "--warmup", 2, 0, 1000000, &b->warmup, err) &&
            args_int(a, c, "--batch", 0, 0, 4096, &b->batch, err) &&
            args_int(a, c, "--seq", 0, 0, b->size->cfg.max_seq, &b->seq, err) &&
@@ -235,12 +255,13 @@ static bool run(const Args *a, Error *err) {
         machine_close(&b.machine);
         return ok;
     }
-    return error_set(err, ERR_CONFIG, "no benchmark '%s'; there are train, generate, tokenize and gemm", a->arg[0]);
+    return error_set(err, ERR_CONFIG, "no benchmark '%s'; there are train, generate, tokenize, gemm, ppo and grpo",
+                     a->arg[0]);
 }
 
 const Command command_bench = {
     .name = "bench",
-    .usage = "bench train|generate|tokenize|gemm [flags] [--json]",
+    .usage = "bench train|generate|tokenize|gemm|ppo|grpo [flags] [--json]",
     .help =
         "speed on this machine\n\n"
         "Random weights and random tokens, one line per case; --json: one object per case. Rates are medians over the\n"
