@@ -23,7 +23,7 @@ typedef struct {
     const char *file, *tokenizer;
     int64_t vocab;
     double mb;
-    int64_t seqs, plen, n_new, epochs, minibatch, group, iters; /* ppo, grpo */
+    int64_t seqs, plen, n_new, epochs, minibatch, group, iters, pass; /* ppo, grpo */
 } Bench;
 
 typedef struct {

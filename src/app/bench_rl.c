@@ -9,7 +9,6 @@
 #include "train/ppo.h"
 
 enum { POLICY, REFERENCE, SCORER, VALUE, N_NET };
-enum { MAX_TOK = 1024, SCORE_TOK = 1024 }; /* per pass */
 
 typedef struct {
     double rollout, score, update, cpu;
@@ -56,7 +55,7 @@ static bool open_nets(Rl *l, Error *err) {
         l->net[k].head = &l->h[k];
         if (grads) net_zero_grads(l->net[k]);
     }
-    EngineConfig e = {.max_batch_tok = SCORE_TOK};
+    EngineConfig e = {.max_batch_tok = l->c.max_tok};
     return engine_open(&l->scorer, l->net[SCORER], &e, err);
 }
 
@@ -68,8 +67,7 @@ static void configure(Rl *l, bool grpo) {
                        .epochs = (int)b->epochs,
                        .minibatches = (int)(b->seqs / b->minibatch),
                        .max_new = (int)b->n_new,
-                       .max_tok = MAX_TOK > b->plen + b->n_new ? MAX_TOK : (int)(b->plen + b->n_new),
-                       .score_tok = SCORE_TOK,
+                       .max_tok = (int)(b->pass > b->plen + b->n_new ? b->pass : b->plen + b->n_new),
                        .beta = grpo ? 0.04 : 0.05,
                        .temperature = 1,
                        .gamma = 1,

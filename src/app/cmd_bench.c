@@ -31,6 +31,7 @@ static const Flag flags[] = {
     {"--epochs", "N", "ppo, grpo: passes over the replies (default 4)"},
     {"--minibatch", "N", "ppo, grpo: replies an optimizer step (default: all of them)"},
     {"--group", "N", "grpo: replies a prompt (default 8)"},
+    {"--pass", "N", "ppo, grpo: tokens a forward pass (default 1024)"},
     {"--iters", "N", "ppo, grpo: timed iterations; one more is run first (default 3)"},
     {0}};
 
@@ -224,6 +225,7 @@ static bool read_rl_flags(Bench *b, const Args *a, Error *err) {
            args_int(a, c, "--new", 64, 1, 4096, &b->n_new, err) &&
            args_int(a, c, "--epochs", 4, 1, 100, &b->epochs, err) &&
            args_int(a, c, "--minibatch", b->seqs, 1, 4096, &b->minibatch, err) &&
+           args_int(a, c, "--pass", 1024, 1, 1 << 20, &b->pass, err) &&
            args_int(a, c, "--group", 8, 2, 4096, &b->group, err) &&
            args_int(a, c, "--iters", 3, 1, 100000, &b->iters, err);
 }

@@ -35,7 +35,6 @@ typedef struct {
     OptimConfig optim;
     Schedule schedule;              /* over updates */
     double value_lr;                /* learning-rate of the value net relative to the policy's: 1 */
-    int score_tok;                  /* tokens per pass of reference and value scoring; 0: max_tok */
     double state_s;                 /* seconds between states; 0: 60 */
     int64_t state_updates;          /* > 0: also every so many updates (deterministic kill tests) */
     uint64_t seed;

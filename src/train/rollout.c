@@ -67,7 +67,7 @@ static EngineConfig generation(const PpoConfig *c, const PpoSetup *s) {
 bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err) {
     *r = (Rollout){.c = c, .s = s, .order_epoch = -1};
     if (!check_setup(c, s, err)) return false;
-    EngineConfig gen = generation(c, s), score = {.max_batch_tok = c->score_tok > 0 ? c->score_tok : c->max_tok};
+    EngineConfig gen = generation(c, s), score = {.max_batch_tok = c->max_tok};
     if (!engine_open(&r->policy, s->policy, &gen, err) || !engine_open(&r->reference, s->reference, &score, err) ||
         (c->method == RL_PPO && !engine_open(&r->value, s->value, &score, err))) {
         rollout_close(r);
