@@ -171,6 +171,50 @@ static void test_shared_prefix_changes_nothing(void **state) {
     }
 }
 
+/* Many replies to one prompt compute it once: full pages are shared, the rest is copied, the last token is each one's
+ * own. */
+static void test_groups_compute_prompts_once(void **state) {
+    (void)state;
+    enum { PROMPTS = 7, GROUP = 5, N = PROMPTS * GROUP };
+    static const int length[PROMPTS] = {1, 2, 32, 64, 65, 66, 150};
+    static Texts t;
+    static GenRequest req[N];
+    static GenResult off[N], on[N];
+    const EngineConfig config[] = {{0}, {.max_slots = 3}, {.max_batch_tok = 40}, {.max_batch_tok = 7, .max_slots = 7}};
+    Nets nets;
+    for (int variant = 0; variant < N_VARIANT; variant++) {
+        variant_open(&nets, variant, 1);
+        texts_fill(&t, 21, N, 150, 200, 61);
+        for (int i = 0; i < N; i++) t.part[i] = (Tokens){t.part[i / GROUP * GROUP].tok, length[i / GROUP]};
+        requests(req, &t);
+        for (int i = 0; i < N; i += 4) req[i].sample.max_new = 1; /* donors that are gone after the pass */
+        int64_t prompts = 0, once = 0;
+        for (int p = 0; p < PROMPTS; p++) {
+            prompts += (int64_t)GROUP * length[p];
+            once += length[p] + GROUP - 1; /* the whole, and the last token for the others */
+        }
+        for (int k = 0; k < COUNT_OF(config); k++) {
+            EngineConfig c = config[k];
+            Engine *e = engine_of(lm_of(&nets), c);
+            generate(e, req, N, off);
+            assert_true(engine_stats(e).n_prefill == prompts && engine_stats(e).n_copied == 0);
+            engine_close(e);
+            c.share_prefix = true;
+            e = engine_of(lm_of(&nets), c);
+            generate(e, req, N, on);
+            for (int i = 0; i < N; i++) assert_same_result(&on[i], &off[i]);
+            EngineStats s = engine_stats(e);
+            assert_true(s.n_prefill + s.n_shared + s.n_copied == prompts);
+            if (k == 0) assert_int_equal(s.n_prefill, once);
+            assert_true(s.n_prefill < prompts / 2);
+            engine_free_results(on, N);
+            engine_free_results(off, N);
+            engine_close(e);
+        }
+        nets_close(&nets);
+    }
+}
+
 static void test_few_pages_make_requests_wait(void **state) {
     (void)state;
     enum { N = 20 };
@@ -636,6 +680,7 @@ int main(void) {
         cmocka_unit_test(test_draws_follow_their_coordinates),
         cmocka_unit_test(test_company_changes_nothing),
         cmocka_unit_test(test_shared_prefix_changes_nothing),
+        cmocka_unit_test(test_groups_compute_prompts_once),
         cmocka_unit_test(test_few_pages_make_requests_wait),
         cmocka_unit_test(test_threads_change_nothing),
         cmocka_unit_test(test_rollout_is_scoring_is_training),

@@ -14,6 +14,7 @@ typedef struct {            /* a request being worked on */
     int n_done;             /* positions whose keys and values are computed, those of the pass being built included */
     int n_page, n_promised; /* pages it holds; pages it may still take */
     int n_named;            /* full pages whose names are known to `chain` */
+    int donor, n_copy;      /* n_copy > 0: positions of its next page that it copies from that slot after this pass */
     Hash chain;             /* name of the last full page */
     int32_t *page;          /* (max_page) */
     int32_t *seen;          /* (max_seq) prompt and text, for the repetition penalty */
