@@ -54,6 +54,7 @@ static inline void ops_add_elem(OpList *l) {
                                .m = shape[j][1],
                                .pad = j % 2 ? 3 : 0,
                                .alias = j % (op[i].n_alias + 1),
+                               .panels = j % 3 == 1,
                                .gelu = j / 2 % 2 ? GELU_ERF : GELU_TANH,
                                .spread = j % 3 == 2 ? 4 : 1});
     static const AdamwParams adamw[] = {{1e-3, 0.9, 0.95, 1e-8, 0.1, 1, 1},
@@ -61,7 +62,7 @@ static inline void ops_add_elem(OpList *l) {
                                         {3e-4, 0, 0.99, 1e-8, 0.01, 1000, 3}};
     for (int i = 0; i < 6; i++)
         op_add(l, (OpCase){
-                      .op = OP_adamw, .n = shape[i][0], .m = shape[i][1], .pad = i % 2 ? 5 : 0, .adamw = adamw[i % 3]});
+                      .op = OP_adamw, .n = shape[i][0], .m = shape[i][1], .pad = i % 2 ? 5 : 0, .panels = i > 2, .adamw = adamw[i % 3]});
 }
 
 static inline void ops_add_lookup(OpList *l) {
@@ -74,6 +75,8 @@ static inline void ops_add_lookup(OpList *l) {
             if (c.op == OP_scatter_rows && c.n > c.k) c.n = c.k;
             c.add = c.op == OP_embed_fwd && j % 3 == 1;
             op_add(l, c);
+            c.panels = true;
+            if (c.op == OP_embed_fwd || c.op == OP_embed_bwd) op_add(l, c);
         }
 }
 
@@ -93,6 +96,8 @@ static inline void ops_add_linear(OpList *l) {
             c.without = v < 2 ? 0 : (unsigned)(1 + (j + v) % 7);
             if (c.without == 7) c.without = 6;
             op_add(l, c);
+            c.parts = shape[j][1] > 2 * PANEL_ROWS ? 3 : 0;
+            if (c.parts && v < 2) op_add(l, c);
         }
 }
 

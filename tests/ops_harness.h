@@ -62,6 +62,8 @@ typedef struct {
     unsigned without; /* bit i: optional tensor i of the op is empty */
     int alias;        /* which of the op's permitted aliases, 0: none */
     int pad;          /* ld - cols */
+    int parts;        /* linear: products of one call that y's columns are cut into, at panels; 0: 1 */
+    bool panels;      /* elementwise and lookup: the tensors that may be weights lie in panels, where the backend has them */
     GeluKind gelu;
     float eps, temp;
     double spread; /* standard deviation of the inputs */
@@ -214,6 +216,37 @@ static inline void op_hide(const OpData *d, Slot *s) {
     free(seen);
 }
 
+/* Part i of n of y's m columns, which are w's rows: [first, first + count), cut at panels. */
+static inline int64_t op_part(int64_t m, int n, int i, int64_t *count) {
+    int64_t panels = (m + PANEL_ROWS - 1) / PANEL_ROWS, first = panels * i / n * PANEL_ROWS;
+    int64_t end = panels * (i + 1) / n * PANEL_ROWS;
+    *count = (end < m ? end : m) - first;
+    return first;
+}
+
+static inline void op_linear(Backend *be, const OpData *d, const Tensor *t) {
+    LinearOut out[LINEAR_MAX];
+    LinearGrad grad[LINEAR_MAX];
+    const Tensor none = {0};
+    bool bwd = d->c.op == OP_linear_bwd;
+    int n = d->c.parts > 0 ? d->c.parts : 1;
+    for (int i = 0; i < n; i++) {
+        int64_t count, first = op_part(d->c.m, n, i, &count);
+        if (!bwd) {
+            out[i] = (LinearOut){tensor_cols(t[0], first, count), tensor_rows(t[2], first, count), none};
+            if (!tensor_empty(t[3])) out[i].bias = tensor_cols(t[3], first, count);
+            continue;
+        }
+        grad[i] = (LinearGrad){tensor_cols(t[3], first, count), tensor_rows(t[5], first, count), none, none};
+        if (!tensor_empty(t[1])) grad[i].dw_acc = tensor_rows(t[1], first, count);
+        if (!tensor_empty(t[2])) grad[i].dbias_acc = tensor_cols(t[2], first, count);
+    }
+    if (bwd)
+        be->op->linear_bwd(be, t[0], grad, n, t[4], d->c.add);
+    else
+        be->op->linear_fwd(be, out, n, t[1], d->c.add);
+}
+
 /* One op call on tensors that lie in the order of the slots. Returns the op's number, 0 if it has none. */
 static inline double op_call(Backend *be, const OpData *d, const Tensor *t) {
     const BackendOps *op = be->op;
@@ -231,8 +264,8 @@ static inline double op_call(Backend *be, const OpData *d, const Tensor *t) {
     case OP_gather_rows: op->gather_rows(be, t[0], t[1], d->idx); break;
     case OP_scatter_rows: op->scatter_rows(be, t[0], t[1], d->idx); break;
     case OP_scatter_add_rows: op->scatter_add_rows(be, t[0], t[1], d->idx); break;
-    case OP_linear_fwd: op->linear_fwd(be, t[0], t[1], t[2], t[3], c->add); break;
-    case OP_linear_bwd: op->linear_bwd(be, t[0], t[1], t[2], t[3], t[4], t[5], c->add); break;
+    case OP_linear_fwd:
+    case OP_linear_bwd: op_linear(be, d, t); break;
     case OP_rmsnorm_fwd: op->rmsnorm_fwd(be, t[0], t[1], t[2], t[3], c->eps); break;
     case OP_rmsnorm_bwd: op->rmsnorm_bwd(be, t[0], t[1], t[2], t[3], t[4], t[5], c->add); break;
     case OP_layernorm_fwd: op->layernorm_fwd(be, t[0], t[1], t[2], t[3], t[4], t[5], c->eps); break;
@@ -256,6 +289,43 @@ static inline double op_call(Backend *be, const OpData *d, const Tensor *t) {
 
 /* -- running ------------------------------------------------------------------------------------------------------ */
 
+/* May slot i lie in panels, and does it in this case? */
+static inline bool op_in_panels(const Backend *be, const OpData *d, int i) {
+    const char *name = d->slot[i].name;
+    bool weight = strcmp(name, "w") == 0 || strcmp(name, "dw") == 0;
+    if (!be->panels) return false;
+    switch (d->c.op) {
+    case OP_linear_fwd:
+    case OP_linear_bwd: return weight;
+    case OP_embed_fwd:
+    case OP_embed_bwd: return weight && d->c.panels;
+    case OP_zero:
+    case OP_copy:
+    case OP_sumsq:
+    case OP_all_finite:
+    case OP_adamw:
+    case OP_scale: return d->c.panels;
+    default: return false;
+    }
+}
+
+/* Writes outside the elements of t, which lies OPS_GUARD elements into whole; in panels the rows that fill the last one up
+ * must be 0 again. */
+static inline int64_t op_touched(Backend *be, Tensor whole, Tensor t) {
+    Tensor s = tensor_storage(t);
+    int64_t touched = 0;
+    double *all = mem_alloc((size_t)whole.cols * sizeof *all);
+    tensor_get(be, all, whole);
+    for (int64_t j = 0; j < whole.cols; j++) {
+        int64_t in = j - OPS_GUARD;
+        bool inside = in >= 0 && in < s.rows * s.ld && in % s.ld < s.cols;
+        int64_t row = t.panels && inside ? in / s.ld * PANEL_ROWS + in % PANEL_ROWS : 0;
+        touched += row >= t.rows ? all[j] != 0 : !inside && !isnan(all[j]);
+    }
+    free(all);
+    return touched;
+}
+
 static inline OpOut op_run(Backend *be, const OpData *d) {
     const size_t size = dtype_bytes(be->real);
     Tensor t[OPS_SLOTS] = {0}, whole[OPS_SLOTS] = {0};
@@ -263,7 +333,9 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
     for (int i = 0; i < d->n_slot; i++) {
         const Slot *s = &d->slot[i];
         if (s->rows * s->cols == 0) continue;
-        int64_t ld = s->cols + d->c.pad, total = s->rows * ld + 2 * OPS_GUARD;
+        bool panels = op_in_panels(be, d, i);
+        t[i] = (Tensor){.rows = s->rows, .cols = s->cols, .ld = s->cols + d->c.pad, .dtype = be->real, .panels = panels};
+        int64_t total = tensor_storage(t[i]).rows * tensor_storage(t[i]).ld + 2 * OPS_GUARD;
         if (s->role != SLOT_IN) out.n += s->rows * s->cols;
         if (s->alias >= 0) continue;
         whole[i] = tensor_over(mem_alloc((size_t)total * size), be->real, 1, total);
@@ -271,11 +343,8 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
         for (int64_t j = 0; j < total; j++) nan[j] = NAN;
         tensor_set(be, whole[i], nan);
         free(nan);
-        t[i] = (Tensor){.data = (unsigned char *)whole[i].data + OPS_GUARD * size,
-                        .rows = s->rows,
-                        .cols = s->cols,
-                        .ld = ld,
-                        .dtype = be->real};
+        t[i].data = (unsigned char *)whole[i].data + OPS_GUARD * size;
+        if (panels && !s->value) be->op->zero(be, t[i]); /* as tensor_set does */
         if (s->value) tensor_set(be, t[i], s->value);
     }
     for (int i = 0; i < d->n_slot; i++)
@@ -293,14 +362,7 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
             at += tensor_count(t[i]);
         }
         if (!whole[i].data) continue;
-        double *all = mem_alloc((size_t)whole[i].cols * sizeof *all);
-        tensor_get(be, all, whole[i]);
-        for (int64_t j = 0; j < whole[i].cols; j++) {
-            int64_t in = j - OPS_GUARD;
-            bool inside = in >= 0 && in < t[i].rows * t[i].ld && in % t[i].ld < t[i].cols;
-            if (!inside && !isnan(all[j])) out.touched++;
-        }
-        free(all);
+        out.touched += op_touched(be, whole[i], t[i]);
         free(whole[i].data);
     }
     if (d->has_scalar) out.v[at] = scalar;

@@ -36,8 +36,12 @@ static const char *next_text(void *ud, size_t *n) {
 
 /* Made likely in half of the hidden states, so that some texts of a random model end by themselves. */
 static void likely(World *w, Sentinel which) {
-    Tensor row = tensor_rows(w->nets.lm.w, w->text.chat.id[which], 1);
-    w->nets.be->op->scale(w->nets.be, row, 3);
+    Tensor head = w->nets.lm.w;
+    double *row = mem_alloc((size_t)head.cols * sizeof *row);
+    tensor_get_row(w->nets.be, row, head, w->text.chat.id[which]);
+    for (int64_t i = 0; i < head.cols; i++) row[i] *= 3;
+    tensor_set_row(w->nets.be, head, w->text.chat.id[which], row);
+    free(row);
 }
 
 static const char *const reply_text[] = {
@@ -265,15 +269,15 @@ static void chains_check(const Chain *chain, const RunConfig *cfg, int counts[3]
 }
 
 /* As nothing but one slot's preference, or no preference at all: every pair is a tie at one half. */
-static void judge_without_opinion(World *w, bool none, float *kept) {
+static void judge_without_opinion(World *w, bool none, double *kept) {
     int c = w->nets.model.cfg.d_model;
+    double *nothing = mem_alloc((size_t)c * sizeof *nothing);
     for (int k = 0; k < 2; k++) {
-        float *row = tensor_rows(w->nets.lm.w, w->text.chat.id[k ? SENT_SECOND : SENT_FIRST], 1).data;
-        for (int i = 0; i < c; i++) {
-            if (none) kept[k * c + i] = row[i];
-            row[i] = none ? 0 : kept[k * c + i];
-        }
+        int64_t id = w->text.chat.id[k ? SENT_SECOND : SENT_FIRST];
+        if (none) tensor_get_row(w->nets.be, kept + k * c, w->nets.lm.w, id);
+        tensor_set_row(w->nets.be, w->nets.lm.w, id, none ? nothing : kept + k * c);
     }
+    free(nothing);
     w->nets.model.version++;
 }
 
@@ -283,7 +287,7 @@ static void chains_end_correctly(void **state) {
     int ungated[2] = {0};
     for (int variant = 0; variant < 2 * N_GATE; variant++) {
         int judge = variant / 2, counts[3], kind[REJECT_COUNT] = {0};
-        float kept[2 * 64];
+        double kept[2 * 64];
         w->cfg.revise.mode = variant & 1;
         w->cfg.revise.gate = judge != NO_GATE;
         w->cfg.revise.gate_min = judge == TIE_NOT_ENOUGH ? 0.6 : 0.5;

@@ -39,7 +39,8 @@ static double number(const Json *j, const char *part, const char *what) {
     return v;
 }
 
-/* Every part's tokens are its share of a total that follows from the part taken whole; the last sample may go over. */
+/* Every part's tokens are its share of a total that follows from the part taken whole; the last sample may go over. A
+ * part without samples stays empty. */
 static void sl_mixes_by_tokens(void **state) {
     static const char *const part[] = {"revised", "kept", "helpful", "format"};
     const double share[] = {cfg.sl.revise_share, cfg.sl.keep_share, cfg.sl.helpful_share, cfg.sl.format_share};
@@ -51,12 +52,16 @@ static void sl_mixes_by_tokens(void **state) {
     int lead = number(j, "revised", "available") > 0 ? 0 : 1;
     double total = number(j, part[lead], "tokens") / share[lead];
     assert_true(number(j, part[lead], "rows") == number(j, part[lead], "available"));
+    int n_filled = 0;
     assert_true(total > 100);
     for (int p = 0; p < 4; p++) {
         double tokens = number(j, part[p], "tokens");
-        assert_true(tokens >= share[p] * total - 1e-6 && tokens < share[p] * total + (double)cfg.model.max_seq);
-        assert_true(number(j, part[p], "rows") >= 1);
+        double want = number(j, part[p], "available") > 0 ? share[p] * total : 0;
+        if (!(tokens >= want - 1e-6 && tokens < want + (double)cfg.model.max_seq))
+            fail_msg("%s: %g tokens, expected %g", part[p], tokens, want);
+        n_filled += number(j, part[p], "rows") >= 1;
     }
+    assert_true(n_filled >= 3);
     json_release(j);
     free(text);
 }

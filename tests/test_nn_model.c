@@ -436,8 +436,8 @@ static void test_copy(void **state) {
     OK(net_copy_weights((Net){&to.model, NULL}, from.net, &err));
     assert_int_equal(to.model.version, version + 1);
     double x[20], y[20];
-    tensor_get(ref.be, x, tensor_rows(from.model.w.block[1].wq, 7, 1));
-    tensor_get(to.model.be, y, tensor_rows(to.model.w.block[1].wq, 7, 1));
+    tensor_get_row(ref.be, x, from.model.w.block[1].wq, 7);
+    tensor_get_row(to.model.be, y, to.model.w.block[1].wq, 7);
     assert_memory_equal(x, y, sizeof x);
     tensor_get(ref.be, x, from.model.w.norm);
     tensor_get(to.model.be, y, to.model.w.norm);

@@ -44,11 +44,14 @@ static void load(Reader *r, Tensor w) { tensor_set_f32(r->be, w, take(r, tensor_
 /* llama2.c turns neighbours (2i, 2i+1), we turn halves (i, i + D/2): the rows of each head are reordered. */
 static void load_rotated(Reader *r, Tensor w, int d_head) {
     const float *p = take(r, tensor_count(w));
+    double *one = mem_alloc((size_t)w.cols * sizeof *one);
     for (int64_t row = 0; row < w.rows; row++) {
         int64_t head = row / d_head, j = row % d_head, half = d_head / 2;
         int64_t from = head * d_head + (j < half ? 2 * j : 2 * (j - half) + 1);
-        tensor_set_f32(r->be, tensor_rows(w, row, 1), p + from * w.cols);
+        for (int64_t i = 0; i < w.cols; i++) one[i] = p[from * w.cols + i];
+        tensor_set_row(r->be, w, row, one);
     }
+    free(one);
 }
 
 static void load_model(Model *m, Backend *be, const Str *file) {

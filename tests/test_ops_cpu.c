@@ -190,6 +190,28 @@ static void test_threads(void **state) {
     assert_same_bits(o, name, COUNT_OF(name));
 }
 
+/* Products cut into several of one call: not a bit changes. */
+static void test_parts(void **state) {
+    (void)state;
+    int n_run = 0;
+    Opened cpu = open_cpu("scalar", 1);
+    for (int i = 0; i < all.n; i++) {
+        OpData cut = all.data[i];
+        if ((cut.c.op != OP_linear_fwd && cut.c.op != OP_linear_bwd) || cut.c.parts || cut.c.m <= 2 * PANEL_ROWS)
+            continue;
+        OpOut want = op_run(cpu.be, &cut);
+        for (cut.c.parts = 2; cut.c.parts <= LINEAR_MAX; cut.c.parts++) {
+            OpOut got = op_run(cpu.be, &cut);
+            assert_int_equal(differing(&got, &want), 0);
+            op_out_free(&got);
+        }
+        op_out_free(&want);
+        n_run++;
+    }
+    assert_true(n_run > 10);
+    close_cpu(&cpu);
+}
+
 static void test_row_invariance(void **state) {
     (void)state;
     int n_run = 0;
@@ -309,6 +331,7 @@ int main(void) {
         cmocka_unit_test(test_sets_agree),
         cmocka_unit_test(test_row_invariance),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_parts),
         cmocka_unit_test(test_decode_equals_prefill),
         cmocka_unit_test(test_later_rows_unread),
         cmocka_unit_test(test_extremes),

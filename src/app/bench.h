@@ -24,6 +24,9 @@ typedef struct {
     int64_t vocab;
     double mb;
     int64_t seqs, plen, n_new, epochs, minibatch, group, iters, pass; /* ppo, grpo */
+    const char *rows, *ops; /* gemm: list of row counts; list of products, NULL for all */
+    bool cold;              /* gemm: weights from memory */
+    double ms;              /* gemm: least time of a case */
 } Bench;
 
 typedef struct {

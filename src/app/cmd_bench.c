@@ -20,6 +20,10 @@ static const Flag flags[] = {
     {"--batch", "N", "train: sequences a step (default 4 for a, else 16); generate: only this batch"},
     {"--seq", "N", "train: tokens a sequence (default 256)"},
     {"--reps", "N", "generate, tokenize: repetitions (default 3)"},
+    {"--m", "LIST", "gemm: rows (default 1,8,32,64,512; dx and dw from 64 on)"},
+    {"--ops", "LIST", "gemm: of qkv,proj,ff1,ff2,head (default all)"},
+    {"--cold", NULL, "gemm: walk through 256 MB of weights, as decoding does"},
+    {"--ms", "MS", "gemm: least time of a case (default 30)"},
     {"--peak", "GFLOPS", "of the machine with these threads, for the field mfu"},
     {"--file", "FILE", "tokenize: the text"},
     {"--tokenizer", "PATH", "tokenize: a tokenizer.json; else one is trained on the text"},
@@ -236,6 +240,9 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     b->a = a;
     b->file = args_flag(a, c, "--file");
     b->tokenizer = args_flag(a, c, "--tokenizer");
+    b->rows = args_flag(a, c, "--m") ? args_flag(a, c, "--m") : "1,8,32,64,512";
+    b->ops = args_flag(a, c, "--ops");
+    b->cold = args_flag(a, c, "--cold") != NULL;
     b->isa = !isa || !strcmp(isa, "auto") ? "native" : isa;
     bool rl = !strcmp(a->arg[0], "ppo") || !strcmp(a->arg[0], "grpo");
     b->size = bench_size(model ? model : rl ? "c" : "b", err);
@@ -245,7 +252,7 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
            args_int(a, c, "--seq", 0, 0, b->size->cfg.max_seq, &b->seq, err) &&
            args_int(a, c, "--reps", 3, 1, 10000, &b->reps, err) && args_num(a, c, "--peak", 0, 0, 1e9, &b->peak, err) &&
            args_int(a, c, "--vocab", 4096, 275, 1 << 20, &b->vocab, err) &&
-           args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err);
+           args_num(a, c, "--ms", 30, 0.001, 1e6, &b->ms, err) && args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err);
 }
 
 static bool run(const Args *a, Error *err) {

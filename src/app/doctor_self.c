@@ -19,9 +19,10 @@ typedef struct {
     Tensor x, w, norm, y, rms, rstd, att, lse, dx, dw;
 } Ops;
 
-static void ops_place(Ops *o, Arena *a, DType real) {
+static void ops_place(Ops *o, Arena *a, Backend *be) {
+    DType real = be->real;
     o->x = tensor_place(a, real, N, C);
-    o->w = tensor_place(a, real, C, C);
+    o->w = tensor_place_weight(a, be->real, C, C, be->panels);
     o->norm = tensor_place(a, real, 1, C);
     o->y = tensor_place(a, real, N, C);
     o->rms = tensor_place(a, real, N, C);
@@ -29,7 +30,7 @@ static void ops_place(Ops *o, Arena *a, DType real) {
     o->att = tensor_place(a, real, N, C);
     o->lse = tensor_place(a, real, N, C / HEAD);
     o->dx = tensor_place(a, real, N, C);
-    o->dw = tensor_place(a, real, C, C);
+    o->dw = tensor_place_weight(a, be->real, C, C, be->panels);
 }
 
 static void fill(Backend *be, Tensor t, uint64_t item) {
@@ -43,19 +44,18 @@ static bool ops_run(double *out, Backend *be, Error *err) {
     Arena measure, mem;
     Ops o;
     arena_init_measure(&measure, "self-test");
-    ops_place(&o, &measure, be->real);
+    ops_place(&o, &measure, be);
     if (!arena_init(&mem, "self-test", be->mem, measure.used, err)) return false;
-    ops_place(&o, &mem, be->real);
+    ops_place(&o, &mem, be);
     fill(be, o.x, 0);
     fill(be, o.w, 1);
     fill(be, o.norm, 2);
     int32_t q_off[] = {0, N}, kv_len[] = {N}, page[] = {0, KV_PAGE};
-    Tensor none = {0};
-    be->op->linear_fwd(be, o.y, o.x, o.w, none, false);
+    be->op->linear_fwd(be, &(LinearOut){.y = o.y, .w = o.w}, 1, o.x, false);
     be->op->rmsnorm_fwd(be, o.rms, o.rstd, o.x, o.norm, 1e-5f);
     be->op->attn_fwd(be, o.att, o.lse, o.x, o.rms, o.y, (AttnSeqs){1, 2, q_off, kv_len, page, true}, HEAD);
     be->op->zero(be, o.dw);
-    be->op->linear_bwd(be, o.dx, o.dw, none, o.y, o.x, o.w, false);
+    be->op->linear_bwd(be, o.dx, &(LinearGrad){.dy = o.y, .w = o.w, .dw_acc = o.dw}, 1, o.x, false);
     const Tensor all[OUTS + 1] = {o.y, o.rms, o.att, o.dx, o.dw};
     for (int i = 0; i <= OUTS; i++) {
         tensor_get(be, out, all[i]);

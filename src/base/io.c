@@ -328,6 +328,12 @@ void io_unmap(IoMap *m) {
     *m = (IoMap){0};
 }
 
+void io_map_forget(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)p + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)p + n) / page * page;
+    if (first < end) madvise((void *)first, end - first, MADV_DONTNEED); /* a wish */
+}
+
 /* ---- atomic writer ---- */
 
 struct Writer {

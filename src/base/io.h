@@ -23,6 +23,8 @@ double io_free_bytes(const char *path);                                         
 typedef struct { const unsigned char *p; size_t n; } IoMap;                     /* read-only mapping */
 bool io_map(IoMap *out, const char *path, Error *err);
 void io_unmap(IoMap *m);
+/* Part of a mapping that need not stay in memory: read again from the file if it is touched again. */
+void io_map_forget(const void *p, size_t n);
 
 /* Streaming atomic writer: nothing appears under path before writer_commit. */
 typedef struct Writer Writer;

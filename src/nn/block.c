@@ -32,7 +32,7 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
 /* y = residual + x w^T + bias */
 static void linear_residual(Backend *be, Tensor y, Tensor residual, Tensor x, Tensor w, Tensor bias) {
     if (y.data != residual.data) be->op->copy(be, y, residual);
-    be->op->linear_fwd(be, y, x, w, bias, true);
+    be->op->linear_fwd(be, &(LinearOut){y, w, bias}, 1, x, true);
 }
 
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
@@ -42,9 +42,8 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     const BlockParams *w = &m->w.block[layer];
 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
-    op->linear_fwd(be, a->q, a->h1, w->wq, w->bq, false);
-    op->linear_fwd(be, a->k, a->h1, w->wk, w->bk, false);
-    op->linear_fwd(be, a->v, a->h1, w->wv, w->bv, false);
+    const LinearOut qkv[] = {{a->q, w->wq, w->bq}, {a->k, w->wk, w->bk}, {a->v, w->wv, w->bv}};
+    op->linear_fwd(be, qkv, 3, a->h1, false);
     if (c->pos == POS_ROPE) {
         op->rope(be, a->q, b->pos, m->freq, c->d_head, false);
         op->rope(be, a->k, b->pos, m->freq, c->d_head, false);
@@ -59,9 +58,9 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     linear_residual(be, a->x_mid, a->x, a->o, w->wo, w->bo);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
-    op->linear_fwd(be, a->up, a->h2, w->w_up, w->b_up, false);
+    const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up}, {a->gate, w->w_gate, none}};
+    op->linear_fwd(be, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
     if (c->mlp == MLP_SWIGLU) {
-        op->linear_fwd(be, a->gate, a->h2, w->w_gate, none, false);
         op->swiglu_fwd(be, a->act, a->gate, a->up);
     } else {
         op->gelu_fwd(be, a->act, a->up, c->gelu);
@@ -75,24 +74,22 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer], *d = &m->dw.block[layer];
 
-    op->linear_bwd(be, g->dact, d->w_down, d->b_down, dx, a->act, w->w_down, false);
-    if (c->mlp == MLP_SWIGLU) {
+    op->linear_bwd(be, g->dact, &(LinearGrad){dx, w->w_down, d->w_down, d->b_down}, 1, a->act, false);
+    if (c->mlp == MLP_SWIGLU)
         op->swiglu_bwd(be, g->dgate, g->dact, g->dact, a->gate, a->up);
-        op->linear_bwd(be, g->dh, d->w_gate, none, g->dgate, a->h2, w->w_gate, false);
-    } else {
+    else
         op->gelu_bwd(be, g->dact, g->dact, a->up, c->gelu);
-    }
-    op->linear_bwd(be, g->dh, d->w_up, d->b_up, g->dact, a->h2, w->w_up, c->mlp == MLP_SWIGLU);
+    const LinearGrad up_gate[] = {{g->dact, w->w_up, d->w_up, d->b_up}, {g->dgate, w->w_gate, d->w_gate, none}};
+    op->linear_bwd(be, g->dh, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
     norm_backward(m, dx, d->mlp_norm, d->mlp_norm_b, g->dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
 
-    op->linear_bwd(be, g->d_o, d->wo, d->bo, dx, a->o, w->wo, false);
+    op->linear_bwd(be, g->d_o, &(LinearGrad){dx, w->wo, d->wo, d->bo}, 1, a->o, false);
     op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, b->seqs, c->d_head);
     if (c->pos == POS_ROPE) {
         op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);
         op->rope(be, g->dk, b->pos, m->freq, c->d_head, true);
     }
-    op->linear_bwd(be, g->dh, d->wq, d->bq, g->dq, a->h1, w->wq, false);
-    op->linear_bwd(be, g->dh, d->wk, d->bk, g->dk, a->h1, w->wk, true);
-    op->linear_bwd(be, g->dh, d->wv, d->bv, g->dv, a->h1, w->wv, true);
+    const LinearGrad qkv[] = {{g->dq, w->wq, d->wq, d->bq}, {g->dk, w->wk, d->wk, d->bk}, {g->dv, w->wv, d->wv, d->bv}};
+    op->linear_bwd(be, g->dh, qkv, 3, a->h1, false);
     norm_backward(m, dx, d->attn_norm, d->attn_norm_b, g->dh, a->x, w->attn_norm, a->mean1, a->rstd1);
 }

@@ -12,12 +12,14 @@ static void check_slice(Net n, const Acts *a, int first, Tensor out) {
 void head_forward(Net n, const Acts *a, int first, Tensor out) {
     Backend *be = n.trunk->be;
     check_slice(n, a, first, out);
-    be->op->linear_fwd(be, out, tensor_rows(a->h, first, out.rows), n.head->w, (Tensor){0}, false);
+    LinearOut o = {.y = out, .w = n.head->w};
+    be->op->linear_fwd(be, &o, 1, tensor_rows(a->h, first, out.rows), false);
 }
 
 void head_backward(Net n, Acts *a, int first, Tensor dout) {
     Backend *be = n.trunk->be;
     check_slice(n, a, first, dout);
     Tensor h = tensor_rows(a->h, first, dout.rows), dh = tensor_rows(acts_dhidden(a), first, dout.rows);
-    be->op->linear_bwd(be, dh, n.head->dw, (Tensor){0}, dout, h, n.head->w, true);
+    LinearGrad g = {.dy = dout, .w = n.head->w, .dw_acc = n.head->dw};
+    be->op->linear_bwd(be, dh, &g, 1, h, true);
 }

@@ -33,22 +33,23 @@ typedef struct {            /* a family is a setting of these; family.c reads an
 } ModelConfig;
 
 typedef struct {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay) Tensor field;
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay)
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use) Tensor field;
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use)
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
 } BlockParams;
 
 typedef struct {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay)
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay) Tensor field;
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use)
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use) Tensor field;
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
     BlockParams *block;     /* (n_layer) */
 } ModelParams;
 
+typedef enum { PARAM_VECTOR, PARAM_TABLE, PARAM_MATRIX } ParamUse;
 typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESID } InitKind;
 
 /* What one forward pass is about. All arrays are host memory, borrowed for the pass (and its backward). */

@@ -142,10 +142,23 @@ static LoadKind load_kind(const StEntry *e) {
     return strcmp(e->dtype, "BF16") == 0 ? LOAD_BF16 : LOAD_F16;
 }
 
-static float load_element(const unsigned char *data, LoadKind kind, int64_t i) {
-    if (kind == LOAD_F32) return from_bits(load_u(data + 4 * i, 4));
-    uint32_t half = load_u(data + 2 * i, 2);
-    return kind == LOAD_BF16 ? from_bits(half << 16) : half_to_float(half);
+/* out[i] = element from + i * stride of the file's tensor, which need not be aligned. */
+static void load_run(float *out, const unsigned char *data, LoadKind kind, int64_t from, int64_t stride, int64_t n) {
+    const unsigned char *p = data + from * (kind == LOAD_F32 ? 4 : 2);
+    switch (kind) {
+    case LOAD_F32:
+        if (stride == 1)
+            memcpy(out, p, (size_t)n * sizeof *out);
+        else
+            for (int64_t i = 0; i < n; i++) memcpy(out + i, p + 4 * i * stride, 4);
+        break;
+    case LOAD_BF16:
+        for (int64_t i = 0; i < n; i++) out[i] = from_bits(load_u(p + 2 * i * stride, 2) << 16);
+        break;
+    case LOAD_F16:
+        for (int64_t i = 0; i < n; i++) out[i] = half_to_float(load_u(p + 2 * i * stride, 2));
+        break;
+    }
 }
 
 static bool check_entry(const StEntry *e, const int64_t *dim, int n_dim, Error *err) {
@@ -185,13 +198,18 @@ static int64_t file_index(const FileName *f, int64_t rows, int64_t cols, int64_t
     return (f->part * rows + r) * cols + c;
 }
 
+/* Panel by panel, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
 static void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f) {
-    float *host = mem_alloc((size_t)tensor_count(w) * sizeof *host);
+    float *host = mem_alloc((size_t)(PANEL_ROWS * w.cols) * sizeof *host);
     LoadKind kind = load_kind(e);
-    for (int64_t r = 0; r < w.rows; r++)
-        for (int64_t c = 0; c < w.cols; c++)
-            host[r * w.cols + c] = load_element(e->data, kind, file_index(f, w.rows, w.cols, r, c));
-    tensor_set_f32(be, w, host);
+    int64_t stride = w.rows == 1 ? 1 : file_index(f, w.rows, w.cols, 0, 1) - file_index(f, w.rows, w.cols, 0, 0);
+    for (int64_t r = 0; r < w.rows; r += PANEL_ROWS) {
+        int64_t n = w.rows - r < PANEL_ROWS ? w.rows - r : PANEL_ROWS;
+        for (int64_t i = 0; i < n; i++)
+            load_run(host + i * w.cols, e->data, kind, file_index(f, w.rows, w.cols, r + i, 0), stride, w.cols);
+        tensor_set_f32(be, tensor_rows(w, r, n), host);
+    }
+    io_map_forget(e->data, e->bytes);
     free(host);
 }
 

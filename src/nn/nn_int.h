@@ -8,8 +8,8 @@
 /* One number per row of params.def. Part of results: initial weights are drawn from (number, layer), so rows are
  * appended, never reordered. */
 typedef enum {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay) PARAM_##field,
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay) PARAM_##field,
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use) PARAM_##field,
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use) PARAM_##field,
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
@@ -24,6 +24,7 @@ typedef struct {
     int64_t rows, cols;
     InitKind init;
     bool decay;
+    ParamUse use;
     const char *suffix; /* as in params.def */
     Tensor *w, *dw;     /* slots in the structs walked; NULL where no struct was given */
 } ParamSlot;

@@ -96,8 +96,8 @@ static void collect(void *ud, int index, const ParamInfo *p) {
 static void place_moments(Optim *o, Arena *mem) {
     for (int i = 0; i < o->n_param; i++) {
         OptimParam *p = &o->param[i];
-        p->m = tensor_place(mem, p->w.dtype, p->w.rows, p->w.cols);
-        p->v = tensor_place(mem, p->w.dtype, p->w.rows, p->w.cols);
+        p->m = tensor_place_weight(mem, p->w.dtype, p->w.rows, p->w.cols, p->w.panels);
+        p->v = tensor_place_weight(mem, p->w.dtype, p->w.rows, p->w.cols, p->w.panels);
     }
 }
 

@@ -7,7 +7,7 @@ _Static_assert(PARAM_COUNT < PARAM_head, "params.def has outgrown the numbers of
 
 void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisitor *fn, void *ud) {
     for (int l = 0; l < c->n_layer; l++) {
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
     if (when)                                                                                                          \
         fn(ud, &(ParamSlot){.number = PARAM_##field,                                                                   \
                             .layer = l,                                                                                \
@@ -15,16 +15,17 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
                             .cols = n_col,                                                                             \
                             .init = how,                                                                               \
                             .decay = dec,                                                                              \
+                            .use = how_used,                                                                           \
                             .suffix = name,                                                                            \
                             .w = w && w->block ? &w->block[l].field : NULL,                                            \
                             .dw = dw && dw->block ? &dw->block[l].field : NULL});
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
     }
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
     if (when)                                                                                                          \
         fn(ud, &(ParamSlot){.number = PARAM_##field,                                                                   \
                             .layer = -1,                                                                               \
@@ -32,6 +33,7 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
                             .cols = n_col,                                                                             \
                             .init = how,                                                                               \
                             .decay = dec,                                                                              \
+                            .use = how_used,                                                                           \
                             .suffix = name,                                                                            \
                             .w = w ? &w->field : NULL,                                                                 \
                             .dw = dw ? &dw->field : NULL});
@@ -45,25 +47,25 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
 
 typedef struct {
     Arena *arena;
-    DType real;
+    Backend *be;
 } PlaceJob;
 
 static void place_one(void *ud, const ParamSlot *s) {
     PlaceJob *job = ud;
-    *s->w = tensor_place(job->arena, job->real, s->rows, s->cols);
+    *s->w = tensor_place_weight(job->arena, job->be->real, s->rows, s->cols, s->use == PARAM_MATRIX && job->be->panels);
 }
 
 bool params_open(ModelParams *p, Arena *arena, Backend *be, const ModelConfig *c, const char *what, Error *err) {
     *p = (ModelParams){.block = mem_alloc((size_t)c->n_layer * sizeof *p->block)};
     Arena measure;
     arena_init_measure(&measure, what);
-    params_walk(c, p, NULL, place_one, &(PlaceJob){&measure, be->real});
+    params_walk(c, p, NULL, place_one, &(PlaceJob){&measure, be});
     if (!arena_init(arena, what, be->mem, measure.used, err)) {
         free(p->block);
         *p = (ModelParams){0};
         return error_wrap(err, "%s", what);
     }
-    params_walk(c, p, NULL, place_one, &(PlaceJob){arena, be->real});
+    params_walk(c, p, NULL, place_one, &(PlaceJob){arena, be});
     return true;
 }
 
@@ -84,15 +86,15 @@ bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, E
     Backend *be = m->be;
     Arena measure;
     arena_init_measure(&measure, "head");
-    tensor_place(&measure, be->real, n_out, m->cfg.d_model);
+    tensor_place_weight(&measure, be->real, n_out, m->cfg.d_model, be->panels);
     if (!arena_init(&h->params, "head", be->mem, measure.used, err) ||
         (grads && !arena_init(&h->grads, "head gradient", be->mem, measure.used, err))) {
         head_release(h);
         return error_wrap(err, "head of %d outputs", n_out);
     }
-    h->w = tensor_place(&h->params, be->real, n_out, m->cfg.d_model);
+    h->w = tensor_place_weight(&h->params, be->real, n_out, m->cfg.d_model, be->panels);
     if (grads) {
-        h->dw = tensor_place(&h->grads, be->real, n_out, m->cfg.d_model);
+        h->dw = tensor_place_weight(&h->grads, be->real, n_out, m->cfg.d_model, be->panels);
         be->op->zero(be, h->dw);
     }
     return true;
@@ -117,7 +119,7 @@ void model_release(Model *m) {
 static void count_all(void *ud, const ParamSlot *s) { *(int64_t *)ud += s->rows * s->cols; }
 
 static void count_matmul(void *ud, const ParamSlot *s) {
-    if (s->layer >= 0 && s->rows > 1) *(int64_t *)ud += s->rows * s->cols;
+    if (s->layer >= 0 && s->use == PARAM_MATRIX) *(int64_t *)ud += s->rows * s->cols;
 }
 
 int64_t model_config_params(const ModelConfig *c) {
@@ -179,7 +181,7 @@ void net_zero_grads(Net n) { net_visit(n, zero_grad, n.trunk->be); }
  */
 
 static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from) {
-    if (to_be->real == from_be->real) {
+    if (to_be->real == from_be->real && to_be->panels == from_be->panels) {
         to_be->op->copy(to_be, to, from);
         return;
     }
@@ -190,9 +192,9 @@ static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from
 }
 
 static void copy_block_params(Model *to, Model *from, int layer) {
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
     if (when) copy_tensor(to->be, to->w.block[layer].field, from->be, from->w.block[layer].field);
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
 #undef BLOCK_PARAM
@@ -200,8 +202,8 @@ static void copy_block_params(Model *to, Model *from, int layer) {
 }
 
 static void copy_model_params(Model *to, Model *from) {
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec)
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec)                                                         \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
     if (when) copy_tensor(to->be, to->w.field, from->be, from->w.field);
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"

@@ -74,23 +74,53 @@ static void store(Tensor t, int64_t at, double v) {
 void tensor_get(Backend *be, double *out, Tensor x) {
     (void)be;
     for (int64_t i = 0; i < x.rows; i++)
-        for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, i * x.ld + j);
+        for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, tensor_at(x, i, j));
+}
+
+/* A view of whole panels that ends inside one owns that panel to its end. */
+static void zero_padding(Tensor y) {
+    if (!y.panels) return;
+    for (int64_t i = y.rows; i % PANEL_ROWS != 0; i++)
+        for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), 0);
 }
 
 void tensor_set(Backend *be, Tensor y, const double *in) {
     (void)be;
     for (int64_t i = 0; i < y.rows; i++)
-        for (int64_t j = 0; j < y.cols; j++) store(y, i * y.ld + j, *in++);
+        for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), *in++);
+    zero_padding(y);
 }
 
 void tensor_get_f32(Backend *be, float *out, Tensor x) {
     (void)be;
     for (int64_t i = 0; i < x.rows; i++)
-        for (int64_t j = 0; j < x.cols; j++) *out++ = (float)load(x, i * x.ld + j);
+        for (int64_t j = 0; j < x.cols; j++) *out++ = (float)load(x, tensor_at(x, i, j));
+}
+
+void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
+    (void)be;
+    for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, tensor_at(x, i, j));
+}
+
+void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in) {
+    (void)be;
+    for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), *in++);
+}
+
+/* Loading a model is this: a panel of floats stays in the first cache while its rows are written one after another. */
+static void set_panels_f32(Tensor y, const float *in) {
+    for (int64_t i = 0; i < y.rows; i++, in += y.cols) {
+        float *to = (float *)y.data + tensor_at(y, i, 0);
+        for (int64_t j = 0; j < y.cols; j++) to[j * PANEL_ROWS] = in[j];
+    }
 }
 
 void tensor_set_f32(Backend *be, Tensor y, const float *in) {
     (void)be;
-    for (int64_t i = 0; i < y.rows; i++)
-        for (int64_t j = 0; j < y.cols; j++) store(y, i * y.ld + j, (double)*in++);
+    if (y.panels && y.dtype == DTYPE_F32)
+        set_panels_f32(y, in);
+    else
+        for (int64_t i = 0; i < y.rows; i++)
+            for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), (double)*in++);
+    zero_padding(y);
 }

@@ -18,6 +18,7 @@
 
 typedef struct Backend Backend;
 
+enum { LINEAR_MAX = 3 };   /* products of one x in one call */
 enum { KV_PAGE = 64 };     /* positions per page of keys and values; also attention's key tile */
 
 typedef struct {           /* which key/value rows each query sequence sees */
@@ -35,6 +36,10 @@ typedef struct {
     int64_t t;                                  /* 1-based count of updates made, for bias correction */
     double grad_scale;                          /* multiplies g first: 1/token count times clipping */
 } AdamwParams;
+
+/* One of several products of the same x. w, dw: weight matrices as be->panels asks. */
+typedef struct { Tensor y, w, bias; } LinearOut;            /* y (N,M)  w (M,K)  bias (1,M) or empty */
+typedef struct { Tensor dy, w, dw_acc, dbias_acc; } LinearGrad; /* dy (N,M)  dw (M,K) and dbias (1,M), or empty */
 
 typedef struct {
     const char *name;
@@ -58,11 +63,12 @@ typedef struct {
                                                                                         rows; repeated rows in order */
 
     /* -- linear ------------------------------------------------------------------------------------------------ */
-    /* y = (add ? y : 0) + x w^T (+ bias)   x (N,K)  w (M,K)  bias (1,M) or empty  y (N,M). The product is summed first,
-     * then bias, then the old y is added. */
-    void (*linear_fwd)(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, bool add);
-    /* dx = (add_dx ? dx : 0) + dy w;  dw += dy^T x;  dbias += column sums of dy. Empty dx, dw_acc or dbias_acc: skipped */
-    void (*linear_bwd)(Backend *be, Tensor dx, Tensor dw_acc, Tensor dbias_acc, Tensor dy, Tensor x, Tensor w, bool add_dx);
+    /* y_i = (add ? y_i : 0) + x w_i^T (+ bias_i) for i < n <= LINEAR_MAX   x (N,K). The product is summed first, then bias,
+     * then the old y is added. Equal to n calls bit for bit, in one region. */
+    void (*linear_fwd)(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
+    /* dx = (add_dx ? dx : 0) + sum_i dy_i w_i;  dw_i += dy_i^T x;  dbias_i += column sums of dy_i. Empty dx, dw_acc or
+     * dbias_acc: skipped; x may be empty without dw */
+    void (*linear_bwd)(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 
     /* -- norms ------------------------------------------------------------------------------------------------- */
     /* y = x * rstd * w,  rstd = 1/sqrt(mean(x^2)+eps)   x (N,C) w (1,C) rstd (N,1).  Zhang & Sennrich 2019, eq. 4 */
@@ -114,6 +120,7 @@ typedef struct {
 struct Backend {
     const BackendOps *op;
     DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu */
+    bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; ref: row-major */
     MemSource mem;      /* where its tensors live */
     Pool *pool;         /* borrowed */
     void *impl;
@@ -129,5 +136,7 @@ void tensor_get(Backend *be, double *out, Tensor x);        /* out: rows*cols, c
 void tensor_set(Backend *be, Tensor y, const double *in);
 void tensor_get_f32(Backend *be, float *out, Tensor x);
 void tensor_set_f32(Backend *be, Tensor y, const float *in);
+void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i);     /* out: cols; a row inside a panel too */
+void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in);
 
 #endif

@@ -163,8 +163,8 @@ static void collect(void *ud, int index, const ParamInfo *p) {
 
 static bool same_tensor(Backend *be_a, Tensor a, Backend *be_b, Tensor b, double *row_a, double *row_b) {
     for (int64_t i = 0; i < a.rows; i++) {
-        tensor_get(be_a, row_a, tensor_rows(a, i, 1));
-        tensor_get(be_b, row_b, tensor_rows(b, i, 1));
+        tensor_get_row(be_a, row_a, a, i);
+        tensor_get_row(be_b, row_b, b, i);
         if (memcmp(row_a, row_b, (size_t)a.cols * sizeof(double)) != 0) return false;
     }
     return true;

@@ -118,12 +118,21 @@ void cpu_rows(Backend *be, int64_t rows, int64_t cols, int weight, RowsFn *fn, c
 /* -- checks ---------------------------------------------------------------------------------------------------------
  */
 
-void cpu_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+static void check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols, bool panels) {
     CHECK(t.rows == rows && t.cols == cols, "%s: %s is (%lld, %lld), expected (%lld, %lld)", op, what,
           (long long)t.rows, (long long)t.cols, (long long)rows, (long long)cols);
     if (tensor_empty(t)) return;
     CHECK(t.dtype == DTYPE_F32, "%s: %s is %s, expected F32", op, what, dtype_name(t.dtype));
     CHECK(t.data && t.ld >= t.cols, "%s: %s has data %s, ld %lld", op, what, t.data ? "set" : "NULL", (long long)t.ld);
+    CHECK(t.panels == panels, "%s: %s is %s panels", op, what, t.panels ? "in" : "not in");
+}
+
+void cpu_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+    check(op, what, t, rows, cols, false);
+}
+
+void cpu_check_weight(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
+    check(op, what, t, rows, cols, true);
 }
 
 void cpu_check_opt(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols) {
@@ -200,6 +209,7 @@ bool backend_cpu_open(Backend *be, const char *isa, Error *err) {
     cpu->isa = chosen;
     be->op = chosen->op;
     be->real = DTYPE_F32;
+    be->panels = true;
     be->impl = cpu;
     return true;
 }

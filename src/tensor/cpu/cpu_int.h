@@ -42,6 +42,7 @@ void cpu_tiles(Backend *be, int64_t n, double flops, PoolFn *fn, void *job);
 static inline float *f32_row(Tensor t, int64_t i) { return (float *)t.data + i * t.ld; }
 void cpu_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols);     /* F32 of this shape */
 void cpu_check_opt(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols); /* same, or absent */
+void cpu_check_weight(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols);  /* same, in panels */
 void cpu_check_index(const char *op, const int32_t *idx, int64_t n, int64_t limit);
 
 double cpu_log(double x);            /* natural logarithm, x > 0 finite; inf and NaN pass through */

@@ -23,6 +23,7 @@ static void zero_span(const void *job, Span s, int64_t tile) {
 }
 
 static void zero(Backend *be, Tensor y) {
+    y = tensor_storage(y);
     cpu_check("zero", "y", y, y.rows, y.cols);
     Elem e = {.y = y};
     cpu_spans(be, y.rows, y.cols, zero_span, &e);
@@ -36,6 +37,8 @@ static void copy_span(const void *job, Span s, int64_t tile) {
 }
 
 static void copy(Backend *be, Tensor y, Tensor x) {
+    CHECK(tensor_same_shape(x, y) && x.panels == y.panels, "copy: x and y differ in shape or layout");
+    y = tensor_storage(y), x = tensor_storage(x);
     cpu_check("copy", "x", x, y.rows, y.cols);
     cpu_check("copy", "y", y, y.rows, y.cols);
     Elem e = {.y = y, .a = x};
@@ -82,6 +85,7 @@ static void scale_span(const void *job, Span s, int64_t tile) {
 }
 
 static void scale(Backend *be, Tensor x, double a) {
+    x = tensor_storage(x);
     cpu_check("scale", "x", x, x.rows, x.cols);
     Elem e = {.y = x, .k = (float)a};
     cpu_spans(be, x.rows, x.cols, scale_span, &e);
@@ -109,6 +113,7 @@ static void sumsq_span(const void *job, Span s, int64_t tile) {
 }
 
 static double sumsq(Backend *be, Tensor x) {
+    x = tensor_storage(x);
     cpu_check("sumsq", "x", x, x.rows, x.cols);
     int64_t n = cpu_span_count(x.rows, x.cols);
     Reduction r = {x, cpu_scratch_shared(be, (size_t)n * sizeof(double))};
@@ -131,6 +136,7 @@ static void finite_span(const void *job, Span s, int64_t tile) {
 }
 
 static bool all_finite(Backend *be, Tensor x) {
+    x = tensor_storage(x);
     cpu_check("all_finite", "x", x, x.rows, x.cols);
     int64_t n = cpu_span_count(x.rows, x.cols);
     Reduction r = {x, cpu_scratch_shared(be, (size_t)n * sizeof(double))};
@@ -165,15 +171,33 @@ static void gather_task(const void *job, int64_t row, int64_t row_end) {
     }
 }
 
-static void embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add_to_y) {
-    cpu_check("embed_fwd", "y", y, y.rows, y.cols);
-    cpu_check("embed_fwd", "w", w, w.rows, y.cols);
-    cpu_check_index("embed_fwd", idx, y.rows, w.rows);
-    Lookup l = {y, w, idx, add_to_y};
-    cpu_rows(be, y.rows, y.cols, 1, gather_task, &l);
+static void gather_panels_task(const void *job, int64_t row, int64_t row_end) {
+    const Lookup *l = job;
+    for (int64_t i = row; i < row_end; i++) {
+        float *y = f32_row(l->y, i);
+        const float *x = (const float *)l->x.data + tensor_at(l->x, l->row[i], 0);
+        for (int64_t j = 0; j < l->y.cols; j++) y[j] = l->add ? y[j] + x[j * PANEL_ROWS] : x[j * PANEL_ROWS];
+    }
 }
 
-static void gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row) { embed_fwd(be, y, x, row, false); }
+static void gather(Backend *be, const char *op, const Lookup *l) {
+    cpu_check(op, "y", l->y, l->y.rows, l->y.cols);
+    cpu_check_index(op, l->row, l->y.rows, l->x.rows);
+    cpu_rows(be, l->y.rows, l->y.cols, 1, l->x.panels ? gather_panels_task : gather_task, l);
+}
+
+static void embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add_to_y) {
+    if (w.panels)
+        cpu_check_weight("embed_fwd", "w", w, w.rows, y.cols);
+    else
+        cpu_check("embed_fwd", "w", w, w.rows, y.cols);
+    gather(be, "embed_fwd", &(Lookup){y, w, idx, add_to_y});
+}
+
+static void gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row) {
+    cpu_check("gather_rows", "x", x, x.rows, y.cols);
+    gather(be, "gather_rows", &(Lookup){y, x, row, false});
+}
 
 static void scatter_task(const void *job, int64_t row, int64_t row_end) {
     const Lookup *l = job;
@@ -209,8 +233,27 @@ static void scatter_add_rows(Backend *be, Tensor y_acc, Tensor x, const int32_t 
     cpu_tiles(be, ceil_div(x.cols, SUM_COLS), 16.0 * (double)tensor_count(x), scatter_add_task, &l);
 }
 
+static void scatter_add_panels_task(void *ud, int64_t task, int thread) {
+    (void)thread;
+    const Lookup *l = ud;
+    int64_t col = task * SUM_COLS, end = least(l->x.cols, col + SUM_COLS);
+    for (int64_t i = 0; i < l->x.rows; i++) {
+        float *y = (float *)l->y.data + tensor_at(l->y, l->row[i], 0);
+        const float *x = f32_row(l->x, i);
+        for (int64_t j = col; j < end; j++) y[j * PANEL_ROWS] += x[j];
+    }
+}
+
 static void embed_bwd(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx) {
-    scatter_add_rows(be, dw_acc, dy, idx);
+    if (!dw_acc.panels) {
+        scatter_add_rows(be, dw_acc, dy, idx);
+        return;
+    }
+    cpu_check_weight("embed_bwd", "dw", dw_acc, dw_acc.rows, dy.cols);
+    cpu_check("embed_bwd", "dy", dy, dy.rows, dy.cols);
+    cpu_check_index("embed_bwd", idx, dy.rows, dw_acc.rows);
+    Lookup l = {dw_acc, dy, idx, true};
+    cpu_tiles(be, ceil_div(dy.cols, SUM_COLS), 64.0 * (double)tensor_count(dy), scatter_add_panels_task, &l);
 }
 
 /* -- positions ------------------------------------------------------------------------------------------------------

@@ -5,81 +5,87 @@
  * together, where a tile ends, and whether an accumulator was stored and loaded in between cannot change a bit, and all
  * instruction sets agree.
  *
- * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand is a packed panel, b[k][ldb], whole
- * vectors wide and padded with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
+ * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand are panels of 16 columns, k down, padded
+ * with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
  *
- *                              b: panel of the columns, k down
- *                              +-----+-----+-----+
- *                              |     |     |     |
- *      a: rows        k ->     |     |     |     |
- *      +---------------+       +-----+-----+-----+
+ *                              b: panels of the columns, k down
+ *                              +-----+ +-----+ +-----+
+ *                              |     | |     | |     |
+ *      a: rows        k ->     |     | |     | |     |
+ *      +---------------+       +-----+ +-----+ +-----+
  *      |               |  x                            =    c: TILE_ROWS x (TILE_VECS * 16), in registers
  *      +---------------+
  *
- * GFLOP/s of one thread (CPU time) for w 704 x 256 on a Xeon whose other core was busy, median/best of 5 runs, by rows
- * N. FMA peak of the same minutes: AVX-512 171-179, AVX2 96. fwd takes eight w in turn, 5.8 MB, so w comes from L3; dx
- * and dw use one set of matrices again and again, which flatters them at small N. Panels are packed anew in each call.
+ *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding) read
+ *                     every panel once, in order
+ *      dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy
+ *      dw = dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, a: x read by columns, c: dw
  *
- *                  N =     1        8       32       64      128      512     1024     4096
- *      AVX-512  fwd      8/8    49/54  108/111  133/135  111/148  149/155  144/150  118/146
- *               dx     14/14    81/81  134/135  151/152  120/161  132/156  149/155  119/150
- *               dw     17/18    67/82  135/142  152/155  150/154  114/142  123/136  101/122
- *      AVX2     fwd      8/8    32/40    53/60    60/76    75/79    81/82    71/77    71/81
- *               dx     12/12    41/50    74/74    80/82    83/84    74/83    70/77    76/80
- *               dw     12/12    41/52    59/74    62/79    80/82    71/76    55/64    60/68
- *
- * The other form, lanes over k and a tree at the end, needs no packing; it was not measured. Tried beside this one, few
- * runs each: 6 x 4 vectors (alike for many rows, about 15 % slower for 8), dy packed in strips for dw (about 10 %
- * slower), no prefetch of the next rows (about 15 % slower at N = 4096).
- */
+ * Measured figures and what else was tried: bench/README.md. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_GEMM_H
 #define DIKAST_TENSOR_CPU_KERNELS_GEMM_H
 
-enum { PANEL = TILE_VECS * 16 };
+enum { PANEL = TILE_VECS * PANEL_ROWS };
+_Static_assert(PANEL_ROWS == 16, "a panel is one vector wide");
 
-typedef void MicroFn(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
-                     bool load);
+typedef struct {
+    int64_t k;
+    const float *a; /* (rows, k) with lda between rows, or (k, rows) with lda between ks */
+    int64_t lda;
+    const float *b; /* vector v of row i at b + v * bv + i * bk */
+    int64_t bk, bv;
+    const float *init; /* where the sums start: vector v of row r at init + r * ldi + v * iv; NULL: at 0 */
+    int64_t ldi, iv;
+    float *c; /* vector v of row r at c + r * ldc + v * cv */
+    int64_t ldc, cv, cols; /* cols: columns stored, the rest of the last vector is not touched */
+    const float *bias;     /* (cols) added to the sums, or NULL */
+    bool add;              /* then c's old value */
+} Tile;
+typedef void MicroFn(const Tile *t);
 
-/* mr, nv and by_row are constants after inlining, so the accumulators live in registers. */
-INLINE void micro(int mr, int nv, bool by_row, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
-                  float *c, int64_t ldc, bool load) {
+/* mr, nv and by_row are constants after inlining, so the accumulators live in registers. The prefetch: what
+ * the next tile reads of a. Panels are streams that the hardware sees coming; asking for them ahead (8 or 24 vectors)
+ * cost up to a third with one row on Zen 4. */
+INLINE void micro(int mr, int nv, bool by_row, const Tile *t) {
+    const int64_t k = t->k, lda = t->lda, bk = t->bk, bv = t->bv;
+    const float *a = t->a, *b = t->b, *next = a + mr * lda;
     v16 acc[TILE_ROWS][TILE_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < mr; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < nv; v++) acc[r][v] = load ? v16_load(c + r * ldc + 16 * v) : v16_zero();
-#pragma GCC unroll 8
-    for (int r = 0; r < mr; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < nv; v++) __builtin_prefetch(c + r * ldc + 16 * v, 1);
-    const float *next = a + mr * lda;
+        for (int v = 0; v < nv; v++) {
+            acc[r][v] = t->init ? v16_load(t->init + r * t->ldi + v * t->iv) : v16_zero();
+            __builtin_prefetch(t->c + r * t->ldc + v * t->cv, 1);
+        }
     for (int64_t i = 0; i < k; i++) {
-        v16 bv[TILE_VECS];
+        v16 w[TILE_VECS];
 #pragma GCC unroll 4
-        for (int v = 0; v < nv; v++) bv[v] = v16_load(b + i * ldb + 16 * v);
+        for (int v = 0; v < nv; v++) w[v] = v16_load(b + v * bv);
+        b += bk;
         __builtin_prefetch(by_row ? next + i * mr : a + (i + 8) * lda);
 #pragma GCC unroll 8
         for (int r = 0; r < mr; r++) {
-            v16 av = v16_set1(by_row ? a[r * lda + i] : a[i * lda + r]);
+            v16 x = v16_set1(by_row ? a[r * lda + i] : a[i * lda + r]);
 #pragma GCC unroll 4
-            for (int v = 0; v < nv; v++) acc[r][v] = v16_fma(av, bv[v], acc[r][v]);
+            for (int v = 0; v < nv; v++) acc[r][v] = v16_fma(x, w[v], acc[r][v]);
         }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < mr; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < nv; v++) v16_store(c + r * ldc + 16 * v, acc[r][v]);
+    for (int v = 0; v < nv; v++) {
+        int64_t left = t->cols - 16 * v;
+        v16 bias = t->bias ? v16_get(t->bias + 16 * v, left) : v16_zero();
+#pragma GCC unroll 8
+        for (int r = 0; r < mr; r++) {
+            float *c = t->c + r * t->ldc + v * t->cv;
+            v16 sum = t->bias ? v16_add(acc[r][v], bias) : acc[r][v];
+            v16_put(c, t->add ? v16_add(sum, v16_get(c, left)) : sum, left);
+        }
+    }
 }
 
 #define MICRO(mr, nv)                                                                                                  \
-    static void micro_row_##mr##_##nv(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,   \
-                                      int64_t ldc, bool load) {                                                        \
-        micro(mr, nv, true, k, a, lda, b, ldb, c, ldc, load);                                                          \
-    }                                                                                                                  \
-    static void micro_col_##mr##_##nv(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,   \
-                                      int64_t ldc, bool load) {                                                        \
-        micro(mr, nv, false, k, a, lda, b, ldb, c, ldc, load);                                                         \
-    }
+    static void micro_row_##mr##_##nv(const Tile *t) { micro(mr, nv, true, t); }                                       \
+    static void micro_col_##mr##_##nv(const Tile *t) { micro(mr, nv, false, t); }
 MICRO_TILES(MICRO)
 
 /* [a by column][rows - 1][vectors - 1] */
@@ -90,31 +96,35 @@ static MicroFn *const micro_table[2][TILE_ROWS][TILE_VECS] = {MICRO_TILES(MICRO_
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* Four vectors left are better cut 2 + 2 than 3 + 1. */
-INLINE int64_t next_vecs(int64_t left) {
-    return left == TILE_VECS + 1 && left % 2 == 0 ? left / 2 : least(left, TILE_VECS);
+/* n vectors in groups of at most TILE_VECS, as even as they get: group g of n_group(n) begins at group_at(n, g). */
+INLINE int64_t n_group(int64_t n) { return ceil_div(n, TILE_VECS); }
+INLINE int64_t group_at(int64_t n, int64_t g) { return n * g / n_group(n); }
+
+/* c (rows, vecs*16) = (load ? c : 0) + a b, b (k, vecs*16) row-major; a[row][k], or a[k][row] with by_col */
+INLINE void gemm(bool by_col, int64_t rows, int64_t vecs, int64_t k, const float *a, int64_t lda, const float *b,
+                 int64_t ldb, float *c, int64_t ldc, bool load) {
+    Tile t = {.k = k, .lda = lda, .bk = ldb, .bv = 16, .ldi = ldc, .iv = 16, .ldc = ldc, .cv = 16};
+    for (int64_t g = 0; g < n_group(vecs); g++) {
+        int64_t v = group_at(vecs, g), nv = group_at(vecs, g + 1) - v;
+        t.b = b + 16 * v;
+        t.cols = 16 * nv;
+        for (int64_t r = 0; r < rows; r += TILE_ROWS) {
+            t.a = by_col ? a + r : a + r * lda;
+            t.c = c + r * ldc + 16 * v;
+            t.init = load ? t.c : NULL;
+            micro_table[by_col][least(rows - r, TILE_ROWS) - 1][nv - 1](&t);
+        }
+    }
 }
 
-/* c (rows, vecs*16) = (load ? c : 0) + a b; a[row][k] */
 static void gemm_rows(int64_t rows, int64_t vecs, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
                       float *c, int64_t ldc, bool load) {
-    for (int64_t v = 0, nv; v < vecs; v += nv) {
-        nv = next_vecs(vecs - v);
-        for (int64_t r = 0; r < rows; r += TILE_ROWS)
-            micro_table[0][least(rows - r, TILE_ROWS) - 1][nv - 1](k, a + r * lda, lda, b + 16 * v, ldb,
-                                                                   c + r * ldc + 16 * v, ldc, load);
-    }
+    gemm(false, rows, vecs, k, a, lda, b, ldb, c, ldc, load);
 }
 
-/* The same with a[k][row] */
 static void gemm_cols(int64_t rows, int64_t vecs, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
                       float *c, int64_t ldc, bool load) {
-    for (int64_t v = 0, nv; v < vecs; v += nv) {
-        nv = next_vecs(vecs - v);
-        for (int64_t r = 0; r < rows; r += TILE_ROWS)
-            micro_table[1][least(rows - r, TILE_ROWS) - 1][nv - 1](k, a + r, lda, b + 16 * v, ldb, c + r * ldc + 16 * v,
-                                                                   ldc, load);
-    }
+    gemm(true, rows, vecs, k, a, lda, b, ldb, c, ldc, load);
 }
 
 /* dst[k][j] = src[j][k], j < n <= 16; lanes n..15 become 0 */
@@ -148,112 +158,169 @@ static void pack_rows(float *dst, int64_t ldd, const float *src, int64_t lds, in
 /* -- linear ---------------------------------------------------------------------------------------------------------
  */
 
+/* A region costs some microseconds; a product of few rows takes as long as its weights take to arrive, which is worth
+ * about eight operations a byte. */
+static double product_work(double rows, double weights) { return 2 * rows * weights + 32 * weights; }
+
+/* Panels of all outputs of a forward call, numbered through in groups. */
+typedef struct {
+    const LinearOut *out;
+    int n;
+    Tensor x;
+    bool add;
+    int64_t n_group; /* of all outputs */
+} Forward;
+
 /* Rows of one task: a chunk of x stays in L2 while the panels of w pass. A multiple of every TILE_ROWS. */
 enum { CHUNK = 384 };
 
-typedef struct {
-    Backend *be;
-    Tensor y, x, w, bias;
-    bool add, transposed; /* y = x w^T, else y = x w */
-    int64_t n_panel;
-} Product;
-
-static void product_tile(const Product *p, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *panel,
-                         int64_t ldb) {
-    float tile[TILE_ROWS * PANEL];
-    int64_t vecs = ldb / 16, k = p->x.cols;
-    bool direct = cols == ldb && !p->add && tensor_empty(p->bias);
-    for (int64_t r = row; r < row + rows; r += TILE_ROWS) {
-        int64_t mr = least(row + rows - r, TILE_ROWS);
-        MicroFn *fn = micro_table[0][mr - 1][vecs - 1];
-        if (direct) {
-            fn(k, f32_row(p->x, r), p->x.ld, panel, ldb, f32_row(p->y, r) + col, p->y.ld, false);
-            continue;
-        }
-        fn(k, f32_row(p->x, r), p->x.ld, panel, ldb, tile, PANEL, false);
-        for (int64_t i = 0; i < mr; i++) {
-            float *y = f32_row(p->y, r + i) + col;
-            for (int64_t j = 0; j < cols; j += 16) {
-                v16 sum = v16_load(tile + i * PANEL + j);
-                if (!tensor_empty(p->bias)) sum = v16_add(sum, v16_get(f32_row(p->bias, 0) + col + j, cols - j));
-                if (p->add) sum = v16_add(sum, v16_get(y + j, cols - j));
-                v16_put(y + j, sum, cols - j);
-            }
-        }
+static void forward_task(void *ud, int64_t task, int thread) {
+    (void)thread;
+    const Forward *f = ud;
+    const LinearOut *o = f->out;
+    int64_t row = task / f->n_group * CHUNK, row_end = least(f->x.rows, row + CHUNK), g = task % f->n_group;
+    for (; g >= n_group(ceil_div(o->w.rows, 16)); o++) g -= n_group(ceil_div(o->w.rows, 16));
+    int64_t n_panel = ceil_div(o->w.rows, 16), v = group_at(n_panel, g), nv = group_at(n_panel, g + 1) - v;
+    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .bv = o->w.ld * 16, .ldc = o->y.ld, .cv = 16, .add = f->add};
+    t.b = (const float *)o->w.data + v * t.bv;
+    t.cols = least(nv * 16, o->w.rows - v * 16);
+    if (!tensor_empty(o->bias)) t.bias = f32_row(o->bias, 0) + v * 16;
+    for (; row < row_end; row += TILE_ROWS) {
+        t.a = f32_row(f->x, row);
+        t.c = f32_row(o->y, row) + v * 16;
+        micro_table[0][least(row_end - row, TILE_ROWS) - 1][nv - 1](&t);
     }
 }
 
-static void product_task(void *ud, int64_t task, int thread) {
-    const Product *p = ud;
-    int64_t row = task / p->n_panel * CHUNK, col = task % p->n_panel * PANEL;
-    int64_t cols = least(p->y.cols - col, PANEL), ldb = ceil_div(cols, 16) * 16, k = p->x.cols;
-    float *panel = cpu_scratch_of(p->be, thread);
-    if (p->transposed) {
-        for (int64_t j = 0; j < cols; j += 16)
-            pack_transposed(panel + j, ldb, f32_row(p->w, col + j), p->w.ld, least(cols - j, 16), k);
-    } else {
-        pack_rows(panel, ldb, f32_row(p->w, 0) + col, p->w.ld, k, cols);
-    }
-    product_tile(p, row, least(p->y.rows - row, CHUNK), col, cols, panel, ldb);
-}
-
-static void product(Product *p) {
-    if (tensor_empty(p->y)) return;
-    p->n_panel = ceil_div(p->y.cols, PANEL);
-    cpu_scratch_threads(p->be, p->x.cols * PANEL);
-    double flops = 2.0 * (double)p->x.cols * (double)tensor_count(p->y);
-    cpu_tiles(p->be, ceil_div(p->y.rows, CHUNK) * p->n_panel, flops, product_task, p);
-}
-
-static void linear_fwd(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, bool add) {
-    cpu_check("linear_fwd", "y", y, x.rows, w.rows);
+static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
+    Forward f = {out, n, x, add_y, 0};
+    double weights = 0;
+    CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
     cpu_check("linear_fwd", "x", x, x.rows, x.cols);
-    cpu_check("linear_fwd", "w", w, w.rows, x.cols);
-    cpu_check_opt("linear_fwd", "bias", bias, 1, w.rows);
-    Product p = {be, y, x, w, bias, add, true, 0};
-    product(&p);
+    for (int i = 0; i < n; i++) {
+        cpu_check("linear_fwd", "y", out[i].y, x.rows, out[i].w.rows);
+        cpu_check_weight("linear_fwd", "w", out[i].w, out[i].w.rows, x.cols);
+        cpu_check_opt("linear_fwd", "bias", out[i].bias, 1, out[i].w.rows);
+        f.n_group += n_group(ceil_div(out[i].w.rows, 16));
+        weights += (double)tensor_count(out[i].w);
+    }
+    cpu_tiles(be, ceil_div(x.rows, CHUNK) * f.n_group, product_work((double)x.rows, weights), forward_task, &f);
 }
-
-/* dw += dy^T x. The tokens pass in blocks of GRAD_BLOCK, in order; a block of dy and x stays in L2 while the tasks,
- * each owning GRAD_ROWS x GRAD_COLS outputs, read it. A block is summed from zero, then added: that keeps rounding at
- * the size of a block's sum. dy is read in place, a column at a time; packing it in strips was slower. */
-enum { GRAD_ROWS = 192, GRAD_COLS = 144, GRAD_BLOCK = 256 };
 
 typedef struct {
     Backend *be;
-    Tensor dw, dy, x;
-    int64_t n_col, first, n; /* tokens [first, first + n) */
-} Outer;
+    const LinearGrad *grad;
+    int n;
+    Tensor dx, x;
+    bool add_dx;
+    int64_t n_group; /* dx: of its columns; dw: of all panels */
+    int64_t n_part;  /* dw: parts of a panel's rows */
+} Backward;
 
-static void outer_task(void *ud, int64_t task, int thread) {
-    const Outer *o = ud;
-    int64_t m0 = task / o->n_col * GRAD_ROWS, c0 = task % o->n_col * GRAD_COLS;
-    int64_t m_end = least(o->dw.rows, m0 + GRAD_ROWS), c_end = least(o->dw.cols, c0 + GRAD_COLS);
-    float *panel = cpu_scratch_of(o->be, thread), tile[TILE_ROWS * PANEL];
-    for (int64_t c = c0; c < c_end; c += PANEL) {
-        int64_t cols = least(c_end - c, PANEL), vecs = ceil_div(cols, 16);
-        pack_rows(panel, vecs * 16, f32_row(o->x, o->first) + c, o->x.ld, o->n, cols);
-        for (int64_t m = m0; m < m_end; m += TILE_ROWS) {
-            int64_t mr = least(m_end - m, TILE_ROWS);
-            micro_table[1][mr - 1][vecs - 1](o->n, f32_row(o->dy, o->first) + m, o->dy.ld, panel, vecs * 16, tile,
-                                             PANEL, false);
-            for (int64_t r = 0; r < mr; r++) {
-                float *dw = f32_row(o->dw, m + r) + c;
-                for (int64_t l = 0; l < cols; l += 16)
-                    v16_put(dw + l, v16_add(v16_get(dw + l, cols - l), v16_load(tile + r * PANEL + l)), cols - l);
-            }
+/* dst[m][lane] = w[m][col + lane] for all rows m of w; lanes past the last column are 0. */
+static void pack_weight(float *dst, Tensor w, int64_t col) {
+    int64_t n = least(w.cols - col, 16);
+    for (int64_t p = 0; p * 16 < w.rows; p++) {
+        const float *src = (const float *)w.data + (p * w.ld + col) * 16;
+        float edge[16 * 16];
+        v16 t[16];
+        for (int j = 0; j < 16; j++) __builtin_prefetch(src + w.ld * 16 + 16 * j);
+        if (n < 16) {
+            for (int j = 0; j < 16; j++) v16_store(edge + 16 * j, j < n ? v16_load(src + 16 * j) : v16_zero());
+            src = edge;
+        }
+        v16_load_transposed(t, src, 16);
+        int64_t rows = least(w.rows - p * 16, 16);
+        if (rows == 16) {
+#pragma GCC unroll 16
+            for (int j = 0; j < 16; j++) v16_store(dst + (p * 16 + j) * 16, t[j]);
+        } else {
+            for (int64_t j = 0; j < rows; j++) v16_store(dst + (p * 16 + j) * 16, t[j]);
         }
     }
 }
 
-static void outer(Backend *be, Tensor dw_acc, Tensor dy, Tensor x) {
-    Outer o = {be, dw_acc, dy, x, ceil_div(x.cols, GRAD_COLS), 0, 0};
-    cpu_scratch_threads(be, PANEL * GRAD_BLOCK);
-    for (; o.first < dy.rows; o.first += GRAD_BLOCK) {
-        o.n = least(dy.rows - o.first, GRAD_BLOCK);
-        double flops = 2.0 * (double)tensor_count(dw_acc) * (double)o.n;
-        cpu_tiles(be, ceil_div(dw_acc.rows, GRAD_ROWS) * o.n_col, flops, outer_task, &o);
+/* A row of dx is one chain over the outputs of all products, in order. */
+static void input_grad_task(void *ud, int64_t task, int thread) {
+    const Backward *b = ud;
+    int64_t row = task / b->n_group * CHUNK, row_end = least(b->dx.rows, row + CHUNK), g = task % b->n_group;
+    int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v, depth = 0;
+    float *panel = cpu_scratch_of(b->be, thread), tile[TILE_ROWS * PANEL];
+    for (int i = 0; i < b->n; i++) depth += b->grad[i].w.rows;
+    for (int64_t j = 0, at = 0; j < nv; j++, at = 0)
+        for (int i = 0; i < b->n; at += b->grad[i++].w.rows)
+            pack_weight(panel + (j * depth + at) * 16, b->grad[i].w, (v + j) * 16);
+    for (; row < row_end; row += TILE_ROWS) {
+        int64_t mr = least(row_end - row, TILE_ROWS), at = 0;
+        for (int i = 0; i < b->n; at += b->grad[i++].w.rows) {
+            bool last = i + 1 == b->n;
+            Tile t = {.k = b->grad[i].dy.cols, .a = f32_row(b->grad[i].dy, row), .lda = b->grad[i].dy.ld};
+            t.b = panel + at * 16, t.bk = 16, t.bv = depth * 16;
+            t.init = i > 0 ? tile : NULL, t.ldi = PANEL, t.iv = 16;
+            t.c = last ? f32_row(b->dx, row) + v * 16 : tile, t.ldc = last ? b->dx.ld : PANEL, t.cv = 16;
+            t.cols = last ? least(nv * 16, b->dx.cols - v * 16) : nv * 16;
+            t.add = last && b->add_dx;
+            micro_table[0][mr - 1][nv - 1](&t);
+        }
     }
+}
+
+static void input_grad(Backward *b) {
+    double weights = 0;
+    int64_t depth = 0;
+    for (int i = 0; i < b->n; i++) {
+        cpu_check("linear_bwd", "dx", b->dx, b->grad[i].dy.rows, b->grad[i].w.cols);
+        cpu_check_weight("linear_bwd", "w", b->grad[i].w, b->grad[i].dy.cols, b->dx.cols);
+        weights += (double)tensor_count(b->grad[i].w);
+        depth += b->grad[i].w.rows;
+    }
+    b->n_group = n_group(ceil_div(b->dx.cols, 16));
+    cpu_scratch_threads(b->be, depth * PANEL);
+    cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, product_work((double)b->dx.rows, weights),
+              input_grad_task, b);
+}
+
+/* A task owns some panels of dw and GRAD_ROWS of their rows (columns of dw). Tokens pass in blocks of GRAD_BLOCK, in
+ * order; a block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
+enum { GRAD_ROWS = 128, GRAD_BLOCK = 256 };
+
+static void weight_grad_task(void *ud, int64_t task, int thread) {
+    const Backward *b = ud;
+    const LinearGrad *o = b->grad;
+    int64_t g = task / b->n_part, first = task % b->n_part * GRAD_ROWS, end = least(b->x.cols, first + GRAD_ROWS);
+    for (; tensor_empty(o->dw_acc) || g >= n_group(ceil_div(o->dw_acc.rows, 16)); o++)
+        if (!tensor_empty(o->dw_acc)) g -= n_group(ceil_div(o->dw_acc.rows, 16));
+    int64_t n_panel = ceil_div(o->dw_acc.rows, 16), v = group_at(n_panel, g), nv = group_at(n_panel, g + 1) - v;
+    float *panel = cpu_scratch_of(b->be, thread);
+    for (int64_t row = 0; row < b->x.rows; row += GRAD_BLOCK) {
+        int64_t n = least(b->x.rows - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
+        Tile t = {.k = n, .lda = b->x.ld, .b = panel, .bk = nv * 16, .bv = 16, .ldc = 16, .cv = o->dw_acc.ld * 16};
+        pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
+        t.cols = nv * 16;
+        t.add = true;
+        for (int64_t k = first; k < end; k += TILE_ROWS) {
+            t.a = f32_row(b->x, row) + k;
+            t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
+            micro_table[1][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
+        }
+    }
+}
+
+static void weight_grad(Backward *b) {
+    double weights = 0;
+    b->n_group = 0;
+    for (int i = 0; i < b->n; i++) {
+        const LinearGrad *o = &b->grad[i];
+        if (tensor_empty(o->dw_acc)) continue;
+        cpu_check_weight("linear_bwd", "dw", o->dw_acc, o->dy.cols, b->x.cols);
+        cpu_check("linear_bwd", "x", b->x, o->dy.rows, b->x.cols);
+        b->n_group += n_group(ceil_div(o->dw_acc.rows, 16));
+        weights += (double)tensor_count(o->dw_acc);
+    }
+    if (b->n_group == 0) return;
+    b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
+    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
+    cpu_tiles(b->be, b->n_group * b->n_part, product_work((double)b->x.rows, weights), weight_grad_task, b);
 }
 
 typedef struct {
@@ -280,23 +347,16 @@ static void column_sums(Backend *be, Tensor sum, Tensor x) {
     cpu_tiles(be, ceil_div(x.cols, SUM_COLS), 8.0 * (double)tensor_count(x), column_sums_task, &s);
 }
 
-static void linear_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor dbias_acc, Tensor dy, Tensor x, Tensor w,
-                       bool add_dx) {
-    cpu_check("linear_bwd", "dy", dy, dy.rows, dy.cols);
-    if (!tensor_empty(dx)) {
-        cpu_check("linear_bwd", "dx", dx, dy.rows, w.cols);
-        cpu_check("linear_bwd", "w", w, dy.cols, w.cols);
-        Product p = {be, dx, dy, w, {0}, add_dx, false, 0};
-        product(&p);
-    }
-    if (!tensor_empty(dw_acc)) {
-        cpu_check("linear_bwd", "dw", dw_acc, dy.cols, x.cols);
-        cpu_check("linear_bwd", "x", x, dy.rows, x.cols);
-        outer(be, dw_acc, dy, x);
-    }
-    if (!tensor_empty(dbias_acc)) {
-        cpu_check("linear_bwd", "dbias", dbias_acc, 1, dy.cols);
-        column_sums(be, dbias_acc, dy);
+static void linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx) {
+    Backward b = {.be = be, .grad = grad, .n = n, .dx = dx, .x = x, .add_dx = add_dx};
+    CHECK(n > 0 && n <= LINEAR_MAX, "linear_bwd: %d products", n);
+    for (int i = 0; i < n; i++) cpu_check("linear_bwd", "dy", grad[i].dy, grad[0].dy.rows, grad[i].dy.cols);
+    if (!tensor_empty(dx)) input_grad(&b);
+    weight_grad(&b);
+    for (int i = 0; i < n; i++) {
+        if (tensor_empty(grad[i].dbias_acc)) continue;
+        cpu_check("linear_bwd", "dbias", grad[i].dbias_acc, 1, grad[i].dy.cols);
+        column_sums(be, grad[i].dbias_acc, grad[i].dy);
     }
 }
 

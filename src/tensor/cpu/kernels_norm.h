@@ -305,6 +305,8 @@ static void adamw_span(const void *job, Span s, int64_t tile) {
 }
 
 static void adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a) {
+    CHECK(m.panels == p.panels && v.panels == p.panels && g.panels == p.panels, "adamw: layouts differ");
+    p = tensor_storage(p), m = tensor_storage(m), v = tensor_storage(v), g = tensor_storage(g);
     cpu_check("adamw", "p", p, p.rows, p.cols);
     cpu_check("adamw", "m", m, p.rows, p.cols);
     cpu_check("adamw", "v", v, p.rows, p.cols);

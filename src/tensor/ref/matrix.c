@@ -116,10 +116,8 @@ void ref_scatter_add_rows(Backend *be, Tensor y_acc, Tensor x, const int32_t *ro
 /* -- linear ------------------------------------------------------------------------------------------------------- */
 
 /* y_nm = (add ? y_nm : 0) + (sum_k x_nk w_mk + bias_m) */
-void ref_linear_fwd(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, bool add) {
-    (void)be;
+static void product(Tensor y, Tensor x, Tensor w, Tensor bias, bool add) {
     ref_check("linear_fwd", "y", y, x.rows, w.rows);
-    ref_check("linear_fwd", "x", x, x.rows, x.cols);
     ref_check("linear_fwd", "w", w, w.rows, x.cols);
     ref_check_opt("linear_fwd", "bias", bias, 1, w.rows);
     for (int64_t n = 0; n < y.rows; n++)
@@ -131,39 +129,54 @@ void ref_linear_fwd(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, bool
         }
 }
 
-/* dx_nk = (add_dx ? dx_nk : 0) + sum_m dy_nm w_mk;  dw_mk += sum_n dy_nm x_nk;  dbias_m += sum_n dy_nm */
-void ref_linear_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor dbias_acc, Tensor dy, Tensor x, Tensor w,
-                    bool add_dx) {
+void ref_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add) {
     (void)be;
-    ref_check("linear_bwd", "dy", dy, dy.rows, dy.cols);
-    if (!tensor_empty(dx)) {
-        ref_check("linear_bwd", "dx", dx, dy.rows, w.cols);
-        ref_check("linear_bwd", "w", w, dy.cols, w.cols);
-        for (int64_t n = 0; n < dx.rows; n++)
-            for (int64_t k = 0; k < dx.cols; k++) {
-                double sum = 0;
-                for (int64_t m = 0; m < dy.cols; m++) sum += ref_row(dy, n)[m] * ref_row(w, m)[k];
-                ref_row(dx, n)[k] = add_dx ? sum + ref_row(dx, n)[k] : sum;
-            }
+    ref_check("linear_fwd", "x", x, x.rows, x.cols);
+    for (int i = 0; i < n; i++) product(out[i].y, x, out[i].w, out[i].bias, add);
+}
+
+/* dx_nk = (add_dx ? dx_nk : 0) + sum_i sum_m dy_nm w_mk */
+static void input_grad(Tensor dx, const LinearGrad *g, int n, bool add_dx) {
+    for (int i = 0; i < n; i++) {
+        ref_check("linear_bwd", "dx", dx, g[i].dy.rows, g[i].w.cols);
+        ref_check("linear_bwd", "w", g[i].w, g[i].dy.cols, g[i].w.cols);
     }
-    if (!tensor_empty(dw_acc)) {
-        ref_check("linear_bwd", "dw", dw_acc, dy.cols, x.cols);
-        ref_check("linear_bwd", "x", x, dy.rows, x.cols);
-        for (int64_t m = 0; m < dw_acc.rows; m++)
-            for (int64_t k = 0; k < dw_acc.cols; k++) {
-                double sum = 0;
-                for (int64_t n = 0; n < dy.rows; n++) sum += ref_row(dy, n)[m] * ref_row(x, n)[k];
-                ref_row(dw_acc, m)[k] += sum;
-            }
-    }
-    if (!tensor_empty(dbias_acc)) {
-        ref_check("linear_bwd", "dbias", dbias_acc, 1, dy.cols);
-        for (int64_t m = 0; m < dy.cols; m++) {
+    for (int64_t r = 0; r < dx.rows; r++)
+        for (int64_t k = 0; k < dx.cols; k++) {
             double sum = 0;
-            for (int64_t n = 0; n < dy.rows; n++) sum += ref_row(dy, n)[m];
-            ref_row(dbias_acc, 0)[m] += sum;
+            for (int i = 0; i < n; i++)
+                for (int64_t m = 0; m < g[i].dy.cols; m++) sum += ref_row(g[i].dy, r)[m] * ref_row(g[i].w, m)[k];
+            ref_row(dx, r)[k] = add_dx ? sum + ref_row(dx, r)[k] : sum;
+        }
+}
+
+/* dw_mk += sum_n dy_nm x_nk;  dbias_m += sum_n dy_nm */
+static void weight_grad(const LinearGrad *g, Tensor x) {
+    ref_check("linear_bwd", "dy", g->dy, g->dy.rows, g->dy.cols);
+    if (!tensor_empty(g->dw_acc)) {
+        ref_check("linear_bwd", "dw", g->dw_acc, g->dy.cols, x.cols);
+        ref_check("linear_bwd", "x", x, g->dy.rows, x.cols);
+        for (int64_t m = 0; m < g->dw_acc.rows; m++)
+            for (int64_t k = 0; k < g->dw_acc.cols; k++) {
+                double sum = 0;
+                for (int64_t n = 0; n < g->dy.rows; n++) sum += ref_row(g->dy, n)[m] * ref_row(x, n)[k];
+                ref_row(g->dw_acc, m)[k] += sum;
+            }
+    }
+    if (!tensor_empty(g->dbias_acc)) {
+        ref_check("linear_bwd", "dbias", g->dbias_acc, 1, g->dy.cols);
+        for (int64_t m = 0; m < g->dy.cols; m++) {
+            double sum = 0;
+            for (int64_t n = 0; n < g->dy.rows; n++) sum += ref_row(g->dy, n)[m];
+            ref_row(g->dbias_acc, 0)[m] += sum;
         }
     }
+}
+
+void ref_linear_bwd(Backend *be, Tensor dx, const LinearGrad *g, int n, Tensor x, bool add_dx) {
+    (void)be;
+    if (!tensor_empty(dx)) input_grad(dx, g, n, add_dx);
+    for (int i = 0; i < n; i++) weight_grad(&g[i], x);
 }
 
 /* -- optimizer ---------------------------------------------------------------------------------------------------- */

@@ -29,9 +29,8 @@ void ref_embed_bwd(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx);
 void ref_gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row);
 void ref_scatter_rows(Backend *be, Tensor y, Tensor x, const int32_t *row);
 void ref_scatter_add_rows(Backend *be, Tensor y_acc, Tensor x, const int32_t *row);
-void ref_linear_fwd(Backend *be, Tensor y, Tensor x, Tensor w, Tensor bias, bool add);
-void ref_linear_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor dbias_acc, Tensor dy, Tensor x, Tensor w,
-                    bool add_dx);
+void ref_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
+void ref_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 void ref_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
 
 /* elem.c: norms, positions, activations, distributions */
