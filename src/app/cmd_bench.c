@@ -38,6 +38,7 @@ static const Flag flags[] = {
     {"--pass", "N", "ppo, grpo: tokens a forward pass (default 1024)"},
     {"--iters", "N", "ppo, grpo: timed iterations; one more is run first (default 3)"},
     {0}};
+_Static_assert(COUNT_OF(flags) <= MAX_FLAGS + 1, "more flags than Args holds");
 
 static const BenchSize sizes[] = {
     {"a",
