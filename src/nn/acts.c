@@ -10,7 +10,9 @@
 
 #include <stdlib.h>
 
-static void place_inner(BlockActs *a, Arena *mem, const ModelConfig *c, DType real, int64_t n, Keep keep) {
+/* n rows as far as attention, n_mlp from there on. */
+static void place_inner(BlockActs *a, Arena *mem, const ModelConfig *c, DType real, int64_t n, int64_t n_mlp,
+                        Keep keep) {
     int64_t n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
     bool mean = c->norm == NORM_LAYER, lean = keep == KEEP_NONE;
     if (mean) a->mean1 = tensor_place(mem, real, n, 1);
@@ -21,13 +23,13 @@ static void place_inner(BlockActs *a, Arena *mem, const ModelConfig *c, DType re
     a->v = tensor_place(mem, real, n, n_kv);
     a->o = tensor_place(mem, real, n, n_q);
     a->lse = tensor_place(mem, real, n, c->n_head);
-    a->x_mid = lean ? a->x : tensor_place(mem, real, n, c->d_model);
-    if (mean) a->mean2 = lean ? a->mean1 : tensor_place(mem, real, n, 1);
-    a->rstd2 = lean ? a->rstd1 : tensor_place(mem, real, n, 1);
-    a->h2 = lean ? a->h1 : tensor_place(mem, real, n, c->d_model);
-    if (c->mlp == MLP_SWIGLU) a->gate = tensor_place(mem, real, n, c->d_ff);
-    a->up = tensor_place(mem, real, n, c->d_ff);
-    a->act = lean ? a->up : tensor_place(mem, real, n, c->d_ff);
+    a->x_mid = lean ? a->x : tensor_place(mem, real, n_mlp, c->d_model);
+    if (mean) a->mean2 = lean ? a->mean1 : tensor_place(mem, real, n_mlp, 1);
+    a->rstd2 = lean ? a->rstd1 : tensor_place(mem, real, n_mlp, 1);
+    a->h2 = lean ? a->h1 : tensor_place(mem, real, n_mlp, c->d_model);
+    if (c->mlp == MLP_SWIGLU) a->gate = tensor_place(mem, real, n_mlp, c->d_ff);
+    a->up = tensor_place(mem, real, n_mlp, c->d_ff);
+    a->act = lean ? a->up : tensor_place(mem, real, n_mlp, c->d_ff);
 }
 
 static void place_grads(Acts *a, Arena *mem, DType real) {
@@ -48,17 +50,19 @@ static void place_grads(Acts *a, Arena *mem, DType real) {
 static void acts_place(Acts *a, Arena *mem, DType real) {
     const ModelConfig *c = &a->cfg;
     BlockActs shared = {0};
+    a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
     for (int l = 0; l < c->n_layer; l++) {
         BlockActs *b = &a->block[l];
         bool own_x = l == 0 || a->keep != KEEP_NONE, own_rest = l == 0 || a->keep == KEEP_ALL;
+        bool last = l + 1 == c->n_layer;
         Tensor x = own_x ? tensor_place(mem, real, a->max_tok, c->d_model) : shared.x;
         *b = shared;
         b->x = x;
-        if (own_rest) place_inner(b, mem, c, real, a->max_tok, a->keep);
+        if (own_rest) place_inner(b, mem, c, real, a->max_tok, last ? a->max_row : a->max_tok, a->keep);
         if (l == 0) shared = *b;
+        if (last) b->o_row = tensor_place(mem, real, a->max_row, (int64_t)c->n_head * c->d_head);
+        if (last && a->keep == KEEP_NONE) b->x_mid = a->x_row;
     }
-    a->x_last = a->keep == KEEP_NONE ? shared.x : tensor_place(mem, real, a->max_tok, c->d_model);
-    a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
     if (c->norm == NORM_LAYER) a->mean = tensor_place(mem, real, a->max_row, 1);
     a->rstd = tensor_place(mem, real, a->max_row, 1);
     a->h = tensor_place(mem, real, a->max_row, c->d_model);
@@ -111,12 +115,14 @@ void acts_resize(Acts *a, int n_tok, int n_row) {
     a->n_tok = n_tok, a->n_row = n_row;
     for (int l = 0; l < a->cfg.n_layer; l++) {
         BlockActs *b = &a->block[l];
-        Tensor *t[] = {&b->x,   &b->mean1, &b->rstd1, &b->h1,    &b->q,  &b->k,    &b->v,  &b->o,
-                       &b->lse, &b->x_mid, &b->mean2, &b->rstd2, &b->h2, &b->gate, &b->up, &b->act};
-        for (int i = 0; i < COUNT_OF(t); i++) t[i]->rows = n_tok;
+        Tensor *first[] = {&b->x, &b->mean1, &b->rstd1, &b->h1, &b->q, &b->k, &b->v, &b->o, &b->lse};
+        Tensor *second[] = {&b->x_mid, &b->mean2, &b->rstd2, &b->h2, &b->gate, &b->up, &b->act};
+        for (int i = 0; i < COUNT_OF(first); i++) first[i]->rows = n_tok;
+        for (int i = 0; i < COUNT_OF(second); i++) second[i]->rows = l + 1 == a->cfg.n_layer ? n_row : n_tok;
+        b->o_row.rows = n_row;
     }
     BlockGrads *g = &a->grad;
-    Tensor *by_tok[] = {&a->x_last, &a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate};
+    Tensor *by_tok[] = {&a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate};
     Tensor *by_row[] = {&a->x_row, &a->mean, &a->rstd, &a->h, &a->dh, &a->dx_row};
     for (int i = 0; i < COUNT_OF(by_tok); i++) by_tok[i]->rows = n_tok;
     for (int i = 0; i < COUNT_OF(by_row); i++) by_row[i]->rows = n_row;

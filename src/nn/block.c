@@ -6,6 +6,9 @@
  *
  * Llama and GPT-2 differ in which parameters are empty tensors and in three fields of the configuration; no family is
  * asked. Nothing here knows whether it trains: which activations survive the call is decided by how acts.c placed them.
+ * In the last block what follows attention runs on the rows that the head reads: a gather stands before wo, and where
+ * no row is chosen the block only fills the cache.
+ *
  * Under KEEP_NONE x, x_mid and x_out are the same memory and the copies below vanish; the bits stay the same, because
  * linear_fwd adds the residual last. */
 #include "nn/nn_int.h"
@@ -40,6 +43,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     const BackendOps *op = be->op;
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer];
+    bool last = layer + 1 == c->n_layer;
 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
     const LinearOut qkv[] = {{a->q, w->wq, w->bq}, {a->k, w->wk, w->bk}, {a->v, w->wv, w->bv}};
@@ -54,8 +58,13 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
         op->scatter_rows(be, kv->v[layer], a->v, b->kv_row);
         k = kv->k[layer], v = kv->v[layer];
     }
+    if (last && b->n_row == 0) return;
     op->attn_fwd(be, a->o, a->lse, a->q, k, v, b->seqs, c->d_head);
-    linear_residual(be, a->x_mid, a->x, a->o, w->wo, w->bo);
+    if (last) {
+        op->gather_rows(be, a->o_row, a->o, b->row);
+        op->gather_rows(be, a->x_mid, a->x, b->row);
+    }
+    linear_residual(be, a->x_mid, last ? a->x_mid : a->x, last ? a->o_row : a->o, w->wo, w->bo);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up}, {a->gate, w->w_gate, none}};
@@ -68,22 +77,34 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     linear_residual(be, x_out, a->x_mid, a->act, w->w_down, w->b_down);
 }
 
-void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, const Batch *b) {
+void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
+                    const Batch *b) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer], *d = &m->dw.block[layer];
 
-    op->linear_bwd(be, g->dact, &(LinearGrad){dx, w->w_down, d->w_down, d->b_down}, 1, a->act, false);
-    if (c->mlp == MLP_SWIGLU)
-        op->swiglu_bwd(be, g->dgate, g->dact, g->dact, a->gate, a->up);
-    else
-        op->gelu_bwd(be, g->dact, g->dact, a->up, c->gelu);
-    const LinearGrad up_gate[] = {{g->dact, w->w_up, d->w_up, d->b_up}, {g->dgate, w->w_gate, d->w_gate, none}};
-    op->linear_bwd(be, g->dh, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
-    norm_backward(m, dx, d->mlp_norm, d->mlp_norm_b, g->dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
+    bool last = layer + 1 == c->n_layer, gated = c->mlp == MLP_SWIGLU;
+    Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, dy.rows), dup = tensor_rows(g->dact, 0, dy.rows);
+    Tensor dgate = gated ? tensor_rows(g->dgate, 0, dy.rows) : none;
 
-    op->linear_bwd(be, g->d_o, &(LinearGrad){dx, w->wo, d->wo, d->bo}, 1, a->o, false);
+    op->linear_bwd(be, dup, &(LinearGrad){dy, w->w_down, d->w_down, d->b_down}, 1, a->act, false);
+    if (gated)
+        op->swiglu_bwd(be, dgate, dup, dup, a->gate, a->up);
+    else
+        op->gelu_bwd(be, dup, dup, a->up, c->gelu);
+    const LinearGrad up_gate[] = {{dup, w->w_up, d->w_up, d->b_up}, {dgate, w->w_gate, d->w_gate, none}};
+    op->linear_bwd(be, dh, up_gate, gated ? 2 : 1, a->h2, false);
+    norm_backward(m, dy, d->mlp_norm, d->mlp_norm_b, dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
+
+    Tensor d_o = last ? tensor_rows(g->dq, 0, dy.rows) : g->d_o; /* dq is free until attention's turn */
+    op->linear_bwd(be, d_o, &(LinearGrad){dy, w->wo, d->wo, d->bo}, 1, last ? a->o_row : a->o, false);
+    if (last) {
+        op->zero(be, g->d_o);
+        op->scatter_rows(be, g->d_o, d_o, b->row);
+        op->zero(be, dx);
+        op->scatter_rows(be, dx, dy, b->row);
+    }
     op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, b->seqs, c->d_head);
     if (c->pos == POS_ROPE) {
         op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);

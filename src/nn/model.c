@@ -19,7 +19,7 @@ static void check_batch(const Model *m, const Acts *a, const Batch *b, const KvC
 }
 
 static Tensor block_output(const Acts *a, int layer) {
-    return layer + 1 < a->cfg.n_layer ? a->block[layer + 1].x : a->x_last;
+    return layer + 1 < a->cfg.n_layer ? a->block[layer + 1].x : a->x_row;
 }
 
 void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
@@ -33,7 +33,6 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
     for (int l = 0; l < m->cfg.n_layer; l++) block_forward(m, l, &a->block[l], block_output(a, l), b, kv);
     if (b->n_row == 0) return;
-    op->gather_rows(be, a->x_row, a->x_last, b->row);
     norm_forward(m, a->h, a->mean, a->rstd, a->x_row, m->w.norm, m->w.norm_b);
     if (a->keep != KEEP_NONE) op->zero(be, a->dh);
 }
@@ -47,11 +46,9 @@ void net_backward(Net n, Acts *a, const Batch *b) {
 
     op->zero(be, a->dx_row);
     norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
-    op->zero(be, a->dx);
-    op->scatter_rows(be, a->dx, a->dx_row, b->row);
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
         if (a->keep == KEEP_INPUTS) block_forward(m, l, &a->block[l], block_output(a, l), b, NULL);
-        block_backward(m, l, &a->block[l], &a->grad, a->dx, b);
+        block_backward(m, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
     }
     if (tensor_empty(m->dw.wte)) return;
     op->embed_bwd(be, m->dw.wte, a->dx, b->tok);

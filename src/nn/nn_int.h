@@ -62,6 +62,7 @@ typedef struct {
     Tensor h1;           /* (N, C) normed input of attention */
     Tensor q, k, v;      /* (N, H*D), (N, K*D), (N, K*D), rotated */
     Tensor o, lse;       /* (N, H*D), (N, H) */
+    Tensor o_row;        /* (R, H*D) in the last block, whose other rows below are R, too: nobody reads the rest */
     Tensor x_mid;        /* (N, C) x + attention */
     Tensor mean2, rstd2; /* (N, 1) */
     Tensor h2;           /* (N, C) normed input of the MLP */
@@ -82,8 +83,7 @@ struct Acts {
     int max_tok, max_row;
     int n_tok, n_row;      /* of the last pass */
     BlockActs *block;      /* (n_layer) */
-    Tensor x_last;         /* (N, C) output of the last block */
-    Tensor x_row;          /* (R, C) its chosen rows */
+    Tensor x_row;          /* (R, C) output of the last block: chosen rows only */
     Tensor mean, rstd, h;  /* (R, 1), (R, 1), (R, C): final norm */
     Tensor dh, dx_row, dx; /* (R, C), (R, C), (N, C): gradients of h, x_row and the residual stream */
     BlockGrads grad;
@@ -97,7 +97,9 @@ void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, 
 void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
                    Tensor rstd);
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
-/* dx: gradient of the block's output on entry, of its input on return. */
-void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, const Batch *b);
+/* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
+ * gradient comes in dx_row, which is used up. */
+void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
+                    const Batch *b);
 
 #endif
