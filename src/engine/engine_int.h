@@ -32,6 +32,8 @@ struct Engine {
     Acts *acts;
     int cap_tok;
     int32_t *tok, *pos, *kv_row, *row, *q_off, *kv_len;
+    int32_t *seen, *home; /* scoring only: where sequences share rows, see Batch */
+    int cap_seen;
     int32_t *row_owner; /* (R) slot or sequence of each chosen row */
     int32_t *kv_page;
     size_t cap_kv_page;
@@ -55,7 +57,8 @@ struct Engine {
     SampleScratch *scratch; /* one per thread */
 };
 
-bool engine_reserve(Engine *e, int n_tok, Error *err); /* passes of n_tok tokens, as many rows */
+bool engine_reserve(Engine *e, int n_tok, Error *err);   /* passes of n_tok tokens, as many rows */
+bool engine_reserve_seen(Engine *e, int n, Error *err);  /* after it: attention's rows of such a pass */
 void engine_reserve_kv_page(Engine *e, size_t n);      /* entries of b.seqs.kv_page */
 void pass_begin(Engine *e);
 void pass_forward(Engine *e, KvCache *kv);                              /* b is complete but for its pointers */

@@ -97,34 +97,66 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
         return false;
     }
     acts_place(a, &a->mem, m->be->real);
+    for (int l = 0; l < m->cfg.n_layer; l++) a->block[l].seen = &a->seen;
     *out = a;
+    return true;
+}
+
+static void place_seen(const Acts *a, SeenActs *s, Arena *mem, int64_t n) {
+    const ModelConfig *c = &a->cfg;
+    int64_t n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
+    struct {
+        Tensor *t;
+        int64_t cols;
+    } all[] = {{&s->q, n_q},  {&s->k, n_kv},  {&s->v, n_kv},  {&s->o, n_q},  {&s->lse, c->n_head},
+               {&s->dq, n_q}, {&s->dk, n_kv}, {&s->dv, n_kv}, {&s->d_o, n_q}};
+    int used = a->keep == KEEP_NONE ? 5 : COUNT_OF(all);
+    for (int i = 0; i < used; i++) *all[i].t = tensor_place(mem, a->be->real, n, all[i].cols);
+}
+
+bool acts_share(Acts *a, int n_seen, Error *err) {
+    if (n_seen <= a->max_seen) return true;
+    Arena measure;
+    arena_release(&a->seen_mem);
+    a->seen_mem = (Arena){0};
+    a->max_seen = 0;
+    arena_init_measure(&measure, "rows seen by attention");
+    place_seen(a, &a->seen, &measure, n_seen);
+    if (!arena_init(&a->seen_mem, "rows seen by attention", a->be->mem, measure.used, err)) return false;
+    place_seen(a, &a->seen, &a->seen_mem, n_seen);
+    a->max_seen = n_seen;
     return true;
 }
 
 void acts_close(Acts *a) {
     if (!a) return;
     arena_release(&a->mem);
+    arena_release(&a->seen_mem);
     free(a->block);
     free(a);
 }
 
 /* Every tensor shrinks to the pass's rows; capacity is max_tok and max_row. */
-void acts_resize(Acts *a, int n_tok, int n_row) {
+void acts_resize(Acts *a, const Batch *b) {
+    int n_tok = b->n_tok, n_row = b->n_row;
     CHECK(n_tok > 0 && n_tok <= a->max_tok, "%d tokens in activations for %d", n_tok, a->max_tok);
     CHECK(n_row >= 0 && n_row <= a->max_row, "%d chosen rows in activations for %d", n_row, a->max_row);
     a->n_tok = n_tok, a->n_row = n_row;
     for (int l = 0; l < a->cfg.n_layer; l++) {
-        BlockActs *b = &a->block[l];
-        Tensor *first[] = {&b->x, &b->mean1, &b->rstd1, &b->h1, &b->q, &b->k, &b->v, &b->o, &b->lse};
-        Tensor *second[] = {&b->x_mid, &b->mean2, &b->rstd2, &b->h2, &b->gate, &b->up, &b->act};
+        BlockActs *x = &a->block[l];
+        Tensor *first[] = {&x->x, &x->mean1, &x->rstd1, &x->h1, &x->q, &x->k, &x->v, &x->o, &x->lse};
+        Tensor *second[] = {&x->x_mid, &x->mean2, &x->rstd2, &x->h2, &x->gate, &x->up, &x->act};
         for (int i = 0; i < COUNT_OF(first); i++) first[i]->rows = n_tok;
         for (int i = 0; i < COUNT_OF(second); i++) second[i]->rows = l + 1 == a->cfg.n_layer ? n_row : n_tok;
-        b->o_row.rows = n_row;
+        x->o_row.rows = n_row;
     }
     BlockGrads *g = &a->grad;
     Tensor *by_tok[] = {&a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate};
     Tensor *by_row[] = {&a->x_row, &a->mean, &a->rstd, &a->h, &a->dh, &a->dx_row};
     for (int i = 0; i < COUNT_OF(by_tok); i++) by_tok[i]->rows = n_tok;
+    SeenActs *s = &a->seen;
+    Tensor *by_seen[] = {&s->q, &s->k, &s->v, &s->o, &s->lse, &s->dq, &s->dk, &s->dv, &s->d_o};
+    for (int i = 0; b->seen && i < COUNT_OF(by_seen); i++) by_seen[i]->rows = b->n_seen;
     for (int i = 0; i < COUNT_OF(by_row); i++) by_row[i]->rows = n_row;
 }
 

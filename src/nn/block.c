@@ -38,6 +38,44 @@ static void linear_residual(Backend *be, Tensor y, Tensor residual, Tensor x, Te
     be->op->linear_fwd(be, &(LinearOut){y, w, bias}, 1, x, true);
 }
 
+static void attend(Backend *be, const BlockActs *a, Tensor k, Tensor v, const Batch *b, int d_head) {
+    const BackendOps *op = be->op;
+    const SeenActs *s = a->seen;
+    if (!b->seen) {
+        op->attn_fwd(be, a->o, a->lse, a->q, k, v, b->seqs, d_head);
+        return;
+    }
+    op->gather_rows(be, s->q, a->q, b->seen);
+    op->gather_rows(be, s->k, k, b->seen);
+    op->gather_rows(be, s->v, v, b->seen);
+    op->attn_fwd(be, s->o, s->lse, s->q, s->k, s->v, b->seqs, d_head);
+    op->gather_rows(be, a->o, s->o, b->home);
+    op->gather_rows(be, a->lse, s->lse, b->home);
+}
+
+/* A row that many sequences see gets the sum of its gradients; as a query it has one, at home. */
+static void attend_backward(Backend *be, const BlockActs *a, const BlockGrads *g, const Batch *b, int d_head) {
+    const BackendOps *op = be->op;
+    const SeenActs *s = a->seen;
+    if (!b->seen) {
+        op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, b->seqs, d_head);
+        return;
+    }
+    op->gather_rows(be, s->q, a->q, b->seen);
+    op->gather_rows(be, s->k, a->k, b->seen);
+    op->gather_rows(be, s->v, a->v, b->seen);
+    op->gather_rows(be, s->o, a->o, b->seen);
+    op->gather_rows(be, s->lse, a->lse, b->seen);
+    op->zero(be, s->d_o);
+    op->scatter_rows(be, s->d_o, g->d_o, b->home);
+    op->attn_bwd(be, s->dq, s->dk, s->dv, s->d_o, s->o, s->lse, s->q, s->k, s->v, b->seqs, d_head);
+    op->gather_rows(be, g->dq, s->dq, b->home);
+    op->zero(be, g->dk);
+    op->scatter_add_rows(be, g->dk, s->dk, b->seen);
+    op->zero(be, g->dv);
+    op->scatter_add_rows(be, g->dv, s->dv, b->seen);
+}
+
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
@@ -59,7 +97,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
         k = kv->k[layer], v = kv->v[layer];
     }
     if (last && b->n_row == 0) return;
-    op->attn_fwd(be, a->o, a->lse, a->q, k, v, b->seqs, c->d_head);
+    attend(be, a, k, v, b, c->d_head);
     if (last) {
         op->gather_rows(be, a->o_row, a->o, b->row);
         op->gather_rows(be, a->x_mid, a->x, b->row);
@@ -105,7 +143,7 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
         op->zero(be, dx);
         op->scatter_rows(be, dx, dy, b->row);
     }
-    op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, b->seqs, c->d_head);
+    attend_backward(be, a, g, b, c->d_head);
     if (c->pos == POS_ROPE) {
         op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);
         op->rope(be, g->dk, b->pos, m->freq, c->d_head, true);

@@ -54,6 +54,13 @@ const char *family_prefix(Family f);                 /* of trunk names; some fil
 bool family_check(const ModelConfig *c, Error *err); /* does the family's config.json have a key for every feature? */
 void family_config_write(Str *out, const ModelConfig *c, HeadKind kind, int n_out);
 
+/* Attention's view of a pass whose sequences share rows, one for all blocks: (n_seen, ...) copies of the rows, and in the
+ * backward their gradients before those of one row are added up. */
+typedef struct {
+    Tensor q, k, v, o, lse;
+    Tensor dq, dk, dv, d_o;
+} SeenActs;
+
 /* Activations of one block. Under KEEP_ALL every tensor is its layer's own; under KEEP_INPUTS only x is; under
  * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
 typedef struct {
@@ -68,6 +75,7 @@ typedef struct {
     Tensor h2;           /* (N, C) normed input of the MLP */
     Tensor gate, up;     /* (N, F); gate only for SwiGLU */
     Tensor act;          /* (N, F) input of the down projection */
+    SeenActs *seen;      /* the pass's own; used where the batch shares rows */
 } BlockActs;
 
 typedef struct {            /* backward's work space, one for all blocks */
@@ -88,9 +96,12 @@ struct Acts {
     Tensor dh, dx_row, dx; /* (R, C), (R, C), (N, C): gradients of h, x_row and the residual stream */
     BlockGrads grad;
     Arena mem;
+    int max_seen;
+    SeenActs seen;
+    Arena seen_mem;
 };
 
-void acts_resize(Acts *a, int n_tok, int n_row); /* rows of every tensor := those of one pass */
+void acts_resize(Acts *a, const Batch *b); /* rows of every tensor := those of one pass */
 
 void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b);
 /* dx += */

@@ -18,11 +18,13 @@
 #include "train/rollout.h"
 
 enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
+enum { SEEN_PER_ROW = 2 }; /* where replies share rows: attention's rows of a pass, at most, per row of it */
 
 typedef struct { /* one forward pass: whole replies with their prompts, last tokens left out */
     Batch b;
     BatchBuf buf;
     int32_t *tok, *seq_off, *target;
+    int32_t *same;     /* (replies) tokens shared with the one before */
     int64_t *at;       /* (R) index into the experience of the token that row predicts */
     TokenShare *share; /* (R) what that token counts in the minibatch */
 } Pass;
@@ -113,16 +115,40 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
 
 /* -- one minibatch */
 
+/* Replies in order of their numbers: those to one prompt are neighbours. */
+static int by_number(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Tokens that a reply can share with the one before it: all that both prompts have but the last, whose row predicts. */
+static int shared_with(const Experience *x, int64_t before, int64_t s) {
+    return x->prompt[before] == x->prompt[s] ? x->prompt[s]->n - 1 : 0;
+}
+
+/* Sharing costs attention a few copies: is a sixth of the minibatch saved? */
+static bool shares_rows(const Experience *x, const int64_t *seq, int n) {
+    int64_t all = 0, saved = 0;
+    for (int k = 0; k < n; k++) {
+        all += x->prompt[seq[k]]->n + x->reply[seq[k]].n - 1;
+        if (k > 0) saved += shared_with(x, seq[k - 1], seq[k]);
+    }
+    return 6 * saved >= all;
+}
+
 /* Fills the pass with replies seq[0..] as long as they fit; returns how many it took. */
-static int fill_pass(Ppo *p, const int64_t *seq, int n) {
+static int fill_pass(Ppo *p, const int64_t *seq, int n, bool sharing) {
     Pass *f = &p->pass;
     const Experience *x = &p->x;
-    int n_tok = 0, n_row = 0, taken = 0;
+    int n_tok = 0, n_own = 0, n_row = 0, taken = 0;
     f->seq_off[0] = 0;
     for (; taken < n; taken++) {
         const PpoPrompt *prompt = x->prompt[seq[taken]];
         const GenResult *reply = &x->reply[seq[taken]];
-        if (n_tok + prompt->n + reply->n - 1 > p->c->max_tok) break;
+        int len = prompt->n + reply->n - 1;
+        f->same[taken] = sharing && taken > 0 ? shared_with(x, seq[taken - 1], seq[taken]) : 0;
+        n_own += len - f->same[taken];
+        if (n_own > p->c->max_tok || n_tok + len > (sharing ? SEEN_PER_ROW : 1) * p->c->max_tok) break;
         memcpy(f->tok + n_tok, prompt->tok, (size_t)prompt->n * sizeof(int32_t));
         memcpy(f->tok + n_tok + prompt->n, reply->text, (size_t)(reply->n - 1) * sizeof(int32_t));
         n_tok += prompt->n + reply->n - 1;
@@ -130,11 +156,13 @@ static int fill_pass(Ppo *p, const int64_t *seq, int n) {
     }
     CHECK(taken > 0, "a reply does not fit a pass of %d tokens", p->c->max_tok);
     batch_layout(&f->buf, &f->b, f->tok, n_tok, f->seq_off, taken, true);
+    if (sharing) batch_share(&f->buf, &f->b, f->same);
     for (int k = 0; k < taken; k++) {
         TokenShare share = aggregate_token(p->c->aggregation, x->reply[seq[k]].n, p->c->max_new);
         for (int t = 0; t < x->reply[seq[k]].n; t++, n_row++) {
             f->share[n_row] = share;
-            f->buf.row[n_row] = f->seq_off[k] + x->prompt[seq[k]]->n - 1 + t;
+            int row = f->seq_off[k] + x->prompt[seq[k]]->n - 1 + t;
+            f->buf.row[n_row] = sharing ? f->buf.seen[row] : row;
             f->target[n_row] = x->reply[seq[k]].text[t];
             f->at[n_row] = x->off[seq[k]] + t;
         }
@@ -156,14 +184,16 @@ static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
     return true;
 }
 
-static bool minibatch(Ppo *p, const int64_t *seq, int n, bool first, Error *err) {
+static bool minibatch(Ppo *p, int64_t *seq, int n, bool first, Error *err) {
     const Objective policy = {"ppo policy", 1, NULL, policy_loss, p, p->c->max_tok, p->c->max_tok, NULL};
     const Objective value = {"ppo value", 1, NULL, value_loss, p, p->c->max_tok, p->c->max_tok, NULL};
     double loss = 0, weight = 0, value_rows = 0;
+    qsort(seq, (size_t)n, sizeof *seq, by_number);
+    bool share = p->c->method == RL_GRPO && shares_rows(&p->x, seq, n);
     p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
     p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
     for (int k = 0; k < n;) {
-        k += fill_pass(p, seq + k, n - k);
+        k += fill_pass(p, seq + k, n - k, share);
         loss += train_micro(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice, &weight, p->metrics);
         if (!has_value(p)) continue;
         loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
@@ -368,7 +398,8 @@ static bool ppo_open(Ppo *p, Error *err) {
           "ppo needs a value head of one output");
     if (!rollout_open(&p->rollout, c, p->s, err) ||
         !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &c->optim, err) ||
-        !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err))
+        !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
+        (c->method == RL_GRPO && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     if (has_value(p)) {
         bool same = same_shape(&nets[0].trunk->cfg, &nets[1].trunk->cfg);
@@ -376,7 +407,8 @@ static bool ppo_open(Ppo *p, Error *err) {
             return false;
     }
     if (!good_open(p, err) || !doctor_zero_weight(nets[0].trunk->be, err)) return false;
-    p->pass.tok = mem_alloc((size_t)c->max_tok * sizeof(int32_t));
+    p->pass.tok = mem_alloc(SEEN_PER_ROW * (size_t)c->max_tok * sizeof(int32_t));
+    p->pass.same = mem_alloc((size_t)c->rollouts * sizeof(int32_t));
     p->pass.target = mem_alloc((size_t)c->max_tok * sizeof(int32_t));
     p->pass.seq_off = mem_alloc((size_t)(c->rollouts + 1) * sizeof(int32_t));
     p->pass.at = mem_alloc((size_t)c->max_tok * sizeof(int64_t));
@@ -390,6 +422,7 @@ static void ppo_close(Ppo *p) {
     metrics_free(p->metrics);
     free(p->value_rows);
     free(p->pass.tok);
+    free(p->pass.same);
     free(p->pass.target);
     free(p->pass.seq_off);
     free(p->pass.at);
