@@ -338,6 +338,56 @@ static void test_rollout_is_scoring_is_training(void **state) {
     }
 }
 
+/* Neighbours that begin alike share rows; nobody sees it in the numbers, only in their count. */
+static void test_scoring_shares_beginnings(void **state) {
+    (void)state;
+    enum { N = 24, LONG = 100 };
+    static Texts t;
+    Nets nets;
+    for (int variant = 0; variant < N_VARIANT; variant++) {
+        variant_open(&nets, variant, 1);
+        Error err = {0};
+        texts_fill(&t, 22, 2 * N, 2, LONG, 61);
+        Tokens prefix[N], text[N], whole[N];
+        static int32_t tok[N][2 * LONG];
+        static float all[2][N][2 * LONG], lp[2][N][2 * LONG];
+        float *to_all[2][N], *to_lp[2][N], last[2][N];
+        int n_all = 0;
+        for (int i = 0; i < N; i++) {
+            prefix[i] = t.part[i / 6 * 6]; /* four groups of six */
+            text[i] = t.part[N + i];
+            memcpy(tok[i], prefix[i].tok, (size_t)prefix[i].n * sizeof **tok);
+            memcpy(tok[i] + prefix[i].n, text[i].tok, (size_t)text[i].n * sizeof **tok);
+            whole[i] = (Tokens){tok[i], prefix[i].n + text[i].n};
+            n_all += whole[i].n;
+            for (int k = 0; k < 2; k++) to_all[k][i] = all[k][i], to_lp[k][i] = lp[k][i];
+        }
+        memset(all, 0, sizeof all), memset(lp, 0, sizeof lp);
+        for (int pass = 0; pass < 2; pass++) { /* everything at once; passes that begin inside a group */
+            Engine *l = engine_of(lm_of(&nets), (EngineConfig){.max_batch_tok = pass ? 210 : 4000});
+            Engine *s = engine_of(score_of(&nets), (EngineConfig){.max_batch_tok = pass ? 210 : 4000});
+            for (int i = 0; i < N; i++) {
+                assert_true(engine_score(l, &prefix[i], &text[i], 1, 0.9f, &to_lp[0][i], &err));
+                assert_true(engine_score_last(s, &whole[i], 1, &last[0][i], &err));
+                assert_true(engine_score_all(s, &whole[i], 1, &to_all[0][i], &err));
+            }
+            int64_t alone = engine_stats(l).n_scored, alone_score = engine_stats(s).n_scored;
+            assert_int_equal(alone, n_all - N);
+            assert_true(engine_score(l, prefix, text, N, 0.9f, to_lp[1], &err));
+            assert_true(engine_score_last(s, whole, N, last[1], &err));
+            assert_true(engine_score_all(s, whole, N, to_all[1], &err));
+            assert_memory_equal(lp[0], lp[1], sizeof lp[0]);
+            assert_memory_equal(last[0], last[1], sizeof last[0]);
+            assert_memory_equal(all[0], all[1], sizeof all[0]);
+            assert_true(engine_stats(l).n_scored - alone < alone * 9 / 10);
+            assert_true(engine_stats(s).n_scored < alone_score * 2 * 97 / 100); /* of all rows none is shared */
+            engine_close(l);
+            engine_close(s);
+        }
+        nets_close(&nets);
+    }
+}
+
 /* -- rules
  * -------------------------------------------------------------------------------------------------------------- */
 
@@ -685,6 +735,7 @@ int main(void) {
         cmocka_unit_test(test_few_pages_make_requests_wait),
         cmocka_unit_test(test_threads_change_nothing),
         cmocka_unit_test(test_rollout_is_scoring_is_training),
+        cmocka_unit_test(test_scoring_shares_beginnings),
         cmocka_unit_test(test_hooks_are_obeyed),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_stop_request),
