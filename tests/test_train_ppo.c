@@ -266,15 +266,16 @@ static void test_threads(void **state) {
 }
 
 /* A minibatch in one pass or in many: the same sums to rounding, on both backends; the first rollout to the bit. */
-static void test_passes(void **state) {
-    static const char *const fields[] = {"policy_loss", "value_loss", "approx_kl", "grad_norm", "entropy"};
-    (void)state;
+static void passes(RlMethod method) {
+    const char *const fields[] = {"policy_loss", method == RL_PPO ? "value_loss" : "kl_k3", "approx_kl", "grad_norm",
+                                  "entropy"};
     Error err;
     for (int back = 0; back < 2; back++) {
         Str dir = {0}, metrics[2] = {{0}, {0}};
         for (int k = 0; k < 2; k++) {
             Fixture f;
             fixture_open(&f, back ? "ref" : "cpu", 1);
+            if (method == RL_GRPO) as_grpo(&f);
             f.c.updates = 2;
             f.c.max_tok = k ? 1000 : 10;
             fresh_dir(&dir, "passes");
@@ -293,6 +294,12 @@ static void test_passes(void **state) {
         str_release(&metrics[1]);
         str_release(&dir);
     }
+}
+
+static void test_passes(void **state) {
+    (void)state;
+    passes(RL_PPO);
+    passes(RL_GRPO); /* where one pass holds whole groups, they share their prompts' rows */
 }
 
 /* One optimizer over both nets: the joint norm is that of the policy's and c_v times the value's gradient. */
