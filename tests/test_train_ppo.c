@@ -377,6 +377,35 @@ static void test_groups(void **state) {
     str_release(&metrics);
 }
 
+/* The four aggregations of one rollout's gradient: sums over replies, by replies, by tokens, by what could have been.
+ */
+static void test_aggregations(void **state) {
+    (void)state;
+    Error err;
+    Str dir = {0}, metrics = {0};
+    double norm[4], length = 0;
+    for (int k = 0; k < 4; k++) {
+        Fixture f;
+        fixture_open(&f, "ref", 1);
+        as_grpo(&f);
+        f.c.updates = f.c.epochs = f.c.minibatches = 1;
+        f.c.aggregation = (Aggregation)k;
+        fresh_dir(&dir, "aggregations");
+        must(run(&f, dir.s, &err), &err);
+        read_metrics(&metrics, dir.s);
+        norm[k] = metric(&metrics, 0, "grad_norm");
+        length = metric(&metrics, 0, "length");
+        fixture_close(&f);
+    }
+    assert_true(fabs(norm[AGG_SEQ_MEAN_TOKEN_SUM] / norm[AGG_TOKEN_MEAN] / length - 1) < 1e-9);
+    assert_true(fabs(norm[AGG_SEQ_MEAN_TOKEN_SUM] / norm[AGG_SEQ_SUM_NORM] / MAX_NEW - 1) < 1e-9);
+    double mean = norm[AGG_SEQ_MEAN_TOKEN_MEAN];
+    assert_true(mean < norm[AGG_SEQ_MEAN_TOKEN_SUM] && mean > norm[AGG_SEQ_SUM_NORM]);
+    assert_true(fabs(mean / norm[AGG_TOKEN_MEAN] - 1) > 1e-3);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
 /* Equal scores teach nothing: while the policy is the reference, not one bit of it changes. */
 static void test_flat_groups(void **state) {
     (void)state;
@@ -597,6 +626,7 @@ int main(void) {
         cmocka_unit_test(test_passes),
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_flat_groups),
+        cmocka_unit_test(test_aggregations),
         cmocka_unit_test(test_pm_score),
         cmocka_unit_test(test_value_weight),
         cmocka_unit_test(test_scores_and_prompts),
