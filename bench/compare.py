@@ -20,10 +20,11 @@ import sys
 import tempfile
 import time
 
-RATES = {"tok_s", "tok_s_best", "tok_cpu_s", "step_tok_s", "mb_s", "mb_s_best", "gflops", "gflops_best"}
-TIMES = {"step_ms", "fwd_ms", "bwd_ms", "opt_ms", "train_s", "us", "us_best", "wall_s", "cpu_s"}
+RATES = {"tok_s", "tok_s_best", "tok_cpu_s", "step_tok_s", "rollout_tok_s", "mb_s", "mb_s_best", "gflops", "gflops_best"}
+TIMES = {"iter_s", "iter_s_best", "iter_cpu_s", "rollout_s", "score_s", "update_s",
+         "step_ms", "fwd_ms", "bwd_ms", "opt_ms", "train_s", "us", "us_best", "wall_s", "cpu_s"}
 MEMORY = {"rss_mb", "peak_rss_mb"}
-DEFAULT = ("tok_s", "mb_s", "gflops", "train_s", "wall_s")
+DEFAULT = ("tok_s", "mb_s", "gflops", "iter_s", "train_s", "wall_s")
 MUST_AGREE = ("model", "threads", "isa", "dtype", "batch", "seq", "vocab", "cpu")
 
 

@@ -104,6 +104,8 @@ typedef struct {
     int n_seq, n_tok, n_row, max_page;
     int32_t *tok, *pos, *target, *row, *q_off, *kv_len, *kv_page;
     double *weight; /* (n_tok) of -logprob(target) */
+    int n_seen;     /* sequences share rows, see Batch */
+    int32_t *seen, *home;
 } Rows;
 
 static inline void rows_pages(Rows *r) {
@@ -146,7 +148,7 @@ static inline Rows rows_random(const int *len, int n_seq, int n_vocab, uint64_t 
 
 static inline void rows_free(Rows *r) {
     free(r->tok), free(r->pos), free(r->target), free(r->row), free(r->q_off), free(r->kv_len), free(r->kv_page);
-    free(r->weight);
+    free(r->weight), free(r->seen), free(r->home);
     *r = (Rows){0};
 }
 
@@ -156,6 +158,9 @@ static inline Batch rows_batch(const Rows *r) {
                    .pos = r->pos,
                    .n_row = r->n_row,
                    .row = r->row,
+                   .n_seen = r->n_seen,
+                   .seen = r->seen,
+                   .home = r->home,
                    .seqs = {.n_seq = r->n_seq,
                             .max_page = r->max_page,
                             .q_off = r->q_off,

@@ -106,6 +106,9 @@ static const struct {
     {"bench train --model d", 2, "a, b or c"},
     {"bench tokenize", 2, "--file"},
     {"bench load", 2, "--file"},
+    {"bench ppo --seqs 32 --minibatch 5", 2, "no multiple of --minibatch 5"},
+    {"bench grpo --group 5", 2, "groups of --group 5"},
+    {"bench ppo --plen 1000", 2, "context of 1024"},
     {"constitution --xml --hash x", 2, "choose one"},
     {"tokenize " MODEL " --ids --count", 2, "choose one"},
     {"config rl.lrr=1", 2, "did you mean 'rl.lr'"},
@@ -603,6 +606,12 @@ static void test_bench(void **state) {
         {"bench generate --model c --batch 2 --reps 1 --json",
          "decode/c/x2/16+128",
          {"tok_s", "tok_s_best", "step_tok_s", "batch", "reps", "rss_mb"}},
+        {"bench ppo --seqs 4 --plen 5 --new 6 --epochs 2 --minibatch 2 --iters 1 --json",
+         "ppo/c/4x(5+6)x2",
+         {"iter_s", "iter_s_best", "rollout_s", "score_s", "update_s", "rollout_tok_s", "seqs", "minibatch"}},
+        {"bench grpo --seqs 4 --plen 5 --new 6 --group 2 --iters 1 --json",
+         "grpo/c/4x(5+6)x4",
+         {"iter_s", "rollout_s", "score_s", "update_s", "rollout_tok_s", "iter_cpu_s", "minibatch", "rss_mb"}},
     };
     for (int i = 0; i < COUNT_OF(kind); i++) {
         Ran r = run(kind[i].line);

@@ -53,7 +53,7 @@ static void sl_mixes_by_tokens(void **state) {
     double total = number(j, part[lead], "tokens") / share[lead];
     assert_true(number(j, part[lead], "rows") == number(j, part[lead], "available"));
     int n_filled = 0;
-    assert_true(total > 100);
+    assert_true(total > 50);
     for (int p = 0; p < 4; p++) {
         double tokens = number(j, part[p], "tokens");
         double want = number(j, part[p], "available") > 0 ? share[p] * total : 0;
@@ -208,6 +208,35 @@ static void max_rows_is_a_stable_sample(void **state) {
     rows_release(&again);
 }
 
+/* The other method: its own metrics, no value model; groups that do not fit are refused before anything runs. */
+static void rl_by_groups(void **state) {
+    char out[300];
+    (void)state;
+    snprintf(out, sizeof out, "run.out=%s/out", root);
+    for (int fits = 0; fits < 2; fits++) {
+        RunConfig c;
+        PipelineResult r;
+        Error err = {0};
+        help_config(&c, TINY,
+                    (const char *const[]){out, "prompts.variants=2", "rl.method=grpo",
+                                          fits ? "rl.group=4" : "rl.group=5", NULL});
+        bool ok = pipeline_run(&r, &c, TINY, "rl", NULL, NULL, &err);
+        run_config_release(&c);
+        if (!fits) {
+            assert_false(ok);
+            assert_true(err.code == ERR_CONFIG && strstr(err.msg, "rl.rollouts 16 is no multiple of rl.group 5"));
+            continue;
+        }
+        assert_ok(ok, err);
+        assert_string_not_equal(help_stage(&r, "rl")->dir, help_stage(&run, "rl")->dir);
+        assert_string_equal(help_stage(&r, "pm")->dir, help_stage(&run, "pm")->dir);
+        char *text = help_read(help_stage(&r, "rl")->dir, "metrics.jsonl");
+        assert_true(strstr(text, "\"kl_k3\"") && strstr(text, "\"flat_groups\""));
+        assert_true(!strstr(text, "value_loss") && !strstr(text, "explained_variance"));
+        free(text);
+    }
+}
+
 static void evaluation_rows_are_checked(void **state) {
     static const struct {
         const char *row, *says;
@@ -284,6 +313,7 @@ int main(void) {
                                        cmocka_unit_test(draws_are_even),
                                        cmocka_unit_test(labels_belong_to_pairs),
                                        cmocka_unit_test(max_rows_is_a_stable_sample),
+                                       cmocka_unit_test(rl_by_groups),
                                        cmocka_unit_test(evaluation_rows_are_checked),
                                        cmocka_unit_test(a_record_has_a_story),
                                        cmocka_unit_test(refusals_open_so)};

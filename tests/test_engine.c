@@ -171,6 +171,50 @@ static void test_shared_prefix_changes_nothing(void **state) {
     }
 }
 
+/* Many replies to one prompt compute it once: full pages are shared, the rest is copied, the last token is each one's
+ * own. */
+static void test_groups_compute_prompts_once(void **state) {
+    (void)state;
+    enum { PROMPTS = 7, GROUP = 5, N = PROMPTS * GROUP };
+    static const int length[PROMPTS] = {1, 2, 32, 64, 65, 66, 150};
+    static Texts t;
+    static GenRequest req[N];
+    static GenResult off[N], on[N];
+    const EngineConfig config[] = {{0}, {.max_slots = 3}, {.max_batch_tok = 40}, {.max_batch_tok = 7, .max_slots = 7}};
+    Nets nets;
+    for (int variant = 0; variant < N_VARIANT; variant++) {
+        variant_open(&nets, variant, 1);
+        texts_fill(&t, 21, N, 150, 200, 61);
+        for (int i = 0; i < N; i++) t.part[i] = (Tokens){t.part[i / GROUP * GROUP].tok, length[i / GROUP]};
+        requests(req, &t);
+        for (int i = 0; i < N; i += 4) req[i].sample.max_new = 1; /* donors that are gone after the pass */
+        int64_t prompts = 0, once = 0;
+        for (int p = 0; p < PROMPTS; p++) {
+            prompts += (int64_t)GROUP * length[p];
+            once += length[p] + GROUP - 1; /* the whole, and the last token for the others */
+        }
+        for (int k = 0; k < COUNT_OF(config); k++) {
+            EngineConfig c = config[k];
+            Engine *e = engine_of(lm_of(&nets), c);
+            generate(e, req, N, off);
+            assert_true(engine_stats(e).n_prefill == prompts && engine_stats(e).n_copied == 0);
+            engine_close(e);
+            c.share_prefix = true;
+            e = engine_of(lm_of(&nets), c);
+            generate(e, req, N, on);
+            for (int i = 0; i < N; i++) assert_same_result(&on[i], &off[i]);
+            EngineStats s = engine_stats(e);
+            assert_true(s.n_prefill + s.n_shared + s.n_copied == prompts);
+            if (k == 0) assert_int_equal(s.n_prefill, once);
+            assert_true(s.n_prefill < prompts / 2);
+            engine_free_results(on, N);
+            engine_free_results(off, N);
+            engine_close(e);
+        }
+        nets_close(&nets);
+    }
+}
+
 static void test_few_pages_make_requests_wait(void **state) {
     (void)state;
     enum { N = 20 };
@@ -289,6 +333,56 @@ static void test_rollout_is_scoring_is_training(void **state) {
             }
             engine_free_results(r, N);
             engine_close(e);
+        }
+        nets_close(&nets);
+    }
+}
+
+/* Neighbours that begin alike share rows; nobody sees it in the numbers, only in their count. */
+static void test_scoring_shares_beginnings(void **state) {
+    (void)state;
+    enum { N = 24, LONG = 100 };
+    static Texts t;
+    Nets nets;
+    for (int variant = 0; variant < N_VARIANT; variant++) {
+        variant_open(&nets, variant, 1);
+        Error err = {0};
+        texts_fill(&t, 22, 2 * N, 2, LONG, 61);
+        Tokens prefix[N], text[N], whole[N];
+        static int32_t tok[N][2 * LONG];
+        static float all[2][N][2 * LONG], lp[2][N][2 * LONG];
+        float *to_all[2][N], *to_lp[2][N], last[2][N];
+        int n_all = 0;
+        for (int i = 0; i < N; i++) {
+            prefix[i] = t.part[i / 6 * 6]; /* four groups of six */
+            text[i] = t.part[N + i];
+            memcpy(tok[i], prefix[i].tok, (size_t)prefix[i].n * sizeof **tok);
+            memcpy(tok[i] + prefix[i].n, text[i].tok, (size_t)text[i].n * sizeof **tok);
+            whole[i] = (Tokens){tok[i], prefix[i].n + text[i].n};
+            n_all += whole[i].n;
+            for (int k = 0; k < 2; k++) to_all[k][i] = all[k][i], to_lp[k][i] = lp[k][i];
+        }
+        memset(all, 0, sizeof all), memset(lp, 0, sizeof lp);
+        for (int pass = 0; pass < 2; pass++) { /* everything at once; passes that begin inside a group */
+            Engine *l = engine_of(lm_of(&nets), (EngineConfig){.max_batch_tok = pass ? 210 : 4000});
+            Engine *s = engine_of(score_of(&nets), (EngineConfig){.max_batch_tok = pass ? 210 : 4000});
+            for (int i = 0; i < N; i++) {
+                assert_true(engine_score(l, &prefix[i], &text[i], 1, 0.9f, &to_lp[0][i], &err));
+                assert_true(engine_score_last(s, &whole[i], 1, &last[0][i], &err));
+                assert_true(engine_score_all(s, &whole[i], 1, &to_all[0][i], &err));
+            }
+            int64_t alone = engine_stats(l).n_scored, alone_score = engine_stats(s).n_scored;
+            assert_int_equal(alone, n_all - N);
+            assert_true(engine_score(l, prefix, text, N, 0.9f, to_lp[1], &err));
+            assert_true(engine_score_last(s, whole, N, last[1], &err));
+            assert_true(engine_score_all(s, whole, N, to_all[1], &err));
+            assert_memory_equal(lp[0], lp[1], sizeof lp[0]);
+            assert_memory_equal(last[0], last[1], sizeof last[0]);
+            assert_memory_equal(all[0], all[1], sizeof all[0]);
+            assert_true(engine_stats(l).n_scored - alone < alone * 9 / 10);
+            assert_true(engine_stats(s).n_scored < alone_score * 2 * 97 / 100); /* of all rows none is shared */
+            engine_close(l);
+            engine_close(s);
         }
         nets_close(&nets);
     }
@@ -637,9 +731,11 @@ int main(void) {
         cmocka_unit_test(test_draws_follow_their_coordinates),
         cmocka_unit_test(test_company_changes_nothing),
         cmocka_unit_test(test_shared_prefix_changes_nothing),
+        cmocka_unit_test(test_groups_compute_prompts_once),
         cmocka_unit_test(test_few_pages_make_requests_wait),
         cmocka_unit_test(test_threads_change_nothing),
         cmocka_unit_test(test_rollout_is_scoring_is_training),
+        cmocka_unit_test(test_scoring_shares_beginnings),
         cmocka_unit_test(test_hooks_are_obeyed),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_stop_request),

@@ -176,6 +176,68 @@ static void test_recompute_kept(void **state) {
     on_every_backend(recompute_kept);
 }
 
+/* Sequence s begins with the first same[s] tokens of the one before; those rows are taken out. */
+static void share_rows(Rows *r, const int *same) {
+    int own = 0, chosen = 0;
+    r->n_seen = r->n_tok;
+    r->seen = mem_alloc((size_t)r->n_tok * sizeof(int32_t)), r->home = mem_alloc((size_t)r->n_tok * sizeof(int32_t));
+    for (int s = 0, i = 0; s < r->n_seq; s++)
+        for (int p = 0; p < r->kv_len[s]; p++, i++) {
+            r->seen[i] = p < same[s] ? r->seen[r->q_off[s - 1] + p] : own;
+            if (p < same[s]) continue;
+            r->tok[own] = r->tok[i], r->target[own] = r->target[i], r->weight[own] = r->weight[i];
+            r->pos[own] = r->pos[i], r->home[own++] = i;
+        }
+    for (int k = 0; k < r->n_row; k++) r->row[chosen++] = r->seen[r->row[k]];
+    r->n_tok = own;
+}
+
+static double *shared_pass(Backend *be, const ModelConfig *c, Keep keep, bool share, double *out, size_t *n) {
+    static const int len[] = {80, 90, 9, 12, 70}, same[] = {0, 70, 5, 0, 2};
+    Error err = {0};
+    TestNet t;
+    Acts *a;
+    test_net_open(&t, be, c, HEAD_LM, c->n_vocab, true);
+    Rows rows = rows_random(len, COUNT_OF(len), c->n_vocab, 3);
+    rows.n_row = 0;
+    for (int s = 0; s < rows.n_seq; s++) {
+        for (int p = 0; p < same[s]; p++) rows.tok[rows.q_off[s] + p] = rows.tok[rows.q_off[s - 1] + p];
+        for (int p = s < 2 ? 72 : 6; p < len[s]; p++) rows.row[rows.n_row++] = rows.q_off[s] + p;
+    }
+    if (share) share_rows(&rows, same);
+    OK(acts_open(&a, &t.model, rows.n_tok + 3, rows.n_row + 5, keep, &err));
+    OK(acts_share(a, 100, &err) && acts_share(a, 270, &err));
+    bool backward = keep != KEEP_NONE;
+    run_rows(t.net, a, &rows, 32, backward, out);
+    double *grads = gather_all(t.net, false, n);
+    acts_close(a);
+    rows_free(&rows);
+    test_net_close(&t);
+    return grads;
+}
+
+/* Shared rows: the same outputs to the bit, the same gradients to rounding. */
+static void shared_whole(Backend *be, const ModelConfig *c) {
+    size_t n, n_out = (size_t)99 * (size_t)c->n_vocab; /* 8 + 18 + 3 + 6 + 64 rows */
+    double *whole = mem_alloc(n_out * sizeof *whole), *out = mem_alloc(n_out * sizeof *out);
+    double *want = shared_pass(be, c, KEEP_ALL, false, whole, &n), norm = 0;
+    for (size_t i = 0; i < n; i++) norm += want[i] * want[i];
+    for (int keep = KEEP_ALL; keep <= KEEP_NONE; keep++) {
+        double *got = shared_pass(be, c, (Keep)keep, true, out, &n), off = 0;
+        assert_memory_equal(whole, out, n_out * sizeof *out);
+        for (size_t i = 0; keep != KEEP_NONE && i < n; i++) off += (got[i] - want[i]) * (got[i] - want[i]);
+        double bound = be->real == DTYPE_F64 ? 1e-13 : be->dtype == DTYPE_BF16 ? 1e-2 : 1e-5;
+        assert_true(sqrt(off / norm) < bound);
+        free(got);
+    }
+    free(want), free(whole), free(out);
+}
+
+static void test_shared_whole(void **state) {
+    (void)state;
+    on_every_backend(shared_whole);
+}
+
 static void head_slices(Backend *be, const ModelConfig *c) {
     static const int len[] = {5, 70, 9}, slice[] = {84, 1, 2, 7, 16, 83};
     Error err = {0};
@@ -546,6 +608,7 @@ int main(void) {
         cmocka_unit_test(test_differences_llama),
         cmocka_unit_test(test_differences_gpt2),
         cmocka_unit_test(test_packed_alone),
+        cmocka_unit_test(test_shared_whole),
         cmocka_unit_test(test_recompute_kept),
         cmocka_unit_test(test_head_slices),
         cmocka_unit_test(test_decode_prefill),

@@ -179,6 +179,57 @@ static void case_policy(const Case *c) {
     free(dlp.x);
 }
 
+/* GRPO's loss on the minibatch machinery's own terms: weights and shares of tokens, as they come. TRL's delta is our
+ * dual clip: it acts on negative advantages alone once delta is beyond the clip range. */
+static void case_group_loss(const Case *c) {
+    static const struct {
+        const char *kind;
+        Aggregation as;
+    } kinds[] = {{"grpo", AGG_SEQ_MEAN_TOKEN_MEAN},
+                 {"bnpo", AGG_TOKEN_MEAN},
+                 {"dapo", AGG_TOKEN_MEAN},
+                 {"dr_grpo", AGG_SEQ_SUM_NORM},
+                 {"luspo", AGG_SEQ_MEAN_TOKEN_SUM}};
+    int k = 0;
+    while (strcmp(kinds[k].kind, word(c, "kind"))) k++;
+    PpoClip clip = {num(c, "eps_low"), num(c, "eps_high"), num(c, "delta")};
+    Array adv = advantages(c), dlp = zeros(adv.n);
+    double loss = 0, total = 0;
+    for (int s = 0; s < c->n_seq; s++)
+        for (int64_t t = c->off[s]; t < c->off[s + 1]; t++) {
+            TokenShare share = aggregate_token(kinds[k].as, c->off[s + 1] - c->off[s], num(c, "max_len"));
+            PpoTerm p = ppo_policy_token(&dlp.x[t], c->lp_new.x[t], c->lp_old.x[t], adv.x[t], clip);
+            double kl = grpo_kl_token(&dlp.x[t], c->lp_new.x[t], c->lp_old.x[t], c->lp_ref.x[t], num(c, "beta"),
+                                      flag(c, "kl_ratio"));
+            dlp.x[t] *= share.weight;
+            loss += share.weight * (p.loss + kl);
+            total += share.share;
+        }
+    loss /= total;
+    for (int64_t t = 0; t < dlp.n; t++) dlp.x[t] /= total;
+    expect_array(c, "loss", &loss);
+    expect_ragged(c, "dlogp", dlp.x);
+    free(adv.x);
+    free(dlp.x);
+}
+
+static void case_group_advantage(const Case *c) {
+    Array group = array(json_get(c->in, "group")), adv = zeros(group.n), token = zeros(c->off[c->n_seq]);
+    int64_t off[16] = {0};
+    int n_group = 0;
+    for (int64_t i = 0; i < group.n; i++) {
+        n_group = (int)group.x[i] + 1;
+        off[n_group] = i + 1;
+    }
+    assert_int_equal(group_advantages(adv.x, c->score.x, off, n_group, true, num(c, "eps")), 0);
+    for (int s = 0; s < c->n_seq; s++)
+        for (int64_t t = c->off[s]; t < c->off[s + 1]; t++) token.x[t] = adv.x[s];
+    expect_ragged(c, "adv", token.x);
+    free(group.x);
+    free(adv.x);
+    free(token.x);
+}
+
 static void case_value(const Case *c) {
     Array ret = ragged(c, json_get(c->in, "returns")), dv = zeros(ret.n);
     double loss = 0, clipfrac = 0, n = (double)ret.n;
@@ -283,7 +334,8 @@ static const struct {
     {"masked_whiten", case_whiten, 5}, {"kl_estimate", case_kl, 8},    {"token_reward", case_reward, 3},
     {"gae", case_gae, 5},              {"policy_loss", case_policy, 10}, {"value_loss", case_value, 4},
     {"aggregate", case_aggregate, 7},  {"bt_loss", case_bt, 5},        {"soft_bt", case_soft, 1},
-    {"log_softmax_gather", case_logprob, 3},
+    {"log_softmax_gather", case_logprob, 3}, {"group_loss", case_group_loss, 11},
+    {"group_advantage", case_group_advantage, 2},
     // clang-format on
 };
 
@@ -336,7 +388,7 @@ static void test_reference_cases(void **state) {
     for (int f = 0; f < COUNT_OF(functions); f++) assert_int_equal(n_case[f], functions[f].n_case);
     json_release(g.root);
     assert_int_equal(g.n_fail, 0);
-    assert_true(g.n_run >= 100);
+    assert_true(g.n_run >= 124);
 }
 
 /* Where no package computes them: edges that tensors of random numbers do not reach. */
@@ -378,6 +430,41 @@ static void test_edges(void **state) {
     assert_true(kl_controller(0.1, 0, 6, 100, 1000) == 0.1 * (1 - 0.2 * 0.1));
 }
 
+static void test_groups(void **state) {
+    (void)state;
+    /* 0.1 three times: their mean is not 0.1 to the last bit, their advantages are 0 all the same. Then a group of two.
+     */
+    double score[5] = {0.1, 0.1, 0.1, 3, 1}, adv[5], dlp;
+    int64_t off[] = {0, 3, 5};
+    assert_int_equal(group_advantages(adv, score, off, 2, true, 1e-4), 1);
+    assert_true(adv[0] == 0 && adv[1] == 0 && adv[2] == 0);
+    assert_true(fabs(adv[3] - 1 / (sqrt(2) + 1e-4)) < 1e-15 && adv[4] == -adv[3]);
+    assert_int_equal(group_advantages(adv, score, off, 2, false, 1e-4), 1);
+    assert_true(adv[0] == 0 && adv[3] == 1 && adv[4] == -1);
+    group_advantages(score, score, off, 2, false, 0); /* in place */
+    assert_memory_equal(score, adv, sizeof adv);
+
+    dlp = 0.25; /* policy = reference: no loss, no pull, whatever the ratio */
+    assert_true(grpo_kl_token(&dlp, -0.7, -1.2, -0.7, 0.5, true) == 0 && dlp == 0.25);
+    dlp = 0; /* on policy, weighted by the ratio, the slope is beta (lp - lr): that of the KL itself */
+    grpo_kl_token(&dlp, -0.7, -0.7, -1.1, 0.5, true);
+    assert_true(fabs(dlp - 0.5 * 0.4) < 1e-15);
+
+    int64_t len[] = {0, 2, 5};
+    double x[5] = {1, 2, 3, 4, 6};
+    for (int k = 0; k < 4; k++) { /* batch by batch as at once; B max_len where aggregate() divides by max_len alone */
+        double sum = 0, total = 0;
+        for (int s = 0; s < 2; s++)
+            for (int64_t t = len[s]; t < len[s + 1]; t++) {
+                TokenShare share = aggregate_token((Aggregation)k, len[s + 1] - len[s], 4);
+                sum += share.weight * x[t];
+                total += share.share;
+            }
+        double want = aggregate(x, len, 2, (Aggregation)k, k == AGG_SEQ_SUM_NORM ? 8 : 4);
+        assert_true(fabs(sum / total - want) < 1e-14);
+    }
+}
+
 /* dlp, dv, da, db, dz are the derivatives of what the functions return. */
 static void test_gradients(void **state) {
     (void)state;
@@ -393,6 +480,13 @@ static void test_gradients(void **state) {
         p = ppo_value_token(&b, &unused, u + h, w, 0.3, 0.2);
         m = ppo_value_token(&b, &unused, u - h, w, 0.3, 0.2);
         assert_true(fabs((p - m) / (2 * h) - a) < 1e-6);
+        for (int by_ratio = 0; by_ratio < 2; by_ratio++) {
+            a = unused = 0;
+            grpo_kl_token(&a, u, 0.1, w, 0.3, by_ratio);
+            p = grpo_kl_token(&unused, u + h, 0.1, w, 0.3, by_ratio);
+            m = grpo_kl_token(&unused, u - h, 0.1, w, 0.3, by_ratio);
+            assert_true(fabs((p - m) / (2 * h) - a) < 1e-6);
+        }
         double q = 0.5 + 0.5 * u, da, db;
         preference_loss(&da, &db, u, w, q, 0.1, 0.01);
         p = preference_loss(&a, &b, u + h, w, q, 0.1, 0.01) - preference_loss(&a, &b, u - h, w, q, 0.1, 0.01);
@@ -408,6 +502,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_cases),
         cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_groups),
         cmocka_unit_test(test_gradients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

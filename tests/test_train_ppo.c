@@ -1,7 +1,7 @@
 // layer: train
-/* PPO's plumbing on a tiny net (that it learns is test_train_token_mdp's business): equal bits after a stop or a kill
- * and on any number of threads, scores as configured, the stop at too much KL, and a doctor that notices what it is
- * there for. */
+/* The plumbing of PPO and GRPO on a tiny net (that it learns is test_train_token_mdp's business): equal bits after a
+ * stop or a kill and on any number of threads, scores as configured, the stop at too much KL, and a doctor that notices
+ * what it is there for. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -31,6 +31,7 @@ typedef struct {
     int64_t stop_after, crash_at, perturb_at, n_score, n_report;
     int used[N_PROMPT];
     bool check_scores, saw_cut, saw_end, saw_banned;
+    int flat_calls; /* so many first calls score every reply alike */
 } Fixture;
 
 static void must(bool ok, const Error *err) {
@@ -45,7 +46,7 @@ static bool score_fn(void *ud, const PpoPrompt *p, const Tokens *reply, int n, d
     for (int i = 0; i < n; i++) {
         double hits = 0;
         for (int t = 0; t < reply[i].n; t++) hits += reply[i].tok[t] == GOOD;
-        score[i] = 4 * hits / reply[i].n;
+        score[i] = call < f->flat_calls ? 0.1 : 4 * hits / reply[i].n;
     }
     if (call == f->crash_at) return error_set(err, ERR_IO, "pulled the plug");
     if (call == f->perturb_at) { /* as if somebody else wrote the weights between rollout and update */
@@ -65,6 +66,7 @@ static void report_fn(void *ud, const PpoReport *r) {
         const GenResult *g = &r->reply[i];
         double hits = 0;
         f->used[r->prompt[i]->id]++;
+        if (f->c.method == RL_GRPO) assert_ptr_equal(r->prompt[i], r->prompt[i - i % f->c.group]);
         for (int t = 0; t < g->n; t++) {
             hits += g->text[t] == GOOD;
             f->saw_banned = f->saw_banned || (f->s.ban && f->s.ban[g->text[t]]);
@@ -125,8 +127,15 @@ static void fixture_open(Fixture *f, const char *backend, int n_thread) {
     s->score = score_fn, s->score_ud = f, s->report = report_fn, s->report_ud = f;
 }
 
+static void as_grpo(Fixture *f) {
+    f->c.method = RL_GRPO;
+    f->c.group = 7, f->c.group_scale = f->c.kl_by_ratio = true, f->c.group_eps = 1e-4;
+    f->c.aggregation = AGG_SEQ_MEAN_TOKEN_MEAN;
+}
+
 static bool run(Fixture *f, const char *dir, Error *err) {
-    f->s.policy = f->net[0], f->s.reference = f->net[1], f->s.value = f->net[2];
+    f->s.policy = f->net[0], f->s.reference = f->net[1];
+    f->s.value = f->c.method == RL_PPO ? f->net[2] : (Net){0};
     f->s.score_ud = f->s.report_ud = f;
     f->s.prompt = f->prompt;
     *err = (Error){0};
@@ -177,13 +186,13 @@ static double metric(const Str *metrics, int line, const char *name) {
 
 /* -- equal bits */
 
-static void test_resume(void **state) {
+static void resume(RlMethod method) {
     static const char *const ways[] = {"stop", "kill"};
-    (void)state;
     Error err;
     Fixture a, b;
     Str dir = {0}, metrics_a = {0}, metrics_b = {0};
     fixture_open(&a, "cpu", 1);
+    if (method == RL_GRPO) as_grpo(&a);
     fresh_dir(&dir, "whole");
     must(run(&a, dir.s, &err), &err);
     read_metrics(&metrics_a, dir.s);
@@ -191,6 +200,7 @@ static void test_resume(void **state) {
     assert_true(metric(&metrics_a, 5, "beta") != 0.1); /* the controller's state is part of what must come back */
     for (int way = 0; way < COUNT_OF(ways); way++) {
         fixture_open(&b, "cpu", 1);
+        if (method == RL_GRPO) as_grpo(&b);
         b.c.state_updates = 3;
         fresh_dir(&dir, ways[way]);
         if (way == 0) {
@@ -212,7 +222,7 @@ static void test_resume(void **state) {
         read_metrics(&metrics_b, dir.s);
         assert_string_equal(metrics_a.s, metrics_b.s);
         assert_true(doctor_same_weights(a.net[0], b.net[0]));
-        assert_true(doctor_same_weights(a.net[2], b.net[2]));
+        assert_true(method == RL_GRPO || doctor_same_weights(a.net[2], b.net[2]));
         fixture_close(&b);
     }
     fixture_close(&a);
@@ -221,13 +231,19 @@ static void test_resume(void **state) {
     str_release(&metrics_b);
 }
 
-static void test_threads(void **state) {
+static void test_resume(void **state) {
     (void)state;
+    resume(RL_PPO);
+    resume(RL_GRPO);
+}
+
+static void threads(RlMethod method) {
     Error err;
     Fixture f[2];
     Str dir = {0}, metrics[2] = {{0}, {0}};
     for (int k = 0; k < 2; k++) {
         fixture_open(&f[k], "cpu", k + 1);
+        if (method == RL_GRPO) as_grpo(&f[k]);
         f[k].c.keep = k ? KEEP_INPUTS : KEEP_ALL;
         f[k].c.updates = 3;
         fresh_dir(&dir, "threads");
@@ -243,16 +259,23 @@ static void test_threads(void **state) {
     str_release(&dir);
 }
 
-/* A minibatch in one pass or in many: the same sums to rounding, on both backends; the first rollout to the bit. */
-static void test_passes(void **state) {
-    static const char *const fields[] = {"policy_loss", "value_loss", "approx_kl", "grad_norm", "entropy"};
+static void test_threads(void **state) {
     (void)state;
+    threads(RL_PPO);
+    threads(RL_GRPO);
+}
+
+/* A minibatch in one pass or in many: the same sums to rounding, on both backends; the first rollout to the bit. */
+static void passes(RlMethod method) {
+    const char *const fields[] = {"policy_loss", method == RL_PPO ? "value_loss" : "kl_k3", "approx_kl", "grad_norm",
+                                  "entropy"};
     Error err;
     for (int back = 0; back < 2; back++) {
         Str dir = {0}, metrics[2] = {{0}, {0}};
         for (int k = 0; k < 2; k++) {
             Fixture f;
             fixture_open(&f, back ? "ref" : "cpu", 1);
+            if (method == RL_GRPO) as_grpo(&f);
             f.c.updates = 2;
             f.c.max_tok = k ? 1000 : 10;
             fresh_dir(&dir, "passes");
@@ -271,6 +294,12 @@ static void test_passes(void **state) {
         str_release(&metrics[1]);
         str_release(&dir);
     }
+}
+
+static void test_passes(void **state) {
+    (void)state;
+    passes(RL_PPO);
+    passes(RL_GRPO); /* where one pass holds whole groups, they share their prompts' rows */
 }
 
 /* One optimizer over both nets: the joint norm is that of the policy's and c_v times the value's gradient. */
@@ -327,6 +356,80 @@ static void test_scores_and_prompts(void **state) {
     str_release(&metrics);
 }
 
+/* Prompts in turn, each for a whole group; a metric for what GRPO has and none for what it has not. */
+static void test_groups(void **state) {
+    (void)state;
+    Error err;
+    Fixture f;
+    Str dir = {0}, metrics = {0};
+    fixture_open(&f, "cpu", 1);
+    as_grpo(&f);
+    f.c.updates = 7; /* 14 groups: every prompt twice */
+    fresh_dir(&dir, "groups");
+    must(run(&f, dir.s, &err), &err);
+    for (int p = 0; p < N_PROMPT; p++) assert_int_equal(f.used[p], 2 * 7);
+    read_metrics(&metrics, dir.s);
+    assert_true(metric(&metrics, 0, "kl") == 0 && metric(&metrics, 0, "flat_groups") < 1);
+    assert_true(metric(&metrics, 6, "kl_k3") > 0 && isnan(metric(&metrics, 6, "value_loss")));
+    assert_true(isnan(metric(&metrics, 6, "explained_variance")));
+    fixture_close(&f);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
+/* The four aggregations of one rollout's gradient: sums over replies, by replies, by tokens, by what could have been.
+ */
+static void test_aggregations(void **state) {
+    (void)state;
+    Error err;
+    Str dir = {0}, metrics = {0};
+    double norm[4], length = 0;
+    for (int k = 0; k < 4; k++) {
+        Fixture f;
+        fixture_open(&f, "ref", 1);
+        as_grpo(&f);
+        f.c.updates = f.c.epochs = f.c.minibatches = 1;
+        f.c.aggregation = (Aggregation)k;
+        fresh_dir(&dir, "aggregations");
+        must(run(&f, dir.s, &err), &err);
+        read_metrics(&metrics, dir.s);
+        norm[k] = metric(&metrics, 0, "grad_norm");
+        length = metric(&metrics, 0, "length");
+        fixture_close(&f);
+    }
+    assert_true(fabs(norm[AGG_SEQ_MEAN_TOKEN_SUM] / norm[AGG_TOKEN_MEAN] / length - 1) < 1e-9);
+    assert_true(fabs(norm[AGG_SEQ_MEAN_TOKEN_SUM] / norm[AGG_SEQ_SUM_NORM] / MAX_NEW - 1) < 1e-9);
+    double mean = norm[AGG_SEQ_MEAN_TOKEN_MEAN];
+    assert_true(mean < norm[AGG_SEQ_MEAN_TOKEN_SUM] && mean > norm[AGG_SEQ_SUM_NORM]);
+    assert_true(fabs(mean / norm[AGG_TOKEN_MEAN] - 1) > 1e-3);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
+/* Equal scores teach nothing: while the policy is the reference, not one bit of it changes. */
+static void test_flat_groups(void **state) {
+    (void)state;
+    Error err;
+    Fixture f;
+    Str dir = {0}, metrics = {0};
+    fixture_open(&f, "cpu", 1);
+    as_grpo(&f);
+    f.c.updates = 3;
+    f.c.no_end_score = NAN;
+    f.flat_calls = 2;
+    fresh_dir(&dir, "flat");
+    must(run(&f, dir.s, &err), &err);
+    read_metrics(&metrics, dir.s);
+    for (int i = 0; i < 2; i++)
+        assert_true(metric(&metrics, i, "flat_groups") == 1 && metric(&metrics, i, "grad_norm") == 0);
+    assert_true(metric(&metrics, 1, "kl") == 0 && metric(&metrics, 2, "kl") == 0);
+    assert_true(metric(&metrics, 2, "flat_groups") == 0 && metric(&metrics, 2, "grad_norm") > 0);
+    assert_false(doctor_same_weights(f.net[0], f.net[1]));
+    fixture_close(&f);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
 static void test_pm_score(void **state) {
     (void)state;
     Error err = {0};
@@ -375,6 +478,13 @@ static void test_bad_setup(void **state) {
     f.c.temperature = 0;
     assert_false(run(&f, dir.s, &err));
     assert_true(err.code == ERR_CONFIG && strstr(err.msg, "temperature"));
+    f.c.temperature = 1;
+    as_grpo(&f);
+    for (int group = 1; group < 6; group += 4) { /* nobody to compare with; a group cut in two */
+        f.c.group = group;
+        assert_false(run(&f, dir.s, &err));
+        assert_true(err.code == ERR_CONFIG && strstr(err.msg, "14 rollouts in groups of"));
+    }
     fixture_close(&f);
     str_release(&dir);
 }
@@ -471,6 +581,18 @@ static void test_doctor(void **state) {
     adv[3] += 0.99 * 0.2; /* bootstrapped from a value beyond the end */
     assert_false(doctor_gae(adv, r, v, 4, 0.99, 0.9, &err));
     assert_non_null(strstr(err.msg, "bootstrapped"));
+
+    double group[3] = {0.5, 2, -1}, flat[3] = {0.1, 0.1, 0.1}, a[3], tiny[3] = {1e-17, 0, 0};
+    int64_t three[] = {0, 3};
+    for (int scale = 0; scale < 2; scale++) {
+        group_advantages(a, group, three, 1, scale, 1e-4);
+        assert_true(doctor_group(a, group, 3, scale, 1e-4, &err));
+        assert_false(doctor_group(a, group, 3, !scale, 1e-4, &err));
+        a[1] += 1e-6; /* not centred */
+        assert_false(doctor_group(a, group, 3, scale, 1e-4, &err));
+    }
+    assert_non_null(strstr(err.msg, "reply 1 of a group of 3"));
+    assert_false(doctor_group(tiny, flat, 3, true, 1e-4, &err));
 }
 
 /* A backend that multiplies by the weight instead of skipping the row. */
@@ -502,6 +624,9 @@ int main(void) {
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_flat_groups),
+        cmocka_unit_test(test_aggregations),
         cmocka_unit_test(test_pm_score),
         cmocka_unit_test(test_value_weight),
         cmocka_unit_test(test_scores_and_prompts),

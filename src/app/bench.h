@@ -28,6 +28,7 @@ typedef struct {
     const char *file, *tokenizer;
     int64_t vocab;
     double mb, trainer_tok_s;
+    int64_t seqs, plen, n_new, epochs, minibatch, group, iters, pass; /* ppo, grpo */
     const char *rows, *ops; /* gemm: list of row counts; list of products, NULL for all */
     bool cold;              /* gemm: weights from memory */
     double ms;              /* gemm: least time of a case */
@@ -58,5 +59,7 @@ bool bench_generate(Bench *b, Error *err);
 bool bench_tokenize(Bench *b, Error *err);
 bool bench_load(Bench *b, Error *err);
 bool bench_gemm(Bench *b, Error *err);
+bool bench_ppo(Bench *b, Error *err);
+bool bench_grpo(Bench *b, Error *err);
 
 #endif

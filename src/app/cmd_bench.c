@@ -1,4 +1,4 @@
-/* dikast bench: speed of training, generation, tokenizing, loading and matrix products on random weights. */
+/* dikast bench: speed of training, generation, tokenizing, loading, matrix products, PPO and GRPO on random weights. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include "cai/manifest.h"
 
 static const Flag flags[] = {
-    {"--model", "SIZE", "a: GPT-2 124M, b: Llama-like 12M, c: Llama-like 4M (default b)"},
+    {"--model", "SIZE", "a: GPT-2 124M, b: Llama-like 12M, c: Llama-like 4M (default b; ppo, grpo: c)"},
     THREADS_FLAG,
     ISA_FLAG,
     {"--dtype", "DTYPE", "of weights and activations: fp32 (default) or bf16"},
@@ -33,7 +33,16 @@ static const Flag flags[] = {
     {"--vocab", "N", "tokenize, load: size of the trained vocabulary (default 4096)"},
     {"--mb", "MB", "tokenize: bytes of the text that are used (default 10)"},
     {"--trainer-tok-s", "N", "load: tokens a second of the trainer that takes the packs (default 100000)"},
+    {"--seqs", "N", "ppo, grpo: replies an iteration (default 32)"},
+    {"--plen", "N", "ppo, grpo: prompt tokens (default 32)"},
+    {"--new", "N", "ppo, grpo: tokens of a reply (default 64)"},
+    {"--epochs", "N", "ppo, grpo: passes over the replies (default 4)"},
+    {"--minibatch", "N", "ppo, grpo: replies an optimizer step (default: all of them)"},
+    {"--group", "N", "grpo: replies a prompt (default 8)"},
+    {"--pass", "N", "ppo, grpo: tokens a forward pass (default 1024)"},
+    {"--iters", "N", "ppo, grpo: timed iterations; one more is run first (default 3)"},
     {0}};
+_Static_assert(COUNT_OF(flags) <= MAX_FLAGS + 1, "more flags than Args holds");
 
 static const BenchSize sizes[] = {
     {"a",
@@ -221,11 +230,20 @@ void case_end(Case *c, Meter m, const char *say, ...) {
 static const struct {
     const char *name;
     bool (*run)(Bench *b, Error *err);
-} kinds[] = {{"train", bench_train},
-             {"generate", bench_generate},
-             {"tokenize", bench_tokenize},
-             {"load", bench_load},
-             {"gemm", bench_gemm}};
+} kinds[] = {{"train", bench_train}, {"generate", bench_generate}, {"tokenize", bench_tokenize}, {"load", bench_load},
+             {"gemm", bench_gemm},   {"ppo", bench_ppo},           {"grpo", bench_grpo}};
+
+static bool read_rl_flags(Bench *b, const Args *a, Error *err) {
+    const Command *c = &command_bench;
+    return args_int(a, c, "--seqs", 32, 2, 4096, &b->seqs, err) &&
+           args_int(a, c, "--plen", 32, 1, 4096, &b->plen, err) &&
+           args_int(a, c, "--new", 64, 1, 4096, &b->n_new, err) &&
+           args_int(a, c, "--epochs", 4, 1, 100, &b->epochs, err) &&
+           args_int(a, c, "--minibatch", b->seqs, 1, 4096, &b->minibatch, err) &&
+           args_int(a, c, "--pass", 1024, 1, 1 << 20, &b->pass, err) &&
+           args_int(a, c, "--group", 8, 2, 4096, &b->group, err) &&
+           args_int(a, c, "--iters", 3, 1, 100000, &b->iters, err);
+}
 
 static bool read_flags(Bench *b, const Args *a, Error *err) {
     const Command *c = &command_bench;
@@ -246,15 +264,15 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     if (keep && strcmp(keep, "all") && strcmp(keep, "inputs"))
         return error_set(err, ERR_CONFIG, "--keep must be all or inputs, found '%s'", keep);
     b->keep = keep && !strcmp(keep, "inputs") ? KEEP_INPUTS : KEEP_ALL;
-    b->size = bench_size(model ? model : "b", err);
-    return b->size && args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
+    bool rl = !strcmp(a->arg[0], "ppo") || !strcmp(a->arg[0], "grpo");
+    b->size = bench_size(model ? model : rl ? "c" : "b", err);
+    return b->size && read_rl_flags(b, a, err) && args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
            args_int(a, c, "--warmup", 2, 0, 1000000, &b->warmup, err) &&
            args_int(a, c, "--batch", 0, 0, 4096, &b->batch, err) &&
            args_int(a, c, "--seq", 0, 0, 1 << 20, &b->seq, err) &&
            args_int(a, c, "--reps", 3, 1, 10000, &b->reps, err) && args_num(a, c, "--peak", 0, 0, 1e9, &b->peak, err) &&
            args_int(a, c, "--vocab", 4096, 275, 1 << 20, &b->vocab, err) &&
-           args_num(a, c, "--ms", 30, 0.001, 1e6, &b->ms, err) &&
-           args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err) &&
+           args_num(a, c, "--ms", 30, 0.001, 1e6, &b->ms, err) && args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err) &&
            args_num(a, c, "--trainer-tok-s", 100000, 1, 1e12, &b->trainer_tok_s, err);
 }
 
@@ -268,13 +286,13 @@ static bool run(const Args *a, Error *err) {
         machine_close(&b.machine);
         return ok;
     }
-    return error_set(err, ERR_CONFIG, "no benchmark '%s'; there are train, generate, tokenize, load and gemm",
-                     a->arg[0]);
+    return error_set(err, ERR_CONFIG,
+                     "no benchmark '%s'; there are train, generate, tokenize, load, gemm, ppo and grpo", a->arg[0]);
 }
 
 const Command command_bench = {
     .name = "bench",
-    .usage = "bench train|generate|tokenize|load|gemm [flags] [--json]",
+    .usage = "bench train|generate|tokenize|load|gemm|ppo|grpo [flags] [--json]",
     .help =
         "speed on this machine\n\n"
         "Random weights and random tokens, one line per case; --json: one object per case. Rates are medians over the\n"

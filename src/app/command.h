@@ -13,7 +13,7 @@ typedef struct {
     const char *help;
 } Flag;
 
-enum { MAX_ARGS = 64, MAX_FLAGS = 24 };
+enum { MAX_ARGS = 64, MAX_FLAGS = 40 };
 typedef struct {
     const char *arg[MAX_ARGS]; /* positional */
     int n_arg;

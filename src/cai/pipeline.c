@@ -313,6 +313,14 @@ static bool check_config(const RunConfig *cfg, Error *err) {
                 {"data.redteam or data.benign", cfg->data.redteam.n + cfg->data.benign.n}};
     for (int i = 0; i < COUNT_OF(list); i++)
         if (list[i].n == 0) return error_set(err, ERR_CONFIG, "%s: no file is named", list[i].name);
+    if (cfg->rl.minibatches > cfg->rl.rollouts)
+        return error_set(err, ERR_CONFIG, "rl.n_minibatch %lld is more than rl.rollouts %lld",
+                         (long long)cfg->rl.minibatches, (long long)cfg->rl.rollouts);
+    if (cfg->rl.method == 1 && cfg->rl.rollouts % cfg->rl.group)
+        return error_set(
+            err, ERR_CONFIG,
+            "rl.rollouts %lld is no multiple of rl.group %lld: with rl.method grpo every update has whole groups",
+            (long long)cfg->rl.rollouts, (long long)cfg->rl.group);
     if (cfg->model.import[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)

@@ -7,9 +7,9 @@
 
 /* Rows that every training section shares; the defaults that differ are arguments. */
 // clang-format off
-#define OPTIM_ROWS(sec, field, steps_, lr_, schedule_) \
+#define OPTIM_ROWS(sec, field, steps_, micro_, lr_, schedule_) \
     {sec ".steps",        CFG_INT,   CFG_RESULT, AT(field.steps),        steps_,    0, BIG, "optimizer steps (rl: updates); 0: follow from epochs"}, \
-    {sec ".micro_tokens", CFG_INT,   CFG_RESULT, AT(field.micro_tokens), "4096",  16, BIG, "tokens per forward pass"}, \
+    {sec ".micro_tokens", CFG_INT,   CFG_RESULT, AT(field.micro_tokens), micro_,    16, BIG, "tokens per forward pass"}, \
     {sec ".warmup",       CFG_INT,   CFG_RESULT, AT(field.warmup),       "20",     0, BIG, "warm-up steps"}, \
     {sec ".lr",           CFG_FLOAT, CFG_RESULT, AT(field.lr),           lr_,       0, 10,  "peak learning rate, AdamW"}, \
     {sec ".min_lr",       CFG_FLOAT, CFG_RESULT, AT(field.min_lr),       "0.1",    0, 1,   "floor of the schedule, share of lr"}, \
@@ -25,7 +25,7 @@
 #define TRAIN_ROWS(sec, field, steps_, epochs_, lr_, schedule_) \
     {sec ".epochs",       CFG_FLOAT, CFG_RESULT, AT(field.epochs),       epochs_,   0, 1e6, "passes over the data when steps is 0"}, \
     {sec ".batch_tokens", CFG_INT,   CFG_RESULT, AT(field.batch_tokens), "4096",  16, BIG, "tokens per optimizer step (about; micro_tokens x accumulation)"}, \
-    OPTIM_ROWS(sec, field, steps_, lr_, schedule_)
+    OPTIM_ROWS(sec, field, steps_, "4096", lr_, schedule_)
 
 #define SAMPLE_ROWS(sec, field, temperature_, max_new_)                                                                                   \
     {sec ".temperature",  CFG_FLOAT, CFG_RESULT, AT(field.temperature),  temperature_, 0, 100, "sampling temperature; 0: greedy"},         \
@@ -151,29 +151,35 @@ const CfgKey run_keys[] = {
     {"pm.shuffle",       CFG_BOOL,  CFG_RESULT, AT(pm.shuffle), "false", 0, 0, "labels are shuffled among pairs after sides were randomised (control)"},
     {"pm.untrained",     CFG_BOOL,  CFG_RESULT, AT(pm.untrained), "false", 0, 0, "leave the preference model untrained (control)"},
 
-    OPTIM_ROWS("rl", rl.t, "60", "3e-5", LINEAR),
+    OPTIM_ROWS("rl", rl.t, "60", "1024", "3e-5", LINEAR),
+    {"rl.method",        CFG_ENUM,  CFG_RESULT, AT(rl.method), "ppo|grpo", 0, 0, "ppo: value model, KL in the reward; grpo: advantages within groups of replies to one prompt, KL in the loss"},
     {"rl.temperature",   CFG_FLOAT, CFG_RESULT, AT(rl.s.temperature), "1", 0.01, 100, "sampling temperature of rollouts, and of every log-prob of the update"},
     {"rl.max_new",       CFG_INT,   CFG_RESULT, AT(rl.s.max_new), "64", 1, 1e6, "longest reply, tokens"},
     {"rl.rollouts",      CFG_INT,   CFG_RESULT, AT(rl.rollouts), "96", 2, 1e6, "replies per update"},
     {"rl.n_epoch",       CFG_INT,   CFG_RESULT, AT(rl.epochs), "4", 1, 100, "passes over the rollouts per update"},
     {"rl.n_minibatch",   CFG_INT,   CFG_RESULT, AT(rl.minibatches), "2", 1, 1000, "optimizer steps per pass"},
+    {"rl.group",         CFG_INT,   CFG_RESULT, AT(rl.group), "8", 2, 1e6, "grpo: replies per prompt; rl.rollouts is a multiple of it"},
+    {"rl.group_scale",   CFG_BOOL,  CFG_RESULT, AT(rl.group_scale), "true", 0, 0, "grpo: advantages are divided by the group's deviation (which divides rl.beta by it, too)"},
+    {"rl.group_eps",     CFG_FLOAT, CFG_RESULT, AT(rl.group_eps), "1e-4", 0, 100, "grpo: added to the deviation"},
+    {"rl.kl_by_ratio",   CFG_BOOL,  CFG_RESULT, AT(rl.kl_by_ratio), "true", 0, 0, "grpo: the loss's KL is weighted by the ratio to the rollout's policy, which makes its gradient that of the KL"},
+    {"rl.aggregate",     CFG_ENUM,  CFG_RESULT, AT(rl.aggregate), "auto|token_mean|seq_mean_token_sum|seq_mean_token_mean|seq_sum_norm", 0, 0, "how token losses become one; auto: token_mean (ppo), seq_mean_token_mean (grpo); seq_sum_norm: sums over rl.max_new"},
     {"rl.redteam_share", CFG_FLOAT, CFG_RESULT, AT(rl.redteam_share), "0.5", 0, 1, "share of red-team prompts among rollouts"},
-    {"rl.beta",          CFG_FLOAT, CFG_RESULT, AT(rl.beta), "0.05", 0, 100, "KL penalty to SL-CAI, per nat"},
-    {"rl.gamma",         CFG_FLOAT, CFG_RESULT, AT(rl.gamma), "1", 0, 1, "discount"},
-    {"rl.lambda",        CFG_FLOAT, CFG_RESULT, AT(rl.lambda), "0.95", 0, 1, "GAE lambda"},
+    {"rl.beta",          CFG_FLOAT, CFG_RESULT, AT(rl.beta), "0.05", 0, 100, "KL penalty to SL-CAI, per nat: of the reward (ppo) or the loss (grpo)"},
+    {"rl.gamma",         CFG_FLOAT, CFG_RESULT, AT(rl.gamma), "1", 0, 1, "ppo: discount"},
+    {"rl.lambda",        CFG_FLOAT, CFG_RESULT, AT(rl.lambda), "0.95", 0, 1, "ppo: GAE lambda"},
     {"rl.clip_low",      CFG_FLOAT, CFG_RESULT, AT(rl.clip_low), "0.2", 0, 10, "ratio clip below 1"},
     {"rl.clip_high",     CFG_FLOAT, CFG_RESULT, AT(rl.clip_high), "0.2", 0, 10, "ratio clip above 1"},
     {"rl.dual_clip",     CFG_FLOAT, CFG_RESULT, AT(rl.dual_clip), "0", 0, 100, "dual clip constant; 0: off"},
-    {"rl.value_clip",    CFG_FLOAT, CFG_RESULT, AT(rl.value_clip), "0.2", 0, 100, "value clip; 0: off"},
-    {"rl.value_weight",  CFG_FLOAT, CFG_RESULT, AT(rl.value_weight), "0.1", 0, 100, "c_v, weight of the value loss"},
-    {"rl.value_lr",      CFG_FLOAT, CFG_RESULT, AT(rl.value_lr), "1", 0, 1000, "learning rate of the value model relative to the policy's"},
+    {"rl.value_clip",    CFG_FLOAT, CFG_RESULT, AT(rl.value_clip), "0.2", 0, 100, "ppo: value clip; 0: off"},
+    {"rl.value_weight",  CFG_FLOAT, CFG_RESULT, AT(rl.value_weight), "0.1", 0, 100, "ppo: c_v, weight of the value loss"},
+    {"rl.value_lr",      CFG_FLOAT, CFG_RESULT, AT(rl.value_lr), "1", 0, 1000, "ppo: learning rate of the value model relative to the policy's"},
     {"rl.no_end_score",  CFG_FLOAT, CFG_RESULT, AT(rl.no_end_score), "-1", -100, 100, "normalised score of replies cut by length"},
     {"rl.score_clip",    CFG_FLOAT, CFG_RESULT, AT(rl.score_clip), "10", 0, 1000, "normalised score is clipped to +- this; 0: off"},
     {"rl.kl_target",     CFG_FLOAT, CFG_RESULT, AT(rl.kl_target), "0", 0, 1000, "adaptive beta: nats per reply aimed at; 0: fixed beta"},
     {"rl.kl_horizon",    CFG_FLOAT, CFG_RESULT, AT(rl.kl_horizon), "10000", 1, BIG, "adaptive beta: horizon, episodes"},
     {"rl.kl_stop",       CFG_FLOAT, CFG_RESULT, AT(rl.kl_stop), "25", 0, 1e6, "nats per reply at which training stops; 0: off"},
-    {"rl.whiten_rewards", CFG_BOOL, CFG_RESULT, AT(rl.whiten_rewards), "false", 0, 0, "whiten rewards"},
-    {"rl.whiten_advantages", CFG_BOOL, CFG_RESULT, AT(rl.whiten_advantages), "true", 0, 0, "whiten advantages"},
+    {"rl.whiten_rewards", CFG_BOOL, CFG_RESULT, AT(rl.whiten_rewards), "false", 0, 0, "ppo: whiten rewards"},
+    {"rl.whiten_advantages", CFG_BOOL, CFG_RESULT, AT(rl.whiten_advantages), "true", 0, 0, "ppo: whiten advantages"},
 
     TRAIN_ROWS("classifier", classifier.t, "0", "3", "5e-4", COSINE),
     {"classifier.holdout", CFG_FLOAT, CFG_RESULT, AT(classifier.holdout), "0.3", 0.05, 0.9, "share of labelled replies held out: half validation, half test"},

@@ -62,10 +62,13 @@ typedef struct {
     struct {
         TrainKeys t;                /* lr, schedule, clip...; steps = updates */
         SampleKeys s;
-        int64_t rollouts, epochs, minibatches;
+        int method;                 /* ppo | grpo */
+        int64_t rollouts, epochs, minibatches, group;
+        int aggregate;              /* auto | the kinds of Aggregation */
         double redteam_share, beta, gamma, lambda, clip_low, clip_high, dual_clip, value_clip, value_weight, value_lr;
         double no_end_score, score_clip, kl_target, kl_horizon, kl_stop;
-        bool whiten_rewards, whiten_advantages;
+        double group_eps;
+        bool whiten_rewards, whiten_advantages, group_scale, kl_by_ratio;
     } rl;
     struct { TrainKeys t; double holdout; } classifier;
     struct {

@@ -1,4 +1,5 @@
-/* RL-CAI: PPO of SL-CAI against the preference model, KL to SL-CAI in the reward. samples.jsonl keeps some rollouts. */
+/* RL-CAI: PPO or GRPO of SL-CAI against the preference model, held near SL-CAI by a KL penalty. samples.jsonl keeps
+ * some rollouts. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,9 +115,16 @@ static int mix_prompts(int **out, const Prompts *p, double red_share) {
     return total;
 }
 
+/* rl.aggregate: auto, then the kinds in their order. */
+static Aggregation aggregation(const RunConfig *c) {
+    if (c->rl.aggregate > 0) return (Aggregation)(c->rl.aggregate - 1);
+    return c->rl.method == RL_GRPO ? AGG_SEQ_MEAN_TOKEN_MEAN : AGG_TOKEN_MEAN;
+}
+
 static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
     const RunConfig *c = ctx->cfg;
-    *p = (PpoConfig){.updates = c->rl.t.steps,
+    *p = (PpoConfig){.method = (RlMethod)c->rl.method,
+                     .updates = c->rl.t.steps,
                      .rollouts = (int)c->rl.rollouts,
                      .epochs = (int)c->rl.epochs,
                      .minibatches = (int)c->rl.minibatches,
@@ -133,6 +141,11 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
                      .score_clip = c->rl.score_clip,
                      .whiten_rewards = c->rl.whiten_rewards,
                      .whiten_advantages = c->rl.whiten_advantages,
+                     .aggregation = aggregation(c),
+                     .group = (int)c->rl.group,
+                     .group_scale = c->rl.group_scale,
+                     .group_eps = c->rl.group_eps,
+                     .kl_by_ratio = c->rl.kl_by_ratio,
                      .kl_target = c->rl.kl_target,
                      .kl_horizon = c->rl.kl_horizon,
                      .kl_stop = c->rl.kl_stop,
@@ -151,10 +164,11 @@ typedef struct {
 
 static bool open_nets(Nets *n, const StageCtx *ctx, Error *err) {
     const char *sl = stage_input(ctx, "sl"), *pm = stage_input(ctx, "pm");
-    EngineConfig ec = {0};
+    EngineConfig ec = {.max_batch_tok = (int)ctx->cfg->rl.t.micro_tokens};
+    bool ppo = ctx->cfg->rl.method == RL_PPO;
     return stage_net_open(&n->policy, ctx, sl, HEAD_LM, true, err) &&
            stage_net_open(&n->reference, ctx, sl, HEAD_LM, false, err) &&
-           stage_net_open(&n->value, ctx, pm, HEAD_SCORE, true, err) &&
+           (!ppo || stage_net_open(&n->value, ctx, pm, HEAD_SCORE, true, err)) &&
            stage_net_open(&n->pm, ctx, pm, HEAD_SCORE, false, err) && engine_open(&n->scorer, n->pm.net, &ec, err);
 }
 
@@ -212,6 +226,8 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
         ledger_in(ctx->ledger, 1, 0);
         ledger_add(ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "CONTEXT", 1, 0);
         if (!fits) continue;
+        if (seq[i].tok.n + c.max_new > c.max_tok)
+            c.max_tok = seq[i].tok.n + c.max_new; /* one reply has to fit a pass */
         of[used] = of[i];
         prompt[used++] = (PpoPrompt){stage_id(prompts->item[of[i]].id), seq[i].tok.id, seq[i].tok.n};
     }
@@ -273,8 +289,8 @@ static bool run(const StageCtx *ctx, Error *err) {
 }
 
 const Stage stage_rl = {.name = "rl",
-                        .help = "RL-CAI: PPO against the preference model with a KL penalty to SL-CAI",
-                        .version = 1,
+                        .help = "RL-CAI: PPO or GRPO against the preference model with a KL penalty to SL-CAI",
+                        .version = 2,
                         .needs = {"tokenizer", "prompts", "sl", "pm"},
                         .section = {"rl."},
                         .run = run};

@@ -61,8 +61,8 @@ void engine_close(Engine *e) {
     gen_release(e);
     acts_close(e->acts);
     arena_release(&e->head_mem);
-    int32_t *const array[] = {e->tok,   e->pos,    e->kv_row,  e->row,   e->row_owner,
-                              e->q_off, e->kv_len, e->kv_page, e->target};
+    int32_t *const array[] = {e->tok,    e->pos,     e->kv_row, e->row,  e->row_owner, e->q_off,
+                              e->kv_len, e->kv_page, e->target, e->seen, e->home};
     for (int i = 0; i < COUNT_OF(array); i++) free(array[i]);
     free(e->host);
     free(e);
@@ -90,8 +90,17 @@ bool engine_reserve(Engine *e, int n_tok, Error *err) {
     grow(&e->row_owner, cap);
     grow(&e->q_off, cap + 1);
     grow(&e->kv_len, cap);
+    grow(&e->home, cap);
     e->cap_tok = cap;
     return true;
+}
+
+bool engine_reserve_seen(Engine *e, int n, Error *err) {
+    if (n > e->cap_seen) {
+        grow(&e->seen, n);
+        e->cap_seen = n;
+    }
+    return acts_share(e->acts, e->cap_seen, err);
 }
 
 void engine_reserve_kv_page(Engine *e, size_t n) {

@@ -3,7 +3,7 @@
  *
  * Continuous batching: requests enter as slots and pages free up; prefill is cut into pieces that share a pass with decode
  * rows. Requests whose prompts begin alike share the full pages of the common beginning (found by the hash of its tokens
- * and the trunk's version). id keys the random numbers; on CPU F32 no result depends on what was shared, on slots or on who
+ * and the trunk's version) and copy the rest of it from a running one: many replies to one prompt compute it once. id keys the random numbers; on CPU F32 no result depends on what was shared, on slots or on who
  * else was generated. Borrowed Net; weights may change between calls (caches are dropped by version). */
 #ifndef DIKAST_ENGINE_ENGINE_H
 #define DIKAST_ENGINE_ENGINE_H
@@ -68,7 +68,8 @@ bool engine_score_all(Engine *e, const Tokens *seq, int n, float *const *out, Er
 /* Mean over tokens of exact-vocabulary KL(net || other) is the caller's; raw logits of the last row for tools: */
 bool engine_logits(Engine *e, Tokens prompt, float *logits, Error *err);
 
-typedef struct { int64_t n_prefill, n_decode, n_shared, n_scored, n_pass; double seconds; } EngineStats;
+typedef struct { int64_t n_prefill, n_decode, n_shared, n_copied, n_scored, n_pass; double seconds; } EngineStats;   /* tokens,
+                    but for n_pass; shared: by page, copied: from a page that is not full */
 EngineStats engine_stats(const Engine *e);
 
 /* engine/sample.c, pure: logits (V) -> token; -1 when none can be drawn (logits not finite, or everything banned). u in

@@ -14,6 +14,7 @@ typedef struct {            /* a request being worked on */
     int n_done;             /* positions whose keys and values are computed, those of the pass being built included */
     int n_page, n_promised; /* pages it holds; pages it may still take */
     int n_named;            /* full pages whose names are known to `chain` */
+    int donor, n_copy;      /* n_copy > 0: positions of its next page that it copies from that slot after this pass */
     Hash chain;             /* name of the last full page */
     int32_t *page;          /* (max_page) */
     int32_t *seen;          /* (max_seq) prompt and text, for the repetition penalty */
@@ -31,6 +32,8 @@ struct Engine {
     Acts *acts;
     int cap_tok;
     int32_t *tok, *pos, *kv_row, *row, *q_off, *kv_len;
+    int32_t *seen, *home; /* scoring only: where sequences share rows, see Batch */
+    int cap_seen;
     int32_t *row_owner; /* (R) slot or sequence of each chosen row */
     int32_t *kv_page;
     size_t cap_kv_page;
@@ -54,7 +57,8 @@ struct Engine {
     SampleScratch *scratch; /* one per thread */
 };
 
-bool engine_reserve(Engine *e, int n_tok, Error *err); /* passes of n_tok tokens, as many rows */
+bool engine_reserve(Engine *e, int n_tok, Error *err);   /* passes of n_tok tokens, as many rows */
+bool engine_reserve_seen(Engine *e, int n, Error *err);  /* after it: attention's rows of such a pass */
 void engine_reserve_kv_page(Engine *e, size_t n);      /* entries of b.seqs.kv_page */
 void pass_begin(Engine *e);
 void pass_forward(Engine *e, KvCache *kv);                              /* b is complete but for its pointers */

@@ -11,7 +11,11 @@
  * A request is admitted when pages for its longest possible text are free or already shared; it takes them one by one.
  * So nothing waits for a page while it holds one, and requests wait in order instead of failing. Pages are named when
  * the pass that fills them is built, not when it has run: net_forward stores the keys and values of all rows of a layer
- * before it attends, so a request admitted in the same pass may already read them. */
+ * before it attends, so a request admitted in the same pass may already read them.
+ *
+ * Beyond the last full page, where a running request's tokens still agree with a prompt, its keys and values are copied
+ * once the pass that computes them has run; the copier sits that pass out. So the replies of a group cost one prompt.
+ */
 #include "engine/engine_int.h"
 
 #include <math.h>
@@ -111,6 +115,47 @@ static void share_prefix(Gen *g, Slot *s) {
     }
 }
 
+static int at_most(int a, int b) { return a < b ? a : b; }
+
+/* The running request that agrees longest with this prompt beyond its full pages; the copy has to save at least half of
+ * what is left, for it costs the wait of a pass. The prompt's last token is always computed. */
+static void find_donor(Gen *g, Slot *s) {
+    Engine *e = g->e;
+    const Tokens *prompt = &g->req[s->req].prompt;
+    int from = s->n_page * KV_PAGE, to = at_most(from + KV_PAGE, prompt->n - 1);
+    for (int i = 0; i < e->cfg.max_slots; i++) {
+        const Slot *d = &e->slot[i];
+        if (d == s || d->req < 0 || d->n_done <= from + s->n_copy) continue;
+        int p = 0, end = at_most(to, d->n_done);
+        while (p < end && token_at(g, d, p) == prompt->tok[p]) p++;
+        if (p - from <= s->n_copy) continue;
+        s->donor = i;
+        s->n_copy = p - from;
+    }
+    if (2 * s->n_copy < prompt->n - from) s->n_copy = 0;
+}
+
+/* Before anything is sampled, while donors still hold their pages. */
+static void copy_pages(Gen *g) {
+    Engine *e = g->e;
+    for (int i = 0; i < e->cfg.max_slots; i++) {
+        Slot *s = &e->slot[i];
+        if (s->req < 0 || s->n_copy == 0) continue;
+        int32_t page = pages_take(&e->pages), to = page * e->kv.page_rows;
+        int32_t from = e->slot[s->donor].page[s->n_page] * e->kv.page_rows;
+        for (int l = 0; l < e->kv.n_layer; l++) {
+            e->be->op->copy(e->be, tensor_rows(e->kv.k[l], to, s->n_copy), tensor_rows(e->kv.k[l], from, s->n_copy));
+            e->be->op->copy(e->be, tensor_rows(e->kv.v[l], to, s->n_copy), tensor_rows(e->kv.v[l], from, s->n_copy));
+        }
+        s->page[s->n_page++] = page;
+        s->n_promised--;
+        g->n_promised--;
+        s->n_done += s->n_copy;
+        e->stats.n_copied += s->n_copy;
+        s->n_copy = 0;
+    }
+}
+
 static Slot *free_slot(Engine *e) {
     for (int i = 0; i < e->cfg.max_slots; i++) {
         if (e->slot[i].req < 0) return &e->slot[i];
@@ -151,6 +196,7 @@ static Slot *admit(Gen *g) {
         g->n_promised += need;
         s->n_done = s->n_page * KV_PAGE;
         e->stats.n_shared += s->n_done;
+        if (e->cfg.share_prefix) find_donor(g, s);
         open_result(&g->res[g->next], q, limit);
         if (q->sample.repetition != 1.0) memcpy(s->seen, q->prompt.tok, (size_t)q->prompt.n * sizeof *s->seen);
         g->next++;
@@ -192,8 +238,6 @@ static void add_rows(Gen *g, Slot *s, int n) {
     }
 }
 
-static int at_most(int a, int b) { return a < b ? a : b; }
-
 static void build_pass(Gen *g) {
     Engine *e = g->e;
     pass_begin(e);
@@ -207,12 +251,13 @@ static void build_pass(Gen *g) {
     int n_decode = e->b.n_tok, left = e->cfg.max_batch_tok - n_decode;
     for (int i = 0; i < e->cfg.max_slots && left > 0; i++) {
         Slot *s = &e->slot[i];
-        if (s->req < 0 || s->n_done >= g->req[s->req].prompt.n) continue;
+        if (s->req < 0 || s->n_copy > 0 || s->n_done >= g->req[s->req].prompt.n) continue;
         int n = at_most(left, g->req[s->req].prompt.n - s->n_done);
         add_rows(g, s, n);
         left -= n;
     }
     for (Slot *s; left > 0 && (s = admit(g));) {
+        if (s->n_copy > 0) continue;
         int n = at_most(left, g->req[s->req].prompt.n - s->n_done);
         add_rows(g, s, n);
         left -= n;
@@ -399,6 +444,7 @@ static bool run(Gen *g, Log *log, const Stop *stop, Error *err) {
         build_pass(g);
         if (e->b.n_tok == 0) continue; /* the last requests had no room */
         pass_forward(e, &e->kv);
+        copy_pages(g);
         for (g->first = 0; g->first < e->b.n_row; g->first += e->n_slice) {
             if (!sample_slice(g, at_most(e->n_slice, e->b.n_row - g->first), err)) return false;
         }

@@ -3,7 +3,10 @@
  *
  * Every call is a list of sequences with a range of rows each, whose head output is wanted. Sequences are packed in
  * order until the pass is full, the head runs over the chosen rows in slices of fixed size, and each row's values go to
- * the caller's memory. A sequence longer than the pass makes the pass longer. */
+ * the caller's memory. A sequence longer than the pass makes the pass longer.
+ *
+ * Neighbours that begin alike, as replies to one prompt do, share the rows of their beginning where that saves enough.
+ */
 #include "engine/engine_int.h"
 
 #include <string.h>
@@ -21,7 +24,11 @@ typedef struct {
     bool last_row;               /* only the last row is chosen; else all from the last prefix token on */
     float *const *each;          /* results of sequence i, row after row; NULL: */
     float *flat;                 /* all results, one after another */
+    bool share;                  /* of rows among neighbours */
+    int room, last;              /* rows of a pass; the sequence added last */
 } Score;
+
+enum { SEEN_PER_ROW = 2 }; /* where rows are shared: attention's rows of a pass, at most, per row of it */
 
 static int prefix_len(const Score *c, int i) { return c->prefix ? c->prefix[i].n : 0; }
 static int fed(const Score *c, int i) { return prefix_len(c, i) + c->text[i].n - (c->skip_last ? 1 : 0); }
@@ -35,21 +42,61 @@ static int32_t token_of(const Score *c, int i, int p) {
     return p < n ? c->prefix[i].tok[p] : c->text[i].tok[p - n];
 }
 
+/* Rows of sequence i that j's first ones can serve for: equal tokens, up to the first row whose output is wanted. */
+static int common(const Score *c, int j, int i) {
+    int n = first_row(c, i) < first_row(c, j) ? first_row(c, i) : first_row(c, j), p = 0;
+    if (c->prefix && c->prefix[i].tok == c->prefix[j].tok && c->prefix[i].n == c->prefix[j].n) return n;
+    while (p < n && token_of(c, i, p) == token_of(c, j, p)) p++;
+    return p;
+}
+
+/* Is a sixth of all rows saved, when sharing costs attention a few copies? */
+static bool worth_sharing(const Score *c, int n) {
+    int64_t all = 0, saved = 0;
+    for (int i = 0; i < n; i++) {
+        all += fed(c, i);
+        if (i > 0) saved += common(c, i - 1, i);
+    }
+    return 6 * saved >= all && saved > 0;
+}
+
+static void run_pass(Score *c);
+
 static void add_sequence(Score *c, int i) {
     Engine *e = c->e;
     Batch *b = &e->b;
-    int n = fed(c, i), seq = b->seqs.n_seq++;
+    int n = fed(c, i), same = c->share && b->n_tok > 0 ? common(c, c->last, i) : 0;
+    int seen = b->seqs.n_seq > 0 ? e->q_off[b->seqs.n_seq] : 0;
+    if (b->n_tok + n - same > c->room || (c->share && seen + n > SEEN_PER_ROW * c->room)) {
+        run_pass(c);
+        pass_begin(e);
+        seen = same = 0;
+    }
+    int seq = b->seqs.n_seq++, before = seq > 0 ? e->q_off[seq - 1] : 0;
     for (int p = 0; p < n; p++) {
-        e->tok[b->n_tok + p] = token_of(c, i, p);
-        e->pos[b->n_tok + p] = p;
+        if (p < same) {
+            e->seen[seen + p] = e->seen[before + p];
+            continue;
+        }
+        if (p >= first_row(c, i)) {
+            e->row_owner[b->n_row] = i;
+            e->row[b->n_row++] = b->n_tok;
+        }
+        if (c->share) {
+            e->seen[seen + p] = b->n_tok;
+            e->home[b->n_tok] = seen + p;
+        }
+        e->tok[b->n_tok] = token_of(c, i, p);
+        e->pos[b->n_tok++] = p;
     }
-    for (int p = first_row(c, i); p < n; p++) {
-        e->row_owner[b->n_row] = i;
-        e->row[b->n_row++] = b->n_tok + p;
+    if (c->share) {
+        b->n_seen = seen + n;
+        b->seen = e->seen;
+        b->home = e->home;
     }
-    b->n_tok += n;
-    e->q_off[seq + 1] = b->n_tok;
+    e->q_off[seq + 1] = seen + n;
     e->kv_len[seq] = n;
+    c->last = i;
 }
 
 /* Keys and values are the pass's own rows. */
@@ -128,16 +175,13 @@ static bool score(Score *c, int n, Error *err) {
     }
     int64_t room = all < e->cfg.max_batch_tok ? all : e->cfg.max_batch_tok;
     if (room < longest) room = longest;
-    if (!engine_reserve(e, (int)room, err)) return false;
+    c->room = (int)room;
+    c->share = worth_sharing(c, n);
+    if (!engine_reserve(e, c->room, err) || (c->share && !engine_reserve_seen(e, SEEN_PER_ROW * c->room, err)))
+        return false;
     pass_begin(e);
-    for (int i = 0; i < n; i++) {
-        if (first_row(c, i) >= fed(c, i)) continue; /* an empty text: nothing is asked */
-        if (e->b.n_tok + fed(c, i) > room) {
-            run_pass(c);
-            pass_begin(e);
-        }
-        add_sequence(c, i);
-    }
+    for (int i = 0; i < n; i++)
+        if (first_row(c, i) < fed(c, i)) add_sequence(c, i); /* of an empty text nothing is asked */
     if (e->b.n_tok > 0) run_pass(c);
     e->stats.seconds += now_s() - start;
     return true;

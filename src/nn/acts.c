@@ -10,8 +10,11 @@
 
 #include <stdlib.h>
 
-/* dtype: of what products read. */
-static void place_inner(BlockActs *a, Arena *mem, const ModelConfig *c, DType real, DType dtype, int64_t n, Keep keep) {
+/* n rows as far as attention, n_mlp from there on; dtype: of what products read. */
+static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, DType real, DType dtype, int64_t n_mlp) {
+    const ModelConfig *c = &acts->cfg;
+    int64_t n = acts->max_tok;
+    Keep keep = acts->keep;
     int64_t n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
     bool mean = c->norm == NORM_LAYER, lean = keep == KEEP_NONE;
     if (mean) a->mean1 = tensor_place(mem, real, n, 1);
@@ -21,15 +24,15 @@ static void place_inner(BlockActs *a, Arena *mem, const ModelConfig *c, DType re
     a->k = tensor_place(mem, real, n, n_kv);
     a->v = tensor_place(mem, real, n, n_kv);
     a->o = tensor_place(mem, real, n, n_q);
-    a->o_in = dtype == real ? a->o : lean ? tensor_narrow(a->o) : tensor_place(mem, dtype, n, n_q);
+    if (dtype != real) a->o_in = tensor_place(mem, dtype, n_mlp, n_q);
     a->lse = tensor_place(mem, real, n, c->n_head);
-    a->x_mid = lean ? a->x : tensor_place(mem, real, n, c->d_model);
-    if (mean) a->mean2 = lean ? a->mean1 : tensor_place(mem, real, n, 1);
-    a->rstd2 = lean ? a->rstd1 : tensor_place(mem, real, n, 1);
-    a->h2 = lean ? a->h1 : tensor_place(mem, dtype, n, c->d_model);
-    if (c->mlp == MLP_SWIGLU) a->gate = tensor_place(mem, dtype, n, c->d_ff);
-    a->up = tensor_place(mem, dtype, n, c->d_ff);
-    a->act = lean ? a->up : tensor_place(mem, dtype, n, c->d_ff);
+    a->x_mid = lean ? a->x : tensor_place(mem, real, n_mlp, c->d_model);
+    if (mean) a->mean2 = lean ? a->mean1 : tensor_place(mem, real, n_mlp, 1);
+    a->rstd2 = lean ? a->rstd1 : tensor_place(mem, real, n_mlp, 1);
+    a->h2 = lean ? a->h1 : tensor_place(mem, dtype, n_mlp, c->d_model);
+    if (c->mlp == MLP_SWIGLU) a->gate = tensor_place(mem, dtype, n_mlp, c->d_ff);
+    a->up = tensor_place(mem, dtype, n_mlp, c->d_ff);
+    a->act = lean ? a->up : tensor_place(mem, dtype, n_mlp, c->d_ff);
 }
 
 static void place_grads(Acts *a, Arena *mem, DType real, DType dtype) {
@@ -51,17 +54,19 @@ static void place_grads(Acts *a, Arena *mem, DType real, DType dtype) {
 static void acts_place(Acts *a, Arena *mem, DType real, DType dtype) {
     const ModelConfig *c = &a->cfg;
     BlockActs shared = {0};
+    a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
     for (int l = 0; l < c->n_layer; l++) {
         BlockActs *b = &a->block[l];
         bool own_x = l == 0 || a->keep != KEEP_NONE, own_rest = l == 0 || a->keep == KEEP_ALL;
+        bool last = l + 1 == c->n_layer;
         Tensor x = own_x ? tensor_place(mem, real, a->max_tok, c->d_model) : shared.x;
         *b = shared;
         b->x = x;
-        if (own_rest) place_inner(b, mem, c, real, dtype, a->max_tok, a->keep);
+        if (own_rest) place_inner(b, mem, a, real, dtype, last ? a->max_row : a->max_tok);
         if (l == 0) shared = *b;
+        if (last) b->o_row = tensor_place(mem, real, a->max_row, (int64_t)c->n_head * c->d_head);
+        if (last && a->keep == KEEP_NONE) b->x_mid = a->x_row;
     }
-    a->x_last = a->keep == KEEP_NONE ? shared.x : tensor_place(mem, real, a->max_tok, c->d_model);
-    a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
     if (c->norm == NORM_LAYER) a->mean = tensor_place(mem, real, a->max_row, 1);
     a->rstd = tensor_place(mem, real, a->max_row, 1);
     a->h = tensor_place(mem, dtype, a->max_row, c->d_model);
@@ -96,32 +101,66 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
         return false;
     }
     acts_place(a, &a->mem, m->be->real, m->dtype);
+    for (int l = 0; l < m->cfg.n_layer; l++) a->block[l].seen = &a->seen;
     *out = a;
+    return true;
+}
+
+static void place_seen(const Acts *a, SeenActs *s, Arena *mem, int64_t n) {
+    const ModelConfig *c = &a->cfg;
+    int64_t n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
+    struct {
+        Tensor *t;
+        int64_t cols;
+    } all[] = {{&s->q, n_q},  {&s->k, n_kv},  {&s->v, n_kv},  {&s->o, n_q},  {&s->lse, c->n_head},
+               {&s->dq, n_q}, {&s->dk, n_kv}, {&s->dv, n_kv}, {&s->d_o, n_q}};
+    int used = a->keep == KEEP_NONE ? 5 : COUNT_OF(all);
+    for (int i = 0; i < used; i++) *all[i].t = tensor_place(mem, a->be->real, n, all[i].cols);
+}
+
+bool acts_share(Acts *a, int n_seen, Error *err) {
+    if (n_seen <= a->max_seen) return true;
+    Arena measure;
+    arena_release(&a->seen_mem);
+    a->seen_mem = (Arena){0};
+    a->max_seen = 0;
+    arena_init_measure(&measure, "rows seen by attention");
+    place_seen(a, &a->seen, &measure, n_seen);
+    if (!arena_init(&a->seen_mem, "rows seen by attention", a->be->mem, measure.used, err)) return false;
+    place_seen(a, &a->seen, &a->seen_mem, n_seen);
+    a->max_seen = n_seen;
     return true;
 }
 
 void acts_close(Acts *a) {
     if (!a) return;
     arena_release(&a->mem);
+    arena_release(&a->seen_mem);
     free(a->block);
     free(a);
 }
 
 /* Every tensor shrinks to the pass's rows; capacity is max_tok and max_row. */
-void acts_resize(Acts *a, int n_tok, int n_row) {
+void acts_resize(Acts *a, const Batch *b) {
+    int n_tok = b->n_tok, n_row = b->n_row;
     CHECK(n_tok > 0 && n_tok <= a->max_tok, "%d tokens in activations for %d", n_tok, a->max_tok);
     CHECK(n_row >= 0 && n_row <= a->max_row, "%d chosen rows in activations for %d", n_row, a->max_row);
     a->n_tok = n_tok, a->n_row = n_row;
     for (int l = 0; l < a->cfg.n_layer; l++) {
-        BlockActs *b = &a->block[l];
-        Tensor *t[] = {&b->x,    &b->mean1, &b->rstd1, &b->h1,    &b->q,  &b->k,    &b->v,  &b->o,  &b->lse,
-                       &b->o_in, &b->x_mid, &b->mean2, &b->rstd2, &b->h2, &b->gate, &b->up, &b->act};
-        for (int i = 0; i < COUNT_OF(t); i++) t[i]->rows = n_tok;
+        BlockActs *x = &a->block[l];
+        Tensor *first[] = {&x->x, &x->mean1, &x->rstd1, &x->h1, &x->q, &x->k, &x->v, &x->o, &x->lse};
+        Tensor *second[] = {&x->o_in, &x->x_mid, &x->mean2, &x->rstd2, &x->h2, &x->gate, &x->up, &x->act};
+        for (int i = 0; i < COUNT_OF(first); i++) first[i]->rows = n_tok;
+        for (int i = 0; i < COUNT_OF(second); i++) second[i]->rows = l + 1 == a->cfg.n_layer ? n_row : n_tok;
+        x->o_row.rows = n_row;
     }
     BlockGrads *g = &a->grad;
-    Tensor *by_tok[] = {&a->x_last, &a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate, &g->dx_in};
+    Tensor *by_tok[] = {&a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate, &g->dx_in};
     Tensor *by_row[] = {&a->x_row, &a->mean, &a->rstd, &a->h, &a->dh, &a->dx_row};
     for (int i = 0; i < COUNT_OF(by_tok); i++) by_tok[i]->rows = n_tok;
+    SeenActs *s = &a->seen;
+    Tensor *by_seen[] = {&s->q, &s->k, &s->v, &s->o, &s->lse, &s->dq, &s->dk, &s->dv, &s->d_o};
+    for (int i = 0; b->seen && i < COUNT_OF(by_seen); i++) by_seen[i]->rows = b->n_seen;
     for (int i = 0; i < COUNT_OF(by_row); i++) by_row[i]->rows = n_row;
 }
 

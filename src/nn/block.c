@@ -6,6 +6,9 @@
  *
  * Llama and GPT-2 differ in which parameters are empty tensors and in three fields of the configuration; no family is
  * asked. Nothing here knows whether it trains: which activations survive the call is decided by how acts.c placed them.
+ * In the last block what follows attention runs on the rows that the head reads: a gather stands before wo, and where
+ * no row is chosen the block only fills the cache.
+ *
  * Under KEEP_NONE x, x_mid and x_out are the same memory and the copies below vanish; the bits stay the same, because
  * linear_fwd adds the residual last. */
 #include "nn/nn_int.h"
@@ -49,11 +52,56 @@ static Tensor as_input(const Model *m, Tensor half, Tensor t) {
     return half;
 }
 
+static void attend(const Model *m, const BlockActs *a, Tensor k, Tensor v, const Batch *b) {
+    Backend *be = m->be;
+    const BackendOps *op = be->op;
+    AttnSeqs seqs = seen_by(m, b);
+    int d_head = m->cfg.d_head;
+    const SeenActs *s = a->seen;
+    if (!b->seen) {
+        op->attn_fwd(be, a->o, a->lse, a->q, k, v, seqs, d_head);
+        return;
+    }
+    op->gather_rows(be, s->q, a->q, b->seen);
+    op->gather_rows(be, s->k, k, b->seen);
+    op->gather_rows(be, s->v, v, b->seen);
+    op->attn_fwd(be, s->o, s->lse, s->q, s->k, s->v, seqs, d_head);
+    op->gather_rows(be, a->o, s->o, b->home);
+    op->gather_rows(be, a->lse, s->lse, b->home);
+}
+
+/* A row that many sequences see gets the sum of its gradients; as a query it has one, at home. */
+static void attend_backward(const Model *m, const BlockActs *a, const BlockGrads *g, const Batch *b) {
+    Backend *be = m->be;
+    const BackendOps *op = be->op;
+    AttnSeqs seqs = seen_by(m, b);
+    int d_head = m->cfg.d_head;
+    const SeenActs *s = a->seen;
+    if (!b->seen) {
+        op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, seqs, d_head);
+        return;
+    }
+    op->gather_rows(be, s->q, a->q, b->seen);
+    op->gather_rows(be, s->k, a->k, b->seen);
+    op->gather_rows(be, s->v, a->v, b->seen);
+    op->gather_rows(be, s->o, a->o, b->seen);
+    op->gather_rows(be, s->lse, a->lse, b->seen);
+    op->zero(be, s->d_o);
+    op->scatter_rows(be, s->d_o, g->d_o, b->home);
+    op->attn_bwd(be, s->dq, s->dk, s->dv, s->d_o, s->o, s->lse, s->q, s->k, s->v, seqs, d_head);
+    op->gather_rows(be, g->dq, s->dq, b->home);
+    op->zero(be, g->dk);
+    op->scatter_add_rows(be, g->dk, s->dk, b->seen);
+    op->zero(be, g->dv);
+    op->scatter_add_rows(be, g->dv, s->dv, b->seen);
+}
+
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer];
+    bool last = layer + 1 == c->n_layer;
 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
     const LinearOut qkv[] = {{a->q, w->wq, w->bq, none}, {a->k, w->wk, w->bk, none}, {a->v, w->wv, w->bv, none}};
@@ -68,8 +116,14 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
         op->scatter_rows(be, kv->v[layer], a->v, b->kv_row);
         k = kv->k[layer], v = kv->v[layer];
     }
-    op->attn_fwd(be, a->o, a->lse, a->q, k, v, seen_by(m, b), c->d_head);
-    linear_residual(be, a->x_mid, a->x, as_input(m, a->o_in, a->o), w->wo, w->bo);
+    if (last && b->n_row == 0) return;
+    attend(m, a, k, v, b);
+    if (last) {
+        op->gather_rows(be, a->o_row, a->o, b->row);
+        op->gather_rows(be, a->x_mid, a->x, b->row);
+    }
+    Tensor o = as_input(m, a->o_in, last ? a->o_row : a->o);
+    linear_residual(be, a->x_mid, last ? a->x_mid : a->x, o, w->wo, w->bo);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, none}, {a->gate, w->w_gate, none, none}};
@@ -86,25 +140,37 @@ static Tensor in_place(const Model *m, Tensor t) {
     return m->dtype == m->be->real ? t : as_input(m, tensor_narrow(t), t);
 }
 
-void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, const Batch *b) {
+void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
+                    const Batch *b) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer], *d = &m->dw.block[layer];
 
-    Tensor dx_in = as_input(m, g->dx_in, dx);
-    op->linear_bwd(be, g->dact, &(LinearGrad){dx_in, w->w_down, d->w_down, d->b_down}, 1, a->act, false);
-    if (c->mlp == MLP_SWIGLU)
-        op->swiglu_bwd(be, g->dgate, g->dact, g->dact, a->gate, a->up);
-    else
-        op->gelu_bwd(be, g->dact, g->dact, a->up, c->gelu);
-    const LinearGrad up_gate[] = {{g->dact, w->w_up, d->w_up, d->b_up}, {g->dgate, w->w_gate, d->w_gate, none}};
-    op->linear_bwd(be, g->dh, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
-    norm_backward(m, dx, d->mlp_norm, d->mlp_norm_b, g->dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
+    bool last = layer + 1 == c->n_layer, gated = c->mlp == MLP_SWIGLU;
+    Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, dy.rows), dup = tensor_rows(g->dact, 0, dy.rows);
+    Tensor dgate = gated ? tensor_rows(g->dgate, 0, dy.rows) : none;
+    bool half = m->dtype != be->real;
+    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none, o = half ? a->o_in : last ? a->o_row : a->o;
 
-    dx_in = as_input(m, g->dx_in, dx);
-    op->linear_bwd(be, g->d_o, &(LinearGrad){dx_in, w->wo, d->wo, d->bo}, 1, a->o_in, false);
-    op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, seen_by(m, b), c->d_head);
+    op->linear_bwd(be, dup, &(LinearGrad){as_input(m, dy_half, dy), w->w_down, d->w_down, d->b_down}, 1, a->act, false);
+    if (gated)
+        op->swiglu_bwd(be, dgate, dup, dup, a->gate, a->up);
+    else
+        op->gelu_bwd(be, dup, dup, a->up, c->gelu);
+    const LinearGrad up_gate[] = {{dup, w->w_up, d->w_up, d->b_up}, {dgate, w->w_gate, d->w_gate, none}};
+    op->linear_bwd(be, dh, up_gate, gated ? 2 : 1, a->h2, false);
+    norm_backward(m, dy, d->mlp_norm, d->mlp_norm_b, dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
+
+    Tensor d_o = last ? tensor_rows(g->dq, 0, dy.rows) : g->d_o; /* dq is free until attention's turn */
+    op->linear_bwd(be, d_o, &(LinearGrad){as_input(m, dy_half, dy), w->wo, d->wo, d->bo}, 1, o, false);
+    if (last) {
+        op->zero(be, g->d_o);
+        op->scatter_rows(be, g->d_o, d_o, b->row);
+        op->zero(be, dx);
+        op->scatter_rows(be, dx, dy, b->row);
+    }
+    attend_backward(m, a, g, b);
     if (c->pos == POS_ROPE) {
         op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);
         op->rope(be, g->dk, b->pos, m->freq, c->d_head, true);

@@ -6,7 +6,12 @@ static void check_batch(const Model *m, const Acts *a, const Batch *b, const KvC
           "activations belong to another model");
     CHECK((kv != NULL) == (b->kv_row != NULL), "a cache and the rows to write in it come together");
     CHECK(!kv || kv->n_layer == m->cfg.n_layer, "a cache of %d layers for %d", kv->n_layer, m->cfg.n_layer);
-    CHECK(b->seqs.q_off[0] == 0 && b->seqs.q_off[b->seqs.n_seq] == b->n_tok, "sequences do not cover the batch");
+    int n_seen = b->seen ? b->n_seen : b->n_tok;
+    CHECK(b->seqs.q_off[0] == 0 && b->seqs.q_off[b->seqs.n_seq] == n_seen, "sequences do not cover the batch");
+    CHECK(!b->seen || (!kv && b->n_seen <= a->max_seen), "%d rows seen by attention, room for %d%s", b->n_seen,
+          a->max_seen, kv ? ", and a cache" : "");
+    for (int i = 0; b->seen && i < b->n_tok; i++)
+        CHECK(b->home[i] >= 0 && b->home[i] < b->n_seen && b->seen[b->home[i]] == i, "row %d is not at home", i);
     int32_t max_pos = m->cfg.max_seq;
     for (int i = 0; i < b->n_tok; i++) {
         CHECK(b->tok[i] >= 0 && b->tok[i] < m->cfg.n_vocab, "token %d of a vocabulary of %d", b->tok[i],
@@ -19,7 +24,7 @@ static void check_batch(const Model *m, const Acts *a, const Batch *b, const KvC
 }
 
 static Tensor block_output(const Acts *a, int layer) {
-    return layer + 1 < a->cfg.n_layer ? a->block[layer + 1].x : a->x_last;
+    return layer + 1 < a->cfg.n_layer ? a->block[layer + 1].x : a->x_row;
 }
 
 void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
@@ -27,13 +32,12 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     check_batch(m, a, b, kv);
-    acts_resize(a, b->n_tok, b->n_row);
+    acts_resize(a, b);
 
     op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
     if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
     for (int l = 0; l < m->cfg.n_layer; l++) block_forward(m, l, &a->block[l], block_output(a, l), b, kv);
     if (b->n_row == 0) return;
-    op->gather_rows(be, a->x_row, a->x_last, b->row);
     norm_forward(m, a->h, a->mean, a->rstd, a->x_row, m->w.norm, m->w.norm_b);
     if (a->keep != KEEP_NONE) op->zero(be, a->dh);
 }
@@ -47,11 +51,9 @@ void net_backward(Net n, Acts *a, const Batch *b) {
 
     op->zero(be, a->dx_row);
     norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
-    op->zero(be, a->dx);
-    op->scatter_rows(be, a->dx, a->dx_row, b->row);
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
         if (a->keep == KEEP_INPUTS) block_forward(m, l, &a->block[l], block_output(a, l), b, NULL);
-        block_backward(m, l, &a->block[l], &a->grad, a->dx, b);
+        block_backward(m, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
     }
     if (tensor_empty(m->dw.wte)) return;
     op->embed_bwd(be, m->dw.wte, a->dx, b->tok);

@@ -61,6 +61,11 @@ typedef struct {
     const int32_t *kv_row;      /* (N) cache row for each token's K and V, or NULL: no cache (training) */
     int n_row;                  /* R */
     const int32_t *row;         /* (R) distinct ascending rows whose hidden state the head reads */
+    /* Without a cache, sequences that begin alike may share the rows of the beginning. seqs then describes n_seen rows as if
+     * each sequence were whole: row i of them is the pass's row seen[i], and row home[j] is where row j stands. NULL, NULL:
+     * all N rows stand for themselves. Only attention works on n_seen rows; every row gets the same bits either way. */
+    int n_seen;
+    const int32_t *seen, *home; /* (n_seen), (N): seen[home[j]] = j */
 } Batch;
 
 /* Memory plans: train | train, recompute blocks in backward | generate and score. Outputs do not depend on the plan. */
@@ -134,6 +139,7 @@ void net_zero_grads(Net n);
 /* Capacity n_tok tokens, n_row chosen rows. KEEP_NONE has no backward. Acts places itself in arena memory of be->mem. */
 bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Error *err);
 void acts_close(Acts *a);
+bool acts_share(Acts *a, int n_seen, Error *err);   /* room for batches whose sequences share rows; again: for more */
 size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep);
 Tensor acts_hidden(const Acts *a);      /* h (R,C): normed hidden states of the batch's chosen rows, after net_forward */
 Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under a training plan; head_backward adds */

@@ -56,6 +56,13 @@ const char *family_prefix(Family f);                 /* of trunk names; some fil
 bool family_check(const ModelConfig *c, Error *err); /* does the family's config.json have a key for every feature? */
 void family_config_write(Str *out, const ModelConfig *c, HeadKind kind, int n_out);
 
+/* Attention's view of a pass whose sequences share rows, one for all blocks: (n_seen, ...) copies of the rows, and in the
+ * backward their gradients before those of one row are added up. */
+typedef struct {
+    Tensor q, k, v, o, lse;
+    Tensor dq, dk, dv, d_o;
+} SeenActs;
+
 /* Activations of one block. Under KEEP_ALL every tensor is its layer's own; under KEEP_INPUTS only x is; under
  * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
 typedef struct {
@@ -64,12 +71,14 @@ typedef struct {
     Tensor h1;           /* (N, C) normed input of attention */
     Tensor q, k, v;      /* (N, H*D), (N, K*D), (N, K*D), rotated */
     Tensor o, lse;       /* (N, H*D), (N, H) */
-    Tensor o_in;         /* (N, H*D) o as the product reads it: itself, or in BF16 */
+    Tensor o_row;        /* (R, H*D) in the last block, whose other rows below are R, too: nobody reads the rest */
+    Tensor o_in;         /* BF16: o or, in the last block, o_row as the product reads it; else empty */
     Tensor x_mid;        /* (N, C) x + attention */
     Tensor mean2, rstd2; /* (N, 1) */
     Tensor h2;           /* (N, C) normed input of the MLP */
     Tensor gate, up;     /* (N, F); gate only for SwiGLU */
     Tensor act;          /* (N, F) input of the down projection */
+    SeenActs *seen;      /* the pass's own; used where the batch shares rows */
 } BlockActs;
 
 typedef struct {            /* backward's work space, one for all blocks */
@@ -86,22 +95,26 @@ struct Acts {
     int max_tok, max_row;
     int n_tok, n_row;      /* of the last pass */
     BlockActs *block;      /* (n_layer) */
-    Tensor x_last;         /* (N, C) output of the last block */
-    Tensor x_row;          /* (R, C) its chosen rows */
+    Tensor x_row;          /* (R, C) output of the last block: chosen rows only */
     Tensor mean, rstd, h;  /* (R, 1), (R, 1), (R, C): final norm */
     Tensor dh, dx_row, dx; /* (R, C), (R, C), (N, C): gradients of h, x_row and the residual stream */
     BlockGrads grad;
     Arena mem;
+    int max_seen;
+    SeenActs seen;
+    Arena seen_mem;
 };
 
-void acts_resize(Acts *a, int n_tok, int n_row); /* rows of every tensor := those of one pass */
+void acts_resize(Acts *a, const Batch *b); /* rows of every tensor := those of one pass */
 
 void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b);
 /* dx += */
 void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
                    Tensor rstd);
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
-/* dx: gradient of the block's output on entry, of its input on return. */
-void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, const Batch *b);
+/* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
+ * gradient comes in dx_row, which is used up. */
+void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
+                    const Batch *b);
 
 #endif

@@ -36,6 +36,33 @@ void batch_layout(BatchBuf *buf, Batch *b, const int32_t *tok, int n_tok, const 
     b->seqs = (AttnSeqs){n_seq, max_page, buf->q_off, buf->kv_len, buf->kv_page, causal, 0};
 }
 
+void batch_share(BatchBuf *buf, Batch *b, const int32_t *same) {
+    int n = b->n_tok, own = 0;
+    if (n > buf->cap_share) {
+        buf->cap_share = n > 2 * buf->cap_share ? n : 2 * buf->cap_share;
+        int32_t **const array[] = {&buf->tok, &buf->seen, &buf->home};
+        for (int k = 0; k < COUNT_OF(array); k++)
+            *array[k] = mem_grow(*array[k], (size_t)buf->cap_share * sizeof(int32_t));
+    }
+    for (int s = 0; s < b->seqs.n_seq; s++) {
+        int first = buf->q_off[s];
+        CHECK(same[s] >= 0 && same[s] < buf->kv_len[s] && (same[s] == 0 || (s > 0 && same[s] < buf->kv_len[s - 1])),
+              "sequence %d of %d tokens shares %d", s, buf->kv_len[s], same[s]);
+        for (int i = first; i < buf->q_off[s + 1]; i++) {
+            if (i < first + same[s]) {
+                buf->seen[i] = buf->seen[buf->q_off[s - 1] + i - first];
+                continue;
+            }
+            buf->tok[own] = b->tok[i];
+            buf->pos[own] = buf->pos[i]; /* own <= i: nothing is overwritten before it is read */
+            buf->home[own] = i;
+            buf->seen[i] = own++;
+        }
+    }
+    b->n_tok = own, b->tok = buf->tok;
+    b->n_seen = n, b->seen = buf->seen, b->home = buf->home;
+}
+
 void batch_from_pack(BatchBuf *buf, Batch *b, const Pack *p, bool causal) {
     batch_layout(buf, b, p->tok, p->n_tok, p->seq_off, p->n_seq, causal);
 }
@@ -46,6 +73,9 @@ void batch_release(BatchBuf *buf) {
     free(buf->kv_page);
     free(buf->pos);
     free(buf->row);
+    free(buf->tok);
+    free(buf->seen);
+    free(buf->home);
     *buf = (BatchBuf){0};
 }
 

@@ -7,12 +7,15 @@
 #include "nn/model.h"
 
 typedef struct {            /* the arrays a Batch points to; zeroed is valid and empty; grows, never shrinks */
-    int32_t *q_off, *kv_len, *kv_page, *pos, *row;
-    int cap_seq, cap_page, cap_pos, cap_row;
+    int32_t *q_off, *kv_len, *kv_page, *pos, *row, *tok, *seen, *home;
+    int cap_seq, cap_page, cap_pos, cap_row, cap_share;
 } BatchBuf;
 
 /* Fills everything of *b but its chosen rows (n_row 0, row := buf->row with room for n_tok entries). Borrows tok. */
 void batch_layout(BatchBuf *buf, Batch *b, const int32_t *tok, int n_tok, const int32_t *seq_off, int n_seq, bool causal);
+/* After batch_layout: sequence s begins with the same[s] first tokens of sequence s - 1 (0: nothing in common), whose rows it
+ * shares. b is rebuilt over the rows that are left; row i of before is then buf->seen[i]. */
+void batch_share(BatchBuf *buf, Batch *b, const int32_t *same);
 void batch_from_pack(BatchBuf *buf, Batch *b, const Pack *p, bool causal);
 void batch_release(BatchBuf *buf);
 

@@ -97,6 +97,28 @@ bool doctor_gae(const double *adv, const double *r, const double *v, int64_t n, 
     return true;
 }
 
+bool doctor_group(const double *adv, const double *score, int n, bool scale, double eps, Error *err) {
+    double mean = 0, var = 0, size = 1;
+    bool flat = true;
+    for (int i = 0; i < n; i++) {
+        mean += score[i] / n;
+        size += fabs(score[i]);
+        flat = flat && score[i] == score[0];
+    }
+    for (int i = 0; i < n; i++) var += (score[i] - mean) * (score[i] - mean) / (n - 1);
+    for (int i = 0; i < n; i++) {
+        double want = flat ? 0 : score[i] - mean, got = adv[i] * (scale ? sqrt(var) + eps : 1);
+        if (gap(got, want) <= (flat ? 0 : 1e-9 * size)) continue;
+        return error_set(
+            err, ERR_STATE,
+            "reply %d of a group of %d has score %.9g (mean %.9g, deviation %.9g) and advantage %.9g, expected %.9g. "
+            "Likely causes: groups run into each other; the deviation is not that of the group; equal scores are "
+            "divided by rounding errors",
+            i, n, score[i], mean, sqrt(var), adv[i], scale && !flat ? want / (sqrt(var) + eps) : want);
+    }
+    return true;
+}
+
 bool doctor_zero_weight(Backend *be, Error *err) {
     enum { ROWS = 3, COLS = 5 };
     static const int32_t target[ROWS] = {0, 2, 4};

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "base/error.h"
+
 /* Log-ratios beyond this are cut before exp: e^20 is already a ratio nobody trusts, and its gradient is 0. */
 static const double MAX_LOG_RATIO = 20;
 
@@ -99,6 +101,54 @@ double aggregate(const double *x, const int64_t *off, int n_seq, Aggregation kin
         break;
     }
     return sum / (double)n_used;
+}
+
+TokenShare aggregate_token(Aggregation kind, int64_t n, double max_len) {
+    double one = 1 / (double)n;
+    switch (kind) {
+    case AGG_TOKEN_MEAN:
+        return (TokenShare){1, 1};
+    case AGG_SEQ_MEAN_TOKEN_SUM:
+        return (TokenShare){1, one};
+    case AGG_SEQ_MEAN_TOKEN_MEAN:
+        return (TokenShare){one, one};
+    case AGG_SEQ_SUM_NORM:
+        return (TokenShare){1 / max_len, one};
+    }
+    CHECK(false, "aggregation %d", (int)kind);
+}
+
+/* A mean of equal numbers need not be that number to the last bit, and sd + eps would blow the rest up. */
+static bool all_equal(const double *x, int64_t n) {
+    for (int64_t i = 1; i < n; i++)
+        if (x[i] != x[0]) return false;
+    return true;
+}
+
+int group_advantages(double *adv, const double *score, const int64_t *off, int n_group, bool scale, double eps) {
+    int n_flat = 0;
+    for (int g = 0; g < n_group; g++) {
+        const double *s = score + off[g];
+        double *a = adv + off[g], sum = 0, sq = 0;
+        int64_t n = off[g + 1] - off[g];
+        CHECK(n >= 2, "group %d of %d replies", g, (int)n);
+        bool flat = all_equal(s, n);
+        n_flat += flat;
+        for (int64_t i = 0; i < n; i++) sum += s[i];
+        double mean = sum / (double)n;
+        for (int64_t i = 0; i < n; i++) sq += (s[i] - mean) * (s[i] - mean);
+        double by = scale ? sqrt(sq / (double)(n - 1)) + eps : 1;
+        for (int64_t i = 0; i < n; i++) a[i] = flat ? 0 : (s[i] - mean) / by;
+    }
+    return n_flat;
+}
+
+double grpo_kl_token(double *dlp, double lp_new, double lp_old, double lr, double beta, bool by_ratio) {
+    double kl = kl_estimate(lp_new, lr, KL_K3, 0), slope = 1 - exp(lr - lp_new);
+    double raw = lp_new - lp_old, rho = by_ratio ? exp(clip(raw, -MAX_LOG_RATIO, MAX_LOG_RATIO)) : 1;
+    bool moves = by_ratio && fabs(raw) <= MAX_LOG_RATIO; /* does rho? */
+    *dlp += beta * rho * (slope + (moves ? kl : 0));
+    return beta * rho * kl;
 }
 
 /* log(1 + e^x) without overflow on either side. */

@@ -29,8 +29,21 @@ double kl_controller(double beta, double kl, double target, double n, double hor
 typedef enum { KL_K1, KL_K2, KL_K3 } KlKind;
 double kl_estimate(double lp, double lr, KlKind kind, double clamp);    /* clamp 0: off */
 
+/* Mean over tokens (DAPO) | over sequences of their sums | of their means (Shao et al. 2024) | sum / max_len (Liu et al. 2025). */
 typedef enum { AGG_TOKEN_MEAN, AGG_SEQ_MEAN_TOKEN_SUM, AGG_SEQ_MEAN_TOKEN_MEAN, AGG_SEQ_SUM_NORM } Aggregation;
 double aggregate(const double *x, const int64_t *off, int n_seq, Aggregation kind, double max_len);
+/* The same for sums that grow batch by batch: a token of a sequence of n counts loss * weight, and a batch's sum is divided
+ * by the sum of its tokens' shares. AGG_SEQ_SUM_NORM is divided by the sequences as well: B max_len. */
+typedef struct { double weight, share; } TokenShare;
+TokenShare aggregate_token(Aggregation kind, int64_t n, double max_len);
+
+/* Advantages within groups: sequences [off[g], off[g+1]), at least 2, answer one prompt; A_i = (s_i - mean) / (sd + eps), sd
+ * over n - 1 (Shao et al. 2024, section 4.1.2); scale false: s_i - mean (Liu et al. 2025). Equal scores give exact 0; returns
+ * how many groups had those. */
+int group_advantages(double *adv, const double *score, const int64_t *off, int n_group, bool scale, double eps);
+/* The KL to the reference as a term of the loss: beta k3 (Shao et al. 2024, eq. 4), with by_ratio times rho = e^(lp_new -
+ * lp_old), as the tokens were drawn from the old policy. *dlp += its derivative by lp_new. */
+double grpo_kl_token(double *dlp, double lp_new, double lp_old, double lr, double beta, bool by_ratio);
 
 /* Soft-label Bradley-Terry: D = a - b - margin; l = -q log s(D) - (1-q) log s(-D) + center (a+b)^2; stable for |D| <= 1e4. */
 double preference_loss(double *da, double *db, double a, double b, double q, double margin, double center);

@@ -1,8 +1,10 @@
-/* PPO: rollout, then `epochs` passes over it in minibatches, one optimizer step each, over policy and value together.
+/* PPO and GRPO: rollout, then `epochs` passes over it in minibatches, one optimizer step each, over policy and (PPO)
+ * value together.
  *
  * A minibatch is split into forward passes by tokens; gradients of sums add up over the passes and are divided by the
- * minibatch's tokens once, so the split changes nothing but rounding. Whatever an update does follows from the weights
- * it starts with, its number and beta: so a state holds both nets, the moments and those two numbers. */
+ * minibatch's tokens (or replies, see Aggregation) once, so the split changes nothing but rounding. Whatever an update
+ * does follows from the weights it starts with, its number and beta: so a state holds both nets, the moments and those
+ * two numbers. */
 #include "train/ppo.h"
 
 #include <inttypes.h>
@@ -16,12 +18,15 @@
 #include "train/rollout.h"
 
 enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
+enum { SEEN_PER_ROW = 2 }; /* where replies share rows: attention's rows of a pass, at most, per row of it */
 
 typedef struct { /* one forward pass: whole replies with their prompts, last tokens left out */
     Batch b;
     BatchBuf buf;
     int32_t *tok, *seq_off, *target;
-    int64_t *at; /* (R) index into the experience of the token that row predicts */
+    int32_t *same;     /* (replies) tokens shared with the one before */
+    int64_t *at;       /* (R) index into the experience of the token that row predicts */
+    TokenShare *share; /* (R) what that token counts in the minibatch */
 } Pass;
 
 typedef struct {
@@ -30,7 +35,8 @@ typedef struct {
     Log *log;
     const Stop *stop;
     Optim *optim;
-    Acts *policy_acts, *value_acts;
+    Acts *policy_acts,
+        *value_acts; /* one and the same where the nets agree in shape: one is done before the other begins */
     Arena policy_mem, value_mem;
     Tensor policy_slice, value_slice;
     Rollout rollout;
@@ -48,6 +54,8 @@ typedef struct {
     double beta, tok_done;
 } Ppo;
 
+static bool has_value(const Ppo *p) { return p->c->method == RL_PPO; }
+
 /* -- the two losses, as objectives of train_micro */
 
 static double policy_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
@@ -55,6 +63,7 @@ static double policy_loss(void *self, Backend *be, const Batch *b, int first, Te
     const Experience *x = &p->x;
     int n = (int)out.rows;
     double loss = 0;
+    bool grpo = p->c->method == RL_GRPO;
     float temp = (float)p->c->temperature;
     (void)b;
     logp_forward(&p->logp, be, out, p->pass.target + first, temp, true);
@@ -63,9 +72,14 @@ static double policy_loss(void *self, Backend *be, const Batch *b, int first, Te
         double lp =
             (float)p->logp.lp[i]; /* as the engine hands them out, so that equal logits give ratio 1 in F64 too */
         PpoTerm term = ppo_policy_token(&p->logp.dlp[i], lp, x->lp[t], x->adv[t], p->c->clip);
-        loss += term.loss;
+        TokenShare share = p->pass.share[first + i];
+        double kl = grpo ? grpo_kl_token(&p->logp.dlp[i], lp, x->lp[t], x->lr[t], p->beta, p->c->kl_by_ratio) : 0;
+        p->logp.dlp[i] *= share.weight;
+        loss += share.weight * (term.loss + kl);
+        *weight += share.share;
         if (p->lp_new) p->lp_new[t] = lp;
         metrics_add(m, "policy_loss", term.loss, 1);
+        if (grpo) metrics_add(m, "kl_k3", kl_estimate(lp, x->lr[t], KL_K3, 0), 1);
         metrics_add(m, "approx_kl", term.approx_kl, 1);
         metrics_add(m, "ppo_kl", term.ppo_kl, 1);
         metrics_add(m, "clipfrac", term.clipfrac, 1);
@@ -74,7 +88,6 @@ static double policy_loss(void *self, Backend *be, const Batch *b, int first, Te
         metrics_add(m, "entropy", p->logp.ent[i], 1);
     }
     logp_backward(&p->logp, be, out, p->pass.target + first, temp);
-    *weight += n;
     return loss;
 }
 
@@ -89,8 +102,9 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
         v[i] = (float)v[i]; /* as above */
         if (p->v_new) p->v_new[t] = v[i];
         double dv, clipped, l = ppo_value_token(&dv, &clipped, v[i], x->v[t], x->ret[t], p->c->value_clip);
-        v[i] = p->c->value_weight * dv;
-        loss += p->c->value_weight * l;
+        double by = p->c->value_weight * p->pass.share[first + i].weight;
+        v[i] = by * dv;
+        loss += by * l;
         metrics_add(m, "value_loss", l, 1);
         metrics_add(m, "value_clipfrac", clipped, 1);
     }
@@ -101,16 +115,40 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
 
 /* -- one minibatch */
 
+/* Replies in order of their numbers: those to one prompt are neighbours. */
+static int by_number(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Tokens that a reply can share with the one before it: all that both prompts have but the last, whose row predicts. */
+static int shared_with(const Experience *x, int64_t before, int64_t s) {
+    return x->prompt[before] == x->prompt[s] ? x->prompt[s]->n - 1 : 0;
+}
+
+/* Sharing costs attention a few copies: is a sixth of the minibatch saved? */
+static bool shares_rows(const Experience *x, const int64_t *seq, int n) {
+    int64_t all = 0, saved = 0;
+    for (int k = 0; k < n; k++) {
+        all += x->prompt[seq[k]]->n + x->reply[seq[k]].n - 1;
+        if (k > 0) saved += shared_with(x, seq[k - 1], seq[k]);
+    }
+    return 6 * saved >= all;
+}
+
 /* Fills the pass with replies seq[0..] as long as they fit; returns how many it took. */
-static int fill_pass(Ppo *p, const int64_t *seq, int n) {
+static int fill_pass(Ppo *p, const int64_t *seq, int n, bool sharing) {
     Pass *f = &p->pass;
     const Experience *x = &p->x;
-    int n_tok = 0, n_row = 0, taken = 0;
+    int n_tok = 0, n_own = 0, n_row = 0, taken = 0;
     f->seq_off[0] = 0;
     for (; taken < n; taken++) {
         const PpoPrompt *prompt = x->prompt[seq[taken]];
         const GenResult *reply = &x->reply[seq[taken]];
-        if (n_tok + prompt->n + reply->n - 1 > p->c->max_tok) break;
+        int len = prompt->n + reply->n - 1;
+        f->same[taken] = sharing && taken > 0 ? shared_with(x, seq[taken - 1], seq[taken]) : 0;
+        n_own += len - f->same[taken];
+        if (n_own > p->c->max_tok || n_tok + len > (sharing ? SEEN_PER_ROW : 1) * p->c->max_tok) break;
         memcpy(f->tok + n_tok, prompt->tok, (size_t)prompt->n * sizeof(int32_t));
         memcpy(f->tok + n_tok + prompt->n, reply->text, (size_t)(reply->n - 1) * sizeof(int32_t));
         n_tok += prompt->n + reply->n - 1;
@@ -118,12 +156,17 @@ static int fill_pass(Ppo *p, const int64_t *seq, int n) {
     }
     CHECK(taken > 0, "a reply does not fit a pass of %d tokens", p->c->max_tok);
     batch_layout(&f->buf, &f->b, f->tok, n_tok, f->seq_off, taken, true);
-    for (int k = 0; k < taken; k++)
+    if (sharing) batch_share(&f->buf, &f->b, f->same);
+    for (int k = 0; k < taken; k++) {
+        TokenShare share = aggregate_token(p->c->aggregation, x->reply[seq[k]].n, p->c->max_new);
         for (int t = 0; t < x->reply[seq[k]].n; t++, n_row++) {
-            f->buf.row[n_row] = f->seq_off[k] + x->prompt[seq[k]]->n - 1 + t;
+            f->share[n_row] = share;
+            int row = f->seq_off[k] + x->prompt[seq[k]]->n - 1 + t;
+            f->buf.row[n_row] = sharing ? f->buf.seen[row] : row;
             f->target[n_row] = x->reply[seq[k]].text[t];
             f->at[n_row] = x->off[seq[k]] + t;
         }
+    }
     f->b.n_row = n_row;
     return taken;
 }
@@ -136,20 +179,23 @@ static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
         int64_t at = p->x.off[seq[k]];
         int64_t n_tok = p->x.off[seq[k] + 1] - at;
         if (!doctor_first_minibatch(p->lp_new + at, p->x.lp + at, n_tok, exact, err)) return false;
-        if (!doctor_first_values(p->v_new + at, p->x.v + at, n_tok, exact, err)) return false;
+        if (has_value(p) && !doctor_first_values(p->v_new + at, p->x.v + at, n_tok, exact, err)) return false;
     }
     return true;
 }
 
-static bool minibatch(Ppo *p, const int64_t *seq, int n, bool first, Error *err) {
+static bool minibatch(Ppo *p, int64_t *seq, int n, bool first, Error *err) {
     const Objective policy = {"ppo policy", 1, NULL, policy_loss, p, p->c->max_tok, p->c->max_tok, NULL};
     const Objective value = {"ppo value", 1, NULL, value_loss, p, p->c->max_tok, p->c->max_tok, NULL};
     double loss = 0, weight = 0, value_rows = 0;
+    qsort(seq, (size_t)n, sizeof *seq, by_number);
+    bool share = p->c->method == RL_GRPO && shares_rows(&p->x, seq, n);
     p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
     p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
     for (int k = 0; k < n;) {
-        k += fill_pass(p, seq + k, n - k);
+        k += fill_pass(p, seq + k, n - k, share);
         loss += train_micro(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice, &weight, p->metrics);
+        if (!has_value(p)) continue;
         loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
     }
     bool ok = !first || check_first(p, seq, n, err);
@@ -159,7 +205,7 @@ static bool minibatch(Ppo *p, const int64_t *seq, int n, bool first, Error *err)
     bool skipped = !isfinite(loss);
     if (skipped) {
         net_zero_grads(p->s->policy);
-        net_zero_grads(p->s->value);
+        if (has_value(p)) net_zero_grads(p->s->value);
     } else {
         OptimResult r = optim_step(p->optim, schedule_factor(&p->c->schedule, p->update), 1 / weight);
         skipped = r.skipped;
@@ -195,7 +241,7 @@ static bool learn(Ppo *p, Error *err) {
 /* -- metrics */
 
 typedef struct {
-    double score, raw, kl, end_share, length, explained, rollout_s, start_s;
+    double score, raw, kl, end_share, length, explained, start_s;
 } Summary;
 
 static double mean_of(const double *x, int64_t n) {
@@ -205,11 +251,11 @@ static double mean_of(const double *x, int64_t n) {
 }
 
 static Summary summarise(const Experience *x) {
-    Summary s = {mean_of(x->score, x->n), mean_of(x->raw, x->n), mean_of(x->kl, x->n), 0, 0, 0, 0, 0};
-    double mean_ret = mean_of(x->ret, x->n_tok), var = 0, miss = 0;
+    Summary s = {mean_of(x->score, x->n), mean_of(x->raw, x->n), mean_of(x->kl, x->n), 0, 0, 0, 0};
+    double mean_ret = x->ret ? mean_of(x->ret, x->n_tok) : 0, var = 0, miss = 0;
     for (int i = 0; i < x->n; i++) s.end_share += (x->reply[i].why == STOP_TOKEN) / (double)x->n;
     s.length = (double)x->n_tok / x->n;
-    for (int64_t t = 0; t < x->n_tok; t++) {
+    for (int64_t t = 0; x->ret && t < x->n_tok; t++) {
         var += (x->ret[t] - mean_ret) * (x->ret[t] - mean_ret);
         miss += (x->v[t] - x->ret[t]) * (x->v[t] - x->ret[t]);
     }
@@ -238,18 +284,22 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
         const char *name = metrics_at(p->metrics, i, &mean, &weight);
         json_out_num(&j, name, mean);
     }
-    json_out_num(&j, "explained_variance", s->explained);
+    if (has_value(p))
+        json_out_num(&j, "explained_variance", s->explained);
+    else
+        json_out_num(&j, "flat_groups", (double)p->x.n_flat * p->c->group / p->x.n);
     json_out_int(&j, "skipped", p->n_skipped_now);
     json_out_num(&j, "t_s", took);
-    json_out_num(&j, "t_rollout", s->rollout_s);
+    json_out_num(&j, "t_rollout", p->x.generate_s);
+    json_out_num(&j, "t_score", p->x.score_s);
     json_out_num(&j, "t_tok_s", (double)p->x.n_tok / (took > 0 ? took : 1e-9));
     json_out_obj_end(&j);
-    bool ok = appender_line(p->file, line.s, line.n, err);
+    bool ok = !p->file || appender_line(p->file, line.s, line.n, err);
     str_release(&line);
     p->tok_done += (double)p->x.n_tok;
     log_progress(p->log, p->update, p->c->updates, p->tok_done, "tok", "score %.3f  kl %.2f  end %.0f %%  clip %.2f",
                  s->score, s->kl, 100 * s->end_share, metrics_mean(p->metrics, "clipfrac"));
-    if (s->end_share == 0)
+    if (s->end_share == 0 && p->s->end_id >= 0)
         log_warn(p->log,
                  "no reply of an update ended by itself: replies may need more than %d tokens, or the policy never "
                  "learnt to end",
@@ -273,7 +323,8 @@ static bool write_state(void *ud, const char *dir, Error *err) {
     json_out_int(&j, "metrics_bytes", appender_size(p->file));
     json_out_obj_end(&j);
     str_printf(&path, "%s/optim.safetensors", dir);
-    bool ok = state_put_net(p->s->policy, dir, "policy", err) && state_put_net(p->s->value, dir, "value", err) &&
+    bool ok = state_put_net(p->s->policy, dir, "policy", err) &&
+              (!has_value(p) || state_put_net(p->s->value, dir, "value", err)) &&
               (!p->keeps_good || state_put_net(good_net(p), dir, "good", err)) && optim_save(p->optim, path.s, err);
     str_clear(&path);
     str_printf(&path, "%s/state.json", dir);
@@ -305,7 +356,8 @@ static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
     }
     str_clear(&path);
     str_printf(&path, "%s/optim.safetensors", base.s);
-    ok = ok && state_get_net(p->s->policy, base.s, "policy", err) && state_get_net(p->s->value, base.s, "value", err) &&
+    ok = ok && state_get_net(p->s->policy, base.s, "policy", err) &&
+         (!has_value(p) || state_get_net(p->s->value, base.s, "value", err)) &&
          (!p->keeps_good || state_get_net(good_net(p), base.s, "good", err)) && optim_load(p->optim, path.s, err);
     json_release(j);
     str_release(&path);
@@ -324,24 +376,43 @@ static bool good_open(Ppo *p, Error *err) {
            net_copy_weights(good_net(p), policy, err);
 }
 
+/* May activations of one net serve the other? */
+static bool same_shape(const ModelConfig *a, const ModelConfig *b) {
+    return a->n_layer == b->n_layer && a->n_head == b->n_head && a->n_kv_head == b->n_kv_head &&
+           a->d_model == b->d_model && a->d_head == b->d_head && a->d_ff == b->d_ff && a->norm == b->norm &&
+           a->mlp == b->mlp;
+}
+
+static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c, Net net, Acts *shared, Error *err) {
+    *acts = shared;
+    return (shared || acts_open(acts, net.trunk, c->max_tok, c->max_tok, c->keep, err)) &&
+           head_slice_open(mem, slice, net, err);
+}
+
 static bool ppo_open(Ppo *p, Error *err) {
     const PpoConfig *c = p->c;
     const Net nets[2] = {p->s->policy, p->s->value};
     const double lr_scale[2] = {1, c->value_lr};
-    CHECK(p->s->score && p->s->value.head->kind == HEAD_SCORE && p->s->value.head->n_out == 1,
-          "ppo needs a score function and "
-          "a value head of one output");
-    if (!rollout_open(&p->rollout, c, p->s, err) || !optim_open(&p->optim, nets, lr_scale, 2, &c->optim, err) ||
-        !acts_open(&p->policy_acts, nets[0].trunk, c->max_tok, c->max_tok, c->keep, err) ||
-        !acts_open(&p->value_acts, nets[1].trunk, c->max_tok, c->max_tok, c->keep, err) ||
-        !head_slice_open(&p->policy_mem, &p->policy_slice, nets[0], err) ||
-        !head_slice_open(&p->value_mem, &p->value_slice, nets[1], err) || !good_open(p, err) ||
-        !doctor_zero_weight(nets[0].trunk->be, err))
+    CHECK(p->s->score, "ppo needs a score function");
+    CHECK(!has_value(p) || (nets[1].head->kind == HEAD_SCORE && nets[1].head->n_out == 1),
+          "ppo needs a value head of one output");
+    if (!rollout_open(&p->rollout, c, p->s, err) ||
+        !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &c->optim, err) ||
+        !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
+        (c->method == RL_GRPO && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
-    p->pass.tok = mem_alloc((size_t)c->max_tok * sizeof(int32_t));
+    if (has_value(p)) {
+        bool same = same_shape(&nets[0].trunk->cfg, &nets[1].trunk->cfg);
+        if (!open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err))
+            return false;
+    }
+    if (!good_open(p, err) || !doctor_zero_weight(nets[0].trunk->be, err)) return false;
+    p->pass.tok = mem_alloc(SEEN_PER_ROW * (size_t)c->max_tok * sizeof(int32_t));
+    p->pass.same = mem_alloc((size_t)c->rollouts * sizeof(int32_t));
     p->pass.target = mem_alloc((size_t)c->max_tok * sizeof(int32_t));
     p->pass.seq_off = mem_alloc((size_t)(c->rollouts + 1) * sizeof(int32_t));
     p->pass.at = mem_alloc((size_t)c->max_tok * sizeof(int64_t));
+    p->pass.share = mem_alloc((size_t)c->max_tok * sizeof *p->pass.share);
     p->value_rows = mem_alloc(HEAD_SLICE * sizeof(double));
     p->metrics = metrics_new();
     return true;
@@ -351,9 +422,11 @@ static void ppo_close(Ppo *p) {
     metrics_free(p->metrics);
     free(p->value_rows);
     free(p->pass.tok);
+    free(p->pass.same);
     free(p->pass.target);
     free(p->pass.seq_off);
     free(p->pass.at);
+    free(p->pass.share);
     batch_release(&p->pass.buf);
     logp_release(&p->logp);
     if (p->keeps_good) {
@@ -362,8 +435,8 @@ static void ppo_close(Ppo *p) {
     }
     arena_release(&p->policy_mem);
     arena_release(&p->value_mem);
+    if (p->value_acts != p->policy_acts) acts_close(p->value_acts);
     acts_close(p->policy_acts);
-    acts_close(p->value_acts);
     optim_close(p->optim);
     rollout_close(&p->rollout);
 }
@@ -388,7 +461,7 @@ static bool make_update(Ppo *p, Error *err) {
     if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->stop, err)) return false;
     Summary s = summarise(&p->x);
     s.start_s = start_s;
-    s.rollout_s = now_s() - start_s;
+    double learn_s = now_s();
     bool ok = true;
     if (p->keeps_good && !(s.kl <= c->kl_stop))
         ok = kl_stop(p, s.kl, err);
@@ -399,7 +472,8 @@ static bool make_update(Ppo *p, Error *err) {
         p->update++;
         ok = write_metrics(p, &s, lr, err);
         if (c->kl_target > 0) p->beta = kl_controller(p->beta, s.kl, c->kl_target, p->x.n, c->kl_horizon);
-        PpoReport report = {p->update, p->x.n, p->x.prompt, p->x.reply, p->x.score, p->x.kl};
+        PpoReport report = {p->update, p->x.n,          p->x.prompt,  p->x.reply,       p->x.score,
+                            p->x.kl,   p->x.generate_s, p->x.score_s, now_s() - learn_s};
         if (ok && p->s->report) p->s->report(p->s->report_ud, &report);
     }
     experience_release(&p->x);
@@ -415,7 +489,7 @@ static bool loop(Ppo *p, const char *dir, Error *err) {
             stopped = true; /* during generation: this update has not begun to change anything */
         }
         bool due = now_s() - saved_s >= state_s || (p->c->state_updates > 0 && p->update % p->c->state_updates == 0);
-        if (stopped || (due && p->update < p->c->updates)) {
+        if (dir && (stopped || (due && p->update < p->c->updates))) {
             if (!save(p, dir, err)) return false;
             saved_s = now_s();
         }
@@ -426,21 +500,28 @@ static bool loop(Ppo *p, const char *dir, Error *err) {
     return true;
 }
 
-bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err) {
-    Ppo p = {.c = c, .s = s, .log = log, .stop = stop, .beta = c->beta};
+static bool start(Ppo *p, const char *dir, Error *err) {
     int64_t metrics_bytes = 0;
+    if (!ppo_open(p, err)) return false;
+    if (!dir) return true;
+    if (state_exists(dir) && !load(p, dir, &metrics_bytes, err)) return false;
+    if (p->update > 0) log_info(p->log, "resumed at update %" PRId64 " of %" PRId64, p->update, p->c->updates);
     Str path = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
-    bool ok = ppo_open(&p, err) && (!state_exists(dir) || load(&p, dir, &metrics_bytes, err));
-    if (ok && p.update > 0) log_info(log, "resumed at update %" PRId64 " of %" PRId64, p.update, c->updates);
-    ok = ok && appender_open(&p.file, path.s, metrics_bytes, err);
+    bool ok = appender_open(&p->file, path.s, metrics_bytes, err);
+    str_release(&path);
+    return ok;
+}
+
+bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err) {
+    Ppo p = {.c = c, .s = s, .log = log, .stop = stop, .beta = c->beta};
+    bool ok = start(&p, dir, err);
     if (ok) {
         ok = loop(&p, dir, err);
-        if (ok) ok = appender_sync(p.file, err);
+        if (ok && p.file) ok = appender_sync(p.file, err);
         log_progress_end(log);
-        appender_close(p.file);
+        if (p.file) appender_close(p.file);
     }
     ppo_close(&p);
-    str_release(&path);
     return ok;
 }

@@ -1,8 +1,11 @@
-/* train/ppo.h — rollouts, experience, update: PPO with a KL penalty to a frozen reference. Stages hand prompts and nets in.
+/* train/ppo.h — rollouts, experience, update: PPO or GRPO with a KL penalty to a frozen reference. Stages hand prompts and
+ * nets in.
  *
- *   rollout(policy) -> score(PM) , logprob(reference), value(critic) -> rewards with KL -> GAE -> K epochs of minibatches
+ *   PPO   rollout(policy) -> score(PM), logprob(reference), value -> rewards with KL -> GAE -> K epochs of minibatches
+ *   GRPO  rollout in groups -> score(PM), logprob(reference) -> advantages within groups -> K epochs, KL in the loss
  *
- * The log-probs of the rollout are the old log-probs; in the first minibatch after a rollout ratio 1 is asserted bitwise
+ * One loop: the methods differ in where advantages come from, where the KL is charged and in the value net, which GRPO has
+ * not. The log-probs of the rollout are the old log-probs; in the first minibatch after a rollout ratio 1 is asserted bitwise
  * (doctor). Policy and value are nets of their own with one optimizer: joint gradient norm; the value loss times c_v. */
 #ifndef DIKAST_TRAIN_PPO_H
 #define DIKAST_TRAIN_PPO_H
@@ -11,14 +14,22 @@
 #include "train/losses.h"
 #include "train/trainer.h"
 
+typedef enum { RL_PPO, RL_GRPO } RlMethod;  /* Schulman et al. 2017 | Shao et al. 2024 */
+
 typedef struct {
+    RlMethod method;
     int64_t updates;
     int rollouts, epochs, minibatches, max_new, max_tok;    /* max_tok: tokens per forward pass */
-    double beta, temperature, gamma, lambda, value_weight, value_clip;
+    double beta, temperature;       /* beta: in the reward (PPO, k1) or of the loss (GRPO, k3) */
+    double gamma, lambda, value_weight, value_clip; /* PPO */
     PpoClip clip;
     double no_end_score;            /* the score := this when the reply was cut by length (normalised units); NaN: kept */
     double score_clip;              /* 0: off */
-    bool whiten_rewards, whiten_advantages;
+    bool whiten_rewards, whiten_advantages;     /* PPO */
+    Aggregation aggregation;        /* of token losses in a minibatch; AGG_SEQ_SUM_NORM divides by max_new */
+    int group;                      /* GRPO: replies per prompt, at least 2; rollouts is a multiple of it */
+    bool group_scale, kl_by_ratio;  /* GRPO: advantages / (deviation + group_eps); k3 times the ratio */
+    double group_eps;
     double kl_target, kl_horizon;   /* kl_target 0: fixed beta */
     double kl_stop;                 /* nats per sequence: stop training, keep the last good weights; 0: off */
     OptimConfig optim;
@@ -45,14 +56,15 @@ typedef struct {
     const PpoPrompt *const *prompt;
     const GenResult *reply;
     const double *score, *kl;       /* (n): normalised, as trained on; nats of the sequence */
+    double rollout_s, score_s, update_s;    /* seconds of generation, scoring, epochs */
 } PpoReport;
 typedef void PpoReportFn(void *ud, const PpoReport *r);
 
 typedef struct {
-    Net policy, reference, value;   /* reference: no gradients; value: SCORE head n_out 1 */
+    Net policy, reference, value;   /* reference: no gradients; value: SCORE head n_out 1; GRPO: {0} */
     const PpoPrompt *prompt;
-    int n_prompt;                   /* update u takes rollouts u*rollouts.. of a seeded endless shuffle */
-    int32_t end_id;
+    int n_prompt;                   /* update u takes rollouts u*rollouts.. of a seeded endless shuffle; GRPO: groups */
+    int32_t end_id;                 /* -1: none, every reply has max_new tokens */
     const uint8_t *ban;             /* (V) ids the policy never draws: none if NULL. Must be NULL for exact ratios */
     double score_mean, score_sd;    /* normalisation of R */
     PpoScoreFn *score;
@@ -67,8 +79,10 @@ typedef struct {
 /* Trains policy and value in place for c->updates updates; resumes from dir/state; writes dir/metrics.jsonl, one object per
  * update:
  *   step; score, score_raw, reward (score - beta kl), kl (nats per sequence), kl_token, end_share, length, tokens; beta, lr
- *   policy_loss, value_loss, approx_kl, ppo_kl, clipfrac, clipfrac_dual, value_clipfrac, ratio, entropy (means over all
- *   tokens of all epochs), explained_variance, grad_norm (mean), skipped (optimizer steps); t_s, t_rollout, t_tok_s.
+ *   policy_loss, value_loss (PPO), kl_k3 (GRPO), approx_kl, ppo_kl, clipfrac, clipfrac_dual, value_clipfrac (PPO), ratio,
+ *   entropy (means over all tokens of all epochs), explained_variance (PPO), flat_groups (GRPO: share of groups whose scores
+ *   are equal, which teach nothing), grad_norm (mean), skipped (optimizer steps); t_s, t_rollout, t_score, t_tok_s.
+ * dir NULL: nothing is read or written (benchmarks).
  * ERR_STOPPED after a saved state (a started update is finished first). ERR_DIVERGED when non-finite or when a rollout's KL
  * passes kl_stop: then the policy holds the weights of the last rollout that did not, and the caller may keep them. */
 bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err);
@@ -85,6 +99,9 @@ bool doctor_same_weights(Net a, Net b);
 bool doctor_rewards(const double *r, const double *kl_term, const int64_t *off, const double *score, int n_seq, Error *err);
 /* One sequence's advantages against the definition A_t = sum_k (gamma lambda)^k delta_(t+k). */
 bool doctor_gae(const double *adv, const double *r, const double *v, int64_t n, double gamma, double lambda, Error *err);
+/* One group's advantages against the definition: centred and, with scale, times (sd + eps) the scores' distance from their
+ * mean; exact 0 where all scores are equal. */
+bool doctor_group(const double *adv, const double *score, int n, bool scale, double eps, Error *err);
 /* A row of weight 0 gets gradient 0 even if its logits are NaN. */
 bool doctor_zero_weight(Backend *be, Error *err);
 

@@ -1,5 +1,6 @@
-/* Rollouts -> experience. Rollout j of the whole run (j = update * rollouts + i) takes prompt j of an endless series of
- * seeded permutations and draws its tokens under id j, so nothing depends on what else is generated beside it.
+/* Rollouts -> experience. Rollout j of the whole run (j = update * rollouts + i) takes prompt j / group of an endless
+ * series of seeded permutations (group: 1 in PPO) and draws its tokens under id j, so nothing depends on what else is
+ * generated beside it.
  *
  * Rows: reply token t of a prompt of P tokens stands at position P + t and is predicted by the row before it, P + t
  * - 1. The value of the state in which it is drawn is read from that same row. */
@@ -10,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_SLOTS = 64 }; /* replies generated at once */
+
 static bool check_setup(const PpoConfig *c, const PpoSetup *s, Error *err) {
     if (!(c->temperature > 0)) return error_set(err, ERR_CONFIG, "ppo: temperature %g, expected > 0", c->temperature);
     if (c->rollouts < 1 || c->minibatches < 1 || c->minibatches > c->rollouts || c->epochs < 1 || c->max_new < 1)
@@ -18,10 +21,17 @@ static bool check_setup(const PpoConfig *c, const PpoSetup *s, Error *err) {
             "ppo: %d rollouts, %d minibatches, %d epochs, %d new tokens: expected at least 1 of each and no "
             "more minibatches than rollouts",
             c->rollouts, c->minibatches, c->epochs, c->max_new);
+    if (c->method == RL_GRPO && (c->group < 2 || c->rollouts % c->group))
+        return error_set(
+            err, ERR_CONFIG,
+            "grpo: %d rollouts in groups of %d: expected groups of at least 2 replies, whose advantages are "
+            "relative to each other, and whole groups in every update",
+            c->rollouts, c->group);
     if (s->n_prompt < 1) return error_set(err, ERR_CONFIG, "ppo: no prompts");
     if (!(s->score_sd > 0))
         return error_set(err, ERR_CONFIG, "ppo: the scores' deviation is %g, expected > 0", s->score_sd);
     const Model *net[] = {s->policy.trunk, s->reference.trunk, s->value.trunk};
+    int n_net = c->method == RL_PPO ? 3 : 2;
     for (int i = 0; i < s->n_prompt; i++) {
         int n = s->prompt[i].n + c->max_new;
         if (s->prompt[i].n < 1) return error_set(err, ERR_CONFIG, "ppo: prompt %" PRIu64 " is empty", s->prompt[i].id);
@@ -31,7 +41,7 @@ static bool check_setup(const PpoConfig *c, const PpoSetup *s, Error *err) {
                              " of %d tokens and a reply of %d pass the %d tokens of one forward pass: "
                              "drop it or raise the tokens per pass",
                              s->prompt[i].id, s->prompt[i].n, c->max_new, c->max_tok);
-        for (int k = 0; k < COUNT_OF(net); k++)
+        for (int k = 0; k < n_net; k++)
             if (n > net[k]->cfg.max_seq)
                 return error_set(err, ERR_CONFIG,
                                  "ppo: prompt %" PRIu64
@@ -42,11 +52,24 @@ static bool check_setup(const PpoConfig *c, const PpoSetup *s, Error *err) {
     return true;
 }
 
+/* The cache holds what the rollouts can use at once and no more. */
+static EngineConfig generation(const PpoConfig *c, const PpoSetup *s) {
+    const Model *m = s->policy.trunk;
+    int longest = 0, pages;
+    for (int i = 0; i < s->n_prompt; i++)
+        if (s->prompt[i].n > longest) longest = s->prompt[i].n;
+    pages = (longest + c->max_new - 1 + KV_PAGE - 1) / KV_PAGE;
+    EngineConfig e = {.share_prefix = true, .max_slots = c->rollouts < MAX_SLOTS ? c->rollouts : MAX_SLOTS};
+    e.kv_bytes = (size_t)e.max_slots * (size_t)pages * kv_page_bytes(&m->cfg, m->be->real);
+    return e;
+}
+
 bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err) {
     *r = (Rollout){.c = c, .s = s, .order_epoch = -1};
-    EngineConfig e = {.share_prefix = true};
-    if (!check_setup(c, s, err) || !engine_open(&r->policy, s->policy, &e, err) ||
-        !engine_open(&r->reference, s->reference, &e, err) || !engine_open(&r->value, s->value, &e, err)) {
+    if (!check_setup(c, s, err)) return false;
+    EngineConfig gen = generation(c, s), score = {.max_batch_tok = c->max_tok};
+    if (!engine_open(&r->policy, s->policy, &gen, err) || !engine_open(&r->reference, s->reference, &score, err) ||
+        (c->method == RL_PPO && !engine_open(&r->value, s->value, &score, err))) {
         rollout_close(r);
         return false;
     }
@@ -82,11 +105,11 @@ static bool generate(Experience *x, Rollout *r, int64_t update, const Stop *stop
     GenRequest *req = mem_alloc((size_t)x->n * sizeof(GenRequest));
     for (int i = 0; i < x->n; i++) {
         int64_t j = update * c->rollouts + i;
-        x->prompt[i] = prompt_of(r, j);
+        x->prompt[i] = prompt_of(r, c->method == RL_GRPO ? j / c->group : j);
         SampleParams p = {.temperature = c->temperature, .top_p = 1, .repetition = 1, .max_new = c->max_new};
         p.rng = rng_derive((Rng){c->seed, RNG_SAMPLE}, "ppo rollout");
         p.stop = &r->s->end_id;
-        p.n_stop = 1;
+        p.n_stop = r->s->end_id >= 0;
         if (r->s->ban) {
             p.hook = ban_hook;
             p.hook_ud = (void *)(uintptr_t)r->s;
@@ -100,14 +123,14 @@ static bool generate(Experience *x, Rollout *r, int64_t update, const Stop *stop
 
 static double *doubles(int64_t n) { return mem_alloc((size_t)(n > 0 ? n : 1) * sizeof(double)); }
 
-static void place_tokens(Experience *x) {
+static void place_tokens(Experience *x, RlMethod method) {
     for (int i = 0; i < x->n; i++) {
         CHECK(x->reply[i].n > 0, "reply %d of a prompt that fits is empty", i);
         x->off[i + 1] = x->off[i] + x->reply[i].n;
     }
     x->n_tok = x->off[x->n];
-    double **const array[] = {&x->lp, &x->lr, &x->v, &x->r, &x->adv, &x->ret};
-    for (int k = 0; k < COUNT_OF(array); k++) *array[k] = doubles(x->n_tok);
+    double **const array[] = {&x->lp, &x->lr, &x->adv, &x->v, &x->r, &x->ret};
+    for (int k = 0; k < (method == RL_PPO ? 6 : 3); k++) *array[k] = doubles(x->n_tok);
     for (int i = 0; i < x->n; i++)
         for (int t = 0; t < x->reply[i].n; t++) x->lp[x->off[i] + t] = x->reply[i].logprob[t];
 }
@@ -173,17 +196,36 @@ static bool score_replies(Experience *x, Rollout *r, Error *err) {
     return ok || error_wrap(err, "scoring the rollout");
 }
 
-/* Rewards, returns, advantages; the doctor looks at each before the next is made of it. */
-static bool judge(Experience *x, Rollout *r, double beta, Error *err) {
-    const PpoConfig *c = r->c;
-    double *kl_term = x->adv; /* free until GAE */
+static void sum_kl(Experience *x) {
     for (int i = 0; i < x->n; i++) {
         x->kl[i] = 0;
-        for (int64_t t = x->off[i]; t < x->off[i + 1]; t++) {
-            kl_term[t] = beta * (x->lr[t] - x->lp[t]);
-            x->kl[i] += x->lp[t] - x->lr[t];
-        }
+        for (int64_t t = x->off[i]; t < x->off[i + 1]; t++) x->kl[i] += x->lp[t] - x->lr[t];
     }
+}
+
+/* GRPO: every token of a reply has the reply's advantage; the KL is the loss's business. */
+static bool judge_groups(Experience *x, Rollout *r, Error *err) {
+    const PpoConfig *c = r->c;
+    int n_group = x->n / c->group;
+    int64_t *off = mem_alloc((size_t)(n_group + 1) * sizeof *off);
+    double *adv = doubles(x->n);
+    for (int g = 0; g <= n_group; g++) off[g] = (int64_t)g * c->group;
+    x->n_flat = group_advantages(adv, x->score, off, n_group, c->group_scale, c->group_eps);
+    bool ok = true;
+    for (int g = 0; ok && g < n_group; g++)
+        ok = doctor_group(adv + off[g], x->score + off[g], c->group, c->group_scale, c->group_eps, err);
+    for (int i = 0; i < x->n; i++)
+        for (int64_t t = x->off[i]; t < x->off[i + 1]; t++) x->adv[t] = adv[i];
+    free(off);
+    free(adv);
+    return ok;
+}
+
+/* PPO: rewards, returns, advantages; the doctor looks at each before the next is made of it. */
+static bool judge_tokens(Experience *x, Rollout *r, double beta, Error *err) {
+    const PpoConfig *c = r->c;
+    double *kl_term = x->adv; /* free until GAE */
+    for (int64_t t = 0; t < x->n_tok; t++) kl_term[t] = beta * (x->lr[t] - x->lp[t]);
     ppo_rewards(x->r, x->lp, x->lr, x->off, x->score, x->n, beta, 0, 0);
     if (!doctor_rewards(x->r, kl_term, x->off, x->score, x->n, err)) return false;
     if (r->s->spoil) r->s->spoil(x->r, x->score, x->off, x->n);
@@ -206,12 +248,17 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     x->raw = doubles(n);
     x->score = doubles(n);
     x->kl = doubles(n);
+    bool ppo = r->c->method == RL_PPO;
+    double start = now_s();
     bool ok = generate(x, r, update, stop, err);
-    if (ok) place_tokens(x);
-    ok = ok && score_reference(x, r, err) && score_values(x, r, err) && score_replies(x, r, err);
+    x->generate_s = now_s() - start;
+    if (ok) place_tokens(x, r->c->method);
+    ok = ok && score_reference(x, r, err) && (!ppo || score_values(x, r, err)) && score_replies(x, r, err);
     if (ok && update == 0 && doctor_same_weights(r->s->policy, r->s->reference))
         ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, err);
-    ok = ok && judge(x, r, beta, err);
+    if (ok) sum_kl(x);
+    ok = ok && (ppo ? judge_tokens(x, r, beta, err) : judge_groups(x, r, err));
+    x->score_s = now_s() - start - x->generate_s;
     if (!ok) experience_release(x);
     return ok;
 }

@@ -1,4 +1,4 @@
-/* train/rollout.h — what one update of PPO learns from: replies with their log-probs, values, rewards, advantages. */
+/* train/rollout.h — what one update learns from: replies with their log-probs, values, rewards, advantages. */
 #ifndef DIKAST_TRAIN_ROLLOUT_H
 #define DIKAST_TRAIN_ROLLOUT_H
 
@@ -10,14 +10,17 @@ typedef struct {            /* token arrays concatenate the replies: reply s own
     const PpoPrompt **prompt;           /* (n) */
     GenResult *reply;                   /* (n) */
     int64_t *off;                       /* (n+1) */
-    double *lp, *lr, *v, *r, *adv, *ret;/* (n_tok) policy, reference, value of the state before the token; reward; ... */
+    double *lp, *lr, *adv;              /* (n_tok) log-probs under policy and reference; advantage */
+    double *v, *r, *ret;                /* (n_tok) value of the state before the token, reward, return; GRPO: NULL */
     double *raw, *score, *kl;           /* (n) R as scored; normalised; sum of lp - lr */
+    int n_flat;                         /* GRPO: groups without a spread of scores */
+    double generate_s, score_s;         /* seconds */
 } Experience;
 
 typedef struct {            /* engines over the setup's nets, and the order of prompts */
     const PpoConfig *c;
     const PpoSetup *s;
-    Engine *policy, *reference, *value;
+    Engine *policy, *reference, *value; /* value: NULL in GRPO */
     int64_t *order;         /* (n_prompt) of epoch order_epoch */
     int64_t order_epoch;
 } Rollout;
