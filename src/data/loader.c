@@ -6,8 +6,8 @@
  * bound both the time and how far a sample can move from its place in the permutation. Packs are numbered through all
  * epochs, so a reader that starts at number k first plans the epochs before it, which needs lengths only.
  *
- * A thread builds up to RING packs ahead, enough for a trainer of a million tokens a second on a machine whose cores are
- * taken by others for some 20 ms at a time:
+ * A thread builds up to RING packs ahead, enough for a trainer of a million tokens a second on a machine whose cores
+ * are taken by others for some 20 ms at a time:
  *
  *      slot[head]           the one the caller holds, or the next to hand out
  *      .. head + count      ready
