@@ -238,6 +238,7 @@ static inline void ops_add_half(OpList *l) {
         for (int j = 0; j < COUNT_OF(shape); j++) {
             OpCase c = {.op = op[i], .store = STORE_BF16, .n = shape[j][0], .m = shape[j][1], .k = 20};
             c.pad = j % 2 ? 3 : 0;
+            if (i == 0) op_add(l, (OpCase){.op = OP_quantize, .n = shape[j][0], .m = shape[j][1], .pad = c.pad});
             c.panels = j > 2 && (op[i] == OP_cast || op[i] == OP_embed_fwd);
             op_add(l, c);
         }

@@ -16,6 +16,7 @@
     OP(zero,             "")    \
     OP(copy,             "")    \
     OP(cast,             "")    \
+    OP(quantize,         "")    \
     OP(add,              "")    \
     OP(add_bias,         "")    \
     OP(sumsq,            "")    \
@@ -153,6 +154,7 @@ static inline double op_round(const OpData *d, double v) { return d->c.f32 ? (do
 static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     bool weight = strcmp(name, "w") == 0;
     if (real != DTYPE_F32) return real;
+    if (c->op == OP_quantize) return strcmp(name, "y") == 0 ? DTYPE_I8 : real;
     if (c->store == STORE_W_BF16) return weight ? DTYPE_BF16 : real;
     if (c->store == STORE_W_I8) return weight ? DTYPE_I8 : real;
     if (c->store != STORE_BF16) return real;
@@ -301,6 +303,7 @@ static inline double op_call(Backend *be, const OpData *d, const Tensor *t) {
     case OP_zero: op->zero(be, t[0]); break;
     case OP_copy: op->copy(be, t[0], t[1]); break;
     case OP_cast: op->cast(be, t[0], t[1]); break;
+    case OP_quantize: op->quantize(be, t[0], t[1], t[2]); break;
     case OP_add: op->add(be, t[0], t[1], t[2]); break;
     case OP_add_bias: op->add_bias(be, t[0], t[1], t[2]); break;
     case OP_sumsq: return op->sumsq(be, t[0]);
@@ -343,6 +346,7 @@ static inline bool op_in_panels(const Backend *be, const OpData *d, int i) {
     switch (d->c.op) {
     case OP_linear_fwd:
     case OP_linear_bwd: return weight;
+    case OP_quantize: return strcmp(name, "scale") != 0;
     case OP_embed_fwd:
     case OP_embed_bwd: return weight && d->c.panels;
     case OP_zero:
@@ -695,6 +699,13 @@ static inline void op_build(OpData *d, const OpCase *c, Backend *ref) {
     case OP_gather_rows:
     case OP_scatter_rows:
     case OP_scatter_add_rows: op_build_lookup(d); break;
+    case OP_quantize:
+        op_slot(d, "y", SLOT_OUT, c->n, c->m, false);
+        op_slot(d, "scale", SLOT_OUT, 1, c->n, false);
+        op_slot(d, "x", SLOT_IN, c->n, c->m, false);
+        if (c->n > 2)
+            for (int j = 0; j < c->m; j++) d->slot[2].value[2 * c->m + j] = 0;
+        break;
     case OP_linear_fwd:
     case OP_linear_bwd: op_build_linear(d); break;
     case OP_rmsnorm_fwd:

@@ -22,6 +22,7 @@ typedef struct {
     int64_t steps, warmup, batch, seq, reps;
     const char *dtype_name; /* "fp32", "bf16" */
     DType dtype;
+    DType weights; /* generate: of a rounded copy, F32: none */
     double peak; /* GFLOP/s, 0: not known */
     const char *dir; /* generate: of a model, or NULL */
     Keep keep;

@@ -91,7 +91,7 @@ static bool gen_open(Gen *g, Error *err) {
               : head_init(&g->h, &g->m, HEAD_LM, n_vocab, 0, false, err)))
         return false;
     g->net.head = &g->h;
-    return engine_open(&g->e, g->net, &(EngineConfig){0}, err);
+    return engine_open(&g->e, g->net, &(EngineConfig){.weights = g->b->weights}, err);
 }
 
 /* Seconds since the process began, in ticks of the kernel's clock, as the peers' programs tell it. */

@@ -21,6 +21,7 @@ static const Flag flags[] = {
     {"--batch", "N", "train, load: sequences a step (default 4 for a, else 16); generate: only this batch"},
     {"--seq", "N", "train, load: tokens a sequence (default 256); generate: tokens a prompt (default 16)"},
     {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
+    {"--weights", "DTYPE", "generate: matrices read in a rounded copy: bf16 or int8 (default: the model's own)"},
     {"--dir", "DIR", "generate: a model folder of this size; also times the way to its first token"},
     {"--reps", "N", "generate, tokenize, load: repetitions (default 3)"},
     {"--m", "LIST", "gemm: rows (default 1,8,32,64,512; dx and dw from 64 on)"},
@@ -256,6 +257,10 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     if (b->dtype == DTYPE_F32 && strcmp(b->dtype_name, "fp32"))
         return error_set(err, ERR_CONFIG, "--dtype must be fp32 or bf16, found '%s'", b->dtype_name);
     b->rows = args_flag(a, c, "--m") ? args_flag(a, c, "--m") : "1,8,32,64,512";
+    const char *weights = args_flag(a, c, "--weights");
+    if (weights && strcmp(weights, "bf16") && strcmp(weights, "int8"))
+        return error_set(err, ERR_CONFIG, "--weights must be bf16 or int8, found '%s'", weights);
+    b->weights = !weights ? DTYPE_F32 : !strcmp(weights, "bf16") ? DTYPE_BF16 : DTYPE_I8;
     b->dir = args_flag(a, c, "--dir");
     b->ops = args_flag(a, c, "--ops");
     b->cold = args_flag(a, c, "--cold") != NULL;

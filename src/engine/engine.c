@@ -126,13 +126,13 @@ void pass_forward(Engine *e, KvCache *kv) {
     b->seqs.q_off = e->q_off;
     b->seqs.kv_len = e->kv_len;
     b->seqs.kv_page = e->kv_page;
-    net_forward(e->net, e->acts, b, kv);
+    net_forward(e->now, e->acts, b, kv);
     e->stats.n_pass++;
 }
 
 Tensor pass_head(Engine *e, int first, int n) {
     Tensor out = tensor_rows(e->out, 0, n);
-    head_forward(e->net, e->acts, first, out);
+    head_forward(e->now, e->acts, first, out);
     return out;
 }
 

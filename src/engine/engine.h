@@ -48,7 +48,10 @@ typedef struct {
 } GenResult;
 
 typedef struct Engine Engine;
-typedef struct { int max_batch_tok, max_slots; size_t kv_bytes; bool share_prefix; } EngineConfig;  /* 0: defaults */
+/* 0: defaults. weights: DTYPE_BF16 or DTYPE_I8: generation reads the matrices in a copy of that dtype (nn/light.h), made
+ * again whenever the weights have changed; its log-probs are then the copy's. DTYPE_F32 (0): the net's own. Scoring always
+ * reads the net's own. */
+typedef struct { int max_batch_tok, max_slots; size_t kv_bytes; bool share_prefix; DType weights; } EngineConfig;
 bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err);
 void engine_close(Engine *e);
 /* out (n), in the order of req; texts live until engine_free_results. log may be NULL. A prompt that leaves no room in the

@@ -5,6 +5,7 @@
 
 #include "engine/pages.h"
 #include "engine/sample.h"
+#include "nn/light.h"
 
 enum { SLICE_ROWS = 256 }; /* of the head at once, at most */
 
@@ -21,7 +22,7 @@ typedef struct {            /* a request being worked on */
 } Slot;
 
 struct Engine {
-    Net net;
+    Net net, now; /* now: what passes run, net or its light copy */
     Backend *be;
     EngineConfig cfg; /* resolved: no zeros */
     int n_out;        /* width of the head */
@@ -48,6 +49,7 @@ struct Engine {
 
     /* generation only, opened with the first call */
     bool kv_ready;
+    LightNet light; /* cfg.weights */
     KvCache kv;
     Pages pages;
     uint64_t version; /* of the trunk, when the pages were named */

@@ -387,7 +387,11 @@ static bool open_cache(Engine *e, Error *err) {
     if (n_page < 1) n_page = 1;
     size_t most = (size_t)INT32_MAX / (2 * (size_t)m->n_layer * KV_PAGE); /* rows are numbered in 32 bits */
     if (n_page > most) n_page = most;
-    if (!kv_open(&e->kv, e->net.trunk, (int)n_page, err)) return error_wrap(err, "engine: keys and values");
+    if (e->cfg.weights != DTYPE_F32 && !light_open(&e->light, e->net, e->cfg.weights, err)) return false;
+    if (!kv_open(&e->kv, e->net.trunk, (int)n_page, err)) {
+        light_release(&e->light);
+        return error_wrap(err, "engine: keys and values");
+    }
     pages_init(&e->pages, (int)n_page);
     size_t slots = (size_t)e->cfg.max_slots, threads = (size_t)pool_threads(e->be->pool);
     e->slot = mem_alloc(slots * sizeof *e->slot);
@@ -409,6 +413,7 @@ static bool open_cache(Engine *e, Error *err) {
 void gen_release(Engine *e) {
     if (!e->kv_ready) return;
     for (int i = 0; i < pool_threads(e->be->pool); i++) sample_scratch_release(&e->scratch[i]);
+    light_release(&e->light);
     free(e->scratch);
     free(e->row_ready);
     free(e->slot_seen);
@@ -426,6 +431,11 @@ static bool prepare(Gen *g, Error *err) {
     if (e->version != e->net.trunk->version) {
         pages_forget(&e->pages);
         e->version = e->net.trunk->version;
+    }
+    e->now = e->net;
+    if (e->cfg.weights != DTYPE_F32) {
+        light_update(&e->light, e->net);
+        e->now = light_net(&e->light);
     }
     int64_t n_tok = 0;
     for (int i = 0; i < g->n; i++) {

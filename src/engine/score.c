@@ -166,6 +166,7 @@ static bool check_sequences(const Score *c, int n, Error *err) {
 
 static bool score(Score *c, int n, Error *err) {
     Engine *e = c->e;
+    e->now = e->net;
     double start = now_s();
     if (!check_sequences(c, n, err)) return false;
     int64_t all = 0, longest = 1;

@@ -14,6 +14,7 @@
 #include "nn/nn_int.h"
 
 static const Tensor none = {0};
+static const BlockParams no_scales = {0};
 
 void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b) {
     const BackendOps *op = m->be->op;
@@ -32,10 +33,11 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
         op->layernorm_bwd(m->be, dx, dw_acc, db_acc, dy, x, w, mean, rstd, true);
 }
 
-/* y = residual + x w^T + bias */
-static void linear_residual(Backend *be, Tensor y, Tensor residual, Tensor x, Tensor w, Tensor bias) {
+/* out.y = residual + x w^T + bias */
+static void linear_residual(Backend *be, LinearOut out, Tensor residual, Tensor x) {
+    Tensor y = out.y;
     if (y.data != residual.data) be->op->copy(be, y, residual);
-    be->op->linear_fwd(be, &(LinearOut){.y = y, .w = w, .bias = bias}, 1, x, true);
+    be->op->linear_fwd(be, &out, 1, x, true);
 }
 
 /* The batch says who is there, the model how far back anybody looks. */
@@ -100,11 +102,11 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     Backend *be = m->be;
     const BackendOps *op = be->op;
     const ModelConfig *c = &m->cfg;
-    const BlockParams *w = &m->w.block[layer];
+    const BlockParams *w = &m->w.block[layer], *s = m->scale ? &m->scale[layer] : &no_scales;
     bool last = layer + 1 == c->n_layer;
 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
-    const LinearOut qkv[] = {{a->q, w->wq, w->bq, none}, {a->k, w->wk, w->bk, none}, {a->v, w->wv, w->bv, none}};
+    const LinearOut qkv[] = {{a->q, w->wq, w->bq, s->wq}, {a->k, w->wk, w->bk, s->wk}, {a->v, w->wv, w->bv, s->wv}};
     op->linear_fwd(be, qkv, 3, a->h1, false);
     if (c->pos == POS_ROPE) {
         op->rope(be, a->q, b->pos, m->freq, c->d_head, false);
@@ -123,17 +125,17 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
         op->gather_rows(be, a->x_mid, a->x, b->row);
     }
     Tensor o = as_input(m, a->o_in, last ? a->o_row : a->o);
-    linear_residual(be, a->x_mid, last ? a->x_mid : a->x, o, w->wo, w->bo);
+    linear_residual(be, (LinearOut){a->x_mid, w->wo, w->bo, s->wo}, last ? a->x_mid : a->x, o);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
-    const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, none}, {a->gate, w->w_gate, none, none}};
+    const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, none, s->w_gate}};
     op->linear_fwd(be, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
     if (c->mlp == MLP_SWIGLU) {
         op->swiglu_fwd(be, a->act, a->gate, a->up);
     } else {
         op->gelu_fwd(be, a->act, a->up, c->gelu);
     }
-    linear_residual(be, x_out, a->x_mid, a->act, w->w_down, w->b_down);
+    linear_residual(be, (LinearOut){x_out, w->w_down, w->b_down, s->w_down}, a->x_mid, a->act);
 }
 
 static Tensor in_place(const Model *m, Tensor t) {

@@ -12,7 +12,7 @@ static void check_slice(Net n, const Acts *a, int first, Tensor out) {
 void head_forward(Net n, const Acts *a, int first, Tensor out) {
     Backend *be = n.trunk->be;
     check_slice(n, a, first, out);
-    LinearOut o = {.y = out, .w = n.head->w};
+    LinearOut o = {.y = out, .w = n.head->w, .scale = n.head->scale};
     be->op->linear_fwd(be, &o, 1, tensor_rows(a->h, first, out.rows), false);
 }
 

@@ -78,6 +78,7 @@ typedef struct Model {
                                    residual stream, gradients of parameters, statistics and logits are be->real */
     uint64_t version;           /* raised by every optimizer step; caches of older versions are not used */
     ModelParams w, dw;          /* dw: empty tensors when opened without gradients */
+    BlockParams *scale;         /* (n_layer): of 8-bit matrices, (1, rows) each; empty tensors otherwise, NULL: none has */
     Arena params, grads;
     double *freq;               /* RoPE frequencies, (d_head/2) */
 } Model;
@@ -89,6 +90,7 @@ typedef struct {
     int n_out;
     bool tied;                  /* w and dw alias the trunk's wte */
     Tensor w, dw;
+    Tensor scale;               /* of an 8-bit w, (1, n_out) */
     Arena params, grads;
 } Head;
 

@@ -54,6 +54,9 @@ typedef struct {
     void (*cast)(Backend *be, Tensor y, Tensor x);                      /* y = x in y's dtype; y may be tensor_narrow(x) */
     void (*add)(Backend *be, Tensor y, Tensor a, Tensor b);             /* y = a + b; y may alias a or b */
     void (*add_bias)(Backend *be, Tensor y, Tensor x, Tensor b);        /* y = x + b  b (1,C); y may alias x */
+    /* 8-bit weights of F32 ones: scale_i = max_j |x_ij| / 127, y_ij = x_ij / scale_i to the nearest whole number, even ones
+     * first; a row of zeros has scale 1.  y (M,K) in panels, scale (1,M), x (M,K) */
+    void (*quantize)(Backend *be, Tensor y, Tensor scale, Tensor x);
     double (*sumsq)(Backend *be, Tensor x);                             /* double, fixed blocks in fixed order */
     bool (*all_finite)(Backend *be, Tensor x);
 

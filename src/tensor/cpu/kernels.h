@@ -16,6 +16,7 @@ const BackendOps KERNELS = {
     .zero = zero,
     .copy = copy,
     .cast = cast,
+    .quantize = quantize,
     .add = add,
     .add_bias = add_bias,
     .sumsq = sumsq,
@@ -44,4 +45,4 @@ const BackendOps KERNELS = {
     .scale = scale,
 };
 
-_Static_assert(sizeof(BackendOps) == 30 * sizeof(void *), "cpu lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 31 * sizeof(void *), "cpu lacks an op of backend.h");

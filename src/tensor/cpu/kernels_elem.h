@@ -149,6 +149,38 @@ static void scale(Backend *be, Tensor x, double a) {
 }
 
 typedef struct {
+    Tensor y, scale, x;
+} Quantize;
+
+/* One panel: the scales of its rows are its lanes. */
+static void quantize_task(void *ud, int64_t panel, int thread) {
+    (void)thread;
+    const Quantize *q = ud;
+    const float *x = (const float *)q->x.data + panel * q->x.ld * PANEL_ROWS;
+    int8_t *y = (int8_t *)q->y.data + panel * q->y.ld * PANEL_ROWS;
+    v16 top = v16_zero(), unit = v16_set1(1.0f);
+    for (int64_t j = 0; j < q->x.cols; j++) top = v16_max(top, v16_abs(v16_load(x + j * PANEL_ROWS)));
+    v16 scale = v16_select_lt(v16_zero(), top, v16_div(top, v16_set1(127.0f)), unit);
+    int64_t left = q->x.rows - panel * PANEL_ROWS;
+    v16_put(f32_row(q->scale, 0) + panel * PANEL_ROWS, scale, left);
+    const v16 shift = v16_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    for (int64_t j = 0; j < q->x.cols; j++) {
+        float whole[16];
+        v16 z = v16_div(v16_load(x + j * PANEL_ROWS), scale);
+        v16_store(whole, v16_sub(v16_add(z, shift), shift));
+        for (int l = 0; l < 16; l++) y[j * PANEL_ROWS + l] = (int8_t)whole[l];
+    }
+}
+
+static void quantize(Backend *be, Tensor y, Tensor scale, Tensor x) {
+    cpu_check_weight("quantize", "y", y, y.rows, y.cols, DTYPE_I8);
+    cpu_check_weight("quantize", "x", x, y.rows, y.cols, DTYPE_F32);
+    cpu_check("quantize", "scale", scale, 1, y.rows);
+    Quantize q = {y, scale, x};
+    cpu_tiles(be, ceil_div(y.rows, PANEL_ROWS), 32.0 * (double)tensor_count(y), quantize_task, &q);
+}
+
+typedef struct {
     Tensor x;
     double *part;
 } Reduction;

@@ -174,6 +174,7 @@ typedef struct {
     Tensor x;
     bool add;
     int64_t n_group; /* of all outputs */
+    int64_t per;     /* panels of a group at most */
 } Forward;
 
 /* Rows of one task: a chunk of x stays in L2 while the panels of w pass. A multiple of every TILE_ROWS. */
@@ -186,10 +187,10 @@ static const LinearOut *forward_part(const Forward *f, int64_t task, int64_t *ro
     int64_t g = task % f->n_group;
     *row = task / f->n_group * CHUNK;
     *row_end = least(f->x.rows, *row + CHUNK);
-    for (; g >= n_group(ceil_div(o->w.rows, 16)); o++) g -= n_group(ceil_div(o->w.rows, 16));
-    int64_t n_panel = ceil_div(o->w.rows, 16);
-    *v = group_at(n_panel, g);
-    *nv = group_at(n_panel, g + 1) - *v;
+    for (; g >= ceil_div(ceil_div(o->w.rows, 16), f->per); o++) g -= ceil_div(ceil_div(o->w.rows, 16), f->per);
+    int64_t n_panel = ceil_div(o->w.rows, 16), n = ceil_div(n_panel, f->per);
+    *v = n_panel * g / n;
+    *nv = n_panel * (g + 1) / n - *v;
     return o;
 }
 

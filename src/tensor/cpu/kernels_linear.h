@@ -20,14 +20,15 @@ static void check_out(const LinearOut *o, Tensor x, bool add_y) {
 }
 
 static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
-    Forward f = {out, n, x, add_y, 0};
+    Forward f = {out, n, x, add_y, 0, TILE_VECS};
     double weights = 0;
     CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
     cpu_check_as("linear_fwd", "x", x, x.rows, x.cols, is_half(x) ? DTYPE_BF16 : DTYPE_F32);
     for (int i = 0; i < n; i++) {
         check_out(&out[i], x, add_y);
         CHECK(out[i].w.dtype == out[0].w.dtype, "linear_fwd: weights of two dtypes");
-        f.n_group += n_group(ceil_div(out[i].w.rows, 16));
+        if (out[i].w.dtype != x.dtype) f.per = WIDE_PANELS;
+        f.n_group += ceil_div(ceil_div(out[i].w.rows, 16), f.per);
         weights += (double)tensor_count(out[i].w);
     }
     PoolFn *task = is_half(x) ? half_forward_task : out[0].w.dtype == DTYPE_F32 ? forward_task : widened_task;

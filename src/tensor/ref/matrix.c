@@ -22,6 +22,20 @@ void ref_copy(Backend *be, Tensor y, Tensor x) {
 /* Its tensors have one dtype. */
 void ref_cast(Backend *be, Tensor y, Tensor x) { ref_copy(be, y, x); }
 
+/* scale_i = max_j |x_ij| / 127;  y_ij = rint(x_ij / scale_i) */
+void ref_quantize(Backend *be, Tensor y, Tensor scale, Tensor x) {
+    (void)be;
+    ref_check("quantize", "x", x, y.rows, y.cols);
+    ref_check("quantize", "y", y, y.rows, y.cols);
+    ref_check("quantize", "scale", scale, 1, y.rows);
+    for (int64_t i = 0; i < y.rows; i++) {
+        double top = 0;
+        for (int64_t j = 0; j < y.cols; j++) top = fmax(top, fabs(ref_row(x, i)[j]));
+        ref_row(scale, 0)[i] = top > 0 ? top / 127 : 1;
+        for (int64_t j = 0; j < y.cols; j++) ref_row(y, i)[j] = rint(ref_row(x, i)[j] / ref_row(scale, 0)[i]);
+    }
+}
+
 /* y = a + b */
 void ref_add(Backend *be, Tensor y, Tensor a, Tensor b) {
     (void)be;

@@ -9,6 +9,7 @@ static const BackendOps ops = {
     .zero = ref_zero,
     .copy = ref_copy,
     .cast = ref_cast,
+    .quantize = ref_quantize,
     .add = ref_add,
     .add_bias = ref_add_bias,
     .sumsq = ref_sumsq,
@@ -38,7 +39,7 @@ static const BackendOps ops = {
 };
 
 /* An entry added to the op table must be added here: ref defines every op. */
-_Static_assert(sizeof(BackendOps) == 30 * sizeof(void *), "ref lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 31 * sizeof(void *), "ref lacks an op of backend.h");
 
 bool backend_ref_open(Backend *be, const char *isa, Error *err) {
     if (isa && strcmp(isa, "auto") != 0)

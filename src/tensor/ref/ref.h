@@ -19,6 +19,7 @@ void ref_check_opt(const char *op, const char *what, Tensor t, int64_t rows, int
 /* matrix.c: rows, lookup, products, optimizer */
 void ref_zero(Backend *be, Tensor y);
 void ref_copy(Backend *be, Tensor y, Tensor x);
+void ref_quantize(Backend *be, Tensor y, Tensor scale, Tensor x);
 void ref_cast(Backend *be, Tensor y, Tensor x);
 void ref_add(Backend *be, Tensor y, Tensor a, Tensor b);
 void ref_add_bias(Backend *be, Tensor y, Tensor x, Tensor b);
