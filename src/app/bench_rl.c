@@ -128,7 +128,7 @@ static void say(Rl *l, const char *kind) {
     Case k;
     case_begin(&k, b, "rl", name, pool_threads(b->machine.pool));
     json_out_str(&k.j, "algo", kind);
-    json_out_str(&k.j, "dtype", "fp32");
+    json_out_str(&k.j, "dtype", b->dtype_name);
     json_out_int(&k.j, "seqs", b->seqs);
     json_out_int(&k.j, "minibatch", b->minibatch);
     json_out_num(&k.j, "iter_s", rounded(all, 4));

@@ -377,8 +377,9 @@ static bool good_open(Ppo *p, Error *err) {
 }
 
 /* May activations of one net serve the other? */
-static bool same_shape(const ModelConfig *a, const ModelConfig *b) {
-    return a->n_layer == b->n_layer && a->n_head == b->n_head && a->n_kv_head == b->n_kv_head &&
+static bool same_shape(const Model *x, const Model *y) {
+    const ModelConfig *a = &x->cfg, *b = &y->cfg;
+    return x->dtype == y->dtype && a->n_layer == b->n_layer && a->n_head == b->n_head && a->n_kv_head == b->n_kv_head &&
            a->d_model == b->d_model && a->d_head == b->d_head && a->d_ff == b->d_ff && a->norm == b->norm &&
            a->mlp == b->mlp;
 }
@@ -402,7 +403,7 @@ static bool ppo_open(Ppo *p, Error *err) {
         (c->method == RL_GRPO && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     if (has_value(p)) {
-        bool same = same_shape(&nets[0].trunk->cfg, &nets[1].trunk->cfg);
+        bool same = same_shape(nets[0].trunk, nets[1].trunk);
         if (!open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err))
             return false;
     }
