@@ -619,9 +619,37 @@ static void test_doctor_zero_weight(void **state) {
     fixture_close(&f);
 }
 
+/* Rollouts from rounded weights: the gap of their log-probs is measured, coarser weights have a larger one, and none is
+ * there when the weights are the policy's own. */
+static void test_rounded_rollouts(void **state) {
+    (void)state;
+    static const DType weights[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
+    Str dir = {0}, metrics = {0};
+    Error err = {0};
+    for (int method = RL_PPO; method <= RL_GRPO; method++) {
+        double gap[COUNT_OF(weights)];
+        for (int k = 0; k < COUNT_OF(weights); k++) {
+            Fixture f;
+            fixture_open(&f, "cpu", 1);
+            if (method == RL_GRPO) as_grpo(&f);
+            f.c.rollout_weights = weights[k];
+            fresh_dir(&dir, "rounded");
+            must(run(&f, dir.s, &err), &err);
+            read_metrics(&metrics, dir.s);
+            gap[k] = metric(&metrics, 1, "rollout_gap");
+            fixture_close(&f);
+        }
+        assert_true(isnan(gap[0]));
+        assert_true(gap[1] > 1e-6 && gap[1] < gap[2] && gap[2] < 0.1);
+    }
+    str_release(&dir);
+    str_release(&metrics);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_rounded_rollouts),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_passes),
         cmocka_unit_test(test_groups),

@@ -60,6 +60,7 @@ bool bench_generate(Bench *b, Error *err);
 bool bench_tokenize(Bench *b, Error *err);
 bool bench_load(Bench *b, Error *err);
 bool bench_gemm(Bench *b, Error *err);
+bool bench_kernels(Bench *b, Error *err);
 bool bench_ppo(Bench *b, Error *err);
 bool bench_grpo(Bench *b, Error *err);
 

@@ -61,7 +61,8 @@ static bool open_nets(Rl *l, Error *err) {
 
 static void configure(Rl *l, bool grpo) {
     const Bench *b = l->b;
-    l->c = (PpoConfig){.method = grpo ? RL_GRPO : RL_PPO,
+    l->c = (PpoConfig){.rollout_weights = b->weights,
+                       .method = grpo ? RL_GRPO : RL_PPO,
                        .updates = b->iters + 1,
                        .rollouts = (int)b->seqs,
                        .epochs = (int)b->epochs,

@@ -316,6 +316,11 @@ static bool check_config(const RunConfig *cfg, Error *err) {
     if (cfg->rl.minibatches > cfg->rl.rollouts)
         return error_set(err, ERR_CONFIG, "rl.n_minibatch %lld is more than rl.rollouts %lld",
                          (long long)cfg->rl.minibatches, (long long)cfg->rl.rollouts);
+    if (cfg->rl.rollout_weights != 0 && (cfg->run.dtype != 0 || cfg->run.backend != 0))
+        return error_set(
+            err, ERR_CONFIG,
+            "rl.rollout_weights rounds F32 weights of backend cpu: leave it at own, or run.dtype at fp32 and "
+            "run.backend at cpu");
     if (cfg->rl.method == 1 && cfg->rl.rollouts % cfg->rl.group)
         return error_set(
             err, ERR_CONFIG,

@@ -158,6 +158,7 @@ const CfgKey run_keys[] = {
     {"rl.rollouts",      CFG_INT,   CFG_RESULT, AT(rl.rollouts), "96", 2, 1e6, "replies per update"},
     {"rl.n_epoch",       CFG_INT,   CFG_RESULT, AT(rl.epochs), "4", 1, 100, "passes over the rollouts per update"},
     {"rl.n_minibatch",   CFG_INT,   CFG_RESULT, AT(rl.minibatches), "2", 1, 1000, "optimizer steps per pass"},
+    {"rl.rollout_weights", CFG_ENUM, CFG_RESULT, AT(rl.rollout_weights), "own|bf16|int8", 0, 0, "weights that rollouts are generated from: the policy's own, or rounded copies, whose log-probs are then the old ones (metric rollout_gap)"},
     {"rl.group",         CFG_INT,   CFG_RESULT, AT(rl.group), "8", 2, 1e6, "grpo: replies per prompt; rl.rollouts is a multiple of it"},
     {"rl.group_scale",   CFG_BOOL,  CFG_RESULT, AT(rl.group_scale), "true", 0, 0, "grpo: advantages are divided by the group's deviation (which divides rl.beta by it, too)"},
     {"rl.group_eps",     CFG_FLOAT, CFG_RESULT, AT(rl.group_eps), "1e-4", 0, 100, "grpo: added to the deviation"},

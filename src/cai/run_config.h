@@ -63,6 +63,7 @@ typedef struct {
         TrainKeys t;                /* lr, schedule, clip...; steps = updates */
         SampleKeys s;
         int method;                 /* ppo | grpo */
+        int rollout_weights;        /* own | bf16 | int8 */
         int64_t rollouts, epochs, minibatches, group;
         int aggregate;              /* auto | the kinds of Aggregation */
         double redteam_share, beta, gamma, lambda, clip_low, clip_high, dual_clip, value_clip, value_weight, value_lr;

@@ -123,7 +123,9 @@ static Aggregation aggregation(const RunConfig *c) {
 
 static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
     const RunConfig *c = ctx->cfg;
-    *p = (PpoConfig){.method = (RlMethod)c->rl.method,
+    static const DType weights[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
+    *p = (PpoConfig){.rollout_weights = weights[c->rl.rollout_weights],
+                     .method = (RlMethod)c->rl.method,
                      .updates = c->rl.t.steps,
                      .rollouts = (int)c->rl.rollouts,
                      .epochs = (int)c->rl.epochs,

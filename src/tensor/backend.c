@@ -8,11 +8,12 @@ typedef struct {
     bool (*open)(Backend *be, const char *isa, Error *err);
     void (*close)(Backend *be);
     const char *(*isa)(const Backend *be);
+    double (*spin)(Backend *be); /* NULL: cannot */
 } Provider;
 
 static const Provider providers[] = {
-    {"cpu", backend_cpu_open, backend_cpu_close, backend_cpu_isa},
-    {"ref", backend_ref_open, backend_ref_close, backend_ref_isa},
+    {"cpu", backend_cpu_open, backend_cpu_close, backend_cpu_isa, backend_cpu_spin},
+    {"ref", backend_ref_open, backend_ref_close, backend_ref_isa, NULL},
 };
 
 static const Provider *find(const char *name) {
@@ -53,6 +54,11 @@ void backend_close(Backend *be) {
 }
 
 const char *backend_isa(const Backend *be) { return find(be->op->name)->isa(be); }
+
+double backend_spin(Backend *be) {
+    double (*spin)(Backend *) = find(be->op->name)->spin;
+    return spin ? spin(be) : 0;
+}
 
 /* Both backends keep their tensors in host memory, so the way in and out is a loop; a device backend would add a copy
  * to its row of providers[]. */

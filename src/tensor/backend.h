@@ -143,6 +143,10 @@ void backend_close(Backend *be);
 bool backend_set_dtype(Backend *be, DType dtype, Error *err);
 const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref */
 
+/* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
+ * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */
+double backend_spin(Backend *be);
+
 /* Host side of tensors, any layout, with conversion: double holds every F32 and F64 exactly. */
 void tensor_get(Backend *be, double *out, Tensor x);        /* out: rows*cols, contiguous */
 void tensor_set(Backend *be, Tensor y, const double *in);

@@ -14,5 +14,6 @@ const char *backend_ref_isa(const Backend *be);
 bool backend_cpu_open(Backend *be, const char *isa, Error *err);
 void backend_cpu_close(Backend *be);
 const char *backend_cpu_isa(const Backend *be);
+double backend_cpu_spin(Backend *be); /* see backend_spin */
 
 #endif

@@ -39,6 +39,8 @@ typedef struct {
     int64_t state_updates;          /* > 0: also every so many updates (deterministic kill tests) */
     uint64_t seed;
     Keep keep;                      /* KEEP_ALL (0) or KEEP_INPUTS */
+    DType rollout_weights;          /* EngineConfig.weights of rollouts; DTYPE_F32 (0): the policy's own. Else the recorded
+                                       log-probs are the rounded policy's: the gap is measured, ratio 1 is not asserted */
 } PpoConfig;
 
 typedef struct { uint64_t id; const int32_t *tok; int n; } PpoPrompt;   /* ids up to and including <|assistant|> */
@@ -79,7 +81,8 @@ typedef struct {
 /* Trains policy and value in place for c->updates updates; resumes from dir/state; writes dir/metrics.jsonl, one object per
  * update:
  *   step; score, score_raw, reward (score - beta kl), kl (nats per sequence), kl_token, end_share, length, tokens; beta, lr
- *   policy_loss, value_loss (PPO), kl_k3 (GRPO), approx_kl, ppo_kl, clipfrac, clipfrac_dual, value_clipfrac (PPO), ratio,
+ *   policy_loss, value_loss (PPO), kl_k3 (GRPO), rollout_gap (rollout_weights: mean |log-prob of the policy -
+ *   recorded one| before the first step), approx_kl, ppo_kl, clipfrac, clipfrac_dual, value_clipfrac (PPO), ratio,
  *   entropy (means over all tokens of all epochs), explained_variance (PPO), flat_groups (GRPO: share of groups whose scores
  *   are equal, which teach nothing), grad_norm (mean), skipped (optimizer steps); t_s, t_rollout, t_score, t_tok_s.
  * dir NULL: nothing is read or written (benchmarks).

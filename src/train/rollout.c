@@ -59,7 +59,7 @@ static EngineConfig generation(const PpoConfig *c, const PpoSetup *s) {
     for (int i = 0; i < s->n_prompt; i++)
         if (s->prompt[i].n > longest) longest = s->prompt[i].n;
     pages = (longest + c->max_new - 1 + KV_PAGE - 1) / KV_PAGE;
-    EngineConfig e = {.share_prefix = true, .max_slots = c->rollouts < MAX_SLOTS ? c->rollouts : MAX_SLOTS};
+    EngineConfig e = {.weights = c->rollout_weights, .share_prefix = true, .max_slots = c->rollouts < MAX_SLOTS ? c->rollouts : MAX_SLOTS};
     e.kv_bytes = (size_t)e.max_slots * (size_t)pages * kv_page_bytes(&m->cfg, m->be->real);
     return e;
 }
@@ -254,7 +254,7 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     x->generate_s = now_s() - start;
     if (ok) place_tokens(x, r->c->method);
     ok = ok && score_reference(x, r, err) && (!ppo || score_values(x, r, err)) && score_replies(x, r, err);
-    if (ok && update == 0 && doctor_same_weights(r->s->policy, r->s->reference))
+    if (ok && update == 0 && r->c->rollout_weights == DTYPE_F32 && doctor_same_weights(r->s->policy, r->s->reference))
         ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, err);
     if (ok) sum_kl(x);
     ok = ok && (ppo ? judge_tokens(x, r, beta, err) : judge_groups(x, r, err));

@@ -302,6 +302,25 @@ void backend_cpu_close(Backend *be) {
     free(cpu);
 }
 
+enum { SPIN_STEPS = 1 << 20, SPIN_TILES = 16 };
+
+typedef struct {
+    SpinFn *spin;
+    volatile float sum[SPIN_TILES];
+} Spin;
+
+static void spin_task(void *ud, int64_t tile, int thread) {
+    (void)thread;
+    Spin *s = ud;
+    s->sum[tile] = s->spin(SPIN_STEPS);
+}
+
+double backend_cpu_spin(Backend *be) {
+    Spin s = {.spin = ((const Cpu *)be->impl)->isa->spin};
+    pool_for(be->pool, SPIN_TILES, spin_task, &s);
+    return 32.0 * SPIN_STEPS * SPIN_TILES;
+}
+
 const char *backend_cpu_isa(const Backend *be) {
     const Cpu *cpu = be->impl;
     return cpu->isa->name;

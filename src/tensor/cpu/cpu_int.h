@@ -10,8 +10,12 @@
 
 extern const BackendOps cpu_ops_scalar, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16;
 
+typedef float SpinFn(int64_t n); /* n times sixteen multiply-adds */
+SpinFn cpu_spin_scalar, cpu_spin_avx2, cpu_spin_avx512, cpu_spin_avx512_bf16;
+
 typedef struct {
     const char *name; /* "avx512" */
+    SpinFn *spin;
     const BackendOps *op;
     bool (*usable)(void); /* on this CPU under this operating system */
 } Isa;

@@ -17,10 +17,10 @@ static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_
 static bool has_c(void) { return true; }
 
 static const Isa isas[] = {
-    {"avx512_bf16", &cpu_ops_avx512_bf16, has_avx512_bf16},
-    {"avx512", &cpu_ops_avx512, has_avx512},
-    {"avx2", &cpu_ops_avx2, has_avx2},
-    {"scalar", &cpu_ops_scalar, has_c},
+    {"avx512_bf16", cpu_spin_avx512_bf16, &cpu_ops_avx512_bf16, has_avx512_bf16},
+    {"avx512", cpu_spin_avx512, &cpu_ops_avx512, has_avx512},
+    {"avx2", cpu_spin_avx2, &cpu_ops_avx2, has_avx2},
+    {"scalar", cpu_spin_scalar, &cpu_ops_scalar, has_c},
 };
 
 const Isa *isa_choose(const char *want, Error *err) {

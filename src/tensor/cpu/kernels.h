@@ -1,5 +1,5 @@
 /* tensor/cpu/kernels.h — every op of backend.h in terms of vec.h. Included by kernels_<isa>.c, which has defined v16,
- * the list of gemm's register tiles (MICRO_TILES) and the name of the table (KERNELS). */
+ * the list of gemm's register tiles (MICRO_TILES), the name of the table (KERNELS) and of SPIN. */
 #include "tensor/cpu/cpu_int.h"
 
 #include "tensor/cpu/kernels_gemm.h"
@@ -44,5 +44,20 @@ const BackendOps KERNELS = {
     .adamw = adamw,
     .scale = scale,
 };
+
+/* What the machine could do at best: chains of multiply-adds in registers, as many as hide their latency, nothing loaded.
+ * Returns something that depends on all of them, so that none is left out. */
+float SPIN(int64_t n) {
+    enum { CHAINS = TILE_ROWS * TILE_VECS };
+    v16 acc[CHAINS], a = v16_set1(0.999999f), b = v16_set1(1e-6f);
+#pragma GCC unroll 24
+    for (int c = 0; c < CHAINS; c++) acc[c] = v16_set1((float)c);
+    for (int64_t i = 0; i < n; i += CHAINS)
+#pragma GCC unroll 24
+        for (int c = 0; c < CHAINS; c++) acc[c] = v16_fma(acc[c], a, b);
+    v16 sum = v16_zero();
+    for (int c = 0; c < CHAINS; c++) sum = v16_add(sum, acc[c]);
+    return v16_sum(sum);
+}
 
 _Static_assert(sizeof(BackendOps) == 31 * sizeof(void *), "cpu lacks an op of backend.h");

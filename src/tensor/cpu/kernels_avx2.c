@@ -9,4 +9,5 @@
 #define MICRO_TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #define KERNELS cpu_ops_avx2
+#define SPIN cpu_spin_avx2
 #include "tensor/cpu/kernels.h"

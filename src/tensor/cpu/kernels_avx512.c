@@ -14,4 +14,5 @@
 // clang-format on
 
 #define KERNELS cpu_ops_avx512
+#define SPIN cpu_spin_avx512
 #include "tensor/cpu/kernels.h"

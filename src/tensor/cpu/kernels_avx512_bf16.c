@@ -14,4 +14,5 @@
 // clang-format on
 
 #define KERNELS cpu_ops_avx512_bf16
+#define SPIN cpu_spin_avx512_bf16
 #include "tensor/cpu/kernels.h"

@@ -9,4 +9,5 @@
 #define MICRO_TILES(T) T(1, 1) T(2, 1)
 
 #define KERNELS cpu_ops_scalar
+#define SPIN cpu_spin_scalar
 #include "tensor/cpu/kernels.h"
