@@ -112,7 +112,7 @@ def main():
     p.add_argument("--reps", type=int, default=5, help="pairs of runs (5)")
     p.add_argument("--field", default="", help="comma list; without it the first of " + ", ".join(DEFAULT))
     p.add_argument("--max-other", type=float, default=0.15, help="load by others above which a pair is run again (0.15)")
-    p.add_argument("--retry", type=int, default=1, help="how often a disturbed pair is run again; the quietest try counts (1)")
+    p.add_argument("--retry", type=int, default=1, help="how often; the quietest try counts (1)")
     args = p.parse_args()
     fields = [f for f in args.field.split(",") if f]
     for f in fields:
