@@ -152,8 +152,8 @@ def main():
         if args.only in (None, name):
             part(g)
     if g.other:
-        print(f"{g.cpu}, kernels {g.kernels}, one thread, {args.dtype}, medians of {args.reps} rounds; other programs took "
-              f"{100 * statistics.median(g.other):.0f} % of the machine (median round).")
+        print(f"{g.cpu}, kernels {g.kernels}, one thread, {args.dtype}, medians of {args.reps} rounds; other programs "
+              f"took {100 * statistics.median(g.other):.0f} % of the machine (median round).")
 
 
 if __name__ == "__main__":

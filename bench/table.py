@@ -377,7 +377,8 @@ def evaluate(regime, rounds, isa):
             some, there = a[min(both)], b[min(both)]
             ours.append(statistics.median(a[rep][field] for rep in both))
             theirs.append(statistics.median(b[rep][field] for rep in both))
-            peers.append(f"{peer} {there.get('version', '')}".strip())
+            version = str(there.get("version", ""))
+            peers.append(peer if ".so" in version else f"{peer} {version}".strip())
     if not per_rep:
         return f"no case of ours and of a peer pairs with {regime.case} in {field}"
     ratios = [statistics.median(v) for v in per_rep.values()]
