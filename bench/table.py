@@ -249,9 +249,14 @@ class Table:
         old = {}
         for row in self.log.lines if self.args.resume else ():
             if (row["table"], row.get("group"), row.get("run")) == ("round", group, name):
-                if all(row["commands"].get(label) == cmd for label, cmd in commands.items()):
+                same = all(row["commands"].get(label) == cmd for label, cmd in commands.items())
+                if same and not (self.args.redo and row["other"] > self.most(group)):
                     old[row["rep"]] = row
         return old
+
+    def most(self, group):
+        """Others may take so much; in the group "load" the busy loop is one of them."""
+        return self.args.max_other + (1 / os.cpu_count() if group == "load" else 0)
 
     def one_round(self, group, name, rep, commands, broken):
         """Runs the commands once each; one that fails is left out from then on."""
@@ -263,10 +268,8 @@ class Table:
                     self.log.put("raw", group=group, run=name, rep=rep, attempt=attempt, label=labels[i],
                                  command=commands[labels[i]], other=round(other, 3), **{**row, "case": case})
 
-            # In the group "load" the busy loop is one of the others.
-            most = self.args.max_other + (1 / os.cpu_count() if group == "load" else 0)
             try:
-                rows, other = compare.in_turn(list(commands.values()), rep, most, self.args.retry, note)
+                rows, other = compare.in_turn(list(commands.values()), rep, self.most(group), self.args.retry, note)
             except compare.Failed as failed:
                 label = next(k for k, c in commands.items() if c == failed.command)
                 print(f"table: {name}: {label}: {failed}", file=sys.stderr)
@@ -408,7 +411,7 @@ def table_row(group, r):
     met += "; shortened" if r["quick"] else ""
     unit = UNIT[r["field"]]
     goal = ("at most " if r["field"] in compare.MEMORY and r["goal"] is not None else "") + short(r["goal"])
-    ratio = f"**{r['ratio']:.2f}** ({r['least']:.2f}-{r['greatest']:.2f})"
+    ratio = f"**{short(r['ratio'])}** ({short(r['least'])}-{short(r['greatest'])})"
     cells = (r["regime"], r["peer"], r["threads"] or "-", f"{short(r['ours'])} {unit}", f"{short(r['theirs'])} {unit}",
              ratio, goal, short(r["stretch"]), met)
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -469,6 +472,7 @@ def arguments():
     p.add_argument("--quick", action="store_true", help="shortest runs, to see that all pairs; no figures to quote")
     p.add_argument("--json", metavar="FILE", default="", help="append every line and ratio to FILE")
     p.add_argument("--resume", action="store_true", help="take finished rounds of the same commands from FILE")
+    p.add_argument("--redo", action="store_true", help="with --resume: not those others disturbed")
     p.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     p.add_argument("--markdown", action="store_true", help="print the table from FILE, run nothing")
     args = p.parse_args()
