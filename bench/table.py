@@ -65,7 +65,7 @@ def rl(algo, trl):
 
 def under_load(kind, flags):
     ours = f"{{dikast}} bench {kind} {flags} --json {{isa}} --threads "
-    return Run(ours + "{threads}", {"dikast, 1 thread": ours + "1"},
+    return Run(ours + "{threads}", {"dikast with 1 thread": ours + "1"},
                {"train": "--steps 1 --warmup 1", "generate": "--reps 1"}.get(kind, "--iters 1"))
 
 
@@ -154,7 +154,7 @@ REGIMES = [
     Regime("JSON rows", "json", "^json/rows$", "mb_s", ("jansson",), (1.0, 5), (1.0, 5)),
     Regime("start of the program", "start", "^run$", "wall_s", ("import torch",)),
 ]
-ALONE = ("dikast, 1 thread",)
+ALONE = ("dikast with 1 thread",)
 LOAD_REGIMES = [
     Regime(f"{name}, one core taken", run, case, field, ALONE, (0.9, 1.0), (0.9, 1.0), ("threads",))
     for name, run, case, field in (
@@ -381,7 +381,7 @@ def evaluate(regime, rounds, isa):
             ours.append(statistics.median(a[rep][field] for rep in both))
             theirs.append(statistics.median(b[rep][field] for rep in both))
             version = str(there.get("version", ""))
-            peers.append(peer if ".so" in version else f"{peer} {version}".strip())
+            peers.append(peer if ".so" in version or peer in ALONE else f"{peer} {version}".strip())
     if not per_rep:
         return f"no case of ours and of a peer pairs with {regime.case} in {field}"
     ratios = [statistics.median(v) for v in per_rep.values()]
