@@ -239,6 +239,7 @@ static inline void ops_add_half(OpList *l) {
             OpCase c = {.op = op[i], .store = STORE_BF16, .n = shape[j][0], .m = shape[j][1], .k = 20};
             c.pad = j % 2 ? 3 : 0;
             c.panels = j > 2 && (op[i] == OP_cast || op[i] == OP_embed_fwd);
+            c.add = op[i] == OP_embed_fwd && j % 2;
             op_add(l, c);
         }
 }
