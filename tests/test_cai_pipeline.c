@@ -142,6 +142,7 @@ static void keys_change_where_they_must(void **state) {
         {"prompts.limit=20", "prompts revise sl pairs label pm rl eval"},
         {"tokenizer.vocab=600", "tokenizer pretrain helpful revise sl pairs label pm rl eval"},
         {"world.seed=2", "world tokenizer prompts pretrain helpful revise sl pairs label pm rl eval"},
+        {"run.dtype=bf16", "world tokenizer prompts pretrain helpful revise sl pairs label pm rl eval"},
         {"run.seed=1", "world tokenizer prompts pretrain helpful revise sl pairs label pm rl eval"},
     };
     RunConfig c;
