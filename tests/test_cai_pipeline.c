@@ -297,6 +297,16 @@ static void mistakes_are_found_first(void **state) {
         assert_false(help_exists(fresh, "store"));
         run_config_release(&c);
     }
+    const char *const half_ref[] = {set_out, "run.backend=ref", "run.dtype=bf16", NULL};
+    RunConfig half;
+    PipelineResult none;
+    Error why = {0};
+    help_config(&half, TINY, half_ref);
+    assert_false(pipeline_run(&none, &half, TINY, NULL, NULL, NULL, &why));
+    assert_int_equal(why.code, ERR_CONFIG);
+    assert_non_null(strstr(why.msg, "run.dtype: backend ref"));
+    assert_false(help_exists(help_stage(&none, "world")->dir, "."));
+    run_config_release(&half);
     /* The generated constitution is there only after the world: a misspelt principle is still found before training. */
     RunConfig c;
     PipelineResult r;

@@ -526,6 +526,15 @@ static void test_open(void **state) {
     assert_true(backend_open(&be, "cpu", pool, NULL, &err));
     assert_string_equal(be->op->name, "cpu");
     assert_int_equal(be->real, DTYPE_F32);
+    assert_int_equal(be->dtype, DTYPE_F32);
+    assert_false(backend_set_dtype(be, DTYPE_I8, &err));
+    assert_true(backend_set_dtype(be, DTYPE_BF16, &err) && be->dtype == DTYPE_BF16 && be->real == DTYPE_F32);
+    backend_close(be);
+    be = open_ref();
+    assert_true(backend_set_dtype(be, DTYPE_F64, &err));
+    assert_false(backend_set_dtype(be, DTYPE_BF16, &err));
+    assert_int_equal(err.code, ERR_CONFIG);
+    assert_non_null(strstr(err.msg, "ref: dtype BF16"));
     backend_close(be);
     pool_close(pool);
 }
