@@ -240,6 +240,7 @@ static inline void ops_add_half(OpList *l) {
             c.pad = j % 2 ? 3 : 0;
             if (i == 0) op_add(l, (OpCase){.op = OP_quantize, .n = shape[j][0], .m = shape[j][1], .pad = c.pad});
             c.panels = j > 2 && (op[i] == OP_cast || op[i] == OP_embed_fwd);
+            c.add = op[i] == OP_embed_fwd && j % 2;
             op_add(l, c);
         }
 }

@@ -2,6 +2,7 @@
 /* The run store: what is reused, what is redone, and that neither company nor interruption shows in the bytes. */
 #include "cai_help.h"
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 static char root[256], shared[280], alone[280];
@@ -142,6 +143,7 @@ static void keys_change_where_they_must(void **state) {
         {"prompts.limit=20", "prompts revise sl pairs label pm rl eval"},
         {"tokenizer.vocab=600", "tokenizer pretrain helpful revise sl pairs label pm rl eval"},
         {"world.seed=2", "world tokenizer prompts pretrain helpful revise sl pairs label pm rl eval"},
+        {"run.dtype=bf16", "world tokenizer prompts pretrain helpful revise sl pairs label pm rl eval"},
         {"run.seed=1", "world tokenizer prompts pretrain helpful revise sl pairs label pm rl eval"},
     };
     RunConfig c;
@@ -295,6 +297,16 @@ static void mistakes_are_found_first(void **state) {
         assert_false(help_exists(fresh, "store"));
         run_config_release(&c);
     }
+    const char *const half_ref[] = {set_out, "run.backend=ref", "run.dtype=bf16", NULL};
+    RunConfig half;
+    PipelineResult none;
+    Error why = {0};
+    help_config(&half, TINY, half_ref);
+    assert_false(pipeline_run(&none, &half, TINY, NULL, NULL, NULL, &why));
+    assert_int_equal(why.code, ERR_CONFIG);
+    assert_non_null(strstr(why.msg, "run.dtype: backend ref"));
+    assert_false(help_exists(help_stage(&none, "world")->dir, "."));
+    run_config_release(&half);
     /* The generated constitution is there only after the world: a misspelt principle is still found before training. */
     RunConfig c;
     PipelineResult r;
@@ -305,6 +317,70 @@ static void mistakes_are_found_first(void **state) {
     assert_non_null(strstr(err.msg, "thievery"));
     assert_false(help_exists(help_stage(&r, "tokenizer")->dir, "."));
     run_config_release(&c);
+}
+
+/* -- BF16 ------------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    Stop *stop;
+    const char *dir; /* of the stage to be stopped */
+} Interruption;
+
+/* Called before every system call; never fails one. Stops a stage once its first step is written down. */
+static int stop_after_first_step(void *ud, const char *what) {
+    Interruption *x = ud;
+    struct stat s;
+    char path[800];
+    (void)what;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", x->dir);
+    if (stat(path, &s) == 0 && s.st_size > 0) stop_request(x->stop);
+    return 0;
+}
+
+/* Stopped in pretraining, then in RL; then let run. */
+static void bf16_resumes(void **state) {
+    (void)state;
+    static const char *const at[] = {"pretrain", "rl"};
+    static const char *const more[] = {"run.dtype=bf16", NULL};
+    char set_out[300], sha[2][65];
+    PipelineResult whole, r;
+    Error err = {0};
+    run(&whole, alone, "half", NULL, more);
+    snprintf(set_out, sizeof set_out, "run.out=%s/half", root);
+    for (int i = 0; i < COUNT_OF(at); i++) {
+        RunConfig c;
+        Interruption x = {0};
+        help_config(&c, TINY, (const char *const[]){set_out, "run.name=half", more[0], NULL});
+        assert_ok(pipeline_keys(&r, &c, TINY, &err), err);
+        char dir[sizeof r.stage[0].dir];
+        snprintf(dir, sizeof dir, "%s", help_stage(&r, at[i])->dir);
+        x.dir = dir;
+        assert_ok(stop_open(&x.stop, &err), err);
+        io_set_fault_hook(stop_after_first_step, &x);
+        bool ok = pipeline_run(&r, &c, TINY, NULL, NULL, x.stop, &err);
+        io_set_fault_hook(NULL, NULL);
+        assert_false(ok);
+        assert_int_equal(err.code, ERR_STOPPED);
+        assert_true(help_exists(dir, "state") && !help_exists(dir, "DONE"));
+        stop_close(x.stop);
+        run_config_release(&c);
+    }
+    snprintf(set_out, sizeof set_out, "%s/half", root);
+    run(&r, set_out, "half", NULL, more);
+    for (int i = 0; i < r.n_stage; i++) {
+        if (!help_exists(r.stage[i].dir, "model/model.safetensors")) continue;
+        help_sha(sha[0], whole.stage[i].dir, "model/model.safetensors");
+        help_sha(sha[1], r.stage[i].dir, "model/model.safetensors");
+        if (strcmp(sha[0], sha[1])) fail_msg("%s: another model than the undisturbed run's", r.stage[i].name);
+        char *weights = help_read(r.stage[i].dir, "model/model.safetensors");
+        assert_non_null(strstr(weights + 8, "\"BF16\"")); /* behind the header's length */
+        free(weights);
+    }
+    char *x = help_read(whole.run_dir, "report.json"), *y = help_read(r.run_dir, "report.json");
+    assert_string_equal(x, y);
+    free(x);
+    free(y);
 }
 
 static int setup(void **state) {
@@ -321,7 +397,7 @@ int main(void) {
         cmocka_unit_test(one_thread_equals_two),       cmocka_unit_test(keys_change_where_they_must),
         cmocka_unit_test(only_dependents_run_again),   cmocka_unit_test(one_principle_changes),
         cmocka_unit_test(only_runs_up_to_a_stage),     cmocka_unit_test(half_written_is_redone),
-        cmocka_unit_test(mistakes_are_found_first)};
+        cmocka_unit_test(mistakes_are_found_first),    cmocka_unit_test(bf16_resumes)};
     int failed = cmocka_run_group_tests(tests, setup, NULL);
     if (!failed) help_remove(root);
     return failed;

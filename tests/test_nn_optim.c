@@ -362,6 +362,66 @@ static void test_resume(void **state) {
     }
 }
 
+/* What fills the last panel up, and the column behind an odd last one, is 0 in weights and gradients. */
+static void padding_one(void *ud, int index, const ParamInfo *p) {
+    (void)index;
+    Tensor both[] = {p->w, p->dw};
+    for (int k = 0; k < 2; k++) {
+        Tensor s = tensor_storage(both[k]);
+        double *x = mem_alloc((size_t)tensor_count(s) * sizeof *x);
+        tensor_get(ud, x, s);
+        for (int64_t i = 0; i < both[k].rows; i++)
+            for (int64_t j = 0; j < both[k].cols; j++) x[tensor_at(both[k], i, j)] = 0;
+        for (int64_t i = 0; i < tensor_count(s); i++)
+            if (x[i] != 0) fail_msg("%s: %g behind the %s", p->name, x[i], k ? "gradient" : "weights");
+        free(x);
+    }
+}
+
+/* Training with everything that touches whole storage: decay, clipping, a step without numbers, rounding. */
+static void padding(Backend *be, const ModelConfig *c) {
+    static const int len[] = {5, 40, 9};
+    Error err = {0};
+    TestNet t;
+    Acts *a;
+    Optim *o;
+    size_t n;
+    test_net_open(&t, be, c, HEAD_LM, c->n_vocab, true);
+    Rows rows = rows_random(len, COUNT_OF(len), c->n_vocab, 3);
+    OptimConfig oc = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 0.5};
+    OK(acts_open(&a, &t.model, rows.n_tok, rows.n_tok, KEEP_ALL, &err));
+    OK(optim_open(&o, &t.net, NULL, 1, &oc, &err));
+    double *old = gather_all(t.net, true, &n);
+    for (int s = 0; s < 4; s++) {
+        rows.weight[7] = s == 1 ? INFINITY : 1;
+        run_rows(t.net, a, &rows, 20, true, NULL);
+        if (s != 1) net_visit(t.net, padding_one, be);
+        assert_true(optim_step(o, 1, 0.1).skipped == (s == 1));
+        net_visit(t.net, padding_one, be);
+    }
+    double *new = gather_all(t.net, true, &n);
+    size_t n_moved = 0;
+    for (size_t i = 0; i < n; i++) n_moved += old[i] != new[i];
+    assert_true(n_moved > n * 3 / 4);
+    free(old), free(new);
+    optim_close(o);
+    acts_close(a);
+    rows_free(&rows);
+    test_net_close(&t);
+}
+
+static void test_padding(void **state) {
+    (void)state;
+    for (int k = 0; k < COUNT_OF(every_backend); k++) {
+        Machine mc;
+        if (!machine_open_at(&mc, k, 1)) continue;
+        ModelConfig llama = llama_config(true, true), gpt2 = gpt2_config(true, GELU_TANH);
+        padding(mc.be, &llama);
+        padding(mc.be, &gpt2);
+        machine_close(&mc);
+    }
+}
+
 static void test_bad_state(void **state) {
     (void)state;
     Error err = {0};
@@ -404,9 +464,9 @@ static void test_bad_state(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schedules), cmocka_unit_test(test_adamw),   cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_joint),     cmocka_unit_test(test_skipped), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_bad_state),
+        cmocka_unit_test(test_schedules), cmocka_unit_test(test_adamw),     cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_joint),     cmocka_unit_test(test_skipped),   cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_padding),   cmocka_unit_test(test_bad_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

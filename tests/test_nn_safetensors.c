@@ -204,15 +204,28 @@ static void assert_same_file(const char *a, const char *b) {
     str_release(&x), str_release(&y);
 }
 
-static void round_trip(const ModelConfig *c, HeadKind kind, int n_out, const char *backend) {
+/* Matrices as the model has them, vectors in F32. */
+static void check_dtypes(Backend *be) {
+    Error err = {0};
+    StFile f;
+    OK(st_open(&f, DIR "/model.safetensors", &err));
+    for (int i = 0; i < f.n; i++) {
+        bool half = f.entry[i].n_dim == 2 && be->dtype == DTYPE_BF16;
+        assert_string_equal(f.entry[i].dtype, half ? "BF16" : "F32");
+    }
+    st_close(&f);
+}
+
+static void round_trip(const ModelConfig *c, HeadKind kind, int n_out, int at) {
     Error err = {0};
     Machine mc;
     TestNet t;
     Model m;
     Head h;
-    if (!machine_open(&mc, backend, NULL, 1)) return;
+    if (!machine_open_at(&mc, at, 1)) return;
     test_net_open(&t, mc.be, c, kind, n_out, false);
     OK(net_save(t.net, DIR, &err));
+    check_dtypes(mc.be);
     OK(model_open(&m, mc.be, DIR, true, &err));
     OK(head_open(&h, &m, kind, DIR, true, &err));
     assert_int_equal(h.n_out, n_out);
@@ -242,17 +255,56 @@ static void round_trip(const ModelConfig *c, HeadKind kind, int n_out, const cha
 
 static void test_round_trip(void **state) {
     (void)state;
-    static const char *const backend[] = {"ref", "cpu"};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < COUNT_OF(every_backend); i += i == 1 ? N_REAL - 1 : 1) {
         for (int tied = 0; tied < 2; tied++) {
             ModelConfig llama = llama_config(tied, !tied), gpt2 = gpt2_config(tied, tied ? GELU_TANH : GELU_ERF);
             llama.rope_theta = 500000, llama.norm_eps = 1e-6;
-            round_trip(&llama, HEAD_LM, llama.n_vocab, backend[i]);
-            round_trip(&llama, HEAD_SCORE, 1, backend[i]);
-            round_trip(&gpt2, HEAD_LM, gpt2.n_vocab, backend[i]);
-            round_trip(&gpt2, HEAD_SCORE, 3, backend[i]);
+            round_trip(&llama, HEAD_LM, llama.n_vocab, i);
+            round_trip(&llama, HEAD_SCORE, 1, i);
+            round_trip(&gpt2, HEAD_LM, gpt2.n_vocab, i);
+            round_trip(&gpt2, HEAD_SCORE, 3, i);
         }
     }
+}
+
+/* A model of F32 in a run of BF16: matrices are rounded once, to nearest, vectors stay; what that run saves is, opened
+ * in F32, the same numbers again. */
+static void rounds_once(const ModelConfig *c) {
+    Error err = {0};
+    Machine full, half;
+    TestNet t;
+    Model m, back;
+    size_t n;
+    assert_true(machine_open(&full, "cpu", "scalar", 1) && machine_open_at(&half, N_REAL, 1));
+    test_net_open(&t, full.be, c, HEAD_LM, c->n_vocab, false);
+    OK(net_save(t.net, DIR, &err));
+    OK(model_open(&m, half.be, DIR, false, &err));
+    OK(net_save((Net){&m, NULL}, DIR "_half", &err));
+    OK(model_open(&back, full.be, DIR "_half", false, &err));
+    double *x = gather_all((Net){&t.model, NULL}, true, &n), *y = gather_all((Net){&m, NULL}, true, &n);
+    double *z = gather_all((Net){&back, NULL}, true, &n);
+    assert_memory_equal(y, z, n * sizeof *y);
+    size_t n_kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        assert_true(fabs(x[i] - y[i]) <= fabs(x[i]) / 256);
+        n_kept += x[i] == y[i];
+    }
+    assert_true(n_kept < n / 8);
+    n = (size_t)tensor_count(t.model.w.norm);
+    tensor_get(full.be, x, t.model.w.norm);
+    tensor_get(half.be, y, m.w.norm);
+    assert_memory_equal(x, y, n * sizeof *x);
+    free(x), free(y), free(z);
+    model_release(&m), model_release(&back);
+    test_net_close(&t);
+    machine_close(&full), machine_close(&half);
+}
+
+static void test_rounds_once(void **state) {
+    (void)state;
+    ModelConfig llama = llama_config(true, false), gpt2 = gpt2_config(true, GELU_TANH);
+    rounds_once(&llama);
+    rounds_once(&gpt2);
 }
 
 /* The folder DIR rewritten to DIR_bad with one tensor edited. */
@@ -381,6 +433,41 @@ static void test_half_types(void **state) {
     model_release(&m);
     test_net_close(&t);
     machine_close(&mc);
+}
+
+/* GPT-2's files hold q, k and v side by side and transposed: the second of them, of every width of number. */
+static void test_half_transposed(void **state) {
+    (void)state;
+    enum { C = 21 };
+    static const double f16[] = {1, -2, 0x1p-24, -0x3ffp-24, 65504, -INFINITY};
+    Error err = {0};
+    ModelConfig c = gpt2_config(true, GELU_TANH);
+    for (int at = 0; at < 2; at++) {
+        Machine mc;
+        TestNet t;
+        Model m;
+        double kept[C * C], got[C * C];
+        if (!machine_open_at(&mc, at, 1)) continue;
+        test_net_open(&t, mc.be, &c, HEAD_LM, c.n_vocab, false);
+        Tensor w = t.model.w.block[1].wk;
+        tensor_get(mc.be, kept, w);
+        for (int i = 0; i < C * C; i++) kept[i] = rint(kept[i] * 32) / 32; /* few digits: exact in BF16 */
+        tensor_set(mc.be, w, kept);
+        OK(net_save(t.net, DIR, &err));
+        rewrite(AS_BF16, "transformer.h.1.attn.c_attn.weight");
+        OK(model_open(&m, mc.be, DIR "_bad", false, &err));
+        tensor_get(mc.be, got, m.w.block[1].wk);
+        assert_memory_equal(got, kept, sizeof got);
+        model_release(&m);
+        rewrite(AS_F16, "transformer.h.1.attn.c_attn.weight");
+        OK(model_open(&m, mc.be, DIR "_bad", false, &err));
+        tensor_get(mc.be, got, m.w.block[1].wk);
+        for (int r = 0; r < C; r++)
+            for (int k = 0; k < C; k++) assert_true(got[r * C + k] == f16[(k * 3 * C + C + r) % 6]);
+        model_release(&m);
+        test_net_close(&t);
+        machine_close(&mc);
+    }
 }
 
 static void test_shards(void **state) {
@@ -540,9 +627,10 @@ static void test_configs(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_headers),    cmocka_unit_test(test_lengths), cmocka_unit_test(test_write),
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_strict),  cmocka_unit_test(test_half_types),
-        cmocka_unit_test(test_shards),     cmocka_unit_test(test_faults),  cmocka_unit_test(test_configs),
+        cmocka_unit_test(test_headers),     cmocka_unit_test(test_lengths),         cmocka_unit_test(test_write),
+        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_strict),          cmocka_unit_test(test_half_types),
+        cmocka_unit_test(test_rounds_once), cmocka_unit_test(test_half_transposed), cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_faults),      cmocka_unit_test(test_configs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -105,11 +105,14 @@ static void open_nets(Fixture *f, uint64_t seed) {
     open_net(f, 2, seed + 10);
 }
 
+/* backend: "ref", "cpu", or "bf16": cpu with BF16 weights. */
 static void fixture_open(Fixture *f, const char *backend, int n_thread) {
     Error err = {0};
+    bool half = strcmp(backend, "bf16") == 0;
     *f = (Fixture){.stop_after = -1, .crash_at = -1, .perturb_at = -1};
     must(pool_open(&f->pool, n_thread, &err), &err);
-    must(backend_open(&f->be, backend, f->pool, NULL, &err), &err);
+    must(backend_open(&f->be, half ? "cpu" : backend, f->pool, NULL, &err), &err);
+    if (half) must(backend_set_dtype(f->be, DTYPE_BF16, &err), &err);
     open_nets(f, SEED);
     for (int p = 0; p < N_PROMPT; p++) {
         for (int t = 0; t < 4; t++) f->tok[p][t] = 4 + (p * 3 + t * 5) % (VOCAB - 4);
@@ -186,12 +189,12 @@ static double metric(const Str *metrics, int line, const char *name) {
 
 /* -- equal bits */
 
-static void resume(RlMethod method) {
+static void resume(const char *backend, RlMethod method) {
     static const char *const ways[] = {"stop", "kill"};
     Error err;
     Fixture a, b;
     Str dir = {0}, metrics_a = {0}, metrics_b = {0};
-    fixture_open(&a, "cpu", 1);
+    fixture_open(&a, backend, 1);
     if (method == RL_GRPO) as_grpo(&a);
     fresh_dir(&dir, "whole");
     must(run(&a, dir.s, &err), &err);
@@ -199,7 +202,7 @@ static void resume(RlMethod method) {
     assert_false(doctor_same_weights(a.net[0], a.net[1]));
     assert_true(metric(&metrics_a, 5, "beta") != 0.1); /* the controller's state is part of what must come back */
     for (int way = 0; way < COUNT_OF(ways); way++) {
-        fixture_open(&b, "cpu", 1);
+        fixture_open(&b, backend, 1);
         if (method == RL_GRPO) as_grpo(&b);
         b.c.state_updates = 3;
         fresh_dir(&dir, ways[way]);
@@ -233,16 +236,19 @@ static void resume(RlMethod method) {
 
 static void test_resume(void **state) {
     (void)state;
-    resume(RL_PPO);
-    resume(RL_GRPO);
+    static const char *const backend[] = {"cpu", "bf16"};
+    for (int i = 0; i < COUNT_OF(backend); i++) {
+        resume(backend[i], RL_PPO);
+        resume(backend[i], RL_GRPO);
+    }
 }
 
-static void threads(RlMethod method) {
+static void threads(const char *backend, RlMethod method) {
     Error err;
     Fixture f[2];
     Str dir = {0}, metrics[2] = {{0}, {0}};
     for (int k = 0; k < 2; k++) {
-        fixture_open(&f[k], "cpu", k + 1);
+        fixture_open(&f[k], backend, k + 1);
         if (method == RL_GRPO) as_grpo(&f[k]);
         f[k].c.keep = k ? KEEP_INPUTS : KEEP_ALL;
         f[k].c.updates = 3;
@@ -261,8 +267,11 @@ static void threads(RlMethod method) {
 
 static void test_threads(void **state) {
     (void)state;
-    threads(RL_PPO);
-    threads(RL_GRPO);
+    static const char *const backend[] = {"cpu", "bf16"};
+    for (int i = 0; i < COUNT_OF(backend); i++) {
+        threads(backend[i], RL_PPO);
+        threads(backend[i], RL_GRPO);
+    }
 }
 
 /* A minibatch in one pass or in many: the same sums to rounding, on both backends; the first rollout to the bit. */

@@ -115,7 +115,7 @@ static Trip trip(const Objective *inner) { return (Trip){inner, NULL, -1, -1, IN
 
 /* Step count 12, accum 2, state every 5 steps. One run goes through; others are stopped mid-step, or die two steps
  * after a state, and go on in a process that starts from other random weights. */
-static void resume_case(HeadKind kind, const char *how) {
+static void resume_case(const char *backend, HeadKind kind, const char *how) {
     Error err = {0};
     Fixture a, b;
     SampleSet s;
@@ -123,8 +123,8 @@ static void resume_case(HeadKind kind, const char *how) {
     ObjLm *lm = NULL;
     ObjPm *pm = NULL;
     Str dir_a = {0}, dir_b = {0}, metrics_a = {0}, metrics_b = {0};
-    setup(&a, "cpu", kind);
-    setup(&b, "cpu", kind);
+    setup(&a, backend, kind);
+    setup(&b, backend, kind);
     if (kind == HEAD_LM)
         lm_samples(&s, 20);
     else
@@ -196,15 +196,18 @@ static void resume_case(HeadKind kind, const char *how) {
 
 static void test_resume_stopped(void **state) {
     (void)state;
-    resume_case(HEAD_LM, "stop");
-    resume_case(HEAD_SCORE, "stop");
+    resume_case("cpu", HEAD_LM, "stop");
+    resume_case("cpu", HEAD_SCORE, "stop");
+    resume_case("bf16", HEAD_LM, "stop");
+    resume_case("bf16", HEAD_SCORE, "stop");
 }
 
 static void test_resume_killed(void **state) {
     (void)state;
-    resume_case(HEAD_LM, "kill");
-    resume_case(HEAD_SCORE, "kill");
-    resume_case(HEAD_LM, "half replaced");
+    resume_case("cpu", HEAD_LM, "kill");
+    resume_case("cpu", HEAD_SCORE, "kill");
+    resume_case("cpu", HEAD_LM, "half replaced");
+    resume_case("bf16", HEAD_LM, "kill");
 }
 
 /* -- numbers that are none */
@@ -260,8 +263,7 @@ static void test_non_finite(void **state) {
 
 /* -- threads */
 
-static void test_threads(void **state) {
-    (void)state;
+static void threads(const char *backend) {
     Error err = {0};
     Fixture f[2];
     Str dir = {0}, metrics[2] = {{0}, {0}};
@@ -270,7 +272,7 @@ static void test_threads(void **state) {
     for (int k = 0; k < 2; k++) {
         Objective obj;
         ObjLm *lm;
-        open_backend(&f[k], "cpu", k + 1);
+        open_backend(&f[k], backend, k + 1);
         open_net(&f[k], HEAD_LM, SEED);
         must(obj_lm_open(&lm, &obj, &s, 256, SEED, &err), &err);
         TrainConfig c = config(20, 3e-3);
@@ -288,6 +290,12 @@ static void test_threads(void **state) {
     }
     samples_release(&s);
     str_release(&dir);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    threads("cpu");
+    threads("bf16");
 }
 
 static void test_metrics(void **state) {

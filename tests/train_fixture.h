@@ -30,11 +30,14 @@ static inline void must(bool ok, const Error *err) {
     if (!ok) fail_msg("%s", err->msg);
 }
 
+/* backend: "ref", "cpu", or "bf16": cpu with BF16 weights. */
 static inline void open_backend(Fixture *f, const char *backend, int n_thread) {
     Error err = {0};
+    bool half = strcmp(backend, "bf16") == 0;
     *f = (Fixture){0};
     must(pool_open(&f->pool, n_thread, &err), &err);
-    must(backend_open(&f->be, backend, f->pool, NULL, &err), &err);
+    must(backend_open(&f->be, half ? "cpu" : backend, f->pool, NULL, &err), &err);
+    if (half) must(backend_set_dtype(f->be, DTYPE_BF16, &err), &err);
 }
 
 static inline void open_net(Fixture *f, HeadKind kind, uint64_t seed) {

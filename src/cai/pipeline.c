@@ -414,7 +414,7 @@ static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only,
     want_stages(want, only);
     if (!plan(out, cfg, want, err) || !pool_open(&pool, (int)cfg->run.threads, err)) return false;
     bool ok = backend_open(&be, backend[cfg->run.backend], pool, isa[cfg->run.isa], err) &&
-              (cfg->run.dtype == 0 || backend_set_dtype(be, DTYPE_BF16, err));
+              (cfg->run.dtype == 0 || backend_set_dtype(be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
     for (int i = 0; i < out->n_stage && ok; i++)
         if (out->stage[i].applies && want[i]) ok = visit_stage(out, i, cfg, be, log, stop, err);
     backend_close(be);

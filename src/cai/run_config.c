@@ -17,7 +17,7 @@
     {sec ".clip",         CFG_FLOAT, CFG_RESULT, AT(field.clip),         "1",      0, 1e9, "largest global gradient norm; 0: off"}, \
     {sec ".beta1",        CFG_FLOAT, CFG_RESULT, AT(field.beta1),        "0.9",    0, 1,   "AdamW beta1"}, \
     {sec ".beta2",        CFG_FLOAT, CFG_RESULT, AT(field.beta2),        "0.95",   0, 1,   "AdamW beta2"}, \
-    {sec ".eps",          CFG_FLOAT, CFG_RESULT, AT(field.eps),          "1e-8",   0, 1,   "AdamW epsilon"}, \
+    {sec ".eps",          CFG_FLOAT, CFG_RESULT, AT(field.eps),          "1e-8",   1e-30, 1, "AdamW epsilon"}, \
     {sec ".schedule",     CFG_ENUM,  CFG_RESULT, AT(field.schedule),     schedule_, 0, 0,   "learning-rate schedule"}, \
     {sec ".recompute",    CFG_BOOL,  CFG_RUNTIME, AT(field.recompute),   "false",  0, 0,   "keep only block inputs and recompute in backward: less memory, about 1.3x time"}
 

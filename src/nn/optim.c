@@ -114,6 +114,8 @@ static void widen(Backend *be, Tensor to, Tensor from) {
 bool optim_open(Optim **out, const Net *net, const double *lr_scale, int n_net, const OptimConfig *c, Error *err) {
     *out = NULL;
     CHECK(n_net > 0, "an optimizer over %d nets", n_net);
+    CHECK(c->eps > 0, "AdamW with epsilon %g: a weight without gradient, or what fills a panel up, would be 0/0",
+          c->eps);
     Optim *o = mem_alloc(sizeof *o);
     o->be = net[0].trunk->be, o->cfg = *c, o->n_net = n_net;
     o->net = mem_alloc((size_t)n_net * sizeof *o->net);

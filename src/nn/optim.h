@@ -21,7 +21,7 @@ typedef struct {
 /* Multiplier of the peak rate for update s = 0, 1, ...; HF get_scheduler's formulas (learning note, section 6). */
 double schedule_factor(const Schedule *c, int64_t s);
 
-typedef struct { double lr, beta1, beta2, eps, weight_decay, clip; /* clip 0: off */ } OptimConfig;
+typedef struct { double lr, beta1, beta2, eps, weight_decay, clip; /* eps > 0; clip 0: off */ } OptimConfig;
 
 typedef struct Optim Optim;
 typedef struct { double grad_norm; bool skipped; double clip_factor; } OptimResult;
