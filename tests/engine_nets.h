@@ -48,14 +48,22 @@ static inline void louder(void *ud, int index, const ParamInfo *p) {
     (void)index;
     const Nets *n = ud;
     double more = p->layer >= 0 ? 6.0 : n->model.cfg.tied ? 6.0 : 20.0; /* a loud tied net repeats its last token */
-    if (p->init == INIT_NORMAL || p->init == INIT_RESID) n->be->op->scale(n->be, p->w, more);
+    if (p->init != INIT_NORMAL && p->init != INIT_RESID) return;
+    double *x = mem_alloc((size_t)tensor_count(p->w) * sizeof *x);
+    tensor_get(n->be, x, p->w);
+    for (int64_t i = 0; i < tensor_count(p->w); i++) x[i] *= more;
+    tensor_set(n->be, p->w, x);
+    free(x);
 }
 
+/* backend: "ref", "cpu", or "bf16": cpu with BF16 weights. */
 static inline void nets_open(Nets *n, const char *backend, int threads, const ModelConfig *c, uint64_t seed) {
     Error err = {0};
+    bool half = strcmp(backend, "bf16") == 0;
     memset(n, 0, sizeof *n);
     if (!pool_open(&n->pool, threads, &err)) fail_msg("%s", err.msg);
-    if (!backend_open(&n->be, backend, n->pool, NULL, &err)) fail_msg("%s", err.msg);
+    if (!backend_open(&n->be, half ? "cpu" : backend, n->pool, NULL, &err)) fail_msg("%s", err.msg);
+    if (half && !backend_set_dtype(n->be, DTYPE_BF16, &err)) fail_msg("%s", err.msg);
     if (!model_init(&n->model, n->be, c, seed, false, &err)) fail_msg("%s", err.msg);
     if (!head_init(&n->lm, &n->model, HEAD_LM, c->n_vocab, seed, false, &err)) fail_msg("%s", err.msg);
     if (!head_init(&n->score, &n->model, HEAD_SCORE, 1, seed, false, &err)) fail_msg("%s", err.msg);

@@ -2,8 +2,8 @@
 /* Generation and scoring on tiny random nets: whatever the arrangement of a batch, the same bits. */
 #include "engine_nets.h"
 
-static const char *const backends[] = {"ref", "cpu"};
-enum { N_VARIANT = 4 }; /* Llama and GPT-2 on each backend */
+static const char *const backends[] = {"ref", "cpu", "bf16"};
+enum { N_VARIANT = 6 }; /* Llama and GPT-2 on each backend */
 
 static void variant_open(Nets *n, int variant, int threads) {
     ModelConfig c = tiny_config(variant % 2);

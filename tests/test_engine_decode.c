@@ -29,7 +29,7 @@ static void one_shape(Rng rng, uint64_t k) {
     Error err = {0};
     Nets nets;
     ModelConfig c = random_config(rng, k);
-    nets_open(&nets, "cpu", pick(rng, k, 9, 1, 3), &c, k);
+    nets_open(&nets, k % 3 ? "cpu" : "bf16", pick(rng, k, 9, 1, 3), &c, k);
     int n = pick(rng, k, 10, 1, N);
     texts_fill(&t, k, n, 1, pick(rng, k, 11, 1, c.max_seq - 1), c.n_vocab);
     if (pick(rng, k, 12, 0, 1)) {
