@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH_TOK = 512, SLOTS = 64, SLICE_MIN = 32 };
-static const int64_t slice_values = 1 << 20; /* of a slice of logits: it should stay in a cache */
+enum { BATCH_TOK = 256, SLOTS = 64, SLICE_MIN = 32 };
+static const int64_t slice_values = 1 << 19; /* of a slice of logits: it should stay in a cache */
 static const size_t kv_bytes_default = (size_t)256 << 20;
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }

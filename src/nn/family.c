@@ -293,7 +293,8 @@ static void write_labels(JsonOut *j, int n_out) {
     json_out_obj_end(j);
 }
 
-void family_config_write(Str *out, const ModelConfig *c, HeadKind kind, int n_out) {
+void family_config_write(Str *out, const ModelConfig *c, DType dtype, HeadKind kind, int n_out) {
+    const char *name = dtype == DTYPE_BF16 ? "bfloat16" : "float32";
     const FamilyInfo *info = &families[c->family];
     CHECK(c->window == 0, "config.json of %s has no key for a window", info->model_type);
     JsonOut j;
@@ -313,8 +314,8 @@ void family_config_write(Str *out, const ModelConfig *c, HeadKind kind, int n_ou
         json_out_int(&j, "eos_token_id", c->eos_id);
     else
         json_out_str(&j, "eos_token_id", NULL);
-    json_out_str(&j, "dtype", "float32");
-    json_out_str(&j, "torch_dtype", "float32");
+    json_out_str(&j, "dtype", name);
+    json_out_str(&j, "torch_dtype", name);
     if (kind == HEAD_SCORE) write_labels(&j, n_out);
     json_out_obj_end(&j);
     str_putc(out, '\n');

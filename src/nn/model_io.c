@@ -391,7 +391,7 @@ bool net_save(Net n, const char *dir, Error *err) {
         store_tensor(m->be, add_output(&job, f.name, dim, 2, n.head->w.dtype), n.head->w, &f);
     }
     Str path = {0}, config = {0};
-    family_config_write(&config, &m->cfg, n.head ? n.head->kind : HEAD_LM, n.head ? n.head->n_out : 0);
+    family_config_write(&config, &m->cfg, m->dtype, n.head ? n.head->kind : HEAD_LM, n.head ? n.head->n_out : 0);
     bool ok = io_make_dirs(dir, err);
     if (ok) {
         str_printf(&path, "%s/model.safetensors", dir);

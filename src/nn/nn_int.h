@@ -54,7 +54,7 @@ void family_param_name(char out[PARAM_NAME_MAX], Family f, const ParamSlot *slot
 bool family_ignores(Family f, const char *name);     /* buffers old checkpoints carry: causal masks, RoPE tables */
 const char *family_prefix(Family f);                 /* of trunk names; some files leave it out */
 bool family_check(const ModelConfig *c, Error *err); /* does the family's config.json have a key for every feature? */
-void family_config_write(Str *out, const ModelConfig *c, HeadKind kind, int n_out);
+void family_config_write(Str *out, const ModelConfig *c, DType dtype, HeadKind kind, int n_out);
 
 /* Attention's view of a pass whose sequences share rows, one for all blocks: (n_seen, ...) copies of the rows, and in the
  * backward their gradients before those of one row are added up. */
