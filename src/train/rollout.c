@@ -59,7 +59,9 @@ static EngineConfig generation(const PpoConfig *c, const PpoSetup *s) {
     for (int i = 0; i < s->n_prompt; i++)
         if (s->prompt[i].n > longest) longest = s->prompt[i].n;
     pages = (longest + c->max_new - 1 + KV_PAGE - 1) / KV_PAGE;
-    EngineConfig e = {.weights = c->rollout_weights, .share_prefix = true, .max_slots = c->rollouts < MAX_SLOTS ? c->rollouts : MAX_SLOTS};
+    EngineConfig e = {.weights = c->rollout_weights,
+                      .share_prefix = true,
+                      .max_slots = c->rollouts < MAX_SLOTS ? c->rollouts : MAX_SLOTS};
     e.kv_bytes = (size_t)e.max_slots * (size_t)pages * kv_page_bytes(&m->cfg, m->be->real);
     return e;
 }
