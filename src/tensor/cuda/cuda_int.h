@@ -1,0 +1,110 @@
+/* tensor/cuda/cuda_int.h — what the files of the cuda backend share. Compiles as C (host files) and as CUDA C++ (*.cu).
+ *
+ *   driver.c      everything that is called outside our own code, as one table: the CUDA runtime, cuBLASLt (opened at run
+ *                 time), NVML. Tests put a fake or an emulated one in its place
+ *   backend.c     life, memory, the op table, argument checks that many ops share
+ *   index.c       device copies of host index arrays
+ *   matmul.c      linear_*: cuBLASLt where it can be had, else linear.cu
+ *   *.cu          kernels and the ops that launch them; device code uses launch.h's names only, so that emu/launch.h can
+ *                 run the same sources on a CPU
+ *
+ * Ops are asynchronous: they are queued on the backend's one stream and return; ops that return a value wait for it. Every
+ * launch is checked. There are no float atomics: a sum over threads or blocks is a tree of fixed shape, so equal inputs give
+ * equal bits. A tensor of more than one row may have any ld >= cols; data is aligned to its dtype only, and kernels that want
+ * 16-byte accesses check and fall back. */
+#ifndef DIKAST_TENSOR_CUDA_INT_H
+#define DIKAST_TENSOR_CUDA_INT_H
+
+#include "tensor/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct CudaDriver CudaDriver; /* driver.h */
+typedef struct CudaIndex CudaIndex;   /* index.c */
+typedef struct CudaMatmul CudaMatmul; /* matmul.c */
+
+typedef struct {
+    const CudaDriver *drv;
+    int device, n_sm;            /* multiprocessors: how wide reductions and persistent kernels go */
+    size_t shared_max;           /* bytes of shared memory a block may ask for */
+    void *stream;                /* cudaStream_t */
+    CudaIndex *index;
+    CudaMatmul *matmul;
+    void *scratch;               /* device memory, grown on demand; contents live until the next op */
+    size_t scratch_bytes;
+    void *pinned;                /* host memory for results that an op returns, and for staging */
+    size_t pinned_bytes;
+} CudaImpl;
+
+static inline CudaImpl *cuda_impl(Backend *be) { return (CudaImpl *)be->impl; }
+
+/* Device copy of n host int32, valid for ops queued before the next CUDA_INDEX_SLOTS uploads. Content-addressed: arrays with
+ * the same content share a copy, so the same positions are sent once per pass, not once per layer. */
+const int32_t *cuda_index(Backend *be, const int32_t *host, int64_t n);
+/* Device copy of n host doubles (RoPE frequencies), as cuda_index. */
+const double *cuda_doubles(Backend *be, const double *host, int64_t n);
+/* Device memory of at least `bytes`, 256-byte aligned, until the op returns (the next op on the stream may reuse it). */
+void *cuda_scratch(Backend *be, size_t bytes);
+/* CHECKs the runtime's last error; called after each launch (LAUNCH does). */
+void cuda_launched(Backend *be, const char *kernel);
+/* Copies device memory to host memory and waits for it (and all that was queued before). */
+void cuda_fetch(Backend *be, void *host, const void *device, size_t bytes);
+
+/* Argument check of an op: shape, ld and dtype; real: F32 only, else F32 or BF16. An empty tensor fails unless opt. */
+typedef enum { CUDA_REAL, CUDA_ANY, CUDA_REAL_OPT, CUDA_ANY_OPT } CudaNeed;
+void cuda_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols, CudaNeed need);
+
+/* -- ops, one prototype each, signatures of backend.h's table; where they are defined ------------------------------- */
+/* elem.cu */
+void cuda_zero(Backend *be, Tensor y);
+void cuda_copy(Backend *be, Tensor y, Tensor x);
+void cuda_cast(Backend *be, Tensor y, Tensor x);
+void cuda_quantize(Backend *be, Tensor y, Tensor scale, Tensor x);
+void cuda_add(Backend *be, Tensor y, Tensor a, Tensor b);
+void cuda_add_bias(Backend *be, Tensor y, Tensor x, Tensor b);
+void cuda_scale(Backend *be, Tensor x, double a);
+void cuda_rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse);
+void cuda_swiglu_fwd(Backend *be, Tensor y, Tensor gate, Tensor up);
+void cuda_swiglu_bwd(Backend *be, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up);
+void cuda_gelu_fwd(Backend *be, Tensor y, Tensor x, GeluKind kind);
+void cuda_gelu_bwd(Backend *be, Tensor dx, Tensor dy, Tensor x, GeluKind kind);
+/* lookup.cu */
+void cuda_embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add);
+void cuda_embed_bwd(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx);
+void cuda_gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row);
+void cuda_scatter_rows(Backend *be, Tensor y, Tensor x, const int32_t *row);
+void cuda_scatter_add_rows(Backend *be, Tensor y_acc, Tensor x, const int32_t *row);
+/* norm.cu */
+void cuda_rmsnorm_fwd(Backend *be, Tensor y, Tensor rstd, Tensor x, Tensor w, float eps);
+void cuda_rmsnorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor dy, Tensor x, Tensor w, Tensor rstd, bool add_dx);
+void cuda_layernorm_fwd(Backend *be, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps);
+void cuda_layernorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
+                        Tensor rstd, bool add_dx);
+/* loss.cu */
+void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
+void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+/* optim.cu */
+double cuda_sumsq(Backend *be, Tensor x);
+bool cuda_all_finite(Backend *be, Tensor x);
+void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
+/* matmul.c */
+void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
+void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
+/* linear.cu: products by our own kernels: what matmul.c uses without cuBLASLt, for I8 weights, and where rows must not
+ * depend on their company. Signature per product: y (N,M) (add ? +=) x (N,K) w (M,K) ...; see the file */
+void cuda_own_fwd(Backend *be, LinearOut out, Tensor x, bool add);
+void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool add);     /* dx (N,K) (+)= dy (N,M) w (M,K) */
+void cuda_own_dw(Backend *be, Tensor dw_acc, Tensor dy, Tensor x);           /* dw (M,K) += dy^T x */
+void cuda_column_sums(Backend *be, Tensor dbias_acc, Tensor dy);             /* dbias (1,M) += sum of rows, fixed tree */
+/* attn.cu (F32: SIMT; the definition) and attn_mma.cu (tensor cores) behind these two */
+void cuda_attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, AttnSeqs s, int d_head);
+void cuda_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
+                   Tensor v, AttnSeqs s, int d_head);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
