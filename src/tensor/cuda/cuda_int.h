@@ -16,12 +16,12 @@
 #define DIKAST_TENSOR_CUDA_INT_H
 
 #include "tensor/backend.h"
+#include "tensor/cuda/driver.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef struct CudaDriver CudaDriver; /* driver.h */
 typedef struct CudaIndex CudaIndex;   /* index.c */
 typedef struct CudaMatmul CudaMatmul; /* matmul.c */
 
@@ -90,6 +90,9 @@ double cuda_sumsq(Backend *be, Tensor x);
 bool cuda_all_finite(Backend *be, Tensor x);
 void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
 /* matmul.c */
+/* Called by backend.c with everything but be->impl->matmul in place. Without cuBLASLt it opens too: own kernels. */
+bool cuda_matmul_open(Backend *be, Error *err);
+void cuda_matmul_close(Backend *be);    /* fine when it was not opened */
 void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
 void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 /* linear.cu: products by our own kernels: what matmul.c uses without cuBLASLt, for I8 weights, and where rows must not
