@@ -36,20 +36,17 @@ static void lt_ok(const CudaMatmul *m, int status, const char *call) {
     CHECK(status == 0, "%s: %s", call, m->lt.status_name ? m->lt.status_name(status) : "cuBLASLt failed");
 }
 
-bool cuda_matmul_open(CudaMatmul **out, Backend *be, Error *err) {
+bool cuda_matmul_open(Backend *be, Error *err) {
     const CudaDriver *drv = cuda_impl(be)->drv;
     CudaMatmul *m = mem_alloc(sizeof *m);
-    *out = m;
     if (!drv->lt_open(&m->lt, err)) {
         free(m);
-        *out = NULL;
         return false;
     }
     int code = drv->get(&m->workspace, workspace_bytes);
     if (code != 0) {
         drv->lt_close(&m->lt);
         free(m);
-        *out = NULL;
         return cuda_error(drv, code, "cuBLASLt's workspace", err);
     }
     lt_ok(m, m->lt.create(&m->handle), "cublasLtCreate");
@@ -58,6 +55,7 @@ bool cuda_matmul_open(CudaMatmul **out, Backend *be, Error *err) {
     /* none | through the workspace in the sum's type | in D's type; not in place (1), which adds in any order */
     uint32_t schemes = 2 | 4;
     lt_ok(m, m->lt.pref_set(m->pref, LT_PREF_REDUCTION_SCHEMES, &schemes, sizeof schemes), "reduction schemes");
+    cuda_impl(be)->matmul = m;
     return true;
 }
 
@@ -69,7 +67,8 @@ static void plan_release(CudaMatmul *m, Plan *p) {
     memset(p, 0, sizeof *p);
 }
 
-void cuda_matmul_close(CudaMatmul *m, Backend *be) {
+void cuda_matmul_close(Backend *be) {
+    CudaMatmul *m = cuda_impl(be)->matmul;
     if (!m) return;
     const CudaDriver *drv = cuda_impl(be)->drv;
     for (int i = 0; i < PLANS; i++) plan_release(m, &m->plan[i]);
@@ -78,9 +77,13 @@ void cuda_matmul_close(CudaMatmul *m, Backend *be) {
     drv->put(m->workspace);
     drv->lt_close(&m->lt);
     free(m);
+    cuda_impl(be)->matmul = NULL;
 }
 
-CudaMatmulStats cuda_matmul_stats(const CudaMatmul *m) { return m ? m->stats : (CudaMatmulStats){0}; }
+CudaMatmulStats cuda_matmul_stats(const Backend *be) {
+    const CudaMatmul *m = ((const CudaImpl *)be->impl)->matmul;
+    return m ? m->stats : (CudaMatmulStats){0};
+}
 
 /* Ragged batches differ in N by a little every time; the choice of an algorithm need not. */
 static int64_t rounded(int64_t n) { return n <= 64 ? n : n <= 1024 ? (n + 63) / 64 * 64 : (n + 511) / 512 * 512; }

@@ -14,10 +14,7 @@
 
 #include "tensor/cuda/cuda_int.h"
 
-bool cuda_matmul_open(CudaMatmul **out, Backend *be, Error *err);   /* opens cuBLASLt */
-void cuda_matmul_close(CudaMatmul *m, Backend *be);
-
 typedef struct { int64_t n_call, n_plan, n_own; } CudaMatmulStats;    /* products; plans made; products by our own kernels */
-CudaMatmulStats cuda_matmul_stats(const CudaMatmul *m);
+CudaMatmulStats cuda_matmul_stats(const Backend *be);
 
 #endif
