@@ -90,7 +90,8 @@ double cuda_sumsq(Backend *be, Tensor x);
 bool cuda_all_finite(Backend *be, Tensor x);
 void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
 /* matmul.c */
-/* Called by backend.c with everything but be->impl->matmul in place. Without cuBLASLt it opens too: own kernels. */
+/* Called by backend.c with everything but be->impl->matmul in place. An Error when cuBLASLt
+ * cannot be found; under a driver whose lt_open is NULL (the emulated one) all products are our own kernels'. */
 bool cuda_matmul_open(Backend *be, Error *err);
 void cuda_matmul_close(Backend *be);    /* fine when it was not opened */
 void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);

@@ -1,0 +1,187 @@
+/* tensor/cuda/emu/emu.cc — threads of a block as fibers on one CPU thread: enough of a GPU to run every kernel in tests.
+ *
+ * Fibers are entered once by makecontext and then switched by _setjmp and _longjmp, which leave the signal mask alone. Between
+ * two turns of a fiber nobody else runs, so shared memory is plain memory and races do not show: what this proves is indexing,
+ * barriers and arithmetic. */
+#include "tensor/cuda/launch.h"
+
+#include <csetjmp>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <ucontext.h>
+#include <vector>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+enum Wait { RUN, BARRIER, WARP, ENDED };
+constexpr size_t STACK = 128 * 1024;
+constexpr int LANES = 32, SLOT = 64;
+
+struct Fiber {
+    std::unique_ptr<unsigned char[]> stack{new unsigned char[STACK]};
+    ucontext_t first;
+    jmp_buf at;
+    bool started;
+    Wait wait;
+    int parity; /* which of the warp's two buffers its next collective uses */
+    dim3 idx;
+};
+
+struct Warp {
+    alignas(16) unsigned char buffer[2][LANES * SLOT];
+    int arrived[2];
+};
+
+std::vector<std::unique_ptr<Fiber>> fibers;
+std::vector<Warp> warps;
+std::vector<unsigned char> shared_memory;
+const std::function<void()> *body_now;
+const char *kernel_now;
+int now, n_thread, n_ended, n_barrier;
+jmp_buf scheduler;
+
+[[noreturn]] void fail(const char *what) {
+    fprintf(stderr, "emulated kernel %s: %s (thread %d of %d)\n", kernel_now, what, now, n_thread);
+    abort();
+}
+
+void fiber_main() {
+    (*body_now)();
+    Fiber &f = *fibers[(size_t)now];
+    f.wait = ENDED;
+    n_ended++;
+    _longjmp(scheduler, 1);
+}
+
+void turn(int i) {
+    Fiber &f = *fibers[(size_t)i];
+    now = i;
+    threadIdx = f.idx;
+    if (_setjmp(scheduler) != 0) return;
+    if (f.started) _longjmp(f.at, 1);
+    f.started = true;
+    getcontext(&f.first);
+    f.first.uc_stack.ss_sp = f.stack.get();
+    f.first.uc_stack.ss_size = STACK;
+    f.first.uc_link = nullptr;
+    makecontext(&f.first, fiber_main, 0);
+    setcontext(&f.first);
+}
+
+void yield() {
+    Fiber &f = *fibers[(size_t)now];
+    if (_setjmp(f.at) == 0) _longjmp(scheduler, 1);
+}
+
+void run_block() {
+    n_ended = n_barrier = 0;
+    int n_warp = (n_thread + LANES - 1) / LANES;
+    for (int w = 0; w < n_warp; w++) warps[(size_t)w].arrived[0] = warps[(size_t)w].arrived[1] = 0;
+    for (int i = 0; i < n_thread; i++) {
+        Fiber &f = *fibers[(size_t)i];
+        f.started = false, f.wait = RUN, f.parity = 0;
+        f.idx = dim3((unsigned)i % blockDim.x, (unsigned)i / blockDim.x % blockDim.y, (unsigned)i / blockDim.x / blockDim.y);
+    }
+    while (n_ended < n_thread) {
+        bool moved = false;
+        for (int i = 0; i < n_thread; i++) {
+            Fiber &f = *fibers[(size_t)i];
+            if (f.wait != RUN) continue;
+            moved = true;
+            turn(i);
+        }
+        if (n_barrier > 0 && n_barrier + n_ended == n_thread) {
+            if (n_ended > 0) fail("a barrier that ended threads never reach");
+            n_barrier = 0;
+            for (int i = 0; i < n_thread; i++) fibers[(size_t)i]->wait = RUN;
+            moved = true;
+        }
+        if (!moved) fail("deadlock: a lane missed a warp collective, or a thread a barrier");
+    }
+}
+
+} // namespace
+
+int emu_lane(void) { return now % LANES; }
+unsigned char *emu_shared(void) { return (unsigned char *)(((uintptr_t)shared_memory.data() + 127) / 128 * 128); }
+
+void emu_barrier(void) {
+    fibers[(size_t)now]->wait = BARRIER;
+    n_barrier++;
+    yield();
+}
+
+const unsigned char *emu_exchange(const void *mine, size_t bytes) {
+    if (bytes > SLOT) fail("a collective of more than 64 bytes");
+    Fiber &f = *fibers[(size_t)now];
+    int w = now / LANES, p = f.parity, first = w * LANES;
+    if (first + LANES > n_thread) fail("a collective in a warp that is not full");
+    Warp &warp = warps[(size_t)w];
+    memcpy(warp.buffer[p] + now % LANES * SLOT, mine, bytes);
+    f.parity = !p;
+    if (++warp.arrived[p] < LANES) {
+        f.wait = WARP;
+        yield();
+    } else {
+        warp.arrived[p] = 0;
+        for (int i = first; i < first + LANES; i++)
+            if (fibers[(size_t)i]->wait == WARP) fibers[(size_t)i]->wait = RUN;
+    }
+    return warp.buffer[p];
+}
+
+void emu_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
+    kernel_now = kernel;
+    body_now = &body;
+    gridDim = grid, blockDim = block;
+    n_thread = (int)(block.x * block.y * block.z);
+    if (n_thread < 1 || n_thread > 1024) fail("threads of a block: 1 to 1024");
+    if (shared > 227 * 1024) fail("more than 227 KB of shared memory");
+    if (grid.y > 65535 || grid.z > 65535 || grid.x == 0 || grid.y == 0 || grid.z == 0) fail("grid");
+    while ((int)fibers.size() < n_thread) fibers.emplace_back(new Fiber);
+    if ((int)warps.size() < (n_thread + LANES - 1) / LANES) warps.resize((size_t)(n_thread + LANES - 1) / LANES);
+    shared_memory.assign(shared + 256, 0xFF); /* NaN: nothing may be read before it is written */
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                blockIdx = dim3(x, y, z);
+                run_block();
+            }
+}
+
+void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const unsigned char *all = emu_exchange(mine, sizeof mine);
+    uint32_t reg[LANES][6];
+    for (int l = 0; l < LANES; l++) memcpy(reg[l], all + l * SLOT, sizeof mine);
+    int g = emu_lane() / 4, t = emu_lane() % 4;
+    auto half = [](uint32_t r, int hi) { return __uint_as_float(hi ? r & 0xffff0000u : r << 16); };
+    auto A = [&](int row, int k) { return half(reg[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2); };
+    auto B = [&](int k, int col) { return half(reg[col * 4 + k % 8 / 2][4 + k / 8], k % 2); };
+    for (int i = 0; i < 4; i++) {
+        int row = g + i / 2 * 8, col = 2 * t + i % 2;
+        float sum = 0;
+        for (int k = 0; k < 16; k++) sum += A(row, k) * B(k, col);
+        d[i] += sum;
+    }
+}
+
+void emu_ldmatrix(uint32_t r[4], const void *row, bool transposed) {
+    if ((uintptr_t)row % 16) fail("ldmatrix: a row that is not 16-byte aligned");
+    const unsigned char *all = emu_exchange(&row, sizeof row);
+    const void *rows[LANES];
+    for (int l = 0; l < LANES; l++) rows[l] = emu_from<const void *>(all, l);
+    int g = emu_lane() / 4, t = emu_lane() % 4;
+    for (int m = 0; m < 4; m++) {
+        uint16_t two[2];
+        for (int e = 0; e < 2; e++) {
+            int i = transposed ? 2 * t + e : g, j = transposed ? g : 2 * t + e;
+            memcpy(&two[e], (const unsigned char *)rows[m * 8 + i] + 2 * j, 2);
+        }
+        r[m] = two[0] | (uint32_t)two[1] << 16;
+    }
+    sync_warp(); /* nobody overwrites the rows before all have read */
+}

@@ -1,0 +1,106 @@
+/* tensor/cuda/launch.h — everything of CUDA that kernels use, by our own names where a name needs a body, so that
+ * emu/launch.h can give the same to a CPU build of the same sources (tests). A .cu file includes this and cuda_int.h, and
+ * nothing else of CUDA; the include path picks the header.
+ *
+ *   LAUNCH(be, kernel, grid, block, shared, args...)   queue on the backend's stream; shared: dynamic bytes, any size up to
+ *                                                      shared_max; checked. A template's comma needs (parentheses)
+ *   SHARED_DYNAMIC(name)                               unsigned char *name: the dynamic shared memory, 16-byte aligned
+ *   bf16_t, load_f32(p), store(p, v)                   BF16 by its bits; conversions round to nearest even
+ *   warp_sum, warp_max, block_sum, block_max           fixed butterfly: every thread gets the same bits
+ *   mma_bf16, ldmatrix_x4, ldmatrix_x4_t, cp_async16   tensor cores (sm_80 forms) and asynchronous copies
+ */
+#ifndef DIKAST_TENSOR_CUDA_LAUNCH_H
+#define DIKAST_TENSOR_CUDA_LAUNCH_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include "tensor/cuda/cuda_int.h"
+
+#define LAUNCH(be, kernel, grid, block, shared, ...)                                                                        \
+    do {                                                                                                                    \
+        auto launch_fn = kernel;                                                                                            \
+        size_t launch_shared = (shared);                                                                                    \
+        if (launch_shared > 48 * 1024)                                                                                      \
+            cudaFuncSetAttribute((const void *)launch_fn, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch_shared); \
+        launch_fn<<<(grid), (block), launch_shared, (cudaStream_t)cuda_impl(be)->stream>>>(__VA_ARGS__);                    \
+        cuda_launched(be, #kernel);                                                                                         \
+    } while (0)
+
+#define SHARED_DYNAMIC(name) extern __shared__ __align__(16) unsigned char name[]
+
+/* -- types ------------------------------------------------------------------------------------------------------------ */
+
+struct bf16_t { uint16_t bits; };
+struct alignas(16) f32x4 { float v[4]; };
+struct alignas(8) bf16x4 { bf16_t v[4]; };
+struct alignas(16) bf16x8 { bf16_t v[8]; };
+
+__device__ __forceinline__ float to_f32(float x) { return x; }
+__device__ __forceinline__ float to_f32(bf16_t x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ __forceinline__ bf16_t to_bf16(float x) {
+    __nv_bfloat16 h = __float2bfloat16_rn(x);
+    return bf16_t{__bfloat16_as_ushort(h)};
+}
+__device__ __forceinline__ float load_f32(const float *p) { return *p; }
+__device__ __forceinline__ float load_f32(const bf16_t *p) { return to_f32(*p); }
+__device__ __forceinline__ void store(float *p, float x) { *p = x; }
+__device__ __forceinline__ void store(bf16_t *p, float x) { *p = to_bf16(x); }
+/* Two values as one register of BF16: lo in the low half, the order that mma wants. */
+__device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
+    __nv_bfloat162 h = __floats2bfloat162_rn(lo, hi);
+    return *(uint32_t *)&h;
+}
+
+/* -- warps and blocks --------------------------------------------------------------------------------------------------- */
+
+__device__ __forceinline__ float shfl_xor(float x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
+__device__ __forceinline__ double shfl_xor(double x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
+__device__ __forceinline__ int shfl_xor(int x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
+__device__ __forceinline__ float shfl(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+__device__ __forceinline__ int shfl(int x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+__device__ __forceinline__ unsigned warp_ballot(bool b) { return __ballot_sync(0xffffffffu, b); }
+__device__ __forceinline__ void sync_warp() { __syncwarp(); }
+__device__ __forceinline__ void sync_block() { __syncthreads(); }
+
+/* -- arithmetic ----------------------------------------------------------------------------------------------------------
+ * exp2_approx: ex2.approx, 2 units in the last place: for probabilities that are rounded to BF16 next. */
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* -- tensor cores: m16n8k16, A row-major, B column-major, BF16 in, F32 out --------------------------------------------------
+ * With g = lane / 4, t = lane % 4:  a[0] (g, 2t..) a[1] (g+8, 2t..) a[2] (g, 2t+8..) a[3] (g+8, 2t+8..);
+ * b[0] (k 2t.., column g) b[1] (k 2t+8.., column g);  d[0], d[1] (g, 2t..), d[2], d[3] (g+8, 2t..).  d += a b */
+__device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* Four 8x8 matrices of BF16 from shared memory: lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned);
+ * r[i] of lane l: matrix i, row l / 4, columns 2 (l % 4) and the next; _t: of the transposed matrices. */
+__device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], const void *row) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_t(uint32_t r[4], const void *row) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+/* 16 bytes from global to shared memory, behind the thread's back; valid false: 16 zero bytes, nothing is read. Copies of a
+ * thread are grouped by cp_async_commit; cp_async_wait<n> waits until at most n of its groups are under way. */
+__device__ __forceinline__ void cp_async16(void *to, const void *from, bool valid) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+    int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int n> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory"); }
+
+#include "tensor/cuda/reduce.h"
+
+#endif
