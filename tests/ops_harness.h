@@ -393,7 +393,8 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
         int64_t total = tensor_storage(t[i]).rows * tensor_storage(t[i]).ld + 2 * OPS_GUARD;
         if (s->role != SLOT_IN) out.n += s->rows * s->cols;
         if (s->alias >= 0) continue;
-        whole[i] = tensor_over(mem_alloc((size_t)total * size), dtype, 1, total);
+        whole[i] = tensor_over(be->mem.get(be->mem.ud, (size_t)total * size), dtype, 1, total);
+        CHECK(whole[i].data, "no memory for a case of %s", op_name(d->c.op));
         double *nan = mem_alloc((size_t)total * sizeof *nan);
         for (int64_t j = 0; j < total; j++) nan[j] = NAN;
         tensor_set(be, whole[i], nan);
@@ -418,7 +419,7 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
         }
         if (!whole[i].data) continue;
         if (t[i].dtype != DTYPE_I8) out.touched += op_touched(be, whole[i], t[i]); /* it has no NaN to look for */
-        free(whole[i].data);
+        be->mem.put(be->mem.ud, whole[i].data, (size_t)whole[i].cols * dtype_bytes(whole[i].dtype));
     }
     if (d->has_scalar) out.v[at] = scalar;
     return out;
