@@ -133,7 +133,11 @@ struct Backend {
     const BackendOps *op;
     DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu */
     DType dtype;        /* of weight matrices and of what products read: real; BF16 after backend_set_dtype */
-    bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; ref: row-major */
+    bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; others: row-major */
+    bool attn_half;     /* under a BF16 model queries, keys, values, attention's output and their gradients are BF16 too: cuda,
+                           whose attention multiplies BF16; cpu: they stay F32 */
+    int64_t slice_values; /* logits to make at once, and tokens of a pass of the engine, that fill the machine; 0: few do, and */
+    int pass_tok;         /* the caller knows best */
     MemSource mem;      /* where its tensors live */
     Pool *pool;         /* borrowed */
     void *impl;
