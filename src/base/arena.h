@@ -12,6 +12,10 @@
 
 #include "base/error.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
     void *(*get)(void *ud, size_t bytes);
     void (*put)(void *ud, void *p, size_t bytes);
@@ -44,5 +48,9 @@ void *heap_alloc(Heap *h, size_t bytes);                            /* zeroed, 1
 char *heap_strn(Heap *h, const char *s, size_t n);                  /* copy with a final NUL */
 char *heap_printf(Heap *h, const char *fmt, ...) FORMAT(2, 3);
 void heap_release(Heap *h);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

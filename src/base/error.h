@@ -11,6 +11,10 @@
 
 #include "base/compiler.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {
     ERR_NONE,
     ERR_IO,       /* exit 4: the file system or the device said no */
@@ -45,5 +49,9 @@ NORETURN void check_failed(const char *file, int line, const char *expr, const c
 void *mem_alloc(size_t bytes);            /* zeroed */
 void *mem_grow(void *p, size_t bytes);    /* realloc */
 char *mem_str(const char *s);             /* strdup; NULL stays NULL */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

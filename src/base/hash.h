@@ -4,6 +4,10 @@
 
 #include "base/error.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct { uint64_t lo, hi; } Hash;
 typedef struct Hasher Hasher;
 
@@ -17,5 +21,9 @@ bool hash_equal(Hash a, Hash b);
 void hash_hex(char out[33], Hash h);
 void sha256_hex(char out[65], const void *p, size_t n);
 bool sha256_file(char out[65], const char *path, Error *err);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -11,6 +11,10 @@
 
 #include "base/error.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct Pool Pool;
 typedef void PoolFn(void *ud, int64_t tile, int thread);    /* thread: 0..pool_threads-1, for scratch only */
 
@@ -19,5 +23,9 @@ void pool_close(Pool *p);
 int pool_threads(const Pool *p);
 void pool_for(Pool *p, int64_t n_tile, PoolFn *fn, void *ud);
 int pool_cpus(void);                                        /* usable CPUs: affinity mask, cgroup quota */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -15,12 +15,16 @@
  * own place among them or on the thread count. Everything is deterministic: equal inputs, equal bits, on any thread count.
  *
  * Shape letters: N tokens, R chosen rows, C d_model, H/K query/KV heads, D d_head, F d_ff, V vocabulary. Index arrays are
- * host int32, checked by callers. */
+ * host int32, checked by callers; an op keeps nothing of them. */
 #ifndef DIKAST_TENSOR_BACKEND_H
 #define DIKAST_TENSOR_BACKEND_H
 
 #include "base/pool.h"
 #include "tensor/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 typedef struct Backend Backend;
 
@@ -131,35 +135,50 @@ typedef struct {
 
 struct Backend {
     const BackendOps *op;
-    DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu */
+    DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu and cuda */
     DType dtype;        /* of weight matrices and of what products read: real; BF16 after backend_set_dtype */
     bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; others: row-major */
     bool attn_half;     /* under a BF16 model queries, keys, values, attention's output and their gradients are BF16 too: cuda,
                            whose attention multiplies BF16; cpu: they stay F32 */
-    int64_t slice_values; /* logits to make at once, and tokens of a pass of the engine, that fill the machine; 0: few do, and */
-    int pass_tok;         /* the caller knows best */
-    MemSource mem;      /* where its tensors live */
+    int64_t slice_values; /* logits made at once that fill the machine, */
+    int pass_tok;         /* and tokens of a pass of the engine; 0: few do, the caller knows best */
+    MemSource mem;      /* where its tensors live; only ops and the host side below may touch what is in there */
     Pool *pool;         /* borrowed */
     void *impl;
 };
 
-/* name: "ref" | "cpu". isa: NULL or "auto" for the best of this machine, else "scalar" | "avx2" | "avx512" (cpu only). */
+/* name: "ref", "cpu", "cuda" or "cuda:1" for another GPU than the first, where the build has it. isa: NULL or "auto" for the
+ * best of this machine, else "scalar" | "avx2" | "avx512" | "avx512_bf16" (cpu only). One thread at a time uses a backend; a
+ * cuda one on another GPU than the first only the thread that opened it. */
 bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err);
 void backend_close(Backend *be);
-/* BF16 for all models opened from now on: cpu only. */
+/* BF16 for all models opened from now on: cpu and cuda. */
 bool backend_set_dtype(Backend *be, DType dtype, Error *err);
-const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref */
+const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref; "sm_90" for cuda */
+
+/* Why this build cannot open a backend of that name and how to get one that can; NULL: it can. */
+const char *backend_absent(const char *name);
+/* What a backend finds on this machine, one call of say per thing: state 0 fine, 1 worth a warning, 2 it cannot work so;
+ * fix: what to do about it, or NULL. Opens nothing that stays open. */
+typedef void BackendSay(void *ud, int state, const char *what, const char *fix, const char *value);
+void backend_probe(const char *name, BackendSay *say, void *ud);
 
 /* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
  * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */
 double backend_spin(Backend *be);
 
-/* Host side of tensors, any layout, with conversion: double holds every F32 and F64 exactly. */
+/* Host side of tensors, any layout, with conversion: double holds every F32 and F64 exactly. In order with the ops; when one
+ * returns, its host array may change. Everything outside backends that reads or writes a tensor's elements goes this way. be
+ * may be NULL for tensors in host memory. */
 void tensor_get(Backend *be, double *out, Tensor x);        /* out: rows*cols, contiguous */
 void tensor_set(Backend *be, Tensor y, const double *in);
 void tensor_get_f32(Backend *be, float *out, Tensor x);
 void tensor_set_f32(Backend *be, Tensor y, const float *in);
 void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i);     /* out: cols; a row inside a panel too */
 void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

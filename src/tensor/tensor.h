@@ -15,6 +15,10 @@
 
 #include "base/arena.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum { DTYPE_F32, DTYPE_F64, DTYPE_I32, DTYPE_BF16, DTYPE_I8, DTYPE_COUNT } DType;
 
 enum { PANEL_ROWS = 16 };
@@ -45,5 +49,9 @@ static inline int64_t tensor_at(Tensor t, int64_t i, int64_t j) {   /* of elemen
 static inline bool tensor_empty(Tensor t) { return t.rows == 0 || t.cols == 0; }
 static inline int64_t tensor_count(Tensor t) { return t.rows * t.cols; }
 bool tensor_same_shape(Tensor a, Tensor b);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

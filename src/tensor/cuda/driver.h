@@ -29,7 +29,6 @@ typedef enum { CUDA_TO_DEVICE, CUDA_TO_HOST, CUDA_ON_DEVICE } CudaWay;
 typedef struct { uint64_t data[8]; } CudaAlgo;                          /* cublasLtMatmulAlgo_t */
 typedef struct { CudaAlgo algo; size_t workspace; int state; float waves; int reserved[4]; } CudaHeuristic;
 
-
 enum {
     CUDA_R_F32 = 0, CUDA_R_F64 = 1, CUDA_R_I8 = 3, CUDA_R_I32 = 10, CUDA_R_BF16 = 14,               /* cudaDataType_t */
     LT_COMPUTE_F32 = 68, LT_COMPUTE_F32_PEDANTIC = 69,                                              /* cublasComputeType_t */
@@ -42,7 +41,6 @@ enum {
     LT_PREF_ALIGN_A = 5, LT_PREF_ALIGN_B = 6, LT_PREF_ALIGN_C = 7, LT_PREF_ALIGN_D = 8,
     LT_CONFIG_ID = 0, LT_CONFIG_TILE = 1, LT_CONFIG_SPLIT_K = 2, LT_CONFIG_REDUCTION_SCHEME = 3     /* AlgoConfig */
 };
-
 
 typedef struct {
     void *lib;                                  /* NULL: not open */
@@ -76,7 +74,7 @@ typedef struct {
     double used_bytes, total_bytes, watts, watts_max, celsius, sm_mhz, mem_mhz;
 } CudaState;
 
-struct CudaDriver {
+typedef struct {
     /* errors */
     const char *(*error_name)(int code);
     const char *(*error_text)(int code);
@@ -116,8 +114,7 @@ struct CudaDriver {
     bool (*nvml_driver)(void *nvml, char *version, size_t n);   /* "580.82.07" */
     /* Version of a shared library that doctor asks for ("nccl", "cudnn"); false says how to get it. */
     bool (*library)(const char *name, char *version, size_t n, Error *err);
-};
-typedef struct CudaDriver CudaDriver;
+} CudaDriver;
 
 const CudaDriver *cuda_driver(void);    /* driver.c; in tests driver_emu.c */
 
