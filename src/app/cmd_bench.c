@@ -12,14 +12,15 @@
 #include "cai/manifest.h"
 
 static const Flag flags[] = {
-    {"--model", "SIZE", "a: GPT-2 124M, b: Llama-like 12M, c: Llama-like 4M (default b; ppo, grpo: c)"},
+    {"--model", "SIZE",
+     "a: GPT-2 124M, Llama-like b: 12M, c: 4M, d: 1.1B, e: 110M (default b; ppo, grpo: c)"},
     THREADS_FLAG,
     ISA_FLAG,
     {"--dtype", "DTYPE", "of weights and activations: fp32 (default) or bf16"},
     {"--steps", "N", "train: timed steps (default 5)"},
     {"--warmup", "N", "train: untimed steps (default 2)"},
-    {"--batch", "N", "train, load: sequences a step (default 4 for a, else 16); generate: only this batch"},
-    {"--seq", "N", "train, load: tokens a sequence (default 256); generate: tokens a prompt (default 16)"},
+    {"--batch", "N", "train, load: sequences a step (default 4 for a, 8 for d, else 16); generate: only this batch"},
+    {"--seq", "N", "train, load: tokens a sequence (default 256; d: 2048, e: 1024); generate: tokens a prompt (default 16)"},
     {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
     {"--weights", "DTYPE",
      "generate, ppo, grpo: tokens drawn from a rounded copy of the matrices: bf16 or int8 (default: the model's own)"},
@@ -107,12 +108,50 @@ static const BenchSize sizes[] = {
       .eos_id = -1},
      16,
      256},
+    {"d",
+     {.family = FAMILY_LLAMA,
+      .n_layer = 16,
+      .n_head = 16,
+      .n_kv_head = 8,
+      .d_model = 2048,
+      .d_head = 128,
+      .d_ff = 8192,
+      .n_vocab = 32768,
+      .max_seq = 2048,
+      .norm = NORM_RMS,
+      .pos = POS_ROPE,
+      .mlp = MLP_SWIGLU,
+      .tied = true,
+      .rope_theta = 500000,
+      .norm_eps = 1e-5,
+      .eos_id = -1},
+     8,
+     2048},
+    {"e",
+     {.family = FAMILY_LLAMA,
+      .n_layer = 12,
+      .n_head = 12,
+      .n_kv_head = 12,
+      .d_model = 768,
+      .d_head = 64,
+      .d_ff = 2048,
+      .n_vocab = 32768,
+      .max_seq = 2048,
+      .norm = NORM_RMS,
+      .pos = POS_ROPE,
+      .mlp = MLP_SWIGLU,
+      .tied = true,
+      .rope_theta = 10000,
+      .norm_eps = 1e-5,
+      .eos_id = -1},
+     16,
+     1024},
 };
 
 const BenchSize *bench_size(const char *name, Error *err) {
     for (int i = 0; i < COUNT_OF(sizes); i++)
         if (!strcmp(sizes[i].name, name)) return &sizes[i];
-    error_set(err, ERR_CONFIG, "--model must be a, b or c, found '%s'", name);
+    error_set(err, ERR_CONFIG, "--model must be a, b, c, d or e, found '%s'", name);
     return NULL;
 }
 

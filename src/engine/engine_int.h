@@ -7,7 +7,7 @@
 #include "engine/sample.h"
 #include "nn/light.h"
 
-enum { SLICE_ROWS = 256 }; /* of the head at once, at most */
+enum { SLICE_ROWS = 256, SLICE_WIDE = 4096 }; /* of the head at once, at most: on a CPU, on a device */
 
 typedef struct {            /* a request being worked on */
     int req;                /* its number; -1: the slot is free */
@@ -46,6 +46,7 @@ struct Engine {
     Tensor out, value; /* (n_slice, n_out), (n_slice, 1) */
     float *host;       /* (n_slice, n_out) */
     int32_t *target;   /* (n_slice) */
+    float *column;     /* (n_slice) log-probs of a slice */
 
     /* generation only, opened with the first call */
     bool kv_ready;

@@ -63,7 +63,7 @@ static bool check_request(const Gen *g, const GenRequest *q, int i, Error *err) 
     if (limit == 0) return true;
     if (!engine_check_tokens(e, "request", i, q->prompt, err)) return false;
     if (pages_for(q, limit) <= e->pages.n_page) return true;
-    size_t page = kv_page_bytes(&e->net.trunk->cfg, e->be->real);
+    size_t page = kv_page_bytes(e->net.trunk);
     return error_set(
         err, ERR_CONFIG,
         "request %d (%d prompt tokens, up to %d new) needs %zu bytes of keys and values, the engine has %zu: "
@@ -346,7 +346,7 @@ static void append(Gen *g, Slot *s, int32_t token, float logprob) {
 /* Every option's log-prob at temperature 1; then the requests are done. */
 static void options_slice(Gen *g, int n) {
     Engine *e = g->e;
-    float column[SLICE_ROWS];
+    float *column = e->column;
     for (int k = 0; k < g->n_option; k++) {
         for (int i = 0; i < n; i++) e->target[i] = g->option[k];
         pass_logprob(e, 0, n, 1.0f, column);
@@ -359,7 +359,7 @@ static void options_slice(Gen *g, int n) {
 
 static bool sample_slice(Gen *g, int n, Error *err) {
     Engine *e = g->e;
-    float logprob[SLICE_ROWS];
+    float *logprob = e->column;
     pass_head(e, g->first, n);
     if (g->n_option > 0) {
         options_slice(g, n);
@@ -383,7 +383,7 @@ static bool sample_slice(Gen *g, int n, Error *err) {
 static bool open_cache(Engine *e, Error *err) {
     if (e->kv_ready) return true;
     const ModelConfig *m = &e->net.trunk->cfg;
-    size_t n_page = e->cfg.kv_bytes / kv_page_bytes(m, e->be->real);
+    size_t n_page = e->cfg.kv_bytes / kv_page_bytes(e->net.trunk);
     if (n_page < 1) n_page = 1;
     size_t most = (size_t)INT32_MAX / (2 * (size_t)m->n_layer * KV_PAGE); /* rows are numbered in 32 bits */
     if (n_page > most) n_page = most;

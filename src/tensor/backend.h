@@ -138,6 +138,10 @@ struct Backend {
     DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu and cuda */
     DType dtype;        /* of weight matrices and of what products read: real; BF16 after backend_set_dtype */
     bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; others: row-major */
+    bool attn_half;     /* under a BF16 model queries, keys, values, attention's output and their gradients are BF16 too: cuda,
+                           whose attention multiplies BF16; cpu: they stay F32 */
+    int64_t slice_values; /* logits made at once that fill the machine, */
+    int pass_tok;         /* and tokens of a pass of the engine; 0: few do, the caller knows best */
     MemSource mem;      /* where its tensors live; only ops and the host side below may touch what is in there */
     Pool *pool;         /* borrowed */
     void *impl;
