@@ -2,14 +2,17 @@
  *
  * Outputs first, then inputs, then scalars. Nothing aliases unless stated. An argument named *_acc is accumulated into
  * (+=); every other output is overwritten (=). An empty Tensor for an optional output skips it. Parameter gradients are
- * always _acc. Every tensor has dtype be->real: F64 in ref, F32 in cpu (sums and statistics of one row may use wider
- * registers, in one fixed order). In cpu these may be BF16 instead; sums are F32, and a BF16 result is the F32 result rounded
- * once, to nearest even:
+ * always _acc. Every tensor has dtype be->real: F64 in ref, F32 in cpu and cuda (sums and statistics of one row may use
+ * wider registers, in one fixed order). In cpu and cuda these may be BF16 instead; sums are F32, and a BF16 result is the F32
+ * result rounded once, to nearest even:
  *   linear_fwd: x and every w; then each y as it likes, but F32 with add. Under F32 x all w may be BF16, or 8-bit whole
  *               numbers with F32 scales (y = scale * sum); y is F32. bias: always F32
  *   linear_bwd: every dy and w, and x; then dx as it likes, but F32 with add_dx. dw and dbias: always F32
  *   rmsnorm_fwd, layernorm_fwd: y    swiglu_*, gelu_*: each tensor as it likes    embed_fwd: w
  *   cast: y, x or both; in panels from F32 to BF16 or between equals    zero, copy: any dtype of tensor.h
+ * In cuda (be->attn_half) also:
+ *   attn_fwd, attn_bwd: all but lse; weights of keys are rounded before they multiply values
+ *   rope, gather_rows, scatter_rows, scatter_add_rows: every tensor
  *
  * Row invariance: in ref and cpu the bits of a row in any *_fwd do not depend on the other rows, on their number, on its
  * own place among them or on the thread count. Everything is deterministic: equal inputs, equal bits, on any thread count.

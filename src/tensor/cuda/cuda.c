@@ -46,7 +46,8 @@ _Static_assert(sizeof(BackendOps) == 31 * sizeof(void *), "cuda lacks an op of b
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };
-enum { LEAST_MAJOR = 8 }; /* compute capability 8.0: BF16 tensor cores */
+enum { SLICE_VALUES = 1 << 27, PASS_TOK = 8192 }; /* logits of half a gigabyte; rows that fill every multiprocessor */
+enum { LEAST_MAJOR = 8 };                         /* compute capability 8.0: BF16 tensor cores */
 
 /* -- errors -------------------------------------------------------------------------------------------------------- */
 
@@ -263,6 +264,9 @@ bool cuda_open_with(Backend *be, const CudaDriver *drv, int device, const char *
     be->op = &ops;
     be->real = DTYPE_F32;
     be->panels = false;
+    be->attn_half = true;
+    be->slice_values = SLICE_VALUES;
+    be->pass_tok = PASS_TOK;
     be->impl = c;
     be->mem = (MemSource){.get = memory_get, .put = memory_put, .left = memory_left, .ud = c};
     if (choose_device(c, isa, err) && open_parts(be, err)) return true;
