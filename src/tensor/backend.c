@@ -85,6 +85,16 @@ void backend_wait(Backend *be) {
     if (wait) wait(be);
 }
 
+bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array) {
+    const BackendProvider *p = provider(be);
+    return p->replay_begin && p->replay_begin(be, key, n_key, array, n_array);
+}
+
+void backend_replay_end(Backend *be) {
+    const BackendProvider *p = provider(be);
+    if (p->replay_end) p->replay_end(be);
+}
+
 const char *backend_absent(const char *name) {
     const BackendProvider *p = find(name, strlen(name));
     CHECK(p, "no backend is called '%s'", name);

@@ -32,6 +32,7 @@ extern "C" {
 typedef struct Backend Backend;
 
 enum { LINEAR_MAX = 3 };   /* products of one x in one call */
+enum { DECODE_STEP = 512 }; /* keys: what an op launches for decoding follows from the longest reach in such steps */
 enum { KV_PAGE = 64 };     /* positions per page of keys and values; also attention's key tile */
 
 typedef struct {           /* which key/value rows each query sequence sees */
@@ -173,6 +174,14 @@ void backend_probe(const char *name, BackendSay *say, void *ud);
 
 /* Waits until all ops called so far are through, for clocks: those of cpu and ref are when they return. */
 void backend_wait(Backend *be);
+
+/* A sequence of ops that comes again with the same tensors and numbers, but for the contents of some host arrays: decoding.
+ * key: all bytes that the sequence follows from, the arrays' addresses and contents apart. True: the backend made all of it
+ * from a recording, the caller skips its ops. False: the caller makes them, then calls _end. Inside, no op may return a value.
+ * cpu and ref record nothing. */
+typedef struct { const int32_t *host; int64_t n; } HostArray;
+bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
+void backend_replay_end(Backend *be);
 
 /* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
  * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */

@@ -25,6 +25,8 @@ typedef struct {
     const char *(*isa)(const Backend *be);
     double (*spin)(Backend *be);
     void (*probe)(BackendSay *say, void *ud);   /* see backend_probe; NULL: nothing to tell */
+    bool (*replay_begin)(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
+    void (*replay_end)(Backend *be); /* NULL, both: nothing is recorded */
     void (*wait)(Backend *be);
     void *(*stage)(Backend *be, int half, size_t *bytes);
     void (*copy_in)(Backend *be, void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows);

@@ -7,6 +7,7 @@
 
 #include "tensor/backend_int.h"
 #include "tensor/cuda/index.h"
+#include "tensor/cuda/replay.h"
 
 static const BackendOps ops = {
     .name = "cuda",
@@ -147,16 +148,18 @@ void *cuda_scratch(Backend *be, size_t bytes) {
     return c->scratch;
 }
 
-const int32_t *cuda_index(Backend *be, const int32_t *host, int64_t n) {
-    return cuda_index_get(cuda_impl(be)->index, host, (size_t)n * sizeof *host);
+/* A recording's arrays have copies of their own. */
+const void *cuda_bytes(Backend *be, const void *host, size_t bytes) {
+    const void *at = cuda_replay_array(be, host, bytes);
+    return at ? at : cuda_index_get(cuda_impl(be)->index, host, bytes);
 }
 
-const void *cuda_bytes(Backend *be, const void *host, size_t bytes) {
-    return cuda_index_get(cuda_impl(be)->index, host, bytes);
+const int32_t *cuda_index(Backend *be, const int32_t *host, int64_t n) {
+    return cuda_bytes(be, host, (size_t)n * sizeof *host);
 }
 
 const double *cuda_doubles(Backend *be, const double *host, int64_t n) {
-    return cuda_index_get(cuda_impl(be)->index, host, (size_t)n * sizeof *host);
+    return cuda_bytes(be, host, (size_t)n * sizeof *host);
 }
 
 void cuda_fetch(Backend *be, void *host, const void *device, size_t bytes) {
@@ -237,6 +240,7 @@ static void cuda_close(Backend *be) {
     CudaImpl *c = cuda_impl(be);
     const CudaDriver *drv = c->drv;
     if (c->stream) drv->sync(c->stream);
+    cuda_replay_free(c->replay, be);
     cuda_matmul_close(be);
     cuda_index_close(c->index);
     if (c->scratch) drv->put(c->scratch);
@@ -265,6 +269,7 @@ static bool open_parts(Backend *be, Error *err) {
 bool cuda_open_with(Backend *be, const CudaDriver *drv, int device, const char *isa, Error *err) {
     CudaImpl *c = mem_alloc(sizeof *c);
     c->drv = drv;
+    c->replay = cuda_replay_new();
     c->device = device < 0 ? 0 : device;
     be->op = &ops;
     be->real = DTYPE_F32;
@@ -294,6 +299,8 @@ const BackendProvider backend_cuda = {.name = "cuda",
                                       .close = cuda_close,
                                       .isa = cuda_isa,
                                       .probe = probe,
+                                      .replay_begin = cuda_replay_begin,
+                                      .replay_end = cuda_replay_end,
                                       .wait = wait_all,
                                       .stage = stage,
                                       .copy_in = copy_in,

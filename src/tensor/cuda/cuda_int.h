@@ -25,6 +25,7 @@ extern "C" {
 
 typedef struct CudaIndex CudaIndex;   /* index.c */
 typedef struct CudaMatmul CudaMatmul; /* matmul.c */
+typedef struct CudaReplay CudaReplay; /* replay.c */
 
 typedef struct {
     const CudaDriver *drv;
@@ -33,6 +34,7 @@ typedef struct {
     void *stream;                /* cudaStream_t */
     CudaIndex *index;
     CudaMatmul *matmul;
+    CudaReplay *replay;
     void *scratch;               /* device memory, grown on demand; contents live until the next op */
     size_t scratch_bytes;
     void *pinned;                /* host memory for results that an op returns; what cuda.c stages through lies behind */
