@@ -80,6 +80,11 @@ double backend_spin(Backend *be) {
     return spin ? spin(be) : 0;
 }
 
+void backend_wait(Backend *be) {
+    void (*wait)(Backend *) = provider(be)->wait;
+    if (wait) wait(be);
+}
+
 const char *backend_absent(const char *name) {
     const BackendProvider *p = find(name, strlen(name));
     CHECK(p, "no backend is called '%s'", name);

@@ -129,6 +129,11 @@ typedef struct {
      * whatever it held (NaN too) */
     void (*logprob_bwd)(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
 
+    /* NULL: the caller fetches the logits and draws on the host (engine/sample.c). token[i] (host, R) of row i: temp[i] 0: the
+     * lowest index of the greatest logit; else the first index at which the running sum of exp(z/temp[i]), in order of index,
+     * passes u[i] of its total; -1: a logit is infinite or no number, or all are -infinity. temp, u: host (R), u in [0, 1). */
+    void (*draw)(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
+
     /* -- optimizer --------------------------------------------------------------------------------------------- */
     /* torch's single-tensor AdamW: g *= grad_scale; p *= (float)(1 - lr wd); m += (g-m)(1-b1); v = b2 v + (1-b2) g g;
      * p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps).  Scalars in double, tensors as they are. */
@@ -165,6 +170,9 @@ const char *backend_absent(const char *name);
  * fix: what to do about it, or NULL. Opens nothing that stays open. */
 typedef void BackendSay(void *ud, int state, const char *what, const char *fix, const char *value);
 void backend_probe(const char *name, BackendSay *say, void *ud);
+
+/* Waits until all ops called so far are through, for clocks: those of cpu and ref are when they return. */
+void backend_wait(Backend *be);
 
 /* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
  * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */

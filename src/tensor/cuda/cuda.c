@@ -38,11 +38,12 @@ static const BackendOps ops = {
     .attn_bwd = cuda_attn_bwd,
     .logprob_fwd = cuda_logprob_fwd,
     .logprob_bwd = cuda_logprob_bwd,
+    .draw = cuda_draw,
     .adamw = cuda_adamw,
     .scale = cuda_scale,
 };
 
-_Static_assert(sizeof(BackendOps) == 31 * sizeof(void *), "cuda lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 32 * sizeof(void *), "cuda lacks an op of backend.h");
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };
@@ -149,6 +150,10 @@ void *cuda_scratch(Backend *be, size_t bytes) {
 
 const int32_t *cuda_index(Backend *be, const int32_t *host, int64_t n) {
     return cuda_index_get(cuda_impl(be)->index, host, (size_t)n * sizeof *host);
+}
+
+const void *cuda_bytes(Backend *be, const void *host, size_t bytes) {
+    return cuda_index_get(cuda_impl(be)->index, host, bytes);
 }
 
 const double *cuda_doubles(Backend *be, const double *host, int64_t n) {
@@ -284,11 +289,14 @@ static const char *cuda_isa(const Backend *be) { return ((const CudaImpl *)be->i
 
 static void probe(BackendSay *say, void *ud) { cuda_probe(cuda_driver(), say, ud); }
 
+static void wait_all(Backend *be) { CUDA_OK(cuda_impl(be)->drv, cuda_impl(be)->drv->sync(cuda_impl(be)->stream)); }
+
 const BackendProvider backend_cuda = {.name = "cuda",
                                       .open = cuda_open,
                                       .close = cuda_close,
                                       .isa = cuda_isa,
                                       .probe = probe,
+                                      .wait = wait_all,
                                       .stage = stage,
                                       .copy_in = copy_in,
                                       .copy_out = copy_out};
