@@ -12,15 +12,14 @@
 #include "cai/manifest.h"
 
 static const Flag flags[] = {
-    {"--model", "SIZE",
-     "a: GPT-2 124M, Llama-like b: 12M, c: 4M, d: 1.1B, e: 110M (default b; ppo, grpo: c)"},
-    THREADS_FLAG,
-    ISA_FLAG,
+    {"--model", "SIZE", "a: GPT-2 124M, Llama-like b: 12M, c: 4M, d: 1.1B, e: 110M (default b; ppo, grpo: c)"},
+    MACHINE_FLAGS,
     {"--dtype", "DTYPE", "of weights and activations: fp32 (default) or bf16"},
     {"--steps", "N", "train: timed steps (default 5)"},
     {"--warmup", "N", "train: untimed steps (default 2)"},
     {"--batch", "N", "train, load: sequences a step (default 4 for a, 8 for d, else 16); generate: only this batch"},
-    {"--seq", "N", "train, load: tokens a sequence (default 256; d: 2048, e: 1024); generate: tokens a prompt (default 16)"},
+    {"--seq", "N",
+     "train, load: tokens a sequence (default 256; d: 2048, e: 1024); generate: tokens a prompt (default 16)"},
     {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
     {"--weights", "DTYPE",
      "generate, ppo, grpo: tokens drawn from a rounded copy of the matrices: bf16 or int8 (default: the model's own)"},

@@ -12,12 +12,11 @@ static const BackendProvider *find(const char *name, size_t n) {
 
 static const BackendProvider *provider(const Backend *be) { return find(be->op->name, strlen(be->op->name)); }
 
-/* Those that this build can open: "cpu or ref". */
-static void known_names(char *out, size_t n) {
+void backend_names(char *out, size_t n, const char *sep) {
     size_t at = 0;
     *out = 0;
     for (const BackendProvider *const *p = backend_providers; *p && at < n; p++)
-        if (!(*p)->absent) at += (size_t)snprintf(out + at, n - at, "%s%s", at ? " or " : "", (*p)->name);
+        if (!(*p)->absent) at += (size_t)snprintf(out + at, n - at, "%s%s", at ? sep : "", (*p)->name);
 }
 
 /* "cuda:1": the name's length, and the number; -1 without one. */
@@ -38,7 +37,7 @@ bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, 
     size_t n;
     int device;
     char known[64];
-    known_names(known, sizeof known);
+    backend_names(known, sizeof known, " or ");
     bool split = split_name(name, &n, &device);
     const BackendProvider *p = find(name, n);
     if (!p) return error_set(err, ERR_CONFIG, "unknown backend '%s', expected %s", name, known);

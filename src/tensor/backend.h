@@ -165,6 +165,8 @@ void backend_close(Backend *be);
 bool backend_set_dtype(Backend *be, DType dtype, Error *err);
 const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref; "sm_90" for cuda */
 
+/* Names of the backends that this build can open, with sep between them. */
+void backend_names(char *out, size_t n, const char *sep);
 /* Why this build cannot open a backend of that name and how to get one that can; NULL: it can. */
 const char *backend_absent(const char *name);
 /* What a backend finds on this machine, one call of say per thing: state 0 fine, 1 worth a warning, 2 it cannot work so;

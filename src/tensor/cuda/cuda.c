@@ -49,6 +49,7 @@ _Static_assert(sizeof(BackendOps) == 32 * sizeof(void *), "cuda lacks an op of b
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };
 enum { SLICE_VALUES = 1 << 27, PASS_TOK = 8192 }; /* logits of half a gigabyte; rows that fill every multiprocessor */
+enum { NO_DEVICE = 100 };                         /* the runtime's code */
 enum { LEAST_MAJOR = 8 };                         /* compute capability 8.0: BF16 tensor cores */
 
 /* -- errors -------------------------------------------------------------------------------------------------------- */
@@ -220,6 +221,7 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
                          "no NVIDIA driver here: install one for CUDA %d.%d or newer; 'dikast doctor' says more",
                          runtime / 1000, runtime % 1000 / 10);
     if ((code = drv->device_count(&n)) != 0) return cuda_error(drv, code, "cudaGetDeviceCount", err);
+    if (n == 0) return cuda_error(drv, NO_DEVICE, "no GPU to be seen", err);
     if (c->device >= n)
         return error_set(err, ERR_CONFIG, "GPU %d: this machine shows %d (0 to %d)", c->device, n, n - 1);
     CudaDevice d;
