@@ -79,6 +79,8 @@ double backend_spin(Backend *be) {
     return spin ? spin(be) : 0;
 }
 
+bool backend_queues(const Backend *be) { return provider(be)->wait != NULL; }
+
 void backend_wait(Backend *be) {
     void (*wait)(Backend *) = provider(be)->wait;
     if (wait) wait(be);

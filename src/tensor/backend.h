@@ -176,6 +176,7 @@ void backend_probe(const char *name, BackendSay *say, void *ud);
 
 /* Waits until all ops called so far are through, for clocks: those of cpu and ref are when they return. */
 void backend_wait(Backend *be);
+bool backend_queues(const Backend *be);     /* does backend_wait have anything to wait for? */
 
 /* A sequence of ops that comes again with the same tensors and numbers, but for the contents of some host arrays: decoding.
  * key: all bytes that the sequence follows from, the arrays' addresses and contents apart. True: the backend made all of it
