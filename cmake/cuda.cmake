@@ -61,7 +61,7 @@ if(CMAKE_CXX_COMPILER)
         ${host_sources} ${device_sources} src/tensor/cuda/emu/emu.cc tests/emu/driver_emu.c)
     target_link_libraries(dikast_tensor_emu PUBLIC dikast_flags dikast_base)
     target_include_directories(dikast_tensor_emu BEFORE PRIVATE src/tensor/cuda/emu tests)
-    target_compile_options(dikast_tensor_emu PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -O2 -Wall -Wextra
+    target_compile_options(dikast_tensor_emu PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -O2 -Wall
         -Wno-unknown-pragmas $<$<BOOL:${DIKAST_WERROR}>:-Werror>>)
     # Not among the program's libraries, whose globals are checked.
     set_target_properties(dikast_tensor_emu PROPERTIES ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emu)
