@@ -162,7 +162,13 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     case OP_swiglu_fwd:
     case OP_swiglu_bwd:
     case OP_gelu_fwd:
-    case OP_gelu_bwd: return DTYPE_BF16;
+    case OP_gelu_bwd:
+    case OP_rope: /* from here on: backends with attn_half */
+    case OP_gather_rows:
+    case OP_scatter_rows:
+    case OP_scatter_add_rows: return DTYPE_BF16;
+    case OP_attn_fwd:
+    case OP_attn_bwd: return strcmp(name, "lse") == 0 ? real : DTYPE_BF16;
     case OP_rmsnorm_fwd:
     case OP_layernorm_fwd:
     case OP_cast: return strcmp(name, "y") == 0 ? DTYPE_BF16 : real;
@@ -393,7 +399,8 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
         int64_t total = tensor_storage(t[i]).rows * tensor_storage(t[i]).ld + 2 * OPS_GUARD;
         if (s->role != SLOT_IN) out.n += s->rows * s->cols;
         if (s->alias >= 0) continue;
-        whole[i] = tensor_over(mem_alloc((size_t)total * size), dtype, 1, total);
+        whole[i] = tensor_over(be->mem.get(be->mem.ud, (size_t)total * size), dtype, 1, total);
+        CHECK(whole[i].data, "no memory for a case of %s", op_name(d->c.op));
         double *nan = mem_alloc((size_t)total * sizeof *nan);
         for (int64_t j = 0; j < total; j++) nan[j] = NAN;
         tensor_set(be, whole[i], nan);
@@ -418,7 +425,7 @@ static inline OpOut op_run(Backend *be, const OpData *d) {
         }
         if (!whole[i].data) continue;
         if (t[i].dtype != DTYPE_I8) out.touched += op_touched(be, whole[i], t[i]); /* it has no NaN to look for */
-        free(whole[i].data);
+        be->mem.put(be->mem.ud, whole[i].data, (size_t)whole[i].cols * dtype_bytes(whole[i].dtype));
     }
     if (d->has_scalar) out.v[at] = scalar;
     return out;
@@ -538,7 +545,7 @@ static inline void op_fill_from_forward(OpData *d, Backend *ref) {
         Slot *s = &d->slot[i];
         int64_t at = op_offset(&f, op_find(&f, s->name));
         if (s->role != SLOT_IN || at < 0) continue;
-        for (int64_t j = 0; j < s->rows * s->cols; j++) s->value[j] = op_round(d, out.v[at + j]);
+        for (int64_t j = 0; j < s->rows * s->cols; j++) s->value[j] = op_exact(&d->c, s->name, op_round(d, out.v[at + j]));
     }
     op_out_free(&out);
     op_free(&f);

@@ -232,7 +232,7 @@ static void test_few_pages_make_requests_wait(void **state) {
         Engine *e = engine_of(lm_of(&nets), (EngineConfig){0});
         generate(e, req, N, want);
         engine_close(e);
-        size_t page = kv_page_bytes(&nets.model.cfg, nets.be->real);
+        size_t page = kv_page_bytes(&nets.model);
         for (size_t n_page = 3; n_page <= 5; n_page++) { /* 150 + 40 tokens are three pages */
             e = engine_of(lm_of(&nets), (EngineConfig){.kv_bytes = n_page * page, .share_prefix = n_page != 4});
             generate(e, req, N, r);

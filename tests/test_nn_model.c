@@ -576,10 +576,14 @@ static void test_counts(void **state) {
     c.max_seq = 1024;
     assert_int_equal(model_config_params(&c), 124439808); /* GPT-2 small */
     assert_int_equal(model_config_matmul_params(&c), 12 * 12 * 768 * 768 + 50257 * 768);
-    assert_int_equal(kv_page_bytes(&c, DTYPE_F32), 12 * 2 * 64 * 768 * 4);
     Machine mc;
     assert_true(machine_open(&mc, "cpu", NULL, 1));
     Model m = {.be = mc.be, .cfg = c, .dtype = DTYPE_F32}, half = {.be = mc.be, .cfg = c, .dtype = DTYPE_BF16};
+    assert_int_equal(kv_page_bytes(&m), 12 * 2 * 64 * 768 * 4);
+    assert_int_equal(kv_page_bytes(&half), 12 * 2 * 64 * 768 * 4); /* a CPU's attention stays F32 */
+    mc.be->attn_half = true;
+    assert_int_equal(kv_page_bytes(&half), 12 * 2 * 64 * 768 * 2);
+    mc.be->attn_half = false;
     assert_true(acts_bytes(&m, 1024, 1024, KEEP_NONE) < acts_bytes(&m, 1024, 1024, KEEP_INPUTS));
     assert_true(acts_bytes(&m, 1024, 1024, KEEP_INPUTS) < acts_bytes(&m, 1024, 1024, KEEP_ALL) / 4);
     assert_true(acts_bytes(&half, 1024, 1024, KEEP_ALL) < acts_bytes(&m, 1024, 1024, KEEP_ALL) * 3 / 4);

@@ -63,9 +63,11 @@ bool arena_init(Arena *a, const char *name, MemSource src, size_t cap, Error *er
     if (cap == 0) return true;
     void *p = cap <= SIZE_MAX - 2 * huge_page ? src.get(src.ud, cap) : NULL;
     if (!p) {
+        char left[160] = "";
+        if (src.left) src.left(src.ud, left, sizeof left);
         return error_set(err, ERR_MEMORY,
-                         "%s: cannot get %.1f MB of memory: lower train.micro_tokens or the model's size", name,
-                         (double)cap / 1e6);
+                         "%s: cannot get %.1f MB of memory%s: lower the stage's micro_tokens or the model's size", name,
+                         (double)cap / 1e6, left);
     }
     a->base = p;
     a->cap = cap;

@@ -1,4 +1,4 @@
-/* base/arena.h — memory with one lifetime, from any source (malloc, later cudaMalloc, pinned host).
+/* base/arena.h — memory with one lifetime, from any source (malloc, cudaMalloc, pinned host).
  *
  * Sizes are never computed twice: the function that places objects runs first on a measuring arena (ARENA_MEASURE:
  * hands out NULL, counts bytes), then on a real one of exactly that size.
@@ -17,8 +17,9 @@ extern "C" {
 #endif
 
 typedef struct {
-    void *(*get)(void *ud, size_t bytes);
+    void *(*get)(void *ud, size_t bytes);           /* NULL: there is none */
     void (*put)(void *ud, void *p, size_t bytes);
+    void (*left)(void *ud, char *out, size_t n);    /* for messages: " on GPU 0, which has ..."; NULL: nothing to say */
     void *ud;
 } MemSource;
 

@@ -69,7 +69,7 @@ static const char *errno_hint(int e) {
     case ESTALE:
         return "the network file system lost the file: remount it and run again";
     case ENOMEM:
-        return "out of memory: lower train.micro_tokens or free memory";
+        return "out of memory: lower the stage's micro_tokens or free memory";
     case ENAMETOOLONG:
         return "the path is too long: choose a shorter one";
     default:

@@ -203,15 +203,12 @@ bool stage_lm_loss(double *out, Net net, const SampleSet *s, int max_tok, Error 
     *out = NAN;
     if (s->n == 0) return true;
     if (!obj_lm_open(&o, &obj, s, max_tok, 0, err)) return false;
-    Backend *be = net.trunk->be;
     Acts *acts = NULL;
-    Arena measure, memory = {0};
-    arena_init_measure(&measure, "head slice");
-    tensor_place(&measure, be->real, HEAD_SLICE, net.head->n_out);
+    Arena memory = {0};
+    Tensor slice;
     bool ok = acts_open(&acts, net.trunk, obj.max_tok, obj.max_row, KEEP_NONE, err) &&
-              arena_init(&memory, "head slice", be->mem, measure.used, err);
+              head_slice_open(&memory, &slice, net, err);
     if (ok) {
-        Tensor slice = tensor_place(&memory, be->real, HEAD_SLICE, net.head->n_out);
         Metrics *m = metrics_new();
         double loss = 0, weight = 0;
         int64_t packs = obj_lm_packs(o, 0);

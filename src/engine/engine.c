@@ -11,13 +11,15 @@ static const size_t kv_bytes_default = (size_t)256 << 20;
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /* Missing settings. The cache is as large as the slots could ever use, up to a bound, but holds one full context. */
-static EngineConfig resolve(const EngineConfig *c, const ModelConfig *m, DType real) {
+static EngineConfig resolve(const EngineConfig *c, const Model *model) {
+    const ModelConfig *m = &model->cfg;
     EngineConfig r = *c;
-    if (r.max_batch_tok <= 0) r.max_batch_tok = BATCH_TOK;
+    int pass_tok = model->be->pass_tok;
+    if (r.max_batch_tok <= 0) r.max_batch_tok = pass_tok > 0 ? pass_tok : BATCH_TOK;
     if (r.max_slots <= 0) r.max_slots = SLOTS;
     if (r.max_slots > r.max_batch_tok) r.max_slots = r.max_batch_tok;
     if (r.kv_bytes == 0) {
-        size_t context = (size_t)ceil_div(m->max_seq, KV_PAGE) * kv_page_bytes(m, real);
+        size_t context = (size_t)ceil_div(m->max_seq, KV_PAGE) * kv_page_bytes(model);
         size_t all = (size_t)r.max_slots * context;
         r.kv_bytes = all < kv_bytes_default ? all : kv_bytes_default;
         if (r.kv_bytes < context) r.kv_bytes = context;
@@ -37,11 +39,12 @@ bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
     Engine *e = mem_alloc(sizeof *e);
     e->net = net;
     e->be = net.trunk->be;
-    e->cfg = resolve(c, m, e->be->real);
+    e->cfg = resolve(c, net.trunk);
     e->n_out = net.head->n_out;
     e->max_page = ceil_div(m->max_seq, KV_PAGE);
-    int64_t slice = slice_values / e->n_out;
-    e->n_slice = slice < SLICE_MIN ? SLICE_MIN : slice > SLICE_ROWS ? SLICE_ROWS : (int)slice;
+    bool wide = e->be->slice_values > 0;
+    int64_t slice = (wide ? e->be->slice_values : slice_values) / e->n_out, most = wide ? SLICE_WIDE : SLICE_ROWS;
+    e->n_slice = (int)(slice < SLICE_MIN ? SLICE_MIN : slice > most ? most : slice);
     Arena measure;
     arena_init_measure(&measure, "engine");
     place_head(e, &measure);
@@ -52,6 +55,7 @@ bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
     place_head(e, &e->head_mem);
     e->host = mem_alloc((size_t)e->n_slice * (size_t)e->n_out * sizeof *e->host);
     e->target = mem_alloc((size_t)e->n_slice * sizeof *e->target);
+    e->column = mem_alloc((size_t)e->n_slice * sizeof *e->column);
     *out = e;
     return true;
 }
@@ -65,6 +69,7 @@ void engine_close(Engine *e) {
                               e->kv_len, e->kv_page, e->target, e->seen, e->home};
     for (int i = 0; i < COUNT_OF(array); i++) free(array[i]);
     free(e->host);
+    free(e->column);
     free(e);
 }
 

@@ -7,7 +7,9 @@
 #include "engine/sample.h"
 #include "nn/light.h"
 
-enum { SLICE_ROWS = 256 }; /* of the head at once, at most */
+enum { SLICE_ROWS = 256, SLICE_WIDE = 4096 }; /* of the head at once, at most: on a CPU, on a device */
+
+enum { NO_TOKEN = -2 }; /* a target: asked for, and none could be drawn */
 
 typedef struct {            /* a request being worked on */
     int req;                /* its number; -1: the slot is free */
@@ -46,6 +48,7 @@ struct Engine {
     Tensor out, value; /* (n_slice, n_out), (n_slice, 1) */
     float *host;       /* (n_slice, n_out) */
     int32_t *target;   /* (n_slice) */
+    float *column;     /* (n_slice) log-probs of a slice */
 
     /* generation only, opened with the first call */
     bool kv_ready;
@@ -56,6 +59,11 @@ struct Engine {
     Slot *slot;       /* (max_slots) */
     int32_t *slot_page, *slot_seen;
     bool *row_ready;        /* (n_slice) logits are in host memory, masked as the request's hook asked */
+    struct {                /* (n_slice) each: what a device draws by, and what it drew */
+        float *temp;
+        double *u;
+        int32_t *token;
+    } draw;
     SampleScratch *scratch; /* one per thread */
 };
 

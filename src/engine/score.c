@@ -122,7 +122,7 @@ static void slice_values(Score *c, int first, int n) {
         for (int i = 0; i < n; i++) e->target[i] = token_of(c, e->row_owner[first + i], e->pos[e->row[first + i]] + 1);
         pass_logprob(e, 0, n, c->temp, e->host);
     } else {
-        float column[SLICE_ROWS];
+        float *column = e->column;
         for (int k = 0; k < c->width; k++) {
             for (int i = 0; i < n; i++) e->target[i] = c->option[k];
             pass_logprob(e, 0, n, 1.0f, column);

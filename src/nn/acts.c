@@ -10,21 +10,28 @@
 
 #include <stdlib.h>
 
-/* n rows as far as attention, n_mlp from there on; dtype: of what products read. */
-static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, DType real, DType dtype, int64_t n_mlp) {
+typedef struct { /* of statistics and the residual stream; of what products read; of what attention reads and writes */
+    DType real, dtype, attn;
+} Types;
+
+static Types types_of(const Model *m) { return (Types){m->be->real, m->dtype, model_attn_dtype(m)}; }
+
+/* n rows as far as attention, n_mlp from there on; */
+static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, Types t, int64_t n_mlp) {
     const ModelConfig *c = &acts->cfg;
     int64_t n = acts->max_tok;
     Keep keep = acts->keep;
     int64_t n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
     bool mean = c->norm == NORM_LAYER, lean = keep == KEEP_NONE;
+    DType real = t.real, dtype = t.dtype;
     if (mean) a->mean1 = tensor_place(mem, real, n, 1);
     a->rstd1 = tensor_place(mem, real, n, 1);
     a->h1 = tensor_place(mem, dtype, n, c->d_model);
-    a->q = tensor_place(mem, real, n, n_q);
-    a->k = tensor_place(mem, real, n, n_kv);
-    a->v = tensor_place(mem, real, n, n_kv);
-    a->o = tensor_place(mem, real, n, n_q);
-    if (dtype != real) a->o_in = tensor_place(mem, dtype, n_mlp, n_q);
+    a->q = tensor_place(mem, t.attn, n, n_q);
+    a->k = tensor_place(mem, t.attn, n, n_kv);
+    a->v = tensor_place(mem, t.attn, n, n_kv);
+    a->o = tensor_place(mem, t.attn, n, n_q);
+    if (dtype != t.attn) a->o_in = tensor_place(mem, dtype, n_mlp, n_q);
     a->lse = tensor_place(mem, real, n, c->n_head);
     a->x_mid = lean ? a->x : tensor_place(mem, real, n_mlp, c->d_model);
     if (mean) a->mean2 = lean ? a->mean1 : tensor_place(mem, real, n_mlp, 1);
@@ -35,24 +42,26 @@ static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, DType real, 
     a->act = lean ? a->up : tensor_place(mem, dtype, n_mlp, c->d_ff);
 }
 
-static void place_grads(Acts *a, Arena *mem, DType real, DType dtype) {
+static void place_grads(Acts *a, Arena *mem, Types t) {
     const ModelConfig *c = &a->cfg;
     int64_t n = a->max_tok, n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
+    DType real = t.real, dtype = t.dtype;
     a->dh = tensor_place(mem, real, a->max_row, c->d_model);
     a->dx_row = tensor_place(mem, real, a->max_row, c->d_model);
     a->dx = tensor_place(mem, real, n, c->d_model);
     a->grad.dh = tensor_place(mem, real, n, c->d_model);
-    a->grad.dq = tensor_place(mem, real, n, n_q);
-    a->grad.dk = tensor_place(mem, real, n, n_kv);
-    a->grad.dv = tensor_place(mem, real, n, n_kv);
-    a->grad.d_o = tensor_place(mem, real, n, n_q);
+    a->grad.dq = tensor_place(mem, t.attn, n, n_q);
+    a->grad.dk = tensor_place(mem, t.attn, n, n_kv);
+    a->grad.dv = tensor_place(mem, t.attn, n, n_kv);
+    a->grad.d_o = tensor_place(mem, t.attn, n, n_q);
     a->grad.dact = tensor_place(mem, dtype, n, c->d_ff);
     if (dtype != real) a->grad.dx_in = tensor_place(mem, dtype, n, c->d_model);
     if (c->mlp == MLP_SWIGLU) a->grad.dgate = tensor_place(mem, dtype, n, c->d_ff);
 }
 
-static void acts_place(Acts *a, Arena *mem, DType real, DType dtype) {
+static void acts_place(Acts *a, Arena *mem, Types t) {
     const ModelConfig *c = &a->cfg;
+    DType real = t.real, dtype = t.dtype;
     BlockActs shared = {0};
     a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
     for (int l = 0; l < c->n_layer; l++) {
@@ -62,15 +71,15 @@ static void acts_place(Acts *a, Arena *mem, DType real, DType dtype) {
         Tensor x = own_x ? tensor_place(mem, real, a->max_tok, c->d_model) : shared.x;
         *b = shared;
         b->x = x;
-        if (own_rest) place_inner(b, mem, a, real, dtype, last ? a->max_row : a->max_tok);
+        if (own_rest) place_inner(b, mem, a, t, last ? a->max_row : a->max_tok);
         if (l == 0) shared = *b;
-        if (last) b->o_row = tensor_place(mem, real, a->max_row, (int64_t)c->n_head * c->d_head);
+        if (last) b->o_row = tensor_place(mem, t.attn, a->max_row, (int64_t)c->n_head * c->d_head);
         if (last && a->keep == KEEP_NONE) b->x_mid = a->x_row;
     }
     if (c->norm == NORM_LAYER) a->mean = tensor_place(mem, real, a->max_row, 1);
     a->rstd = tensor_place(mem, real, a->max_row, 1);
     a->h = tensor_place(mem, dtype, a->max_row, c->d_model);
-    if (a->keep != KEEP_NONE) place_grads(a, mem, real, dtype);
+    if (a->keep != KEEP_NONE) place_grads(a, mem, t);
 }
 
 static void acts_shape(Acts *a, const ModelConfig *c, int n_tok, int n_row, Keep keep) {
@@ -84,7 +93,7 @@ size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep) {
     Arena measure;
     acts_shape(&a, &m->cfg, n_tok, n_row, keep);
     arena_init_measure(&measure, "activations");
-    acts_place(&a, &measure, m->be->real, m->dtype);
+    acts_place(&a, &measure, types_of(m));
     free(a.block);
     return measure.used;
 }
@@ -100,7 +109,8 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
         acts_close(a);
         return false;
     }
-    acts_place(a, &a->mem, m->be->real, m->dtype);
+    acts_place(a, &a->mem, types_of(m));
+    a->attn = model_attn_dtype(m);
     for (int l = 0; l < m->cfg.n_layer; l++) a->block[l].seen = &a->seen;
     *out = a;
     return true;
@@ -115,7 +125,7 @@ static void place_seen(const Acts *a, SeenActs *s, Arena *mem, int64_t n) {
     } all[] = {{&s->q, n_q},  {&s->k, n_kv},  {&s->v, n_kv},  {&s->o, n_q},  {&s->lse, c->n_head},
                {&s->dq, n_q}, {&s->dk, n_kv}, {&s->dv, n_kv}, {&s->d_o, n_q}};
     int used = a->keep == KEEP_NONE ? 5 : COUNT_OF(all);
-    for (int i = 0; i < used; i++) *all[i].t = tensor_place(mem, a->be->real, n, all[i].cols);
+    for (int i = 0; i < used; i++) *all[i].t = tensor_place(mem, all[i].t == &s->lse ? a->be->real : a->attn, n, all[i].cols);
 }
 
 bool acts_share(Acts *a, int n_seen, Error *err) {

@@ -49,7 +49,7 @@ static AttnSeqs seen_by(const Model *m, const Batch *b) {
 
 /* t as products read it: itself, or rounded into half, which may be the same memory. */
 static Tensor as_input(const Model *m, Tensor half, Tensor t) {
-    if (m->dtype == m->be->real) return t;
+    if (m->dtype == t.dtype) return t;
     m->be->op->cast(m->be, half, t);
     return half;
 }
@@ -139,7 +139,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
 }
 
 static Tensor in_place(const Model *m, Tensor t) {
-    return m->dtype == m->be->real ? t : as_input(m, tensor_narrow(t), t);
+    return m->dtype == t.dtype ? t : as_input(m, tensor_narrow(t), t);
 }
 
 void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
@@ -153,7 +153,7 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
     Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, dy.rows), dup = tensor_rows(g->dact, 0, dy.rows);
     Tensor dgate = gated ? tensor_rows(g->dgate, 0, dy.rows) : none;
     bool half = m->dtype != be->real;
-    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none, o = half ? a->o_in : last ? a->o_row : a->o;
+    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none, o = tensor_empty(a->o_in) ? (last ? a->o_row : a->o) : a->o_in;
 
     op->linear_bwd(be, dup, &(LinearGrad){as_input(m, dy_half, dy), w->w_down, d->w_down, d->b_down}, 1, a->act, false);
     if (gated)

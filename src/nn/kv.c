@@ -9,9 +9,9 @@
 
 #include <stdlib.h>
 
-static void kv_place(KvCache *kv, Arena *mem, const ModelConfig *c, DType real) {
+static void kv_place(KvCache *kv, Arena *mem, const ModelConfig *c, DType dtype) {
     int64_t rows = (int64_t)kv->n_page * kv->page_rows, cols = (int64_t)c->n_kv_head * c->d_head;
-    Tensor all = tensor_place(mem, real, rows, cols);
+    Tensor all = tensor_place(mem, dtype, rows, cols);
     for (int l = 0; l < kv->n_layer; l++) {
         int64_t first = 2 * (int64_t)l * KV_PAGE, last = kv->page_rows - first - KV_PAGE;
         kv->k[l] = tensor_rows(all, first, rows - first - last);
@@ -27,13 +27,13 @@ bool kv_open(KvCache *kv, const Model *m, int n_page, Error *err) {
     kv->v = mem_alloc((size_t)kv->n_layer * sizeof *kv->v);
     Arena measure;
     arena_init_measure(&measure, "keys and values");
-    kv_place(kv, &measure, &m->cfg, m->be->real);
+    kv_place(kv, &measure, &m->cfg, model_attn_dtype(m));
     if (!arena_init(&kv->mem, "keys and values", m->be->mem, measure.used, err)) {
         error_wrap(err, "keys and values, %d pages of %d positions", n_page, KV_PAGE);
         kv_release(kv);
         return false;
     }
-    kv_place(kv, &kv->mem, &m->cfg, m->be->real);
+    kv_place(kv, &kv->mem, &m->cfg, model_attn_dtype(m));
     return true;
 }
 
@@ -44,6 +44,8 @@ void kv_release(KvCache *kv) {
     *kv = (KvCache){0};
 }
 
-size_t kv_page_bytes(const ModelConfig *c, DType real) {
-    return (size_t)c->n_layer * 2 * KV_PAGE * (size_t)c->n_kv_head * (size_t)c->d_head * dtype_bytes(real);
+size_t kv_page_bytes(const Model *m) {
+    const ModelConfig *c = &m->cfg;
+    DType dtype = model_attn_dtype(m);
+    return (size_t)c->n_layer * 2 * KV_PAGE * (size_t)c->n_kv_head * (size_t)c->d_head * dtype_bytes(dtype);
 }

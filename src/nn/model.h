@@ -158,6 +158,6 @@ void head_backward(Net n, Acts *a, int first, Tensor dout);
 
 bool kv_open(KvCache *kv, const Model *m, int n_page, Error *err);
 void kv_release(KvCache *kv);
-size_t kv_page_bytes(const ModelConfig *c, DType real);
+size_t kv_page_bytes(const Model *m);
 
 #endif

@@ -72,7 +72,7 @@ typedef struct {
     Tensor q, k, v;      /* (N, H*D), (N, K*D), (N, K*D), rotated */
     Tensor o, lse;       /* (N, H*D), (N, H) */
     Tensor o_row;        /* (R, H*D) in the last block, whose other rows below are R, too: nobody reads the rest */
-    Tensor o_in;         /* BF16: o or, in the last block, o_row as the product reads it; else empty */
+    Tensor o_in;         /* o or, in the last block, o_row as the product reads it; empty where they are of its dtype */
     Tensor x_mid;        /* (N, C) x + attention */
     Tensor mean2, rstd2; /* (N, 1) */
     Tensor h2;           /* (N, C) normed input of the MLP */
@@ -92,6 +92,7 @@ struct Acts {
     Backend *be;
     ModelConfig cfg;
     Keep keep;
+    DType attn;            /* of what attention reads and writes */
     int max_tok, max_row;
     int n_tok, n_row;      /* of the last pass */
     BlockActs *block;      /* (n_layer) */
@@ -104,6 +105,9 @@ struct Acts {
     SeenActs seen;
     Arena seen_mem;
 };
+
+/* Of queries, keys, values, attention's output and their gradients. */
+static inline DType model_attn_dtype(const Model *m) { return m->be->attn_half ? m->dtype : m->be->real; }
 
 void acts_resize(Acts *a, const Batch *b); /* rows of every tensor := those of one pass */
 

@@ -1,40 +1,59 @@
 #include "tensor/backend_int.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    const char *name; /* also the name in its op table: how an open backend finds its row */
-    bool (*open)(Backend *be, const char *isa, Error *err);
-    void (*close)(Backend *be);
-    const char *(*isa)(const Backend *be);
-    double (*spin)(Backend *be); /* NULL: cannot */
-} Provider;
-
-static const Provider providers[] = {
-    {"cpu", backend_cpu_open, backend_cpu_close, backend_cpu_isa, backend_cpu_spin},
-    {"ref", backend_ref_open, backend_ref_close, backend_ref_isa, NULL},
-};
-
-static const Provider *find(const char *name) {
-    for (int i = 0; i < COUNT_OF(providers); i++)
-        if (strcmp(providers[i].name, name) == 0) return &providers[i];
+static const BackendProvider *find(const char *name, size_t n) {
+    for (const BackendProvider *const *p = backend_providers; *p; p++)
+        if (strlen((*p)->name) == n && memcmp((*p)->name, name, n) == 0) return *p;
     return NULL;
+}
+
+static const BackendProvider *provider(const Backend *be) { return find(be->op->name, strlen(be->op->name)); }
+
+void backend_names(char *out, size_t n, const char *sep) {
+    size_t at = 0;
+    *out = 0;
+    for (const BackendProvider *const *p = backend_providers; *p && at < n; p++)
+        if (!(*p)->absent) at += (size_t)snprintf(out + at, n - at, "%s%s", at ? sep : "", (*p)->name);
+}
+
+/* "cuda:1": the name's length, and the number; -1 without one. */
+static bool split_name(const char *name, size_t *n, int *device) {
+    const char *colon = strchr(name, ':');
+    *n = colon ? (size_t)(colon - name) : strlen(name);
+    *device = -1;
+    if (!colon) return true;
+    char *end;
+    long v = strtol(colon + 1, &end, 10);
+    if (colon[1] < '0' || colon[1] > '9' || *end || v > 1023) return false;
+    *device = (int)v;
+    return true;
 }
 
 bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err) {
     *out = NULL;
-    const Provider *p = find(name);
-    if (!p) return error_set(err, ERR_CONFIG, "unknown backend '%s', expected cpu or ref", name);
+    size_t n;
+    int device;
+    char known[64];
+    backend_names(known, sizeof known, " or ");
+    bool split = split_name(name, &n, &device);
+    const BackendProvider *p = find(name, n);
+    if (!p) return error_set(err, ERR_CONFIG, "unknown backend '%s', expected %s", name, known);
+    if (!split || (device >= 0 && !p->copy_in))
+        return error_set(err, ERR_CONFIG, "backend '%s': expected %s%s", name, p->name,
+                         p->copy_in ? " or, for another device than the first, its number: cuda:1" : "");
+    if (p->absent) return error_set(err, ERR_CONFIG, "backend %s: %s", p->name, p->absent);
     Backend *be = mem_alloc(sizeof *be);
     be->mem = mem_source_host();
     be->pool = pool;
-    if (!p->open(be, isa, err)) {
+    if (!p->open(be, device, isa, err)) {
         free(be);
         return error_wrap(err, "backend %s", name);
     }
     be->dtype = be->real;
-    CHECK(find(be->op->name) == p, "backend '%s' calls itself '%s'", name, be->op->name);
+    CHECK(provider(be) == p, "backend '%s' calls itself '%s'", name, be->op->name);
     *out = be;
     return true;
 }
@@ -49,19 +68,48 @@ bool backend_set_dtype(Backend *be, DType dtype, Error *err) {
 
 void backend_close(Backend *be) {
     if (!be) return;
-    find(be->op->name)->close(be);
+    provider(be)->close(be);
     free(be);
 }
 
-const char *backend_isa(const Backend *be) { return find(be->op->name)->isa(be); }
+const char *backend_isa(const Backend *be) { return provider(be)->isa(be); }
 
 double backend_spin(Backend *be) {
-    double (*spin)(Backend *) = find(be->op->name)->spin;
+    double (*spin)(Backend *) = provider(be)->spin;
     return spin ? spin(be) : 0;
 }
 
-/* Both backends keep their tensors in host memory, so the way in and out is a loop; a device backend would add a copy
- * to its row of providers[]. */
+bool backend_queues(const Backend *be) { return provider(be)->wait != NULL; }
+
+void backend_wait(Backend *be) {
+    void (*wait)(Backend *) = provider(be)->wait;
+    if (wait) wait(be);
+}
+
+bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array) {
+    const BackendProvider *p = provider(be);
+    return p->replay_begin && p->replay_begin(be, key, n_key, array, n_array);
+}
+
+void backend_replay_end(Backend *be) {
+    const BackendProvider *p = provider(be);
+    if (p->replay_end) p->replay_end(be);
+}
+
+const char *backend_absent(const char *name) {
+    const BackendProvider *p = find(name, strlen(name));
+    CHECK(p, "no backend is called '%s'", name);
+    return p->absent;
+}
+
+void backend_probe(const char *name, BackendSay *say, void *ud) {
+    const BackendProvider *p = find(name, strlen(name));
+    CHECK(p, "no backend is called '%s'", name);
+    if (p->probe) p->probe(say, ud);
+}
+
+/* -- numbers ------------------------------------------------------------------------------------------------------- */
+
 static float bf16_float(uint16_t h) {
     uint32_t bits = (uint32_t)h << 16;
     float f;
@@ -110,10 +158,21 @@ static void store(Tensor t, int64_t at, double v) {
     }
 }
 
-void tensor_get(Backend *be, double *out, Tensor x) {
-    (void)be;
+/* -- tensors in host memory: rows of the plain array are `stride` numbers apart --------------------------------------
+ */
+
+static void get_f64(double *out, int64_t stride, Tensor x) {
     for (int64_t i = 0; i < x.rows; i++)
-        for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, tensor_at(x, i, j));
+        for (int64_t j = 0; j < x.cols; j++) out[i * stride + j] = load(x, tensor_at(x, i, j));
+}
+
+/* Rows of floats are copied: a sampler fetches its logits so. */
+static void get_f32(float *out, int64_t stride, Tensor x) {
+    bool plain = x.dtype == DTYPE_F32 && !x.panels;
+    for (int64_t i = 0; i < x.rows; i++, out += stride) {
+        if (plain) memcpy(out, (const float *)x.data + i * x.ld, (size_t)x.cols * sizeof *out);
+        for (int64_t j = 0; j < x.cols && !plain; j++) out[j] = (float)load(x, tensor_at(x, i, j));
+    }
 }
 
 /* A view of whole panels that ends inside one owns that panel to its end. */
@@ -124,33 +183,10 @@ static void zero_padding(Tensor y) {
         for (int64_t j = i < y.rows ? y.cols : 0; j < cols; j++) store(y, tensor_at(y, i, j), 0);
 }
 
-void tensor_set(Backend *be, Tensor y, const double *in) {
-    (void)be;
+static void set_f64(Tensor y, const double *in, int64_t stride) {
     for (int64_t i = 0; i < y.rows; i++)
-        for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), *in++);
+        for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), in[i * stride + j]);
     zero_padding(y);
-}
-
-/* Rows of floats are copied: a sampler fetches its logits so. */
-void tensor_get_f32(Backend *be, float *out, Tensor x) {
-    (void)be;
-    if (x.dtype == DTYPE_F32 && !x.panels) {
-        for (int64_t i = 0; i < x.rows; i++, out += x.cols)
-            memcpy(out, (const float *)x.data + i * x.ld, (size_t)x.cols * sizeof *out);
-        return;
-    }
-    for (int64_t i = 0; i < x.rows; i++)
-        for (int64_t j = 0; j < x.cols; j++) *out++ = (float)load(x, tensor_at(x, i, j));
-}
-
-void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
-    (void)be;
-    for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, tensor_at(x, i, j));
-}
-
-void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in) {
-    (void)be;
-    for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), *in++);
 }
 
 /* Loading a model is this: a panel of floats stays in the first cache while its rows are written one after another. */
@@ -161,12 +197,139 @@ static void set_panels_f32(Tensor y, const float *in) {
     }
 }
 
-void tensor_set_f32(Backend *be, Tensor y, const float *in) {
-    (void)be;
+static void set_f32(Tensor y, const float *in, int64_t stride) {
     if (y.panels && y.dtype == DTYPE_F32)
         set_panels_f32(y, in);
+    else if (y.dtype == DTYPE_F32)
+        for (int64_t i = 0; i < y.rows; i++)
+            memcpy((float *)y.data + i * y.ld, in + i * stride, (size_t)y.cols * sizeof *in);
     else
         for (int64_t i = 0; i < y.rows; i++)
-            for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), (double)*in++);
+            for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), (double)in[i * stride + j]);
     zero_padding(y);
+}
+
+/* -- tensors elsewhere: piece by piece through the backend's stage ------------------------------------------------- */
+
+typedef struct {
+    const BackendProvider *p;
+    Tensor t;             /* all of it */
+    int64_t row, col;     /* where the piece begins */
+    int64_t n_row, n_col; /* of a piece, at most */
+    int half;
+} Pieces;
+
+static Pieces pieces_of(const BackendProvider *p, Backend *be, Tensor t) {
+    CHECK(!t.panels, "panels outside host memory");
+    size_t bytes;
+    p->stage(be, 0, &bytes);
+    int64_t n = (int64_t)(bytes / dtype_bytes(t.dtype)), n_col = t.cols < n ? t.cols : n;
+    return (Pieces){.p = p, .t = t, .n_col = n_col, .n_row = n / n_col};
+}
+
+/* The next piece where it lives, and room for it on the host; false at the end. */
+static bool next_piece(Pieces *s, Backend *be, Tensor *there, Tensor *here, int64_t *at) {
+    if (s->row >= s->t.rows) return false;
+    int64_t rows = s->t.rows - s->row < s->n_row ? s->t.rows - s->row : s->n_row;
+    int64_t cols = s->t.cols - s->col < s->n_col ? s->t.cols - s->col : s->n_col;
+    size_t bytes;
+    *there = tensor_cols(tensor_rows(s->t, s->row, rows), s->col, cols);
+    *here = tensor_over(s->p->stage(be, s->half, &bytes), s->t.dtype, rows, cols);
+    *at = s->row * s->t.cols + s->col;
+    s->half = !s->half;
+    s->col += cols;
+    if (s->col == s->t.cols) s->col = 0, s->row += rows;
+    return true;
+}
+
+static void piece_in(const BackendProvider *p, Backend *be, Tensor there, Tensor here) {
+    size_t size = dtype_bytes(here.dtype);
+    p->copy_in(be, there.data, (size_t)there.ld * size, here.data, (size_t)here.ld * size, (size_t)here.cols * size,
+               (size_t)here.rows);
+}
+
+static void piece_out(const BackendProvider *p, Backend *be, Tensor here, Tensor there) {
+    size_t size = dtype_bytes(here.dtype);
+    p->copy_out(be, here.data, (size_t)here.ld * size, there.data, (size_t)there.ld * size, (size_t)here.cols * size,
+                (size_t)here.rows);
+}
+
+/* The backend's row, when t is not in host memory. */
+static const BackendProvider *elsewhere(const Backend *be, Tensor t) {
+    const BackendProvider *p = be && !tensor_empty(t) ? provider(be) : NULL;
+    return p && p->copy_in ? p : NULL;
+}
+
+void tensor_get(Backend *be, double *out, Tensor x) {
+    const BackendProvider *p = elsewhere(be, x);
+    if (!p) {
+        get_f64(out, x.cols, x);
+        return;
+    }
+    Pieces s = pieces_of(p, be, x);
+    Tensor there, here;
+    for (int64_t at; next_piece(&s, be, &there, &here, &at);) {
+        piece_out(p, be, here, there);
+        get_f64(out + at, x.cols, here);
+    }
+}
+
+void tensor_set(Backend *be, Tensor y, const double *in) {
+    const BackendProvider *p = elsewhere(be, y);
+    if (!p) {
+        set_f64(y, in, y.cols);
+        return;
+    }
+    Pieces s = pieces_of(p, be, y);
+    Tensor there, here;
+    for (int64_t at; next_piece(&s, be, &there, &here, &at);) {
+        set_f64(here, in + at, y.cols);
+        piece_in(p, be, there, here);
+    }
+}
+
+void tensor_get_f32(Backend *be, float *out, Tensor x) {
+    const BackendProvider *p = elsewhere(be, x);
+    if (!p) {
+        get_f32(out, x.cols, x);
+        return;
+    }
+    if (x.dtype == DTYPE_F32) { /* nothing to convert: straight to the caller */
+        piece_out(p, be, tensor_over(out, DTYPE_F32, x.rows, x.cols), x);
+        return;
+    }
+    Pieces s = pieces_of(p, be, x);
+    Tensor there, here;
+    for (int64_t at; next_piece(&s, be, &there, &here, &at);) {
+        piece_out(p, be, here, there);
+        get_f32(out + at, x.cols, here);
+    }
+}
+
+void tensor_set_f32(Backend *be, Tensor y, const float *in) {
+    const BackendProvider *p = elsewhere(be, y);
+    if (!p) {
+        set_f32(y, in, y.cols);
+        return;
+    }
+    Pieces s = pieces_of(p, be, y);
+    Tensor there, here;
+    for (int64_t at; next_piece(&s, be, &there, &here, &at);) {
+        set_f32(here, in + at, y.cols);
+        piece_in(p, be, there, here);
+    }
+}
+
+void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
+    if (elsewhere(be, x))
+        tensor_get(be, out, tensor_rows(x, i, 1));
+    else
+        for (int64_t j = 0; j < x.cols; j++) *out++ = load(x, tensor_at(x, i, j));
+}
+
+void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in) {
+    if (elsewhere(be, y))
+        tensor_set(be, tensor_rows(y, i, 1), in);
+    else
+        for (int64_t j = 0; j < y.cols; j++) store(y, tensor_at(y, i, j), *in++);
 }

@@ -43,7 +43,7 @@ typedef struct {
     Experience x;
     Pass pass;
     LogpBuf logp;
-    double *value_rows;     /* (HEAD_SLICE) */
+    double *value_rows;     /* (HEAD_SLICE_MOST) */
     double *lp_new, *v_new; /* (n_tok) in the first minibatch, else NULL */
     Model good_trunk;       /* weights of the last rollout within kl_stop */
     Head good_head;
@@ -417,7 +417,7 @@ static bool ppo_open(Ppo *p, Error *err) {
     p->pass.seq_off = mem_alloc((size_t)(c->rollouts + 1) * sizeof(int32_t));
     p->pass.at = mem_alloc((size_t)c->max_tok * sizeof(int64_t));
     p->pass.share = mem_alloc((size_t)c->max_tok * sizeof *p->pass.share);
-    p->value_rows = mem_alloc(HEAD_SLICE * sizeof(double));
+    p->value_rows = mem_alloc(HEAD_SLICE_MOST * sizeof(double));
     p->metrics = metrics_new();
     return true;
 }

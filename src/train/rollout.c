@@ -62,7 +62,7 @@ static EngineConfig generation(const PpoConfig *c, const PpoSetup *s) {
     EngineConfig e = {.weights = c->rollout_weights,
                       .share_prefix = true,
                       .max_slots = c->rollouts < MAX_SLOTS ? c->rollouts : MAX_SLOTS};
-    e.kv_bytes = (size_t)e.max_slots * (size_t)pages * kv_page_bytes(&m->cfg, m->be->real);
+    e.kv_bytes = (size_t)e.max_slots * (size_t)pages * kv_page_bytes(m);
     return e;
 }
 

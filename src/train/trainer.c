@@ -31,7 +31,7 @@ static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tens
     if (b->n_row == 0) return 0; /* nothing in it is trained */
     net_forward(net, a, b, NULL);
     double loss = 0;
-    int step = HEAD_SLICE - HEAD_SLICE % obj->row_group;
+    int rows = (int)slice.rows, step = rows - rows % obj->row_group;
     for (int first = 0; first < b->n_row; first += step) {
         int n = b->n_row - first < step ? b->n_row - first : step;
         Tensor out = tensor_rows(slice, 0, n);
@@ -51,12 +51,18 @@ double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor
     return micro(net, a, b, obj, slice, weight, m, false);
 }
 
+int head_slice_rows(Net net) {
+    int64_t fill = net.trunk->be->slice_values / net.head->n_out;
+    return (int)(fill < HEAD_SLICE ? HEAD_SLICE : fill > HEAD_SLICE_MOST ? HEAD_SLICE_MOST : fill);
+}
+
 bool head_slice_open(Arena *mem, Tensor *slice, Net net, Error *err) {
     Arena measure;
+    int rows = head_slice_rows(net);
     arena_init_measure(&measure, "head slice");
-    tensor_place(&measure, net.trunk->be->real, HEAD_SLICE, net.head->n_out);
+    tensor_place(&measure, net.trunk->be->real, rows, net.head->n_out);
     if (!arena_init(mem, "head slice", net.trunk->be->mem, measure.used, err)) return false;
-    *slice = tensor_place(mem, net.trunk->be->real, HEAD_SLICE, net.head->n_out);
+    *slice = tensor_place(mem, net.trunk->be->real, rows, net.head->n_out);
     return true;
 }
 

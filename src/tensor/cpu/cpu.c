@@ -277,7 +277,8 @@ Angles cpu_angles(Backend *be, const double *freq, int half, int64_t n_pos) {
 /* -- life -----------------------------------------------------------------------------------------------------------
  */
 
-bool backend_cpu_open(Backend *be, const char *isa, Error *err) {
+static bool cpu_open(Backend *be, int device, const char *isa, Error *err) {
+    (void)device;
     CHECK(be->pool, "cpu: no thread pool");
     const Isa *chosen = isa_choose(isa, err);
     if (!chosen) return false;
@@ -290,7 +291,7 @@ bool backend_cpu_open(Backend *be, const char *isa, Error *err) {
     return true;
 }
 
-void backend_cpu_close(Backend *be) {
+static void cpu_close(Backend *be) {
     Cpu *cpu = be->impl;
     if (cpu->threads.p) be->mem.put(be->mem.ud, cpu->threads.p, cpu->threads.bytes);
     if (cpu->shared.p) be->mem.put(be->mem.ud, cpu->shared.p, cpu->shared.bytes);
@@ -315,13 +316,16 @@ static void spin_task(void *ud, int64_t tile, int thread) {
     s->sum[tile] = s->spin(SPIN_STEPS);
 }
 
-double backend_cpu_spin(Backend *be) {
+static double cpu_spin(Backend *be) {
     Spin s = {.spin = ((const Cpu *)be->impl)->isa->spin};
     pool_for(be->pool, SPIN_TILES, spin_task, &s);
     return 32.0 * SPIN_STEPS * SPIN_TILES;
 }
 
-const char *backend_cpu_isa(const Backend *be) {
+static const char *cpu_isa(const Backend *be) {
     const Cpu *cpu = be->impl;
     return cpu->isa->name;
 }
+
+const BackendProvider backend_cpu = {
+    .name = "cpu", .open = cpu_open, .close = cpu_close, .isa = cpu_isa, .spin = cpu_spin};

@@ -2,7 +2,8 @@
  *
  *   driver.c      everything that is called outside our own code, as one table: the CUDA runtime, cuBLASLt (opened at run
  *                 time), NVML. Tests put a fake or an emulated one in its place
- *   backend.c     life, memory, the op table, argument checks that many ops share
+ *   cuda.c        life, memory, the op table, argument checks that many ops share
+ *   probe.c       what is on this machine, for `dikast doctor`
  *   index.c       device copies of host index arrays
  *   matmul.c      linear_*: cuBLASLt where it can be had, else linear.cu
  *   *.cu          kernels and the ops that launch them; device code uses launch.h's names only, so that emu/launch.h can
@@ -24,6 +25,7 @@ extern "C" {
 
 typedef struct CudaIndex CudaIndex;   /* index.c */
 typedef struct CudaMatmul CudaMatmul; /* matmul.c */
+typedef struct CudaReplay CudaReplay; /* replay.c */
 
 typedef struct {
     const CudaDriver *drv;
@@ -32,27 +34,35 @@ typedef struct {
     void *stream;                /* cudaStream_t */
     CudaIndex *index;
     CudaMatmul *matmul;
+    CudaReplay *replay;
     void *scratch;               /* device memory, grown on demand; contents live until the next op */
     size_t scratch_bytes;
-    void *pinned;                /* host memory for results that an op returns, and for staging */
+    void *pinned;                /* host memory for results that an op returns; what cuda.c stages through lies behind */
     size_t pinned_bytes;
+    void *half_event[2];         /* behind the last copy out of each half of the stage, when it is busy */
+    bool half_busy[2];
+    char isa[16];                /* "sm_90" */
 } CudaImpl;
 
 static inline CudaImpl *cuda_impl(Backend *be) { return (CudaImpl *)be->impl; }
 
-/* Device copy of n host int32, valid for ops queued before the next CUDA_INDEX_SLOTS uploads. Content-addressed: arrays with
- * the same content share a copy, so the same positions are sent once per pass, not once per layer. */
+/* Device copy of n host int32 for the op at hand, which may ask for INDEX_KEEP of them (index.h). Content-addressed: arrays
+ * with the same content share a copy, so the same positions are sent once per pass, not once per layer. */
 const int32_t *cuda_index(Backend *be, const int32_t *host, int64_t n);
 /* Device copy of n host doubles (RoPE frequencies), as cuda_index. */
 const double *cuda_doubles(Backend *be, const double *host, int64_t n);
-/* Device memory of at least `bytes`, 256-byte aligned, until the op returns (the next op on the stream may reuse it). */
+/* Device copy of any host bytes (small structs, one per row), as cuda_index. */
+const void *cuda_bytes(Backend *be, const void *host, size_t bytes);
+/* Device memory of at least `bytes`, 256-byte aligned, until the op returns (the next op on the stream may reuse it). Once per
+ * op: a second call gives the same memory, or gives it back for more. */
 void *cuda_scratch(Backend *be, size_t bytes);
 /* CHECKs the runtime's last error; called after each launch (LAUNCH does). */
 void cuda_launched(Backend *be, const char *kernel);
 /* Copies device memory to host memory and waits for it (and all that was queued before). */
 void cuda_fetch(Backend *be, void *host, const void *device, size_t bytes);
 
-/* Argument check of an op: shape, ld and dtype; real: F32 only, else F32 or BF16. An empty tensor fails unless opt. */
+/* Argument check of an op: shape, ld and dtype; real: F32 only, else F32 or BF16. An empty tensor fails unless
+ * opt, or rows or cols are 0: nothing can be launched over no rows, so ops return first in that case. */
 typedef enum { CUDA_REAL, CUDA_ANY, CUDA_REAL_OPT, CUDA_ANY_OPT } CudaNeed;
 void cuda_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols, CudaNeed need);
 
@@ -85,6 +95,8 @@ void cuda_layernorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Te
 /* loss.cu */
 void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
 void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+/* sample.cu */
+void cuda_draw(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
 /* optim.cu */
 double cuda_sumsq(Backend *be, Tensor x);
 bool cuda_all_finite(Backend *be, Tensor x);

@@ -12,6 +12,9 @@
 #include <ucontext.h>
 #include <vector>
 
+/* tests/emu/driver_emu.c: lets kernels touch device memory, which the host may not. */
+extern "C" void emu_device_memory(bool open);
+
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace {
@@ -144,12 +147,14 @@ void emu_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, const 
     while ((int)fibers.size() < n_thread) fibers.emplace_back(new Fiber);
     if ((int)warps.size() < (n_thread + LANES - 1) / LANES) warps.resize((size_t)(n_thread + LANES - 1) / LANES);
     shared_memory.assign(shared + 256, 0xFF); /* NaN: nothing may be read before it is written */
+    emu_device_memory(true);
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
                 blockIdx = dim3(x, y, z);
                 run_block();
             }
+    emu_device_memory(false);
 }
 
 void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {

@@ -1,0 +1,263 @@
+// layer: train
+// gpu: yes
+/* Whole nets on the cuda backend, on a GPU or emulated: its numbers beside the cpu backend's, F32 and BF16; generation
+ * beside scoring; training step by step; equal calls, equal bits. Exit 77 where the build has the backend and the
+ * machine no GPU. */
+#include "engine_nets.h"
+
+#include "train/batch.h"
+#include "train/trainer.h"
+
+static Pool *pool;
+
+typedef struct {
+    Backend *be;
+    Model model;
+    Head lm, score;
+    bool half;
+} Side;
+
+/* Heads of 16 and of 64 columns, several pages, grouped heads, untied; GPT-2's parts. */
+static ModelConfig config(int kind) {
+    ModelConfig c = tiny_config(kind == 2);
+    c.max_seq = 200;
+    if (kind == 0) c.d_head = 16;
+    if (kind == 1) c.d_head = 64, c.n_head = 2, c.n_kv_head = 1, c.d_model = 64, c.d_ff = 96, c.n_vocab = 133;
+    if (kind == 2) c.d_head = 16, c.n_head = c.n_kv_head = 2, c.mlp_bias = true;
+    return c;
+}
+
+static void side_open(Side *s, const char *backend, bool half, const ModelConfig *c, bool grads) {
+    Error err = {0};
+    memset(s, 0, sizeof *s);
+    s->half = half;
+    if (!backend_open(&s->be, backend, pool, NULL, &err)) fail_msg("%s", err.msg);
+    if (half && !backend_set_dtype(s->be, DTYPE_BF16, &err)) fail_msg("%s", err.msg);
+    if (!model_init(&s->model, s->be, c, 5, grads, &err)) fail_msg("%s", err.msg);
+    if (!head_init(&s->lm, &s->model, HEAD_LM, c->n_vocab, 5, grads, &err)) fail_msg("%s", err.msg);
+    if (!head_init(&s->score, &s->model, HEAD_SCORE, 1, 5, false, &err)) fail_msg("%s", err.msg);
+}
+
+static void side_close(Side *s) {
+    head_release(&s->score);
+    head_release(&s->lm);
+    model_release(&s->model);
+    backend_close(s->be);
+}
+
+static Net side_lm(Side *s) { return (Net){&s->model, &s->lm}; }
+
+/* Log-probs of all texts, one after another. */
+static float *scores(Side *s, const Texts *t, int64_t *n) {
+    Engine *e = engine_of(side_lm(s), (EngineConfig){.max_batch_tok = 256});
+    Error err = {0};
+    float *out[256], *all;
+    Tokens prefix[256], text[256];
+    *n = 0;
+    for (int i = 0; i < t->n; i++) {
+        prefix[i] = (Tokens){t->part[i].tok, 1};
+        text[i] = (Tokens){t->part[i].tok + 1, t->part[i].n - 1};
+        *n += text[i].n;
+    }
+    all = mem_alloc((size_t)*n * sizeof *all);
+    float *at = all;
+    for (int i = 0; i < t->n; i++) out[i] = at, at += text[i].n;
+    if (!engine_score(e, prefix, text, t->n, 1, out, &err)) fail_msg("%s", err.msg);
+    engine_close(e);
+    return all;
+}
+
+static double worst(const float *a, const float *b, int64_t n) {
+    double w = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= w)) w = d;
+    }
+    return w;
+}
+
+static void test_scores_are_the_cpus(void **state) {
+    (void)state;
+    static Texts t;
+    for (int kind = 0; kind < 3; kind++)
+        for (int half = 0; half < 2; half++) {
+            ModelConfig c = config(kind);
+            Side cpu, gpu;
+            int64_t n, m;
+            texts_fill(&t, 3, 5, 2, 150, c.n_vocab);
+            side_open(&cpu, "cpu", half, &c, false);
+            side_open(&gpu, "cuda", half, &c, false);
+            float *a = scores(&cpu, &t, &n), *b = scores(&gpu, &t, &m), *again = scores(&gpu, &t, &m);
+            assert_memory_equal(b, again, (size_t)m * sizeof *b);
+            double gap = worst(a, b, n);
+            if (!(gap <= (half ? 3e-2 : 2e-5))) fail_msg("kind %d half %d: log-probs %.2e apart", kind, half, gap);
+            free(a);
+            free(b);
+            free(again);
+            side_close(&gpu);
+            side_close(&cpu);
+        }
+}
+
+/* What was drawn gets, when scored, the log-prob it was recorded with; greedy tokens are the likeliest of a scoring
+ * pass. */
+static void test_generation_is_scoring(void **state) {
+    (void)state;
+    static Texts t;
+    for (int kind = 0; kind < 3; kind++)
+        for (int half = 0; half < 2; half++) {
+            ModelConfig c = config(kind);
+            Side gpu;
+            Error err = {0};
+            GenRequest req[6];
+            GenResult res[6], again[6];
+            side_open(&gpu, "cuda", half, &c, false);
+            texts_fill(&t, 4, 6, 1, 90, c.n_vocab);
+            for (int i = 0; i < 6; i++) {
+                req[i] = (GenRequest){.id = (uint64_t)i, .prompt = t.part[i]};
+                req[i].sample = (SampleParams){.temperature = i % 2, .top_p = 1, .repetition = 1, .max_new = 40};
+                req[i].sample.rng = (Rng){9, RNG_SAMPLE};
+            }
+            Engine *e = engine_of(side_lm(&gpu), (EngineConfig){.max_slots = 4, .share_prefix = true});
+            generate(e, req, 6, res);
+            generate(e, req, 6, again);
+            for (int i = 0; i < 6; i++) {
+                assert_same_result(&res[i], &again[i]);
+                float lp[40], *out = lp;
+                Tokens text = {res[i].text, res[i].n};
+                if (!engine_score(e, &req[i].prompt, &text, 1, 1, &out, &err)) fail_msg("%s", err.msg);
+                double gap = worst(lp, res[i].logprob, res[i].n);
+                if (!(gap <= (half ? 3e-2 : 2e-5)))
+                    fail_msg("kind %d half %d: drawn %.2e from scored", kind, half, gap);
+            }
+            engine_free_results(res, 6);
+            engine_free_results(again, 6);
+            engine_close(e);
+            side_close(&gpu);
+        }
+}
+
+/* -- training: next tokens of packed texts ------------------------------------------------------------------------- */
+
+typedef struct {
+    BatchBuf buf;
+    LogpBuf logp;
+    Batch b;
+    int32_t target[512];
+    int32_t seq_off[8];
+    int n;
+} Lesson;
+
+static bool lesson_micro(void *self, int64_t number, Batch *b, Error *err) {
+    (void)number, (void)err;
+    *b = ((Lesson *)self)->b;
+    return true;
+}
+
+static double lesson_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
+    Lesson *l = self;
+    double loss = 0;
+    (void)b, (void)m;
+    logp_forward(&l->logp, be, out, l->target + first, 1, false);
+    for (int i = 0; i < out.rows; i++) {
+        loss -= l->logp.lp[i];
+        l->logp.dlp[i] = -1;
+    }
+    logp_backward(&l->logp, be, out, l->target + first, 1);
+    *weight += (double)out.rows;
+    return loss;
+}
+
+static void lesson_open(Lesson *l, const Texts *t) {
+    memset(l, 0, sizeof *l);
+    for (int s = 0; s < t->n; s++) l->seq_off[s + 1] = l->seq_off[s] + t->part[s].n;
+    l->n = l->seq_off[t->n];
+    assert_true(l->n <= 512 && t->n < 8);
+    batch_layout(&l->buf, &l->b, t->tok, l->n, l->seq_off, t->n, true);
+    for (int i = 0; i < l->n; i++) {
+        l->buf.row[i] = i;
+        l->target[i] = t->tok[(i + 1) % l->n];
+    }
+    l->b.n_row = l->n;
+}
+
+enum { STEPS = 4 };
+typedef struct {
+    double loss[STEPS], norm[STEPS];
+} Course;
+
+static Course train(Side *s, const Texts *t, Keep keep) {
+    Course c;
+    Lesson l;
+    Error err = {0};
+    Optim *o = NULL;
+    Acts *a = NULL;
+    Arena mem = {0};
+    Tensor slice;
+    Net net = side_lm(s);
+    OptimConfig oc = {.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
+    lesson_open(&l, t);
+    Objective obj = {"lesson", 1, lesson_micro, lesson_loss, &l, l.n, l.n, NULL};
+    net_zero_grads(net);
+    if (!optim_open(&o, &net, NULL, 1, &oc, &err) || !acts_open(&a, net.trunk, l.n, l.n, keep, &err) ||
+        !head_slice_open(&mem, &slice, net, &err))
+        fail_msg("%s", err.msg);
+    for (int i = 0; i < STEPS; i++) {
+        double weight = 0;
+        c.loss[i] = train_micro(net, a, &l.b, &obj, slice, &weight, NULL) / weight;
+        c.norm[i] = optim_step(o, 1, 1 / weight).grad_norm;
+    }
+    arena_release(&mem);
+    acts_close(a);
+    optim_close(o);
+    batch_release(&l.buf);
+    logp_release(&l.logp);
+    return c;
+}
+
+static void test_training_is_the_cpus(void **state) {
+    (void)state;
+    static Texts t;
+    for (int kind = 0; kind < 3; kind++)
+        for (int half = 0; half < 2; half++) {
+            ModelConfig c = config(kind);
+            texts_fill(&t, 6, 3, 20, 110, c.n_vocab);
+            Course course[4];
+            for (int side = 0; side < 4; side++) { /* cpu; cuda; cuda again; cuda, blocks run again in the backward */
+                Side s;
+                side_open(&s, side ? "cuda" : "cpu", half, &c, true);
+                course[side] = train(&s, &t, side == 3 ? KEEP_INPUTS : KEEP_ALL);
+                side_close(&s);
+            }
+            assert_memory_equal(&course[1], &course[2], sizeof course[1]);
+            assert_memory_equal(&course[1], &course[3], sizeof course[1]);
+            for (int i = 0; i < STEPS; i++) {
+                double dl = fabs(course[1].loss[i] - course[0].loss[i]) / course[0].loss[i];
+                double dn = fabs(course[1].norm[i] - course[0].norm[i]) / course[0].norm[i];
+                if (!(dl <= (half ? 2e-3 : 2e-6)) || !(dn <= (half ? 2e-2 : 2e-4)))
+                    fail_msg("kind %d half %d step %d: loss %.6f beside %.6f, norm %.6f beside %.6f", kind, half, i,
+                             course[1].loss[i], course[0].loss[i], course[1].norm[i], course[0].norm[i]);
+            }
+            assert_true(course[1].loss[STEPS - 1] < course[1].loss[0]);
+        }
+}
+
+int main(void) {
+    Error err = {0};
+    Backend *be = NULL;
+    if (!pool_open(&pool, 2, &err)) return 1;
+    if (!backend_open(&be, "cuda", pool, NULL, &err)) {
+        printf("skipped: %s\n", err.msg);
+        pool_close(pool);
+        return 77;
+    }
+    backend_close(be);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_scores_are_the_cpus),
+        cmocka_unit_test(test_generation_is_scoring),
+        cmocka_unit_test(test_training_is_the_cpus),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    pool_close(pool);
+    return failed;
+}
