@@ -158,10 +158,7 @@ extern "C" void cuda_column_sums(Backend *be, Tensor dbias_acc, Tensor dy) {
     cuda_check("column_sums", "dbias", dbias_acc, 1, dy.cols, CUDA_REAL);
     if (tensor_empty(dy)) return;
     if (dy.rows > STRAIGHT) {
-        int64_t chunks = div_up(dy.rows, CHUNK_ROWS), chunk;
-        if (chunks > CHUNKS_MAX) chunks = CHUNKS_MAX;
-        chunk = div_up(dy.rows, chunks);
-        chunks = div_up(dy.rows, chunk);
+        int64_t chunk = div_up(dy.rows, least(div_up(dy.rows, CHUNK_ROWS), CHUNKS_MAX)), chunks = div_up(dy.rows, chunk);
         Tensor part = tensor_over(cuda_scratch(be, (size_t)(chunks * dy.cols) * sizeof(float)), DTYPE_F32, chunks, dy.cols);
         dim3 grid((unsigned)div_up(dy.cols, 4 * (SUMS_THREADS / 8)), (unsigned)chunks);
         LAUNCH(be, column_sums_kernel<8>, grid, SUMS_THREADS, 0, (float *)part.data, part.ld, false, mat_of(dy, 4), dy.rows,

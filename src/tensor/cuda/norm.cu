@@ -280,7 +280,7 @@ template <bool CENTRED> void norm_fwd(Backend *be, Tensor y, Tensor mean, Tensor
 template <bool CENTRED> unsigned bwd_launch(Backend *be, NormBwd a) {
     int64_t rows = a.s.rows, cols = a.s.cols;
     if (cols > LONGEST_HELD) {
-        unsigned grid = (unsigned)(rows < NORM_BLOCKS ? rows : NORM_BLOCKS);
+        unsigned grid = (unsigned)least(rows, NORM_BLOCKS);
         size_t shared = (size_t)cols * (CENTRED ? 2 : 1) * sizeof(float);
         CHECK(shared + 1024 <= cuda_impl(be)->shared_max, "norm: %lld columns, whose gradients do not fit shared memory",
               (long long)cols);
@@ -290,7 +290,7 @@ template <bool CENTRED> unsigned bwd_launch(Backend *be, NormBwd a) {
     }
     int held = shape_of(&a.s);
     int64_t blocks = div_up(rows, a.s.workers);
-    unsigned grid = (unsigned)(blocks < NORM_BLOCKS ? blocks : NORM_BLOCKS);
+    unsigned grid = (unsigned)least(blocks, NORM_BLOCKS);
     unsigned threads = 32 * (unsigned)(a.s.group * a.s.workers);
     size_t shared = (size_t)(a.s.workers * cols) * sizeof(float);
     if (!a.s.wide) LAUNCH(be, (norm_bwd_kernel<CENTRED, false, HELD>), grid, threads, shared, a);

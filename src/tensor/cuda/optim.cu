@@ -55,8 +55,7 @@ template <class Op> double sum_over(Backend *be, Tensor x) {
     a.n_piece = rows * per_row, a.per_row = rows > 1 ? (unsigned)per_row : 0;
     CHECK(rows == 1 || a.n_piece < INT32_MAX, "a sum over %lld rows of %lld columns with gaps", (long long)rows,
           (long long)x.cols);
-    int64_t blocks = div_up(a.n_piece, SUM_THREADS * SUM_LOADS);
-    if (blocks > SUM_BLOCKS) blocks = SUM_BLOCKS;
+    int64_t blocks = least(div_up(a.n_piece, SUM_THREADS * SUM_LOADS), SUM_BLOCKS);
     a.out = (double *)cuda_scratch(be, SUM_BLOCKS * sizeof(double));
     bool wide = rows_aligned(x.data, rows, x.ld, 4, 16) && x.cols % 4 == 0;
     if (wide) LAUNCH(be, (sum_kernel<Op, true>), (unsigned)blocks, SUM_THREADS, 0, a);

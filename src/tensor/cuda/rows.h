@@ -129,6 +129,7 @@ static inline Mat mat_of(Tensor t, int piece) {
     return m;
 }
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Index arrays come from callers that checked them; a wrong one would be a stray access on the device. */
