@@ -27,6 +27,9 @@
         cuda_launched(be, #kernel);                                                                                         \
     } while (0)
 
+/* Before a loop of constant length over registers. */
+#define UNROLL _Pragma("unroll")
+
 #define SHARED_DYNAMIC(name) extern __shared__ __align__(16) unsigned char name[]
 
 /* -- types ------------------------------------------------------------------------------------------------------------ */
@@ -64,10 +67,16 @@ __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 
 /* -- arithmetic ----------------------------------------------------------------------------------------------------------
- * exp2_approx: ex2.approx, 2 units in the last place: for probabilities that are rounded to BF16 next. */
+ * exp2_approx: ex2.approx, 2 units in the last place, what expf is made of; rcp_approx: rcp.approx, 1 unit. Results and
+ * arguments below 2^-126 are 0. */
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float rcp_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

@@ -50,6 +50,7 @@ const unsigned char *emu_exchange(const void *mine, size_t bytes);
         cuda_launched(be, #kernel);                                                                                    \
     } while (0)
 
+#define UNROLL
 #define SHARED_DYNAMIC(name) unsigned char *name = emu_shared()
 
 /* -- types ------------------------------------------------------------------------------------------------------- */
@@ -103,6 +104,7 @@ static inline void sync_block() { emu_barrier(); }
 
 /* -- arithmetic ------------------------------------------------------------------------------------------------------ */
 static inline float exp2_approx(float x) { return std::exp2(x); }
+static inline float rcp_approx(float x) { return 1 / x; }
 static inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 template <typename T> static inline T min(T a, T b) { return a < b ? a : b; }
 template <typename T> static inline T max(T a, T b) { return a > b ? a : b; }
@@ -114,14 +116,12 @@ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void emu_ldmatrix(uint32_t r[4], const void *row, bool transposed);
 static inline void ldmatrix_x4(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, false); }
 static inline void ldmatrix_x4_t(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, true); }
-static inline void cp_async16(void *to, const void *from, bool valid) {
-    if (valid)
-        memcpy(to, from, 16);
-    else
-        memset(to, 0, 16);
-}
-static inline void cp_async_commit() {}
-template <int n> static inline void cp_async_wait() {}
+void emu_copy(void *to, const void *from, bool valid);
+void emu_copy_commit(void);
+void emu_copy_wait(size_t under_way);
+static inline void cp_async16(void *to, const void *from, bool valid) { emu_copy(to, from, valid); }
+static inline void cp_async_commit() { emu_copy_commit(); }
+template <int n> static inline void cp_async_wait() { emu_copy_wait(n); }
 
 #include "tensor/cuda/reduce.h"
 
