@@ -175,8 +175,6 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     case OP_gather_rows:
     case OP_scatter_rows:
     case OP_scatter_add_rows: return DTYPE_BF16;
-    case OP_attn_fwd:
-    case OP_attn_bwd: return strcmp(name, "lse") == 0 ? real : DTYPE_BF16;
     case OP_rmsnorm_fwd:
     case OP_layernorm_fwd:
     case OP_cast: return strcmp(name, "y") == 0 ? DTYPE_BF16 : real;

@@ -68,6 +68,7 @@ static void add_half(OpList *l) {
                     .pad = i % 3 == 2 ? 8 : 0};
         c.n_head = attn[i].n_head, c.n_kv = attn[i].n_kv, c.d_head = attn[i].d_head, c.window = attn[i].window;
         c.paged = attn[i].paged;
+        c.half = 7;
         memcpy(c.len, attn[i].len, sizeof c.len);
         memcpy(c.ctx, attn[i].ctx, sizeof c.ctx);
         op_add(l, c);
