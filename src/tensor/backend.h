@@ -32,7 +32,7 @@ extern "C" {
 typedef struct Backend Backend;
 
 enum { LINEAR_MAX = 3 };   /* products of one x in one call */
-enum { DECODE_STEP = 512 }; /* keys: what an op launches for decoding follows from the longest reach in such steps */
+enum { DECODE_STEP = 256 }; /* keys: what an op launches for decoding follows from the longest reach in such steps */
 enum { KV_PAGE = 64 };     /* positions per page of keys and values; also attention's key tile */
 
 typedef struct {           /* which key/value rows each query sequence sees */
