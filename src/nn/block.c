@@ -35,8 +35,12 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
 
 /* out.y = residual + x w^T + bias */
 static void linear_residual(Backend *be, LinearOut out, Tensor residual, Tensor x) {
-    Tensor y = out.y;
-    if (y.data != residual.data) be->op->copy(be, y, residual);
+    bool moves = out.y.data != residual.data;
+    if (moves && be->op->linear_from) {
+        be->op->linear_from(be, out, residual, x);
+        return;
+    }
+    if (moves) be->op->copy(be, out.y, residual);
     be->op->linear_fwd(be, &out, 1, x, true);
 }
 
@@ -138,9 +142,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     linear_residual(be, (LinearOut){x_out, w->w_down, w->b_down, s->w_down}, a->x_mid, a->act);
 }
 
-static Tensor in_place(const Model *m, Tensor t) {
-    return m->dtype == t.dtype ? t : as_input(m, tensor_narrow(t), t);
-}
+static Tensor in_place(const Model *m, Tensor t) { return m->dtype == t.dtype ? t : as_input(m, tensor_narrow(t), t); }
 
 void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
                     const Batch *b) {
@@ -153,7 +155,8 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
     Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, dy.rows), dup = tensor_rows(g->dact, 0, dy.rows);
     Tensor dgate = gated ? tensor_rows(g->dgate, 0, dy.rows) : none;
     bool half = m->dtype != be->real;
-    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none, o = tensor_empty(a->o_in) ? (last ? a->o_row : a->o) : a->o_in;
+    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none,
+           o = tensor_empty(a->o_in) ? (last ? a->o_row : a->o) : a->o_in;
 
     op->linear_bwd(be, dup, &(LinearGrad){as_input(m, dy_half, dy), w->w_down, d->w_down, d->b_down}, 1, a->act, false);
     if (gated)

@@ -100,6 +100,7 @@ void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor 
 void cuda_draw(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
 /* optim.cu */
 double cuda_sumsq(Backend *be, Tensor x);
+double cuda_sumsq_all(Backend *be, const Tensor *x, int n);
 bool cuda_all_finite(Backend *be, Tensor x);
 void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
 /* matmul.c */
@@ -108,6 +109,7 @@ void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams
 bool cuda_matmul_open(Backend *be, Error *err);
 void cuda_matmul_close(Backend *be);    /* fine when it was not opened */
 void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
+void cuda_linear_from(Backend *be, LinearOut out, Tensor from, Tensor x);
 void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 /* linear.cu: products by our own kernels: what matmul.c uses without cuBLASLt, for I8 weights, and where rows must not
  * depend on their company. Signature per product: y (N,M) (add ? +=) x (N,K) w (M,K) ...; see the file */
