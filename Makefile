@@ -2,15 +2,17 @@
 #
 #   make quickstart   install what is missing, build, run the whole method once on this machine's CPU; the run ends by
 #                     saying where its report is and how to talk to the model
-#   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora
-#   make format       clang-format over the .c files; headers are set by hand, their columns of comments are documentation
+#   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
+#   make cuda         the CUDA build, and what can be said of it without a GPU
+#   make format       clang-format over sources; headers are set by hand, their columns of comments are documentation
 #   make clean        removes build/ and out/
 
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline
-SOURCES := $(shell git ls-files '*.c' '*.h')
+SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
+NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: quickstart build test check asan tsan format clean setup
+.PHONY: quickstart build test check asan tsan cuda format clean setup
 
 build: setup
 	cmake --preset release
@@ -27,11 +29,11 @@ test:
 	cmake --preset dev
 	cmake --build build/dev -j $(JOBS)
 	ctest --preset dev -j $(JOBS)
-	$(MAKE) check asan tsan
+	$(MAKE) check asan tsan cuda
 
 # After the dev build: the writable globals are read from its libraries.
 check:
-	clang-format --dry-run -Werror $(filter %.c,$(SOURCES))
+	clang-format --dry-run -Werror $(SOURCES)
 	sh tools/check_layers
 	sh tools/check_sources build/dev
 
@@ -47,8 +49,17 @@ tsan:
 	    cmake --build build/tsan -j $(JOBS) --target $$t && ctest --test-dir build/tsan --output-on-failure -R "^$$t$$" || exit 1; \
 	done
 
+cuda:
+ifeq ($(NVCC),)
+	@echo "cuda: skipped: no nvcc in PATH, CUDA_HOME or /usr/local/cuda"
+else
+	cmake --preset cuda -DCMAKE_CUDA_COMPILER=$(NVCC)
+	cmake --build build/cuda -j $(JOBS) --target dikast dikast-gold test_ops_cuda test_engine_cuda test_tensor_cuda_host
+	sh tools/check_cuda build/cuda
+endif
+
 format:
-	clang-format -i $(filter %.c,$(SOURCES))
+	clang-format -i $(SOURCES)
 
 clean:
 	rm -rf build out

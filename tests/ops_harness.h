@@ -170,7 +170,11 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     case OP_swiglu_fwd:
     case OP_swiglu_bwd:
     case OP_gelu_fwd:
-    case OP_gelu_bwd: return DTYPE_BF16;
+    case OP_gelu_bwd:
+    case OP_rope: /* from here on: backends with attn_half */
+    case OP_gather_rows:
+    case OP_scatter_rows:
+    case OP_scatter_add_rows: return DTYPE_BF16;
     case OP_rmsnorm_fwd:
     case OP_layernorm_fwd:
     case OP_cast: return strcmp(name, "y") == 0 ? DTYPE_BF16 : real;
@@ -547,7 +551,7 @@ static inline void op_fill_from_forward(OpData *d, Backend *ref) {
         Slot *s = &d->slot[i];
         int64_t at = op_offset(&f, op_find(&f, s->name));
         if (s->role != SLOT_IN || at < 0) continue;
-        for (int64_t j = 0; j < s->rows * s->cols; j++) s->value[j] = op_round(d, out.v[at + j]);
+        for (int64_t j = 0; j < s->rows * s->cols; j++) s->value[j] = op_exact(&d->c, s->name, op_round(d, out.v[at + j]));
     }
     op_out_free(&out);
     op_free(&f);

@@ -60,10 +60,13 @@ static void test_help(void **state) {
 static void test_version(void **state) {
     (void)state;
     double least = 1e9;
+    char backends[64], want[128];
+    backend_names(backends, sizeof backends, ", ");
+    snprintf(want, sizeof want, "dikast " DIKAST_VERSION " (%s)\n", backends);
     for (int i = 0; i < 5; i++) {
         Ran r = run("--version");
         expect_code(&r, "--version", 0);
-        assert_string_equal(str_get(&r.out), "dikast " DIKAST_VERSION "\n");
+        assert_string_equal(str_get(&r.out), want);
         if (r.cpu_s < least) least = r.cpu_s;
         ran_release(&r);
     }
@@ -71,6 +74,7 @@ static void test_version(void **state) {
     Ran r = run("version --json");
     Json *j = one_object(&r, "version --json");
     assert_string_equal(member(j, "version"), DIKAST_VERSION);
+    assert_string_equal(member(j, "backends"), backends);
     json_release(j);
     ran_release(&r);
 }
@@ -102,8 +106,10 @@ static const struct {
     {"chat " MODEL " more", 2, "unexpected argument 'more'"},
     {"chat " PM, 2, "scoring model"},
     {"chat " MODEL " --isa avx1024", 2, "avx1024"},
+    {"chat " MODEL " --device tpu", 2, "unknown backend 'tpu', expected cpu or ref"},
+    {"chat " MODEL " --device cpu:1", 2, "'cpu:1': expected cpu"},
     {"bench fly", 2, "no benchmark 'fly'"},
-    {"bench train --model d", 2, "a, b or c"},
+    {"bench train --model z", 2, "a, b, c, d or e"},
     {"bench tokenize", 2, "--file"},
     {"bench load", 2, "--file"},
     {"bench ppo --seqs 32 --minibatch 5", 2, "no multiple of --minibatch 5"},
@@ -594,6 +600,36 @@ static void test_doctor(void **state) {
     ran_release(&r);
 }
 
+/* What a build without CUDA, a machine without a GPU and one with a GPU say. */
+static void test_device(void **state) {
+    (void)state;
+    const char *absent = backend_absent("cuda");
+    Ran r = run("score " MODEL " --device cuda --json"), doctor = run("doctor --json");
+    Json *j = one_object(&doctor, "doctor");
+    const Json *checks = json_get(j, "checks");
+    const char *gpu = NULL;
+    for (int i = 0; i < json_len(checks); i++) {
+        const char *name = member(json_at(checks, i), "check");
+        if (!strcmp(name, "cuda") || !strcmp(name, "driver") || !strcmp(name, "gpu"))
+            gpu = member(json_at(checks, i), "state");
+        assert_false(absent && (!strcmp(name, "nvml") || !strcmp(name, "gpu")));
+    }
+    assert_non_null(gpu);
+    if (absent) {
+        expect_code(&r, "score --device cuda", 2);
+        expect_holds(&r.err, "backend cuda: this build has none");
+        expect_holds(&r.err, "cmake --preset cuda");
+        assert_string_equal(gpu, "ok"); /* a build without is a choice */
+        Ran d = run("doctor --device cuda");
+        expect_code(&d, "doctor --device cuda", 4);
+        expect_holds(&d.out, "fail  cuda");
+        ran_release(&d);
+    } else if (r.code)
+        expect_holds(&r.err, "backend cuda: ");
+    json_release(j);
+    ran_release(&r), ran_release(&doctor);
+}
+
 static void test_bench(void **state) {
     (void)state;
     static const struct {
@@ -665,6 +701,7 @@ int main(void) {
         cmocka_unit_test(test_constitution),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_device),
         cmocka_unit_test(test_bench),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

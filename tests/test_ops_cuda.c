@@ -29,6 +29,54 @@ static bool picked(OpId op) {
     return false;
 }
 
+/* What a BF16 model's attention and the ops around it read and write. */
+static void add_half(OpList *l) {
+    static const OpId look[] = {OP_gather_rows, OP_scatter_rows, OP_scatter_add_rows};
+    for (int i = 0; i < COUNT_OF(look); i++)
+        for (int j = 0; j < 3; j++)
+            op_add(l,
+                   (OpCase){
+                       .op = look[i], .store = STORE_BF16, .n = 33, .m = j ? 136 : 31, .k = 50, .pad = j == 1 ? 3 : 0});
+    for (int j = 0; j < 3; j++)
+        op_add(l, (OpCase){.op = OP_rope,
+                           .store = STORE_BF16,
+                           .n = 17,
+                           .n_head = 3,
+                           .d_head = j ? 64 : 10,
+                           .n_kv = 1,
+                           .inverse = j == 2,
+                           .pad = j == 1 ? 3 : 0});
+    static const struct {
+        int n_seq, len[OPS_SEQS], ctx[OPS_SEQS], n_head, n_kv, d_head, window;
+        bool causal, paged;
+    } attn[] = {
+        {3, {70, 1, 150}, {70, 1, 150}, 4, 2, 16, 0, true, false},
+        {3, {70, 1, 150}, {70, 1, 150}, 2, 1, 64, 0, true, false},
+        {2, {65, 130}, {65, 130}, 2, 2, 128, 0, true, false},
+        {2, {65, 190}, {65, 190}, 3, 1, 64, 70, true, false},
+        {2, {65, 129}, {65, 129}, 2, 1, 64, 0, false, false},
+        {2, {33, 64}, {33, 64}, 2, 1, 20, 0, true, false},
+        {4, {1, 1, 1, 1}, {64, 65, 63, 200}, 4, 2, 64, 0, true, true},
+        {4, {5, 1, 64, 17}, {69, 128, 64, 145}, 8, 2, 128, 0, true, true},
+        {4, {1, 5, 1, 64}, {130, 69, 200, 130}, 4, 1, 64, 100, true, true},
+    };
+    for (int i = 0; i < COUNT_OF(attn); i++) {
+        OpCase c = {.op = OP_attn_fwd,
+                    .store = STORE_BF16,
+                    .n_seq = attn[i].n_seq,
+                    .causal = attn[i].causal,
+                    .pad = i % 3 == 2 ? 8 : 0};
+        c.n_head = attn[i].n_head, c.n_kv = attn[i].n_kv, c.d_head = attn[i].d_head, c.window = attn[i].window;
+        c.paged = attn[i].paged;
+        c.half = 7;
+        memcpy(c.len, attn[i].len, sizeof c.len);
+        memcpy(c.ctx, attn[i].ctx, sizeof c.ctx);
+        op_add(l, c);
+        c.op = OP_attn_bwd;
+        if (!c.paged) op_add(l, c);
+    }
+}
+
 /* Sizes past a warp, a block, a tile, a wave of blocks. */
 static int cases(OpCase list[OPS_MAX]) {
     int n = ops_all(list, seed);
@@ -58,6 +106,7 @@ static int cases(OpCase list[OPS_MAX]) {
     for (int i = 0; i < COUNT_OF(look); i++)
         op_add(&l, (OpCase){.op = look[i], .n = look[i] == OP_scatter_rows ? 90 : 700, .m = 136, .k = 90});
     op_add(&l, (OpCase){.op = OP_rope, .n = 70, .n_head = 3, .d_head = 24, .n_kv = 1});
+    add_half(&l);
     for (int i = 0; i < l.n; i++) list[i].f32 = true;
     return l.n;
 }

@@ -42,6 +42,13 @@ Meter meter_start(void);
 double meter_other(Meter m); /* share of the whole machine that other processes took since then */
 double own_cpu_s(void);      /* CPU seconds of this process, all threads */
 
+/* Seconds of a call of run, which gets the number of the call, over `least` seconds and three repetitions or more. Where calls
+ * are queued a repetition is as many of them as take some milliseconds, and then waits. */
+typedef struct { double best, mean; int n; } Timing;
+Timing bench_time(Backend *be, void (*run)(void *ud, int turn), void *ud, double least);
+/* Numbers in [-1, 1) that look random: a product of round ones draws less power, so it may run faster. */
+void bench_fill(Backend *be, Tensor t);
+
 double median_of(double *v, int n); /* sorts v */
 double rounded(double v, int digits);
 

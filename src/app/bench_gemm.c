@@ -12,17 +12,8 @@ typedef struct {
     int n, k;
 } Op; /* w (n, k) */
 
-static Tensor filled(Tensor t, int mod) {
-    Tensor s = tensor_storage(t);
-    for (int64_t i = 0; t.data && i < s.rows * s.cols; i++) {
-        float v = (float)(i * 7 % mod) * 0.01f;
-        uint32_t bits;
-        memcpy(&bits, &v, sizeof bits);
-        if (t.dtype == DTYPE_F32)
-            ((float *)t.data)[i] = v;
-        else
-            ((uint16_t *)t.data)[i] = (uint16_t)(bits >> 16);
-    }
+static Tensor filled(Backend *be, Tensor t) {
+    bench_fill(be, t);
     return t;
 }
 
@@ -34,14 +25,25 @@ typedef struct {
 } Operands;
 
 static void place(Operands *t, Arena *a, Bench *b, int m, const Op *op) {
-    bool panels = b->machine.be->panels;
-    t->x = filled(tensor_place(a, b->dtype, m, op->k), 13);
-    t->y = filled(tensor_place(a, b->dtype, m, op->n), 17);
-    t->dw = filled(tensor_place_weight(a, DTYPE_F32, op->n, op->k, panels), 11);
-    for (int i = 0; i < t->n_copy; i++) t->w[i] = filled(tensor_place_weight(a, b->dtype, op->n, op->k, panels), 11);
+    Backend *be = b->machine.be;
+    t->x = filled(be, tensor_place(a, b->dtype, m, op->k));
+    t->y = filled(be, tensor_place(a, b->dtype, m, op->n));
+    t->dw = filled(be, tensor_place_weight(a, DTYPE_F32, op->n, op->k, be->panels));
+    for (int i = 0; i < t->n_copy; i++)
+        t->w[i] = filled(be, tensor_place_weight(a, b->dtype, op->n, op->k, be->panels));
 }
 
-static void once(Backend *be, Form form, const Operands *t, int turn) {
+typedef struct {
+    Backend *be;
+    const Operands *t;
+    Form form;
+} Product;
+
+static void once(void *ud, int turn) {
+    const Product *p = ud;
+    const Operands *t = p->t;
+    Backend *be = p->be;
+    Form form = p->form;
     Tensor none = {0}, w = t->w[turn % t->n_copy];
     if (form == FWD)
         be->op->linear_fwd(be, &(LinearOut){.y = t->y, .w = w}, 1, t->x, false);
@@ -53,18 +55,9 @@ static void once(Backend *be, Form form, const Operands *t, int turn) {
 
 static void one_case(Bench *b, const Op *op, int m, Form form, const Operands *t) {
     static const char *const word[] = {"fwd", "dx", "dw"};
-    Backend *be = b->machine.be;
-    double best = 1e9, sum = 0;
-    int n = 0;
-    once(be, form, t, 0);
+    Product p = {b->machine.be, t, form};
     Meter meter = meter_start();
-    for (double begun = now_s(); n < 3 || now_s() - begun < 1e-3 * b->ms; n++) {
-        double start = now_s();
-        once(be, form, t, n + 1);
-        double took = now_s() - start;
-        sum += took;
-        if (took < best) best = took;
-    }
+    Timing took = bench_time(p.be, once, &p, 1e-3 * b->ms);
     double flops = 2.0 * m * op->n * op->k / 1e9;
     char name[64];
     snprintf(name, sizeof name, "gemm/%s/%s/%s/M%d/%s", b->size->name, op->name, word[form], m,
@@ -75,12 +68,12 @@ static void one_case(Bench *b, const Op *op, int m, Form form, const Operands *t
     json_out_int(&c.j, "M", m);
     json_out_int(&c.j, "N", op->n);
     json_out_int(&c.j, "K", op->k);
-    json_out_num(&c.j, "us", rounded(sum / n * 1e6, 2));
-    json_out_num(&c.j, "us_best", rounded(best * 1e6, 2));
-    json_out_num(&c.j, "gflops", rounded(flops * n / sum, 2));
-    json_out_num(&c.j, "gflops_best", rounded(flops / best, 2));
-    json_out_int(&c.j, "reps", n);
-    case_end(&c, meter, "%8.1f GFLOP/s  %10.1f us", flops * n / sum, sum / n * 1e6);
+    json_out_num(&c.j, "us", rounded(took.mean * 1e6, 2));
+    json_out_num(&c.j, "us_best", rounded(took.best * 1e6, 2));
+    json_out_num(&c.j, "gflops", rounded(flops / took.mean, 2));
+    json_out_num(&c.j, "gflops_best", rounded(flops / took.best, 2));
+    json_out_int(&c.j, "reps", took.n);
+    case_end(&c, meter, "%8.1f GFLOP/s  %10.1f us", flops / took.mean, took.mean * 1e6);
 }
 
 static bool one_shape(Bench *b, const Op *op, int m, Error *err) {

@@ -118,6 +118,7 @@ static Step train_step(Train *t) {
     double loss = train_micro(t->net, t->acts, &t->batch, &t->obj, t->slice, &weight, NULL);
     double end = now_s();
     optim_step(t->optim, 1, 1 / weight);
+    backend_wait(t->b->machine.be);
     s.opt = now_s() - end;
     s.fwd = t->fwd;
     s.bwd = t->bwd + end - t->left;

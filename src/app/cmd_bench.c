@@ -9,18 +9,18 @@
 #include <unistd.h>
 
 #include "app/bench.h"
+#include "base/rng.h"
 #include "cai/manifest.h"
 
 static const Flag flags[] = {
-    {"--model", "SIZE",
-     "a: GPT-2 124M, Llama-like b: 12M, c: 4M, d: 1.1B, e: 110M (default b; ppo, grpo: c)"},
-    THREADS_FLAG,
-    ISA_FLAG,
+    {"--model", "SIZE", "a: GPT-2 124M, Llama-like b: 12M, c: 4M, d: 1.1B, e: 110M (default b; ppo, grpo: c)"},
+    MACHINE_FLAGS,
     {"--dtype", "DTYPE", "of weights and activations: fp32 (default) or bf16"},
     {"--steps", "N", "train: timed steps (default 5)"},
     {"--warmup", "N", "train: untimed steps (default 2)"},
     {"--batch", "N", "train, load: sequences a step (default 4 for a, 8 for d, else 16); generate: only this batch"},
-    {"--seq", "N", "train, load: tokens a sequence (default 256; d: 2048, e: 1024); generate: tokens a prompt (default 16)"},
+    {"--seq", "N",
+     "train, load: tokens a sequence (default 256; d: 2048, e: 1024); generate: tokens a prompt (default 16)"},
     {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
     {"--weights", "DTYPE",
      "generate, ppo, grpo: tokens drawn from a rounded copy of the matrices: bf16 or int8 (default: the model's own)"},
@@ -185,6 +185,46 @@ Meter meter_start(void) { return (Meter){now_s(), busy_s(), own_cpu_s()}; }
 double meter_other(Meter m) {
     double other = busy_s() - m.busy - (own_cpu_s() - m.own), wall = now_s() - m.t;
     return other > 0 && wall > 0 ? other / (wall * (double)sysconf(_SC_NPROCESSORS_ONLN)) : 0;
+}
+
+Timing bench_time(Backend *be, void (*run)(void *ud, int turn), void *ud, double least) {
+    static const double group_s = 5e-3;
+    Timing t = {.best = 1e9};
+    run(ud, 0);
+    backend_wait(be);
+    double begun = now_s();
+    run(ud, 1);
+    backend_wait(be);
+    double once = now_s() - begun, sum = 0;
+    int group = !backend_queues(be) || once > group_s ? 1 : once > group_s / 1000 ? (int)(group_s / once) + 1 : 1000;
+    for (begun = now_s(); t.n < 3 || now_s() - begun < least; t.n++) {
+        double start = now_s();
+        for (int i = 0; i < group; i++) run(ud, t.n * group + i);
+        backend_wait(be);
+        double took = (now_s() - start) / group;
+        sum += took;
+        if (took < t.best) t.best = took;
+    }
+    t.mean = sum / t.n;
+    return t;
+}
+
+/* Some rows come from here, the others are copies of them. */
+void bench_fill(Backend *be, Tensor t) {
+    enum { MOST = 1 << 20 };
+    if (!t.data) return;
+    t = tensor_storage(t);
+    int64_t rows = MOST / t.cols < 1 ? 1 : MOST / t.cols;
+    if (rows > t.rows) rows = t.rows;
+    float *v = mem_alloc((size_t)(rows * t.cols) * sizeof *v);
+    for (int64_t i = 0; i < rows * t.cols; i++)
+        v[i] = (float)rng_u32((Rng){4, RNG_TEST}, (uint64_t)i, 0) * 0x1p-31f - 1;
+    tensor_set_f32(be, tensor_rows(t, 0, rows), v);
+    free(v);
+    for (int64_t at = rows; at < t.rows; at += rows) {
+        if (rows > t.rows - at) rows = t.rows - at;
+        be->op->copy(be, tensor_rows(t, at, rows), tensor_rows(t, 0, rows));
+    }
 }
 
 static int by_size(const void *a, const void *b) {

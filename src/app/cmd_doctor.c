@@ -1,5 +1,6 @@
 /* dikast doctor: what this machine offers, and whether our own arithmetic is right on it. One line per check: ok, warn
- * or fail, a value, and what mends it. The machine is looked at here, the self-test is in doctor_self.c. */
+ * or fail, a value, and what mends it. The machine is looked at here, the self-test is in doctor_self.c, GPUs in
+ * doctor_gpu.c. */
 #include <errno.h>
 #include <langinfo.h>
 #include <link.h>
@@ -17,7 +18,7 @@
 #include "base/io.h"
 #include "cai/manifest.h"
 
-static const Flag flags[] = {{"--out", "DIR", "where runs will be written (default out)"}, THREADS_FLAG, ISA_FLAG, {0}};
+static const Flag flags[] = {{"--out", "DIR", "where runs will be written (default out)"}, MACHINE_FLAGS, {0}};
 
 void doctor_say(Doctor *d, CheckState state, const char *name, const char *fix, const char *fmt, ...) {
     static const char *const word[] = {"ok", "warn", "fail"};
@@ -219,7 +220,7 @@ static void check_gold(Doctor *d) {
 static bool run(const Args *a, Error *err) {
     const char *out = args_flag(a, &command_doctor, "--out");
     Doctor d = {.json = a->json};
-    if (!machine_open(&d.machine, a, &command_doctor, err)) return false;
+    if (!machine_open_on(&d.machine, "cpu", a, &command_doctor, err)) return false;
     if (a->json) {
         json_out_init(&d.j, &d.text, 0);
         json_out_obj(&d.j, NULL);
@@ -235,6 +236,7 @@ static bool run(const Args *a, Error *err) {
     check_libraries(&d);
     check_gold(&d);
     doctor_self(&d);
+    doctor_gpu(&d, args_flag(a, &command_doctor, "--device"));
     if (a->json) {
         json_out_arr_end(&d.j);
         json_out_int(&d.j, "ok", d.n[CHECK_OK]);
@@ -257,7 +259,9 @@ const Command command_doctor = {
     .help =
         "check this machine, and our arithmetic on it\n\n"
         "Processor, memory, disk, limits, locale, libraries; then a self-test: products, attention and norms of every\n"
-        "instruction set against the F64 reference, two steps of training against known losses, a tokenizer vector.\n"
+        "instruction set against the F64 reference, two steps of training against known losses, a tokenizer vector; "
+        "then\n"
+        "the same on a GPU: the one --device names, else the first one there is.\n"
         "Exit code 4 when something fails.",
     .flag = flags,
     .says_error = true,

@@ -10,8 +10,7 @@ static const Flag flags[] = {{"--prompt", "TEXT", "what to answer or continue; -
                              {"--system", "TEXT", "system message"},
                              {"--n", "N", "how many texts (default 1)"},
                              SAMPLE_FLAGS("256"),
-                             THREADS_FLAG,
-                             ISA_FLAG,
+                             MACHINE_FLAGS,
                              {0}};
 
 typedef struct {

@@ -9,8 +9,7 @@
 
 static const Flag flags[] = {
     {"--chat", NULL, "prompt is a user's turn and continuation the reply with its end; else plain text"},
-    THREADS_FLAG,
-    ISA_FLAG,
+    MACHINE_FLAGS,
     {0}};
 
 enum { ROWS = 256, MAX_LINE = 64 << 20 }; /* rows scored together */

@@ -11,6 +11,7 @@
 #include "app/command.h"
 #include "base/json.h"
 #include "cai/stage.h"
+#include "tensor/backend.h"
 
 // clang-format off
 static const Command *const commands[] = {
@@ -246,8 +247,10 @@ static int run_command(const Command *c, int argc, char **argv) {
 }
 
 static void print_version(bool json) {
+    char backends[64];
+    backend_names(backends, sizeof backends, ", ");
     if (!json) {
-        printf("dikast " DIKAST_VERSION "\n");
+        printf("dikast " DIKAST_VERSION " (%s)\n", backends);
         return;
     }
     Str text = {0};
@@ -256,6 +259,7 @@ static void print_version(bool json) {
     json_out_obj(&j, NULL);
     json_out_str(&j, "schema", "dikast-version/1");
     json_out_str(&j, "version", DIKAST_VERSION);
+    json_out_str(&j, "backends", backends);
     json_out_obj_end(&j);
     print_text(&text);
 }

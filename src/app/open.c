@@ -10,11 +10,16 @@
 #include "base/json.h"
 
 bool machine_open(Machine *m, const Args *a, const Command *c, Error *err) {
+    const char *device = args_flag(a, c, "--device");
+    return machine_open_on(m, device ? device : "cpu", a, c, err);
+}
+
+bool machine_open_on(Machine *m, const char *device, const Args *a, const Command *c, Error *err) {
     int64_t threads;
     *m = (Machine){0};
     if (!args_int(a, c, "--threads", 0, 0, 1024, &threads, err) || !pool_open(&m->pool, (int)threads, err))
         return false;
-    if (backend_open(&m->be, "cpu", m->pool, args_flag(a, c, "--isa"), err)) return true;
+    if (backend_open(&m->be, device, m->pool, args_flag(a, c, "--isa"), err)) return true;
     machine_close(m);
     return false;
 }

@@ -6,10 +6,11 @@
 #include "engine/engine.h"
 #include "text/chat.h"
 
-#define THREADS_FLAG                                                                                                   \
-    { "--threads", "N", "compute threads; 0: all usable CPUs (default)" }
-#define ISA_FLAG                                                                                                       \
-    { "--isa", "ISA", "auto (default), scalar, avx2 or avx512" }
+#define MACHINE_FLAGS                                                                                                  \
+    {"--device", "NAME", "cpu (default), ref, or cuda: the first GPU; cuda:1 the next"},                               \
+        {"--threads", "N", "compute threads of the CPU; 0: all usable CPUs (default)"}, {                              \
+        "--isa", "ISA", "auto (default), scalar, avx2 or avx512"                                                       \
+    }
 #define SAMPLE_FLAGS(max_new_)                                                                                         \
     {"--temperature", "T", "sampling temperature; 0: the likeliest token (default 1)"},                                \
         {"--top-k", "K", "sample among the K likeliest tokens; 0: all (default)"},                                     \
@@ -22,7 +23,8 @@ typedef struct {
     Pool *pool;
     Backend *be;
 } Machine;                                                                  /* zeroed is closed */
-bool machine_open(Machine *m, const Args *a, const Command *c, Error *err); /* by its flags --threads and --isa */
+bool machine_open(Machine *m, const Args *a, const Command *c, Error *err); /* by its MACHINE_FLAGS */
+bool machine_open_on(Machine *m, const char *device, const Args *a, const Command *c, Error *err); /* whatever --device says */
 void machine_close(Machine *m);
 
 /* A folder with config.json, model.safetensors and tokenizer.json, or a stage's output, whose model/ is one. Not

@@ -302,6 +302,8 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
     return ok;
 }
 
+enum { RUN_CUDA = 2 }; /* of run.backend */
+
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
     if (!check_gates_early(cfg, err)) return false;
@@ -316,6 +318,9 @@ static bool check_config(const RunConfig *cfg, Error *err) {
     if (cfg->rl.minibatches > cfg->rl.rollouts)
         return error_set(err, ERR_CONFIG, "rl.n_minibatch %lld is more than rl.rollouts %lld",
                          (long long)cfg->rl.minibatches, (long long)cfg->rl.rollouts);
+    if (cfg->run.device != 0 && cfg->run.backend != RUN_CUDA)
+        return error_set(err, ERR_CONFIG, "run.device %lld names a GPU: leave it at 0, or run.backend at cuda",
+                         (long long)cfg->run.device);
     if (cfg->rl.rollout_weights != 0 && (cfg->run.dtype != 0 || cfg->run.backend != 0))
         return error_set(
             err, ERR_CONFIG,
@@ -404,16 +409,24 @@ static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backen
     return ok && (stages[i] != stage_find("world") || check_world(out, cfg, err));
 }
 
+/* "cuda:1". */
+static void backend_name(char *out, size_t n, const RunConfig *cfg) {
+    static const char *const name[] = {"cpu", "ref", "cuda"};
+    int at = snprintf(out, n, "%s", name[cfg->run.backend]);
+    if (cfg->run.device > 0) snprintf(out + at, n - (size_t)at, ":%d", (int)cfg->run.device);
+}
+
 static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop,
                     Error *err) {
     Pool *pool = NULL;
     Backend *be = NULL;
-    static const char *const backend[] = {"cpu", "ref"}, *const isa[] = {"auto", "scalar", "avx2", "avx512",
-                                                                         "avx512_bf16"};
+    static const char *const isa[] = {"auto", "scalar", "avx2", "avx512", "avx512_bf16"};
     bool want[COUNT_OF(((PipelineResult *)0)->stage)];
+    char backend[32];
+    backend_name(backend, sizeof backend, cfg);
     want_stages(want, only);
     if (!plan(out, cfg, want, err) || !pool_open(&pool, (int)cfg->run.threads, err)) return false;
-    bool ok = backend_open(&be, backend[cfg->run.backend], pool, isa[cfg->run.isa], err) &&
+    bool ok = backend_open(&be, backend, pool, isa[cfg->run.isa], err) &&
               (cfg->run.dtype == 0 || backend_set_dtype(be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
     for (int i = 0; i < out->n_stage && ok; i++)
         if (out->stage[i].applies && want[i]) ok = visit_stage(out, i, cfg, be, log, stop, err);

@@ -16,7 +16,7 @@ typedef struct {            /* every training stage's section holds one */
 typedef struct { double temperature, top_p; int64_t top_k, max_new; } SampleKeys;
 
 typedef struct {
-    struct { char *name, *out; int64_t seed, threads; int backend, isa, dtype; double state_s; } run;
+    struct { char *name, *out; int64_t seed, threads, device; int backend, isa, dtype; double state_s; } run;
     struct {
         int source;         /* files | world */
         char *dir;

@@ -9,6 +9,8 @@
 
 enum { SLICE_ROWS = 256, SLICE_WIDE = 4096 }; /* of the head at once, at most: on a CPU, on a device */
 
+enum { NO_TOKEN = -2 }; /* a target: asked for, and none could be drawn */
+
 typedef struct {            /* a request being worked on */
     int req;                /* its number; -1: the slot is free */
     int limit;              /* tokens it may get */
@@ -57,6 +59,11 @@ struct Engine {
     Slot *slot;       /* (max_slots) */
     int32_t *slot_page, *slot_seen;
     bool *row_ready;        /* (n_slice) logits are in host memory, masked as the request's hook asked */
+    struct {                /* (n_slice) each: what a device draws by, and what it drew */
+        float *temp;
+        double *u;
+        int32_t *token;
+    } draw;
     SampleScratch *scratch; /* one per thread */
 };
 

@@ -298,17 +298,46 @@ static void ask_hook(Gen *g, int i) {
     e->row_ready[i] = true;
 }
 
+/* Nothing but a temperature between the logits and the draw: then the backend may draw where they are. */
+static bool plain(const SampleParams *p) {
+    return p->top_k == 0 && p->top_p >= 1.0 && p->min_p <= 0.0 && p->repetition == 1.0;
+}
+
+static double uniform(const Gen *g, int i) {
+    const GenRequest *q = &g->req[slot_of_row(g, i)->req];
+    return rng_uniform(q->sample.rng, q->id, (uint32_t)g->res[slot_of_row(g, i)->req].n);
+}
+
+/* Logits on a device: draws there, or fetches, from this thread, what the host has to draw from. */
+static void draw_on_device(Gen *g, int n) {
+    Engine *e = g->e;
+    for (int i = 0; i < n; i++) {
+        double t = g->req[slot_of_row(g, i)->req].sample.temperature;
+        e->draw.temp[i] = t > 0 ? (float)t : 0.0f;
+        e->draw.u[i] = uniform(g, i);
+    }
+    e->be->op->draw(e->be, e->draw.token, tensor_rows(e->out, 0, n), e->draw.temp, e->draw.u);
+    for (int i = 0; i < n; i++) {
+        if (e->target[i] >= 0 || e->row_ready[i]) continue;
+        e->row_ready[i] = true;
+        if (plain(&g->req[slot_of_row(g, i)->req].sample))
+            e->target[i] = e->draw.token[i] >= 0 ? e->draw.token[i] : NO_TOKEN;
+        else
+            fetch_row(e, i);
+    }
+}
+
 static void draw_tile(void *ud, int64_t tile, int thread) {
     Gen *g = ud;
     Engine *e = g->e;
     int i = (int)tile;
-    if (e->target[i] >= 0) return;
+    if (e->target[i] != -1) return;
     Slot *s = slot_of_row(g, i);
     const GenRequest *q = &g->req[s->req];
     const GenResult *r = &g->res[s->req];
     if (!e->row_ready[i]) fetch_row(e, i);
-    double u = rng_uniform(q->sample.rng, q->id, (uint32_t)r->n);
-    e->target[i] = sample_draw(&e->scratch[thread], host_row(e, i), &q->sample, s->seen, q->prompt.n + r->n, u);
+    e->target[i] =
+        sample_draw(&e->scratch[thread], host_row(e, i), &q->sample, s->seen, q->prompt.n + r->n, uniform(g, i));
 }
 
 /* Log-probs of the slice's tokens, by the op every loss uses: one call for each run of equal temperatures. */
@@ -366,6 +395,7 @@ static bool sample_slice(Gen *g, int n, Error *err) {
         return true;
     }
     for (int i = 0; i < n; i++) ask_hook(g, i);
+    if (e->be->op->draw) draw_on_device(g, n);
     pool_for(e->be->pool, n, draw_tile, g);
     for (int i = 0; i < n; i++) {
         if (e->target[i] >= 0) continue;
@@ -398,6 +428,9 @@ static bool open_cache(Engine *e, Error *err) {
     e->slot_page = mem_alloc(slots * (size_t)e->max_page * sizeof *e->slot_page);
     e->slot_seen = mem_alloc(slots * (size_t)m->max_seq * sizeof *e->slot_seen);
     e->row_ready = mem_alloc((size_t)e->n_slice * sizeof *e->row_ready);
+    e->draw.temp = mem_alloc((size_t)e->n_slice * sizeof *e->draw.temp);
+    e->draw.u = mem_alloc((size_t)e->n_slice * sizeof *e->draw.u);
+    e->draw.token = mem_alloc((size_t)e->n_slice * sizeof *e->draw.token);
     e->scratch = mem_alloc(threads * sizeof *e->scratch);
     for (size_t i = 0; i < threads; i++) sample_scratch_open(&e->scratch[i], e->n_out);
     for (size_t i = 0; i < slots; i++) {
@@ -414,6 +447,9 @@ void gen_release(Engine *e) {
     if (!e->kv_ready) return;
     for (int i = 0; i < pool_threads(e->be->pool); i++) sample_scratch_release(&e->scratch[i]);
     light_release(&e->light);
+    free(e->draw.temp);
+    free(e->draw.u);
+    free(e->draw.token);
     free(e->scratch);
     free(e->row_ready);
     free(e->slot_seen);

@@ -1,6 +1,8 @@
 /* nn/model.c — one pass of a whole net. See model.h for the picture. */
 #include "nn/nn_int.h"
 
+#include <string.h>
+
 static void check_batch(const Model *m, const Acts *a, const Batch *b, const KvCache *kv) {
     CHECK(a->be == m->be && a->cfg.n_layer == m->cfg.n_layer && a->cfg.d_model == m->cfg.d_model,
           "activations belong to another model");
@@ -27,19 +29,53 @@ static Tensor block_output(const Acts *a, int layer) {
     return layer + 1 < a->cfg.n_layer ? a->block[layer + 1].x : a->x_row;
 }
 
-void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
+/* One new token of each sequence, over a cache: the pass that a generation makes thousands of times. All that its ops
+ * follow from, but for the batch's arrays; how far the longest sequence reaches enters in steps of DECODE_STEP
+ * positions, as the backends' launches follow from it in such steps. */
+static bool replay_decode(const Model *m, const Acts *a, const Batch *b, const KvCache *kv) {
+    const AttnSeqs *s = &b->seqs;
+    if (!kv || a->keep != KEEP_NONE || b->n_tok != s->n_seq || b->n_row != b->n_tok) return false;
+    int longest = 0;
+    for (int i = 0; i < s->n_seq; i++) longest = s->kv_len[i] > longest ? s->kv_len[i] : longest;
+    struct {
+        ModelConfig cfg;
+        const void *params, *acts, *kv;
+        int n_tok, max_page, causal, reach, dtype;
+    } key;
+    memset(&key, 0, sizeof key);
+    memcpy(&key.cfg, &m->cfg, sizeof key.cfg);
+    key.params = m->params.base, key.acts = a->mem.base, key.kv = kv->mem.base;
+    key.n_tok = b->n_tok, key.max_page = s->max_page, key.causal = s->causal, key.dtype = (int)m->dtype;
+    key.reach = (longest + DECODE_STEP - 1) / DECODE_STEP;
+    const HostArray array[] = {{b->tok, b->n_tok},
+                               {b->pos, b->n_tok},
+                               {b->kv_row, b->n_tok},
+                               {b->row, b->n_row},
+                               {s->q_off, s->n_seq + 1},
+                               {s->kv_len, s->n_seq},
+                               {s->kv_page, (int64_t)s->n_seq * s->max_page}};
+    return backend_replay_begin(m->be, &key, sizeof key, array, COUNT_OF(array));
+}
+
+static void forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Model *m = n.trunk;
     Backend *be = m->be;
     const BackendOps *op = be->op;
-    check_batch(m, a, b, kv);
-    acts_resize(a, b);
-
     op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
     if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
     for (int l = 0; l < m->cfg.n_layer; l++) block_forward(m, l, &a->block[l], block_output(a, l), b, kv);
     if (b->n_row == 0) return;
     norm_forward(m, a->h, a->mean, a->rstd, a->x_row, m->w.norm, m->w.norm_b);
     if (a->keep != KEEP_NONE) op->zero(be, a->dh);
+}
+
+void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
+    Model *m = n.trunk;
+    check_batch(m, a, b, kv);
+    acts_resize(a, b);
+    if (replay_decode(m, a, b, kv)) return;
+    forward(n, a, b, kv);
+    backend_replay_end(m->be);
 }
 
 void net_backward(Net n, Acts *a, const Batch *b) {

@@ -12,12 +12,11 @@ static const BackendProvider *find(const char *name, size_t n) {
 
 static const BackendProvider *provider(const Backend *be) { return find(be->op->name, strlen(be->op->name)); }
 
-/* Those that this build can open: "cpu or ref". */
-static void known_names(char *out, size_t n) {
+void backend_names(char *out, size_t n, const char *sep) {
     size_t at = 0;
     *out = 0;
     for (const BackendProvider *const *p = backend_providers; *p && at < n; p++)
-        if (!(*p)->absent) at += (size_t)snprintf(out + at, n - at, "%s%s", at ? " or " : "", (*p)->name);
+        if (!(*p)->absent) at += (size_t)snprintf(out + at, n - at, "%s%s", at ? sep : "", (*p)->name);
 }
 
 /* "cuda:1": the name's length, and the number; -1 without one. */
@@ -38,7 +37,7 @@ bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, 
     size_t n;
     int device;
     char known[64];
-    known_names(known, sizeof known);
+    backend_names(known, sizeof known, " or ");
     bool split = split_name(name, &n, &device);
     const BackendProvider *p = find(name, n);
     if (!p) return error_set(err, ERR_CONFIG, "unknown backend '%s', expected %s", name, known);
@@ -78,6 +77,23 @@ const char *backend_isa(const Backend *be) { return provider(be)->isa(be); }
 double backend_spin(Backend *be) {
     double (*spin)(Backend *) = provider(be)->spin;
     return spin ? spin(be) : 0;
+}
+
+bool backend_queues(const Backend *be) { return provider(be)->wait != NULL; }
+
+void backend_wait(Backend *be) {
+    void (*wait)(Backend *) = provider(be)->wait;
+    if (wait) wait(be);
+}
+
+bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array) {
+    const BackendProvider *p = provider(be);
+    return p->replay_begin && p->replay_begin(be, key, n_key, array, n_array);
+}
+
+void backend_replay_end(Backend *be) {
+    const BackendProvider *p = provider(be);
+    if (p->replay_end) p->replay_end(be);
 }
 
 const char *backend_absent(const char *name) {

@@ -2,14 +2,17 @@
  *
  * Outputs first, then inputs, then scalars. Nothing aliases unless stated. An argument named *_acc is accumulated into
  * (+=); every other output is overwritten (=). An empty Tensor for an optional output skips it. Parameter gradients are
- * always _acc. Every tensor has dtype be->real: F64 in ref, F32 in cpu (sums and statistics of one row may use wider
- * registers, in one fixed order). In cpu these may be BF16 instead; sums are F32, and a BF16 result is the F32 result rounded
- * once, to nearest even:
+ * always _acc. Every tensor has dtype be->real: F64 in ref, F32 in cpu and cuda (sums and statistics of one row may use
+ * wider registers, in one fixed order). In cpu and cuda these may be BF16 instead; sums are F32, and a BF16 result is the F32
+ * result rounded once, to nearest even:
  *   linear_fwd: x and every w; then each y as it likes, but F32 with add. Under F32 x all w may be BF16, or 8-bit whole
  *               numbers with F32 scales (y = scale * sum); y is F32. bias: always F32
  *   linear_bwd: every dy and w, and x; then dx as it likes, but F32 with add_dx. dw and dbias: always F32
  *   rmsnorm_fwd, layernorm_fwd: y    swiglu_*, gelu_*: each tensor as it likes    embed_fwd: w
  *   cast: y, x or both; in panels from F32 to BF16 or between equals    zero, copy: any dtype of tensor.h
+ * In cuda (be->attn_half) also:
+ *   attn_fwd, attn_bwd: all but lse; weights of keys are rounded before they multiply values
+ *   rope, gather_rows, scatter_rows, scatter_add_rows: every tensor
  *
  * Row invariance: in ref and cpu the bits of a row in any *_fwd do not depend on the other rows, on their number, on its
  * own place among them or on the thread count. Everything is deterministic: equal inputs, equal bits, on any thread count.
@@ -29,6 +32,7 @@ extern "C" {
 typedef struct Backend Backend;
 
 enum { LINEAR_MAX = 3 };   /* products of one x in one call */
+enum { DECODE_STEP = 256 }; /* keys: what an op launches for decoding follows from the longest reach in such steps */
 enum { KV_PAGE = 64 };     /* positions per page of keys and values; also attention's key tile */
 
 typedef struct {           /* which key/value rows each query sequence sees */
@@ -126,6 +130,11 @@ typedef struct {
      * whatever it held (NaN too) */
     void (*logprob_bwd)(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
 
+    /* NULL: the caller fetches the logits and draws on the host (engine/sample.c). token[i] (host, R) of row i: temp[i] 0: the
+     * lowest index of the greatest logit; else the first index at which the running sum of exp(z/temp[i]), in order of index,
+     * passes u[i] of its total; -1: a logit is infinite or no number, or all are -infinity. temp, u: host (R), u in [0, 1). */
+    void (*draw)(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
+
     /* -- optimizer --------------------------------------------------------------------------------------------- */
     /* torch's single-tensor AdamW: g *= grad_scale; p *= (float)(1 - lr wd); m += (g-m)(1-b1); v = b2 v + (1-b2) g g;
      * p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps).  Scalars in double, tensors as they are. */
@@ -156,12 +165,26 @@ void backend_close(Backend *be);
 bool backend_set_dtype(Backend *be, DType dtype, Error *err);
 const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref; "sm_90" for cuda */
 
+/* Names of the backends that this build can open, with sep between them. */
+void backend_names(char *out, size_t n, const char *sep);
 /* Why this build cannot open a backend of that name and how to get one that can; NULL: it can. */
 const char *backend_absent(const char *name);
 /* What a backend finds on this machine, one call of say per thing: state 0 fine, 1 worth a warning, 2 it cannot work so;
  * fix: what to do about it, or NULL. Opens nothing that stays open. */
 typedef void BackendSay(void *ud, int state, const char *what, const char *fix, const char *value);
 void backend_probe(const char *name, BackendSay *say, void *ud);
+
+/* Waits until all ops called so far are through, for clocks: those of cpu and ref are when they return. */
+void backend_wait(Backend *be);
+bool backend_queues(const Backend *be);     /* does backend_wait have anything to wait for? */
+
+/* A sequence of ops that comes again with the same tensors and numbers, but for the contents of some host arrays: decoding.
+ * key: all bytes that the sequence follows from, the arrays' addresses and contents apart. True: the backend made all of it
+ * from a recording, the caller skips its ops. False: the caller makes them, then calls _end. Inside, no op may return a value.
+ * cpu and ref record nothing. */
+typedef struct { const int32_t *host; int64_t n; } HostArray;
+bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
+void backend_replay_end(Backend *be);
 
 /* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
  * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */

@@ -4,7 +4,7 @@
  * number behind the name's colon, -1 without one. On failure it leaves nothing behind. close releases impl. isa names the
  * instruction set in use. spin: see backend_spin; NULL: cannot.
  *
- * A backend whose tensors are not in host memory gives the last three. Copies move `rows` rows of `width` bytes, pitches in
+ * A backend whose tensors are not in host memory gives the last four: wait, see backend_wait. Copies move `rows` rows of `width` bytes, pitches in
  * bytes; both are in order with the ops. copy_out waits until the bytes are there. copy_in from memory that stage gave
  * returns at once, from other memory when that may change again; stage(half) is one half of a buffer (bytes: its size), once
  * nothing reads that half any more, so that one half can be filled while the other is under way. */
@@ -25,6 +25,9 @@ typedef struct {
     const char *(*isa)(const Backend *be);
     double (*spin)(Backend *be);
     void (*probe)(BackendSay *say, void *ud);   /* see backend_probe; NULL: nothing to tell */
+    bool (*replay_begin)(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
+    void (*replay_end)(Backend *be); /* NULL, both: nothing is recorded */
+    void (*wait)(Backend *be);
     void *(*stage)(Backend *be, int half, size_t *bytes);
     void (*copy_in)(Backend *be, void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows);
     void (*copy_out)(Backend *be, void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows);

@@ -206,15 +206,18 @@ void round_pages(Backend *be, AttnFwd *a, AttnSeqs s, unsigned char *to, size_t 
     free(page);
 }
 
-/* Splits of keys, and pairs of query and head of the group, that the decoded sequences need at most. */
+static_assert(DECODE_STEP == ATTN_MMA_SPLIT && ATTN_SIMT_SPLIT % ATTN_MMA_SPLIT == 0, "see DECODE_STEP");
+
+/* Splits of keys, and pairs of query and head of the group, that the decoded sequences need at most: with one query each, a
+ * function of the longest reach in DECODE_STEPs, so that a recorded launch fits all passes of that step. */
 void measure_decode(AttnFwd *a, AttnSeqs s, int split) {
     int most = 0;
     a->n_split = 0;
     for (int i = 0; i < s.n_seq; i++) {
         int n = queries(s, i), len = s.kv_len[i];
         if (n == 0 || n > ATTN_FEW) continue;
-        int end = s.causal ? len - n + 1 : len, low = s.window > 0 && end > s.window ? end - s.window : 0;
-        int count = (len + split - 1) / split - low / split;
+        int count = (len + split - 1) / split, seen = s.window > 0 ? (s.window + n - 2) / split + 2 : count;
+        if (seen < count) count = seen;
         a->n_split = count > a->n_split ? count : a->n_split;
         most = n > most ? n : most;
     }

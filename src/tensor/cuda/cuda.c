@@ -7,6 +7,7 @@
 
 #include "tensor/backend_int.h"
 #include "tensor/cuda/index.h"
+#include "tensor/cuda/replay.h"
 
 static const BackendOps ops = {
     .name = "cuda",
@@ -38,15 +39,18 @@ static const BackendOps ops = {
     .attn_bwd = cuda_attn_bwd,
     .logprob_fwd = cuda_logprob_fwd,
     .logprob_bwd = cuda_logprob_bwd,
+    .draw = cuda_draw,
     .adamw = cuda_adamw,
     .scale = cuda_scale,
 };
 
-_Static_assert(sizeof(BackendOps) == 31 * sizeof(void *), "cuda lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 32 * sizeof(void *), "cuda lacks an op of backend.h");
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };
-enum { LEAST_MAJOR = 8 }; /* compute capability 8.0: BF16 tensor cores */
+enum { SLICE_VALUES = 1 << 27, PASS_TOK = 8192 }; /* logits of half a gigabyte; rows that fill every multiprocessor */
+enum { NO_DEVICE = 100 };                         /* the runtime's code */
+enum { LEAST_MAJOR = 8 };                         /* compute capability 8.0: BF16 tensor cores */
 
 /* -- errors -------------------------------------------------------------------------------------------------------- */
 
@@ -145,12 +149,18 @@ void *cuda_scratch(Backend *be, size_t bytes) {
     return c->scratch;
 }
 
+/* A recording's arrays have copies of their own. */
+const void *cuda_bytes(Backend *be, const void *host, size_t bytes) {
+    const void *at = cuda_replay_array(be, host, bytes);
+    return at ? at : cuda_index_get(cuda_impl(be)->index, host, bytes);
+}
+
 const int32_t *cuda_index(Backend *be, const int32_t *host, int64_t n) {
-    return cuda_index_get(cuda_impl(be)->index, host, (size_t)n * sizeof *host);
+    return cuda_bytes(be, host, (size_t)n * sizeof *host);
 }
 
 const double *cuda_doubles(Backend *be, const double *host, int64_t n) {
-    return cuda_index_get(cuda_impl(be)->index, host, (size_t)n * sizeof *host);
+    return cuda_bytes(be, host, (size_t)n * sizeof *host);
 }
 
 void cuda_fetch(Backend *be, void *host, const void *device, size_t bytes) {
@@ -211,6 +221,7 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
                          "no NVIDIA driver here: install one for CUDA %d.%d or newer; 'dikast doctor' says more",
                          runtime / 1000, runtime % 1000 / 10);
     if ((code = drv->device_count(&n)) != 0) return cuda_error(drv, code, "cudaGetDeviceCount", err);
+    if (n == 0) return cuda_error(drv, NO_DEVICE, "no GPU to be seen", err);
     if (c->device >= n)
         return error_set(err, ERR_CONFIG, "GPU %d: this machine shows %d (0 to %d)", c->device, n, n - 1);
     CudaDevice d;
@@ -231,6 +242,7 @@ static void cuda_close(Backend *be) {
     CudaImpl *c = cuda_impl(be);
     const CudaDriver *drv = c->drv;
     if (c->stream) drv->sync(c->stream);
+    cuda_replay_free(c->replay, be);
     cuda_matmul_close(be);
     cuda_index_close(c->index);
     if (c->scratch) drv->put(c->scratch);
@@ -259,10 +271,14 @@ static bool open_parts(Backend *be, Error *err) {
 bool cuda_open_with(Backend *be, const CudaDriver *drv, int device, const char *isa, Error *err) {
     CudaImpl *c = mem_alloc(sizeof *c);
     c->drv = drv;
+    c->replay = cuda_replay_new();
     c->device = device < 0 ? 0 : device;
     be->op = &ops;
     be->real = DTYPE_F32;
     be->panels = false;
+    be->attn_half = true;
+    be->slice_values = SLICE_VALUES;
+    be->pass_tok = PASS_TOK;
     be->impl = c;
     be->mem = (MemSource){.get = memory_get, .put = memory_put, .left = memory_left, .ud = c};
     if (choose_device(c, isa, err) && open_parts(be, err)) return true;
@@ -278,11 +294,16 @@ static const char *cuda_isa(const Backend *be) { return ((const CudaImpl *)be->i
 
 static void probe(BackendSay *say, void *ud) { cuda_probe(cuda_driver(), say, ud); }
 
+static void wait_all(Backend *be) { CUDA_OK(cuda_impl(be)->drv, cuda_impl(be)->drv->sync(cuda_impl(be)->stream)); }
+
 const BackendProvider backend_cuda = {.name = "cuda",
                                       .open = cuda_open,
                                       .close = cuda_close,
                                       .isa = cuda_isa,
                                       .probe = probe,
+                                      .replay_begin = cuda_replay_begin,
+                                      .replay_end = cuda_replay_end,
+                                      .wait = wait_all,
                                       .stage = stage,
                                       .copy_in = copy_in,
                                       .copy_out = copy_out};

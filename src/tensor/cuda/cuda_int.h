@@ -25,6 +25,7 @@ extern "C" {
 
 typedef struct CudaIndex CudaIndex;   /* index.c */
 typedef struct CudaMatmul CudaMatmul; /* matmul.c */
+typedef struct CudaReplay CudaReplay; /* replay.c */
 
 typedef struct {
     const CudaDriver *drv;
@@ -33,6 +34,7 @@ typedef struct {
     void *stream;                /* cudaStream_t */
     CudaIndex *index;
     CudaMatmul *matmul;
+    CudaReplay *replay;
     void *scratch;               /* device memory, grown on demand; contents live until the next op */
     size_t scratch_bytes;
     void *pinned;                /* host memory for results that an op returns; what cuda.c stages through lies behind */
@@ -49,6 +51,8 @@ static inline CudaImpl *cuda_impl(Backend *be) { return (CudaImpl *)be->impl; }
 const int32_t *cuda_index(Backend *be, const int32_t *host, int64_t n);
 /* Device copy of n host doubles (RoPE frequencies), as cuda_index. */
 const double *cuda_doubles(Backend *be, const double *host, int64_t n);
+/* Device copy of any host bytes (small structs, one per row), as cuda_index. */
+const void *cuda_bytes(Backend *be, const void *host, size_t bytes);
 /* Device memory of at least `bytes`, 256-byte aligned, until the op returns (the next op on the stream may reuse it). Once per
  * op: a second call gives the same memory, or gives it back for more. */
 void *cuda_scratch(Backend *be, size_t bytes);
@@ -91,6 +95,8 @@ void cuda_layernorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Te
 /* loss.cu */
 void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
 void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+/* sample.cu */
+void cuda_draw(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
 /* optim.cu */
 double cuda_sumsq(Backend *be, Tensor x);
 bool cuda_all_finite(Backend *be, Tensor x);

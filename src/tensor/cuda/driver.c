@@ -137,6 +137,24 @@ static int rt_event_record(void *event, void *stream) { return (int)cudaEventRec
 static int rt_event_sync(void *event) { return (int)cudaEventSynchronize(event); }
 static int rt_event_ms(float *ms, void *from, void *to) { return (int)cudaEventElapsedTime(ms, from, to); }
 
+static int rt_capture_begin(void *stream) {
+    return (int)cudaStreamBeginCapture((cudaStream_t)stream, cudaStreamCaptureModeRelaxed);
+}
+
+static int rt_capture_end(void *stream, void **graph) {
+    cudaGraph_t ops = NULL;
+    int code = (int)cudaStreamEndCapture((cudaStream_t)stream, &ops);
+    if (code == 0) code = (int)cudaGraphInstantiate((cudaGraphExec_t *)graph, ops, 0);
+    if (ops) cudaGraphDestroy(ops);
+    return code;
+}
+
+static int rt_graph_launch(void *graph, void *stream) {
+    return (int)cudaGraphLaunch((cudaGraphExec_t)graph, (cudaStream_t)stream);
+}
+
+static int rt_graph_close(void *graph) { return (int)cudaGraphExecDestroy((cudaGraphExec_t)graph); }
+
 /* -- libraries that only some machines have
  * ----------------------------------------------------------------------------- */
 
@@ -363,6 +381,10 @@ const CudaDriver *cuda_driver(void) {
         .event_record = rt_event_record,
         .event_sync = rt_event_sync,
         .event_ms = rt_event_ms,
+        .capture_begin = rt_capture_begin,
+        .capture_end = rt_capture_end,
+        .graph_launch = rt_graph_launch,
+        .graph_close = rt_graph_close,
         .lt_open = lt_open,
         .lt_close = lt_close,
         .nvml_open = nvml_open,

@@ -105,6 +105,11 @@ typedef struct {
     int (*event_record)(void *event, void *stream);
     int (*event_sync)(void *event);
     int (*event_ms)(float *ms, void *from, void *to);   /* both recorded with timing and over */
+    /* what is queued on stream between begin and end becomes a graph, and does not run; NULL: cannot */
+    int (*capture_begin)(void *stream);
+    int (*capture_end)(void *stream, void **graph); /* ready to launch */
+    int (*graph_launch)(void *graph, void *stream);
+    int (*graph_close)(void *graph);
     /* libraries that only some machines have: false says what was looked for and how to get it */
     bool (*lt_open)(CudaLt *out, Error *err);
     void (*lt_close)(CudaLt *lt);

@@ -67,10 +67,16 @@ __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 
 /* -- arithmetic ----------------------------------------------------------------------------------------------------------
- * exp2_approx: ex2.approx, 2 units in the last place: for probabilities that are rounded to BF16 next. */
+ * exp2_approx: ex2.approx, 2 units in the last place, what expf is made of; rcp_approx: rcp.approx, 1 unit. Results and
+ * arguments below 2^-126 are 0. */
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float rcp_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

@@ -220,32 +220,43 @@ void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool ad
     }
 }
 
+/* w may be missing where dx is not wanted. */
 static void check_grad(const LinearGrad *g, Tensor dx, Tensor x, int64_t rows) {
-    cuda_check("linear_bwd", "dy", g->dy, rows, g->w.rows, CUDA_ANY);
-    if (!tensor_empty(dx)) CHECK(dx.cols == g->w.cols, "linear_bwd: dx has other columns than w");
+    int64_t m = g->dy.cols;
+    cuda_check("linear_bwd", "dy", g->dy, rows, m, CUDA_ANY);
+    if (!tensor_empty(dx)) cuda_check("linear_bwd", "w", g->w, m, dx.cols, CUDA_ANY);
     if (!tensor_empty(g->dw_acc)) {
-        cuda_check("linear_bwd", "dw", g->dw_acc, g->w.rows, g->w.cols, CUDA_REAL);
-        cuda_check("linear_bwd", "x", x, rows, g->w.cols, CUDA_ANY);
+        cuda_check("linear_bwd", "dw", g->dw_acc, m, x.cols, CUDA_REAL);
+        cuda_check("linear_bwd", "x", x, rows, g->dw_acc.cols, CUDA_ANY);
     }
-    if (!tensor_empty(g->dbias_acc)) cuda_check("linear_bwd", "dbias", g->dbias_acc, 1, g->w.rows, CUDA_REAL);
+    if (!tensor_empty(g->dbias_acc)) cuda_check("linear_bwd", "dbias", g->dbias_acc, 1, m, CUDA_REAL);
 }
 
-/* A sum of several products that is kept as BF16 would be rounded after each: the callers keep it as F32. */
+/* dx (+)= sum of dy_i w_i. A sum of several in BF16 would be rounded after each: it is made in F32. */
+static void input_grad(Backend *be, Tensor dx, const LinearGrad *grad, int n, bool add_dx) {
+    const Tensor none = {0};
+    Tensor sum = dx;
+    if (n > 1 && dx.dtype != DTYPE_F32)
+        sum = tensor_over(cuda_scratch(be, (size_t)tensor_count(dx) * sizeof(float)), DTYPE_F32, dx.rows, dx.cols);
+    for (int i = 0; i < n; i++) {
+        bool add = add_dx || i > 0;
+        if (product(be, FORM_DX, sum, grad[i].w, grad[i].dy, none, add)) continue;
+        count_own(be);
+        cuda_own_dx(be, sum, grad[i].dy, grad[i].w, add);
+    }
+    if (sum.data != dx.data) cuda_cast(be, dx, sum);
+}
+
 void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx) {
     CHECK(n >= 1 && n <= LINEAR_MAX, "linear_bwd: %d products", n);
     int64_t rows = grad[0].dy.rows;
     if (rows == 0) return;
-    CHECK(dx.dtype == DTYPE_F32 || tensor_empty(dx) || (n == 1 && !add_dx), "linear_bwd: a sum of products in %s",
-          dtype_name(dx.dtype));
+    CHECK(dx.dtype == DTYPE_F32 || tensor_empty(dx) || !add_dx, "linear_bwd: adding to %s", dtype_name(dx.dtype));
     const Tensor none = {0};
+    for (int i = 0; i < n; i++) check_grad(&grad[i], dx, x, rows);
+    if (!tensor_empty(dx)) input_grad(be, dx, grad, n, add_dx);
     for (int i = 0; i < n; i++) {
         const LinearGrad *g = &grad[i];
-        check_grad(g, dx, x, rows);
-        bool add = add_dx || i > 0;
-        if (!tensor_empty(dx) && !product(be, FORM_DX, dx, g->w, g->dy, none, add)) {
-            count_own(be);
-            cuda_own_dx(be, dx, g->dy, g->w, add);
-        }
         if (!tensor_empty(g->dw_acc) && !product(be, FORM_DW, g->dw_acc, x, g->dy, none, true)) {
             count_own(be);
             cuda_own_dw(be, g->dw_acc, g->dy, x);

@@ -104,6 +104,7 @@ static inline void sync_block() { emu_barrier(); }
 
 /* -- arithmetic ------------------------------------------------------------------------------------------------------ */
 static inline float exp2_approx(float x) { return std::exp2(x); }
+static inline float rcp_approx(float x) { return 1 / x; }
 static inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 template <typename T> static inline T min(T a, T b) { return a < b ? a : b; }
 template <typename T> static inline T max(T a, T b) { return a > b ? a : b; }
