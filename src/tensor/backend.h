@@ -14,8 +14,9 @@
  *   attn_fwd, attn_bwd: all but lse; weights of keys are rounded before they multiply values
  *   rope, gather_rows, scatter_rows, scatter_add_rows: every tensor
  *
- * Row invariance: in ref and cpu the bits of a row in any *_fwd do not depend on the other rows, on their number, on its
- * own place among them or on the thread count. Everything is deterministic: equal inputs, equal bits, on any thread count.
+ * Row invariance, where be->exact (ref, cpu, cuda with isa "exact"): the bits of a row in any *_fwd do not depend on the
+ * other rows, on their number, on its own place among them or on the thread count. Everything is deterministic, everywhere:
+ * equal calls, equal bits, on any thread count.
  *
  * Shape letters: N tokens, R chosen rows, C d_model, H/K query/KV heads, D d_head, F d_ff, V vocabulary. Index arrays are
  * host int32, checked by callers; an op keeps nothing of them. */
@@ -147,6 +148,7 @@ struct Backend {
     DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu and cuda */
     DType dtype;        /* of weight matrices and of what products read: real; BF16 after backend_set_dtype */
     bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; others: row-major */
+    bool exact;         /* row invariance holds; else what a row gives alone and in company differs by rounding */
     bool attn_half;     /* under a BF16 model queries, keys, values, attention's output and their gradients are BF16 too: cuda,
                            whose attention multiplies BF16; cpu: they stay F32 */
     int64_t slice_values; /* logits made at once that fill the machine, */

@@ -173,8 +173,7 @@ static int fill_pass(Ppo *p, const int64_t *seq, int n, bool sharing) {
 
 /* The doctor's first questions, asked before anything is learnt from this rollout. */
 static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
-    const char *name = p->s->policy.trunk->be->op->name;
-    bool exact = !strcmp(name, "ref") || !strcmp(name, "cpu");
+    bool exact = p->s->policy.trunk->be->exact;
     bool rounded = p->c->rollout_weights != DTYPE_F32;
     for (int k = 0; k < n; k++) {
         int64_t at = p->x.off[seq[k]];

@@ -130,13 +130,13 @@ const int32_t *heaviest_first(Backend *be, const int32_t *record, const int32_t 
 }
 
 /* Query tiles of the sequences that are not decoded. work: visited key tiles. */
-const AttnTile *prompt_tiles(Backend *be, AttnSeqs s, int rows, int *n_tile) {
+const AttnTile *prompt_tiles(Backend *be, AttnSeqs s, int few, int rows, int *n_tile) {
     int64_t n = 0, at = 0;
-    for (int i = 0; i < s.n_seq; i++) n += queries(s, i) > ATTN_FEW ? (queries(s, i) + rows - 1) / rows : 0;
+    for (int i = 0; i < s.n_seq; i++) n += queries(s, i) > few ? (queries(s, i) + rows - 1) / rows : 0;
     AttnTile *tile = (AttnTile *)mem_alloc((size_t)(n + 1) * sizeof *tile);
     int32_t *work = (int32_t *)mem_alloc((size_t)(n + 1) * sizeof *work);
     for (int i = 0; i < s.n_seq; i++)
-        for (int r = 0; r < queries(s, i) && queries(s, i) > ATTN_FEW; r += rows, at++) {
+        for (int r = 0; r < queries(s, i) && queries(s, i) > few; r += rows, at++) {
             int left = queries(s, i) - r, n_row = left < rows ? left : rows;
             int end = s.causal ? s.kv_len[i] - left + 1 : s.kv_len[i];
             tile[at] = AttnTile{s.q_off[i] + r, n_row, end, i * s.max_page};
@@ -180,12 +180,12 @@ size_t chunked(int64_t rows, int64_t heads, int d_head) {
 }
 
 /* K and V of the sequences that are not decoded, page after page, as BF16 chunks at `to`. */
-void round_pages(Backend *be, AttnFwd *a, AttnSeqs s, unsigned char *to, size_t bytes) {
+void round_pages(Backend *be, AttnFwd *a, AttnSeqs s, int few, unsigned char *to, size_t bytes) {
     int64_t n = 0, n_page = (int64_t)s.n_seq * s.max_page;
     int32_t row = 0, *page = (int32_t *)mem_alloc((size_t)(n_page + 1) * sizeof *page);
     Move *move = (Move *)mem_alloc((size_t)(n_page + 1) * sizeof *move);
     for (int i = 0; i < s.n_seq; i++)
-        for (int p = 0; p < pages(s, i) && queries(s, i) > ATTN_FEW; p++) {
+        for (int p = 0; p < pages(s, i) && queries(s, i) > few; p++) {
             int64_t at = (int64_t)i * s.max_page + p;
             int left = s.kv_len[i] - p * KV_PAGE, rows = left < KV_PAGE ? left : KV_PAGE;
             move[n++] = Move{s.kv_page[at], row, rows};
@@ -210,12 +210,12 @@ static_assert(DECODE_STEP == ATTN_MMA_SPLIT && ATTN_SIMT_SPLIT % ATTN_MMA_SPLIT 
 
 /* Splits of keys, and pairs of query and head of the group, that the decoded sequences need at most: with one query each, a
  * function of the longest reach in DECODE_STEPs, so that a recorded launch fits all passes of that step. */
-void measure_decode(AttnFwd *a, AttnSeqs s, int split) {
+void measure_decode(AttnFwd *a, AttnSeqs s, int few, int split) {
     int most = 0;
     a->n_split = 0;
     for (int i = 0; i < s.n_seq; i++) {
         int n = queries(s, i), len = s.kv_len[i];
-        if (n == 0 || n > ATTN_FEW) continue;
+        if (n == 0 || n > few) continue;
         int count = (len + split - 1) / split, seen = s.window > 0 ? (s.window + n - 2) / split + 2 : count;
         if (seen < count) count = seen;
         a->n_split = count > a->n_split ? count : a->n_split;
@@ -226,17 +226,19 @@ void measure_decode(AttnFwd *a, AttnSeqs s, int split) {
 
 /* All on the stream: the decoding kernels are through with the scratch memory before rounding fills it again. */
 void forward(Backend *be, AttnFwd a, AttnSeqs s, bool mma) {
+    /* On tensor cores one query alone sums in another order than in a tile: where rows must not tell, all go in tiles. */
+    const int few = mma && cuda_impl(be)->exact ? 0 : (int)ATTN_FEW;
     bool decode = false, prompt = false, as_is = a.k.half && a.k.vec && a.v.half && a.v.vec;
     int64_t rows = 0;
     for (int i = 0; i < s.n_seq; i++) {
-        decode = decode || (queries(s, i) > 0 && queries(s, i) <= ATTN_FEW);
-        prompt = prompt || queries(s, i) > ATTN_FEW;
-        rows += queries(s, i) > ATTN_FEW ? s.kv_len[i] : 0;
+        decode = decode || (queries(s, i) > 0 && queries(s, i) <= few);
+        prompt = prompt || queries(s, i) > few;
+        rows += queries(s, i) > few ? s.kv_len[i] : 0;
     }
     bool streams = mma && a.k.vec && a.v.vec && a.k.half == a.v.half &&
                    attn_mma_decode_shared(a.k.half) <= cuda_impl(be)->shared_max;
     int split = streams ? (int)ATTN_MMA_SPLIT : (int)ATTN_SIMT_SPLIT;
-    measure_decode(&a, s, split);
+    measure_decode(&a, s, few, split);
     int64_t parts = (int64_t)s.n_seq * a.n_split * a.n_kv * a.n_row;
     size_t part_bytes = (size_t)parts * (size_t)(a.d_head + 2) * sizeof(float),
            kv_bytes = chunked(rows, a.n_kv, a.d_head);
@@ -257,9 +259,9 @@ void forward(Backend *be, AttnFwd a, AttnSeqs s, bool mma) {
     }
     if (!prompt) return;
     int n_tile;
-    a.tile = prompt_tiles(be, s, mma ? (int)ATTN_MMA_ROWS : (int)ATTN_SIMT_ROWS, &n_tile);
+    a.tile = prompt_tiles(be, s, few, mma ? (int)ATTN_MMA_ROWS : (int)ATTN_SIMT_ROWS, &n_tile);
     a.page = page;
-    if (mma && !as_is) round_pages(be, &a, s, scratch, kv_bytes);
+    if (mma && !as_is) round_pages(be, &a, s, few, scratch, kv_bytes);
     if (mma)
         attn_mma_fwd(be, a, n_tile);
     else

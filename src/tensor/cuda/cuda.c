@@ -231,8 +231,9 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
         return error_set(err, ERR_CONFIG, "GPU %d (%s) has compute capability %d.%d, expected %d.0 or newer", c->device,
                          d.name, d.major, d.minor, LEAST_MAJOR);
     snprintf(c->isa, sizeof c->isa, "sm_%d%d", d.major, d.minor);
-    if (isa && strcmp(isa, "auto") != 0 && strcmp(isa, c->isa) != 0)
-        return error_set(err, ERR_CONFIG, "isa '%s': expected auto or %s", isa, c->isa);
+    c->exact = isa && strcmp(isa, "exact") == 0;
+    if (isa && !c->exact && strcmp(isa, "auto") != 0 && strcmp(isa, c->isa) != 0)
+        return error_set(err, ERR_CONFIG, "isa '%s': expected auto, exact or %s", isa, c->isa);
     c->n_sm = d.n_sm;
     c->shared_max = d.shared_max;
     return true;
@@ -281,7 +282,10 @@ bool cuda_open_with(Backend *be, const CudaDriver *drv, int device, const char *
     be->pass_tok = PASS_TOK;
     be->impl = c;
     be->mem = (MemSource){.get = memory_get, .put = memory_put, .left = memory_left, .ud = c};
-    if (choose_device(c, isa, err) && open_parts(be, err)) return true;
+    if (choose_device(c, isa, err) && open_parts(be, err)) {
+        be->exact = c->exact;
+        return true;
+    }
     cuda_close(be);
     return false;
 }

@@ -200,9 +200,12 @@ static void count_own(Backend *be) {
     if (cuda_impl(be)->matmul) cuda_impl(be)->matmul->stats.n_own++;
 }
 
+/* Few rows: our kernels stream the weights, where the library's split and add up. */
+enum { OWN_ROWS = 64 };
+
 static void forward_one(Backend *be, LinearOut o, Tensor x, bool add) {
-    bool scaled = !tensor_empty(o.scale);
-    if (!scaled && product(be, FORM_FWD, o.y, o.w, x, o.bias, add)) return;
+    bool own = !tensor_empty(o.scale) || cuda_impl(be)->exact || (x.dtype == DTYPE_BF16 && x.rows <= OWN_ROWS);
+    if (!own && product(be, FORM_FWD, o.y, o.w, x, o.bias, add)) return;
     count_own(be);
     cuda_own_fwd(be, o, x, add);
 }

@@ -47,6 +47,7 @@ static bool ref_open(Backend *be, int device, const char *isa, Error *err) {
         return error_set(err, ERR_CONFIG, "isa '%s': ref has no instruction sets, expected auto", isa);
     be->op = &ops;
     be->real = DTYPE_F64;
+    be->exact = true;
     return true;
 }
 
