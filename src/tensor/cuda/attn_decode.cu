@@ -29,15 +29,6 @@ template <int D, typename T> struct Shared {
     };
 };
 
-template <int D, typename T>
-__device__ __forceinline__ void fetch(T *to, int pitch, const T *from, int64_t ld, int low, int high, int d_head) {
-    typedef Stage<D, T> S;
-    UNROLL for (int i = 0; i < KEYS * S::CHUNKS; i += 32) {
-        int at = i + (int)threadIdx.x % 32, r = at / S::CHUNKS, c = at % S::CHUNKS * S::CHUNK;
-        cp_async16(to + r * pitch + c, from + r * ld + c, r >= low && r < high && c < d_head);
-    }
-}
-
 /* B fragments of 16 keys at 16 columns d: of two times eight keys. */
 template <int D> __device__ __forceinline__ void keys_at(uint32_t b[4], const bf16_t *k, int d) {
     ldmatrix_x4(b, k + d + mma_cols_lane<D>());
@@ -107,36 +98,48 @@ template <int D>
 __device__ __forceinline__ void finish(const AttnFwd &a, const AttnDecode &t, const Sums<D> &r, float *all, int seq,
                                        int split, int kv_head, int first, int n) {
     enum { PITCH = D + 8 };
-    float *stat = all + WARPS * PAIRS * PITCH;
+    float *top = all + WARPS * PAIRS * PITCH, *sum = top + WARPS * PAIRS; /* then: weights; of the row */
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, group = a.n_head / a.n_kv;
-    const float scale = a.scale * ATTN_LOG2E;
     UNROLL for (int h = 0; h < 2; h++) {
-        float sum = r.sum[h] + shfl_xor(r.sum[h], 1);
-        sum += shfl_xor(sum, 2);
+        float part = r.sum[h] + shfl_xor(r.sum[h], 1);
+        part += shfl_xor(part, 2);
         int row = warp * PAIRS + h * 8 + lane / 4;
-        if (lane % 4 == 0) stat[2 * row] = r.top[h], stat[2 * row + 1] = sum;
+        if (lane % 4 == 0) top[row] = r.top[h], sum[row] = part;
         UNROLL for (int i = 0; i < D / 8; i++) * (float2 *)(all + row * PITCH + i * 8 + lane % 4 * 2) =
             make_float2(r.o[i][2 * h], r.o[i][2 * h + 1]);
     }
     sync_block();
-    for (int i = (int)threadIdx.x; i < n * D; i += THREADS) {
-        int row = i / D, col = i % D;
-        float top = -INFINITY, sum = 0, acc = 0;
+    if ((int)threadIdx.x < n) {
+        const int row = (int)threadIdx.x;
+        float most = -INFINITY, part = 0;
+        UNROLL for (int w = 0; w < WARPS; w++) most = fmaxf(most, top[w * PAIRS + row]);
+        float base = most == -INFINITY ? 0 : most;
         UNROLL for (int w = 0; w < WARPS; w++) {
-            float x, y;
-            top = attn_weigh<true>(top, stat[2 * (w * PAIRS + row)], scale, &x, &y);
-            sum = fmaf(stat[2 * (w * PAIRS + row) + 1], y, sum * x);
-            acc = fmaf(all[(w * PAIRS + row) * PITCH + col], y, acc * x);
+            float weight = exp2_approx((top[w * PAIRS + row] - base) * a.scale * ATTN_LOG2E);
+            part = fmaf(sum[w * PAIRS + row], weight, part);
+            top[w * PAIRS + row] = weight;
         }
-        if (col >= a.d_head) continue;
+        sum[row] = part;
         if (a.n_split > 1) {
             int64_t at = attn_part(a, seq, split, kv_head, first + row);
-            a.part[at * a.d_head + col] = acc;
-            if (col == 0) a.stat[2 * at] = top, a.stat[2 * at + 1] = sum;
+            a.stat[2 * at] = most, a.stat[2 * at + 1] = part;
+        } else if (a.lse) {
+            int head = kv_head * group + (first + row) % group;
+            a.lse[(t.row + (first + row) / group) * a.lse_ld + head] = fmaf(most, a.scale, logf(part));
+        }
+    }
+    sync_block();
+    for (int i = (int)threadIdx.x; i < n * D; i += THREADS) {
+        const int row = i / D, col = i % D;
+        float acc = 0;
+        UNROLL for (int w = 0; w < WARPS; w++) acc =
+            fmaf(all[(w * PAIRS + row) * PITCH + col], top[w * PAIRS + row], acc);
+        if (col >= a.d_head) continue;
+        if (a.n_split > 1) {
+            a.part[attn_part(a, seq, split, kv_head, first + row) * a.d_head + col] = acc;
         } else {
             int64_t to = t.row + (first + row) / group, head = kv_head * group + (first + row) % group;
-            attn_store1(a.o, to * a.o.ld + head * a.d_head + col, acc / sum);
-            if (a.lse && col == 0) a.lse[to * a.lse_ld + head] = fmaf(top, a.scale, logf(sum));
+            attn_store1(a.o, to * a.o.ld + head * a.d_head + col, acc / sum[row]);
         }
     }
 }
@@ -161,14 +164,15 @@ template <int D, typename T, int BLOCKS> __global__ void __launch_bounds__(THREA
     T *mine = (T *)(raw + Shared<D, T>::Q) + warp * 2 * S::ELEMENTS;
     auto load = [&](int tile) {
         if (tile < end) {
+            const int chunks = (a.d_head + S::CHUNK - 1) / S::CHUNK;
             int64_t row = a.page[t.page + tile] + warp * KEYS;
             int l = low - tile * KV_PAGE - warp * KEYS, h = high - tile * KV_PAGE - warp * KEYS;
             T *to = mine + tile % 2 * S::ELEMENTS;
-            fetch<D, T>(to, S::K_PITCH, (const T *)a.k.p + row * a.k.ld + (int64_t)kv_head * a.d_head, a.k.ld, l, h,
-                        a.d_head);
+            mma_copy<T, S::CHUNKS, S::K_PITCH, KEYS, 32>(
+                to, (const T *)a.k.p + row * a.k.ld + (int64_t)kv_head * a.d_head, a.k.ld, l, h, chunks, lane);
             to += KEYS * S::K_PITCH;
-            fetch<D, T>(to, S::V_PITCH, (const T *)a.v.p + row * a.v.ld + (int64_t)kv_head * a.d_head, a.v.ld, l, h,
-                        a.d_head);
+            mma_copy<T, S::CHUNKS, S::V_PITCH, KEYS, 32>(
+                to, (const T *)a.v.p + row * a.v.ld + (int64_t)kv_head * a.d_head, a.v.ld, l, h, chunks, lane);
         }
         cp_async_commit();
     };
