@@ -1,8 +1,9 @@
-/* tensor/cuda/emu/emu.cc — threads of a block as fibers on one CPU thread: enough of a GPU to run every kernel in tests.
+/* tensor/cuda/emu/emu.cc — threads of a block as fibers on one CPU thread: enough of a GPU to run every kernel in
+ * tests.
  *
- * Fibers are entered once by makecontext and then switched by _setjmp and _longjmp, which leave the signal mask alone. Between
- * two turns of a fiber nobody else runs, so shared memory is plain memory and races do not show: what this proves is indexing,
- * barriers and arithmetic. */
+ * Fibers are entered once by makecontext and then switched by _setjmp and _longjmp, which leave the signal mask alone.
+ * Between two turns of a fiber nobody else runs, so shared memory is plain memory and races do not show: what this
+ * proves is indexing, barriers and arithmetic. */
 #include "tensor/cuda/launch.h"
 
 #include <csetjmp>
@@ -23,8 +24,16 @@ enum Wait { RUN, BARRIER, WARP, ENDED };
 constexpr size_t STACK = 128 * 1024;
 constexpr int LANES = 32, SLOT = 64;
 
+struct Copy {
+    void *to;
+    const void *from;
+};
+
 struct Fiber {
     std::unique_ptr<unsigned char[]> stack{new unsigned char[STACK]};
+    std::vector<Copy> copies;   /* asynchronous ones that have not landed */
+    std::vector<size_t> groups; /* how many of them each committed group has, oldest first */
+    size_t loose;               /* how many belong to no group yet */
     ucontext_t first;
     jmp_buf at;
     bool started;
@@ -44,6 +53,7 @@ std::vector<unsigned char> shared_memory;
 const std::function<void()> *body_now;
 const char *kernel_now;
 int now, n_thread, n_ended, n_barrier;
+unsigned n_copy;
 jmp_buf scheduler;
 
 [[noreturn]] void fail(const char *what) {
@@ -85,16 +95,18 @@ void run_block() {
     for (int w = 0; w < n_warp; w++) warps[(size_t)w].arrived[0] = warps[(size_t)w].arrived[1] = 0;
     for (int i = 0; i < n_thread; i++) {
         Fiber &f = *fibers[(size_t)i];
-        f.started = false, f.wait = RUN, f.parity = 0;
-        f.idx = dim3((unsigned)i % blockDim.x, (unsigned)i / blockDim.x % blockDim.y, (unsigned)i / blockDim.x / blockDim.y);
+        f.started = false, f.wait = RUN, f.parity = 0, f.loose = 0;
+        f.copies.clear(), f.groups.clear();
+        f.idx = dim3((unsigned)i % blockDim.x, (unsigned)i / blockDim.x % blockDim.y,
+                     (unsigned)i / blockDim.x / blockDim.y);
     }
-    while (n_ended < n_thread) {
+    for (bool back = false; n_ended < n_thread; back = !back) { /* first to last, last to first, ... */
         bool moved = false;
         for (int i = 0; i < n_thread; i++) {
-            Fiber &f = *fibers[(size_t)i];
-            if (f.wait != RUN) continue;
+            int who = back ? n_thread - 1 - i : i;
+            if (fibers[(size_t)who]->wait != RUN) continue;
             moved = true;
-            turn(i);
+            turn(who);
         }
         if (n_barrier > 0 && n_barrier + n_ended == n_thread) {
             if (n_ended > 0) fail("a barrier that ended threads never reach");
@@ -134,6 +146,38 @@ const unsigned char *emu_exchange(const void *mine, size_t bytes) {
             if (fibers[(size_t)i]->wait == WARP) fibers[(size_t)i]->wait = RUN;
     }
     return warp.buffer[p];
+}
+
+/* A copy lands at once or when it is waited for, by turns, so that either mistake shows: reading too early, and copying
+ * over what is still read. */
+void emu_copy(void *to, const void *from, bool valid) {
+    static const unsigned char zeros[16] = {};
+    Fiber &f = *fibers[(size_t)now];
+    if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16))
+        fail("cp_async16: an address that is not 16-byte aligned");
+    n_copy = n_copy * 1664525u + 1013904223u;
+    if (n_copy >> 31) {
+        memcpy(to, valid ? from : zeros, 16);
+    } else {
+        f.copies.push_back({to, valid ? from : zeros});
+        f.loose++;
+    }
+}
+
+void emu_copy_commit(void) {
+    Fiber &f = *fibers[(size_t)now];
+    f.groups.push_back(f.loose);
+    f.loose = 0;
+}
+
+void emu_copy_wait(size_t under_way) {
+    Fiber &f = *fibers[(size_t)now];
+    while (f.groups.size() > under_way) {
+        size_t n = f.groups.front();
+        for (size_t i = 0; i < n; i++) memcpy(f.copies[i].to, f.copies[i].from, 16);
+        f.copies.erase(f.copies.begin(), f.copies.begin() + (ptrdiff_t)n);
+        f.groups.erase(f.groups.begin());
+    }
 }
 
 void emu_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
