@@ -109,6 +109,9 @@ typedef struct {
      * (x1 cos a - x2 sin a, x2 cos a + x1 sin a); inverse = rotate by -a (the backward).  freq: host (D/2), F64.
      * Su et al. 2021, HF half-split layout. */
     void (*rope)(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse);
+    /* rope of q and k, then rows kv_row[i] of kc and vc := rows i of k and v, to the same bits. NULL: those four calls. */
+    void (*rope_kv)(Backend *be, Tensor q, Tensor k, Tensor v, Tensor kc, Tensor vc, const int32_t *kv_row, const int32_t *pos,
+                    const double *freq, int d_head);
     /* y = silu(gate) * up.  Shazeer 2020.  y may alias gate or up */
     void (*swiglu_fwd)(Backend *be, Tensor y, Tensor gate, Tensor up);
     /* dgate may alias gate, dup may alias up, either may alias dy */

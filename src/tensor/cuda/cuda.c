@@ -33,6 +33,7 @@ static const BackendOps ops = {
     .layernorm_fwd = cuda_layernorm_fwd,
     .layernorm_bwd = cuda_layernorm_bwd,
     .rope = cuda_rope,
+    .rope_kv = cuda_rope_kv,
     .swiglu_fwd = cuda_swiglu_fwd,
     .swiglu_bwd = cuda_swiglu_bwd,
     .gelu_fwd = cuda_gelu_fwd,
@@ -46,7 +47,7 @@ static const BackendOps ops = {
     .scale = cuda_scale,
 };
 
-_Static_assert(sizeof(BackendOps) == 34 * sizeof(void *), "cuda lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 35 * sizeof(void *), "cuda lacks an op of backend.h");
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };

@@ -77,6 +77,8 @@ void cuda_add(Backend *be, Tensor y, Tensor a, Tensor b);
 void cuda_add_bias(Backend *be, Tensor y, Tensor x, Tensor b);
 void cuda_scale(Backend *be, Tensor x, double a);
 void cuda_rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse);
+void cuda_rope_kv(Backend *be, Tensor q, Tensor k, Tensor v, Tensor kc, Tensor vc, const int32_t *kv_row, const int32_t *pos,
+                  const double *freq, int d_head);
 void cuda_swiglu_fwd(Backend *be, Tensor y, Tensor gate, Tensor up);
 void cuda_swiglu_bwd(Backend *be, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up);
 void cuda_gelu_fwd(Backend *be, Tensor y, Tensor x, GeluKind kind);

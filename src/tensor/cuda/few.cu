@@ -9,7 +9,7 @@
 
 namespace {
 
-enum { WARPS = 8, THREADS = 32 * WARPS, PIECE = 32, UNDERWAY = 4 };
+enum { WARPS = 8, THREADS = 32 * WARPS, PIECE = 32 };
 
 struct Product {
     const bf16_t *w;
@@ -33,35 +33,56 @@ __device__ __forceinline__ uint4 piece(const bf16_t *p, bool valid) {
     return valid ? *(const uint4 *)p : zero;
 }
 
-template <int RT, int FT> __global__ void __launch_bounds__(THREADS) few_kernel(Few f) {
+/* What a lane has of U pieces: its rows of w, and of x the rows g and g + 8 of each tile. */
+template <int RT, int FT, int U> struct Pieces {
+    uint4 w[U][FT], lo[U][RT], hi[U][RT];
+};
+
+template <int RT, int FT, int U>
+__device__ __forceinline__ void load_pieces(Pieces<RT, FT, U> &p, const Few &f, const bf16_t *w, int64_t ldw, const bf16_t *x,
+                                            int k, int columns, int rows) {
+    UNROLL for (int u = 0; u < U; u++) {
+        int at = k + u * WARPS * PIECE;
+        UNROLL for (int c = 0; c < FT; c++) p.w[u][c] = piece(w + (int64_t)c * 8 * ldw + at, at < f.k && c * 8 < columns);
+        UNROLL for (int r = 0; r < RT; r++) {
+            p.lo[u][r] = piece(x + (int64_t)r * 16 * f.ldx + at, at < f.k && r * 16 < rows);
+            p.hi[u][r] = piece(x + (int64_t)(r * 16 + 8) * f.ldx + at, at < f.k && r * 16 + 8 < rows);
+        }
+    }
+}
+
+template <int RT, int FT, int U>
+__device__ __forceinline__ void multiply(float acc[RT][FT][4], const Pieces<RT, FT, U> &p) {
+    UNROLL for (int u = 0; u < U; u++)
+        UNROLL for (int r = 0; r < RT; r++) {
+            const uint4 &lo = p.lo[u][r], &hi = p.hi[u][r];
+            const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
+            UNROLL for (int c = 0; c < FT; c++) {
+                const uint32_t b0[2] = {p.w[u][c].x, p.w[u][c].y}, b1[2] = {p.w[u][c].z, p.w[u][c].w};
+                mma_bf16(acc[r][c], a0, b0);
+                mma_bf16(acc[r][c], a1, b1);
+            }
+        }
+}
+
+/* The next pieces are under way while these are multiplied. */
+template <int RT, int FT, int U> __global__ void __launch_bounds__(THREADS, 2) few_kernel(Few f) {
     __shared__ float sums[WARPS][RT * FT * 4][32];
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     int which = 0;
     while (which + 1 < f.n && (int)blockIdx.x >= f.p[which + 1].block0) which++;
     const Product p = f.p[which];
-    const int first = ((int)blockIdx.x - p.block0) * 8 * FT;
+    const int first = ((int)blockIdx.x - p.block0) * 8 * FT, columns = p.m - first - g, rows = f.rows - g;
     const bf16_t *w = p.w + (int64_t)(first + g) * p.ldw + t * 8, *x = f.x + (int64_t)g * f.ldx + t * 8;
+    const int STEP = WARPS * PIECE * U;
     float acc[RT][FT][4] = {};
-    for (int k = warp * PIECE; k < f.k; k += WARPS * PIECE * UNDERWAY) {
-        uint4 b[UNDERWAY][FT];
-        UNROLL for (int u = 0; u < UNDERWAY; u++)
-            UNROLL for (int c = 0; c < FT; c++) {
-                int at = k + u * WARPS * PIECE;
-                b[u][c] = piece(w + (int64_t)c * 8 * p.ldw + at, at < f.k && first + c * 8 + g < p.m);
-            }
-        UNROLL for (int u = 0; u < UNDERWAY; u++) {
-            int at = k + u * WARPS * PIECE;
-            UNROLL for (int r = 0; r < RT; r++) {
-                uint4 lo = piece(x + (int64_t)r * 16 * f.ldx + at, at < f.k && r * 16 + g < f.rows);
-                uint4 hi = piece(x + (int64_t)(r * 16 + 8) * f.ldx + at, at < f.k && r * 16 + 8 + g < f.rows);
-                const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
-                UNROLL for (int c = 0; c < FT; c++) {
-                    const uint32_t b0[2] = {b[u][c].x, b[u][c].y}, b1[2] = {b[u][c].z, b[u][c].w};
-                    mma_bf16(acc[r][c], a0, b0);
-                    mma_bf16(acc[r][c], a1, b1);
-                }
-            }
-        }
+    Pieces<RT, FT, U> a, b;
+    load_pieces<RT, FT, U>(a, f, w, p.ldw, x, warp * PIECE, columns, rows);
+    for (int k = warp * PIECE; k < f.k; k += 2 * STEP) {
+        load_pieces<RT, FT, U>(b, f, w, p.ldw, x, k + STEP, columns, rows);
+        multiply<RT, FT, U>(acc, a);
+        load_pieces<RT, FT, U>(a, f, w, p.ldw, x, k + 2 * STEP, columns, rows);
+        multiply<RT, FT, U>(acc, b);
     }
     UNROLL for (int r = 0; r < RT; r++)
         UNROLL for (int c = 0; c < FT; c++)
@@ -81,13 +102,13 @@ template <int RT, int FT> __global__ void __launch_bounds__(THREADS) few_kernel(
     }
 }
 
-template <int RT, int FT> void launch(Backend *be, Few f) {
+template <int RT, int FT, int U> void launch(Backend *be, Few f) {
     int blocks = 0;
     for (int i = 0; i < f.n; i++) {
         f.p[i].block0 = blocks;
         blocks += (f.p[i].m + 8 * FT - 1) / (8 * FT);
     }
-    LAUNCH(be, (few_kernel<RT, FT>), (unsigned)blocks, THREADS, 0, f);
+    LAUNCH(be, (few_kernel<RT, FT, U>), (unsigned)blocks, THREADS, 0, f);
 }
 
 bool pieces(Tensor t) {
@@ -107,8 +128,7 @@ extern "C" bool cuda_few_fwd(Backend *be, const LinearOut *out, int n, Tensor x,
         f.p[i].y = y.data, f.p[i].ldy = y.ld, f.p[i].half = y.dtype == DTYPE_BF16;
         f.p[i].bias = tensor_empty(out[i].bias) ? NULL : (const float *)out[i].bias.data;
     }
-    if (x.rows <= 8) launch<1, 1>(be, f);
-    else if (x.rows <= 16) launch<1, 2>(be, f);
-    else launch<2, 2>(be, f);
+    if (x.rows <= 8) launch<1, 1, 4>(be, f);
+    else launch<1, 2, 2>(be, f);
     return true;
 }

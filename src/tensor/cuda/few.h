@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-enum { FEW_ROWS = 32 };
+enum { FEW_ROWS = 16 };
 
 /* As linear_fwd, for at most FEW_ROWS rows of BF16 x and BF16 w whose rows begin at multiples of 16 bytes, K a multiple of 32.
  * False: they are not so, nothing is done. */
