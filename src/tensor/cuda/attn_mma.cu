@@ -80,7 +80,7 @@ __device__ __forceinline__ void finish(const AttnFwd &a, const AttnTile &t, int 
             int c = n * 8 + lane % 4 * 2;
             attn_store2(a.o, at + c, o[m][n][2 * h] * share, o[m][n][2 * h + 1] * share, a.d_head - c);
         }
-        if (a.lse && lane % 4 == 0) a.lse[(t.row + r) * a.lse_ld + head] = top[m][h] * a.scale + logf(all);
+        if (a.lse && lane % 4 == 0) a.lse[(t.row + r) * a.lse_ld + head] = fmaf(top[m][h], a.scale, logf(all));
     }
 }
 
