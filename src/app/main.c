@@ -23,6 +23,8 @@ static const Command *const commands[] = {
     &command_chat,
     &command_generate,
     &command_score,
+    &command_logits,
+    &command_export,
     &command_tokenize,
     &command_bench,
     &command_doctor,

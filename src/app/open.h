@@ -40,6 +40,10 @@ typedef struct {
     Engine *engine;
 } OpenModel;
 bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err); /* folder: a->arg[0] */
+/* Without tokenizer and chat, which the folder need not hold. */
+bool open_net(OpenModel *m, const Args *a, const Command *c, Error *err);
+/* Then the tokenizer, if the folder holds one that we read: else m->tok stays NULL and the log says why. */
+bool open_text_if_any(OpenModel *m, Log *log, Error *err);
 void open_model_close(OpenModel *m);
 bool open_model_need(const OpenModel *m, HeadKind kind, Error *err); /* error when the head is of the other kind */
 /* Where plain text begins: <|endoftext|>, else the configuration's end token. */
