@@ -25,6 +25,7 @@ static const Command *const commands[] = {
     &command_score,
     &command_logits,
     &command_export,
+    &command_verify_export,
     &command_tokenize,
     &command_bench,
     &command_doctor,
