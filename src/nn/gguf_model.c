@@ -359,17 +359,19 @@ static void load_part(Backend *be, Tensor w, const GgufTensor *t, int part, int 
 
 typedef struct {
     Model *m;
+    const ModelConfig *c;
     const GgufFile *f;
     int64_t n_used;
     bool ok;
     Error *err;
 } LoadJob;
 
-static void load_one(void *ud, const ParamSlot *s) {
+/* Before anything of the model's size is allocated. */
+static void check_one(void *ud, const ParamSlot *s) {
     LoadJob *job = ud;
     GgufName n;
     if (!job->ok) return;
-    gguf_name(&n, &job->m->cfg, s);
+    gguf_name(&n, job->c, s);
     bool vector = s->rows == 1;
     int64_t dim[2] = {vector ? s->cols * n.n_part : s->rows * n.n_part, s->cols};
     const GgufTensor *t = gguf_find_tensor(job->f, n.name);
@@ -377,8 +379,13 @@ static void load_one(void *ud, const ParamSlot *s) {
     if (job->ok && vector && t->type != GGUF_TYPE_F32)
         job->ok = error_set(job->err, ERR_FORMAT, "tensor '%s': a vector must be F32, found %s", n.name,
                             gguf_type_name(t->type));
-    if (!job->ok) return;
-    load_part(job->m->be, *s->w, t, n.part, n.heads);
+}
+
+static void load_one(void *ud, const ParamSlot *s) {
+    LoadJob *job = ud;
+    GgufName n;
+    gguf_name(&n, job->c, s);
+    load_part(job->m->be, *s->w, gguf_find_tensor(job->f, n.name), n.part, n.heads);
     job->n_used += n.part == 0;
 }
 
@@ -419,8 +426,9 @@ bool gguf_model_open(Model *m, Head *h, Backend *be, const GgufFile *f, Error *e
     *m = (Model){0};
     *h = (Head){0};
     if (!read_config(&(ReadJob){f, &c, err})) return false;
-    if (!model_alloc(m, be, &c, false, err)) return false;
-    LoadJob job = {.m = m, .f = f, .ok = true, .err = err};
+    LoadJob job = {.m = m, .c = &c, .f = f, .ok = true, .err = err};
+    params_walk(&c, NULL, NULL, check_one, &job);
+    if (!job.ok || !model_alloc(m, be, &c, false, err)) return false;
     params_walk(&c, &m->w, NULL, load_one, &job);
     job.ok = job.ok && load_factors(&job) && load_head(h, &job);
     if (job.ok && job.n_used != f->n_tensor)

@@ -251,6 +251,7 @@ void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str
 
 typedef struct {
     Model *m;
+    Family family;
     Shards *shards;
     const StEntry **used;
     int n_used;
@@ -259,12 +260,13 @@ typedef struct {
     Error *err;
 } LoadJob;
 
-static void load_one(void *ud, const ParamSlot *s) {
+/* Before anything of the model's size is allocated: a config.json may claim what no file holds. */
+static void check_one(void *ud, const ParamSlot *s) {
     LoadJob *job = ud;
     FileName f;
     if (!job->ok) return;
-    family_file_name(&f, job->m->cfg.family, s);
-    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->m->cfg.family));
+    family_file_name(&f, job->family, s);
+    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
     if (!e) {
         job->ok = error_set(job->err, ERR_FORMAT, "tensor '%s' is missing", f.name);
         return;
@@ -272,7 +274,13 @@ static void load_one(void *ud, const ParamSlot *s) {
     int64_t dim[2];
     int n_dim = file_dims(dim, &f, s->rows, s->cols);
     job->ok = check_entry(e, dim, n_dim, job->err);
-    if (!job->ok) return;
+}
+
+static void load_one(void *ud, const ParamSlot *s) {
+    LoadJob *job = ud;
+    FileName f;
+    family_file_name(&f, job->family, s);
+    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
     load_tensor(job->m->be, *s->w, e, &f, &job->m->note);
     if (f.part == 0) job->used[job->n_used++] = e;
     if (s->number == PARAM_wte) job->wte = e;
@@ -322,15 +330,15 @@ bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err) 
     Shards shards;
     *m = (Model){0};
     if (!model_config_read(&c, dir, err) || !shards_open(&shards, dir, err)) return false;
-    LoadJob job = {.m = m, .shards = &shards, .err = err};
-    job.ok = model_alloc(m, be, &c, grads, err);
+    LoadJob job = {.m = m, .family = c.family, .shards = &shards, .ok = true, .err = err};
+    params_walk(&c, NULL, NULL, check_one, &job);
+    job.ok = job.ok && model_alloc(m, be, &c, grads, err);
     if (job.ok) {
         int n = 0;
-        job.ok = model_tokens_read(&m->tokens, &m->note, dir, c.n_vocab, err);
         params_walk(&c, NULL, NULL, count_one, &n);
         job.used = mem_alloc((size_t)n * sizeof *job.used);
         params_walk(&c, &m->w, NULL, load_one, &job);
-        job.ok = job.ok && check_surplus(&job, err);
+        job.ok = model_tokens_read(&m->tokens, &m->note, dir, c.n_vocab, err) && check_surplus(&job, err);
         free(job.used);
     }
     shards_close(&shards);
