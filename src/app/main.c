@@ -24,6 +24,7 @@ static const Command *const commands[] = {
     &command_generate,
     &command_score,
     &command_logits,
+    &command_import,
     &command_export,
     &command_verify_export,
     &command_tokenize,

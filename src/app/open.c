@@ -138,12 +138,18 @@ bool open_model_need(const OpenModel *m, HeadKind kind, Error *err) {
     return error_set(err, ERR_CONFIG, "%s is a language model, not a scoring model", str_get(&m->dir));
 }
 
-bool open_model_begin(const OpenModel *m, int32_t *id, Error *err) {
-    *id = tokenizer_special(m->tok, sentinel_spelling(SENT_ENDOFTEXT));
+int32_t open_model_begin(const OpenModel *m) {
+    if (m->model.tokens.bos >= 0) return m->model.tokens.bos;
+    return m->has_chat ? m->chat.id[SENT_ENDOFTEXT] : -1;
+}
+
+bool open_model_begin_empty(const OpenModel *m, int32_t *id, Error *err) {
+    *id = open_model_begin(m);
     if (*id < 0) *id = m->model.cfg.eos_id;
-    return *id >= 0 ||
-           error_set(err, ERR_FORMAT, "%s: neither the tokenizer has %s nor the configuration an eos_token_id",
-                     str_get(&m->dir), sentinel_spelling(SENT_ENDOFTEXT));
+    return *id >= 0 || error_set(err, ERR_FORMAT,
+                                 "%s: an empty text needs a token to begin with, but config.json has neither "
+                                 "bos_token_id nor eos_token_id",
+                                 str_get(&m->dir));
 }
 
 bool sampling_read(SampleParams *p, const Args *a, const Command *c, int max_new, Error *err) {

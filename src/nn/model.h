@@ -154,6 +154,9 @@ typedef struct {
 } SaveOptions;
 bool net_save(Net n, const char *dir, Error *err);
 bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err);
+/* More rows of embedding and head, in place: new ones near the mean of the old, drawn from seed. HEAD_LM. On failure
+ * nothing has changed. */
+bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err);
 /* Equal shapes, except that `to` may have fewer layers: it gets the first ones. Heads are copied where both nets have one
  * (of one kind); leave the head NULL to copy a trunk only. Raises to.trunk->version. */
 bool net_copy_weights(Net to, Net from, Error *err);
