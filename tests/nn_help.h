@@ -76,6 +76,40 @@ static inline ModelConfig llama_config(bool tied, bool bias) {
                          .eos_id = 2};
 }
 
+/* Every feature of the families of Llama's shape, one family after the other; count: how many there are. */
+static inline int more_configs(ModelConfig *out) {
+    int n = 0;
+    ModelConfig c = llama_config(false, true); /* Llama 3 with biases everywhere */
+    c.mlp_bias = true;
+    c.rope = (RopeScaling){.kind = ROPE_LLAMA3, .factor = 8, .original = 40, .low = 1, .high = 4};
+    out[n++] = c;
+    c = llama_config(true, false);
+    c.rope = (RopeScaling){.kind = ROPE_YARN, .factor = 4, .original = 40, .beta_fast = 32, .beta_slow = 1};
+    out[n++] = c;
+    c = llama_config(true, false);
+    c.family = FAMILY_MISTRAL, c.window = 3;
+    c.rope = (RopeScaling){.kind = ROPE_LINEAR, .factor = 2.5};
+    out[n++] = c;
+    c = llama_config(false, true);
+    c.family = FAMILY_QWEN2, c.out_bias = false, c.window = 3, c.unwindowed[0] = 5;
+    out[n++] = c;
+    c = llama_config(true, false);
+    c.family = FAMILY_QWEN3, c.qk_norm = true;
+    out[n++] = c;
+    c = llama_config(false, true);
+    c.family = FAMILY_QWEN3, c.qk_norm = true, c.window = 4, c.unwindowed[0] = 1;
+    c.rope = (RopeScaling){.kind = ROPE_YARN,
+                           .no_truncate = true,
+                           .factor = 3,
+                           .original = 25,
+                           .beta_fast = 16,
+                           .beta_slow = 2,
+                           .attention = 1.25};
+    out[n++] = c;
+    return n;
+}
+enum { MORE_CONFIGS = 6 };
+
 static inline ModelConfig gpt2_config(bool tied, GeluKind gelu) {
     return (ModelConfig){.family = FAMILY_GPT2,
                          .n_layer = 2,

@@ -1,6 +1,7 @@
 // layer: nn
-/* Against PyTorch: tiny random Llama (grouped heads, biases, untied) and GPT-2 (tied), written by oracle/nn_goldens.py
- * in float64. Logits, loss, every gradient, and the weights after ten AdamW steps with clipping. */
+/* Against PyTorch: tiny random models of every family (grouped heads, biases, tied and untied, windows, scaled RoPE,
+ * norms of q and k), written by oracle/nn_goldens.py in float64. Logits, loss, every gradient, and the weights after
+ * ten AdamW steps with clipping. */
 #include "nn_help.h"
 
 #include "base/json.h"
@@ -172,6 +173,8 @@ static void against_golden(const char *dir, Backend *be, const Bounds *bound, co
     model_release(&m);
 }
 
+static const char *const goldens[] = {"nn_llama", "nn_gpt2", "nn_llama3", "nn_mistral", "nn_qwen2", "nn_qwen3"};
+
 static void test_goldens(void **state) {
     (void)state;
     for (int i = 0; i < N_REAL; i++) {
@@ -180,8 +183,7 @@ static void test_goldens(void **state) {
         const Bounds *bound = mc.be->real == DTYPE_F64 ? &f64_bounds : &f32_bounds;
         char what[32];
         snprintf(what, sizeof what, "%s %s", every_backend[i].name, every_backend[i].isa ? every_backend[i].isa : "");
-        against_golden("nn_llama", mc.be, bound, what);
-        against_golden("nn_gpt2", mc.be, bound, what);
+        for (int k = 0; k < COUNT_OF(goldens); k++) against_golden(goldens[k], mc.be, bound, what);
         machine_close(&mc);
     }
 }

@@ -80,6 +80,17 @@ static void test_differences_llama(void **state) {
     differences(&c, HEAD_LM, c.n_vocab, "llama, window of 3");
 }
 
+static void test_differences_more(void **state) {
+    (void)state;
+    ModelConfig c[MORE_CONFIGS];
+    assert_int_equal(more_configs(c), MORE_CONFIGS);
+    for (int i = 0; i < MORE_CONFIGS; i++) {
+        char what[40];
+        snprintf(what, sizeof what, "configuration %d of family %d", i, (int)c[i].family);
+        differences(&c[i], HEAD_LM, c[i].n_vocab, what);
+    }
+}
+
 static void test_differences_gpt2(void **state) {
     (void)state;
     ModelConfig c = gpt2_config(true, GELU_TANH);
@@ -99,8 +110,12 @@ static void on_every_backend(EqualityTest *test) {
         Machine mc;
         if (!machine_open_at(&mc, i, 2)) continue;
         ModelConfig llama = llama_config(false, false), gpt2 = gpt2_config(true, GELU_TANH);
+        ModelConfig more[MORE_CONFIGS];
+        more_configs(more);
         test(mc.be, &llama);
         test(mc.be, &gpt2);
+        test(mc.be, &more[1]);
+        test(mc.be, &more[5]);
         machine_close(&mc);
     }
 }
@@ -345,6 +360,7 @@ static void window_reach(Backend *be, const ModelConfig *c) {
     Error err = {0};
     ModelConfig near = *c;
     near.window = WINDOW;
+    memset(near.unwindowed, 0, sizeof near.unwindowed);
     TestNet t;
     Acts *a;
     test_net_open(&t, be, &near, HEAD_LM, near.n_vocab, false);
@@ -578,7 +594,8 @@ static void test_counts(void **state) {
     assert_int_equal(model_config_matmul_params(&c), 12 * 12 * 768 * 768 + 50257 * 768);
     Machine mc;
     assert_true(machine_open(&mc, "cpu", NULL, 1));
-    Model m = {.be = mc.be, .cfg = c, .dtype = DTYPE_F32}, half = {.be = mc.be, .cfg = c, .dtype = DTYPE_BF16};
+    Model m = {.be = mc.be, .cfg = c, .dtype = DTYPE_F32, .rope_attention = 1},
+          half = {.be = mc.be, .cfg = c, .dtype = DTYPE_BF16, .rope_attention = 1};
     assert_int_equal(kv_page_bytes(&m), 12 * 2 * 64 * 768 * 4);
     assert_int_equal(kv_page_bytes(&half), 12 * 2 * 64 * 768 * 4); /* a CPU's attention stays F32 */
     mc.be->attn_half = true;
@@ -610,13 +627,22 @@ static void test_config_check(void **state) {
     c = good, c.eos_id = c.n_vocab;
     assert_false(model_config_check(&c, &err));
     c = good, c.mlp_bias = true;
+    OK(model_config_check(&c, &err));
+    c.family = FAMILY_QWEN2;
     assert_false(model_config_check(&c, &err));
     assert_non_null(strstr(err.msg, "mlp_bias"));
+    c = good, c.qk_norm = true;
+    assert_false(model_config_check(&c, &err));
+    assert_non_null(strstr(err.msg, "qk_norm"));
+    c = good, c.rope.kind = ROPE_LLAMA3, c.rope.factor = 8;
+    assert_false(model_config_check(&c, &err));
+    assert_non_null(strstr(err.msg, "RoPE"));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_differences_llama),
+        cmocka_unit_test(test_differences_more),
         cmocka_unit_test(test_differences_gpt2),
         cmocka_unit_test(test_packed_alone),
         cmocka_unit_test(test_shared_whole),

@@ -4,6 +4,7 @@
 #include "nn_help.h"
 
 #include "base/io.h"
+#include "nn/convert.h"
 #include "nn/safetensors.h"
 
 #include <errno.h>
@@ -46,6 +47,9 @@ static const Case cases[] = {
     {"{\"a\":" ENTRY("f32", "[1]", "[0,4]") "}", 4, -1, "unknown dtype 'f32'"},
     {"{\"a\":" ENTRY("F32", "[1.0]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
     {"{\"a\":" ENTRY("F32", "[-1]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
+    {"{\"a\":" ENTRY("F32", "[-0]", "[0,0]") "}", 0, -1, "'-0'"},
+    {"{\"a-0\":" F32_1 "}", 4, 1, NULL},
+    {"{\"a\":" ENTRY("F32\\u0000", "[1]", "[0,4]") "}", 4, -1, "unknown dtype"},
     {"{\"a\":" ENTRY("F32", "[true]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
     {"{\"a\":" ENTRY("F32", "[1]", "[0]") "}", 4, -1, "list of two"},
     {"{\"a\":" ENTRY("F32", "[1]", "[4,0]") "}", 4, -1, "ends before it begins"},
@@ -54,8 +58,9 @@ static const Case cases[] = {
     {"{\"a\": null}", 0, -1, "'a': not a JSON object"},
     {"{\"a\":" ENTRY("U8", "[4294967296,4294967296]", "[0,0]") "}", 0, -1, "2^64"},
     {"{\"a\":" ENTRY("F32", "[4611686018427387904]", "[0,0]") "}", 0, -1, "2^64"},
+    {"{\"a\":" ENTRY("F32", "[1844674073709551615,0]", "[0,0]") "}", 0, 1, NULL},
     {"{\"a\":" ENTRY("F32", "[3]", "[0,8]") "}", 8, -1, "need 96 bits"},
-    {"{\"a\":" ENTRY("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, -1, "9 dimensions"},
+    {"{\"a\":" ENTRY("U8", "[1,1,1,1,1,1,1,1,1,2]", "[0,2]") "}", 2, 1, NULL},
     {"{\"a\":" ENTRY("F4", "[4]", "[0,2]") "}", 2, 1, NULL},
     {"{\"a\":" ENTRY("F4", "[3]", "[0,2]") "}", 2, -1, "need 12 bits"},
     {"{\"a\":" ENTRY("F4", "[3]", "[0,1]") "}", 1, -1, "need 12 bits"},
@@ -237,8 +242,15 @@ static void round_trip(const ModelConfig *c, HeadKind kind, int n_out, int at) {
                 d->gelu == c->gelu && d->d_ff == c->d_ff && d->n_vocab == c->n_vocab && d->max_seq == c->max_seq &&
                 d->norm == c->norm && d->pos == c->pos && d->mlp == c->mlp && d->qkv_bias == c->qkv_bias &&
                 d->out_bias == c->out_bias && d->mlp_bias == c->mlp_bias && d->norm_eps == c->norm_eps &&
-                d->eos_id == c->eos_id);
-    if (c->pos == POS_ROPE) assert_true(d->rope_theta == c->rope_theta);
+                d->eos_id == c->eos_id && d->qk_norm == c->qk_norm && d->window == c->window);
+    assert_memory_equal(d->unwindowed, c->unwindowed, sizeof c->unwindowed);
+    if (c->pos == POS_ROPE) {
+        const RopeScaling *x = &c->rope, *y = &d->rope;
+        assert_true(d->rope_theta == c->rope_theta && x->kind == y->kind && x->factor == y->factor &&
+                    x->original == y->original && x->low == y->low && x->high == y->high &&
+                    x->beta_fast == y->beta_fast && x->beta_slow == y->beta_slow && x->attention == y->attention &&
+                    x->no_truncate == y->no_truncate);
+    }
     size_t n, n2;
     double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, &h}, true, &n2);
     assert_int_equal(n, n2);
@@ -264,6 +276,9 @@ static void test_round_trip(void **state) {
             round_trip(&gpt2, HEAD_LM, gpt2.n_vocab, i);
             round_trip(&gpt2, HEAD_SCORE, 3, i);
         }
+        ModelConfig more[MORE_CONFIGS];
+        more_configs(more);
+        for (int k = 0; k < MORE_CONFIGS; k++) round_trip(&more[k], k % 2 ? HEAD_SCORE : HEAD_LM, k % 2 ? 1 : 37, i);
     }
 }
 
@@ -508,10 +523,162 @@ static void test_shards(void **state) {
     str_put(&index, "{\"weight_map\":{\"a\":\"../nn_model/model.safetensors\"}}");
     OK(io_write_file(DIR "_shards/model.safetensors.index.json", index.s, index.n, &err));
     expect_open(mc.be, DIR "_shards", "outside the folder");
+    static const char *const wrong[][2] = {
+        {"{\"weight_map\":{\"transformer.wte.weight\":\"0.safetensors\",\"transformer.other\":\"0.safetensors\"}}",
+         "tensor 'transformer.other' is missing: the index places it in 0.safetensors"},
+        {"{\"weight_map\":{\"transformer.wte.weight\":\"1.safetensors\"}}",
+         "tensor 'transformer.wte.weight' is missing"},
+        {"{\"weight_map\":{\"transformer.wte.weight\":\"0.safetensors\"}}", " is missing in the index"},
+        {"{\"weight_map\":{\"a\":1}}", "'a' names no file"},
+        {"{\"weight_map\":[]}", "'weight_map' is missing or not an object"},
+    };
+    for (int i = 0; i < COUNT_OF(wrong); i++) {
+        OK(io_write_file(DIR "_shards/model.safetensors.index.json", wrong[i][0], strlen(wrong[i][0]), &err));
+        expect_open(mc.be, DIR "_shards", wrong[i][1]);
+    }
     str_release(&index);
     st_close(&f);
     test_net_close(&t);
     machine_close(&mc);
+}
+
+/* Saved in shards, opened, saved whole again: the same bytes, and nothing left of the shards. */
+static void test_save_shards(void **state) {
+    (void)state;
+    for (int i = 0; i < COUNT_OF(every_backend); i += i == 1 ? N_REAL - 1 : 1) {
+        Error err = {0};
+        Machine mc;
+        TestNet t;
+        Model m;
+        Head h;
+        if (!machine_open_at(&mc, i, 2)) continue;
+        ModelConfig c = i % 2 ? llama_config(false, true) : gpt2_config(false, GELU_TANH);
+        test_net_open(&t, mc.be, &c, HEAD_LM, c.n_vocab, false);
+        t.model.tokens = (ModelTokens){.bos = 0, .pad = 3, .n_eos = 2, .eos = {5, 2}};
+        OK(io_remove_tree(DIR "_split", &err) && io_remove_tree(DIR, &err));
+        OK(net_save(t.net, DIR, &err));
+        OK(net_save_as(t.net, DIR "_split", &(SaveOptions){.shard = 2000}, &err));
+        assert_false(io_exists(DIR "_split/model.safetensors"));
+        char **names;
+        int n;
+        OK(io_list_dir(&names, &n, DIR "_split", &err));
+        assert_true(n > 4);
+        char last[64];
+        snprintf(last, sizeof last, "model-%05d-of-%05d.safetensors", n - 2, n - 2);
+        assert_string_equal(names[n - 2], last);
+        io_free_list(names, n);
+        OK(model_open(&m, mc.be, DIR "_split", false, &err) && head_open(&h, &m, HEAD_LM, DIR "_split", false, &err));
+        assert_true(m.tokens.bos == 0 && m.tokens.pad == 3 && m.tokens.n_eos == 2 && m.tokens.eos[1] == 2);
+        assert_int_equal(m.cfg.eos_id, 5);
+        OK(net_save((Net){&m, &h}, DIR "_split", &err));
+        assert_same_file(DIR "/model.safetensors", DIR "_split/model.safetensors");
+        assert_same_file(DIR "/config.json", DIR "_split/config.json");
+        OK(io_list_dir(&names, &n, DIR "_split", &err));
+        assert_int_equal(n, 2);
+        io_free_list(names, n);
+        head_release(&h), model_release(&m);
+        test_net_close(&t);
+        machine_close(&mc);
+    }
+}
+
+/* Written in another type and read again: rounded once; what F16 cannot hold is refused by name; what is not finite is
+ * noted. */
+static void test_save_types(void **state) {
+    (void)state;
+    static const struct {
+        const char *dtype;
+        double ulp;
+    } types[] = {{"F32", 0}, {"BF16", 1.0 / 256}, {"F16", 1.0 / 2048}};
+    Error err = {0};
+    Machine mc;
+    TestNet t;
+    Model m;
+    assert_true(machine_open(&mc, "ref", NULL, 1));
+    ModelConfig c = gpt2_config(true, GELU_TANH);
+    test_net_open(&t, mc.be, &c, HEAD_LM, c.n_vocab, false);
+    size_t n, n2;
+    double *x = gather_all(t.net, true, &n);
+    for (int i = 0; i < COUNT_OF(types); i++) {
+        OK(net_save_as(t.net, DIR, &(SaveOptions){.dtype = types[i].dtype}, &err));
+        OK(model_open(&m, mc.be, DIR, false, &err));
+        double *y = gather_all((Net){&m, NULL}, true, &n2);
+        assert_int_equal(n, n2);
+        for (size_t k = 0; k < n; k++) assert_true(fabs(x[k] - y[k]) <= fabs(x[k]) * types[i].ulp + 0x1p-25 * (i == 2));
+        assert_string_equal(str_get(&m.note), "");
+        free(y);
+        model_release(&m);
+    }
+    ((double *)t.model.w.wte.data)[5] = 1e5;
+    assert_false(net_save_as(t.net, DIR, &(SaveOptions){.dtype = "F16"}, &err));
+    assert_non_null(strstr(err.msg, "tensor 'transformer.wte.weight' has values that F16 cannot hold"));
+    ((double *)t.model.w.wte.data)[5] = (double)NAN, ((double *)t.model.w.wte.data)[77] = -INFINITY;
+    ((double *)t.model.w.norm.data)[20] = (double)NAN;
+    OK(net_save_as(t.net, DIR, &(SaveOptions){.dtype = "BF16"}, &err));
+    OK(model_open(&m, mc.be, DIR, false, &err));
+    assert_non_null(strstr(str_get(&m.note), "tensor 'transformer.wte.weight': 1 of 651 values are NaN, 1 infinite\n"));
+    assert_non_null(strstr(str_get(&m.note), "tensor 'transformer.ln_f.weight': 1 of 21 values are NaN, 0 infinite\n"));
+    model_release(&m);
+    free(x);
+    test_net_close(&t);
+    machine_close(&mc);
+}
+
+/* Every kind of number a file may hold, at odd addresses. */
+static void test_convert(void **state) {
+    (void)state;
+    static const double values[] = {0, 1, 2, 100, 127, 3};
+    unsigned char bytes[64 + 1];
+    float out[8], back;
+    for (int e = 0; e < ELEM_COUNT; e++) {
+        size_t size = element_bytes((Element)e);
+        for (int i = 0; i < 6; i++) {
+            float f = (float)values[i];
+            double d = values[i];
+            int64_t k = (int64_t)values[i];
+            unsigned char *to = bytes + 1 + size * (size_t)i;
+            if (e == ELEM_F64)
+                memcpy(to, &d, size);
+            else if (e <= ELEM_F16)
+                assert_int_equal(element_store(to, &f, (Element)e, 1), 0);
+            else
+                memcpy(to, &k, size);
+        }
+        element_load(out, bytes + 1, (Element)e, 6);
+        for (int i = 0; i < 6; i++) assert_true((double)out[i] == (e == ELEM_BOOL ? values[i] != 0 : values[i]));
+        assert_int_equal(element_of(element_name((Element)e)), e);
+    }
+    /* every half there is, both ways; and rounding to nearest even */
+    for (uint32_t h = 0; h < 65536; h++) {
+        uint16_t half = (uint16_t)h, again;
+        element_load(&back, (const unsigned char *)&half, ELEM_F16, 1);
+        double expected = h >> 10 & 31 ? ldexp(1024 + (h & 1023), (int)(h >> 10 & 31) - 25) : ldexp(h & 1023, -24);
+        if ((h >> 10 & 31) == 31) expected = h & 1023 ? (double)NAN : INFINITY;
+        if (h & 0x8000) expected = -expected;
+        assert_true(isnan(expected) ? isnan(back) : (double)back == expected && !signbit(back) == !(h & 0x8000));
+        element_store((unsigned char *)&again, &back, ELEM_F16, 1);
+        assert_true(isnan(back) ? (again & 0x7fff) > 0x7c00 : again == half);
+    }
+    static const struct {
+        float x;
+        uint16_t half;
+    } round[] = {{1.00048828125f, 0x3c00},
+                 {1.00146484375f, 0x3c02},
+                 {65519.0f, 0x7bff},
+                 {65520.0f, 0x7c00},
+                 {0x1p-25f, 0},
+                 {0x1.8p-25f, 1},
+                 {0x1.8p-24f, 2},
+                 {0x1.ffap-15f, 0x03ff},
+                 {0x1.fffp-15f, 0x0400},
+                 {-0x1p-14f, 0x8400},
+                 {1e-30f, 0}};
+    for (int i = 0; i < COUNT_OF(round); i++) {
+        uint16_t half;
+        int64_t lost = element_store((unsigned char *)&half, &round[i].x, ELEM_F16, 1);
+        if (half != round[i].half) fail_msg("%a became %04x, expected %04x", (double)round[i].x, half, round[i].half);
+        assert_int_equal(lost, half == 0x7c00);
+    }
 }
 
 /* -- faults ---------------------------------------------------------------------------------------------------------
@@ -567,6 +734,9 @@ static void test_faults(void **state) {
 #define LLAMA                                                                                                          \
     "\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"                   \
     "\"num_attention_heads\":4,\"vocab_size\":100"
+#define QWEN                                                                                                           \
+    "\"model_type\":\"qwen2\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"                   \
+    "\"num_attention_heads\":4,\"num_key_value_heads\":null,\"vocab_size\":100"
 #define GPT2 "\"model_type\":\"gpt2\",\"n_embd\":48,\"n_layer\":2,\"n_head\":4,\"n_positions\":32,\"vocab_size\":100"
 
 static const struct {
@@ -579,18 +749,33 @@ static const struct {
     {"{" LLAMA ",\"rope_theta\":500000.0,\"rope_scaling\":{\"type\":\"default\"}}", NULL},
     {"{" LLAMA ",\"sliding_window\":4096,\"use_sliding_window\":false}", NULL},
     {"{" LLAMA ",\"sliding_window\":4096}", "'sliding_window'"},
-    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", "'rope_scaling' of type 'linear'"},
-    {"{" LLAMA ",\"rope_parameters\":{\"rope_type\":\"llama3\"}}", "'rope_parameters' of type 'llama3'"},
+    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", NULL},
+    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", "'rope_scaling.factor' is missing"},
+    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", "'rope_scaling.factor' is out of range"},
+    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}", "'rope_scaling' of type 'dynamic'"},
+    {"{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", "'rope_scaling' of type 'longrope'"},
+    {"{" LLAMA ",\"rope_parameters\":{\"rope_type\":\"proportional\"}}", "'rope_parameters' of type 'proportional'"},
+    {"{" LLAMA ",\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8}}", "low_freq_factor' is missing"},
+    {"{" LLAMA ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}", "differs between layers"},
+    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},\"rope_parameters\":{\"rope_type\":\"default\"}}",
+     "say different things"},
+    {"{" LLAMA ",\"rope_theta\":5.0,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+     "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.0,\"rope_theta\":7}}",
+     NULL},
     {"{" LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", "partial_rotary_factor"},
     {"{" LLAMA ",\"hidden_act\":\"gelu\"}", "'hidden_act' 'gelu'"},
-    {"{" LLAMA ",\"mlp_bias\":true}", "'mlp_bias'"},
+    {"{" LLAMA ",\"mlp_bias\":true}", NULL},
+    {"{" LLAMA ",\"mlp_bias\":1}", "'mlp_bias' must be true or false"},
     {"{" LLAMA ",\"quantization_config\":{}}", "'quantization_config'"},
     {"{" LLAMA ",\"num_key_value_heads\":3}", "n_kv_head 3"},
     {"{" LLAMA ",\"num_key_value_heads\":0}", "'num_key_value_heads'"},
-    {"{" LLAMA ",\"eos_token_id\":100}", "'eos_token_id' 100"},
+    {"{" LLAMA ",\"eos_token_id\":100}", NULL},
     {"{" LLAMA ",\"rms_norm_eps\":0}", "norm_eps"},
     {"{\"model_type\":\"llama\",\"hidden_size\":\"64\"}", "'hidden_size' must be an integer"},
-    {"{\"model_type\":\"qwen3\"}", "'model_type' 'qwen3' is not supported, only llama and gpt2"},
+    {"{\"model_type\":\"phi3\"}", "'model_type' 'phi3' is not supported, only llama, gpt2, mistral, qwen2 and qwen3"},
+    {"{" QWEN ",\"layer_types\":[\"full_attention\"]}", "'layer_types' must be a list of 2"},
+    {"{" QWEN ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", "there is no 'sliding_window'"},
+    {"{" QWEN ",\"layer_types\":[\"full_attention\",\"chunked_attention\"]}", "'layer_types[1]' 'chunked_attention'"},
     {"{}", "'model_type' is missing"},
     {"[]", "'model_type' is missing"},
     {"{", "config.json"},
@@ -618,6 +803,8 @@ static void test_configs(void **state) {
         assert_int_equal(c.d_head, c.family == FAMILY_LLAMA ? 16 : 12);
         if (i == 1) assert_int_equal(c.eos_id, 7);
         if (i == 2 || i == 3) assert_true(c.rope_theta == 500000);
+        if (strstr(configs[i].json, ":5.0")) assert_true(c.rope_theta == 7 && c.rope.factor == 2);
+        if (strstr(configs[i].json, "_id\":100")) assert_int_equal(c.eos_id, -1);
         if (c.family == FAMILY_LLAMA) assert_true(!c.tied && c.norm_eps == 1e-6 && c.n_kv_head == 4 && !c.qkv_bias);
         if (c.family == FAMILY_GPT2) assert_true(c.tied && c.norm_eps == 1e-5 && c.d_ff == 192 && c.mlp_bias);
     }
@@ -630,7 +817,8 @@ int main(void) {
         cmocka_unit_test(test_headers),     cmocka_unit_test(test_lengths),         cmocka_unit_test(test_write),
         cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_strict),          cmocka_unit_test(test_half_types),
         cmocka_unit_test(test_rounds_once), cmocka_unit_test(test_half_transposed), cmocka_unit_test(test_shards),
-        cmocka_unit_test(test_faults),      cmocka_unit_test(test_configs),
+        cmocka_unit_test(test_faults),      cmocka_unit_test(test_configs),         cmocka_unit_test(test_save_shards),
+        cmocka_unit_test(test_save_types),  cmocka_unit_test(test_convert),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

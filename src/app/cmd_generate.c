@@ -24,16 +24,22 @@ static void show_hook(void *ud, uint64_t id, const int32_t *text, int n, GenRule
     if (s->on) stream_put(&s->stream, text, n);
 }
 
-static bool build_prompt(Sequence *s, const OpenModel *m, const Args *a, const char *text, size_t n, int32_t *stop,
+typedef struct {
+    int32_t id[MODEL_MAX_EOS + 1];
+    int n;
+} Stops;
+
+static bool build_prompt(Sequence *s, const OpenModel *m, const Args *a, const char *text, size_t n, Stops *stop,
                          Error *err) {
     const char *system = args_flag(a, &command_generate, "--system");
     if (args_flag(a, &command_generate, "--raw")) {
-        int32_t begin;
+        int32_t begin = open_model_begin(m);
         if (system) return error_set(err, ERR_CONFIG, "--system is part of a dialogue, it does not go with --raw");
-        if (!open_model_begin(m, &begin, err)) return false;
-        sequence_put(s, begin, 0);
+        if (n == 0 && !open_model_begin_empty(m, &begin, err)) return false;
+        if (begin >= 0) sequence_put(s, begin, 0);
         tokenizer_encode(m->tok, text, n, &s->tok);
-        *stop = begin;
+        if (begin >= 0) stop->id[stop->n++] = begin; /* where the next text would begin, this one ends */
+        for (int i = 0; i < m->model.tokens.n_eos; i++) stop->id[stop->n++] = m->model.tokens.eos[i];
         return true;
     }
     if (!m->has_chat) {
@@ -45,7 +51,7 @@ static bool build_prompt(Sequence *s, const OpenModel *m, const Args *a, const c
     if (system) msg[k++] = (Message){ROLE_SYSTEM, system};
     msg[k++] = (Message){ROLE_USER, text};
     chat_respond(s, &m->chat, (Dialogue){msg, k});
-    *stop = m->chat.id[SENT_END];
+    stop->id[stop->n++] = m->chat.id[SENT_END];
     return true;
 }
 
@@ -128,7 +134,7 @@ static bool run(const Args *a, Error *err) {
     const char *given = args_flag(a, self, "--prompt");
     SampleParams p;
     int64_t n;
-    int32_t stop;
+    Stops stop = {0};
     OpenModel m;
     if (!sampling_read(&p, a, self, 256, err) || !args_int(a, self, "--n", 1, 1, 100000, &n, err) ||
         !open_model(&m, a, self, err))
@@ -146,8 +152,8 @@ static bool run(const Args *a, Error *err) {
     if (ok && prompt.tok.n >= m.model.cfg.max_seq)
         ok = error_set(err, ERR_FORMAT, "the prompt has %d tokens, the model's context holds %d", prompt.tok.n,
                        m.model.cfg.max_seq);
-    p.stop = &stop;
-    p.n_stop = 1;
+    p.stop = stop.id;
+    p.n_stop = stop.n;
     ok = ok && generate(a, &m, &prompt, &p, (int)n, err);
     sequence_release(&prompt);
     str_release(&text);

@@ -18,6 +18,7 @@ typedef struct {
     int line;
     Sequence prompt, text; /* a scoring model: the whole sequence in prompt */
     double logprob;
+    float *each; /* (text.tok.n) log-prob of every token */
     bool greedy;
     int32_t absent; /* an id that text does not hold */
     float *score;   /* (n_out) */
@@ -48,10 +49,10 @@ static bool item_fits(const Score *s, const Item *it, Error *err) {
 static bool build_item(Score *s, Item *it, const char *prompt, const char *text, Error *err) {
     bool lm = s->m.head.kind == HEAD_LM;
     Message user = {ROLE_USER, prompt};
-    int32_t begin;
     if (lm && !s->chat) {
-        if (!open_model_begin(&s->m, &begin, err)) return false;
-        sequence_put(&it->prompt, begin, 0);
+        int32_t begin = open_model_begin(&s->m);
+        if (!prompt[0] && !open_model_begin_empty(&s->m, &begin, err)) return false;
+        if (begin >= 0) sequence_put(&it->prompt, begin, 0);
         sequence_text(&it->prompt, &s->m.chat, prompt, 0);
         sequence_text(&it->text, &s->m.chat, text, 1);
     } else {
@@ -70,7 +71,8 @@ static bool read_item(Score *s, const char *line, size_t n, int number, Error *e
     sequence_clear(&it->prompt);
     sequence_clear(&it->text);
     const char *key = s->m.head.kind == HEAD_LM ? "continuation" : "response";
-    bool ok = json_need_str(j, "prompt", &prompt, NULL, err) && json_need_str(j, key, &text, NULL, err);
+    const char *first = json_get(j, "context") ? "context" : "prompt";
+    bool ok = json_need_str(j, first, &prompt, NULL, err) && json_need_str(j, key, &text, NULL, err);
     if (!ok) error_wrap(err, "%s:%d", s->file, number);
     ok = ok && build_item(s, it, prompt, text, err);
     json_release(j);
@@ -96,8 +98,11 @@ static bool score_logprob(Score *s, Error *err) {
     }
     bool ok = engine_score(s->m.engine, prefix, text, s->n, 1, each, err);
     for (int i = 0; ok && i < s->n; i++) {
-        s->item[i].logprob = 0;
-        for (int k = 0; k < text[i].n; k++) s->item[i].logprob += (double)each[i][k];
+        Item *it = &s->item[i];
+        it->logprob = 0;
+        it->each = mem_grow(it->each, (size_t)text[i].n * sizeof *it->each);
+        memcpy(it->each, each[i], (size_t)text[i].n * sizeof *it->each);
+        for (int k = 0; k < text[i].n; k++) it->logprob += (double)each[i][k];
     }
     free(all);
     return ok;
@@ -157,6 +162,15 @@ static bool score_last(Score *s, Error *err) {
 
 /* -- rows out ---------------------------------------------------------------------------------------------------- */
 
+static void put_tokens(JsonOut *j, const Item *it) {
+    json_out_arr(j, "ids");
+    for (int k = 0; k < it->text.tok.n; k++) json_out_int(j, NULL, it->text.tok.id[k]);
+    json_out_arr_end(j);
+    json_out_arr(j, "logprobs");
+    for (int k = 0; k < it->text.tok.n; k++) json_out_num(j, NULL, (double)it->each[k]);
+    json_out_arr_end(j);
+}
+
 static void put_item(JsonOut *j, const Score *s, const Item *it) {
     json_out_obj(j, NULL);
     json_out_int(j, "line", it->line);
@@ -164,6 +178,7 @@ static void put_item(JsonOut *j, const Score *s, const Item *it) {
         json_out_num(j, "logprob", it->logprob);
         json_out_int(j, "tokens", it->text.tok.n);
         json_out_bool(j, "greedy", it->greedy);
+        if (s->a->json) put_tokens(j, it);
     } else if (s->m.head.n_out == 1) {
         json_out_num(j, "score", (double)it->score[0]);
         json_out_int(j, "tokens", it->prompt.tok.n);
@@ -236,6 +251,7 @@ static bool run(const Args *a, Error *err) {
         sequence_release(&s->item[i].prompt);
         sequence_release(&s->item[i].text);
         free(s->item[i].score);
+        free(s->item[i].each);
     }
     str_release(&s->out);
     open_model_close(&s->m);
@@ -248,10 +264,13 @@ const Command command_score = {
     .usage = "score MODEL [FILE|-] [--chat] [--json]",
     .help =
         "log-probabilities of continuations, or a scoring model's scores\n\n"
-        "FILE: JSONL rows {prompt, continuation}; plain, gzip or zstd; - or none: standard input. A row out per row "
-        "in:\n"
-        "{line, logprob, tokens, greedy}: the sum over the continuation, and whether greedy decoding would write it.\n"
-        "A scoring model (preference model, classifier) reads {prompt, response} and gives {line, score, tokens}.",
+        "FILE: JSONL rows {prompt, continuation}, or context for prompt; plain, gzip or zstd; - or none: standard "
+        "input. A row\n"
+        "out per row in: {line, logprob, tokens, greedy}: the sum over the continuation, and whether greedy decoding "
+        "would\n"
+        "write it; with --json also ids and logprobs, token by token. A scoring model (preference model, classifier) "
+        "reads\n"
+        "{prompt, response} and gives {line, score, tokens}.",
     .flag = flags,
     .min_arg = 1,
     .max_arg = 2,

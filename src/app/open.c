@@ -68,24 +68,58 @@ static bool head_kind(HeadKind *kind, const char *dir, Error *err) {
     return ok;
 }
 
-static bool open_parts(OpenModel *m, Error *err) {
+/* What is strange in the files is said once, not hidden. */
+static void warn_notes(Log *log, const char *dir, const char *note) {
+    for (size_t n; (n = strcspn(note, "\n")) > 0; note += n + (note[n] != 0))
+        log_warn(log, "%s: %.*s", dir, (int)n, note);
+}
+
+static bool open_parts(OpenModel *m, Log *log, Error *err) {
     const char *dir = str_get(&m->dir);
     HeadKind kind;
-    if (!tokenizer_open(&m->tok, dir, err)) return false;
-    m->has_chat = chat_init(&m->chat, m->tok, &m->no_chat);
     if (!head_kind(&kind, dir, err) || !model_open(&m->model, m->machine.be, dir, false, err)) return false;
     m->net.trunk = &m->model;
     if (!head_open(&m->head, &m->model, kind, dir, false, err)) return false;
     m->net.head = &m->head;
-    if (tokenizer_n_vocab(m->tok) > m->model.cfg.n_vocab)
-        return error_set(err, ERR_FORMAT, "%s: the tokenizer has %d ids, the model's vocabulary %d", dir,
-                         tokenizer_n_vocab(m->tok), m->model.cfg.n_vocab);
+    warn_notes(log, dir, str_get(&m->model.note));
     return engine_open(&m->engine, m->net, &(EngineConfig){.share_prefix = true}, err);
 }
 
-bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err) {
+static bool open_text(OpenModel *m, Error *err) {
+    const char *dir = str_get(&m->dir);
+    if (!tokenizer_open(&m->tok, dir, err)) return false;
+    m->has_chat = chat_init(&m->chat, m->tok, &m->no_chat);
+    return tokenizer_n_vocab(m->tok) <= m->model.cfg.n_vocab ||
+           error_set(err, ERR_FORMAT, "%s: the tokenizer has %d ids, the model's vocabulary %d", dir,
+                     tokenizer_n_vocab(m->tok), m->model.cfg.n_vocab);
+}
+
+bool open_net(OpenModel *m, const Args *a, const Command *c, Error *err) {
     *m = (OpenModel){0};
-    if (find_model(&m->dir, a->arg[0], err) && machine_open(&m->machine, a, c, err) && open_parts(m, err)) return true;
+    if (find_model(&m->dir, a->arg[0], err) && machine_open(&m->machine, a, c, err) && open_parts(m, a->log, err))
+        return true;
+    open_model_close(m);
+    return false;
+}
+
+bool open_text_if_any(OpenModel *m, Log *log, Error *err) {
+    Error no_text = {0};
+    Str path = {0};
+    str_printf(&path, "%s/tokenizer.json", str_get(&m->dir));
+    bool there = io_exists(path.s);
+    str_release(&path);
+    if (!there || open_text(m, &no_text)) return true;
+    if (m->tok) { /* read, but it does not belong to this model */
+        *err = no_text;
+        return false;
+    }
+    log_warn(log, "%s", no_text.msg);
+    return true;
+}
+
+bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err) {
+    if (!open_net(m, a, c, err)) return false;
+    if (open_text(m, err)) return true;
     open_model_close(m);
     return false;
 }
@@ -109,12 +143,18 @@ bool open_model_need(const OpenModel *m, HeadKind kind, Error *err) {
     return error_set(err, ERR_CONFIG, "%s is a language model, not a scoring model", str_get(&m->dir));
 }
 
-bool open_model_begin(const OpenModel *m, int32_t *id, Error *err) {
-    *id = tokenizer_special(m->tok, sentinel_spelling(SENT_ENDOFTEXT));
+int32_t open_model_begin(const OpenModel *m) {
+    if (m->model.tokens.bos >= 0) return m->model.tokens.bos;
+    return m->has_chat ? m->chat.id[SENT_ENDOFTEXT] : -1;
+}
+
+bool open_model_begin_empty(const OpenModel *m, int32_t *id, Error *err) {
+    *id = open_model_begin(m);
     if (*id < 0) *id = m->model.cfg.eos_id;
-    return *id >= 0 ||
-           error_set(err, ERR_FORMAT, "%s: neither the tokenizer has %s nor the configuration an eos_token_id",
-                     str_get(&m->dir), sentinel_spelling(SENT_ENDOFTEXT));
+    return *id >= 0 || error_set(err, ERR_FORMAT,
+                                 "%s: an empty text needs a token to begin with, but config.json has neither "
+                                 "bos_token_id nor eos_token_id",
+                                 str_get(&m->dir));
 }
 
 bool sampling_read(SampleParams *p, const Args *a, const Command *c, int max_new, Error *err) {

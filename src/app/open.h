@@ -42,10 +42,16 @@ typedef struct {
     Engine *engine;
 } OpenModel;
 bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err); /* folder: a->arg[0] */
+/* Without tokenizer and chat, which the folder need not hold. */
+bool open_net(OpenModel *m, const Args *a, const Command *c, Error *err);
+/* Then the tokenizer, if the folder holds one that we read: else m->tok stays NULL and the log says why. */
+bool open_text_if_any(OpenModel *m, Log *log, Error *err);
 void open_model_close(OpenModel *m);
 bool open_model_need(const OpenModel *m, HeadKind kind, Error *err); /* error when the head is of the other kind */
-/* Where plain text begins: <|endoftext|>, else the configuration's end token. */
-bool open_model_begin(const OpenModel *m, int32_t *id, Error *err);
+/* The token that plain text begins with: the folder's bos_token_id; without one, <|endoftext|> of a model of ours. -1: none,
+ * as with Qwen: then only an empty text needs one, the end token. */
+int32_t open_model_begin(const OpenModel *m);
+bool open_model_begin_empty(const OpenModel *m, int32_t *id, Error *err);
 
 bool sampling_read(SampleParams *p, const Args *a, const Command *c, int max_new, Error *err);
 

@@ -331,7 +331,7 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             err, ERR_CONFIG,
             "rl.rollouts %lld is no multiple of rl.group %lld: with rl.method grpo every update has whole groups",
             (long long)cfg->rl.rollouts, (long long)cfg->rl.group);
-    if (cfg->model.import[0]) return true; /* the imported model decides */
+    if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)
         return error_set(err, ERR_CONFIG, "pm.n_layer %d is more than model.n_layer %d", (int)cfg->pm.n_layer,

@@ -175,9 +175,9 @@ static void trained(Page *p) {
         html_count(p->out, n);
         str_put(p->out, "</strong> parameters");
     }
-    if (c->model.import[0]) {
+    if (c->model.path[0]) {
         str_put(p->out, ", starting from the weights in <code>");
-        html_text(p->out, c->model.import);
+        html_text(p->out, c->model.path);
         str_put(p->out, "</code>,");
     } else {
         str_printf(p->out,

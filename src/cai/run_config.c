@@ -82,7 +82,7 @@ const CfgKey run_keys[] = {
     {"tokenizer.vocab",  CFG_INT,  CFG_RESULT, AT(tokenizer.vocab), "4096", 300, 200000, "vocabulary size of a trained tokenizer"},
     {"tokenizer.split",  CFG_ENUM, CFG_RESULT, AT(tokenizer.split), "llama3|gpt2", 0, 0, "split pattern of a trained tokenizer"},
 
-    {"model.import",     CFG_STR,  CFG_RESULT, AT(model.import), "", 0, 0, "model folder (config.json, model.safetensors) to start from; empty: random weights"},
+    {"model.path",       CFG_STR,  CFG_RESULT, AT(model.path), "", 0, 0, "model folder (config.json, safetensors, tokenizer.json) to start from; empty: random weights"},
     {"model.family",     CFG_ENUM, CFG_RESULT, AT(model.family), "llama|gpt2", 0, 0, "family of features of a new model"},
     {"model.n_layer",    CFG_INT,  CFG_RESULT, AT(model.n_layer), "4", 1, 1000, "layers"},
     {"model.n_head",     CFG_INT,  CFG_RESULT, AT(model.n_head), "4", 1, 1000, "query heads"},

@@ -31,7 +31,7 @@ typedef struct {
     } world;
     struct { char *import; int64_t vocab; int split; } tokenizer;
     struct {
-        char *import;       /* a model directory to start from instead of random weights; "" none */
+        char *path;         /* a model directory to start from instead of random weights; "" none */
         int family;
         int64_t n_layer, n_head, n_kv_head, d_model, d_ff, max_seq;
         bool tied;

@@ -246,6 +246,7 @@ static bool open_pm(StageNet *pm, const StageCtx *ctx, Error *err) {
     if (ok) {
         pm->net = (Net){&pm->m, &pm->h};
         pm->open = true;
+        pm->m.tokens = sl.m.tokens;
         ok = net_copy_weights(pm->net, (Net){&sl.m, NULL}, err);
     }
     stage_net_close(&sl);

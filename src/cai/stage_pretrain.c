@@ -1,4 +1,6 @@
 /* Pre-training: language modelling on packed text, from random weights or an imported model. */
+#include "base/io.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,22 +42,29 @@ static bool model_config(ModelConfig *m, const RunConfig *c, const StageText *te
     return model_config_check(m, err);
 }
 
+/* Rows for the special tokens that stage tokenizer has added. */
+static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
+    int has = n->m.cfg.n_vocab, need = tokenizer_n_vocab(text->tok);
+    stage_warn_notes(ctx->log, ctx->cfg->model.path, str_get(&n->m.note));
+    if (need <= has) return true;
+    log_info(ctx->log, "embeddings grown from %d to %d rows", has, need);
+    if (net_grow_vocab(&n->m, &n->h, need, ctx->seed, err)) return true;
+    head_release(&n->h);
+    model_release(&n->m);
+    return false;
+}
+
 static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
     const RunConfig *c = ctx->cfg;
     bool ok;
     *n = (StageNet){0};
-    if (c->model.import[0]) {
-        ok = model_open(&n->m, ctx->be, c->model.import, true, err);
-        if (ok && n->m.cfg.n_vocab < tokenizer_n_vocab(text->tok)) {
-            error_set(err, ERR_CONFIG, "model.import=%s has %d embeddings but its tokenizer needs %d", c->model.import,
-                      n->m.cfg.n_vocab, tokenizer_n_vocab(text->tok));
+    if (c->model.path[0]) {
+        ok = model_open(&n->m, ctx->be, c->model.path, true, err);
+        if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.path, true, err)) {
             model_release(&n->m);
             return false;
         }
-        if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.import, true, err)) {
-            model_release(&n->m);
-            return false;
-        }
+        ok = ok && grow(n, ctx, text, err);
     } else {
         ModelConfig m;
         ok = model_config(&m, c, text, err) && model_init(&n->m, ctx->be, &m, ctx->seed, true, err);
@@ -129,15 +138,33 @@ static bool run(const StageCtx *ctx, Error *err) {
     return ok;
 }
 
+/* What model_open reads: shards where there are some. */
+static void import_files(const char *dir, void (*add)(void *ud, const char *path), void *ud) {
+    char **name;
+    int n, found = 0;
+    Error none = {0};
+    stage_import_file(dir, "config.json", add, ud);
+    if (io_list_dir(&name, &n, dir, &none)) {
+        for (int i = 0; i < n; i++) {
+            size_t len = strlen(name[i]);
+            bool weights = len > 12 && strcmp(name[i] + len - 12, ".safetensors") == 0;
+            bool beside =
+                !strcmp(name[i], "model.safetensors.index.json") || !strcmp(name[i], "generation_config.json");
+            if (weights || beside) stage_import_file(dir, name[i], add, ud);
+            found += weights;
+        }
+        io_free_list(name, n);
+    }
+    if (found == 0) stage_import_file(dir, "model.safetensors", add, ud);
+}
+
 static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
     stage_list_files(&c->data.pretrain, add, ud);
-    if (!c->model.import[0]) return;
-    stage_import_file(c->model.import, "config.json", add, ud);
-    stage_import_file(c->model.import, "model.safetensors", add, ud);
+    if (c->model.path[0]) import_files(c->model.path, add, ud);
 }
 
 const Stage stage_pretrain = {.name = "pretrain",
-                              .help = "language modelling on text, from random weights or model.import",
+                              .help = "language modelling on text, from random weights or model.path",
                               .version = 1,
                               .needs = {"world", "tokenizer"},
                               .section = {"pretrain.", "model.", "data.max_rows", "data.pretrain"},

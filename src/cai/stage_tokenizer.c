@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/io.h"
+#include "cai/add_sentinels.h"
 #include "cai/stages.h"
 
 typedef struct {
@@ -52,11 +53,15 @@ static bool train(const StageCtx *ctx, Str *json, Error *err) {
 static bool run(const StageCtx *ctx, Error *err) {
     const RunConfig *c = ctx->cfg;
     Str json = {0}, path = {0};
-    const char *import = c->tokenizer.import[0] ? c->tokenizer.import : c->model.import;
+    const char *import = c->tokenizer.import[0] ? c->tokenizer.import : c->model.path;
     bool ok;
     if (import[0]) {
+        int n_new = 0;
         path_join(&path, import, "tokenizer.json");
-        ok = io_read_file(&json, io_is_dir(import) ? str_get(&path) : import, (size_t)256 << 20, err);
+        if (!io_is_dir(import)) path_join(&path, "", import);
+        ok = io_read_file(&json, str_get(&path), (size_t)256 << 20, err) &&
+             add_sentinels(&json, &n_new, str_get(&path), err);
+        if (ok && n_new > 0) log_info(ctx->log, "%d special tokens of the method added to %s", n_new, str_get(&path));
     } else
         ok = train(ctx, &json, err);
     path_join(&path, ctx->output, "tokenizer.json");
@@ -76,7 +81,7 @@ static bool run(const StageCtx *ctx, Error *err) {
 }
 
 static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
-    const char *import = c->tokenizer.import[0] ? c->tokenizer.import : c->model.import;
+    const char *import = c->tokenizer.import[0] ? c->tokenizer.import : c->model.path;
     if (import[0]) {
         stage_import_file(import, io_is_dir(import) ? "tokenizer.json" : "", add, ud);
         return;
@@ -91,6 +96,6 @@ const Stage stage_tokenizer = {
     .help = "train the byte-level BPE tokenizer, or import one",
     .version = 1,
     .needs = {"world"},
-    .section = {"tokenizer.", "model.import", "data.pretrain", "data.sft", "data.format", "data.max_rows"},
+    .section = {"tokenizer.", "model.path", "data.pretrain", "data.sft", "data.format", "data.max_rows"},
     .files = files,
     .run = run};

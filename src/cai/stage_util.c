@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "base/io.h"
+#include "cai/hf_folder.h"
 
 const char *stage_input(const StageCtx *ctx, const char *name) {
     for (int i = 0; i < STAGE_MAX_NEEDS && ctx->stage->needs[i]; i++)
@@ -128,15 +129,48 @@ void stage_net_close(StageNet *n) {
     n->open = false;
 }
 
+void stage_warn_notes(Log *log, const char *dir, const char *note) {
+    for (size_t n; (n = strcspn(note, "\n")) > 0; note += n + (note[n] != 0))
+        log_warn(log, "%s: %.*s", dir, (int)n, note);
+}
+
+static bool is_eos(const ModelTokens *t, int id) {
+    for (int i = 0; i < t->n_eos; i++)
+        if (t->eos[i] == id) return true;
+    return false;
+}
+
+static void name_tokens(ModelTokens *t, const Chat *chat) {
+    int end = chat->id[SENT_END];
+    if (t->bos < 0) t->bos = chat->id[SENT_ENDOFTEXT];
+    if (t->n_eos == 0 || t->eos[0] != end) {
+        ModelTokens old = *t;
+        t->n_eos = 0;
+        t->eos[t->n_eos++] = end;
+        for (int i = 0; i < old.n_eos && t->n_eos < MODEL_MAX_EOS; i++)
+            if (old.eos[i] != end) t->eos[t->n_eos++] = old.eos[i];
+    }
+    if (t->pad < 0 || t->pad == t->bos || is_eos(t, t->pad)) t->pad = chat->id[SENT_MASK];
+}
+
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err) {
     Str from = {0}, to = {0};
+    StageText text = {0};
+    Model *m = net.trunk;
+    bool ok = stage_text_open(&text, text_dir, err);
     path_join(&to, ctx->output, "model");
-    bool ok = io_make_dirs(str_get(&to), err) && net_save(net, str_get(&to), err);
+    if (ok) {
+        name_tokens(&m->tokens, &text.chat);
+        m->cfg.eos_id = m->tokens.eos[0];
+        HfExtras x = {.tok = text.tok, .tokens = m->tokens, .max_seq = m->cfg.max_seq};
+        ok = net_save(net, str_get(&to), err) && hf_extras_write(str_get(&to), &x, err);
+    }
     if (ok) {
         path_join(&from, text_dir, "tokenizer.json");
         path_join(&to, ctx->output, "model/tokenizer.json");
         ok = io_copy_file(str_get(&from), str_get(&to), err);
     }
+    stage_text_close(&text);
     str_release(&from);
     str_release(&to);
     return ok;

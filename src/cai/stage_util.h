@@ -29,7 +29,10 @@ typedef struct { Model m; Head h; Net net; bool open; } StageNet;   /* not copie
 /* dir/model of a stage. kind SCORE opens score.weight. grads: for training. */
 bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err);
 void stage_net_close(StageNet *n);
-/* Writes output/model: weights, config.json and the tokenizer of text_dir. */
+/* Lines of Model.note as warnings. */
+void stage_warn_notes(Log *log, const char *dir, const char *note);
+/* Writes output/model: weights, config.json, the tokenizer of text_dir and what other programs look for beside them. The
+ * ids it names: the dialogue's end ends a text, <|mask|> pads unless another id can: padding must never be an id of text. */
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err);
 
 /* Steps, schedule and optimizer from the keys; packs in one epoch decide steps when keys->steps is 0. */

@@ -27,6 +27,12 @@ static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, Types t, int
     if (mean) a->mean1 = tensor_place(mem, real, n, 1);
     a->rstd1 = tensor_place(mem, real, n, 1);
     a->h1 = tensor_place(mem, dtype, n, c->d_model);
+    if (c->qk_norm) {
+        a->q_raw = tensor_place(mem, real, n, n_q);
+        a->k_raw = tensor_place(mem, real, n, n_kv);
+        a->q_rstd = tensor_place(mem, real, n * c->n_head, 1);
+        a->k_rstd = tensor_place(mem, real, n * c->n_kv_head, 1);
+    }
     a->q = tensor_place(mem, t.attn, n, n_q);
     a->k = tensor_place(mem, t.attn, n, n_kv);
     a->v = tensor_place(mem, t.attn, n, n_kv);
@@ -125,7 +131,8 @@ static void place_seen(const Acts *a, SeenActs *s, Arena *mem, int64_t n) {
     } all[] = {{&s->q, n_q},  {&s->k, n_kv},  {&s->v, n_kv},  {&s->o, n_q},  {&s->lse, c->n_head},
                {&s->dq, n_q}, {&s->dk, n_kv}, {&s->dv, n_kv}, {&s->d_o, n_q}};
     int used = a->keep == KEEP_NONE ? 5 : COUNT_OF(all);
-    for (int i = 0; i < used; i++) *all[i].t = tensor_place(mem, all[i].t == &s->lse ? a->be->real : a->attn, n, all[i].cols);
+    for (int i = 0; i < used; i++)
+        *all[i].t = tensor_place(mem, all[i].t == &s->lse ? a->be->real : a->attn, n, all[i].cols);
 }
 
 bool acts_share(Acts *a, int n_seen, Error *err) {
@@ -163,6 +170,8 @@ void acts_resize(Acts *a, const Batch *b) {
         for (int i = 0; i < COUNT_OF(first); i++) first[i]->rows = n_tok;
         for (int i = 0; i < COUNT_OF(second); i++) second[i]->rows = l + 1 == a->cfg.n_layer ? n_row : n_tok;
         x->o_row.rows = n_row;
+        x->q_raw.rows = x->k_raw.rows = n_tok;
+        x->q_rstd.rows = (int64_t)n_tok * a->cfg.n_head, x->k_rstd.rows = (int64_t)n_tok * a->cfg.n_kv_head;
     }
     BlockGrads *g = &a->grad;
     Tensor *by_tok[] = {&a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate, &g->dx_in};

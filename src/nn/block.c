@@ -4,10 +4,10 @@
  * --(+)-- x_out
  *          +-------------------------------------------------+ +------------------------------------------+
  *
- * Llama and GPT-2 differ in which parameters are empty tensors and in three fields of the configuration; no family is
- * asked. Nothing here knows whether it trains: which activations survive the call is decided by how acts.c placed them.
- * In the last block what follows attention runs on the rows that the head reads: a gather stands before wo, and where
- * no row is chosen the block only fills the cache.
+ * Families differ in which parameters are empty tensors and in a few fields of the configuration; no family is asked.
+ * Between q, k and "rotate" stand their own norms where the model has them. Nothing here knows whether it trains: which
+ * activations survive the call is decided by how acts.c placed them. In the last block what follows attention runs on
+ * the rows that the head reads: a gather stands before wo, and where no row is chosen the block only fills the cache.
  *
  * Under KEEP_NONE x, x_mid and x_out are the same memory and the copies below vanish; the bits stay the same, because
  * linear_fwd adds the residual last. */
@@ -45,9 +45,9 @@ static void linear_residual(Backend *be, LinearOut out, Tensor residual, Tensor 
 }
 
 /* The batch says who is there, the model how far back anybody looks. */
-static AttnSeqs seen_by(const Model *m, const Batch *b) {
+static AttnSeqs seen_by(const Model *m, int layer, const Batch *b) {
     AttnSeqs s = b->seqs;
-    s.window = s.causal ? m->cfg.window : 0;
+    s.window = s.causal ? model_config_window(&m->cfg, layer) : 0;
     return s;
 }
 
@@ -58,10 +58,10 @@ static Tensor as_input(const Model *m, Tensor half, Tensor t) {
     return half;
 }
 
-static void attend(const Model *m, const BlockActs *a, Tensor k, Tensor v, const Batch *b) {
+static void attend(const Model *m, int layer, const BlockActs *a, Tensor k, Tensor v, const Batch *b) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
-    AttnSeqs seqs = seen_by(m, b);
+    AttnSeqs seqs = seen_by(m, layer, b);
     int d_head = m->cfg.d_head;
     const SeenActs *s = a->seen;
     if (!b->seen) {
@@ -77,10 +77,10 @@ static void attend(const Model *m, const BlockActs *a, Tensor k, Tensor v, const
 }
 
 /* A row that many sequences see gets the sum of its gradients; as a query it has one, at home. */
-static void attend_backward(const Model *m, const BlockActs *a, const BlockGrads *g, const Batch *b) {
+static void attend_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, const Batch *b) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
-    AttnSeqs seqs = seen_by(m, b);
+    AttnSeqs seqs = seen_by(m, layer, b);
     int d_head = m->cfg.d_head;
     const SeenActs *s = a->seen;
     if (!b->seen) {
@@ -102,22 +102,33 @@ static void attend_backward(const Model *m, const BlockActs *a, const BlockGrads
     op->scatter_add_rows(be, g->dv, s->dv, b->seen);
 }
 
-/* Rotates, and writes what a cache is for. */
-static void place_keys(const Model *m, const BlockActs *a, Tensor k, Tensor v, const Batch *b, bool cached) {
+/* (N, heads*D) as (N*heads, D). */
+static Tensor by_head(const Model *m, Tensor t) {
+    return tensor_over(t.data, t.dtype, t.rows * (t.cols / m->cfg.d_head), m->cfg.d_head);
+}
+
+static void turn(const Model *m, Tensor q, Tensor k, const Batch *b, bool inverse) {
     Backend *be = m->be;
-    const BackendOps *op = be->op;
-    bool turns = m->cfg.pos == POS_ROPE;
-    if (turns && cached && op->rope_kv) {
-        op->rope_kv(be, a->q, a->k, a->v, k, v, b->kv_row, b->pos, m->freq, m->cfg.d_head);
+    if (m->cfg.pos != POS_ROPE) return;
+    be->op->rope(be, q, b->pos, m->freq, m->cfg.d_head, inverse);
+    be->op->rope(be, k, b->pos, m->freq, m->cfg.d_head, inverse);
+    if (m->rope_attention == 1) return;
+    be->op->scale(be, q, m->rope_attention);
+    be->op->scale(be, k, m->rope_attention);
+}
+
+/* Turns, and writes what a cache is for. */
+static void place_keys(const Model *m, const BlockActs *a, Tensor k, Tensor v, const Batch *b, bool cached) {
+    const BackendOps *op = m->be->op;
+    bool plain = m->cfg.pos == POS_ROPE && m->rope_attention == 1;
+    if (plain && cached && op->rope_kv) {
+        op->rope_kv(m->be, a->q, a->k, a->v, k, v, b->kv_row, b->pos, m->freq, m->cfg.d_head);
         return;
     }
-    if (turns) {
-        op->rope(be, a->q, b->pos, m->freq, m->cfg.d_head, false);
-        op->rope(be, a->k, b->pos, m->freq, m->cfg.d_head, false);
-    }
+    turn(m, a->q, a->k, b, false);
     if (!cached) return;
-    op->scatter_rows(be, k, a->k, b->kv_row);
-    op->scatter_rows(be, v, a->v, b->kv_row);
+    op->scatter_rows(m->be, k, a->k, b->kv_row);
+    op->scatter_rows(m->be, v, a->v, b->kv_row);
 }
 
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
@@ -128,12 +139,17 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     bool last = layer + 1 == c->n_layer;
 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
-    const LinearOut qkv[] = {{a->q, w->wq, w->bq, s->wq}, {a->k, w->wk, w->bk, s->wk}, {a->v, w->wv, w->bv, s->wv}};
+    Tensor q_out = c->qk_norm ? a->q_raw : a->q, k_out = c->qk_norm ? a->k_raw : a->k;
+    const LinearOut qkv[] = {{q_out, w->wq, w->bq, s->wq}, {k_out, w->wk, w->bk, s->wk}, {a->v, w->wv, w->bv, s->wv}};
     op->linear_fwd(be, qkv, 3, a->h1, false);
+    if (c->qk_norm) {
+        op->rmsnorm_fwd(be, by_head(m, a->q), a->q_rstd, by_head(m, q_out), w->q_norm, (float)c->norm_eps);
+        op->rmsnorm_fwd(be, by_head(m, a->k), a->k_rstd, by_head(m, k_out), w->k_norm, (float)c->norm_eps);
+    }
     Tensor k = kv ? kv->k[layer] : a->k, v = kv ? kv->v[layer] : a->v;
     place_keys(m, a, k, v, b, kv != NULL);
     if (last && b->n_row == 0) return;
-    attend(m, a, k, v, b);
+    attend(m, layer, a, k, v, b);
     if (last) {
         op->gather_rows(be, a->o_row, a->o, b->row);
         op->gather_rows(be, a->x_mid, a->x, b->row);
@@ -142,7 +158,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     linear_residual(be, (LinearOut){a->x_mid, w->wo, w->bo, s->wo}, last ? a->x_mid : a->x, o);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
-    const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, none, s->w_gate}};
+    const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, w->b_gate, s->w_gate}};
     op->linear_fwd(be, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
     if (c->mlp == MLP_SWIGLU) {
         op->swiglu_fwd(be, a->act, a->gate, a->up);
@@ -173,7 +189,7 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
         op->swiglu_bwd(be, dgate, dup, dup, a->gate, a->up);
     else
         op->gelu_bwd(be, dup, dup, a->up, c->gelu);
-    const LinearGrad up_gate[] = {{dup, w->w_up, d->w_up, d->b_up}, {dgate, w->w_gate, d->w_gate, none}};
+    const LinearGrad up_gate[] = {{dup, w->w_up, d->w_up, d->b_up}, {dgate, w->w_gate, d->w_gate, d->b_gate}};
     op->linear_bwd(be, dh, up_gate, gated ? 2 : 1, a->h2, false);
     norm_backward(m, dy, d->mlp_norm, d->mlp_norm_b, dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
 
@@ -185,12 +201,17 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
         op->zero(be, dx);
         op->scatter_rows(be, dx, dy, b->row);
     }
-    attend_backward(m, a, g, b);
-    if (c->pos == POS_ROPE) {
-        op->rope(be, g->dq, b->pos, m->freq, c->d_head, true);
-        op->rope(be, g->dk, b->pos, m->freq, c->d_head, true);
+    attend_backward(m, layer, a, g, b);
+    turn(m, g->dq, g->dk, b, true);
+    Tensor dq = g->dq, dk = g->dk, dv = in_place(m, g->dv);
+    if (c->qk_norm) { /* d_o is free by now, and so is dq in its turn */
+        dq = g->d_o, dk = tensor_over(g->dq.data, g->dq.dtype, g->dk.rows, g->dk.cols);
+        op->rmsnorm_bwd(be, by_head(m, dq), d->q_norm, by_head(m, g->dq), by_head(m, a->q_raw), w->q_norm, a->q_rstd,
+                        false);
+        op->rmsnorm_bwd(be, by_head(m, dk), d->k_norm, by_head(m, g->dk), by_head(m, a->k_raw), w->k_norm, a->k_rstd,
+                        false);
     }
-    Tensor dq = in_place(m, g->dq), dk = in_place(m, g->dk), dv = in_place(m, g->dv);
+    dq = in_place(m, dq), dk = in_place(m, dk);
     const LinearGrad qkv[] = {{dq, w->wq, d->wq, d->bq}, {dk, w->wk, d->wk, d->bk}, {dv, w->wv, d->wv, d->bv}};
     op->linear_bwd(be, g->dh, qkv, 3, a->h1, false);
     norm_backward(m, dx, d->attn_norm, d->attn_norm_b, g->dh, a->x, w->attn_norm, a->mean1, a->rstd1);

@@ -74,6 +74,8 @@ bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Erro
     *m = (Model){0};
     if (!model_config_check(cfg, err)) return false;
     m->be = be, m->cfg = *cfg, m->dtype = be->dtype, m->version = 1;
+    m->rope_attention = rope_attention(cfg);
+    model_tokens_init(&m->tokens, cfg->eos_id);
     if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
     if (grads) {
         if (!params_open(&m->dw, &m->grads, be, be->real, cfg, "gradients", err)) goto fail;
@@ -83,7 +85,7 @@ bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Erro
     }
     if (cfg->pos == POS_ROPE) {
         m->freq = mem_alloc((size_t)(cfg->d_head / 2) * sizeof *m->freq);
-        for (int j = 0; j < cfg->d_head / 2; j++) m->freq[j] = pow(cfg->rope_theta, -2.0 * j / cfg->d_head);
+        rope_frequencies(m->freq, cfg);
     }
     return true;
 fail:

@@ -13,25 +13,46 @@
 #define DIKAST_NN_MODEL_H
 
 #include "base/rng.h"
+#include "base/str.h"
 #include "tensor/backend.h"
 
 typedef enum { NORM_RMS, NORM_LAYER } NormKind;
 typedef enum { POS_ROPE, POS_LEARNED } PosKind;
 typedef enum { MLP_SWIGLU, MLP_GELU } MlpKind;
-typedef enum { FAMILY_LLAMA, FAMILY_GPT2, FAMILY_COUNT } Family;
+typedef enum { FAMILY_LLAMA, FAMILY_GPT2, FAMILY_MISTRAL, FAMILY_QWEN2, FAMILY_QWEN3, FAMILY_COUNT } Family;
 
-typedef struct {            /* a family is a setting of these; family.c reads and writes config.json */
+/* How RoPE's frequencies f_j = theta^(-2j/D) are changed for contexts longer than those trained on (rope.c). */
+typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN } RopeKind;
+typedef struct {            /* zeroed: plain */
+    RopeKind kind;
+    bool no_truncate;       /* yarn: ends of the ramp are not rounded to whole pairs */
+    double factor;          /* all but plain */
+    double original;        /* llama3, yarn: context trained on */
+    double low, high;       /* llama3: pairs that turn less often than low over it are divided, more than high kept */
+    double beta_fast, beta_slow;    /* yarn: turns over it at the ends of the ramp */
+    double attention;       /* yarn: cos and sin are multiplied by it; 0: 0.1 ln(factor) + 1 */
+} RopeScaling;
+
+enum { MODEL_MAX_LAYER = 1024 };
+typedef struct {            /* a family is a setting of these; family_config.c reads and writes config.json */
     Family family;          /* names in files only; no arithmetic asks it */
     int n_layer, n_head, n_kv_head, d_model, d_head, d_ff, n_vocab, max_seq;
     int window;             /* positions a causal pass looks back, the query's own included; 0: all */
+    uint32_t unwindowed[MODEL_MAX_LAYER / 32];  /* bit l: layer l looks back over everything all the same */
     NormKind norm;
     PosKind pos;
     MlpKind mlp;
     GeluKind gelu;
     bool qkv_bias, out_bias, mlp_bias, tied;
+    bool qk_norm;           /* each head of q and k has an RMSNorm of its own before rotation */
     double rope_theta, norm_eps;
+    RopeScaling rope;
     int eos_id;             /* written as eos_token_id; -1: none */
 } ModelConfig;
+
+/* Ids that a model folder names for those who generate or pad; -1: none. */
+enum { MODEL_MAX_EOS = 8 };
+typedef struct { int bos, pad, n_eos, eos[MODEL_MAX_EOS]; } ModelTokens;
 
 typedef struct {
 #define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use) Tensor field;
@@ -81,6 +102,9 @@ typedef struct Model {
     BlockParams *scale;         /* (n_layer): of 8-bit matrices, (1, rows) each; empty tensors otherwise, NULL: none has */
     Arena params, grads;
     double *freq;               /* RoPE frequencies, (d_head/2) */
+    double rope_attention;      /* yarn: q and k are multiplied by it when turned; else 1 */
+    ModelTokens tokens;         /* read from the folder, written with it */
+    Str note;                   /* what is strange in the folder it came from, a line each: values that are not finite */
 } Model;
 
 /* LM: V outputs, weight tied to wte or lm_head.weight. SCORE: n_out outputs, score.weight (n_out, C), no bias. */
@@ -104,9 +128,11 @@ typedef struct KvCache {        /* per layer keys and values; row = page * page_
     Arena mem;
 } KvCache;
 
-/* -- configuration and files (family.c, model_io.c) ---------------------------------------------------------------- */
+/* -- configuration and files (family*.c, model_*.c) ---------------------------------------------------------------- */
 bool model_config_check(const ModelConfig *c, Error *err);                      /* ERR_CONFIG naming the field */
 bool model_config_read(ModelConfig *c, const char *dir, Error *err);            /* dir/config.json */
+bool model_config_parse(ModelConfig *c, const char *json, size_t n, const char *name, Error *err);  /* the fuzz entry */
+int model_config_window(const ModelConfig *c, int layer);                       /* of one layer */
 int64_t model_config_params(const ModelConfig *c);                              /* count, head included once if untied */
 /* Weight matrices that take part in a product, for FLOP counts: 6*this + 12*L*d*T per token when training. */
 int64_t model_config_matmul_params(const ModelConfig *c);
@@ -120,8 +146,17 @@ void model_release(Model *m);
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
 void head_release(Head *h);
-bool net_save(Net n, const char *dir, Error *err);      /* config.json + model.safetensors, atomic each; F32,
-                                                           BF16 matrices and tables of a BF16 model */
+/* config.json + model.safetensors, or shards of at most `shard` bytes and their index when there is more; each file atomic.
+ * Shards of an earlier save are removed. */
+typedef struct {
+    const char *dtype;      /* of every tensor: "F32", "BF16", "F16"; NULL: as it is, F32 or BF16, ref's rounded to F32 */
+    int64_t shard;          /* 0: 5e9 */
+} SaveOptions;
+bool net_save(Net n, const char *dir, Error *err);
+bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err);
+/* More rows of embedding and head, in place: new ones near the mean of the old, drawn from seed. HEAD_LM. On failure
+ * nothing has changed. */
+bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err);
 /* Equal shapes, except that `to` may have fewer layers: it gets the first ones. Heads are copied where both nets have one
  * (of one kind); leave the head NULL to copy a trunk only. Raises to.trunk->version. */
 bool net_copy_weights(Net to, Net from, Error *err);

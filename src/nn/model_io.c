@@ -1,8 +1,10 @@
-/* nn/model_io.c — model directories: config.json and model.safetensors, or the shards that model.safetensors.index.json
- * lists. Loading is strict, because the usual alternative (fill what is missing with random numbers and go on) costs
- * days: a missing, surplus or mis-shaped tensor is an error that names it. F32 is taken as it is, BF16 and F16 are
- * widened. */
+/* nn/model_io.c — reading model directories: config.json and model.safetensors, or the shards that
+ * model.safetensors.index.json lists. Loading is strict, because the usual alternative (fill what is missing with
+ * random numbers and go on) costs days: a missing, surplus, misplaced or mis-shaped tensor is an error that names it.
+ * Files are mapped, a tensor's bytes are touched once, a panel at a time, and given back. */
 #include "nn/nn_int.h"
+
+#include "nn/convert.h"
 
 #include "base/json.h"
 
@@ -20,7 +22,7 @@ static bool in_range(const char *name, int64_t v, int64_t max, Error *err) {
 
 bool model_config_check(const ModelConfig *c, Error *err) {
     if ((int)c->family < 0 || c->family >= FAMILY_COUNT) return error_set(err, ERR_CONFIG, "model: unknown family");
-    if (!in_range("n_layer", c->n_layer, 4096, err) || !in_range("n_head", c->n_head, 4096, err) ||
+    if (!in_range("n_layer", c->n_layer, MODEL_MAX_LAYER, err) || !in_range("n_head", c->n_head, 4096, err) ||
         !in_range("n_kv_head", c->n_kv_head, 4096, err) || !in_range("d_model", c->d_model, 1 << 17, err) ||
         !in_range("d_head", c->d_head, 4096, err) || !in_range("d_ff", c->d_ff, 1 << 20, err) ||
         !in_range("n_vocab", c->n_vocab, 1 << 24, err) || !in_range("max_seq", c->max_seq, 1 << 24, err) ||
@@ -33,6 +35,13 @@ bool model_config_check(const ModelConfig *c, Error *err) {
         return error_set(err, ERR_CONFIG, "model: d_head %d must be even, RoPE turns pairs", c->d_head);
     if (c->pos == POS_ROPE && !(c->rope_theta > 0 && c->rope_theta < 1e15))
         return error_set(err, ERR_CONFIG, "model: rope_theta %g must be positive", c->rope_theta);
+    const RopeScaling *r = &c->rope;
+    bool scaled = r->kind == ROPE_PLAIN || (r->factor > 0 && r->factor < 1e9);
+    if (r->kind == ROPE_LLAMA3 || r->kind == ROPE_YARN) scaled = scaled && r->original > 0;
+    if (r->kind == ROPE_LLAMA3) scaled = scaled && r->low > 0 && r->high > r->low;
+    if (r->kind == ROPE_YARN) scaled = scaled && r->beta_fast > 0 && r->beta_slow > 0 && c->rope_theta != 1;
+    if (!scaled) return error_set(err, ERR_CONFIG, "model: the scaling of RoPE is incomplete or out of range");
+    if (c->window < 0) return error_set(err, ERR_CONFIG, "model: window %d, expected 0 or more", c->window);
     if (!(c->norm_eps > 0 && c->norm_eps < 1))
         return error_set(err, ERR_CONFIG, "model: norm_eps %g, expected between 0 and 1", c->norm_eps);
     if (c->eos_id < -1 || c->eos_id >= c->n_vocab)
@@ -43,61 +52,101 @@ bool model_config_check(const ModelConfig *c, Error *err) {
 /* -- the files of a directory ---------------------------------------------------------------------------------------
  */
 
+enum { MAX_SHARDS = 100000 };
+
 typedef struct {
     StFile *file;
-    int n;
+    const char **name; /* (n) below the folder; in index */
+    int n, cap;
+    Json *index; /* NULL: one file */
 } Shards;
 
 static void shards_close(Shards *s) {
     for (int i = 0; i < s->n; i++) st_close(&s->file[i]);
     free(s->file);
+    free(s->name);
+    json_release(s->index);
     *s = (Shards){0};
 }
 
 static bool add_shard(Shards *s, const char *dir, const char *name, Error *err) {
     if (strchr(name, '/')) return error_set(err, ERR_FORMAT, "shard '%.80s' lies outside the folder", name);
+    if (s->n == MAX_SHARDS) return error_set(err, ERR_FORMAT, "more than %d shards", MAX_SHARDS);
     Str path = {0};
     str_printf(&path, "%s/%s", dir, name);
-    s->file = mem_grow(s->file, (size_t)(s->n + 1) * sizeof *s->file);
+    if (s->n == s->cap) {
+        s->cap = s->cap ? 2 * s->cap : 8;
+        s->file = mem_grow(s->file, (size_t)s->cap * sizeof *s->file);
+        s->name = mem_grow(s->name, (size_t)s->cap * sizeof *s->name);
+    }
     bool ok = st_open(&s->file[s->n], path.s, err);
-    if (ok) s->n++;
+    if (ok) s->name[s->n++] = name;
     str_release(&path);
     return ok;
+}
+
+static int find_shard(const Shards *s, const char *name) {
+    for (int i = s->n; i-- > 0;)
+        if (strcmp(s->name[i], name) == 0) return i;
+    return -1;
+}
+
+/* Every tensor is where the index says, and the index knows every tensor. */
+static bool check_index(const Shards *s, const Json *map, Error *err) {
+    for (int i = 0; i < json_len(map); i++) {
+        const Json *node;
+        const char *tensor = json_key_at(map, i, &node), *name = json_str(node, NULL);
+        if (!st_find(&s->file[find_shard(s, name)], tensor))
+            return error_set(err, ERR_FORMAT, "tensor '%.200s' is missing: the index places it in %.80s", tensor, name);
+    }
+    for (int i = 0; i < s->n; i++)
+        for (int k = 0; k < s->file[i].n; k++) {
+            const char *tensor = s->file[i].entry[k].name, *name = json_str(json_get(map, tensor), NULL);
+            if (!name || strcmp(name, s->name[i]) != 0)
+                return error_set(err, ERR_FORMAT, "tensor '%.200s' of %.80s is %s in the index", tensor, s->name[i],
+                                 name ? "placed in another file" : "missing");
+        }
+    return true;
 }
 
 static bool read_index(Shards *s, const char *dir, const char *path, Error *err) {
-    Json *root = NULL;
-    if (!json_read_file(&root, path, 0, err)) return false;
-    const Json *map = json_get(root, "weight_map");
+    if (!json_read_file(&s->index, path, JSON_INT_AS_REAL, err)) return false;
+    const Json *map = json_get(s->index, "weight_map");
     bool ok = map && json_kind(map) == JSON_OBJ;
-    if (!ok) error_set(err, ERR_FORMAT, "%s: 'weight_map' is missing or not an object", path);
-    const char **seen = mem_alloc(((size_t)json_len(map) + 1) * sizeof *seen);
-    int n_seen = 0;
+    if (!ok) error_set(err, ERR_FORMAT, "'weight_map' is missing or not an object");
     for (int i = 0; ok && i < json_len(map); i++) {
         const Json *node;
         const char *tensor = json_key_at(map, i, &node), *name = json_str(node, NULL);
-        if (!name) {
-            ok = error_set(err, ERR_FORMAT, "%s: '%.80s' names no file", path, tensor);
-            break;
-        }
-        bool known = false;
-        for (int k = n_seen; !known && k-- > 0;) known = strcmp(seen[k], name) == 0;
-        if (known) continue;
-        seen[n_seen++] = name;
-        ok = add_shard(s, dir, name, err);
+        if (!name)
+            ok = error_set(err, ERR_FORMAT, "'%.80s' names no file", tensor);
+        else if (find_shard(s, name) < 0)
+            ok = add_shard(s, dir, name, err);
     }
-    free(seen);
-    json_release(root);
-    return ok;
+    ok = ok && check_index(s, map, err);
+    return ok || error_wrap(err, "%s", path);
 }
 
+/* One file wins over an index, as for the library that made the layout. */
 static bool shards_open(Shards *s, const char *dir, Error *err) {
     *s = (Shards){0};
-    Str path = {0};
-    str_printf(&path, "%s/model.safetensors.index.json", dir);
-    bool ok = io_exists(path.s) ? read_index(s, dir, path.s, err) : add_shard(s, dir, "model.safetensors", err);
+    Str one = {0}, index = {0}, old = {0};
+    str_printf(&one, "%s/model.safetensors", dir);
+    str_printf(&index, "%s/model.safetensors.index.json", dir);
+    str_printf(&old, "%s/pytorch_model.bin", dir);
+    bool ok;
+    if (!io_exists(one.s) && io_exists(index.s))
+        ok = read_index(s, dir, index.s, err);
+    else if (!io_exists(one.s) && io_exists(old.s))
+        ok = error_set(err, ERR_FORMAT,
+                       "%s: pickled weights are not read: save the model again with "
+                       "save_pretrained(folder, safe_serialization=True)",
+                       old.s);
+    else
+        ok = add_shard(s, dir, "model.safetensors", err);
     if (!ok) shards_close(s);
-    str_release(&path);
+    str_release(&one);
+    str_release(&index);
+    str_release(&old);
     return ok;
 }
 
@@ -115,52 +164,6 @@ static const StEntry *find_tensor(const Shards *s, const char *name, const char 
 /* -- loading --------------------------------------------------------------------------------------------------------
  */
 
-static uint32_t load_u(const unsigned char *p, int bytes) {
-    uint32_t v = 0;
-    for (int i = bytes - 1; i >= 0; i--) v = v << 8 | p[i];
-    return v;
-}
-
-static float from_bits(uint32_t bits) {
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-static float half_to_float(uint32_t h) {
-    uint32_t sign = (h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
-    if (exponent == 31) return from_bits(sign | 0x7f800000u | fraction << 13);
-    if (exponent > 0) return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
-    float tiny = (float)fraction * 0x1p-24f; /* subnormal: fraction * 2^-24, exact */
-    return sign ? -tiny : tiny;
-}
-
-typedef enum { LOAD_F32, LOAD_BF16, LOAD_F16 } LoadKind;
-
-static LoadKind load_kind(const StEntry *e) {
-    if (strcmp(e->dtype, "F32") == 0) return LOAD_F32;
-    return strcmp(e->dtype, "BF16") == 0 ? LOAD_BF16 : LOAD_F16;
-}
-
-/* out[i] = element from + i * stride of the file's tensor, which need not be aligned. */
-static void load_run(float *out, const unsigned char *data, LoadKind kind, int64_t from, int64_t stride, int64_t n) {
-    const unsigned char *p = data + from * (kind == LOAD_F32 ? 4 : 2);
-    switch (kind) {
-    case LOAD_F32:
-        if (stride == 1)
-            memcpy(out, p, (size_t)n * sizeof *out);
-        else
-            for (int64_t i = 0; i < n; i++) memcpy(out + i, p + 4 * i * stride, 4);
-        break;
-    case LOAD_BF16:
-        for (int64_t i = 0; i < n; i++) out[i] = from_bits(load_u(p + 2 * i * stride, 2) << 16);
-        break;
-    case LOAD_F16:
-        for (int64_t i = 0; i < n; i++) out[i] = half_to_float(load_u(p + 2 * i * stride, 2));
-        break;
-    }
-}
-
 static bool check_entry(const StEntry *e, const int64_t *dim, int n_dim, Error *err) {
     bool same = e->n_dim == n_dim;
     for (int i = 0; same && i < n_dim; i++) same = e->dim[i] == dim[i];
@@ -168,20 +171,20 @@ static bool check_entry(const StEntry *e, const int64_t *dim, int n_dim, Error *
         Str found = {0}, wanted = {0};
         for (int i = 0; i < e->n_dim; i++) str_printf(&found, "%s%lld", i ? ", " : "", (long long)e->dim[i]);
         for (int i = 0; i < n_dim; i++) str_printf(&wanted, "%s%lld", i ? ", " : "", (long long)dim[i]);
-        error_set(err, ERR_FORMAT, "tensor '%s': shape [%s], expected [%s]", e->name, str_get(&found),
+        error_set(err, ERR_FORMAT, "tensor '%s': shape [%.200s], expected [%s]", e->name, str_get(&found),
                   str_get(&wanted));
         str_release(&found);
         str_release(&wanted);
         return false;
     }
-    if (strcmp(e->dtype, "F32") != 0 && strcmp(e->dtype, "BF16") != 0 && strcmp(e->dtype, "F16") != 0)
-        return error_set(err, ERR_FORMAT, "tensor '%s': dtype %s is not supported, only F32, BF16 and F16", e->name,
+    if (element_of(e->dtype) == ELEM_COUNT)
+        return error_set(err, ERR_FORMAT,
+                         "tensor '%s': dtype %s is not supported, only F32, BF16, F16, F64 and integers", e->name,
                          e->dtype);
     return true;
 }
 
-/* File dimensions of a parameter's tensor: all parts of a fused one; a (1, C) row is a vector. */
-static int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t cols) {
+int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t cols) {
     if (rows == 1) {
         dim[0] = cols * f->n_part;
         return 1;
@@ -191,43 +194,79 @@ static int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t co
     return 2;
 }
 
-/* Where element (r, c) of a parameter lies in its file tensor. */
-static int64_t file_index(const FileName *f, int64_t rows, int64_t cols, int64_t r, int64_t c) {
-    if (rows == 1) return f->part * cols + c;
-    if (f->transposed) return c * (rows * f->n_part) + f->part * rows + r;
-    return (f->part * rows + r) * cols + c;
-}
+typedef struct {
+    Backend *be;
+    Tensor w;
+    const StEntry *e;
+    const FileName *f;
+    Element type;
+    float *host;            /* (threads, PANEL_ROWS * cols) */
+    int64_t *n_nan, *n_inf; /* (threads) */
+} LoadTensor;
 
 /* Panel by panel, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
-static void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f) {
-    float *host = mem_alloc((size_t)(PANEL_ROWS * w.cols) * sizeof *host);
-    LoadKind kind = load_kind(e);
-    int64_t stride = w.rows == 1 ? 1 : file_index(f, w.rows, w.cols, 0, 1) - file_index(f, w.rows, w.cols, 0, 0);
-    for (int64_t r = 0; r < w.rows; r += PANEL_ROWS) {
-        int64_t n = w.rows - r < PANEL_ROWS ? w.rows - r : PANEL_ROWS;
-        for (int64_t i = 0; i < n; i++)
-            load_run(host + i * w.cols, e->data, kind, file_index(f, w.rows, w.cols, r + i, 0), stride, w.cols);
-        tensor_set_f32(be, tensor_rows(w, r, n), host);
+static void load_panel(void *ud, int64_t tile, int thread) {
+    LoadTensor *job = ud;
+    Tensor w = job->w;
+    const FileName *f = job->f;
+    int64_t size = (int64_t)element_bytes(job->type), first = tile * PANEL_ROWS, nan, inf;
+    int64_t n = w.rows - first < PANEL_ROWS ? w.rows - first : PANEL_ROWS;
+    float *host = job->host + thread * PANEL_ROWS * w.cols;
+    if (!f->transposed || w.rows == 1) {
+        element_load(host, job->e->data + (f->part * w.rows + first) * w.cols * size, job->type, n * w.cols);
+    } else {
+        float column[PANEL_ROWS];
+        for (int64_t c = 0; c < w.cols; c++) {
+            element_load(column, job->e->data + (c * (w.rows * f->n_part) + f->part * w.rows + first) * size, job->type,
+                         n);
+            for (int64_t i = 0; i < n; i++) host[i * w.cols + c] = column[i];
+        }
     }
-    io_map_forget(e->data, e->bytes);
-    free(host);
+    count_nonfinite(&nan, &inf, host, n * w.cols);
+    job->n_nan[thread] += nan, job->n_inf[thread] += inf;
+    tensor_set_f32(job->be, tensor_rows(w, first, n), host);
+}
+
+void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note) {
+    /* Threads where tensors lie in host memory and rows of a panel belong together. */
+    Pool *pool = be->panels ? be->pool : NULL;
+    int64_t n_tile = (w.rows + PANEL_ROWS - 1) / PANEL_ROWS, nan = 0, inf = 0;
+    size_t n_thread = pool ? (size_t)pool_threads(pool) : 1;
+    LoadTensor job = {.be = be, .w = w, .e = e, .f = f, .type = element_of(e->dtype)};
+    job.host = mem_alloc(n_thread * (size_t)(PANEL_ROWS * w.cols) * sizeof *job.host);
+    job.n_nan = mem_alloc(2 * n_thread * sizeof *job.n_nan);
+    job.n_inf = job.n_nan + n_thread;
+    if (pool)
+        pool_for(pool, n_tile, load_panel, &job);
+    else
+        for (int64_t t = 0; t < n_tile; t++) load_panel(&job, t, 0);
+    for (size_t t = 0; t < n_thread; t++) nan += job.n_nan[t], inf += job.n_inf[t];
+    if (nan + inf > 0)
+        str_printf(note, "tensor '%s': %lld of %lld values are NaN, %lld infinite\n", e->name, (long long)nan,
+                   (long long)tensor_count(w), (long long)inf);
+    if (f->part == f->n_part - 1) io_map_forget(e->data, e->bytes);
+    free(job.host);
+    free(job.n_nan);
 }
 
 typedef struct {
     Model *m;
+    Family family;
     Shards *shards;
     const StEntry **used;
     int n_used;
+    const StEntry *wte;
     bool ok;
     Error *err;
 } LoadJob;
 
-static void load_one(void *ud, const ParamSlot *s) {
+/* Before anything of the model's size is allocated: a config.json may claim what no file holds. */
+static void check_one(void *ud, const ParamSlot *s) {
     LoadJob *job = ud;
     FileName f;
     if (!job->ok) return;
-    family_file_name(&f, job->m->cfg.family, s);
-    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->m->cfg.family));
+    family_file_name(&f, job->family, s);
+    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
     if (!e) {
         job->ok = error_set(job->err, ERR_FORMAT, "tensor '%s' is missing", f.name);
         return;
@@ -235,20 +274,22 @@ static void load_one(void *ud, const ParamSlot *s) {
     int64_t dim[2];
     int n_dim = file_dims(dim, &f, s->rows, s->cols);
     job->ok = check_entry(e, dim, n_dim, job->err);
-    if (!job->ok) return;
-    load_tensor(job->m->be, *s->w, e, &f);
+}
+
+static void load_one(void *ud, const ParamSlot *s) {
+    LoadJob *job = ud;
+    FileName f;
+    family_file_name(&f, job->family, s);
+    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
+    load_tensor(job->m->be, *s->w, e, &f, &job->m->note);
     if (f.part == 0) job->used[job->n_used++] = e;
+    if (s->number == PARAM_wte) job->wte = e;
 }
 
 /* A tied model's file may repeat the embeddings as lm_head.weight; anything else under that name would be ignored
  * weights. */
 static bool check_tied_head(const LoadJob *job, const StEntry *e) {
-    const StEntry *wte = NULL;
-    for (int i = 0; i < job->n_used; i++)
-        if (job->used[i]->n_dim == 2 && strstr(job->used[i]->name, "wte.weight")) wte = job->used[i];
-    for (int i = 0; i < job->n_used; i++)
-        if (strstr(job->used[i]->name, "embed_tokens.weight")) wte = job->used[i];
-    return wte && wte->bytes == e->bytes && memcmp(wte->data, e->data, e->bytes) == 0;
+    return job->wte->bytes == e->bytes && memcmp(job->wte->data, e->data, e->bytes) == 0;
 }
 
 static int by_pointer(const void *a, const void *b) {
@@ -289,14 +330,15 @@ bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err) 
     Shards shards;
     *m = (Model){0};
     if (!model_config_read(&c, dir, err) || !shards_open(&shards, dir, err)) return false;
-    LoadJob job = {.m = m, .shards = &shards, .err = err};
-    job.ok = model_alloc(m, be, &c, grads, err);
+    LoadJob job = {.m = m, .family = c.family, .shards = &shards, .ok = true, .err = err};
+    params_walk(&c, NULL, NULL, check_one, &job);
+    job.ok = job.ok && model_alloc(m, be, &c, grads, err);
     if (job.ok) {
         int n = 0;
         params_walk(&c, NULL, NULL, count_one, &n);
         job.used = mem_alloc((size_t)n * sizeof *job.used);
         params_walk(&c, &m->w, NULL, load_one, &job);
-        job.ok = job.ok && check_surplus(&job, err);
+        job.ok = model_tokens_read(&m->tokens, &m->note, dir, c.n_vocab, err) && check_surplus(&job, err);
         free(job.used);
     }
     shards_close(&shards);
@@ -320,91 +362,8 @@ bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Er
         int64_t dim[2] = {n_out > 0 ? n_out : 1, m->cfg.d_model};
         ok = check_entry(e, dim, 2, err) && head_params_open(h, m, kind, (int)dim[0], grads, err);
         /* file_index takes one row for a vector; with one output both are the same bytes */
-        if (ok) load_tensor(m->be, h->w, e, &f);
+        if (ok) load_tensor(m->be, h->w, e, &f, &m->note);
     }
     shards_close(&shards);
     return ok || error_wrap(err, "%s", dir);
-}
-
-/* -- saving ---------------------------------------------------------------------------------------------------------
- */
-
-typedef struct {
-    Net net;
-    Heap heap;
-    StOut *out;
-    int n;
-} SaveJob;
-
-/* Files hold F32, or BF16 where the weights are. */
-static StOut *add_output(SaveJob *job, const char *name, const int64_t *dim, int n_dim, DType dtype) {
-    bool half = dtype == DTYPE_BF16;
-    StOut *o = &job->out[job->n++];
-    *o = (StOut){.name = heap_strn(&job->heap, name, strlen(name)), .dtype = half ? "BF16" : "F32", .n_dim = n_dim};
-    o->bytes = half ? 2 : 4;
-    for (int i = 0; i < n_dim; i++) o->dim[i] = dim[i], o->bytes *= (size_t)dim[i];
-    o->data = heap_alloc(&job->heap, o->bytes);
-    return o;
-}
-
-static void store_tensor(Backend *be, StOut *o, Tensor w, const FileName *f) {
-    float *host = mem_alloc((size_t)tensor_count(w) * sizeof *host), *to = (float *)o->data;
-    uint16_t *half = (uint16_t *)o->data;
-    tensor_get_f32(be, host, w);
-    for (int64_t r = 0; r < w.rows; r++)
-        for (int64_t c = 0; c < w.cols; c++) {
-            int64_t at = file_index(f, w.rows, w.cols, r, c);
-            uint32_t bits;
-            memcpy(&bits, &host[r * w.cols + c], sizeof bits);
-            if (w.dtype == DTYPE_BF16)
-                half[at] = (uint16_t)(bits >> 16);
-            else
-                to[at] = host[r * w.cols + c];
-        }
-    free(host);
-}
-
-static void save_one(void *ud, const ParamSlot *s) {
-    SaveJob *job = ud;
-    FileName f;
-    family_file_name(&f, job->net.trunk->cfg.family, s);
-    StOut *o = NULL;
-    for (int i = job->n; f.part > 0 && !o && i-- > 0;)
-        if (strcmp(job->out[i].name, f.name) == 0) o = &job->out[i];
-    if (!o) {
-        int64_t dim[2];
-        int n_dim = file_dims(dim, &f, s->rows, s->cols);
-        o = add_output(job, f.name, dim, n_dim, s->w->dtype);
-    }
-    store_tensor(job->net.trunk->be, o, *s->w, &f);
-}
-
-bool net_save(Net n, const char *dir, Error *err) {
-    Model *m = n.trunk;
-    SaveJob job = {.net = n};
-    job.out = mem_alloc((size_t)net_visit(n, NULL, NULL) * sizeof *job.out);
-    params_walk(&m->cfg, &m->w, NULL, save_one, &job);
-    if (n.head && !n.head->tied) {
-        FileName f = {.n_part = 1};
-        int64_t dim[2] = {n.head->w.rows, n.head->w.cols};
-        family_head_name(f.name, n.head->kind);
-        store_tensor(m->be, add_output(&job, f.name, dim, 2, n.head->w.dtype), n.head->w, &f);
-    }
-    Str path = {0}, config = {0};
-    family_config_write(&config, &m->cfg, m->dtype, n.head ? n.head->kind : HEAD_LM, n.head ? n.head->n_out : 0);
-    bool ok = io_make_dirs(dir, err);
-    if (ok) {
-        str_printf(&path, "%s/model.safetensors", dir);
-        ok = st_write(path.s, job.out, job.n, err);
-    }
-    if (ok) {
-        str_clear(&path);
-        str_printf(&path, "%s/config.json", dir);
-        ok = io_write_file(path.s, config.s, config.n, err);
-    }
-    str_release(&path);
-    str_release(&config);
-    heap_release(&job.heap);
-    free(job.out);
-    return ok;
 }

@@ -51,10 +51,27 @@ typedef struct {
 void family_file_name(FileName *out, Family f, const ParamSlot *slot);
 void family_head_name(char out[PARAM_NAME_MAX], HeadKind kind);
 void family_param_name(char out[PARAM_NAME_MAX], Family f, const ParamSlot *slot); /* unique, also for fused parts */
+const char *family_model_type(Family f);
+bool family_find(Family *f, const char *model_type, Error *err);
+const char *family_class(Family f, HeadKind kind);
 bool family_ignores(Family f, const char *name);     /* buffers old checkpoints carry: causal masks, RoPE tables */
 const char *family_prefix(Family f);                 /* of trunk names; some files leave it out */
 bool family_check(const ModelConfig *c, Error *err); /* does the family's config.json have a key for every feature? */
-void family_config_write(Str *out, const ModelConfig *c, DType dtype, HeadKind kind, int n_out);
+/* dtype: safetensors' name. Every feature has a key: family_check. */
+void family_config_write(Str *out, const ModelConfig *c, const ModelTokens *t, const char *dtype, HeadKind kind, int n_out);
+void model_tokens_init(ModelTokens *t, int eos); /* eos -1: none */
+/* bos, eos (one or many) and pad of config.json, then of generation_config.json, whose eos win. Ids outside the vocabulary
+ * are no error: library defaults stand in the files of small models. note gets a line for each. */
+bool model_tokens_read(ModelTokens *t, Str *note, const char *dir, int n_vocab, Error *err);
+
+/* rope.c */
+void rope_frequencies(double *freq, const ModelConfig *c); /* (d_head/2) */
+double rope_attention(const ModelConfig *c);
+
+/* model_io.c: a tensor of a file, as its parameter. Where values are not finite, *note says so. */
+void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note);
+/* File dimensions of a parameter's tensor: all parts of a fused one; a (1, C) row is a vector. Returns their number. */
+int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t cols);
 
 /* Attention's view of a pass whose sequences share rows, one for all blocks: (n_seen, ...) copies of the rows, and in the
  * backward their gradients before those of one row are added up. */
@@ -69,6 +86,8 @@ typedef struct {
     Tensor x;            /* (N, C) input of the block */
     Tensor mean1, rstd1; /* (N, 1) statistics of the first norm; mean only for LayerNorm */
     Tensor h1;           /* (N, C) normed input of attention */
+    Tensor q_raw, k_raw; /* (N, H*D), (N, K*D) before their norms, and */
+    Tensor q_rstd, k_rstd; /* (N*H, 1), (N*K, 1) their statistics; empty without such norms */
     Tensor q, k, v;      /* (N, H*D), (N, K*D), (N, K*D), rotated */
     Tensor o, lse;       /* (N, H*D), (N, H) */
     Tensor o_row;        /* (R, H*D) in the last block, whose other rows below are R, too: nobody reads the rest */
@@ -106,8 +125,11 @@ struct Acts {
     Arena seen_mem;
 };
 
-/* Of queries, keys, values, attention's output and their gradients. */
-static inline DType model_attn_dtype(const Model *m) { return m->be->attn_half ? m->dtype : m->be->real; }
+/* Of queries, keys, values, attention's output and their gradients. Norms and scales of heads work on F32. */
+static inline DType model_attn_dtype(const Model *m) {
+    bool half = m->be->attn_half && !m->cfg.qk_norm && m->rope_attention == 1;
+    return half ? m->dtype : m->be->real;
+}
 
 void acts_resize(Acts *a, const Batch *b); /* rows of every tensor := those of one pass */
 

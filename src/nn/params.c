@@ -115,6 +115,7 @@ void model_release(Model *m) {
     params_release(&m->w, &m->params);
     params_release(&m->dw, &m->grads);
     free(m->freq);
+    str_release(&m->note);
     *m = (Model){0};
 }
 
@@ -237,6 +238,9 @@ static bool same_trunk(const ModelConfig *a, const ModelConfig *b, Error *err) {
     SAME(norm_eps);
     if (a->pos == POS_LEARNED) SAME(max_seq);
     if (a->pos == POS_ROPE) SAME(rope_theta);
+    SAME(qk_norm);
+    SAME(rope.kind);
+    SAME(rope.factor);
 #undef SAME
     if (a->n_layer > b->n_layer)
         return error_set(err, ERR_CONFIG, "cannot copy weights: %d layers wanted, %d there", a->n_layer, b->n_layer);

@@ -5,6 +5,7 @@
  * Stricter than the reference library in one point: duplicate names are an error. */
 #include "nn/safetensors.h"
 
+#include "base/arena.h"
 #include "base/json.h"
 
 #include <stdlib.h>
@@ -33,33 +34,43 @@ static const StType *find_type(const char *name) {
 /* -- reading --------------------------------------------------------------------------------------------------------
  */
 
-static bool read_shape(StEntry *e, const Json *shape, uint64_t *bits, Error *err) {
+enum { DIMS_AT_LEAST = 8 };
+
+typedef struct { /* what entries point into */
+    Json *root;
+    Heap heap;
+} Header;
+
+/* count: of elements */
+static bool read_shape(StEntry *e, Heap *heap, const Json *shape, uint64_t *count, Error *err) {
     if (!shape || json_kind(shape) != JSON_ARR)
         return error_set(err, ERR_FORMAT, "tensor '%s': 'shape' is missing or not a list", e->name);
-    if (json_len(shape) > COUNT_OF(e->dim))
-        return error_set(err, ERR_FORMAT, "tensor '%s': %d dimensions, at most %d are read", e->name, json_len(shape),
-                         COUNT_OF(e->dim));
     e->n_dim = json_len(shape);
+    int64_t *dim = heap_alloc(heap, (size_t)(e->n_dim > DIMS_AT_LEAST ? e->n_dim : DIMS_AT_LEAST) * sizeof *dim);
+    e->dim = dim;
     for (int i = 0; i < e->n_dim; i++) {
         const Json *d = json_at(shape, i);
-        e->dim[i] = json_kind(d) == JSON_INT ? json_int(d, -1) : -1;
-        if (e->dim[i] < 0)
+        dim[i] = json_kind(d) == JSON_INT ? json_int(d, -1) : -1;
+        if (dim[i] < 0)
             return error_set(err, ERR_FORMAT, "tensor '%s': dimension %d is not a non-negative integer", e->name, i);
-        if (__builtin_mul_overflow(*bits, (uint64_t)e->dim[i], bits))
+        if (__builtin_mul_overflow(*count, (uint64_t)dim[i], count))
             return error_set(err, ERR_FORMAT, "tensor '%s': its shape has more than 2^64 bits", e->name);
     }
     return true;
 }
 
 /* begin is left in e->data's place by the caller. */
-static bool read_entry(StEntry *e, uint64_t *begin, const Json *node, uint64_t n_data, Error *err) {
-    const char *dtype = json_str(json_get(node, "dtype"), NULL);
+static bool read_entry(StEntry *e, Heap *heap, uint64_t *begin, const Json *node, uint64_t n_data, Error *err) {
+    size_t n;
+    const char *dtype = json_str(json_get(node, "dtype"), &n);
     if (!dtype) return error_set(err, ERR_FORMAT, "tensor '%s': 'dtype' is missing or not a string", e->name);
-    const StType *type = find_type(dtype);
+    const StType *type = strlen(dtype) == n ? find_type(dtype) : NULL;
     if (!type) return error_set(err, ERR_FORMAT, "tensor '%s': unknown dtype '%.40s'", e->name, dtype);
     e->dtype = type->name;
-    uint64_t bits = (uint64_t)type->bits;
-    if (!read_shape(e, json_get(node, "shape"), &bits, err)) return false;
+    uint64_t bits = 1;
+    if (!read_shape(e, heap, json_get(node, "shape"), &bits, err)) return false;
+    if (__builtin_mul_overflow(bits, (uint64_t)type->bits, &bits))
+        return error_set(err, ERR_FORMAT, "tensor '%s': its shape has more than 2^64 bits", e->name);
 
     const Json *offsets = json_get(node, "data_offsets");
     if (!offsets || json_kind(offsets) != JSON_ARR || json_len(offsets) != 2)
@@ -88,6 +99,20 @@ static int by_offset(const void *a, const void *b) {
     return strcmp(x->name, y->name);
 }
 
+/* A minus zero, outside strings: a number to JSON, no count of anything; parsed it would look like 0. */
+static bool has_minus_zero(const unsigned char *p, size_t n) {
+    bool string = false;
+    for (size_t i = 0; i + 2 < n; i++) {
+        if (string && p[i] == '\\')
+            i++;
+        else if (p[i] == '"')
+            string = !string;
+        else if (!string && p[i] == '-' && p[i + 1] == '0' && !strchr(".eE", p[i + 2]))
+            return true;
+    }
+    return false;
+}
+
 static bool read_metadata(const Json *meta, Error *err) {
     if (json_kind(meta) == JSON_NIL) return true;
     if (json_kind(meta) != JSON_OBJ) return error_set(err, ERR_FORMAT, "'__metadata__' is not an object");
@@ -100,7 +125,13 @@ static bool read_metadata(const Json *meta, Error *err) {
     return true;
 }
 
-static bool read_entries(StFile *f, const Json *root, const unsigned char *data, uint64_t n_data, Error *err) {
+static int by_name(const void *a, const void *b) {
+    return strcmp((*(const StEntry *const *)a)->name, (*(const StEntry *const *)b)->name);
+}
+
+static bool read_entries(StFile *f, const unsigned char *data, uint64_t n_data, Error *err) {
+    Header *header = f->impl;
+    const Json *root = header->root;
     if (json_kind(root) != JSON_OBJ) return error_set(err, ERR_FORMAT, "the header is not a JSON object");
     int n = json_len(root);
     f->entry = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *f->entry);
@@ -115,7 +146,7 @@ static bool read_entries(StFile *f, const Json *root, const unsigned char *data,
         uint64_t begin = 0;
         e->name = name;
         if (json_kind(node) != JSON_OBJ) return error_set(err, ERR_FORMAT, "tensor '%s': not a JSON object", name);
-        if (!read_entry(e, &begin, node, n_data, err)) return false;
+        if (!read_entry(e, &header->heap, &begin, node, n_data, err)) return false;
         e->data = data + begin;
     }
     qsort(f->entry, (size_t)f->n, sizeof *f->entry, by_offset);
@@ -130,13 +161,22 @@ static bool read_entries(StFile *f, const Json *root, const unsigned char *data,
     if (end != data + n_data)
         return error_set(err, ERR_FORMAT, "%llu bytes after the last tensor",
                          (unsigned long long)(data + n_data - end));
+    f->by_name = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *f->by_name);
+    for (int i = 0; i < f->n; i++) f->by_name[i] = &f->entry[i];
+    qsort(f->by_name, (size_t)f->n, sizeof *f->by_name, by_name);
     return true;
 }
 
 static void drop(StFile *f) {
-    json_release(f->impl);
+    Header *header = f->impl;
+    if (header) {
+        json_release(header->root);
+        heap_release(&header->heap);
+    }
+    free(header);
     free(f->entry);
-    f->impl = NULL, f->entry = NULL, f->n = 0;
+    free(f->by_name);
+    f->impl = NULL, f->entry = NULL, f->by_name = NULL, f->n = 0;
 }
 
 bool st_parse(StFile *f, const void *p, size_t n, const char *name, Error *err) {
@@ -149,10 +189,17 @@ bool st_parse(StFile *f, const void *p, size_t n, const char *name, Error *err) 
         return error_set(err, ERR_FORMAT,
                          "%s: header of %llu bytes in a file of %zu (at most %d): truncated or not safetensors", name,
                          (unsigned long long)n_header, n, ST_MAX_HEADER);
-    Json *root = NULL;
-    if (!json_parse(&root, (const char *)bytes + 8, (size_t)n_header, 0, name, 1, err)) return false;
-    f->impl = root;
-    if (!read_entries(f, root, bytes + 8 + n_header, n - 8 - n_header, err)) {
+    Header *header = mem_alloc(sizeof *header);
+    f->impl = header;
+    if (!json_parse(&header->root, (const char *)bytes + 8, (size_t)n_header, JSON_NUL_OK, name, 1, err)) {
+        drop(f);
+        return false;
+    }
+    if (has_minus_zero(bytes + 8, (size_t)n_header)) {
+        drop(f);
+        return error_set(err, ERR_FORMAT, "%s: the header holds '-0', which is no size and no offset", name);
+    }
+    if (!read_entries(f, bytes + 8 + n_header, n - 8 - n_header, err)) {
         drop(f);
         return error_wrap(err, "%s", name);
     }
@@ -178,9 +225,10 @@ void st_close(StFile *f) {
 }
 
 const StEntry *st_find(const StFile *f, const char *name) {
-    for (int i = 0; i < f->n; i++)
-        if (strcmp(f->entry[i].name, name) == 0) return &f->entry[i];
-    return NULL;
+    StEntry wanted = {.name = name};
+    const StEntry *key = &wanted, **at = NULL;
+    if (f->n > 0) at = bsearch(&key, f->by_name, (size_t)f->n, sizeof *f->by_name, by_name);
+    return at ? *at : NULL;
 }
 
 /* -- writing --------------------------------------------------------------------------------------------------------
@@ -224,7 +272,7 @@ static void put_header(Str *out, const StOut *const *t, int n) {
     while (out->n % 8) str_putc(out, ' ');
 }
 
-bool st_write(const char *path, const StOut *t, int n, Error *err) {
+bool st_write_with(const char *path, const StOut *t, int n, StPut *put, void *ud, Error *err) {
     const StOut **order = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *order);
     for (int i = 0; i < n; i++) order[i] = &t[i];
     qsort(order, (size_t)n, sizeof *order, by_width);
@@ -237,7 +285,9 @@ bool st_write(const char *path, const StOut *t, int n, Error *err) {
     Writer *w = NULL;
     bool ok = writer_open(&w, path, err) && writer_put(w, length, sizeof length, err) &&
               writer_put(w, header.s, header.n, err);
-    for (int i = 0; ok && i < n; i++) ok = writer_put(w, order[i]->data, order[i]->bytes, err);
+    for (int i = 0; ok && i < n; i++)
+        ok = order[i]->data || order[i]->bytes == 0 ? writer_put(w, order[i]->data, order[i]->bytes, err)
+                                                    : put(ud, order[i], w, err);
     if (ok)
         ok = writer_commit(w, err);
     else
@@ -245,4 +295,8 @@ bool st_write(const char *path, const StOut *t, int n, Error *err) {
     str_release(&header);
     free(order);
     return ok;
+}
+
+bool st_write(const char *path, const StOut *t, int n, Error *err) {
+    return st_write_with(path, t, n, NULL, NULL, err);
 }

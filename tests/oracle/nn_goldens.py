@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/nn_llama and tests/golden/nn_gpt2: tiny random models as transformers saves them, and what PyTorch
-computes with them in float64: logits of two sequences, the weighted loss, every gradient, the weights after ten AdamW
+"""Writes tests/golden/nn_llama, nn_llama3, nn_gpt2, nn_mistral, nn_qwen2, nn_qwen3: tiny random models as transformers saves
+them, and what PyTorch computes with them in float64: logits of two sequences, the weighted loss, every gradient, the weights after ten AdamW
 steps (clip 1.0; biases and norms without decay). And tests/golden/nn_optim.json: schedules of transformers, AdamW and
 clipping of torch on gradients given by an integer rule.
 
@@ -8,13 +8,17 @@ transformers computes RMSNorm and rotary tables in float32 whatever the model's 
 lines without the casts, so the goldens are float64 throughout. 1 - lr * weight_decay is exact in float32, because our
 AdamW rounds that constant as torch's float32 path does.
 
-    python tests/oracle/nn_goldens.py [tests/golden]
+    python tests/oracle/nn_goldens.py [tests/golden [name ...]]
 """
-import json, pathlib, sys
+import json, math, pathlib, sys
 import torch, transformers
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
 
 LR, BETAS, EPS, DECAY, CLIP, STEPS = 2.0**-7, (0.9, 0.95), 1e-8, 0.125, 1.0, 10
 LENGTHS = (9, 5)
@@ -24,17 +28,44 @@ def rms_norm(self, x):
     return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
 
+def frequencies(rope, d):
+    """The formulas of that library's modeling_rope_utils in float64; and the factor of cos and sin."""
+    theta, kind, factor = rope["rope_theta"], rope["rope_type"], rope.get("factor", 1.0)
+    j = torch.arange(d // 2, dtype=torch.float64)
+    f = theta ** (-2 * j / d)
+    if kind == "default":
+        return f, 1.0
+    if kind == "linear":
+        return f / factor, 1.0
+    original = rope["original_max_position_embeddings"]
+    if kind == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        wave = 2 * math.pi / f
+        smooth = (original / wave - low) / (high - low)
+        mixed = (1 - smooth) * f / factor + smooth * f
+        return torch.where(wave < original / high, f, torch.where(wave > original / low, f / factor, mixed)), 1.0
+    assert kind == "yarn"
+
+    def pair(turns):
+        return d * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    begin, end = max(math.floor(pair(32)), 0), min(math.ceil(pair(1)), d - 1)
+    ramp = ((j - begin) / (end - begin)).clamp(0, 1)
+    return f / factor * ramp + f * (1 - ramp), 0.1 * math.log(factor) + 1
+
+
 def rotary(self, x, position_ids):
-    d = self.config.head_dim
-    theta = self.config.rope_parameters["rope_theta"]
-    freq = theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    freq, scale = frequencies(self.config.rope_parameters, self.config.head_dim if getattr(
+        self.config, "head_dim", None) else self.config.hidden_size // self.config.num_attention_heads)
     angle = position_ids[..., None].double() * freq
     angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos(), angle.sin()
+    return angle.cos() * scale, angle.sin() * scale
 
 
-modeling_llama.LlamaRMSNorm.forward = rms_norm
-modeling_llama.LlamaRotaryEmbedding.forward = rotary
+for module, prefix in ((modeling_llama, "Llama"), (modeling_mistral, "Mistral"), (modeling_qwen2, "Qwen2"),
+                       (modeling_qwen3, "Qwen3")):
+    getattr(module, prefix + "RMSNorm").forward = rms_norm
+    getattr(module, prefix + "RotaryEmbedding").forward = rotary
 
 
 def loss_of(model, sequences, targets, weights):
@@ -167,9 +198,27 @@ def main():
         eos_token_id=2)
     gpt2 = GPT2Config(
         vocab_size=29, n_embd=12, n_layer=2, n_head=3, n_positions=16, n_inner=20, bos_token_id=None, eos_token_id=0)
-    optim_golden(root / "nn_optim.json")
-    golden("nn_llama", LlamaForCausalLM(llama), root)
-    golden("nn_gpt2", GPT2LMHeadModel(gpt2), root)
+    small = dict(vocab_size=19, hidden_size=12, intermediate_size=14, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, max_position_embeddings=32, rms_norm_eps=1e-5, bos_token_id=None, eos_token_id=2)
+    llama3 = LlamaConfig(**{**small, "head_dim": 6, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+                         rope_parameters={"rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                          "high_freq_factor": 4.0, "original_max_position_embeddings": 16})
+    mistral = MistralConfig(**{**small, "head_dim": 4}, sliding_window=3, rope_parameters={
+        "rope_type": "linear", "rope_theta": 100.0, "factor": 2.5})
+    qwen2 = Qwen2Config(**{**small, "hidden_size": 16}, use_sliding_window=True, sliding_window=4,
+                        layer_types=["sliding_attention", "full_attention"], rope_parameters={
+                            "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0,
+                            "original_max_position_embeddings": 8})
+    qwen3 = Qwen3Config(**{**small, "head_dim": 8}, tie_word_embeddings=True, rope_parameters={
+        "rope_type": "default", "rope_theta": 100.0})
+    wanted = sys.argv[2:]
+    if not wanted:
+        optim_golden(root / "nn_optim.json")
+    for name, model in (("nn_llama", LlamaForCausalLM(llama)), ("nn_gpt2", GPT2LMHeadModel(gpt2)),
+                        ("nn_llama3", LlamaForCausalLM(llama3)), ("nn_mistral", MistralForCausalLM(mistral)),
+                        ("nn_qwen2", Qwen2ForCausalLM(qwen2)), ("nn_qwen3", Qwen3ForCausalLM(qwen3))):
+        if not wanted or name in wanted:
+            golden(name, model, root)
 
 
 main()
