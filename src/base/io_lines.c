@@ -228,6 +228,19 @@ bool lines_next(LineReader *r, const char **line, size_t *n, Error *err) {
 
 int64_t lines_number(const LineReader *r) { return r->number; }
 
+bool lines_bytes(LineReader *r, const char **p, size_t *n, Error *err) {
+    err->code = ERR_NONE;
+    if (r->at == r->n && !r->end && !fill(r, err)) return false;
+    *p = r->buf + r->at;
+    *n = r->n - r->at;
+    r->at = r->scanned = r->n;
+    return true;
+}
+
+const char *lines_packed(const LineReader *r) {
+    return r->kind == SOURCE_GZIP ? "gzip" : r->kind == SOURCE_ZSTD ? "zstd" : "";
+}
+
 void lines_close(LineReader *r) {
     if (!r) return;
     if (r->kind == SOURCE_GZIP) inflateEnd(&r->z);
