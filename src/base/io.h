@@ -48,9 +48,10 @@ bool lines_open(LineReader **out, const char *path, size_t max_line, Error *err)
 /* *line is valid until the next call; returns false with err->code == ERR_NONE at the end of the file. */
 bool lines_next(LineReader *r, const char **line, size_t *n, Error *err);
 int64_t lines_number(const LineReader *r);      /* 1-based number of the line last returned */
-/* The text as it comes, for formats whose units are no lines; not to be mixed with lines_next. *n is 0 at the end. *p is valid
- * until the next call. A byte order mark is not dropped. */
-bool lines_bytes(LineReader *r, const char **p, size_t *n, Error *err);
+/* The text as it comes, for formats whose units are no lines; not to be mixed with lines_next. Shows at least `least` bytes
+ * that are not taken yet, fewer only at the end; *p is valid until the next call. A byte order mark is text here. */
+bool lines_peek(LineReader *r, size_t least, const char **p, size_t *n, Error *err);
+void lines_take(LineReader *r, size_t n);       /* at most the n that was shown */
 const char *lines_packed(const LineReader *r);  /* "gzip", "zstd" or "" */
 void lines_close(LineReader *r);
 

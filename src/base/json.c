@@ -346,6 +346,8 @@ void json_build_bool(JsonBuild *b, const char *key, bool v) { build_value(b, key
 
 void json_build_null(JsonBuild *b, const char *key) { build_value(b, key, JSON_NIL); }
 
+void json_build_share(JsonBuild *b, const char *key, const Json *node) { *build_value(b, key, node->kind) = *node; }
+
 const Json *json_build_take(JsonBuild *b) {
     CHECK(b->depth == 0 && b->n == 1, "JSON: %zu values, %zu levels open", b->n, b->depth);
     Json *root = heap_alloc(&b->heap, sizeof *root);

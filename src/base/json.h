@@ -47,6 +47,7 @@ void json_build_num(JsonBuild *b, const char *key, double v);
 void json_build_int(JsonBuild *b, const char *key, int64_t v);
 void json_build_bool(JsonBuild *b, const char *key, bool v);
 void json_build_null(JsonBuild *b, const char *key);
+void json_build_share(JsonBuild *b, const char *key, const Json *node);     /* its root lives on as long */
 const Json *json_build_take(JsonBuild *b);                          /* the root just finished */
 
 /* Typed members with errors that name the key: "expected a string at 'prompt', found a number". */

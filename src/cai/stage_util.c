@@ -69,7 +69,7 @@ bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind ki
     for (int i = 0; i < files->n && ok; i++) {
         stage_data_path(&path, ctx->data_dir, files->item[i]);
         int first = out->n;
-        ok = rows_read_pool(out, str_get(&path), kind, ctx->be ? ctx->be->pool : NULL, err);
+        ok = rows_read_pool(out, str_get(&path), kind, NULL, ctx->be ? ctx->be->pool : NULL, err);
         int n = ok ? out->n - first : 0;
         if (ok && out->n_skip > skipped)
             log_info(ctx->log, "%s: %d rows teach nothing (such as '%s') and are left out", files->item[i],
