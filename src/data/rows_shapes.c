@@ -505,16 +505,16 @@ static const char *wanted(RowIn *in) {
 /* Why no shape fits: a column that is null, one that is missing beside others of its shape, or nothing that is known.
  */
 static bool no_shape(RowIn *in) {
-    const char *best = NULL, *best_null = NULL;
+    const char *best = NULL;
     int most = 0;
     for (int i = 0; i < COUNT_OF(shapes); i++) {
         int n_need;
         const char *null, *absent;
         if (!serves(in, &shapes[i]) || shapes[i].flag) continue;
         int n = n_there(in, &shapes[i], &n_need, &null, &absent);
-        if (n + (null != NULL) > most) most = n + (null != NULL), best = absent, best_null = null;
+        if (null && !absent) return row_skip(in, heap_printf(&in->rows->heap, "%s is null", null));
+        if (n > most) most = n, best = absent;
     }
-    if (best_null && !best) return row_skip(in, heap_printf(&in->rows->heap, "%s is null", best_null));
     if (best) return row_bad(in, "'%s' is missing; the row has: %s", best, column_list(in));
     return row_bad(in, "unknown columns: %s; map them in the data section (data.columns)%s", column_list(in),
                    wanted(in));

@@ -88,6 +88,7 @@ void read_transcript(Turns *t, const char *s, size_t n, bool *open_reply) {
         size_t n_text = to - from;
         trim(&text, &n_text);
         *open_reply = role == 1 && n_text == 0;
+        if (*open_reply && to == n) return;
         turns_put(t, role ? ROLE_ASSISTANT : ROLE_USER, text, n_text);
         at = to;
         role = next;
