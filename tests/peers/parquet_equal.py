@@ -189,11 +189,85 @@ def goldens(folder):
     save("dictionary_overflows", [{"t": f"row {i} " + "x" * 20} for i in range(100)], dictionary_pagesize_limit=300, write_batch_size=10)
     save("bad_codec", pref[:3], compression="BROTLI")
 
+# ---- files that pyarrow reads but does not write: old layouts of lists, old levels, and claims that are too large
+def varint(v):
+    out = b""
+    while v >= 128: out += bytes([v & 127 | 128]); v >>= 7
+    return out + bytes([v])
+def thrift(fields):
+    """{id: value}: bool, int (i32; ("i64", v)), str or bytes, list of those or of dicts, dict"""
+    kind = lambda v: 1 if v is True else 2 if v is False else 5 if isinstance(v, int) else 6 if isinstance(v, tuple) else 8 if isinstance(v, (str, bytes)) else 9 if isinstance(v, list) else 12
+    def body(v):
+        if isinstance(v, bool): return b""
+        if isinstance(v, tuple): v = v[1]
+        if isinstance(v, int): return varint(v << 1 if v >= 0 else (-v << 1) - 1)
+        if isinstance(v, str): v = v.encode()
+        if isinstance(v, bytes): return varint(len(v)) + v
+        if isinstance(v, list): return (bytes([len(v) << 4 | kind(v[0])]) if len(v) < 15 else bytes([0xF0 | kind(v[0])]) + varint(len(v))) + b"".join(map(body, v))
+        return thrift(v)
+    out, before = b"", 0
+    for k, v in fields.items(): out += bytes([(k - before) << 4 | kind(v)]) + body(v); before = k
+    return out + b"\0"
+def runs(v, count): return varint(count << 1) + bytes([v])
+def hybrid(levels): return b"".join(runs(v, 1) for v in levels)
+def packed(levels, width):
+    """BIT_PACKED: the highest bit first"""
+    bits = "".join(f"{v:0{width}b}" for v in levels); bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+def plain(values): return b"".join(len(v).to_bytes(4, "little") + v.encode() for v in values)
+def by_hand(path, schema, columns, n_row):
+    """columns: (path, number of triples, encoding of levels, bytes of the page, dictionary page or None)"""
+    data, chunks = b"PAR1", []
+    for names, n, level_encoding, page, dictionary in columns:
+        at = dict_at = len(data)
+        if dictionary: data += thrift({1: 2, 2: len(dictionary[1]), 3: len(dictionary[1]), 7: {1: dictionary[0], 2: 0}}) + dictionary[1]; at = len(data)
+        data += thrift({1: 0, 2: len(page), 3: len(page), 5: {1: n, 2: 2 if dictionary else 0, 3: level_encoding, 4: level_encoding}}) + page
+        meta = {1: 6, 2: [0, 3], 3: names, 4: 0, 5: ("i64", n), 6: ("i64", len(data) - dict_at), 7: ("i64", len(data) - dict_at), 9: ("i64", at)}
+        if dictionary: meta[11] = ("i64", dict_at)
+        chunks.append({2: ("i64", dict_at), 3: meta})
+    footer = thrift({1: 1, 2: schema, 3: ("i64", n_row), 4: [{1: chunks, 2: ("i64", len(data)), 3: ("i64", n_row)}]})
+    open(path, "wb").write(data + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+REQUIRED, OPTIONAL, REPEATED = 0, 1, 2
+def group(name, repetition, n, converted=None):
+    return {3: repetition, 4: name, 5: n} | ({6: converted} if converted is not None else {})
+def column(name, repetition): return {1: 6, 3: repetition, 4: name, 6: 0}
+def levels(*parts): return b"".join(len(p).to_bytes(4, "little") + p for p in parts)
+
+def hand_made(folder):
+    root = lambda n: {4: "schema", 5: n}
+    def save(name, rows, *a, check=True):
+        by_hand(f"{folder}/{name}.parquet", *a)
+        with open(f"{folder}/{name}.jsonl", "w", encoding="utf-8") as f: f.writelines(json.dumps(x) + "\n" for x in rows)
+        got = pq.read_table(f"{folder}/{name}.parquet").to_pylist() if check else rows
+        if got != rows: sys.exit(f"{name}: pyarrow reads {got}")
+    # a bare repeated field, and a list whose repeated field is the entry itself
+    page = levels(hybrid([0, 1, 0, 0]), hybrid([1, 1, 0, 1])) + plain(["a", "b", "c"])
+    save("hand_repeated", [{"v": ["a", "b"]}, {"v": []}, {"v": ["c"]}], [root(1), column("v", REPEATED)], [(["v"], 4, 3, page, None)], 3)
+    page = levels(hybrid([0, 1, 0, 0, 0]), hybrid([2, 2, 1, 0, 2])) + plain(["a", "b", "c"])
+    save("hand_two_levels", [{"v": ["a", "b"]}, {"v": []}, {"v": None}, {"v": ["c"]}], [root(1), group("v", OPTIONAL, 1, 3), column("array", REPEATED)], [(["v", "array"], 5, 3, page, None)], 4)
+    # a repeated group of one field that is the entry because of its name, and one of two fields
+    page = levels(hybrid([0, 1, 0]), hybrid([2, 1, 0])) + plain(["a"])
+    save("hand_tuple", [{"v": [{"s": "a"}, {"s": None}]}, {"v": []}], [root(1), group("v", REQUIRED, 1, 3), group("v_tuple", REPEATED, 1), column("s", OPTIONAL)], [(["v", "v_tuple", "s"], 3, 3, page, None)], 2)
+    pages = [levels(hybrid([0, 1, 0]), hybrid([1, 1, 0])) + plain(v) for v in (["a", "b"], ["c", "d"])]
+    save("hand_pairs", [{"v": [{"x": "a", "y": "c"}, {"x": "b", "y": "d"}]}, {"v": []}], [root(1), group("v", REQUIRED, 1, 3), group("list", REPEATED, 2), column("x", REQUIRED), column("y", REQUIRED)],
+         [(["v", "list", n], 3, 3, p, None) for n, p in zip("xy", pages)], 2)
+    # levels in the old encoding, without a length in front; pyarrow takes the lowest bit first, the format says the highest
+    reps, defs = [0, 1, 1, 0, 0, 0], [3, 2, 3, 1, 0, 3]
+    page = packed(reps, 1) + packed(defs, 2) + plain(["a", "b", "c"])
+    save("hand_bit_packed", [{"v": ["a", None, "b"]}, {"v": []}, {"v": None}, {"v": ["c"]}], [root(1), group("v", OPTIONAL, 1, 3), group("list", REPEATED, 1), column("element", OPTIONAL)],
+         [(["v", "list", "element"], 6, 4, page, None)], 4, check=False)
+    # a list without end in one row, and rows without end of one long text
+    many = 1 << 30
+    by_hand(f"{folder}/bad_endless_row.parquet", [root(1), column("v", REPEATED)], [(["v"], many, 3, levels(runs(0, 1) + runs(1, many - 1), runs(1, many)) + b"\x00" + runs(0, many), (1, plain(["a"])))], 1)
+    by_hand(f"{folder}/bad_endless_rows.parquet", [root(1), column("v", OPTIONAL)], [(["v"], many, 3, levels(runs(1, many)) + b"\x00" + runs(0, many), (1, plain(["x" * 3000])))], many)
+    by_hand(f"{folder}/bad_shapes.parquet", [root(1), group("v", REQUIRED, 1, 3), group("list", REPEATED, 2), column("x", REQUIRED), column("y", REQUIRED)],
+            [(["v", "list", "x"], 3, 3, pages[0], None), (["v", "list", "y"], 3, 3, levels(hybrid([0, 0, 1]), hybrid([1, 1, 1])) + plain(["a", "b", "c"]), None)], 2)
+
 def main():
     a = argparse.ArgumentParser(); a.add_argument("program"); a.add_argument("--files", type=int, default=1000)
     a.add_argument("--seed", type=int, default=1); a.add_argument("--keep"); a.add_argument("--goldens")
     a = a.parse_args()
-    if a.goldens: goldens(a.goldens); return 0
+    if a.goldens: goldens(a.goldens); hand_made(a.goldens); return 0
     folder = a.keep or tempfile.mkdtemp(); os.makedirs(folder, exist_ok=True); path = os.path.join(folder, "t.parquet")
     bad = n_row = n_byte = 0
     print(f"pyarrow {pa.__version__}, seed {a.seed}, {a.files} files in {folder}")
