@@ -513,7 +513,8 @@ static bool no_shape(RowIn *in) {
         if (!serves(in, &shapes[i]) || shapes[i].flag) continue;
         int n = n_there(in, &shapes[i], &n_need, &null, &absent);
         if (null && !absent) return row_skip(in, heap_printf(&in->rows->heap, "%s is null", null));
-        if (n > most) most = n, best = absent;
+        int fit = n > 0 ? 16 * n - n_need : 0; /* the most columns, of those the shape that lacks the fewest */
+        if (fit > most) most = fit, best = absent;
     }
     if (best) return row_bad(in, "'%s' is missing; the row has: %s", best, column_list(in));
     return row_bad(in, "unknown columns: %s; map them in the data section (data.columns)%s", column_list(in),
