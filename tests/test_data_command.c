@@ -166,9 +166,73 @@ static void test_mistakes(void **state) {
     for (int i = 0; i < COUNT_OF(c); i++) expect(c[i].words, c[i].code, &c[i].part, 1);
 }
 
+/* ---- and the stages that read such files */
+
+#define SMALL                                                                                                          \
+    " tokenizer.import=" TOKENIZER " model.n_layer=1 model.d_model=16 model.n_head=2 model.max_seq=32 "                \
+    "revise.critique_tokens=4 revise.max_new=2 pairs.max_new=2 rl.max_new=2 eval.max_new=2 pretrain.steps=2 "          \
+    "pretrain.micro_tokens=64 pretrain.batch_tokens=64 "
+
+/* Runs a stage over the files of t_stage.d; its ledger, without white space, into *ledger. */
+static int run_stage(Str *ledger, const char *stage, const char *keys, const char *complaint) {
+    char line[2048], buf[4096];
+    Error err = {0};
+    snprintf(line, sizeof line,
+             BUILD_DIR "/dikast stage %s t_stage.d/c.yaml data.dir=t_stage.d run.out=t_stage.d/out -q %s 2>&1; s=$?; "
+                       "cat t_stage.d/out/store/%s-*/ledger.json 2>/dev/null | tr -d ' \n'; exit $s",
+             stage, keys, stage);
+    FILE *p = popen(line, "r");
+    assert_non_null(p);
+    str_clear(ledger);
+    for (size_t n; (n = fread(buf, 1, sizeof buf, p)) > 0;) str_putn(ledger, buf, n);
+    int status = pclose(p);
+    if (complaint && !strstr(str_get(ledger), complaint)) fail_msg("'%s' is not in: %s", complaint, str_get(ledger));
+    assert_true(io_remove_tree("t_stage.d/out", &err));
+    return WEXITSTATUS(status);
+}
+
+/* A CSV whose column has another name, messages in Parquet, rows that were tokenised before; what is left out stands in
+ * the ledger. */
+static void test_stages(void **state) {
+    (void)state;
+    Str ledger = {0};
+    Error err = {0};
+    assert_true(io_make_dirs("t_stage.d", &err));
+    put_file("t_stage.d/c.yaml", "data:\n  source: files\n");
+    put_file("t_stage.d/p.csv",
+             "body\n\"some words of text, some more words\"\n\" \n\"\nand words of other texts and more words\n");
+    assert_int_equal(run_stage(&ledger, "tokenizer",
+                               "data.pretrain=p.csv data.sft=" FOLDER
+                               "messages_snappy.parquet data.columns=text:body tokenizer.vocab=300",
+                               "{\"bin\":\"dropped\",\"reason\":\"emptytext\",\"samples\":1,\"tokens\":0}"),
+                     0);
+    if (!strstr(ledger.s, "\"reason\":\"lastturnisnotfromtheassistant\"")) fail_msg("%s", ledger.s);
+    assert_int_equal(run_stage(&ledger, "tokenizer", "data.pretrain=p.csv data.sft=p.csv tokenizer.vocab=300",
+                               "p.csv:2: unknown columns: body; map them"),
+                     3);
+    assert_int_equal(run_stage(&ledger, "tokenizer", "data.columns=txt:body",
+                               "data.columns: 'txt:body': no column is called 'txt' (did you mean 'text'?)"),
+                     2);
+    put_file("t_stage.d/t.jsonl", "{\"input_ids\":[20,21,22,23,24],\"labels\":[-100,21,-100,23,24]}\n"
+                                  "{\"input_ids\":[30,31,32,33,34,35,36,37,38,39,40,41,42,43,44,45,46,47,48,49,50,51,"
+                                  "52,53,54,55,56,57,58,59,60,61,62]}\n"
+                                  "{\"input_ids\":[5]}\n");
+    assert_int_equal(run_stage(&ledger, "pretrain", "data.pretrain=t.jsonl" SMALL,
+                               "{\"in\":{\"samples\":3,\"tokens\":38},\"bins\":[{\"bin\":\"trained\",\"samples\":2,"
+                               "\"tokens\":35},{\"bin\":\"masked\",\"samples\":0,\"tokens\":3},"
+                               "{\"bin\":\"dropped\",\"reason\":\"notokentolearn\",\"samples\":1,\"tokens\":0}]}"),
+                     0);
+    put_file("t_stage.d/t.jsonl", "{\"input_ids\":[20,999]}\n");
+    assert_int_equal(run_stage(&ledger, "pretrain", "data.pretrain=t.jsonl" SMALL,
+                               "row t-1: token id 999, the tokenizer has 0..419"),
+                     3);
+    assert_true(io_remove_tree("t_stage.d", &err));
+    str_release(&ledger);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect), cmocka_unit_test(test_json),
-                                       cmocka_unit_test(test_colours), cmocka_unit_test(test_show),
-                                       cmocka_unit_test(test_mistakes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect),  cmocka_unit_test(test_json),
+                                       cmocka_unit_test(test_colours),  cmocka_unit_test(test_show),
+                                       cmocka_unit_test(test_mistakes), cmocka_unit_test(test_stages)};
     return cmocka_run_group_tests_name("data command", tests, NULL, NULL);
 }

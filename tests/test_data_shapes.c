@@ -162,6 +162,16 @@ static void test_tools(void **state) {
         {ROW_ANY, "{'messages':[{'role':'user','content':'q','tool_calls':null},{'role':'assistant','content':'a','tool_calls':[]}]}", "{'kind':'sft','messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}]}"},
     };
     check(cases, COUNT_OF(cases), NULL);
+    /* Prompt and reply leave the tools out. */
+    static const char row[] = "{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"function_call\",\"value\":\"{\\\"name\\\": \\\"f\\\"}\"},"
+                              "{\"from\":\"observation\",\"value\":\"4\"},{\"from\":\"gpt\",\"value\":\"a\"}]}";
+    Rows r = {0};
+    Error err = {0};
+    if (!rows_parse_line(&r, row, sizeof row - 1, ROW_ANY, "f", 1, &err)) fail_msg("%s", err.msg);
+    assert_int_equal(r.row[0].prompt.n, 1);
+    assert_string_equal(r.row[0].prompt.msg[0].text, "q");
+    assert_string_equal(r.row[0].a, "a");
+    rows_release(&r);
 }
 
 static void test_kinds(void **state) {
@@ -171,6 +181,8 @@ static void test_kinds(void **state) {
         {ROW_INSTRUCTION, "{'prompt':'q','completion':'r','label':true}", "{'kind':'sft_plain','prompt':'q','completion':'r'}"},
         {ROW_INSTRUCTION, "{'prompt':'q','completion':'r','label':false}", "! labelled as not wanted"},
         {ROW_UNPAIRED, "{'prompt':'q','completion':'r','label':0}", "{'kind':'unpaired_plain','prompt':'q','completion':'r','label':false}"},
+        {ROW_ANY, "{'prompt':'q','completion':'r','label':1.0}",
+         "{'kind':'unpaired_plain','prompt':'q','completion':'r','label':true}"},
         {ROW_ANY, "{'prompt':'q','completion':'r','label':3}", "{'kind':'sft_plain','prompt':'q','completion':'r'}"}, /* a class, not a flag */
         {ROW_ANY, "{'prompt':'q','response':'r'}", "{'kind':'sft','messages':[{'role':'user','content':'q'},{'role':'assistant','content':'r'}]}"},
         {ROW_ANY, "{'prompt':[{'role':'user','content':'q'}],'completion':[{'role':'assistant','content':'a'},{'role':'user','content':'b'},{'role':'assistant','content':'c'}]}",

@@ -5,7 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { THRIFT_DEPTH = 48, MAX_LEAVES = 10000, MAX_FIXED = PARQUET_ROW_BYTES };
+enum {
+    THRIFT_DEPTH = 48,
+    MAX_LEAVES = 10000,
+    MAX_ELEMENTS = 1 << 17,
+    MAX_GROUPS = 1 << 20,
+    MAX_FIXED = PARQUET_ROW_BYTES
+};
 
 /* ---- Thrift */
 
@@ -472,12 +478,15 @@ bool parquet_footer(Parquet *q, const uint8_t *p, size_t n, Error *err) {
     while ((type = thrift_field(&t, &id)) != T_STOP) {
         if (id == 2 && !el) {
             n_el = thrift_list(&t, type, T_STRUCT);
+            if (n_el > MAX_ELEMENTS) return parquet_bad(q, NULL, err, "schema: %lld entries", (long long)n_el);
             el = mem_alloc((size_t)n_el * sizeof *el + 1);
             for (int64_t i = 0; i < n_el; i++) read_element(&t, &el[i]);
         } else if (id == 3) {
             n_row = thrift_int_of(&t, type, -1);
         } else if (id == 4 && !q->group) {
-            read_groups(q, &t, thrift_list(&t, type, T_STRUCT));
+            int64_t n_group = thrift_list(&t, type, T_STRUCT);
+            if (n_group > MAX_GROUPS) t.bad = true;
+            read_groups(q, &t, n_group <= MAX_GROUPS ? n_group : 0);
         } else {
             encrypted |= id == 8;
             thrift_skip(&t, type);

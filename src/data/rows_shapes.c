@@ -320,7 +320,7 @@ static bool read_preference(RowIn *in, Row *row) {
 /* 0 or 1, also as a boolean; -1 if allowed. */
 static bool label_value(const Json *j, int least, int *label) {
     JsonKind k = j ? json_kind(j) : JSON_NIL;
-    int64_t v = k == JSON_YES ? 1 : k == JSON_NO ? 0 : k == JSON_INT ? json_int(j, -2) : -2;
+    int64_t v = k == JSON_YES ? 1 : k == JSON_NO ? 0 : k == JSON_INT || k == JSON_REAL ? json_int(j, -2) : -2;
     *label = (int)(v >= least && v <= 1 ? v : -2);
     return *label != -2;
 }
