@@ -197,6 +197,23 @@ static void test_packed(void **state) {
     str_release(&got);
 }
 
+/* 25 kB that are 300 MB of rows. */
+static void test_unfolds(void **state) {
+    (void)state;
+    Source *s;
+    SourceRow row;
+    Error err = {0};
+    int64_t n_bytes = 0;
+    if (!source_open(&s, TEST_DIR "/golden/unfolds.jsonl.zst", false, NULL, &err)) fail_msg("%s", err.msg);
+    bool ok;
+    while ((ok = source_next(s, &row, &err)) && row.text) n_bytes += (int64_t)row.n;
+    source_close(s);
+    assert_false(ok);
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "unfolds to more than 1000 times its size"));
+    assert_true(n_bytes > SOURCE_FREE_BYTES && n_bytes < SOURCE_FREE_BYTES + 30000000);
+}
+
 static void test_columns(void **state) {
     (void)state;
     static const char *const item[] = {"prompt:question", "text:prompt", "choices:options"};
@@ -238,6 +255,7 @@ static void test_columns(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_csv),    cmocka_unit_test(test_json),
                                        cmocka_unit_test(test_choice), cmocka_unit_test(test_long),
-                                       cmocka_unit_test(test_packed), cmocka_unit_test(test_columns)};
+                                       cmocka_unit_test(test_packed), cmocka_unit_test(test_unfolds),
+                                       cmocka_unit_test(test_columns)};
     return cmocka_run_group_tests_name("source", tests, NULL, NULL);
 }
