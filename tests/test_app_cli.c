@@ -35,7 +35,7 @@ static void golden(const char *line, const char *file) {
     ran_release(&r);
 }
 
-static const char *const documented[] = {"run",      "stage", "why",      "config", "constitution", "chat",
+static const char *const documented[] = {"run",      "stage", "why",      "config", "constitution", "data", "chat",
                                          "generate", "score", "tokenize", "bench",  "doctor"};
 
 static void test_help(void **state) {

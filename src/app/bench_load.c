@@ -196,7 +196,7 @@ static void add_dialogues(Load *l) {
 static bool setup(Load *l, int rep, Loader **loader, Error *err) {
     int threads = pool_threads(l->b->machine.pool);
     double t0 = now_s(), cpu = own_cpu_s();
-    if (!rows_read_pool(&l->rows, l->b->file, l->kind->kind, l->b->machine.pool, err)) return false;
+    if (!rows_read_pool(&l->rows, l->b->file, l->kind->kind, NULL, l->b->machine.pool, err)) return false;
     double t1 = now_s();
     samples_init(&l->set, l->kind->kind == ROW_PREFERENCE ? 2 : 1);
     l->n_dropped = 0;

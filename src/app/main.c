@@ -21,6 +21,7 @@ static const Command *const commands[] = {
     &command_report,
     &command_config,
     &command_constitution,
+    &command_data,
     &command_chat,
     &command_generate,
     &command_score,

@@ -48,7 +48,17 @@ bool lines_open(LineReader **out, const char *path, size_t max_line, Error *err)
 /* *line is valid until the next call; returns false with err->code == ERR_NONE at the end of the file. */
 bool lines_next(LineReader *r, const char **line, size_t *n, Error *err);
 int64_t lines_number(const LineReader *r);      /* 1-based number of the line last returned */
+/* The text as it comes, for formats whose units are no lines; not to be mixed with lines_next. Shows at least `least` bytes
+ * that are not taken yet, fewer only at the end; *p is valid until the next call. A byte order mark is text here. */
+bool lines_peek(LineReader *r, size_t least, const char **p, size_t *n, Error *err);
+void lines_take(LineReader *r, size_t n);       /* at most the n that was shown */
+const char *lines_packed(const LineReader *r);  /* "gzip", "zstd" or "" */
 void lines_close(LineReader *r);
+
+/* Blocks that other formats hold packed: false unless the input is whole, undamaged and gives exactly n_out bytes. */
+bool io_unpack_gzip(void *out, size_t n_out, const void *in, size_t n_in);      /* one or more members */
+bool io_unpack_zstd(void *out, size_t n_out, const void *in, size_t n_in);
+uint32_t io_crc32(const void *p, size_t n);                                     /* as gzip's */
 
 /* A run's lock: file with pid and start time; held while the descriptor is open (flock), so kill -9 releases it. */
 typedef struct { int fd; } IoLock;

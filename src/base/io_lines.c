@@ -228,6 +228,25 @@ bool lines_next(LineReader *r, const char **line, size_t *n, Error *err) {
 
 int64_t lines_number(const LineReader *r) { return r->number; }
 
+bool lines_peek(LineReader *r, size_t least, const char **p, size_t *n, Error *err) {
+    err->code = ERR_NONE;
+    while (r->n - r->at < least && !r->end)
+        if (!fill(r, err)) return false;
+    *p = r->buf + r->at;
+    *n = r->n - r->at;
+    return true;
+}
+
+void lines_take(LineReader *r, size_t n) {
+    CHECK(n <= r->n - r->at, "lines: %zu bytes taken of %zu", n, r->n - r->at);
+    r->at += n;
+    if (r->scanned < r->at) r->scanned = r->at;
+}
+
+const char *lines_packed(const LineReader *r) {
+    return r->kind == SOURCE_GZIP ? "gzip" : r->kind == SOURCE_ZSTD ? "zstd" : "";
+}
+
 void lines_close(LineReader *r) {
     if (!r) return;
     if (r->kind == SOURCE_GZIP) inflateEnd(&r->z);

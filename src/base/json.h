@@ -28,6 +28,28 @@ double json_num(const Json *j, double otherwise);
 int64_t json_int(const Json *j, int64_t otherwise);
 bool json_bool(const Json *j, bool otherwise);
 
+/* Values built without text, for rows of other containers: what comes out is what json_parse gives for the same value. Nested
+ * like JsonOut; a value at the outermost level is a root, which json_build_take hands out and json_build_clear takes back with
+ * all others. Keys are borrowed (json_build_copy makes one that lives with the values); strings are copied, are UTF-8 and may
+ * hold NUL; a number that is not finite becomes null. json_build_obj_end: false when the object has a key twice. */
+typedef struct JsonBuild JsonBuild;
+JsonBuild *json_build_new(void);
+void json_build_free(JsonBuild *b);
+void json_build_clear(JsonBuild *b);
+size_t json_build_bytes(const JsonBuild *b);                        /* held by values since the last clear */
+const char *json_build_copy(JsonBuild *b, const char *s, size_t n);
+void json_build_obj(JsonBuild *b, const char *key);
+bool json_build_obj_end(JsonBuild *b);
+void json_build_arr(JsonBuild *b, const char *key);
+void json_build_arr_end(JsonBuild *b);
+void json_build_strn(JsonBuild *b, const char *key, const char *s, size_t n);
+void json_build_num(JsonBuild *b, const char *key, double v);
+void json_build_int(JsonBuild *b, const char *key, int64_t v);
+void json_build_bool(JsonBuild *b, const char *key, bool v);
+void json_build_null(JsonBuild *b, const char *key);
+void json_build_share(JsonBuild *b, const char *key, const Json *node);     /* its root lives on as long */
+const Json *json_build_take(JsonBuild *b);                          /* the root just finished */
+
 /* Typed members with errors that name the key: "expected a string at 'prompt', found a number". */
 bool json_need_str(const Json *obj, const char *key, const char **s, size_t *n, Error *err);
 bool json_need_num(const Json *obj, const char *key, double *v, Error *err);

@@ -13,7 +13,8 @@ void format_principle(Str *out, const Principle *p) {
 
 void format_sequence(Sequence *s, const Chat *c, const Row *row) {
     if (row->label < 0) {
-        chat_critique_prompt(s, c, row->prompt, row->a, row->principle, "", "");
+        chat_critique_prompt(s, c, row->prompt, row->a, row->principle, "",
+                             row->revision_request ? row->revision_request : "");
         chat_critique_answer(s, c, row->critique, row->b, 1);
         return;
     }

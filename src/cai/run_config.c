@@ -1,4 +1,5 @@
 #include "cai/run_config.h"
+#include "data/columns.h"
 
 #include <stddef.h>
 
@@ -61,6 +62,7 @@ const CfgKey run_keys[] = {
     {"data.eval",          CFG_LIST, CFG_RESULT, AT(data.eval), "", 0, 0, "evaluation prompts kept out of training; empty: a split of the prompts"},
     {"data.judge_gold",    CFG_LIST, CFG_RESULT, AT(data.judge_gold), "", 0, 0, "judge checks: {prompt, a, b, principle, better: 0|1|-1}"},
     {"data.pm_gold",       CFG_LIST, CFG_RESULT, AT(data.pm_gold), "", 0, 0, "preference pairs the PM is checked on, never trained on"},
+    {"data.columns",       CFG_LIST, CFG_RESULT, AT(data.columns), "", 0, 0, "other names of columns, ours:theirs, such as prompt:question,completion:answer"},
     {"data.dedup",         CFG_FLOAT, CFG_RESULT, AT(data.dedup), "0.8", 0, 2, "MinHash similarity from which a row is a duplicate; above 1: exact only"},
     {"data.eval_share",    CFG_FLOAT, CFG_RESULT, AT(data.eval_share), "0.1", 0, 0.9, "share of prompts held out for evaluation when data.eval is empty"},
     {"data.max_lost",      CFG_FLOAT, CFG_RESULT, AT(data.max_lost), "0.25", 0, 1, "largest share of tokens that may be truncated or dropped before a stage fails"},
@@ -200,7 +202,14 @@ const int run_key_count = COUNT_OF(run_keys);
 
 bool run_config_load(RunConfig *c, const char *path, const char *const *set, int n_set, Str *report, Error *err) {
     *c = (RunConfig){0};
-    return config_load(c, run_keys, run_key_count, path, set, n_set, report, err);
+    if (!config_load(c, run_keys, run_key_count, path, set, n_set, report, err)) return false;
+    Columns names;
+    if (columns_parse(&names, (const char *const *)c->data.columns.item, c->data.columns.n, "data.columns", err)) {
+        columns_release(&names);
+        return true;
+    }
+    run_config_release(c);
+    return false;
 }
 
 void run_config_release(RunConfig *c) { config_release(c, run_keys, run_key_count); }

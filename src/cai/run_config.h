@@ -20,7 +20,7 @@ typedef struct {
     struct {
         int source;         /* files | world */
         char *dir;
-        CfgList pretrain, sft, format, redteam, benign, prefs_helpful, prefs_harmless, harm_qa, choice, eval, judge_gold, pm_gold;
+        CfgList pretrain, sft, format, redteam, benign, prefs_helpful, prefs_harmless, harm_qa, choice, eval, judge_gold, pm_gold, columns;
         double dedup, eval_share, max_lost;
         int64_t max_rows;   /* per file, 0: all; a seeded sample */
     } data;

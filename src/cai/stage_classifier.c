@@ -167,7 +167,7 @@ const Stage stage_classifier = {.name = "classifier",
                                 .help = "an independent harm classifier, for evaluation only (with data.harm_qa)",
                                 .version = 1,
                                 .needs = {"tokenizer", "pretrain"},
-                                .section = {"classifier.", "data.harm_qa", "data.max_rows"},
+                                .section = {"classifier.", "data.harm_qa", "data.columns", "data.max_rows"},
                                 .applies = applies,
                                 .files = files,
                                 .run = run};

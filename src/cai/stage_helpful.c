@@ -7,6 +7,8 @@
 #include "cai/stages.h"
 
 void sequence_instruction(Sequence *s, const Chat *c, const Row *r) {
+    for (int i = 0; i < r->n_tok; i++) sequence_put(s, r->tok[i], r->tok_weight[i]);
+    if (r->tok) return;
     chat_respond(s, c, r->prompt);
     chat_reply(s, c, r->a, 1, true);
 }
@@ -15,7 +17,8 @@ static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *t
                              Error *err) {
     Rows rows = {0};
     Sequence s = {0};
-    bool ok = stage_rows(&rows, ctx, &ctx->cfg->data.sft, ROW_INSTRUCTION, err);
+    bool ok = stage_rows(&rows, ctx, &ctx->cfg->data.sft, ROW_INSTRUCTION, err) &&
+              rows_check_ids(&rows, tokenizer_n_vocab(text->tok), err);
     for (int i = 0; i < rows.n && ok; i++) {
         const Row *r = &rows.row[i];
         sequence_clear(&s);
@@ -112,11 +115,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.prefs_harmless, add, ud);
 }
 
-const Stage stage_helpful = {
-    .name = "helpful",
-    .help = "SFT on helpful dialogue and on the critique and judge formats",
-    .version = 1,
-    .needs = {"world", "tokenizer", "pretrain"},
-    .section = {"helpful.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless", "data.max_rows"},
-    .files = files,
-    .run = run};
+const Stage stage_helpful = {.name = "helpful",
+                             .help = "SFT on helpful dialogue and on the critique and judge formats",
+                             .version = 1,
+                             .needs = {"world", "tokenizer", "pretrain"},
+                             .section = {"helpful.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless",
+                                         "data.columns", "data.max_rows"},
+                             .files = files,
+                             .run = run};

@@ -79,9 +79,22 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
 }
 
 static const char *row_text(void *ud, int64_t i, size_t *n) {
-    const Row *r = &((const Rows *)ud)->row[i];
+    const Row *r = &((const Row *)ud)[i];
     *n = strlen(r->a);
     return r->a;
+}
+
+/* Texts, then what was tokenised before. */
+static void add_rows(SampleSet *set, const StageCtx *ctx, const StageText *text, const Row *row, int n, int max,
+                     Ledger *l) {
+    Row *texts = mem_alloc((size_t)n * sizeof *texts + 1);
+    int n_text = 0;
+    for (int i = 0; i < n; i++)
+        if (!row[i].tok) texts[n_text++] = row[i];
+    samples_add_texts(set, &text->chat, row_text, texts, n_text, max, pool_threads(ctx->be->pool), l);
+    for (int i = 0; i < n; i++)
+        if (row[i].tok) samples_add_ids(set, row[i].tok, row[i].tok_weight, row[i].n_tok, (uint64_t)i, max, l);
+    free(texts);
 }
 
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Rows *rows, Error *err) {
@@ -97,8 +110,8 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
     last.row += first.n;
     last.n = held;
     Ledger *unbooked = ledger_new();
-    samples_add_texts(&set, &text->chat, row_text, &first, first.n, max, pool_threads(ctx->be->pool), ctx->ledger);
-    samples_add_texts(&test, &text->chat, row_text, &last, last.n, max, pool_threads(ctx->be->pool), unbooked);
+    add_rows(&set, ctx, text, first.row, first.n, max, ctx->ledger);
+    add_rows(&test, ctx, text, last.row, last.n, max, unbooked);
     ledger_free(unbooked);
     ObjLm *o = NULL;
     Objective obj;
@@ -131,7 +144,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     Rows rows = {0};
     bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, &text, err) &&
               stage_rows(&rows, ctx, &ctx->cfg->data.pretrain, ROW_TEXT, err) &&
-              train_on(ctx, &net, &text, &rows, err) && stage_net_save(ctx, net.net, tokenizer, err);
+              rows_check_ids(&rows, tokenizer_n_vocab(text.tok), err) && train_on(ctx, &net, &text, &rows, err) &&
+              stage_net_save(ctx, net.net, tokenizer, err);
     rows_release(&rows);
     stage_net_close(&net);
     stage_text_close(&text);
@@ -167,6 +181,6 @@ const Stage stage_pretrain = {.name = "pretrain",
                               .help = "language modelling on text, from random weights or model.path",
                               .version = 1,
                               .needs = {"world", "tokenizer"},
-                              .section = {"pretrain.", "model.", "data.max_rows", "data.pretrain"},
+                              .section = {"pretrain.", "model.", "data.columns", "data.max_rows", "data.pretrain"},
                               .files = files,
                               .run = run};

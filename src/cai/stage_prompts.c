@@ -165,6 +165,6 @@ const Stage stage_prompts = {
     .help = "check, deduplicate, split and augment the prompts",
     .version = 1,
     .needs = {"world"},
-    .section = {"prompts.", "data.redteam", "data.benign", "data.eval", "data.dedup", "data.max_rows"},
+    .section = {"prompts.", "data.redteam", "data.benign", "data.eval", "data.dedup", "data.columns", "data.max_rows"},
     .files = files,
     .run = run};

@@ -79,6 +79,7 @@ static bool collect(const StageCtx *ctx, SampleSet part[N_PART], const StageText
     Rows sft = {0}, format = {0}, labelled = {0}, prefs = {0};
     bool ok = jsonl_each(stage_input(ctx, "revise"), "revisions.jsonl", add_revision, &r, err) &&
               stage_rows(&sft, ctx, &c->data.sft, ROW_INSTRUCTION, err) &&
+              rows_check_ids(&sft, tokenizer_n_vocab(text->tok), err) &&
               stage_rows(&format, ctx, &c->data.format, ROW_FORMAT, err);
     if (ok && format.n == 0)
         ok = stage_rows(&labelled, ctx, &c->data.harm_qa, ROW_LABELLED, err) &&
@@ -160,11 +161,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.prefs_harmless, add, ud);
 }
 
-const Stage stage_sl = {
-    .name = "sl",
-    .help = "SL-CAI: SFT on accepted revisions, kept replies, helpful and format rows",
-    .version = 1,
-    .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
-    .section = {"sl.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless", "data.max_rows"},
-    .files = files,
-    .run = run};
+const Stage stage_sl = {.name = "sl",
+                        .help = "SL-CAI: SFT on accepted revisions, kept replies, helpful and format rows",
+                        .version = 1,
+                        .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
+                        .section = {"sl.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless",
+                                    "data.columns", "data.max_rows"},
+                        .files = files,
+                        .run = run};

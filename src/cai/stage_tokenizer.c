@@ -91,11 +91,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.format, add, ud);
 }
 
-const Stage stage_tokenizer = {
-    .name = "tokenizer",
-    .help = "train the byte-level BPE tokenizer, or import one",
-    .version = 1,
-    .needs = {"world"},
-    .section = {"tokenizer.", "model.path", "data.pretrain", "data.sft", "data.format", "data.max_rows"},
-    .files = files,
-    .run = run};
+const Stage stage_tokenizer = {.name = "tokenizer",
+                               .help = "train the byte-level BPE tokenizer, or import one",
+                               .version = 1,
+                               .needs = {"world"},
+                               .section = {"tokenizer.", "model.path", "data.pretrain", "data.sft", "data.format",
+                                           "data.columns", "data.max_rows"},
+                               .files = files,
+                               .run = run};

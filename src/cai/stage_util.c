@@ -64,18 +64,28 @@ bool stage_constitution(Constitution *c, const RunConfig *cfg, const char *data_
 
 bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind kind, Error *err) {
     Str path = {0};
+    Columns columns;
+    const CfgList *names = &ctx->cfg->data.columns;
+    if (!columns_parse(&columns, (const char *const *)names->item, names->n, "data.columns", err)) return false;
     bool ok = true;
     int64_t max = ctx->cfg->data.max_rows;
     int skipped = out->n_skip;
     for (int i = 0; i < files->n && ok; i++) {
         stage_data_path(&path, ctx->data_dir, files->item[i]);
-        int first = out->n;
-        ok = rows_read_pool(out, str_get(&path), kind, ctx->be ? ctx->be->pool : NULL, err);
+        int first = out->n, reason = 0;
+        int before[ROWS_SKIPS];
+        for (int k = 0; k < ROWS_SKIPS; k++) before[k] = out->skip[k].n;
+        ok = rows_read_pool(out, str_get(&path), kind, &columns, ctx->be ? ctx->be->pool : NULL, err);
         int n = ok ? out->n - first : 0;
         if (ok && out->n_skip > skipped)
             log_info(ctx->log, "%s: %d rows teach nothing (such as '%s') and are left out", files->item[i],
                      out->n_skip - skipped, out->skip[0].reason);
         skipped = out->n_skip;
+        for (; ok && reason < ROWS_SKIPS && out->skip[reason].reason; reason++) {
+            int gone = out->skip[reason].n - before[reason];
+            ledger_in(ctx->ledger, gone, 0);
+            ledger_add(ctx->ledger, LEDGER_DROPPED, out->skip[reason].reason, gone, 0);
+        }
         if (max > 0 && n > max) {
             /* A seeded sample in file order: row k of n stays when its rank in a permutation is below max. */
             int64_t *order = mem_alloc((size_t)n * sizeof *order);
@@ -88,6 +98,7 @@ bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind ki
             free(order);
         }
     }
+    columns_release(&columns);
     str_release(&path);
     return ok;
 }

@@ -88,7 +88,9 @@ static void folded_row(Str *out, const Row *r) {
     fold(out, r->b);
     fold(out, r->principle);
     fold(out, r->critique);
+    fold(out, r->tools);
     for (int i = 0; i < r->n_list; i++) fold(out, r->list[i]);
+    for (int i = 0; i < r->n_tok; i++) str_printf(out, "%d ", (int)r->tok[i]);
 }
 
 /* ---- shingles and signatures */

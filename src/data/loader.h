@@ -23,6 +23,8 @@ typedef struct {
 void samples_init(SampleSet *s, int group);
 void samples_add(SampleSet *s, const int32_t *tok, const float *weight, int n, uint64_t id, float target, float sample_weight);
 void samples_release(SampleSet *s);
+/* A row that was tokenised before, cut the same way: weight[k] is that of predicting tok[k]. */
+void samples_add_ids(SampleSet *s, const int32_t *tok, const float *weight, int n, uint64_t id, int max_len, Ledger *l);
 /* Text of documents -> samples of at most max_len tokens: <|endoftext|> tokens <|endoftext|>, in pieces that overlap by one
  * token, so every token of the document and its end is a target once (and booked once). Tokenised by n_thread threads (0: all
  * CPUs), which call text() at the same time; the result does not depend on their number. l may be NULL. */

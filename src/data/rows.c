@@ -1,13 +1,18 @@
-/* Files of rows: lines, plain text, ids, errors with their place. What fields mean is in rows_shapes.c. */
+/* Files of rows: batches, plain text, ids, errors with their place. What fields mean is in rows_shapes.c. */
 #include "data/rows_int.h"
-#include "base/io.h"
+#include "data/source.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LINE = 64 << 20 };
+const char *row_kind_name(RowKind k) {
+    static const char *const name[ROW_KIND_COUNT] = {"instruction", "preference", "prompt",     "labelled", "text",
+                                                     "format",      "choice",     "paraphrase", "unpaired", "any"};
+    return name[k];
+}
 
 bool row_bad(RowIn *in, const char *fmt, ...) {
     char msg[600];
@@ -26,7 +31,7 @@ bool row_skip(RowIn *in, const char *reason) {
 static void count_skip(Rows *r, const char *reason) {
     int i = 0;
     while (i < ROWS_SKIPS - 1 && r->skip[i].reason && strcmp(r->skip[i].reason, reason) != 0) i++;
-    r->skip[i].reason = reason;
+    r->skip[i].reason = i < ROWS_SKIPS - 1 ? reason : "other reasons";
     r->skip[i].n++;
     r->n_skip++;
 }
@@ -41,7 +46,7 @@ void rows_put(Rows *r, const Row *row) {
 
 /* "dir/red.team.jsonl.gz" -> "red.team" */
 static const char *file_stem(Heap *h, const char *path) {
-    static const char *const ending[] = {".gz", ".zst", ".jsonl", ".json", ".txt"};
+    static const char *const ending[] = {".gz", ".zst", ".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet"};
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     size_t n = strlen(name);
     for (int i = 0; i < COUNT_OF(ending); i++) {
@@ -52,59 +57,77 @@ static const char *file_stem(Heap *h, const char *path) {
 }
 
 static bool common_fields(RowIn *in, Row *row) {
-    const Json *id = json_get(in->j, "id"), *weight = json_get(in->j, "weight");
+    const Json *id = row_get(in, "id"), *weight = row_get(in, "weight");
     const char *const name[2] = {"category", "source"};
     const char **const field[2] = {&row->category, &row->source};
     Heap *h = &in->rows->heap;
     row->id = NULL;
     row->line = in->line;
     row->weight = 1;
+    row->margin = NAN;
     if (id && json_kind(id) == JSON_STR) {
-        size_t n;
-        const char *s = json_str(id, &n);
-        if (n > 0) row->id = heap_strn(h, s, n);
+        if (!row_text(in, id, "id", &row->id, NULL)) return false;
+        if (!row->id[0]) row->id = NULL;
     } else if (id && json_kind(id) == JSON_INT) {
         row->id = heap_printf(h, "%lld", (long long)json_int(id, 0));
-    } else if (id && json_kind(id) != JSON_NIL) {
-        return row_bad(in, "'id' must be a string or an integer");
+    } else if (id) {
+        return row_bad(in, "id must be a string or an integer");
     }
     if (!row->id) row->id = heap_printf(h, "%s-%d", file_stem(h, in->file), in->line);
     for (int i = 0; i < 2; i++) {
-        const Json *j = json_get(in->j, name[i]);
-        size_t n = 0;
-        const char *s = j ? json_str(j, &n) : NULL;
-        if (j && !s && json_kind(j) != JSON_NIL) return row_bad(in, "'%s' must be a string", name[i]);
-        *field[i] = s ? heap_strn(h, s, n) : "";
+        const Json *j = row_get(in, name[i]);
+        *field[i] = "";
+        if (j && !row_text(in, j, name[i], field[i], NULL)) return false;
     }
     if (weight) {
         row->weight = json_num(weight, -1);
-        if (!(row->weight >= 0 && row->weight < 1e9)) return row_bad(in, "'weight' must be a number from 0 to 1e9");
+        if (!(row->weight >= 0 && row->weight < 1e9)) return row_bad(in, "weight must be a number from 0 to 1e9");
     }
     return true;
 }
 
+typedef struct {
+    RowKind kind;
+    const Columns *columns;
+    const char *file;
+} RowsIn;
+
 /* *skip: why the row is left out, or NULL. */
-static bool parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, const char **skip,
-                       Error *err) {
-    Json *root;
-    if (!json_parse(&root, s, n, 0, file, line, err)) return false;
-    RowIn in = {.rows = out, .j = root, .file = file, .line = line, .err = err};
+static bool parse_value(Rows *out, const Json *j, const RowsIn *from, int line, const char **skip, Error *err) {
+    RowIn in = {.rows = out, .j = j, .columns = from->columns, .file = from->file, .line = line, .kind = from->kind};
     Row row;
     memset(&row, 0, sizeof row);
-    bool ok, template = kind == ROW_PROMPT && json_get(root, "template");
-    if (json_kind(root) != JSON_OBJ)
-        ok = row_bad(&in, "expected an object {...}");
-    else
-        ok = common_fields(&in, &row) && (template ? row_template(&in, &row) : row_shape(&in, &row, kind));
-    json_release(root);
-    if (ok && !template) rows_put(out, &row);
+    in.any = in.kind == ROW_ANY;
+    in.err = err;
+    bool ok = json_kind(j) == JSON_OBJ ? common_fields(&in, &row) && row_shape(&in, &row)
+                                       : row_bad(&in, "expected an object {...}");
+    if (ok && !in.put) rows_put(out, &row);
     *skip = in.skip;
     return ok || in.skip;
 }
 
-bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, Error *err) {
+static bool parse_text(Rows *out, const char *s, size_t n, const RowsIn *from, int line, const char **skip,
+                       Error *err) {
+    Json *root;
+    if (!json_parse(&root, s, n, JSON_NUL_OK, from->file, line, err)) return false;
+    bool ok = parse_value(out, root, from, line, skip, err);
+    json_release(root);
+    return ok;
+}
+
+bool rows_parse_value(Rows *out, const Json *row, RowKind kind, const Columns *columns, const char *file, int line,
+                      Error *err) {
+    RowsIn from = {kind, columns, file};
     const char *skip = NULL;
-    if (!parse_line(out, s, n, kind, file, line, &skip, err)) return false;
+    if (!parse_value(out, row, &from, line, &skip, err)) return false;
+    if (skip) count_skip(out, skip);
+    return true;
+}
+
+bool rows_parse_line(Rows *out, const char *s, size_t n, RowKind kind, const char *file, int line, Error *err) {
+    RowsIn from = {kind, NULL, file};
+    const char *skip = NULL;
+    if (!parse_text(out, s, n, &from, line, &skip, err)) return false;
     if (skip) count_skip(out, skip);
     out->n_bytes += (int64_t)n;
     return true;
@@ -126,6 +149,9 @@ static void put_document(Rows *out, const char *stem, const char *s, size_t n, i
     memset(&row, 0, sizeof row);
     row.id = heap_printf(&out->heap, "%s-%d", stem, line);
     row.category = row.source = "";
+    row.kind = ROW_TEXT;
+    row.shape = "plain text";
+    row.margin = NAN;
     row.a = heap_strn(&out->heap, s, n);
     row.label = -1;
     row.weight = 1;
@@ -157,12 +183,13 @@ static void split_documents(Rows *out, const char *stem, const Str *text) {
     }
 }
 
-static bool read_plain(Rows *out, LineReader *in, const char *path, const char *first, size_t n_first, Error *err) {
+static bool read_plain(Rows *out, LineReader *in, const char *path, Error *err) {
     Str text = {0};
-    const char *line = first;
-    size_t n = n_first, bad;
+    const char *line;
+    size_t n, bad;
     bool ok = true;
-    do {
+    err->code = ERR_NONE;
+    while (ok && lines_next(in, &line, &n, err)) {
         if (memchr(line, '\0', n))
             ok = error_set(err, ERR_FORMAT, "%s:%lld: a NUL byte in text", path, (long long)lines_number(in));
         else if (!str_utf8_valid(line, n, &bad))
@@ -170,7 +197,7 @@ static bool read_plain(Rows *out, LineReader *in, const char *path, const char *
                            (long long)lines_number(in), bad + 1);
         str_putn(&text, line, n);
         str_putc(&text, '\n');
-    } while (ok && lines_next(in, &line, &n, err));
+    }
     ok = ok && err->code == ERR_NONE;
     if (ok) {
         split_documents(out, file_stem(&out->heap, path), &text);
@@ -182,25 +209,26 @@ static bool read_plain(Rows *out, LineReader *in, const char *path, const char *
 
 /* ---- files
  *
- * Lines are gathered in batches and parsed in tiles of them by whichever thread takes one; each thread has its own
+ * Rows are gathered in batches and parsed in tiles of them by whichever thread takes one; each thread has its own
  * heap. Tiles are then taken over in their order, so rows, counts and the first error are as if read one by one. */
 
-enum { TILE_LINES = 32, BATCH_TILES = 128, BATCH_LINES = TILE_LINES * BATCH_TILES, BATCH_BYTES = 4 << 20 };
+enum { TILE_ROWS = 32, BATCH_TILES = 128, BATCH_ROWS = TILE_ROWS * BATCH_TILES, BATCH_BYTES = 4 << 20 };
 
 typedef struct {
     const Rows *rows; /* where its rows are: rows->row[first .. first+n) */
     int first, n;
-    const char *skip[TILE_LINES];
+    const char *skip[TILE_ROWS];
     bool ok;
     Error err;
 } Tile;
 
 typedef struct {
-    const char *path;
-    RowKind kind;
+    RowsIn from;
     Str text;
-    size_t off[BATCH_LINES + 1]; /* of each line, which a NUL ends */
-    int number[BATCH_LINES], n_line;
+    size_t off[BATCH_ROWS + 1];    /* of each row's text, which a NUL ends */
+    const Json *value[BATCH_ROWS]; /* or NULL: the text is to be parsed */
+    int line[BATCH_ROWS], n;
+    int64_t n_bytes;
     Rows *of_thread;
     Tile tile[BATCH_TILES];
 } Batch;
@@ -212,19 +240,20 @@ static void parse_tile(void *ud, int64_t index, int thread) {
     t->rows = rows;
     t->first = rows->n;
     t->ok = true;
-    for (int k = 0; k < TILE_LINES && t->ok; k++) {
-        int i = (int)index * TILE_LINES + k;
+    for (int k = 0; k < TILE_ROWS && t->ok; k++) {
+        int i = (int)index * TILE_ROWS + k;
         t->skip[k] = NULL;
-        if (i < b->n_line)
-            t->ok = parse_line(rows, b->text.s + b->off[i], b->off[i + 1] - b->off[i] - 1, b->kind, b->path,
-                               b->number[i], &t->skip[k], &t->err);
+        if (i >= b->n) continue;
+        t->ok = b->value[i] ? parse_value(rows, b->value[i], &b->from, b->line[i], &t->skip[k], &t->err)
+                            : parse_text(rows, b->text.s + b->off[i], b->off[i + 1] - b->off[i] - 1, &b->from,
+                                         b->line[i], &t->skip[k], &t->err);
     }
     t->n = rows->n - t->first;
 }
 
 /* Empties the batch into out. */
 static bool parse_batch(Rows *out, Batch *b, Pool *pool, Error *err) {
-    int n_tile = (b->n_line + TILE_LINES - 1) / TILE_LINES;
+    int n_tile = (b->n + TILE_ROWS - 1) / TILE_ROWS;
     if (pool)
         pool_for(pool, n_tile, parse_tile, b);
     else
@@ -236,34 +265,45 @@ static bool parse_batch(Rows *out, Batch *b, Pool *pool, Error *err) {
             return false;
         }
         for (int k = 0; k < t->n; k++) rows_put(out, &t->rows->row[t->first + k]);
-        for (int k = 0; k < TILE_LINES; k++)
+        for (int k = 0; k < TILE_ROWS; k++)
             if (t->skip[k]) count_skip(out, t->skip[k]);
     }
-    out->n_bytes += (int64_t)b->text.n - b->n_line;
+    out->n_bytes += b->n_bytes;
     str_clear(&b->text);
-    b->n_line = 0;
-    for (int t = 0; t < (pool ? pool_threads(pool) : 1); t++) b->of_thread[t].n = 0;
+    b->n = 0;
+    b->n_bytes = 0;
+    for (int t = 0; t < (pool ? pool_threads(pool) : 1); t++) {
+        Rows *r = &b->of_thread[t];
+        out->n_merged += r->n_merged;
+        out->n_empty += r->n_empty;
+        r->n = 0;
+        r->n_merged = r->n_empty = 0;
+    }
     return true;
 }
 
-static bool read_lines(Rows *out, LineReader *in, Batch *b, Pool *pool, Error *err) {
-    const char *line;
-    size_t n;
-    bool first = true;
-    Error end = {ERR_NONE, ""};
-    while (lines_next(in, &line, &n, &end)) {
-        if (b->kind == ROW_TEXT && first && n > 0 && line[0] != '{') return read_plain(out, in, b->path, line, n, err);
-        if (blank(line, n)) continue;
-        first = false;
-        b->number[b->n_line] = (int)lines_number(in);
-        b->off[b->n_line++] = b->text.n;
-        str_putn(&b->text, line, n);
+static void batch_add(Batch *b, const SourceRow *row) {
+    b->value[b->n] = row->value;
+    b->line[b->n] = row->line;
+    b->off[b->n++] = b->text.n;
+    b->n_bytes += (int64_t)row->n;
+    if (row->text) {
+        str_putn(&b->text, row->text, row->n);
         str_putc(&b->text, 0);
-        b->off[b->n_line] = b->text.n;
-        bool full = b->n_line == BATCH_LINES || b->text.n >= BATCH_BYTES;
-        if (full && !parse_batch(out, b, pool, err)) return false;
     }
-    if (!parse_batch(out, b, pool, err)) return false; /* an error in a line comes before one behind it */
+    b->off[b->n] = b->text.n;
+}
+
+static bool read_rows(Rows *out, Source *in, Batch *b, Pool *pool, Error *err) {
+    SourceRow row;
+    Error end = {ERR_NONE, ""};
+    for (bool more = true; more;) {
+        more = source_next(in, &row, &end) && (row.text || row.value);
+        if (more) batch_add(b, &row);
+        if (more && b->n < BATCH_ROWS && b->text.n + source_held(in) < BATCH_BYTES) continue;
+        if (!parse_batch(out, b, pool, err)) return false; /* an error in a row comes before one behind it */
+        source_forget(in);
+    }
     *err = end;
     return end.code == ERR_NONE;
 }
@@ -278,25 +318,25 @@ static void keep_heaps(Rows *out, const Batch *b, int n_thread) {
 }
 
 bool rows_read(Rows *out, const char *path, RowKind kind, Error *err) {
-    return rows_read_pool(out, path, kind, NULL, err);
+    return rows_read_pool(out, path, kind, NULL, NULL, err);
 }
 
-bool rows_read_pool(Rows *out, const char *path, RowKind kind, Pool *pool, Error *err) {
-    LineReader *in;
+bool rows_read_pool(Rows *out, const char *path, RowKind kind, const Columns *columns, Pool *pool, Error *err) {
+    Source *in;
     int n_before = out->n, skip_before = out->n_skip;
     err->code = ERR_NONE;
-    if (!lines_open(&in, path, MAX_LINE, err)) return false;
+    if (!source_open(&in, path, kind == ROW_TEXT || kind == ROW_ANY, columns, err)) return false;
     int n_thread = pool ? pool_threads(pool) : 1;
     Batch *b = mem_alloc(sizeof *b);
-    b->path = path;
-    b->kind = kind;
+    b->from = (RowsIn){kind, columns, path};
     b->of_thread = mem_alloc((size_t)n_thread * sizeof *b->of_thread);
-    bool ok = read_lines(out, in, b, pool, err);
+    bool ok = source_container(in) == CONTAINER_TEXT ? read_plain(out, source_lines(in), path, err)
+                                                     : read_rows(out, in, b, pool, err);
     keep_heaps(out, b, n_thread);
     str_release(&b->text);
     free(b->of_thread);
     free(b);
-    lines_close(in);
+    source_close(in);
     if (ok && out->n == n_before) {
         int n_skip = out->n_skip - skip_before;
         if (n_skip)
@@ -307,6 +347,16 @@ bool rows_read_pool(Rows *out, const char *path, RowKind kind, Pool *pool, Error
     }
     if (!ok) out->n = n_before;
     return ok;
+}
+
+bool rows_check_ids(const Rows *r, int n_vocab, Error *err) {
+    for (int i = 0; i < r->n; i++)
+        for (int k = 0; k < r->row[i].n_tok; k++)
+            if (r->row[i].tok[k] >= n_vocab)
+                return error_set(err, ERR_FORMAT,
+                                 "row %s: token id %d, the tokenizer has 0..%d: was the file made for another?",
+                                 r->row[i].id, (int)r->row[i].tok[k], n_vocab - 1);
+    return true;
 }
 
 void rows_release(Rows *r) {

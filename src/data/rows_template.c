@@ -35,32 +35,33 @@ static bool read_pieces(RowIn *in, Template *t, const char *s, const Json *slots
         *p = (Piece){s, (int)n, -1};
         if (!s[n]) {
             for (int i = 0; i < t->n_slot; i++) {
-                if (!used[i])
-                    return row_bad(in, "'slots' has a list that the template does not use (number %d)", i + 1);
+                if (!used[i]) return row_bad(in, "slots has a list that the template does not use (number %d)", i + 1);
             }
             return true;
         }
         const char *name = s + n + 1, *end = strchr(name, '}');
-        if (s[n] == '}' || !end) return row_bad(in, "'template' has a brace without its partner");
+        if (s[n] == '}' || !end) return row_bad(in, "template has a brace without its partner");
         p->slot = find_slot(slots, name, (size_t)(end - name));
-        if (p->slot < 0) return row_bad(in, "'template' names {%.*s}, which 'slots' lacks", (int)(end - name), name);
+        if (p->slot < 0) return row_bad(in, "template names {%.*s}, which slots lacks", (int)(end - name), name);
         used[p->slot] = true;
         s = end + 1;
     }
-    return row_bad(in, "'template' has more than %d slots", MAX_PIECES - 1);
+    return row_bad(in, "template has more than %d slots", MAX_PIECES - 1);
 }
 
 static bool read_slots(RowIn *in, Template *t, const Json *slots, int64_t *total) {
     *total = 1;
-    if (!slots || json_kind(slots) != JSON_OBJ) return row_bad(in, "'slots' must be an object {name: [..]}");
-    if (json_len(slots) >= MAX_PIECES) return row_bad(in, "'slots' has more than %d lists", MAX_PIECES - 1);
+    if (!slots || json_kind(slots) != JSON_OBJ) return row_bad(in, "slots must be an object {name: [..]}");
+    if (json_len(slots) >= MAX_PIECES) return row_bad(in, "slots has more than %d lists", MAX_PIECES - 1);
     for (t->n_slot = 0; t->n_slot < json_len(slots); t->n_slot++) {
         const char *key = json_key_at(slots, t->n_slot, &t->list[t->n_slot]);
         const Json *list = t->list[t->n_slot];
         int n = list ? json_len(list) : 0;
         if (json_kind(list) != JSON_ARR || n == 0) return row_bad(in, "slot '%.40s' must be a list of strings", key);
         for (int i = 0; i < n; i++) {
+            const char *value;
             if (!json_str(json_at(list, i), NULL)) return row_bad(in, "slot '%.40s' must be a list of strings", key);
+            if (!row_text(in, json_at(list, i), key, &value, NULL)) return false;
         }
         *total *= n;
         if (*total > MAX_ROWS) return row_bad(in, "the template stands for more than %d prompts", MAX_ROWS);
@@ -85,15 +86,16 @@ static void put_choice(Str *out, const Template *t, int64_t k) {
     }
 }
 
-bool row_template(RowIn *in, const Row *base) {
+bool row_template(RowIn *in, Row *base) {
     Template t;
     int64_t total;
-    const Json *slots = json_get(in->j, "slots");
-    const char *s = json_str(json_get(in->j, "template"), NULL);
+    const Json *slots = row_get(in, "slots");
+    const char *s;
     Heap *h = &in->rows->heap;
     Str text = {0};
     memset(&t, 0, sizeof t);
-    if (!s || !*s) return row_bad(in, "'template' must be a string that is not empty");
+    if (!row_text(in, row_get(in, "template"), "template", &s, NULL)) return false;
+    if (!*s) return row_bad(in, "template must be a string that is not empty");
     if (!read_slots(in, &t, slots, &total) || !read_pieces(in, &t, s, slots)) return false;
     for (int64_t k = 0; k < total; k++) {
         Row row = *base;
@@ -105,5 +107,5 @@ bool row_template(RowIn *in, const Row *base) {
         rows_put(in->rows, &row);
     }
     str_release(&text);
-    return true;
+    return in->put = true;
 }

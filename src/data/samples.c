@@ -50,6 +50,22 @@ void samples_release(SampleSet *s) {
     memset(s, 0, sizeof *s);
 }
 
+void samples_add_ids(SampleSet *s, const int32_t *tok, const float *weight, int n, uint64_t id, int max_len,
+                     Ledger *l) {
+    CHECK(max_len >= 2, "samples of %d tokens hold nothing to predict", max_len);
+    int learned = 0;
+    for (int i = 1; i < n; i++) learned += weight[i] != 0;
+    if (l) {
+        ledger_in(l, 1, n);
+        ledger_add(l, LEDGER_TRAINED, NULL, 1, learned);
+        ledger_add(l, LEDGER_MASKED, NULL, 0, n - learned);
+    }
+    for (int at = 0; at == 0 || at < n - 1; at += max_len - 1) {
+        int k = n - at < max_len ? n - at : max_len;
+        samples_add(s, tok + at, weight + at, k, id, 0, 1);
+    }
+}
+
 /* ---- texts: a document becomes the stream  <|endoftext|> its tokens <|endoftext|>,  cut into samples that overlap by
  * one token. So every token of the document, and its end, is predicted exactly once, each from all that the length
  * allows. */
