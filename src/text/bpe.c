@@ -286,41 +286,61 @@ static inline void pair_key_at(const MergeMap *map, Short *p, int at, int next) 
     p->to[at] = m ? m->id : -1;
 }
 
-/* Merges n symbols: the bytes of s, or with s NULL those in b. g: NULL when it is enough to put the ids. */
-static void merge_short(const Tokenizer *t, const BpeScratch *b, const char *s, int n, TokBuf *out, const Give *g) {
-    const MergeMap *map = &t->merge;
-    Short p;
-    int n_lane = (n + LANES - 1) / LANES, last = n - 1;
-    p.lane[n_lane - 1] = (Lanes){NO_PAIR, NO_PAIR, NO_PAIR, NO_PAIR};
-    for (int i = 0; i < n; i++) {
-        p.id[i] = s ? t->byte_id[(unsigned char)s[i]] : b->id[i];
-        p.prev[i] = (uint8_t)(i - 1);
-        p.next[i] = (uint8_t)(i + 1);
-    }
-    for (int i = 0; i < last; i++) pair_key_at(map, &p, i, i + 1);
-    for (int32_t key; (key = least_key(&p, n_lane)) != NO_PAIR;) {
-        int at = key & (SHORT_PIECE - 1), gone = p.next[at];
-        p.id[at] = p.to[at];
-        if (gone == last) {
-            last = at;
-            p.key[at] = NO_PAIR;
+/* Merges symbols 0..n-1 whose ids are filled in; *last is the last one left. */
+static inline void merge_all(const MergeMap *map, Short *p, int n, int *last) {
+    int n_lane = (n + LANES - 1) / LANES;
+    *last = n - 1;
+    for (int i = 0; i < *last; i++) pair_key_at(map, p, i, i + 1);
+    for (int32_t key; (key = least_key(p, n_lane)) != NO_PAIR;) {
+        int at = key & (SHORT_PIECE - 1), gone = p->next[at];
+        p->id[at] = p->to[at];
+        if (gone == *last) {
+            *last = at;
+            p->key[at] = NO_PAIR;
         } else {
-            p.next[at] = p.next[gone];
-            p.prev[p.next[at]] = (uint8_t)at;
-            pair_key_at(map, &p, at, p.next[at]);
+            p->next[at] = p->next[gone];
+            p->prev[p->next[at]] = (uint8_t)at;
+            pair_key_at(map, p, at, p->next[at]);
         }
-        p.key[gone] = NO_PAIR;
-        if (at > 0) pair_key_at(map, &p, p.prev[at], at);
+        p->key[gone] = NO_PAIR;
+        if (at > 0) pair_key_at(map, p, p->prev[at], at);
     }
+}
+
+static inline void short_init(Short *p, int n) {
+    p->lane[(n - 1) / LANES] = (Lanes){NO_PAIR, NO_PAIR, NO_PAIR, NO_PAIR};
+}
+
+static inline void short_symbol(Short *p, int i, int32_t id) {
+    p->id[i] = id;
+    p->prev[i] = (uint8_t)(i - 1);
+    p->next[i] = (uint8_t)(i + 1);
+}
+
+/* Bytes, of which only the ids are wanted: what nearly every call is. */
+static void merge_bytes(const Tokenizer *t, const char *s, int n, TokBuf *out) {
+    Short p;
+    int last;
+    short_init(&p, n);
+    for (int i = 0; i < n; i++) short_symbol(&p, i, t->byte_id[(unsigned char)s[i]]);
+    merge_all(&t->merge, &p, n, &last);
     tokbuf_room(out, n);
     for (int i = 0;; i = p.next[i]) {
-        int end = i == last ? n : p.next[i];
-        if (g)
-            give_token(g, p.id[i], symbols_span(t, b, i, end), end - i);
-        else
-            out->id[out->n++] = p.id[i];
+        out->id[out->n++] = p.id[i];
         if (i == last) return;
     }
+}
+
+/* The bytes of s, or with s NULL the symbols in b. */
+static void merge_short(const BpeScratch *b, const char *s, int n, const Give *g) {
+    Short p;
+    int last;
+    short_init(&p, n);
+    for (int i = 0; i < n; i++) short_symbol(&p, i, s ? g->t->byte_id[(unsigned char)s[i]] : b->id[i]);
+    merge_all(&g->t->merge, &p, n, &last);
+    p.next[last] = (uint8_t)n; /* at most 128 */
+    for (int i = 0; i < n; i = p.next[i])
+        give_token(g, p.id[i], symbols_span(g->t, b, i, p.next[i]), p.next[i] - i);
 }
 
 typedef struct {
@@ -396,17 +416,22 @@ void bpe_scratch_release(BpeScratch *b) {
 }
 
 void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBuf *out, SpanBuf *spans) {
+    int32_t whole = t->ignore_merges ? whole_find(t, s, n) : -1;
+    if (whole >= 0 && !b->special && t->kind[whole] == TOKEN_SPECIAL) whole = -1;
+    if (whole < 0 && t->all_bytes && n <= SHORT_PIECE && !spans && t->n_parts == 0) {
+        merge_bytes(t, s, (int)n, out);
+        return;
+    }
     Give g = {t, out, spans, !b->special && t->n_parts > 0};
-    int32_t id = t->ignore_merges ? whole_find(t, s, n) : -1;
-    if (id >= 0 && (b->special || t->kind[id] != TOKEN_SPECIAL)) {
-        give(&g, id, (ByteSpan){0, (uint32_t)n});
+    if (whole >= 0) {
+        give(&g, whole, (ByteSpan){0, (uint32_t)n});
         return;
     }
     const char *bytes = t->all_bytes ? s : NULL;
     int n_symbol = bytes ? (int)n : symbols_read(t, b, s, n);
     if (n_symbol == 0) return;
-    if (n_symbol <= SHORT_PIECE)
-        merge_short(t, b, bytes, n_symbol, out, spans || g.plain ? &g : NULL);
-    else
+    if (n_symbol > SHORT_PIECE)
         merge_long(t, b, bytes, n_symbol, &g);
+    else
+        merge_short(b, bytes, n_symbol, &g);
 }
