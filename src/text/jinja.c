@@ -32,7 +32,7 @@ bool jinja_parse(JinjaTemplate **out, const char *source, size_t n, JinjaError *
         t->root = parse_template(&p);
         t->generation = p.generation;
     }
-    if (!x.failed) scope_resolve(&x, t->root);
+    if (!x.failed) scope_resolve(&x, t->root, &t->block);
     t->heap = x.heap;
     if (!x.failed) {
         *out = t;
@@ -108,7 +108,7 @@ static void fill_context(Jx *x, const JinjaChat *c) {
 }
 
 bool jinja_render(const JinjaTemplate *t, const JinjaChat *chat, JinjaOut *out, JinjaError *err) {
-    Jx x = {.err = err, .fuel = INT64_MAX / 2, .now_s = chat->now_s, .result = out};
+    Jx x = {.err = err, .fuel = INT64_MAX / 2, .now_s = chat->now_s, .result = out, .block = &t->block};
     size_t bad;
     error_clear(err);
     str_clear(&out->text);
@@ -120,9 +120,7 @@ bool jinja_render(const JinjaTemplate *t, const JinjaChat *chat, JinjaOut *out, 
     x.context = jx_dict(&x);
     fill_context(&x, chat);
     x.fuel = JINJA_MAX_STEPS; /* the size of the data is not the template's doing */
-    x.env = heap_alloc(&x.heap, sizeof(Env) + (size_t)t->root->n_slot * sizeof(JVal));
-    jx_load(&x, &t->root->loads);
-    jx_exec(&x, &t->root->body);
+    jx_enter_top(&x, t->root);
     if (!x.failed && !str_utf8_valid(str_get(&x.root), x.root.n, &bad))
         jx_fail(&x, "the text is not UTF-8: a lone surrogate of an escape at byte %zu", bad);
     heap_release(&x.heap);

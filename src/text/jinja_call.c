@@ -252,6 +252,16 @@ static JVal own_attr(Jx *x, JVal v, const JStr *name, bool *known) {
     case J_CYCLER:
         *known = strcmp(name->s, "current") == 0;
         return *known ? v.u.cycler->items->item[v.u.cycler->at] : j_none();
+    case J_SELF:
+        for (int i = 0; i < x->block->n; i++) {
+            const JStr *block = x->block->item[i]->name;
+            if (block->n != name->n || memcmp(block->s, name->s, name->n)) continue;
+            JVal b = {J_BLOCK, {0}};
+            b.u.block = x->block->item[i];
+            *known = true;
+            return b;
+        }
+        return j_none();
     case J_BOOL:
     case J_INT:
     case J_BIG:
@@ -361,7 +371,7 @@ const char *j_func_name(int f) {
 
 bool j_callable(JVal v) {
     return v.kind == J_FUNC || v.kind == J_METHOD || v.kind == J_MACRO || v.kind == J_JOINER || v.kind == J_LOOP ||
-           v.kind == J_UNDEF;
+           v.kind == J_UNDEF || v.kind == J_BLOCK;
 }
 
 static JVal make_range(Jx *x, const JArgs *a) {
@@ -513,6 +523,8 @@ JVal jx_call(Jx *x, JVal callee, const JArgs *a) {
         callee.u.joiner->used = true;
         return used ? j_str(callee.u.joiner->sep) : jx_strz(x, "");
     }
+    case J_BLOCK:
+        return jx_bind(x, "block", "", BIND_ANY, a, arg) ? jx_call_block(x, callee.u.block) : j_none();
     case J_UNDEF:
         return jx_undef_error(x, callee);
     default:

@@ -102,6 +102,15 @@ void jx_write(Jx *x, JVal v) {
     if (x->out->n > JINJA_MAX_OUTPUT) jx_fail(x, "the text grows beyond %d bytes", JINJA_MAX_OUTPUT);
 }
 
+/* What a filter or call block makes: the reference takes texts only here. */
+static void write_text(Jx *x, JVal v) {
+    if (x->failed) return;
+    if (v.kind == J_STR)
+        jx_write(x, v);
+    else
+        jx_fail(x, "expected str instance, %s found", j_type(v));
+}
+
 /* What body writes, as a text. */
 static JVal captured(Jx *x, const Nodes *body) {
     Str text = {0}, *outer = x->out;
@@ -200,6 +209,14 @@ typedef struct {
     bool loaded;
 } Condition;
 
+/* What the generator hands on: its variables, so a tuple where there are several. */
+static JVal target_value(Jx *x, const Node *target) {
+    if (target->kind == N_NAME) return *slot_at(x->env, target->ref);
+    JList *l = jx_list(x, (size_t)target->item.n);
+    for (int i = 0; i < target->item.n; i++) jx_add(x, l, target_value(x, target->item.item[i]));
+    return j_tuple(l);
+}
+
 static bool next_that_holds(Jx *x, void *ud, JVal *v) {
     Condition *c = ud;
     Env *outer = x->env;
@@ -210,6 +227,7 @@ static bool next_that_holds(Jx *x, void *ud, JVal *v) {
     while (!found && !x->failed && jx_next(x, c->iter, v)) {
         jx_assign(x, c->node->test_target, *v);
         found = !x->failed && j_truth(jx_eval(x, c->node->c)) && !x->failed;
+        if (found) *v = target_value(x, c->node->test_target);
     }
     x->env = outer;
     return found;
@@ -400,8 +418,7 @@ static void exec_call_block(Jx *x, const Node *n) {
     value[a.n_kw++] = macro_value(x, n);
     a.kw = kw;
     a.kw_value = value;
-    JVal text = jx_call(x, callee, &a);
-    if (!x->failed) jx_write(x, text);
+    write_text(x, jx_call(x, callee, &a));
 }
 
 /* The span's begin is what has left the template so far: inside a macro or a set block, what came before that. */
@@ -437,10 +454,17 @@ static void exec_set_block(Jx *x, const Node *n) {
     }
     if (n->kind == N_SET_BLOCK)
         jx_assign(x, n->a, v);
-    else if (!x->failed)
-        jx_write(x, v);
+    else
+        write_text(x, v);
     jx_unload(x, &n->loads);
-    if (n->kind == N_SET_BLOCK && n->export) export(x, n->a);
+    if (n->kind == N_SET_BLOCK && n->exported) export(x, n->a);
+}
+
+/* set ns.a = ...: what ns is matters before the value is looked at. */
+static void check_namespaces(Jx *x, const Node *target) {
+    for (int i = 0; i < target->item.n; i++) check_namespaces(x, target->item.item[i]);
+    if (target->kind == N_NSREF && slot_at(x->env, target->ref)->kind != J_NAMESPACE)
+        jx_fail(x, "cannot assign attribute on non-namespace object");
 }
 
 static void exec_with(Jx *x, const Node *n) {
@@ -476,12 +500,24 @@ static void exec_if(Jx *x, const Node *n) {
     jx_exec(x, &n->other);
 }
 
-static void exec_block(Jx *x, const Node *n) {
+void jx_enter_top(Jx *x, const Node *n) {
     Env *outer = x->env;
+    JVal self = {J_SELF, {0}};
     x->env = env_new(x, NULL, n->n_slot);
+    if (n->extended) *slot_at(x->env, n->ref) = self;
     jx_load(x, &n->loads);
     jx_exec(x, &n->body);
     x->env = outer;
+}
+
+JVal jx_call_block(Jx *x, const Node *block) {
+    Str text = {0}, *out = x->out;
+    if (!call_begin(x)) return j_none();
+    x->out = &text;
+    jx_enter_top(x, block);
+    x->out = out;
+    call_end(x);
+    return jx_take(x, &text);
 }
 
 static void exec_output(Jx *x, const Node *n) {
@@ -504,8 +540,10 @@ static void exec_one(Jx *x, const Node *n) {
         exec_if(x, n);
         break;
     case N_SET:
+        check_namespaces(x, n->a);
+        if (x->failed) break;
         jx_assign(x, n->a, jx_eval(x, n->b));
-        if (n->export && !x->failed) export(x, n->a);
+        if (n->exported && !x->failed) export(x, n->a);
         break;
     case N_SET_BLOCK:
     case N_FILTER_BLOCK:
@@ -513,7 +551,7 @@ static void exec_one(Jx *x, const Node *n) {
         break;
     case N_MACRO:
         *slot_at(x->env, n->ref) = macro_value(x, n);
-        if (n->export) jx_dict_set(x, x->vars, j_str(n->name), *slot_at(x->env, n->ref));
+        if (n->exported) jx_dict_set(x, x->vars, j_str(n->name), *slot_at(x->env, n->ref));
         break;
     case N_CALL_BLOCK:
         exec_call_block(x, n);
@@ -530,7 +568,7 @@ static void exec_one(Jx *x, const Node *n) {
         jx_unload(x, &n->loads);
         break;
     case N_BLOCK:
-        exec_block(x, n);
+        jx_enter_top(x, n);
         break;
     case N_BREAK:
         x->stop_break = true;

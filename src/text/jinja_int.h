@@ -19,7 +19,8 @@
 typedef enum {
     J_MISSING,      /* a slot never set, an argument not given; no template sees it */
     J_UNDEF, J_NONE, J_BOOL, J_INT, J_BIG, J_FLOAT, J_STR, J_LIST, J_TUPLE, J_DICT, J_VIEW, J_RANGE, J_ITER, J_SLICE,
-    J_NAMESPACE, J_LOOP, J_MACRO, J_METHOD, J_FUNC, J_CYCLER, J_JOINER
+    J_NAMESPACE, J_LOOP, J_MACRO, J_METHOD, J_FUNC, J_CYCLER, J_JOINER,
+    J_SELF, J_BLOCK /* the template itself, and a block of it to call */
 } JKind;
 
 typedef struct JVal JVal;
@@ -59,6 +60,7 @@ struct JVal {
         int func;           /* JFunc */
         JCycler *cycler;
         JJoiner *joiner;
+        const struct Node *block;
     } u;
 };
 
@@ -112,12 +114,12 @@ struct Node {
     CallArgs *args;         /* CALL FILTER TEST */
     bool store;             /* NAME: is a target; TUPLE likewise */
     bool param;             /* NAME: declared as a parameter */
-    bool recursive, extended;   /* FOR: marked so; its loop variable is used */
-    bool export;            /* SET, MACRO ...: at top level, blocks see it */
+    bool recursive, extended;   /* FOR: marked so; its loop variable is used. Root, BLOCK: extended when self is used */
+    bool exported;          /* SET, MACRO ...: at top level, blocks see it */
     bool takes_caller, takes_kwargs, takes_varargs;     /* MACRO, CALL_BLOCK */
     /* filled by jinja_scope.c */
     int n_slot;             /* of the function this node is, 0: none of its own */
-    Ref ref;                /* NAME, NSREF; MACRO: where it is put; FOR: its loop */
+    Ref ref;                /* NAME, NSREF; MACRO: where it is put; FOR: its loop; root, BLOCK: self */
     Ref caller_ref, kwargs_ref, varargs_ref;
     Loads loads, else_loads, test_loads;
     Node *test_target;      /* FOR with a condition: the target once more, in the function of the condition */
@@ -128,6 +130,7 @@ struct Node {
 struct JinjaTemplate {
     Heap heap;
     Node *root;             /* body: statements */
+    Nodes block;            /* named blocks */
     bool generation;
 };
 
@@ -149,6 +152,7 @@ typedef struct {
     JDict *vars;            /* set at top level */
     JDict *context;         /* given variables and globals */
     JinjaOut *result;
+    const Nodes *block;
     int cap_span;
     int64_t now_s;
     Env *env;
@@ -270,6 +274,7 @@ JVal jx_call_macro(Jx *x, const JMacro *m, const JArgs *a);         /* jinja_exe
 JVal jx_call_loop(Jx *x, JLoop *l, JVal items);                     /* jinja_exec.c: loop(items) */
 JVal jx_loop_attr(Jx *x, JLoop *l, const char *name, bool *known);  /* jinja_exec.c */
 JVal jx_macro_attr(Jx *x, const JMacro *m, const char *name, bool *known);
+JVal jx_call_block(Jx *x, const Node *block);                       /* self.block() */
 void jx_put_loop(Jx *x, Str *out, JLoop *l);
 const JStr *j_macro_name(const JMacro *m);
 bool jx_loop_len(Jx *x, JLoop *l, int64_t *n);
@@ -331,13 +336,14 @@ const Token *parse_expect(Parser *p, TokenType t);
 bool parse_skip(Parser *p, TokenType t);
 bool tok_is(const Token *t, const char *word);
 bool parse_skip_word(Parser *p, const char *word);
-bool scope_resolve(Jx *x, Node *root);                      /* false: failed */
+bool scope_resolve(Jx *x, Node *root, Nodes *block);        /* block: the named ones. False: failed */
 
 /* ---- jinja_eval.c, jinja_exec.c ---- */
 JVal jx_eval(Jx *x, const Node *n);
 JVal jx_eval_args(Jx *x, const CallArgs *c, JArgs *out);    /* ok: not failed */
 void jx_assign(Jx *x, const Node *target, JVal v);
 void jx_exec(Jx *x, const Nodes *body);
+void jx_enter_top(Jx *x, const Node *n);                    /* runs the template, or a named block */
 void jx_load(Jx *x, const Loads *l);
 void jx_unload(Jx *x, const Loads *l);
 void jx_write(Jx *x, JVal v);

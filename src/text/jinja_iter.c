@@ -88,6 +88,7 @@ JIter *jx_iter_reversed(Jx *x, JVal v) {
     if (v.kind == J_STR) { /* by code point, backwards */
         JVal back[3] = {j_none(), j_none(), j_int(-1)};
         i = iter_new(x, ITER_TEXT, jx_slice(x, v, back), "reversed");
+        i->backwards = true;
         return i;
     }
     if (!j_is_seq(v) && v.kind != J_RANGE && v.kind != J_DICT && v.kind != J_VIEW) return NULL;
@@ -126,7 +127,7 @@ bool jx_next(Jx *x, JIter *i, JVal *v) {
         size_t len;
         if (i->byte >= s->n) return false;
         j_char(s->s + i->byte, s->n - i->byte, &len);
-        *v = jx_markup(x, j_str(jx_str_own(x, s->s + i->byte, len)), s->markup && !i->backwards);
+        *v = jx_markup(x, j_str(jx_str_own(x, s->s + i->byte, len)), s->markup && i->backwards); /* so in Python */
         i->byte += len;
         return true;
     }

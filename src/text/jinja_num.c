@@ -179,12 +179,32 @@ static JVal float_arith(Jx *x, NodeKind op, double a, double b) {
     return j_float(op == N_MOD ? r : q);
 }
 
+/* The double next to the quotient. Beyond 53 bits by way of 40 decimal digits, and a last one that says whether
+ * something was left: strtod rounds that right. */
+static JVal divide_whole(Jx *x, JVal a, JVal b) {
+    int64_t most = (int64_t)1 << 53;
+    if (j_number_order(b, j_int(0)) == 0) return jx_fail(x, "division by zero");
+    if (a.kind != J_BIG && b.kind != J_BIG && llabs(small(a)) <= most && llabs(small(b)) <= most)
+        return j_float((double)small(a) / (double)small(b));
+    bool negative = (j_number_order(a, j_int(0)) < 0) != (j_number_order(b, j_int(0)) < 0);
+    int na = a.kind == J_BIG ? a.u.big->n : 3, nb = b.kind == J_BIG ? b.u.big->n : 3,
+        k = 60 + 9 * (nb > na ? nb - na : 0);
+    JVal scaled = int_arith(x, N_MUL, jx_abs(x, a), power_int(x, j_int(10), j_int(k))), q, rest;
+    big_divmod(x, scaled, jx_abs(x, b), &q, &rest);
+    Str text = {0};
+    if (negative) str_putc(&text, '-');
+    big_put(x, &text, q);
+    str_printf(&text, "%de%d", j_truth(rest) ? 1 : 0, -k - 1);
+    double f = strtod(str_get(&text), NULL);
+    str_release(&text);
+    return isinf(f) ? jx_fail(x, "integer division result too large for a float") : j_float(f);
+}
+
 static JVal number_arith(Jx *x, NodeKind op, JVal a, JVal b) {
     bool whole = j_integer(a) && j_integer(b);
-    if (whole && op == N_DIV && a.kind != J_BIG && b.kind != J_BIG && small(b) != 0)
-        return j_float((double)((long double)small(a) / (long double)small(b)));
+    if (whole && op == N_DIV) return divide_whole(x, a, b);
     if (whole && op == N_POW && j_number_order(b, j_int(0)) >= 0) return power_int(x, a, b);
-    if (whole && op != N_DIV && op != N_POW) return int_arith(x, op, a, b);
+    if (whole && op != N_POW) return int_arith(x, op, a, b);
     double p, q;
     if (!j_float_of(a, &p) || !j_float_of(b, &q)) return jx_fail(x, "int too large to convert to float");
     return float_arith(x, op, p, q);
@@ -273,7 +293,10 @@ static JVal round_float(double v, int digits) {
     bool up = *rest > '5' || (*rest == '5' && (above || last % 2 == 1));
     memset(rest, '0', (size_t)(point - cut));
     buf[point] = 0;
-    double r = strtod(buf, NULL) + (up ? pow(10, -digits) : 0);
+    int i = cut;
+    while (up && i > 0 && buf[i - 1] == '9') buf[--i] = '0';
+    if (up && i > 0) buf[i - 1]++;
+    double r = up && i == 0 ? pow(10, point) : strtod(buf, NULL);
     return j_float(copysign(r, v));
 }
 

@@ -167,8 +167,8 @@ static Node *parse_for(Parser *p, int line) {
     return n;
 }
 
-/* N_IF: a condition, body; other: else branch, whose only statement is the next elif as N_IF with export unset. To keep
- * the reference's scoping, elifs are a list: item. */
+/* N_IF: a condition, body; other: else branch, whose only statement is the next elif as N_IF with exported unset. To
+ * keep the reference's scoping, elifs are a list: item. */
 static Node *parse_if(Parser *p, int line) {
     static const char *const end[] = {"elif", "else", "endif", NULL}, *const end_else[] = {"endif", NULL};
     Node *result = node_new(p, N_IF, line), *n = result;

@@ -139,6 +139,10 @@ void jx_put_repr(Jx *x, Str *out, JVal v) {
     case J_FUNC:
         str_printf(out, "<function %s>", j_func_name(v.u.func));
         break;
+    case J_SELF:
+        str_put(out, "<TemplateReference None>");
+        break;
+    case J_BLOCK:
     case J_ITER: /* Python would show an address */
     case J_CYCLER:
     case J_JOINER:

@@ -349,6 +349,7 @@ static void frame_loads(Scope *s, const Sym *sym, Loads *out) {
 }
 
 static void resolve_body(Scope *s, const Nodes *body, Frame f);
+static void resolve_top(Scope *s, Node *n, bool toplevel);
 
 /* Names of filters and tests are checked here, but for those that an if may keep from being reached. */
 static void check_name(Scope *s, const Frame *f, Node *n) {
@@ -462,15 +463,6 @@ static void resolve_for(Scope *s, Node *n, Frame *f) {
     n->n_slot = func ? func->n : 0;
 }
 
-/* A named block: a function of its own that knows the context only. */
-static void resolve_block(Scope *s, Node *n) {
-    Frame in = {sym_new(s, NULL, func_new(s, NULL)), false, false, false};
-    visit_list(s, &n->body, analyze, in.sym);
-    resolve_body(s, &n->body, in);
-    frame_loads(s, in.sym, &n->loads);
-    n->n_slot = in.sym->func->n;
-}
-
 static void resolve_if(Scope *s, Node *n, Frame f) {
     f.soft = true;
     resolve_expr(s, &f, n->a);
@@ -502,7 +494,7 @@ static void resolve_inner(Scope *s, Node *n, Frame *f) {
 }
 
 static void resolve_statement(Scope *s, Node *n, Frame f) {
-    n->export = f.toplevel;
+    n->exported = f.toplevel;
     switch (n->kind) {
     case N_OUTPUT:
         visit_list(s, &n->item, resolve_expr, &f);
@@ -537,7 +529,7 @@ static void resolve_statement(Scope *s, Node *n, Frame f) {
         resolve_inner(s, n, &f);
         break;
     case N_BLOCK:
-        resolve_block(s, n);
+        resolve_top(s, n, false); /* a function of its own that knows the context only */
         break;
     case N_BREAK:
     case N_CONTINUE:
@@ -555,33 +547,37 @@ static void resolve_body(Scope *s, const Nodes *body, Frame f) {
     for (int i = 0; i < body->n && !s->x->failed; i++) resolve_statement(s, body->item[i], f);
 }
 
-typedef struct {
-    const JStr **name;
-    int n;
-} BlockNames;
-
 static void block_visit(Scope *s, void *ud, Node *n) {
-    BlockNames *b = ud;
+    Nodes *b = ud;
     if (n->kind == N_BLOCK) {
-        if (has_name(b->name, b->n, n->name) && !s->x->failed) {
+        for (int i = 0; i < b->n && !s->x->failed; i++) {
+            if (!same_name(b->item[i]->name, n->name)) continue;
             char text[100];
             int len = snprintf(text, sizeof text, "block '%.60s' defined twice", n->name->s);
             jx_fail_class(s->x, JINJA_SYNTAX, n->line, text, (size_t)len);
         }
-        b->name = grown(s->x, b->name, b->n, sizeof *b->name);
-        b->name[b->n++] = n->name;
+        b->item = grown(s->x, b->item, b->n, sizeof(Node *));
+        b->item[b->n++] = n;
     }
     visit_children(s, n, block_visit, ud);
 }
 
-bool scope_resolve(Jx *x, Node *root) {
+/* The variables of the template, or of a named block. */
+static void resolve_top(Scope *s, Node *n, bool toplevel) {
+    Frame f = {sym_new(s, NULL, func_new(s, NULL)), toplevel, false, false};
+    n->extended = uses(s, &n->body, "self");
+    const JStr *self = jx_str_own(s->x, "self", 4);
+    if (n->extended) sym_param(s, f.sym, self);
+    visit_list(s, &n->body, analyze, f.sym);
+    if (n->extended) resolve_ref(s, &f, self, n->line, &n->ref);
+    resolve_body(s, &n->body, f);
+    frame_loads(s, f.sym, &n->loads);
+    n->n_slot = f.sym->func->n;
+}
+
+bool scope_resolve(Jx *x, Node *root, Nodes *block) {
     Scope s = {x};
-    BlockNames blocks = {0};
-    Frame f = {sym_new(&s, NULL, func_new(&s, NULL)), true, false, false};
-    block_visit(&s, &blocks, root);
-    visit_list(&s, &root->body, analyze, f.sym);
-    resolve_body(&s, &root->body, f);
-    frame_loads(&s, f.sym, &root->loads);
-    root->n_slot = f.sym->func->n;
+    block_visit(&s, block, root);
+    resolve_top(&s, root, true);
     return !x->failed;
 }

@@ -166,7 +166,7 @@ static JVal partition(Jx *x, JVal self, JVal sep, bool right) {
     const char *hit = right ? find_last(s->s, s->n, sep.u.str) : memmem(s->s, s->n, sep.u.str->s, sep.u.str->n);
     if (hit) {
         jx_add(x, l, part(x, self, s->s, (size_t)(hit - s->s)));
-        jx_add(x, l, sep);
+        jx_add(x, l, jx_markup(x, sep, self.u.str->markup));
         jx_add(x, l, part(x, self, hit + sep.u.str->n, s->n - (size_t)(hit - s->s) - sep.u.str->n));
     } else {
         for (int i = 0; i < 3; i++) jx_add(x, l, i == (right ? 2 : 0) ? self : part(x, self, "", 0));

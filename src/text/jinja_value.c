@@ -317,14 +317,30 @@ bool j_truth(JVal v) {
 const char *j_type(JVal v) {
     static const char *const view[] = {"dict_keys", "dict_values", "dict_items"};
     static const char *const name[] = {
-        [J_MISSING] = "missing",  [J_UNDEF] = "Undefined", [J_NONE] = "NoneType",
-        [J_BOOL] = "bool",        [J_INT] = "int",         [J_BIG] = "int",
-        [J_FLOAT] = "float",      [J_STR] = "str",         [J_LIST] = "list",
-        [J_TUPLE] = "tuple",      [J_DICT] = "dict",       [J_VIEW] = "dict_items",
-        [J_RANGE] = "range",      [J_ITER] = "generator",  [J_SLICE] = "slice",
-        [J_LOOP] = "LoopContext", [J_MACRO] = "Macro",     [J_NAMESPACE] = "TemplateNamespace",
-        [J_METHOD] = "method",    [J_FUNC] = "function",   [J_CYCLER] = "Cycler",
+        [J_MISSING] = "missing",
+        [J_UNDEF] = "Undefined",
+        [J_NONE] = "NoneType",
+        [J_BOOL] = "bool",
+        [J_INT] = "int",
+        [J_BIG] = "int",
+        [J_FLOAT] = "float",
+        [J_STR] = "str",
+        [J_LIST] = "list",
+        [J_TUPLE] = "tuple",
+        [J_DICT] = "dict",
+        [J_VIEW] = "dict_items",
+        [J_RANGE] = "range",
+        [J_ITER] = "generator",
+        [J_SLICE] = "slice",
+        [J_LOOP] = "LoopContext",
+        [J_MACRO] = "Macro",
+        [J_NAMESPACE] = "TemplateNamespace",
+        [J_METHOD] = "method",
+        [J_FUNC] = "function",
+        [J_CYCLER] = "Cycler",
         [J_JOINER] = "Joiner",
+        [J_SELF] = "TemplateReference",
+        [J_BLOCK] = "BlockReference",
     };
     if (v.kind == J_VIEW && v.u.view) return view[v.u.view->kind];
     if (v.kind == J_ITER && v.u.iter) return j_iter_type(v.u.iter);
