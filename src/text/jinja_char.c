@@ -112,6 +112,21 @@ bool j_is_numeric(uint32_t c) {
            in_list(numeric_ideographs, COUNT_OF(numeric_ideographs), c);
 }
 bool j_is_word(uint32_t c) { return c == '_' || j_is_letter(c) || j_is_numeric(c); }
+bool j_is_name_start(uint32_t c) {
+    return c == '_' || j_is_letter(c) || c == 0x2118 || c == 0x212E || (c == 0x1885 || c == 0x1886) ||
+           category(c) == UTF8PROC_CATEGORY_NL;
+}
+bool j_is_name(uint32_t c) {
+    switch (category(c)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default:
+        return j_is_name_start(c) || c == 0xB7 || c == 0x387 || (c >= 0x1369 && c <= 0x1371) || c == 0x19DA;
+    }
+}
 bool j_is_upper(uint32_t c) {
     if (c < 0x80) return c >= 'A' && c <= 'Z';
     return category(c) == UTF8PROC_CATEGORY_LU || IN_RANGES(upper_beyond_letters, c);

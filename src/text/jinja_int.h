@@ -207,6 +207,7 @@ bool j_is_printable(uint32_t c);
 bool j_is_letter(uint32_t c), j_is_decimal(uint32_t c), j_is_digit(uint32_t c), j_is_numeric(uint32_t c);
 bool j_is_upper(uint32_t c), j_is_lower(uint32_t c), j_is_title(uint32_t c);
 bool j_is_word(uint32_t c);                                 /* \w */
+bool j_is_name_start(uint32_t c), j_is_name(uint32_t c);    /* of identifiers */
 typedef enum { CASE_UPPER, CASE_LOWER, CASE_TITLE, CASE_CAPITAL, CASE_SWAP, CASE_FOLD } CaseKind;
 void j_put_case(Str *out, const char *s, size_t n, CaseKind kind);
 

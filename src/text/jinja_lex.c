@@ -246,8 +246,7 @@ static size_t name_end(const Lex *l) {
     size_t at = l->at, len;
     while (at < l->n) {
         uint32_t c = j_char(l->s + at, l->n - at, &len);
-        bool mark = c >= 0x300 && !j_is_letter(c) && j_is_printable(c) && at > l->at && !j_is_space(c);
-        if (!j_is_word(c) && !(c >= 0x80 && mark && c < 0x2000)) break;
+        if (!j_is_name(c)) break;
         at += len;
     }
     return at;
@@ -295,8 +294,7 @@ static bool lex_token(Lex *l) {
         lex_number(l);
         return !l->x->failed;
     }
-    if (c == '_' || j_is_letter(c) || (c >= 0x80 && j_is_word(c))) {
-        if (!j_is_letter(c) && c != '_') return lex_fail(l, "Invalid character in identifier");
+    if (j_is_name_start(c)) {
         size_t end = name_end(l);
         emit(l, T_NAME, jx_str(l->x, l->s + l->at, end - l->at), l->line);
         go(l, end);

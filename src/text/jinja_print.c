@@ -182,7 +182,7 @@ static void put_json_string(Str *out, const JStr *s, bool ascii) {
             str_put(out, named[c]);
         else if (c < 0x20)
             str_printf(out, "\\u%04x", c);
-        else if (c < 0x80 || !ascii)
+        else if (c < 0x7F || !ascii)
             str_putn(out, s->s + i, len);
         else if (c < 0x10000)
             str_printf(out, "\\u%04x", c);

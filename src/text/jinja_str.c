@@ -437,7 +437,7 @@ static JVal str_isidentifier(Jx *x, JVal self, const JVal *arg) {
     (void)x, (void)arg;
     if (self.u.str->n == 0) return j_bool(false);
     uint32_t c = j_char(self.u.str->s, self.u.str->n, &len);
-    return c != '_' && !j_is_letter(c) ? j_bool(false) : all_chars(self.u.str, j_is_word, false);
+    return j_is_name_start(c) ? all_chars(self.u.str, j_is_name, false) : j_bool(false);
 }
 
 /* Some cased character, and none of the other case. */
