@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/io.h"
@@ -67,7 +68,7 @@ static bool open_parts(OpenModel *m, Error *err) {
     const char *dir = str_get(&m->dir);
     HeadKind kind;
     if (!tokenizer_open(&m->tok, dir, err)) return false;
-    m->has_chat = chat_init(&m->chat, m->tok, &m->no_chat);
+    m->has_chat = chat_open(&m->chat, m->tok, dir, (int64_t)time(NULL), &m->no_chat);
     if (!head_kind(&kind, dir, err) || !model_open(&m->model, m->machine.be, dir, false, err)) return false;
     m->net.trunk = &m->model;
     if (!head_open(&m->head, &m->model, kind, dir, false, err)) return false;
@@ -89,6 +90,7 @@ void open_model_close(OpenModel *m) {
     engine_close(m->engine);
     if (m->net.head) head_release(&m->head);
     if (m->net.trunk) model_release(&m->model);
+    chat_close(&m->chat);
     if (m->tok) tokenizer_close(m->tok);
     machine_close(&m->machine);
     str_release(&m->dir);

@@ -11,8 +11,8 @@
 /* Depth is bounded while reading, so nothing that walks expressions later can run out of stack. */
 static bool nest(Parser *p) {
     if (p->x->failed) return false;
-    if (p->nest >= MAX_NEST / 2) {
-        parse_fail(p, tok(p)->line, "expressions nested deeper than %d", MAX_NEST / 2);
+    if (p->nest >= MAX_NEST) {
+        parse_fail(p, tok(p)->line, "expressions nested deeper than %d", MAX_NEST);
         return false;
     }
     p->nest++;
