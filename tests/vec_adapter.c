@@ -3,13 +3,17 @@
  *
  *   {"op":"json","bytes":BASE64}  ->  {"accept":true,"value":...} | {"accept":false}
  *   {"op":"chat","template","messages","tools","documents","variables","add_generation_prompt","now"}
- *       ->  {"text":...,"spans":[[begin,end],...]} | {"error":"raised|syntax|runtime","message":...,"line":...} */
+ *       ->  {"text":...,"spans":[[begin,end],...]} | {"error":"raised|syntax|runtime","message":...,"line":...}
+ *   {"op":"native_template"}  ->  {"template":...}
+ *   {"op":"dialogue","folder":PATH,"messages":[{"role","content"},...],"add_generation_prompt","native":BOOL}
+ *       ->  {"ids":[...],"weights":[0|1,...]} | {"error":...}      by the folder's template, or natively whatever it holds */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/json.h"
+#include "text/chat.h"
 #include "text/jinja.h"
 
 typedef void OpFn(JsonOut *o, const Json *q);
@@ -115,12 +119,68 @@ static void op_chat(JsonOut *o, const Json *q) {
     jinja_error_release(&err);
 }
 
+/* ---- dialogue ---- */
+
+static void op_native_template(JsonOut *o, const Json *q) {
+    (void)q;
+    json_out_str(o, "template", chat_native_template());
+}
+
+static bool read_messages(Message *m, const Json *list, Error *err) {
+    static const char *const role[] = {[ROLE_SYSTEM] = "system", [ROLE_USER] = "user", [ROLE_ASSISTANT] = "assistant"};
+    for (int i = 0; i < json_len(list); i++) {
+        const char *name;
+        int r = 0;
+        if (!json_need_str(json_at(list, i), "role", &name, NULL, err) ||
+            !json_need_str(json_at(list, i), "content", &m[i].text, NULL, err))
+            return false;
+        while (r < COUNT_OF(role) && strcmp(role[r], name)) r++;
+        if (r == COUNT_OF(role)) return error_set(err, ERR_FORMAT, "role '%s'", name);
+        m[i].role = (Role)r;
+    }
+    return true;
+}
+
+static void op_dialogue(JsonOut *o, const Json *q) {
+    Error err = {0};
+    Tokenizer *tok = NULL;
+    Chat c = {0};
+    Sequence s = {0};
+    const char *folder = json_str(json_get(q, "folder"), NULL);
+    const Json *list = given(q, "messages");
+    Message *m = mem_alloc((size_t)(json_len(list) + 1) * sizeof *m);
+    bool native = json_bool(json_get(q, "native"), false);
+    bool ok = read_messages(m, list, &err) && tokenizer_open(&tok, folder ? folder : "", &err) &&
+              (native ? chat_init(&c, tok, &err) : chat_open(&c, tok, folder, CHAT_FIXED_DAY, &err));
+    if (ok) {
+        Dialogue d = {m, json_len(list)};
+        if (json_bool(json_get(q, "add_generation_prompt"), false))
+            chat_respond(&s, &c, d);
+        else
+            chat_dialogue(&s, &c, d, 1);
+        ok = sequence_ok(&s, &err);
+    }
+    if (ok) {
+        json_out_arr(o, "ids");
+        for (int i = 0; i < s.tok.n; i++) json_out_int(o, NULL, s.tok.id[i]);
+        json_out_arr_end(o);
+        json_out_arr(o, "weights");
+        for (int i = 0; i < s.tok.n; i++) json_out_int(o, NULL, s.weight[i] != 0);
+        json_out_arr_end(o);
+    } else
+        json_out_str(o, "error", err.msg);
+    sequence_release(&s);
+    chat_close(&c);
+    if (tok) tokenizer_close(tok);
+    free(m);
+}
+
 /* ---- */
 
 static const struct {
     const char *name;
     OpFn *fn;
-} ops[] = {{"json", op_json}, {"chat", op_chat}};
+} ops[] = {{"json", op_json}, {"chat", op_chat}, {"dialogue", op_dialogue}, {"native_template", op_native_template}};
 
 static void answer(Str *out, const char *line, size_t n) {
     Error err = {0};
