@@ -299,8 +299,8 @@ JVal jx_attribute(Jx *x, JVal v, const JStr *name, bool *known) {
 
 JVal jx_getattr(Jx *x, JVal obj, const JStr *name) {
     bool known;
-    if (obj.kind == J_UNDEF) return jx_undef_error(x, obj);
     name = terminated(x, name);
+    if (obj.kind == J_UNDEF && !forbidden(obj, name)) return jx_undef_error(x, obj);
     JVal v = jx_attribute(x, obj, name, &known);
     if (known) return v;
     JVal *item = obj.kind == J_DICT ? jx_dict_get(x, obj.u.dict, j_str(name)) : NULL;

@@ -286,7 +286,7 @@ static JVal filter_filesizeformat(Jx *x, JVal v, const JVal *arg) {
         return jx_fail(x, "could not convert %s to float", j_type(v));
     if (bytes == 1) return jx_strz(x, "1 Byte");
     if (bytes < base) {
-        snprintf(text, sizeof text, "%.0f Bytes", trunc(bytes));
+        snprintf(text, sizeof text, "%.0f Bytes", trunc(bytes) + 0.0); /* no -0 */
         return jx_strz(x, text);
     }
     int i = 0;
@@ -346,9 +346,9 @@ const FilterRow filters_text[] = {
     {"forceescape", filter_forceescape, "", NULL}, {"striptags", filter_striptags, "", NULL},
     {"xmlattr", filter_xmlattr, "autospace?", NULL}, {"urlencode", filter_urlencode, "", NULL},
     {"filesizeformat", filter_filesizeformat, "binary?", NULL},
+    {"wordwrap", jx_wordwrap, "width? break_long_words? wrapstring? break_on_hyphens?", NULL}, {"pprint", jx_pprint, "", NULL},
     /* known, so that a template naming them is one; an error when used */
-    {"pprint", NULL, NULL, filter_refused}, {"random", NULL, NULL, filter_refused}, {"urlize", NULL, NULL, filter_refused},
-    {"wordwrap", NULL, NULL, filter_refused}, {0}};
+    {"random", NULL, NULL, filter_refused}, {"urlize", NULL, NULL, filter_refused}, {0}};
 // clang-format on
 
 /* Rows of both tables by one number. */

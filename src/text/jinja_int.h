@@ -4,7 +4,7 @@
  *   nodes + data ── jinja_exec.c (statements), jinja_eval.c (expressions) ── text
  *   values: jinja_value.c (kinds, equality, maps), jinja_iter.c, jinja_print.c (str, repr, tojson), jinja_num.c, jinja_big.c
  *   library: jinja_call.c (binding, globals, methods of lists and maps), jinja_str.c (methods of text), jinja_format.c
- *            (% and format), jinja_filter*.c, jinja_test.c, jinja_char.c (case, classes of characters)
+ *            (% and format), jinja_filter*.c, jinja_layout.c, jinja_test.c, jinja_char.c (case, classes of characters)
  *
  * Failing is sticky: jx_fail records the first error and everything after it is cheap and harmless; every value a function
  * returns is a valid one, and loops look at x->failed. So no path needs cleaning up: values live in x->heap and die
@@ -297,6 +297,10 @@ int j_find_test(const JStr *name);
 bool jx_test(Jx *x, int row, JVal v, const JArgs *a);
 bool jx_test_named(Jx *x, JVal name, JVal v, const JArgs *a);
 JVal jx_attr_path(Jx *x, JVal v, JVal path, JVal otherwise);        /* "a.b.0"; otherwise: missing, or instead of undefined */
+
+/* ---- jinja_layout.c ---- */
+JVal jx_wordwrap(Jx *x, JVal v, const JVal *arg);
+JVal jx_pprint(Jx *x, JVal v, const JVal *arg);
 
 /* ---- jinja_str.c ---- */
 typedef enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, STRIP_BOTH = 3 } StripKind;

@@ -431,7 +431,7 @@ bool jx_equal(Jx *x, JVal a, JVal b) {
 static int order_text(const JStr *a, const JStr *b) {
     size_t n = a->n < b->n ? a->n : b->n;
     int o = n ? memcmp(a->s, b->s, n) : 0; /* the order of UTF-8 is that of code points */
-    return o ? o : (a->n > b->n) - (a->n < b->n);
+    return o ? (o > 0) - (o < 0) : (a->n > b->n) - (a->n < b->n);
 }
 
 int jx_order(Jx *x, JVal a, JVal b) {
