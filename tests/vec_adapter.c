@@ -6,7 +6,8 @@
  *       ->  {"text":...,"spans":[[begin,end],...]} | {"error":"raised|syntax|runtime","message":...,"line":...}
  *   {"op":"native_template"}  ->  {"template":...}
  *   {"op":"dialogue","folder":PATH,"messages":[{"role","content"},...],"add_generation_prompt","native":BOOL}
- *       ->  {"ids":[...],"weights":[0|1,...]} | {"error":...}      by the folder's template, or natively whatever it holds */
+ *       ->  {"ids":[...],"weights":[0|1,...]} | {"error":...}      by the folder's template, or natively whatever it
+ * holds */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -297,10 +297,20 @@ JVal jx_attribute(Jx *x, JVal v, const JStr *name, bool *known) {
     return found;
 }
 
+/* What in Python even an undefined value has: unsafe, not undefined. */
+static bool every_object_has(const JStr *name) {
+    static const char *const names[] = {"__class__", "__doc__",  "__module__", "__init__", "__eq__",
+                                        "__hash__",  "__str__",  "__repr__",   "__len__",  "__iter__",
+                                        "__bool__",  "__call__", "__getitem__"};
+    for (int i = 0; i < COUNT_OF(names); i++)
+        if (strcmp(names[i], name->s) == 0) return true;
+    return false;
+}
+
 JVal jx_getattr(Jx *x, JVal obj, const JStr *name) {
     bool known;
     name = terminated(x, name);
-    if (obj.kind == J_UNDEF && !forbidden(obj, name)) return jx_undef_error(x, obj);
+    if (obj.kind == J_UNDEF && !every_object_has(name)) return jx_undef_error(x, obj);
     JVal v = jx_attribute(x, obj, name, &known);
     if (known) return v;
     JVal *item = obj.kind == J_DICT ? jx_dict_get(x, obj.u.dict, j_str(name)) : NULL;

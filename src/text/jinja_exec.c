@@ -577,7 +577,7 @@ static void exec_one(Jx *x, const Node *n) {
         x->stop_continue = true;
         break;
     default:
-        jx_fail(x, "'%s' is not supported: a chat template is a single file", n->name->s);
+        jx_fail(x, "'%s' is not supported in chat templates", n->name->s);
     }
 }
 
