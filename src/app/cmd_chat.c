@@ -61,6 +61,7 @@ static bool build(Talk *t, Sequence *s, Error *err) {
     for (;;) {
         sequence_clear(s);
         chat_respond(s, &t->m.chat, (Dialogue){t->msg, t->n_msg});
+        if (!sequence_ok(s, err)) return false;
         if (s->tok.n + want <= max || t->n_msg < t->n_system + 3) break;
         drop_messages(t, t->n_system, 2);
         log_warn(t->a->log, "the model's context of %d tokens is full, the oldest turns are forgotten", max);

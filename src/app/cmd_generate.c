@@ -52,7 +52,7 @@ static bool build_prompt(Sequence *s, const OpenModel *m, const Args *a, const c
     msg[k++] = (Message){ROLE_USER, text};
     chat_respond(s, &m->chat, (Dialogue){msg, k});
     stop->id[stop->n++] = m->chat.id[SENT_END];
-    return true;
+    return sequence_ok(s, err);
 }
 
 static const char *stop_word(StopReason why) {

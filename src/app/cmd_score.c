@@ -58,6 +58,7 @@ static bool build_item(Score *s, Item *it, const char *prompt, const char *text,
     } else {
         chat_respond(&it->prompt, &s->m.chat, (Dialogue){&user, 1});
         chat_reply(lm ? &it->text : &it->prompt, &s->m.chat, text, 1, true);
+        if (!sequence_ok(&it->prompt, err)) return error_wrap(err, "%s:%d", s->file, it->line);
     }
     return item_fits(s, it, err);
 }

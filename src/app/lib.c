@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/json.h"
 #include "cai/constitution.h"
@@ -153,7 +154,8 @@ static bool open_parts(dikast_model *m, const char *dir, int threads, Error *err
     HeadKind kind;
     if (threads < 0) return error_set(err, ERR_CONFIG, "threads must be 0 (all) or more, found %d", threads);
     if (!pool_open(&m->pool, threads, err) || !backend_open(&m->be, "cpu", m->pool, NULL, err) ||
-        !head_kind(&kind, dir, err) || !tokenizer_open(&m->tok, dir, err) || !chat_init(&m->chat, m->tok, err))
+        !head_kind(&kind, dir, err) || !tokenizer_open(&m->tok, dir, err) ||
+        !chat_open(&m->chat, m->tok, dir, (int64_t)time(NULL), err))
         return false;
     m->has_trunk = model_open(&m->trunk, m->be, dir, false, err);
     m->has_head = m->has_trunk && head_open(&m->head, &m->trunk, kind, dir, false, err);
@@ -185,6 +187,7 @@ void dikast_model_close(dikast_model *model) {
     engine_close(model->engine);
     if (model->has_head) head_release(&model->head);
     if (model->has_trunk) model_release(&model->trunk);
+    chat_close(&model->chat);
     if (model->tok) tokenizer_close(model->tok);
     backend_close(model->be);
     pool_close(model->pool);
@@ -229,7 +232,7 @@ static bool start_reply(Sequence *s, const dikast_model *m, HeadKind kind, const
     bool ok = read_roles(list, message, n, err);
     if (ok) chat_respond(s, &m->chat, (Dialogue){list, (int)n});
     free(list);
-    return ok;
+    return ok && sequence_ok(s, err);
 }
 
 static bool fits(const dikast_model *m, int n, Error *err) {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/io.h"
@@ -88,7 +89,7 @@ static bool open_parts(OpenModel *m, Log *log, Error *err) {
 static bool open_text(OpenModel *m, Error *err) {
     const char *dir = str_get(&m->dir);
     if (!tokenizer_open(&m->tok, dir, err)) return false;
-    m->has_chat = chat_init(&m->chat, m->tok, &m->no_chat);
+    m->has_chat = chat_open(&m->chat, m->tok, dir, (int64_t)time(NULL), &m->no_chat);
     return tokenizer_n_vocab(m->tok) <= m->model.cfg.n_vocab ||
            error_set(err, ERR_FORMAT, "%s: the tokenizer has %d ids, the model's vocabulary %d", dir,
                      tokenizer_n_vocab(m->tok), m->model.cfg.n_vocab);
@@ -128,6 +129,7 @@ void open_model_close(OpenModel *m) {
     engine_close(m->engine);
     if (m->net.head) head_release(&m->head);
     if (m->net.trunk) model_release(&m->model);
+    chat_close(&m->chat);
     if (m->tok) tokenizer_close(m->tok);
     machine_close(&m->machine);
     str_release(&m->dir);

@@ -67,7 +67,7 @@ bool replies_generate(Replies *r, const StageCtx *ctx, const char *model, Engine
                              .score = NAN,
                              .verdict = VERDICT_OTHER};
     }
-    bool ok = engine_generate(e, req, n, res, ctx->log, ctx->stop, err);
+    bool ok = sequences_ok(seq, n_prompt, err) && engine_generate(e, req, n, res, ctx->log, ctx->stop, err);
     for (int i = 0; i < n; i++) {
         if (ok) {
             r->item[i].ended = res[i].why == STOP_TOKEN;
@@ -230,7 +230,7 @@ static bool score_last(double *out, const Replies *r, Engine *e, const StageText
         tok[m] = (Tokens){seq[i].tok.id, seq[i].tok.n};
         of[m++] = i;
     }
-    bool ok = engine_score_last(e, tok, m, score, err);
+    bool ok = sequences_ok(seq, r->n, err) && engine_score_last(e, tok, m, score, err);
     for (int k = 0; k < m && ok; k++) out[of[k]] = score[k];
     for (int i = 0; i < r->n; i++) sequence_release(&seq[i]);
     free(seq);

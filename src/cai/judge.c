@@ -52,7 +52,7 @@ bool judge_pairs(Judged *out, Engine *e, const Chat *c, const JudgeItem *item, i
         }
     }
     const int32_t option[] = {c->id[SENT_FIRST], c->id[SENT_SECOND]};
-    bool ok = engine_options(e, prompt, m, option, 2, logprob, err);
+    bool ok = sequences_ok(seq, 2 * n, err) && engine_options(e, prompt, m, option, 2, logprob, err);
     for (int k = 0; k < m && ok; k++) {
         double l = (double)logprob[2 * k] - (double)logprob[2 * k + 1];
         *(owner[k] & 1 ? &out[owner[k] / 2].l_ba : &out[owner[k] / 2].l_ab) = l;

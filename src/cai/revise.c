@@ -87,7 +87,8 @@ static bool calls_run(Calls *c, const Reviser *r, const Chain *chain, const Samp
         snprintf(key, sizeof key, "%s/%s", chain[c->chain[i]].id, what);
         c->req[i] = (GenRequest){.id = stage_id(key), .prompt = {c->seq[i].tok.id, c->seq[i].tok.n}, .sample = *p};
     }
-    return engine_generate(r->engine, c->req, c->n, c->res, r->ctx->log, r->ctx->stop, err);
+    return sequences_ok(c->seq, c->n, err) &&
+           engine_generate(r->engine, c->req, c->n, c->res, r->ctx->log, r->ctx->stop, err);
 }
 
 static void reject_chain(Chain *c, Reject why) {

@@ -39,7 +39,7 @@ static bool predict(double *p, int32_t *label, int *n, const StageCtx *ctx, Engi
         tok[m] = (Tokens){seq[i].tok.id, seq[i].tok.n};
         label[m++] = r->label;
     }
-    bool ok = engine_score_last(e, tok, m, z, err);
+    bool ok = sequences_ok(seq, rows->n, err) && engine_score_last(e, tok, m, z, err);
     for (int k = 0; k < m && ok; k++) p[k] = sigmoid(z[k]);
     *n = m;
     for (int i = 0; i < rows->n; i++) sequence_release(&seq[i]);
@@ -132,7 +132,8 @@ static bool train(const StageCtx *ctx, Net net, const StageText *t, const Rows *
     ObjPm *o = NULL;
     Objective obj;
     int max_tok = (int)k->micro_tokens > max ? (int)k->micro_tokens : max;
-    bool ok = obj_classifier_open(&o, &obj, &set, max_tok, ctx->seed, t->chat.id[SENT_END], err) &&
+    bool ok = sequence_ok(&s, err) &&
+              obj_classifier_open(&o, &obj, &set, max_tok, ctx->seed, t->chat.id[SENT_END], err) &&
               stage_train(ctx, net, k, &obj, obj_pm_packs(o, 0), err);
     if (o) obj_pm_close(o);
     sequence_release(&s);

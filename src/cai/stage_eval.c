@@ -59,7 +59,8 @@ static bool perplexity(Eval *v, Net net, const char *model, Summary *s, Error *e
     }
     double loss;
     char key[64];
-    bool ok = stage_lm_loss(&loss, net, &set, net.trunk->cfg.max_seq > 2048 ? net.trunk->cfg.max_seq : 2048, err);
+    bool ok = sequence_ok(&q, err) &&
+              stage_lm_loss(&loss, net, &set, net.trunk->cfg.max_seq > 2048 ? net.trunk->cfg.max_seq : 2048, err);
     snprintf(key, sizeof key, "%s.ppl", model);
     if (ok && !isnan(loss)) summary_num(s, key, exp(loss));
     sequence_release(&q);

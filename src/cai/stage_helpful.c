@@ -29,6 +29,7 @@ static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *t
         else if (s.tok.n <= max)
             samples_add(test, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
     }
+    ok = ok && sequence_ok(&s, err);
     sequence_release(&s);
     rows_release(&rows);
     return ok;
@@ -62,6 +63,7 @@ static bool add_format(const StageCtx *ctx, SampleSet *train, const StageText *t
         kept += stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
     }
     free(order);
+    ok = ok && sequence_ok(&s, err);
     sequence_release(&s);
     rows_release(&rows);
     rows_release(&made);

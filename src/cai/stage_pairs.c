@@ -29,7 +29,7 @@ static bool generate(Pair *pair, const PromptDraw *draw, int n, const Prompts *p
             req[2 * i + side] = (GenRequest){stage_id(str_get(&key)), {seq[i].tok.id, seq[i].tok.n}, p};
         }
     }
-    bool ok = engine_generate(e, req, 2 * n, res, ctx->log, ctx->stop, err);
+    bool ok = sequences_ok(seq, n, err) && engine_generate(e, req, 2 * n, res, ctx->log, ctx->stop, err);
     for (int k = 0; k < 2 * n && ok; k++) {
         Pair *q = &pair[k / 2];
         q->ended[k & 1] = res[k].why == STOP_TOKEN;

@@ -82,7 +82,7 @@ static void side(Sequence *s, const StageText *t, const char *prompt, const char
     chat_reply(s, &t->chat, reply, 0, true);
 }
 
-static void fill(PmJob *j, SampleSet *set) {
+static bool fill(PmJob *j, SampleSet *set, Error *err) {
     Sequence a = {0}, b = {0};
     for (int i = 0; i < j->pairs.n; i++) {
         const PmPair *p = &j->pairs.item[i];
@@ -98,8 +98,10 @@ static void fill(PmJob *j, SampleSet *set) {
         samples_add(set, a.tok.id, a.weight, a.tok.n, (uint64_t)i, (float)p->q, (float)p->weight);
         samples_add(set, b.tok.id, b.weight, b.tok.n, (uint64_t)i, (float)(1 - p->q), (float)p->weight);
     }
+    bool ok = sequence_ok(&a, err) && sequence_ok(&b, err);
     sequence_release(&a);
     sequence_release(&b);
+    return ok;
 }
 
 /* Scores of both sides; NaN where a side does not fit. */
@@ -116,7 +118,7 @@ static bool score_pairs(double *out, PmJob *j, Engine *e, const PmPair *pair, in
         tok[m] = (Tokens){seq[k].tok.id, seq[k].tok.n};
         of[m++] = k;
     }
-    bool ok = engine_score_last(e, tok, m, score, err);
+    bool ok = sequences_ok(seq, 2 * n, err) && engine_score_last(e, tok, m, score, err);
     for (int k = 0; k < m && ok; k++) out[of[k]] = score[k];
     for (int k = 0; k < 2 * n; k++) sequence_release(&seq[k]);
     free(seq);
@@ -258,7 +260,10 @@ static bool train(PmJob *j, Error *err) {
     if (j->ctx->cfg->pm.untrained) return true;
     SampleSet set;
     samples_init(&set, 2);
-    fill(j, &set);
+    if (!fill(j, &set, err)) {
+        samples_release(&set);
+        return false;
+    }
     if (set.n == 0) {
         samples_release(&set);
         return error_set(

@@ -250,7 +250,8 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
     bool ok = used > 0 || error_set(err, ERR_CONFIG,
                                     "no prompt leaves room for rl.max_new %d tokens in the context of %d: lower it",
                                     c.max_new, n->policy.m.cfg.max_seq);
-    ok = ok && read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
+    ok = ok && sequences_ok(seq, n_prompt, err) &&
+         read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
          appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);
     if (ok) {
         bool kl_stop = false;

@@ -38,7 +38,7 @@ static bool add_revision(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
-static void add_rows(SampleSet *set, const StageText *text, const Rows *rows, int max, bool format) {
+static bool add_rows(SampleSet *set, const StageText *text, const Rows *rows, int max, bool format, Error *err) {
     Sequence s = {0};
     for (int i = 0; i < rows->n; i++) {
         const Row *r = &rows->row[i];
@@ -49,7 +49,9 @@ static void add_rows(SampleSet *set, const StageText *text, const Rows *rows, in
             sequence_instruction(&s, &text->chat, r);
         if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
     }
+    bool ok = sequence_ok(&s, err);
     sequence_release(&s);
+    return ok;
 }
 
 /* Copies samples in a seeded order, again from the start when they run out, until about n_tok tokens are in. */
@@ -86,8 +88,8 @@ static bool collect(const StageCtx *ctx, SampleSet part[N_PART], const StageText
              stage_rows(&prefs, ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
     if (ok) {
         if (format.n == 0) format_rows_make(&format, ctx, &labelled, &prefs);
-        add_rows(&part[PART_HELPFUL], text, &sft, max, false);
-        add_rows(&part[PART_FORMAT], text, &format, max, true);
+        ok = sequence_ok(&r.s, err) && add_rows(&part[PART_HELPFUL], text, &sft, max, false, err) &&
+             add_rows(&part[PART_FORMAT], text, &format, max, true, err);
     }
     sequence_release(&r.s);
     rows_release(&sft);

@@ -106,7 +106,7 @@ bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind ki
 bool stage_text_open(StageText *t, const char *dir, Error *err) {
     *t = (StageText){0};
     if (!tokenizer_open(&t->tok, dir, err)) return false;
-    if (!chat_init(&t->chat, t->tok, err)) {
+    if (!chat_open(&t->chat, t->tok, dir, CHAT_FIXED_DAY, err)) {
         stage_text_close(t);
         return false;
     }
@@ -114,6 +114,7 @@ bool stage_text_open(StageText *t, const char *dir, Error *err) {
 }
 
 void stage_text_close(StageText *t) {
+    chat_close(&t->chat);
     if (t->tok) tokenizer_close(t->tok);
     *t = (StageText){0};
 }

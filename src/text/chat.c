@@ -1,6 +1,7 @@
 /* chat.c — dialogues, critiques and judgements as token sequences. */
-#include "text/chat.h"
+#include "text/chat_int.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@ const char *sentinel_spelling(Sentinel s) {
 
 bool chat_init(Chat *c, const Tokenizer *t, Error *err) {
     Str missing = {0};
-    c->tok = t;
+    *c = (Chat){.tok = t};
     for (int s = 0; s < SENT_COUNT; s++) {
         c->id[s] = tokenizer_special(t, sentinel_spelling((Sentinel)s));
         if (c->id[s] < 0) str_printf(&missing, " %s", sentinel_spelling((Sentinel)s));
@@ -35,10 +36,23 @@ void sequence_release(Sequence *s) {
     tokbuf_release(&s->tok);
     free(s->weight);
     encoder_close(s->encoder);
+    free(s->failed);
     *s = (Sequence){0};
 }
 
 void sequence_clear(Sequence *s) { s->tok.n = 0; }
+
+bool sequence_ok(const Sequence *s, Error *err) { return !s->failed || error_set(err, ERR_FORMAT, "%s", s->failed); }
+
+bool sequences_ok(const Sequence *s, int n, Error *err) {
+    for (int i = 0; i < n; i++)
+        if (!sequence_ok(&s[i], err)) return false;
+    return true;
+}
+
+void sequence_fail(Sequence *s, const char *why) {
+    if (!s->failed) s->failed = mem_str(why);
+}
 
 static void weigh_from(Sequence *s, int first, float weight) {
     if (s->cap_weight < s->tok.cap) {
@@ -49,6 +63,7 @@ static void weigh_from(Sequence *s, int first, float weight) {
 }
 
 void sequence_put(Sequence *s, int32_t id, float weight) {
+    if (s->failed) return;
     tokbuf_put(&s->tok, id);
     weigh_from(s, s->tok.n - 1, weight);
 }
@@ -57,8 +72,9 @@ void sequence_put(Sequence *s, int32_t id, float weight) {
  * seen more. */
 enum { ENCODER_FROM_BYTES = 1 << 14 };
 
-static void put_text(Sequence *s, const Chat *c, const char *text, size_t n, float weight) {
+void sequence_textn(Sequence *s, const Chat *c, const char *text, size_t n, float weight) {
     int first = s->tok.n;
+    if (s->failed) return;
     s->n_encoded += n;
     if (s->encoder && encoder_tokenizer(s->encoder) != c->tok) {
         encoder_close(s->encoder);
@@ -73,10 +89,16 @@ static void put_text(Sequence *s, const Chat *c, const char *text, size_t n, flo
 }
 
 void sequence_text(Sequence *s, const Chat *c, const char *text, float weight) {
-    put_text(s, c, text, strlen(text), weight);
+    sequence_textn(s, c, text, strlen(text), weight);
 }
 
 static void put_sentinel(Sequence *s, const Chat *c, Sentinel which, float weight) {
+    if (c->id[which] < 0) {
+        char why[160];
+        snprintf(why, sizeof why, "the tokenizer has no special token %s, which this use of the model needs",
+                 sentinel_spelling(which));
+        sequence_fail(s, why);
+    }
     sequence_put(s, c->id[which], weight);
 }
 
@@ -89,6 +111,10 @@ static void put_turn(Sequence *s, const Chat *c, Sentinel opener, const char *te
 void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant) {
     static const Sentinel opener[] = {
         [ROLE_SYSTEM] = SENT_SYSTEM, [ROLE_USER] = SENT_USER, [ROLE_ASSISTANT] = SENT_ASSISTANT};
+    if (c->tmpl) {
+        template_dialogue(s, c, d, weight_assistant, false);
+        return;
+    }
     for (int i = 0; i < d.n; i++) {
         const Message *m = &d.msg[i];
         put_turn(s, c, opener[m->role], m->text, m->role == ROLE_ASSISTANT ? weight_assistant : 0);
@@ -96,6 +122,10 @@ void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistan
 }
 
 void chat_respond(Sequence *s, const Chat *c, Dialogue d) {
+    if (c->tmpl) {
+        template_dialogue(s, c, d, 0, true);
+        return;
+    }
     chat_dialogue(s, c, d, 0);
     put_sentinel(s, c, SENT_ASSISTANT, 0);
 }
@@ -113,7 +143,7 @@ static void put_principle(Sequence *s, const Chat *c, const char *const *part, i
         str_put(&text, part[i]);
     }
     put_sentinel(s, c, SENT_PRINCIPLE, 0);
-    put_text(s, c, str_get(&text), text.n, 0);
+    sequence_textn(s, c, str_get(&text), text.n, 0);
     str_release(&text);
 }
 

@@ -1,6 +1,10 @@
 /* text/chat.h — the one place where special ids enter a token sequence. One serializer builds the ids for SFT, PM, rollout,
  * evaluation and chat; parsing works on ids, never on strings.
  *
+ * A dialogue is written in one of two ways, which a model's folder decides (chat_open): natively, as below, or by the folder's
+ * own chat template, a Jinja program (text/jinja.h). Models of ours carry the template that writes the native format,
+ * chat_native_template, so that other programs write the same ids; it is recognised, not interpreted.
+ *
  *   respond          D <|assistant|>                                        -> y <|end|>
  *   critique+revise  D <|assistant|> y <|end|> <|principle|> text. critique request. revision request. <|critique|>
  *                                                  -> c <|verdict|> v [<|revision|> y'] <|end|>     v: <|ok|> | <|violates|>
@@ -8,10 +12,15 @@
  *   judge            D <|option|> a <|end|> <|option|> b <|end|> <|principle|> compare <|judge|>  -> <|first|> | <|second|>
  *
  * D is a dialogue: [<|system|> s <|end|>] <|user|> u <|end|> [<|assistant|> a <|end|> <|user|> u <|end|>]...
- * Texts are encoded with no added spaces. <|endoftext|> separates pre-training documents and is where one begins. */
+ * Texts are encoded with no added spaces. <|endoftext|> separates pre-training documents and is where one begins.
+ *
+ * With a template, D <|assistant|> is what it makes of D with add_generation_prompt; a reply is its text and the end token,
+ * here too; what stands after D needs the sentinels in the vocabulary all the same. Spellings of special tokens in messages
+ * stay text, as natively; the template's own become ids. */
 #ifndef DIKAST_TEXT_CHAT_H
 #define DIKAST_TEXT_CHAT_H
 
+#include "base/json.h"
 #include "text/tokenizer.h"
 
 /* X(enum suffix, spelling); ids are looked up in the tokenizer; trained tokenizers give them ids 0.. in this order. */
@@ -29,8 +38,23 @@ typedef enum {
 } Sentinel;
 const char *sentinel_spelling(Sentinel s);
 
-typedef struct { const Tokenizer *tok; int32_t id[SENT_COUNT]; } Chat;
-bool chat_init(Chat *c, const Tokenizer *t, Error *err);    /* ERR_FORMAT naming the sentinels the tokenizer lacks */
+typedef struct ChatTemplate ChatTemplate;
+/* tmpl NULL: native. With a template an id is -1 when the vocabulary has no such sentinel; SENT_END is the token that ends a
+ * reply, the folder's eos_token. */
+typedef struct { const Tokenizer *tok; int32_t id[SENT_COUNT]; ChatTemplate *tmpl; } Chat;
+/* Native, nothing to close: ERR_FORMAT naming the sentinels the tokenizer lacks. */
+bool chat_init(Chat *c, const Tokenizer *t, Error *err);
+/* By the folder's chat_template.jinja, else "chat_template" of its tokenizer_config.json; native when it has neither or the
+ * native one. now_s: the day templates that write the date take for today, seconds since 1970 UTC; CHAT_FIXED_DAY where the
+ * same bits must come out tomorrow. */
+enum { CHAT_FIXED_DAY = 1767225600 };   /* 1 January 2026 */
+bool chat_open(Chat *c, const Tokenizer *t, const char *dir, int64_t now_s, Error *err);
+/* By this template, never natively. config: a tokenizer_config.json (its *_token entries are the template's variables), or
+ * NULL; name is for messages. */
+bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t n, const Json *config, const char *name,
+                        int64_t now_s, Error *err);
+void chat_close(Chat *c);               /* zeroed and chat_init'ed ones too */
+const char *chat_native_template(void); /* for chat_template.jinja and tokenizer_config.json of our models */
 
 typedef enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT } Role;
 typedef struct { Role role; const char *text; } Message;
@@ -39,13 +63,21 @@ typedef struct { const Message *msg; int n; } Dialogue;
 /* A sequence under construction: ids and, per id, whether predicting it is trained (loss weight of that token). One that is
  * cleared and filled again, dialogue after dialogue, gets an encoder that remembers pieces; it is released before the
  * tokenizer is closed. */
-typedef struct { TokBuf tok; float *weight; int cap_weight; Encoder *encoder; size_t n_encoded; } Sequence;
+typedef struct { TokBuf tok; float *weight; int cap_weight; Encoder *encoder; size_t n_encoded; char *failed; } Sequence;
 void sequence_release(Sequence *s);
 void sequence_clear(Sequence *s);
+/* Templates can fail: they may refuse a dialogue. Then nothing more is appended, and the first reason stays, through
+ * sequence_clear too, until sequence_release: whoever fills sequences asks before using or dropping them. Natively nothing
+ * fails. */
+bool sequence_ok(const Sequence *s, Error *err);
+bool sequences_ok(const Sequence *s, int n, Error *err);
 void sequence_put(Sequence *s, int32_t id, float weight);
 void sequence_text(Sequence *s, const Chat *c, const char *text, float weight);
 
-void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant); /* assistant turns, their <|end|> too */
+/* weight_assistant: of assistant turns, their <|end|> too. With a template: of what its {% generation %} blocks write; without
+ * such blocks, of what an assistant's turn adds to the rendering of the turns before it with add_generation_prompt; the
+ * dialogue is refused when that rendering is not how the whole one begins. */
+void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant);
 void chat_respond(Sequence *s, const Chat *c, Dialogue d);                          /* D <|assistant|> */
 /* After chat_respond: the reply. end: append <|end|> with the same weight. */
 void chat_reply(Sequence *s, const Chat *c, const char *text, float weight, bool end);

@@ -1,0 +1,423 @@
+/* chat_template.c — dialogues by a model's own template.
+ *
+ *   messages ── special spellings marked ── template ── text + spans ── marks out ── special ids | stretches of text ──
+ * ids
+ *
+ * A message may spell a special token; the template's own text must. So spellings in messages are put between two
+ * characters that no text holds before the template runs; what stands between them afterwards is never looked up. (A
+ * template that takes such a message apart may leave one of the two: it goes, and no token reaches across its place.)
+ */
+#include "text/chat_int.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "text/jinja.h"
+
+/* U+FDD0 and U+FDD1: noncharacters, for use inside a program; of three bytes each. */
+static const char mark_open[] = "\xEF\xB7\x90", mark_close[] = "\xEF\xB7\x91";
+enum { MARK = 3, MAX_CONFIG = 64 << 20 };
+
+typedef struct {
+    char *s;
+    size_t n;
+    int32_t id;
+} Special;
+
+struct ChatTemplate {
+    JinjaTemplate *jinja;
+    Json *config; /* owned; NULL when the caller keeps it */
+    JinjaVar *var;
+    int n_var;
+    Special *special; /* longest first */
+    int n_special;
+    bool starts[256]; /* some special token starts with this byte */
+    Str name;         /* for messages */
+    int64_t now_s;
+};
+
+const char *chat_native_template(void) {
+    return "{%- for message in messages %}"
+           "{%- if message['role'] == 'assistant' %}"
+           "{{- '<|assistant|>' }}"
+           "{%- generation %}{{- message['content'] + '<|end|>' }}{%- endgeneration %}"
+           "{%- elif message['role'] == 'user' %}"
+           "{{- '<|user|>' + message['content'] + '<|end|>' }}"
+           "{%- elif message['role'] == 'system' %}"
+           "{{- '<|system|>' + message['content'] + '<|end|>' }}"
+           "{%- else %}"
+           "{{- raise_exception('expected the role system, user or assistant, found ' + message['role']) }}"
+           "{%- endif %}"
+           "{%- endfor %}"
+           "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}";
+}
+
+/* ---- opening ---- */
+
+static int longer(const void *a, const void *b) {
+    const Special *p = a, *q = b;
+    return p->n != q->n ? (p->n < q->n) - (p->n > q->n) : (p->id > q->id) - (p->id < q->id);
+}
+
+static void collect_special(ChatTemplate *t, const Tokenizer *tok) {
+    Str text = {0};
+    for (int32_t id = 0; id < tokenizer_n_vocab(tok); id++) {
+        if (!tokenizer_is_special(tok, id)) continue;
+        str_clear(&text);
+        tokenizer_decode(tok, &id, 1, true, &text);
+        if (text.n == 0) continue;
+        if ((t->n_special & (t->n_special - 1)) == 0)
+            t->special = mem_grow(t->special, (size_t)(t->n_special ? 2 * t->n_special : 1) * sizeof *t->special);
+        t->special[t->n_special++] = (Special){mem_str(text.s), text.n, id};
+        t->starts[(unsigned char)text.s[0]] = true;
+    }
+    str_release(&text);
+    if (t->n_special) qsort(t->special, (size_t)t->n_special, sizeof *t->special, longer);
+}
+
+/* A token in tokenizer_config.json: its spelling, or an object with it. */
+static const Json *token_text(const Json *entry) {
+    const Json *content = json_get(entry, "content");
+    const Json *text = content ? content : entry;
+    return json_str(text, NULL) ? text : NULL;
+}
+
+static void collect_variables(ChatTemplate *t, const Json *config) {
+    t->var = mem_alloc((size_t)(json_len(config) + 1) * sizeof *t->var);
+    for (int i = 0; i < json_len(config); i++) {
+        const Json *entry;
+        const char *key = json_key_at(config, i, &entry);
+        size_t n = key ? strlen(key) : 0;
+        const Json *text = n > 6 && strcmp(key + n - 6, "_token") == 0 ? token_text(entry) : NULL;
+        if (text) t->var[t->n_var++] = (JinjaVar){key, text};
+    }
+}
+
+static bool template_error(const ChatTemplate *t, const JinjaError *e, Error *err) {
+    return error_set(err, ERR_FORMAT, "%s:%d: the chat template %s: %.600s", str_get(&t->name), e->line,
+                     e->cls == JINJA_SYNTAX   ? "cannot be read"
+                     : e->cls == JINJA_RAISED ? "refuses the dialogue"
+                                              : "fails",
+                     str_get(&e->message));
+}
+
+bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t n, const Json *config, const char *name,
+                        int64_t now_s, Error *err) {
+    ChatTemplate *m = mem_alloc(sizeof *m);
+    JinjaError e = {0};
+    *c = (Chat){.tok = t, .tmpl = m};
+    str_put(&m->name, name);
+    m->now_s = now_s;
+    for (int s = 0; s < SENT_COUNT; s++) c->id[s] = tokenizer_special(t, sentinel_spelling((Sentinel)s));
+    collect_special(m, t);
+    collect_variables(m, config);
+    bool ok = jinja_parse(&m->jinja, source, n, &e) || template_error(m, &e, err);
+    jinja_error_release(&e);
+    const char *end = json_str(config ? token_text(json_get(config, "eos_token")) : NULL, NULL);
+    if (end) c->id[SENT_END] = tokenizer_special(t, end);
+    if (ok && c->id[SENT_END] < 0)
+        ok = error_set(
+            err, ERR_FORMAT,
+            "%s: which token ends a reply? 'eos_token' of tokenizer_config.json is %s%s; it must be a special "
+            "token of the tokenizer",
+            name, end ? end : "missing", end ? "" : ", and there is no <|end|>");
+    if (!ok) chat_close(c);
+    return ok;
+}
+
+void chat_close(Chat *c) {
+    ChatTemplate *m = c->tmpl;
+    if (m) {
+        for (int i = 0; i < m->n_special; i++) free(m->special[i].s);
+        free(m->special);
+        free(m->var);
+        jinja_close(m->jinja);
+        json_release(m->config);
+        str_release(&m->name);
+        free(m);
+    }
+    *c = (Chat){0};
+}
+
+/* "chat_template": a text, or a list of named ones, of which "default" is for dialogues. */
+static const char *template_of(const Json *config, size_t *n) {
+    const Json *j = json_get(config, "chat_template");
+    for (int i = 0; i < json_len(j); i++) {
+        const Json *one = json_at(j, i);
+        const char *name = json_str(json_get(one, "name"), NULL);
+        if (name && strcmp(name, "default") == 0) return json_str(json_get(one, "template"), n);
+    }
+    return json_str(j, n);
+}
+
+bool chat_open(Chat *c, const Tokenizer *t, const char *dir, int64_t now_s, Error *err) {
+    Str path = {0}, file = {0};
+    Json *config = NULL;
+    const char *source = NULL, *native = chat_native_template();
+    size_t n = 0;
+    bool ok = true;
+    *c = (Chat){0};
+    str_printf(&path, "%s/tokenizer_config.json", dir);
+    if (io_exists(path.s)) {
+        ok = json_read_file(&config, path.s, JSON_INT_AS_REAL, err);
+        if (ok) source = template_of(config, &n);
+    }
+    Str jinja = {0};
+    str_printf(&jinja, "%s/chat_template.jinja", dir);
+    if (ok && io_exists(jinja.s)) { /* it wins */
+        ok = io_read_file(&file, jinja.s, MAX_CONFIG, err);
+        if (ok) {
+            source = str_get(&file);
+            n = file.n;
+            str_clear(&path);
+            str_put(&path, jinja.s);
+        }
+    }
+    size_t bare = n > 0 && source[n - 1] == '\n' ? n - 1 : n; /* as templates are read */
+    if (ok && (!source || (bare == strlen(native) && memcmp(source, native, bare) == 0)))
+        ok = chat_init(c, t, err);
+    else if (ok)
+        ok = chat_open_template(c, t, source, n, config, path.s, now_s, err);
+    if (ok && c->tmpl) {
+        c->tmpl->config = config; /* its variables point into it */
+        config = NULL;
+    }
+    json_release(config);
+    str_release(&path);
+    str_release(&jinja);
+    str_release(&file);
+    return ok;
+}
+
+/* ---- messages ---- */
+
+static const Special *special_at(const ChatTemplate *t, const char *s, size_t n) {
+    if (n == 0 || !t->starts[(unsigned char)s[0]]) return NULL;
+    for (int i = 0; i < t->n_special; i++)
+        if (t->special[i].n <= n && memcmp(t->special[i].s, s, t->special[i].n) == 0) return &t->special[i];
+    return NULL;
+}
+
+static bool is_mark(const char *s, size_t n) {
+    return n >= MARK && (memcmp(s, mark_open, MARK) == 0 || memcmp(s, mark_close, MARK) == 0);
+}
+
+static void put_marked(Str *out, const ChatTemplate *t, const char *s) {
+    size_t n = strlen(s);
+    for (size_t i = 0; i < n;) {
+        const Special *special = special_at(t, s + i, n - i);
+        if (special) {
+            str_put(out, mark_open);
+            str_putn(out, special->s, special->n);
+            str_put(out, mark_close);
+            i += special->n;
+        } else if (is_mark(s + i, n - i)) /* somebody else's */
+            i += MARK;
+        else
+            str_putc(out, s[i++]);
+    }
+}
+
+static void put_messages(Str *out, const ChatTemplate *t, Dialogue d) {
+    static const char *const role[] = {[ROLE_SYSTEM] = "system", [ROLE_USER] = "user", [ROLE_ASSISTANT] = "assistant"};
+    JsonOut j;
+    Str text = {0};
+    json_out_init(&j, out, 0);
+    json_out_arr(&j, NULL);
+    for (int i = 0; i < d.n; i++) {
+        str_clear(&text);
+        put_marked(&text, t, d.msg[i].text);
+        json_out_obj(&j, NULL);
+        json_out_str(&j, "role", role[d.msg[i].role]);
+        json_out_strn(&j, "content", str_get(&text), text.n);
+        json_out_obj_end(&j);
+    }
+    json_out_arr_end(&j);
+    str_release(&text);
+}
+
+static bool render(JinjaOut *out, const ChatTemplate *t, Dialogue d, bool respond, Error *err) {
+    Str text = {0};
+    Json *messages = NULL;
+    JinjaError e = {0};
+    put_messages(&text, t, d);
+    bool ok = json_parse(&messages, text.s, text.n, 0, "messages", 1, err);
+    if (ok) {
+        JinjaChat c = {.messages = messages, .var = t->var, .n_var = t->n_var, .add_generation_prompt = respond};
+        c.now_s = t->now_s;
+        ok = jinja_render(t->jinja, &c, out, &e) || template_error(t, &e, err);
+    }
+    json_release(messages);
+    jinja_error_release(&e);
+    str_release(&text);
+    return ok;
+}
+
+/* ---- text to ids ---- */
+
+/* A rendering without its marks. cut: places no token reaches across. */
+typedef struct {
+    size_t from, to;
+} Stretch;
+typedef struct {
+    Stretch *at;
+    int n;
+} Stretches;
+typedef struct {
+    Str text;
+    Stretches plain, weighed;
+} Rendering;
+
+static void stretch_add(Stretches *s, size_t from, size_t to) {
+    if ((s->n & (s->n - 1)) == 0) s->at = mem_grow(s->at, (size_t)(s->n ? 2 * s->n : 1) * sizeof *s->at);
+    s->at[s->n++] = (Stretch){from, to};
+}
+
+static void rendering_release(Rendering *r) {
+    str_release(&r->text);
+    free(r->plain.at);
+    free(r->weighed.at);
+}
+
+static int by_begin(const void *a, const void *b) {
+    const JinjaSpan *p = a, *q = b;
+    return (p->begin > q->begin) - (p->begin < q->begin);
+}
+
+/* Takes the marks out of out->text; its spans, in code points, become byte ranges of what is left. Spans may nest. */
+static void unmark(Rendering *r, JinjaOut *out) {
+    const char *s = str_get(&out->text);
+    size_t n = out->text.n;
+    int64_t at = 0; /* code points */
+    int next = 0;
+    size_t *end = mem_alloc((size_t)(out->n_span + 1) * sizeof *end);
+    size_t open = SIZE_MAX;
+    if (out->n_span) qsort(out->span, (size_t)out->n_span, sizeof *out->span, by_begin);
+    for (size_t i = 0; i <= n; at++) {
+        for (; next < out->n_span && out->span[next].begin <= at; next++) {
+            stretch_add(&r->weighed, r->text.n, r->text.n);
+            end[r->weighed.n - 1] = SIZE_MAX;
+        }
+        for (int k = 0; k < r->weighed.n; k++)
+            if (end[k] == SIZE_MAX && out->span[k].end <= at) end[k] = r->weighed.at[k].to = r->text.n;
+        if (i == n) break;
+        size_t len = 1;
+        while (i + len < n && ((unsigned char)s[i + len] & 0xC0) == 0x80) len++;
+        if (len == MARK && memcmp(s + i, mark_open, MARK) == 0)
+            open = r->text.n;
+        else if (len == MARK && memcmp(s + i, mark_close, MARK) == 0) {
+            stretch_add(&r->plain, open == SIZE_MAX ? r->text.n : open, r->text.n);
+            open = SIZE_MAX;
+        } else
+            str_putn(&r->text, s + i, len);
+        i += len;
+    }
+    for (int k = 0; k < r->weighed.n; k++)
+        if (end[k] == SIZE_MAX) r->weighed.at[k].to = r->text.n;
+    free(end);
+}
+
+static bool overlaps(const Stretches *s, size_t from, size_t to) {
+    for (int i = 0; i < s->n; i++)
+        if (from < s->at[i].to && s->at[i].from < to) return true;
+    return false;
+}
+
+/* Is [from, to) free of what users wrote as text, and of the places where their marks stood alone? */
+static bool crosses(const Stretches *plain, size_t from, size_t to) {
+    for (int i = 0; i < plain->n; i++) {
+        const Stretch *p = &plain->at[i];
+        if (from < p->to && p->from < to) return true;
+        if (p->from == p->to && from < p->from && p->from < to) return true;
+    }
+    return false;
+}
+
+/* Text without special tokens; a token is weighed when it overlaps a weighed stretch. */
+static void put_stretch(Sequence *s, const Chat *c, const Rendering *r, size_t from, size_t to, float weight) {
+    int first = s->tok.n;
+    if (from == to) return;
+    sequence_textn(s, c, r->text.s + from, to - from, 0);
+    if (weight == 0 || r->weighed.n == 0) return;
+    Str piece = {0};
+    size_t at = from;
+    for (int i = first; i < s->tok.n; i++) {
+        str_clear(&piece);
+        tokenizer_decode(c->tok, &s->tok.id[i], 1, true, &piece);
+        size_t end = i + 1 == s->tok.n || at + piece.n > to ? to : at + piece.n;
+        if (overlaps(&r->weighed, at, end)) s->weight[i] = weight;
+        at = end;
+    }
+    str_release(&piece);
+}
+
+static void put_rendering(Sequence *s, const Chat *c, const Rendering *r, float weight) {
+    size_t from = 0, n = r->text.n;
+    for (size_t i = 0; i < n;) {
+        const Special *special = special_at(c->tmpl, r->text.s + i, n - i);
+        if (!special || crosses(&r->plain, i, i + special->n)) {
+            i++;
+            continue;
+        }
+        put_stretch(s, c, r, from, i, weight);
+        sequence_put(s, special->id, overlaps(&r->weighed, i, i + special->n) ? weight : 0);
+        from = i += special->n;
+    }
+    put_stretch(s, c, r, from, n, weight);
+}
+
+/* ---- dialogues ---- */
+
+static size_t chars(const char *s, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xC0) != 0x80;
+    return count;
+}
+
+static bool begins(const JinjaOut *whole, const JinjaOut *part) {
+    return part->text.n <= whole->text.n && memcmp(str_get(&whole->text), str_get(&part->text), part->text.n) == 0;
+}
+
+/* The spans of a template that marks none: what each assistant's turn adds. */
+static bool grow_spans(JinjaOut *whole, const ChatTemplate *t, Dialogue d, Error *err) {
+    JinjaOut before = {0}, after = {0};
+    bool ok = true;
+    for (int i = 0; i < d.n && ok; i++) {
+        if (d.msg[i].role != ROLE_ASSISTANT) continue;
+        ok = render(&before, t, (Dialogue){d.msg, i}, true, err) &&
+             render(&after, t, (Dialogue){d.msg, i + 1}, false, err);
+        if (!ok) break;
+        if (!begins(whole, &before) || !begins(whole, &after) || after.text.n < before.text.n) {
+            ok = error_set(
+                err, ERR_FORMAT,
+                "%s: the template marks no assistant turns with {%% generation %%}, and what it writes up to turn "
+                "%d is not how it writes the whole dialogue: nobody can say which tokens to train on",
+                str_get(&t->name), i + 1);
+            break;
+        }
+        whole->span = mem_grow(whole->span, (size_t)(whole->n_span + 1) * sizeof *whole->span);
+        whole->span[whole->n_span++] = (JinjaSpan){(int64_t)chars(str_get(&before.text), before.text.n),
+                                                   (int64_t)chars(str_get(&after.text), after.text.n)};
+    }
+    jinja_out_release(&before);
+    jinja_out_release(&after);
+    return ok;
+}
+
+void template_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant, bool respond) {
+    Error err = {0};
+    JinjaOut out = {0};
+    Rendering r = {0};
+    if (s->failed) return;
+    bool ok = render(&out, c->tmpl, d, respond, &err);
+    if (ok && weight_assistant != 0 && !jinja_has_generation(c->tmpl->jinja)) ok = grow_spans(&out, c->tmpl, d, &err);
+    if (ok) {
+        unmark(&r, &out);
+        put_rendering(s, c, &r, weight_assistant);
+    } else
+        sequence_fail(s, err.msg);
+    rendering_release(&r);
+    jinja_out_release(&out);
+}
