@@ -333,7 +333,7 @@ static void test_packs_are_full_and_shuffled(void **state) {
     Hash first = pack_hash(loader_pack(l, 0));
     assert_false(hash_equal(first, pack_hash(loader_pack(other, 0)))); /* by seed */
     assert_int_equal(loader_pack(l, n)->epoch, 1);
-    /* Best-fit decreasing makes packs of long samples first; they must not be read first. */
+    /* Long samples are packed first; they must not be read first. */
     int64_t half[2] = {0, 0};
     for (int64_t i = 0; i < n; i++) half[2 * i >= n] += longest(loader_pack(l, i));
     print_message("longest samples, first and second half: %lld, %lld\n", (long long)half[0], (long long)half[1]);
@@ -341,6 +341,36 @@ static void test_packs_are_full_and_shuffled(void **state) {
     assert_true(loader_wait_s(l) >= 0);
     loader_close(l);
     loader_close(other);
+    samples_release(&s);
+}
+
+/* Replies of few lengths, the shortest rare: 1 in 64 of 6 tokens, the others of 20 or 40. A step is often one pack, and
+ * each counts as much as any other, however full: so over packs, as over samples, the rare kind must have its share. */
+static void test_packs_are_mixed(void **state) {
+    (void)state;
+    enum { N = 16384, SHORT = 6 };
+    SampleSet s;
+    Loader *l;
+    Error err = {ERR_NONE, ""};
+    int32_t tok[40] = {0};
+    float weight[40] = {0};
+    samples_init(&s, 1);
+    for (int i = 0; i < N; i++) samples_add(&s, tok, weight, i % 64 == 0 ? SHORT : i % 2 ? 20 : 40, (uint64_t)i, 0, 1);
+    assert_true(loader_open(&l, &s, 512, seed, &err));
+    int64_t n = loader_packs_in_epoch(l, 0), least = (s.off[N] + 511) / 512;
+    double share = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const Pack *p = loader_pack(l, i);
+        int kind[3] = {0};
+        for (int q = 0; q < p->n_seq; q++) kind[(p->seq_off[q + 1] - p->seq_off[q]) / 20]++;
+        share += (double)kind[0] / p->n_seq;
+        if (p->n_tok > 256) assert_true(kind[1] > 0 && kind[2] > 0);
+    }
+    print_message("the rare kind: %.4f of samples, %.4f of a pack; %lld packs, at least %lld needed\n", 1.0 / 64,
+                  share / (double)n, (long long)n, (long long)least);
+    assert_true(share / (double)n < 1.25 / 64 && share / (double)n > 0.8 / 64);
+    assert_true((double)n <= 1.04 * (double)least);
+    loader_close(l);
     samples_release(&s);
 }
 
@@ -368,10 +398,10 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ledger_balance), cmocka_unit_test(test_ledger_threads_and_file),
-        cmocka_unit_test(test_texts),          cmocka_unit_test(test_packs),
-        cmocka_unit_test(test_stale_packs),    cmocka_unit_test(test_packs_are_full_and_shuffled),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_ledger_balance),  cmocka_unit_test(test_ledger_threads_and_file),
+        cmocka_unit_test(test_texts),           cmocka_unit_test(test_packs),
+        cmocka_unit_test(test_stale_packs),     cmocka_unit_test(test_packs_are_full_and_shuffled),
+        cmocka_unit_test(test_packs_are_mixed), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

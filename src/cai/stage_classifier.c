@@ -166,7 +166,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_classifier = {.name = "classifier",
                                 .help = "an independent harm classifier, for evaluation only (with data.harm_qa)",
-                                .version = 1,
+                                .version = 2,
                                 .needs = {"tokenizer", "pretrain"},
                                 .section = {"classifier.", "data.harm_qa", "data.columns", "data.max_rows"},
                                 .applies = applies,

@@ -119,7 +119,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_helpful = {.name = "helpful",
                              .help = "SFT on helpful dialogue and on the critique and judge formats",
-                             .version = 1,
+                             .version = 2,
                              .needs = {"world", "tokenizer", "pretrain"},
                              .section = {"helpful.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless",
                                          "data.columns", "data.max_rows"},

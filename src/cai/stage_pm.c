@@ -326,7 +326,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 const Stage stage_pm = {
     .name = "pm",
     .help = "preference model on AI labels and helpfulness preferences",
-    .version = 1,
+    .version = 2,
     .needs = {"world", "tokenizer", "sl", "pairs", "label"},
     .section = {"pm.", "data.prefs_helpful", "data.prefs_harmless", "data.pm_gold", "data.columns", "data.max_rows"},
     .files = files,

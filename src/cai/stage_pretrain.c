@@ -179,7 +179,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_pretrain = {.name = "pretrain",
                               .help = "language modelling on text, from random weights or model.path",
-                              .version = 1,
+                              .version = 2,
                               .needs = {"world", "tokenizer"},
                               .section = {"pretrain.", "model.", "data.columns", "data.max_rows", "data.pretrain"},
                               .files = files,

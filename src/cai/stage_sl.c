@@ -165,7 +165,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_sl = {.name = "sl",
                         .help = "SL-CAI: SFT on accepted revisions, kept replies, helpful and format rows",
-                        .version = 1,
+                        .version = 2,
                         .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
                         .section = {"sl.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless",
                                     "data.columns", "data.max_rows"},

@@ -1,10 +1,16 @@
 /* Packs by number.
  *
  * The plan of an epoch follows from lengths, max_tok and seed alone: the groups in the order of a permutation keyed by
- * the epoch; windows of WINDOW groups of that order packed best-fit decreasing (the longest group first, each into the
- * fullest pack that still holds it); all packs of the epoch shuffled, so that long samples do not come first. Windows
- * bound both the time and how far a sample can move from its place in the permutation. Packs are numbered through all
- * epochs, so a reader that starts at number k first plans the epochs before it, which needs lengths only.
+ * the epoch; windows of WINDOW groups of that order packed best-fit (each group into the fullest pack that still holds
+ * it), the long ones first and in decreasing length, the short ones as the permutation has them; all packs of the epoch
+ * shuffled, so that long samples do not come first. Windows bound both the time and how far a sample can move from its
+ * place in the permutation. Packs are numbered through all epochs, so a reader that starts at number k first plans the
+ * epochs before it, which needs lengths only.
+ *
+ * Short groups are not sorted because length is seldom innocent. Were they, a pack would hold replies of one length,
+ * which in practice are of one kind; a step of one pack would see that kind alone, and the last pack of a window, which
+ * is not full, would be the shortest kind with the weight of a whole step. A model so trained gives the shortest reply
+ * far more often than its data do. Sorting pays only where few groups fit in a pack, so only there is it done.
  *
  * A thread builds up to RING packs ahead, enough for a trainer of a million tokens a second on a machine whose cores
  * are taken by others for some 20 ms at a time:
@@ -23,7 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WINDOW = 1024, RING = 8 };
+enum { WINDOW = 1024, RING = 8, MANY = 8 }; /* MANY: groups in a pack from which on they count as short */
 
 typedef struct {
     int64_t epoch, first, n_pack; /* first: number of its first pack */
@@ -60,19 +66,20 @@ static int64_t group_len(const Loader *l, int64_t g) {
 typedef struct {
     int64_t group;
     int len, place; /* place in the permutation breaks ties */
+    int rank;       /* length if it is long, else 0 */
     int bin;
 } Item;
 
-static int longest_first(const void *a, const void *b) {
+static int long_first(const void *a, const void *b) {
     const Item *x = a, *y = b;
-    if (x->len != y->len) return y->len - x->len;
+    if (x->rank != y->rank) return y->rank - x->rank;
     return x->place - y->place;
 }
 
 static int by_bin(const void *a, const void *b) {
     const Item *x = a, *y = b;
     if (x->bin != y->bin) return x->bin - y->bin;
-    return longest_first(a, b);
+    return long_first(a, b);
 }
 
 /* Bins by the room they have left: head[r] is the last bin with room r, before[] chains the others; a bit per r that
@@ -105,7 +112,7 @@ static int bins_take(Bins *b, int len) {
 }
 
 static void pack_window(const Loader *l, Bins *b, Item *item, int n) {
-    qsort(item, (size_t)n, sizeof *item, longest_first);
+    qsort(item, (size_t)n, sizeof *item, long_first);
     b->n_bin = 0;
     for (int i = 0; i < n; i++) {
         int bin = bins_take(b, item[i].len), room = bin < 0 ? l->max_tok : b->room[bin];
@@ -141,7 +148,10 @@ static void plan_make(const Loader *l, Plan *p, int64_t epoch, int64_t first) {
     rng_shuffle(rng, (uint64_t)epoch, perm, G);
     for (int64_t at = 0; at < G; at += WINDOW) {
         int n = (int)(G - at < WINDOW ? G - at : WINDOW);
-        for (int i = 0; i < n; i++) item[i] = (Item){perm[at + i], (int)group_len(l, perm[at + i]), i, 0};
+        for (int i = 0; i < n; i++) {
+            int len = (int)group_len(l, perm[at + i]);
+            item[i] = (Item){perm[at + i], len, i, len > l->max_tok / MANY ? len : 0, 0};
+        }
         pack_window(l, b, item, n);
         for (int i = 0; i < n; i++) {
             if (i == 0 || item[i].bin != item[i - 1].bin) p->pack_off[p->n_pack++] = at + i;

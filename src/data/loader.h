@@ -1,9 +1,10 @@
 /* data/loader.h — tokenised samples and packed micro-batches by number.
  *
  * A SampleSet holds sequences of ids with per-token loss weights. The loader deals them into packs of at most max_tok
- * tokens: sample order of epoch e is a permutation keyed by (seed, e); windows of that order are packed best-fit
- * decreasing; so pack i is the same rows whoever asks, and resuming needs only the number. Groups (the two sides of a
- * preference pair) stay neighbours in one pack. A background thread builds packs ahead of the trainer. */
+ * tokens: sample order of epoch e is a permutation keyed by (seed, e); windows of that order are packed best-fit, long
+ * samples first; so pack i is the same rows whoever asks, and resuming needs only the number. Samples of which many fit in
+ * a pack are not sorted by length: a pack is a fair sample of them. Groups (the two sides of a preference pair) stay
+ * neighbours in one pack. A background thread builds packs ahead of the trainer. */
 #ifndef DIKAST_DATA_LOADER_H
 #define DIKAST_DATA_LOADER_H
 
