@@ -9,8 +9,7 @@ static const Flag flags[] = {{"--to", "FORM", "hf: a folder for transformers; gg
                              {"--dtype", "TYPE", "f32 (default), bf16, f16; gguf: q8_0 too"},
                              {"--shard", "BYTES", "hf: longest file of weights (default 5e9)"},
                              {"--pre", "NAME", "gguf: name of the pre-tokenizer, where its pattern is none we know"},
-                             THREADS_FLAG,
-                             ISA_FLAG,
+                             MACHINE_FLAGS,
                              {0}};
 
 static const struct {

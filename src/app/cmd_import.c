@@ -9,7 +9,7 @@
 #include "cai/add_sentinels.h"
 #include "cai/hf_folder.h"
 
-static const Flag flags[] = {{"--seed", "N", "what new rows are drawn from (default 0)"}, THREADS_FLAG, ISA_FLAG, {0}};
+static const Flag flags[] = {{"--seed", "N", "what new rows are drawn from (default 0)"}, MACHINE_FLAGS, {0}};
 
 typedef struct {
     OpenModel m;

@@ -14,8 +14,7 @@
 static const Flag flags[] = {
     {"--text", "FILE", "text to compare on; default: a paragraph of our own and random token ids"},
     {"--bound", "X", "largest difference of a token's log-probability beyond rounding, nats (default 1e-4)"},
-    THREADS_FLAG,
-    ISA_FLAG,
+    MACHINE_FLAGS,
     {0}};
 
 enum { MOST = 512 }; /* tokens of one sequence */
