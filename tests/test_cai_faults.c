@@ -76,7 +76,7 @@ static void broken_files(void **state) {
         BYTES("truncated", "{\"prompt\": \"a\", \"response\": \"b\", \"text\": \"c\"}\n{\"prompt\": \"a", "truncated:2:"),
         BYTES("bytes", "{\"prompt\": \"a\xff\", \"response\": \"b\", \"text\": \"a\xff\"}\n", "bytes:1:"),
         BYTES("nul", "{\"prompt\": \"a\0b\", \"response\": \"b\", \"text\": \"c\"}\n", "nul:1:"),
-        BYTES("nul-escape", "{\"prompt\": \"a\\u0000\", \"response\": \"b\", \"text\": \"\\u0000\"}\n", "nul-escape:1:"),
+        BYTES("nul-escape", "{\"prompt\": \"a\\u0000\", \"response\": \"b\", \"text\": \"\\u0000\"}\n", "(NUL character in text)"),
         BYTES("number", "{\"prompt\": 7, \"response\": 8, \"text\": 9}\n", "number:1:"),
         BYTES("array", "[1, 2]\n", "array:1:"),
         BYTES("fields", "{\"question\": \"a\", \"answer\": \"b\"}\n", "fields:1:"),
