@@ -84,7 +84,7 @@ static void test_scores_are_the_cpus(void **state) {
             ModelConfig c = config(kind);
             Side cpu, gpu;
             int64_t n, m;
-            texts_fill(&t, 3, 5, 2, 150, c.n_vocab);
+            texts_fill(&t, 3, 4, 2, 100, c.n_vocab);
             side_open(&cpu, "cpu", NULL, half, &c, false);
             side_open(&gpu, "cuda", NULL, half, &c, false);
             float *a = scores(&cpu, &t, &n), *b = scores(&gpu, &t, &m), *again = scores(&gpu, &t, &m);
@@ -99,10 +99,12 @@ static void test_scores_are_the_cpus(void **state) {
         }
 }
 
+enum { NEW = 12 };
+
 static void six_requests(GenRequest req[6], const Texts *t) {
     for (int i = 0; i < 6; i++) {
         req[i] = (GenRequest){.id = (uint64_t)i, .prompt = t->part[i]};
-        req[i].sample = (SampleParams){.temperature = i % 2, .top_p = 1, .repetition = 1, .max_new = 40};
+        req[i].sample = (SampleParams){.temperature = i % 2, .top_p = 1, .repetition = 1, .max_new = NEW};
         if (i == 5) req[i].sample.top_k = 7; /* drawn on the host */
         req[i].sample.rng = (Rng){9, RNG_SAMPLE};
     }
@@ -113,7 +115,7 @@ static double worst_drawn(Engine *e, const GenRequest *req, const GenResult *res
     double gap = 0;
     Error err = {0};
     for (int i = 0; i < 6; i++) {
-        float lp[40], *out = lp;
+        float lp[NEW], *out = lp;
         Tokens text = {res[i].text, res[i].n};
         if (!engine_score(e, &req[i].prompt, &text, 1, 1, &out, &err)) fail_msg("%s", err.msg);
         double w = worst(lp, res[i].logprob, res[i].n);
@@ -140,7 +142,7 @@ static void test_generation_is_scoring(void **state) {
             GenResult res[2][6];
             side_open(&gpu, "cuda", mode[k].isa, mode[k].half, &c, false);
             assert_int_equal(gpu.be->exact, mode[k].isa != NULL);
-            texts_fill(&t, 4, 6, 1, 90, c.n_vocab);
+            texts_fill(&t, 4, 6, 1, 70, c.n_vocab);
             six_requests(req, &t);
             for (int again = 0; again < 2; again++) {
                 Engine *e = engine_of(side_lm(&gpu), (EngineConfig){.max_slots = 4, .share_prefix = true});
@@ -200,7 +202,7 @@ static void lesson_open(Lesson *l, const Texts *t) {
     l->b.n_row = l->n;
 }
 
-enum { STEPS = 4 };
+enum { STEPS = 3 };
 typedef struct {
     double loss[STEPS], norm[STEPS];
 } Course;
@@ -240,7 +242,7 @@ static void test_training_is_the_cpus(void **state) {
     for (int kind = 0; kind < 3; kind++)
         for (int half = 0; half < 2; half++) {
             ModelConfig c = config(kind);
-            texts_fill(&t, 6, 3, 20, 110, c.n_vocab);
+            texts_fill(&t, 6, 2, 20, 90, c.n_vocab);
             Course course[4];
             for (int side = 0; side < 4; side++) { /* cpu; cuda; cuda again; cuda, blocks run again in the backward */
                 Side s;

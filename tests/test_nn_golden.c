@@ -175,6 +175,15 @@ static void against_golden(const char *dir, Backend *be, const Bounds *bound, co
 
 static const char *const goldens[] = {"nn_llama", "nn_gpt2", "nn_llama3", "nn_mistral", "nn_qwen2", "nn_qwen3"};
 
+/* Skipped by name where the build has no CUDA or the machine no GPU. */
+static void test_goldens_on_a_gpu(void **state) {
+    (void)state;
+    Machine mc;
+    if (!machine_open(&mc, "cuda", NULL, 2)) skip();
+    for (int k = 0; k < COUNT_OF(goldens); k++) against_golden(goldens[k], mc.be, &f32_bounds, "cuda");
+    machine_close(&mc);
+}
+
 static void test_goldens(void **state) {
     (void)state;
     for (int i = 0; i < N_REAL; i++) {
@@ -281,10 +290,18 @@ static void test_half_goldens(void **state) {
         half_against_golden("nn_gpt2", mc.be, errors, every_backend[i].isa);
         machine_close(&mc);
     }
+    Machine mc;
+    if (machine_open(&mc, "cuda", NULL, 2)) {
+        OK(backend_set_dtype(mc.be, DTYPE_BF16, &err));
+        half_against_golden("nn_llama", mc.be, errors, "cuda");
+        half_against_golden("nn_gpt2", mc.be, errors, "cuda");
+        machine_close(&mc);
+    }
     json_release(errors);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_goldens), cmocka_unit_test(test_half_goldens)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_goldens), cmocka_unit_test(test_goldens_on_a_gpu),
+                                       cmocka_unit_test(test_half_goldens)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
