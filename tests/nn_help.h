@@ -235,8 +235,13 @@ static inline void test_net_close(TestNet *t) {
     model_release(&t->model);
 }
 
-static inline Tensor host_matrix(DType type, int64_t rows, int64_t cols) {
-    return tensor_over(mem_alloc((size_t)(rows * cols) * dtype_bytes(type)), type, rows, cols);
+/* Where the backend's tensors live. */
+static inline Tensor own_matrix(Backend *be, int64_t rows, int64_t cols) {
+    return tensor_over(be->mem.get(be->mem.ud, (size_t)(rows * cols) * dtype_bytes(be->real)), be->real, rows, cols);
+}
+
+static inline void own_matrix_free(Backend *be, Tensor t) {
+    be->mem.put(be->mem.ud, t.data, (size_t)tensor_count(t) * dtype_bytes(t.dtype));
 }
 
 /* Forward, loss sum_i -weight_i logprob(target_i) over the chosen rows in slices of `slice` and, if asked, backward;
@@ -248,7 +253,7 @@ static inline double run_rows(Net net, Acts *a, const Rows *r, int slice, bool b
     double loss = 0;
     for (int at = 0; at < b.n_row; at += slice) {
         int n = b.n_row - at < slice ? b.n_row - at : slice, n_out = net.head->n_out;
-        Tensor y = host_matrix(be->real, n, n_out), lp = host_matrix(be->real, n, 1);
+        Tensor y = own_matrix(be, n, n_out), lp = own_matrix(be, n, 1);
         int32_t *target = mem_alloc((size_t)n * sizeof *target);
         double *host = mem_alloc((size_t)n * (size_t)n_out * sizeof *host);
         for (int i = 0; i < n; i++) target[i] = r->target[r->row[at + i]];
@@ -273,7 +278,8 @@ static inline double run_rows(Net net, Acts *a, const Rows *r, int slice, bool b
             tensor_set(be, y, host);
         }
         if (backward) head_backward(net, a, at, y);
-        free(host), free(target), free(y.data), free(lp.data);
+        free(host), free(target);
+        own_matrix_free(be, y), own_matrix_free(be, lp);
     }
     if (backward) net_backward(net, a, &b);
     return loss;

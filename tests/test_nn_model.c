@@ -271,14 +271,14 @@ static void head_slices(Backend *be, const ModelConfig *c) {
     Batch b = rows_batch(&rows);
     b.n_row = 3, b.row = (const int32_t[]){0, 17, 83};
     net_forward(t.net, a, &b, NULL);
-    Tensor y = host_matrix(be->real, 3, c->n_vocab);
+    Tensor y = own_matrix(be, 3, c->n_vocab);
     head_forward(t.net, a, 0, y);
     tensor_get(be, sliced, y);
     for (int i = 0; i < 3; i++)
         assert_memory_equal(sliced + i * c->n_vocab, whole + b.row[i] * c->n_vocab,
                             (size_t)c->n_vocab * sizeof(double));
     assert_int_equal(acts_hidden(a).rows, 3);
-    free(y.data), free(whole), free(sliced);
+    own_matrix_free(be, y), free(whole), free(sliced);
     acts_close(a);
     rows_free(&rows);
     test_net_close(&t);
@@ -328,12 +328,12 @@ static void decode_prefill(Backend *be, const ModelConfig *c) {
         Batch b = {.n_tok = n, .tok = tok, .pos = pos, .kv_row = kv_row, .n_row = n, .row = row};
         b.seqs = (AttnSeqs){n_seq, PAGES, q_off, kv_len, kv_page, true, 0};
         net_forward(t.net, a, &b, &kv);
-        Tensor y = host_matrix(be->real, n, c->n_vocab);
+        Tensor y = own_matrix(be, n, c->n_vocab);
         double *host = mem_alloc((size_t)n * v * sizeof *host);
         head_forward(t.net, a, 0, y);
         tensor_get(be, host, y);
         for (int i = 0; i < n; i++) memcpy(part + (size_t)origin[i] * v, host + (size_t)i * v, v * sizeof *host);
-        free(y.data), free(host);
+        own_matrix_free(be, y), free(host);
     }
     assert_memory_equal(whole, part, (size_t)rows.n_tok * v * sizeof *whole);
     free(whole), free(part);
@@ -473,7 +473,7 @@ static void hidden_gradient(Backend *be, const ModelConfig *c) {
     Batch b = rows_batch(&rows);
     OK(acts_open(&a, &t.model, 6, 6, KEEP_ALL, &err));
     net_forward(t.net, a, &b, NULL);
-    Tensor dout = host_matrix(be->real, 4, 1);
+    Tensor dout = own_matrix(be, 4, 1);
     tensor_set(be, dout, (const double[]){1, 2, -3, 0.5});
     double once[6 * 32], twice[6 * 32];
     head_backward(t.net, a, 1, dout);
@@ -485,7 +485,7 @@ static void hidden_gradient(Backend *be, const ModelConfig *c) {
         assert_true(twice[i] == 2 * once[i]);
         assert_int_equal(once[i] != 0, i >= c->d_model && i < 5 * c->d_model);
     }
-    free(dout.data);
+    own_matrix_free(be, dout);
     acts_close(a);
     rows_free(&rows);
     test_net_close(&t);

@@ -146,7 +146,7 @@ static void tell(Backend *be, const Str *file, const Str *tok, const Str *expect
     OK(kv_open(&kv, &m, PAGES, &err));
     int32_t page[PAGES];
     for (int p = 0; p < PAGES; p++) page[p] = (PAGES - 1 - p) * kv.page_rows;
-    Tensor logits = host_matrix(be->real, 1, m.cfg.n_vocab);
+    Tensor logits = own_matrix(be, 1, m.cfg.n_vocab);
     int32_t id = BOS;
     for (int32_t pos = 0; pos < STEPS; pos++) {
         int32_t len = pos + 1, kv_row = page[pos / KV_PAGE] + pos % KV_PAGE;
@@ -164,7 +164,7 @@ static void tell(Backend *be, const Str *file, const Str *tok, const Str *expect
     while (story.n > 0 && story.s[story.n - 1] == '\n') story.n--;
     if (story.n != n || memcmp(story.s, expected->s, n) != 0)
         fail_msg("%s told: %.*s", what, (int)story.n, str_get(&story));
-    free(logits.data);
+    own_matrix_free(be, logits);
     str_release(&story);
     kv_release(&kv);
     acts_close(a);
