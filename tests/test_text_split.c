@@ -283,7 +283,7 @@ static void encode_plainly(const Tokenizer *t, const char *s, size_t n, TokBuf *
     pieces_open(&w, t->split);
     pieces_text(&w, s, n);
     for (int k; (k = pieces_next(&w, &first, len)) > 0;)
-        for (int p = 0; p < k; first += len[p++]) bpe_piece(t, &scratch, first, len[p], out);
+        for (int p = 0; p < k; first += len[p++]) bpe_piece(t, &scratch, first, len[p], out, NULL);
     pieces_close(&w);
     bpe_scratch_release(&scratch);
 }
@@ -531,7 +531,7 @@ static void test_merging(void **state) {
         want.n = got.n = 0;
         for (uint32_t i = 0; i < n; i++) tokbuf_put(&want, t->byte_id[(unsigned char)s[i]]);
         merge_by_definition((const int32_t(*)[3])merge, n_merge, &want);
-        bpe_piece(t, &scratch, s, n, &got);
+        bpe_piece(t, &scratch, s, n, &got, NULL);
         assert_same_ids(&got, &want, item);
     }
     bpe_scratch_release(&scratch);

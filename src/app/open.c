@@ -165,7 +165,7 @@ static void show(TextStream *s, size_t n) {
 
 void stream_put(TextStream *s, const int32_t *text, int n) {
     if (n <= s->shown) return;
-    tokenizer_decode(s->tok, text + s->shown, n - s->shown, false, &s->pending);
+    tokenizer_decode_more(s->tok, text, s->shown, n, false, &s->pending);
     s->shown = n;
     show(s, s->pending.n - unfinished(&s->pending));
 }

@@ -121,24 +121,131 @@ uint64_t bytes_hash(const char *s, size_t n) {
 int32_t whole_find(const Tokenizer *t, const char *s, size_t n) {
     for (uint64_t i = bytes_hash(s, n) & t->whole_mask; t->whole[i] >= 0; i = (i + 1) & t->whole_mask) {
         int32_t id = t->whole[i];
-        if (t->len[id] == n && memcmp(t->bytes.s + t->start[id], s, n) == 0) return id;
+        if (t->vocab_len[id] == n && memcmp(t->bytes.s + t->vocab_start[id], s, n) == 0) return id;
     }
     return -1;
 }
 
+static void whole_put(Tokenizer *t, int32_t id) {
+    const char *s = t->bytes.s + t->start[id];
+    if (t->len[id] == 0 || whole_find(t, s, t->len[id]) >= 0) return;
+    uint64_t i = bytes_hash(s, t->len[id]) & t->whole_mask;
+    while (t->whole[i] >= 0) i = (i + 1) & t->whole_mask;
+    t->whole[i] = id;
+}
+
+/* kind[] is the vocabulary's here: what added_tokens make of it comes later. */
 void whole_build(Tokenizer *t) {
     uint64_t cap = 16;
     while (cap < 2 * (uint64_t)t->n_vocab) cap *= 2;
     t->whole_mask = cap - 1;
     t->whole = mem_alloc(cap * sizeof *t->whole);
     for (uint64_t i = 0; i < cap; i++) t->whole[i] = -1;
-    for (int32_t id = 0; id < t->n_vocab; id++) {
-        const char *s = str_get(&t->bytes) + t->start[id];
-        if (t->kind[id] != TOKEN_PLAIN || t->len[id] == 0 || whole_find(t, s, t->len[id]) >= 0) continue;
-        uint64_t i = bytes_hash(s, t->len[id]) & t->whole_mask;
-        while (t->whole[i] >= 0) i = (i + 1) & t->whole_mask;
-        t->whole[i] = id;
+    for (int32_t id = 0; id < t->n_vocab; id++)
+        if (t->kind[id] == TOKEN_PLAIN) whole_put(t, id);
+}
+
+/* ---- symbols: what a piece is before merging ---- */
+
+static void symbol_put(BpeScratch *b, int *n, int32_t id, size_t from, size_t to) {
+    if (*n == b->cap_symbol) {
+        b->cap_symbol = b->cap_symbol ? 2 * b->cap_symbol : 256;
+        b->id = mem_grow(b->id, (size_t)b->cap_symbol * sizeof *b->id);
+        b->at = mem_grow(b->at, (size_t)b->cap_symbol * sizeof *b->at);
     }
+    b->id[*n] = id;
+    b->at[(*n)++] = (ByteSpan){(uint32_t)from, (uint32_t)to};
+}
+
+/* The tokens <0xNN> of s[0..n), if none is missing. */
+static bool fall_back(const Tokenizer *t, BpeScratch *b, int *n_symbol, const char *s, size_t n, size_t from,
+                      bool one_place) {
+    for (size_t i = 0; i < n; i++)
+        if (t->fallback[(unsigned char)s[i]] < 0) return false;
+    for (size_t i = 0; i < n; i++) {
+        size_t at = one_place ? from : from + i;
+        symbol_put(b, n_symbol, t->fallback[(unsigned char)s[i]], at, at + 1);
+    }
+    return true;
+}
+
+static int32_t char_id(const Tokenizer *t, const char *s, size_t n) {
+    return n == 1 ? t->byte_id[(unsigned char)s[0]] : whole_find(t, s, n);
+}
+
+/* A byte or character of the vocabulary is its token; another one its <0xNN> tokens, if the model falls back on them
+ * and has them all; else unknown. An unknown token waits for the next known one, which it stands before, and for nothing
+ * else: <0xNN> tokens overtake it. That is how `tokenizers` does it. Without an unknown token nothing stands. */
+static int symbols_read(const Tokenizer *t, BpeScratch *b, const char *s, size_t n) {
+    int n_symbol = 0;
+    bool waits = false;
+    ByteSpan unk = {0, 0};
+    for (size_t i = 0, len; i < n; i += len) {
+        char spelled[4];
+        const char *name = s + i;
+        size_t n_name;
+        if (t->byte_level) {
+            len = 1;
+            name = spelled;
+            n_name = utf8_write(spelled, alphabet_char((unsigned char)s[i]));
+        } else {
+            utf8_at(s + i, &len);
+            n_name = len;
+        }
+        int32_t id = t->byte_level ? t->byte_id[(unsigned char)s[i]] : char_id(t, s + i, len);
+        if (id >= 0) {
+            if (waits) symbol_put(b, &n_symbol, t->unk, unk.from, unk.to);
+            waits = false;
+            symbol_put(b, &n_symbol, id, i, i + len);
+            continue;
+        }
+        if (t->byte_fallback && fall_back(t, b, &n_symbol, name, n_name, i, t->byte_level)) continue;
+        if (t->unk < 0) continue;
+        if (waits && !t->fuse_unk) symbol_put(b, &n_symbol, t->unk, unk.from, unk.to);
+        unk = (ByteSpan){waits && t->fuse_unk ? unk.from : (uint32_t)i, (uint32_t)(i + len)};
+        waits = true;
+    }
+    if (waits) symbol_put(b, &n_symbol, t->unk, unk.from, unk.to);
+    return n_symbol;
+}
+
+/* The bytes of symbols [first, end), which became one token. */
+static ByteSpan symbols_span(const Tokenizer *t, const BpeScratch *b, int first, int end) {
+    if (t->all_bytes) return (ByteSpan){(uint32_t)first, (uint32_t)end};
+    const ByteSpan *f = &b->at[first], *l = &b->at[end - 1];
+    return (ByteSpan){f->from, l->to > f->to ? l->to : f->to};
+}
+
+typedef struct {
+    const Tokenizer *t;
+    TokBuf *out;
+    SpanBuf *spans; /* NULL: not asked for */
+    bool plain;     /* special tokens that merging led to are taken apart */
+} Give;
+
+static void give(const Give *g, int32_t id, ByteSpan at) {
+    tokbuf_put(g->out, id);
+    if (g->spans) spanbuf_put(g->spans, at);
+}
+
+static const struct SpecialParts *parts_of(const Tokenizer *t, int32_t id) {
+    for (int i = 0; i < t->n_parts; i++)
+        if (t->parts[i].id == id) return &t->parts[i];
+    return NULL;
+}
+
+/* A token of one symbol or more. Text must not become a special token, but longer tokens may be made of one: so merging
+ * goes its way, and a special token that is left is given as the two it was made of. */
+static void give_token(const Give *g, int32_t id, ByteSpan at, int n_symbol) {
+    const struct SpecialParts *p = g->plain && n_symbol > 1 ? parts_of(g->t, id) : NULL;
+    if (!p) {
+        give(g, id, at);
+        return;
+    }
+    uint32_t n = g->t->vocab_len[p->left], room = at.to - at.from;
+    ByteSpan left = {at.from, at.from + (n < room ? n : room)}, right = {left.to, at.to};
+    give_token(g, p->left, left, n_symbol); /* neither is longer than its spelling, so this ends */
+    give_token(g, p->right, right, n_symbol);
 }
 
 /* ---- merging ---- */
@@ -173,41 +280,67 @@ static inline int32_t least_key(const Short *p, int n_lane) {
     return x < y ? x : y;
 }
 
-static inline void pair_key_at(const Tokenizer *t, Short *p, int at, int next) {
-    const MergeSlot *m = merge_map_get(&t->merge, p->id[at], p->id[next]);
+static inline void pair_key_at(const MergeMap *map, Short *p, int at, int next) {
+    const MergeSlot *m = merge_map_get(map, p->id[at], p->id[next]);
     p->key[at] = m ? m->rank << POS_BITS | at : NO_PAIR;
     p->to[at] = m ? m->id : -1;
 }
 
-static void merge_short(const Tokenizer *t, const char *s, int n, TokBuf *out) {
-    Short p;
-    int n_lane = (n + LANES - 1) / LANES, last = n - 1;
-    p.lane[n_lane - 1] = (Lanes){NO_PAIR, NO_PAIR, NO_PAIR, NO_PAIR};
-    for (int i = 0; i < n; i++) {
-        p.id[i] = t->byte_id[(unsigned char)s[i]];
-        p.prev[i] = (uint8_t)(i - 1);
-        p.next[i] = (uint8_t)(i + 1);
-    }
-    for (int i = 0; i < last; i++) pair_key_at(t, &p, i, i + 1);
-    for (int32_t key; (key = least_key(&p, n_lane)) != NO_PAIR;) {
-        int at = key & (SHORT_PIECE - 1), gone = p.next[at];
-        p.id[at] = p.to[at];
-        if (gone == last) {
-            last = at;
-            p.key[at] = NO_PAIR;
+/* Merges symbols 0..n-1 whose ids are filled in; *last is the last one left. */
+static inline void merge_all(const MergeMap *map, Short *p, int n, int *last) {
+    int n_lane = (n + LANES - 1) / LANES;
+    *last = n - 1;
+    for (int i = 0; i < *last; i++) pair_key_at(map, p, i, i + 1);
+    for (int32_t key; (key = least_key(p, n_lane)) != NO_PAIR;) {
+        int at = key & (SHORT_PIECE - 1), gone = p->next[at];
+        p->id[at] = p->to[at];
+        if (gone == *last) {
+            *last = at;
+            p->key[at] = NO_PAIR;
         } else {
-            p.next[at] = p.next[gone];
-            p.prev[p.next[at]] = (uint8_t)at;
-            pair_key_at(t, &p, at, p.next[at]);
+            p->next[at] = p->next[gone];
+            p->prev[p->next[at]] = (uint8_t)at;
+            pair_key_at(map, p, at, p->next[at]);
         }
-        p.key[gone] = NO_PAIR;
-        if (at > 0) pair_key_at(t, &p, p.prev[at], at);
+        p->key[gone] = NO_PAIR;
+        if (at > 0) pair_key_at(map, p, p->prev[at], at);
     }
+}
+
+static inline void short_init(Short *p, int n) {
+    p->lane[(n - 1) / LANES] = (Lanes){NO_PAIR, NO_PAIR, NO_PAIR, NO_PAIR};
+}
+
+static inline void short_symbol(Short *p, int i, int32_t id) {
+    p->id[i] = id;
+    p->prev[i] = (uint8_t)(i - 1);
+    p->next[i] = (uint8_t)(i + 1);
+}
+
+/* Bytes, of which only the ids are wanted: what nearly every call is. */
+static void merge_bytes(const Tokenizer *t, const char *s, int n, TokBuf *out) {
+    Short p;
+    int last;
+    short_init(&p, n);
+    for (int i = 0; i < n; i++) short_symbol(&p, i, t->byte_id[(unsigned char)s[i]]);
+    merge_all(&t->merge, &p, n, &last);
     tokbuf_room(out, n);
     for (int i = 0;; i = p.next[i]) {
         out->id[out->n++] = p.id[i];
         if (i == last) return;
     }
+}
+
+/* The bytes of s, or with s NULL the symbols in b. */
+static void merge_short(const BpeScratch *b, const char *s, int n, const Give *g) {
+    Short p;
+    int last;
+    short_init(&p, n);
+    for (int i = 0; i < n; i++) short_symbol(&p, i, s ? g->t->byte_id[(unsigned char)s[i]] : b->id[i]);
+    merge_all(&g->t->merge, &p, n, &last);
+    p.next[last] = (uint8_t)n; /* at most 128 */
+    for (int i = 0; i < n; i = p.next[i])
+        give_token(g, p.id[i], symbols_span(g->t, b, i, p.next[i]), p.next[i] - i);
 }
 
 typedef struct {
@@ -231,9 +364,9 @@ static void heap_push(uint64_t *h, int64_t *n, uint64_t c) {
 }
 
 /* The pair of a symbol and its next is looked up again; false: it is no merge. */
-static bool candidate(const Tokenizer *t, Symbol *sym, int32_t at, uint64_t *c) {
+static bool candidate(const MergeMap *map, Symbol *sym, int32_t at, uint64_t *c) {
     int32_t next = sym[at].next;
-    const MergeSlot *m = next < 0 ? NULL : merge_map_get(&t->merge, sym[at].id, sym[next].id);
+    const MergeSlot *m = next < 0 ? NULL : merge_map_get(map, sym[at].id, sym[next].id);
     sym[at].rank = m ? m->rank : -1;
     if (!m) return false;
     sym[at].to = m->id;
@@ -241,7 +374,8 @@ static bool candidate(const Tokenizer *t, Symbol *sym, int32_t at, uint64_t *c) 
     return true;
 }
 
-static void merge_long(const Tokenizer *t, BpeScratch *b, const char *s, int32_t n, TokBuf *out) {
+static void merge_long(const Tokenizer *t, BpeScratch *b, const char *s, int32_t n, const Give *g) {
+    const MergeMap *map = &t->merge;
     /* A merge removes one symbol and adds at most two candidates. */
     size_t heap_bytes = 3 * (size_t)n * sizeof(uint64_t), need = heap_bytes + (size_t)n * sizeof(Symbol);
     if (b->cap < need) {
@@ -253,8 +387,8 @@ static void merge_long(const Tokenizer *t, BpeScratch *b, const char *s, int32_t
     Symbol *sym = (Symbol *)((char *)b->buf + heap_bytes);
     int64_t n_heap = 0;
     for (int32_t i = 0; i < n; i++)
-        sym[i] = (Symbol){t->byte_id[(unsigned char)s[i]], i - 1, i + 1 < n ? i + 1 : -1, -1, -1};
-    for (int32_t i = 0; i < n; i++) n_heap += candidate(t, sym, i, &heap[n_heap]);
+        sym[i] = (Symbol){s ? t->byte_id[(unsigned char)s[i]] : b->id[i], i - 1, i + 1 < n ? i + 1 : -1, -1, -1};
+    for (int32_t i = 0; i < n; i++) n_heap += candidate(map, sym, i, &heap[n_heap]);
     for (int64_t i = n_heap / 2 - 1; i >= 0; i--) heap_down(heap, n_heap, i);
     while (n_heap > 0) {
         uint64_t c = heap[0];
@@ -266,20 +400,38 @@ static void merge_long(const Tokenizer *t, BpeScratch *b, const char *s, int32_t
         sym[at].next = sym[next].next;
         if (sym[next].next >= 0) sym[sym[next].next].prev = at;
         sym[next].rank = -1;
-        if (candidate(t, sym, at, &c)) heap_push(heap, &n_heap, c);
-        if (sym[at].prev >= 0 && candidate(t, sym, sym[at].prev, &c)) heap_push(heap, &n_heap, c);
+        if (candidate(map, sym, at, &c)) heap_push(heap, &n_heap, c);
+        if (sym[at].prev >= 0 && candidate(map, sym, sym[at].prev, &c)) heap_push(heap, &n_heap, c);
     }
-    for (int32_t i = 0; i >= 0; i = sym[i].next) tokbuf_put(out, sym[i].id);
+    for (int32_t i = 0; i >= 0; i = sym[i].next) {
+        int32_t end = sym[i].next < 0 ? n : sym[i].next;
+        give_token(g, sym[i].id, symbols_span(t, b, i, end), end - i);
+    }
 }
 
-void bpe_scratch_release(BpeScratch *b) { free(b->buf); }
+void bpe_scratch_release(BpeScratch *b) {
+    free(b->buf);
+    free(b->id);
+    free(b->at);
+}
 
-void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBuf *out) {
-    int32_t id = t->ignore_merges ? whole_find(t, s, n) : -1;
-    if (id >= 0)
-        tokbuf_put(out, id);
-    else if (n <= SHORT_PIECE)
-        merge_short(t, s, (int)n, out);
+void bpe_piece(const Tokenizer *t, BpeScratch *b, const char *s, size_t n, TokBuf *out, SpanBuf *spans) {
+    int32_t whole = t->ignore_merges ? whole_find(t, s, n) : -1;
+    if (whole >= 0 && !b->special && t->kind[whole] == TOKEN_SPECIAL) whole = -1;
+    if (whole < 0 && t->all_bytes && n <= SHORT_PIECE && !spans && t->n_parts == 0) {
+        merge_bytes(t, s, (int)n, out);
+        return;
+    }
+    Give g = {t, out, spans, !b->special && t->n_parts > 0};
+    if (whole >= 0) {
+        give(&g, whole, (ByteSpan){0, (uint32_t)n});
+        return;
+    }
+    const char *bytes = t->all_bytes ? s : NULL;
+    int n_symbol = bytes ? (int)n : symbols_read(t, b, s, n);
+    if (n_symbol == 0) return;
+    if (n_symbol > SHORT_PIECE)
+        merge_long(t, b, bytes, n_symbol, &g);
     else
-        merge_long(t, b, s, (int32_t)n, out);
+        merge_short(b, bytes, n_symbol, &g);
 }

@@ -7,12 +7,8 @@
 
 #include <string.h>
 
-typedef struct {
-    uint32_t first, last;
-} Range;
-
 // clang-format off
-static const Range letter[] = {
+static const CharRange letter[] = {
     {0xAA, 0xAA}, {0xB5, 0xB5}, {0xBA, 0xBA}, {0xC0, 0xD6}, {0xD8, 0xF6}, {0xF8, 0x2C1}, {0x2C6, 0x2D1}, {0x2E0, 0x2E4},
     {0x2EC, 0x2EC}, {0x2EE, 0x2EE}, {0x370, 0x374}, {0x376, 0x377}, {0x37A, 0x37D}, {0x37F, 0x37F}, {0x386, 0x386},
     {0x388, 0x38A}, {0x38C, 0x38C}, {0x38E, 0x3A1}, {0x3A3, 0x3F5}, {0x3F7, 0x481}, {0x48A, 0x52F}, {0x531, 0x556},
@@ -134,7 +130,7 @@ static const Range letter[] = {
     {0x2F800, 0x2FA1D}, {0x30000, 0x3134A}, {0x31350, 0x323AF},
 };
 
-static const Range number[] = {
+static const CharRange number[] = {
     {0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}, {0x660, 0x669}, {0x6F0, 0x6F9}, {0x7C0, 0x7C9}, {0x966, 0x96F},
     {0x9E6, 0x9EF}, {0x9F4, 0x9F9}, {0xA66, 0xA6F}, {0xAE6, 0xAEF}, {0xB66, 0xB6F}, {0xB72, 0xB77}, {0xBE6, 0xBF2},
     {0xC66, 0xC6F}, {0xC78, 0xC7E}, {0xCE6, 0xCEF}, {0xD58, 0xD5E}, {0xD66, 0xD78}, {0xDE6, 0xDEF}, {0xE50, 0xE59},
@@ -163,13 +159,13 @@ static const Range number[] = {
     {0x1ED01, 0x1ED2D}, {0x1ED2F, 0x1ED3D}, {0x1F100, 0x1F10C}, {0x1FBF0, 0x1FBF9},
 };
 
-static const Range blank[] = {
+static const CharRange blank[] = {
     {0x85, 0x85}, {0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F},
     {0x3000, 0x3000},
 };
 // clang-format on
 
-static bool in_ranges(const Range *r, int n, uint32_t c) {
+bool char_in(const CharRange *r, int n, uint32_t c) {
     int lo = 0, hi = n;
     while (lo < hi) {
         int mid = (lo + hi) / 2;
@@ -182,11 +178,11 @@ static bool in_ranges(const Range *r, int n, uint32_t c) {
 }
 
 CharClass char_class_far(uint32_t c) {
-    if (in_ranges(letter, COUNT_OF(letter), c)) return CHAR_LETTER;
-    return in_ranges(number, COUNT_OF(number), c) ? CHAR_NUMBER : CHAR_OTHER;
+    if (char_in(letter, COUNT_OF(letter), c)) return CHAR_LETTER;
+    return char_in(number, COUNT_OF(number), c) ? CHAR_NUMBER : CHAR_OTHER;
 }
 
-static void fill(unsigned char *near, const Range *r, int n, CharClass class) {
+static void fill(unsigned char *near, const CharRange *r, int n, CharClass class) {
     for (int i = 0; i < n && r[i].first < CHAR_NEAR; i++) {
         uint32_t last = r[i].last < CHAR_NEAR ? r[i].last : CHAR_NEAR - 1;
         memset(near + r[i].first, class, last - r[i].first + 1);
@@ -194,7 +190,7 @@ static void fill(unsigned char *near, const Range *r, int n, CharClass class) {
 }
 
 void char_table_fill(CharTable *t) {
-    static const Range ascii_letter[] = {{'A', 'Z'}, {'a', 'z'}}, ascii_number[] = {{'0', '9'}},
+    static const CharRange ascii_letter[] = {{'A', 'Z'}, {'a', 'z'}}, ascii_number[] = {{'0', '9'}},
                        ascii_blank[] = {{9, 13}, {' ', ' '}};
     memset(t->near, CHAR_OTHER, sizeof t->near);
     fill(t->near, ascii_letter, COUNT_OF(ascii_letter), CHAR_LETTER);
@@ -203,4 +199,14 @@ void char_table_fill(CharTable *t) {
     fill(t->near, letter, COUNT_OF(letter), CHAR_LETTER);
     fill(t->near, number, COUNT_OF(number), CHAR_NUMBER);
     fill(t->near, blank, COUNT_OF(blank), CHAR_BLANK);
+}
+
+CharClass char_class(uint32_t c) {
+    if (c < 0x80) {
+        uint32_t lower = c | 0x20;
+        if (lower >= 'a' && lower <= 'z') return CHAR_LETTER;
+        if (c >= '0' && c <= '9') return CHAR_NUMBER;
+        return c == ' ' || (c >= 9 && c <= 13) ? CHAR_BLANK : CHAR_OTHER;
+    }
+    return char_in(blank, COUNT_OF(blank), c) ? CHAR_BLANK : char_class_far(c);
 }

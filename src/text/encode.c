@@ -1,9 +1,4 @@
-/* encode.c — text to ids.
- *
- * There is one road: added tokens that are not special are cut out first (leftmost, then longest; those declared
- * 'normalized' in a second round, as Hugging Face does), the rest is cut into pieces, each piece is merged. Special
- * tokens are not looked for at all, and reading a tokenizer.json refuses one that merging could reach: so no text,
- * whatever it spells, becomes one.
+/* encode.c — pieces to ids, and encoders.
  *
  * Words repeat: of a hundred pieces of ordinary text 98 were seen before. So an encoder remembers pieces and their ids.
  * A slot is half a cache line. A piece of up to 15 bytes is its own key, padded with zeros, its length in the last
@@ -26,26 +21,10 @@ enum {
     FAR_IDS = 255
 };
 
-typedef struct {
+typedef struct MemoSlot {
     uint64_t key[2]; /* key[1] >> 56: bytes of a short piece, LONG_KEY of a long one, 0 when the slot is free */
     int32_t id[SLOT_IDS];
 } MemoSlot; /* id[0]'s top byte: their number; FAR_IDS: id[1] of them begin at ids.id[id[2]] */
-
-typedef struct {
-    MemoSlot *slot; /* in `block`, aligned so that none crosses a cache line */
-    void *block;
-    uint64_t mask;
-    uint64_t n;
-    Str bytes;
-    TokBuf ids;
-} Memo;
-
-struct Encoder {
-    const Tokenizer *t;
-    PieceWalk walk;
-    BpeScratch scratch;
-    Memo memo;
-};
 
 #define LONG_KEY ((uint64_t)0xFF << 56)
 #define ID_BITS 24 /* a vocabulary has at most 2^22 tokens */
@@ -77,14 +56,18 @@ static MemoSlot *slot_for(const Memo *m, const MemoSlot *s) {
     return &m->slot[i & m->mask];
 }
 
+static void memo_forget(Memo *m) {
+    memset(m->slot, 0, (m->mask + 1) * sizeof *m->slot);
+    m->n = 0;
+    str_clear(&m->bytes);
+    m->ids.n = 0;
+}
+
 /* Room for one more slot; at most half of them are taken. */
 static void memo_room(Memo *m) {
     if (m->slot && 4 * (m->n + 1) <= 3 * (m->mask + 1)) return;
     if (m->slot && m->mask + 1 == MOST_SLOTS) {
-        memset(m->slot, 0, MOST_SLOTS * sizeof *m->slot);
-        m->n = 0;
-        str_clear(&m->bytes);
-        m->ids.n = 0;
+        memo_forget(m);
         return;
     }
     Memo old = *m;
@@ -149,7 +132,7 @@ static void put_known(const Memo *m, const MemoSlot *slot, TokBuf *out) {
 
 static void put_new(Encoder *e, const uint64_t key[2], const char *s, size_t n, TokBuf *out) {
     int at = out->n;
-    bpe_piece(e->t, &e->scratch, s, n, out);
+    bpe_piece(e->t, &e->scratch, s, n, out, NULL);
     memo_put(&e->memo, key, s, n, out, at);
 }
 
@@ -157,7 +140,7 @@ static void long_piece(Encoder *e, const char *s, size_t n, TokBuf *out) {
     Memo *m = &e->memo;
     uint64_t key[2] = {bytes_hash(s, n), LONG_KEY | (uint64_t)n << 40}, hash = key_hash(key[0], 0);
     if (n > LONG_BYTES) {
-        bpe_piece(e->t, &e->scratch, s, n, out);
+        bpe_piece(e->t, &e->scratch, s, n, out, NULL);
         return;
     }
     for (uint64_t i = hash; i < hash + PROBES && m->slot[i & m->mask].key[1] != 0; i++) {
@@ -204,47 +187,75 @@ static void encode_pieces(Encoder *e, const char *s, const size_t *len, int k, c
     }
 }
 
-static void encode_plain(Encoder *e, const char *s, size_t n, TokBuf *out) {
+/* The same when it is asked where tokens come from; v begins at byte 0 of the pieces' text. */
+static void place_pieces(Encoder *e, const View *v, const char *s, const size_t *len, int k, TokBuf *out) {
+    for (int p = 0; p < k; s += len[p++]) {
+        uint32_t at = (uint32_t)(s - v->s);
+        e->piece_spans.n = 0;
+        bpe_piece(e->t, &e->scratch, s, len[p], out, &e->piece_spans);
+        for (int i = 0; i < e->piece_spans.n; i++) {
+            ByteSpan span = e->piece_spans.at[i];
+            spanbuf_put(e->spans, view_span(v, at + span.from, at + span.to));
+        }
+    }
+}
+
+static void put_pieces(Encoder *e, const View *v, const char *s, const size_t *len, int k, TokBuf *out) {
+    if (e->spans)
+        place_pieces(e, v, s, len, k, out);
+    else
+        encode_pieces(e, s, len, k, v->s + v->n, out);
+}
+
+void encode_plain(Encoder *e, const View *v, TokBuf *out) {
     const char *first;
     size_t len[PIECES];
-    pieces_text(&e->walk, s, n);
-    for (int k; (k = pieces_next(&e->walk, &first, len)) > 0;) encode_pieces(e, first, len, k, s + n, out);
+    pieces_text(&e->walk, v->s, v->n);
+    for (int k; (k = pieces_next(&e->walk, &first, len)) > 0;) put_pieces(e, v, first, len, k, out);
 }
 
-/* ---- added tokens ---- */
-
-static const AddedToken *added_at(const Tokenizer *t, const char *s, size_t n, bool normalized) {
-    if (!t->added_first[(unsigned char)s[0]]) return NULL;
-    for (int i = 0; i < t->n_added; i++) {
-        const AddedToken *a = &t->added[i];
-        if (a->normalized == normalized && a->n <= n && memcmp(a->s, s, a->n) == 0) return a;
+/* Length of the part of s[0..n) that can be merged by itself. Text in which U+2581 stands for the space is not cut into
+ * words, but where no merge leads across the beginning of one, no matter how the rest goes, it may as well be. */
+static size_t part_length(const Tokenizer *t, const char *s, size_t n) {
+    static const char space[] = "\xE2\x96\x81";
+    size_t i = 1;
+    if (!t->cut_space) return n;
+    for (const char *at; i < n && (at = memchr(s + i, space[0], n - i)) != NULL; i = (size_t)(at - s) + 1) {
+        size_t end = (size_t)(at - s), len;
+        if (n - end < 3 || memcmp(at, space, 3) != 0 || (end >= 3 && memcmp(at - 3, space, 3) == 0)) continue;
+        uint32_t before = t->n_cut_not > 0 ? utf8_at(s + utf8_before(s, end), &len) : 0;
+        bool not = false;
+        for (int k = 0; k < t->n_cut_not && !not; k++) not = t->cut_not[k] == before;
+        if (!not) return end;
     }
-    return NULL;
+    return n;
 }
 
-static void encode_round(Encoder *e, const char *s, size_t n, bool normalized, TokBuf *out) {
-    size_t from = 0;
-    for (size_t i = 0; i <= n; i++) {
-        const AddedToken *a = i < n ? added_at(e->t, s + i, n - i, normalized) : NULL;
-        if (!a && i < n) continue;
-        if (i > from) {
-            if (normalized)
-                encode_plain(e, s + from, i - from, out);
-            else
-                encode_round(e, s + from, i - from, true, out);
+/* Pieces in order, with gaps where text was removed. */
+void encode_cut(Encoder *e, const View *v, const PieceBuf *pieces, TokBuf *out) {
+    size_t len[PIECES];
+    const char *first = v->s, *end = v->s;
+    int k = 0;
+    for (int i = 0; i < pieces->n; i++) {
+        const Piece *p = &pieces->p[i];
+        for (size_t at = p->at; at < p->end; at += len[k++]) {
+            if (k == PIECES || (k > 0 && v->s + at != end)) {
+                put_pieces(e, v, first, len, k, out);
+                k = 0;
+            }
+            if (k == 0) first = v->s + at;
+            len[k] = part_length(e->t, v->s + at, p->end - at);
+            end = v->s + at + len[k];
         }
-        if (!a) break;
-        tokbuf_put(out, a->id);
-        from = i + a->n;
-        i = from - 1;
     }
+    if (k > 0) put_pieces(e, v, first, len, k, out);
 }
 
 /* ---- encoders ---- */
 
 static void encoder_init(Encoder *e, const Tokenizer *t) {
     *e = (Encoder){.t = t};
-    pieces_open(&e->walk, t->split);
+    if (t->split) pieces_open(&e->walk, t->split);
     memo_room(&e->memo);
 }
 
@@ -252,6 +263,9 @@ static void encoder_release(Encoder *e) {
     bpe_scratch_release(&e->scratch);
     pieces_close(&e->walk);
     memo_release(&e->memo);
+    normal_release(&e->normal);
+    cutter_release(&e->cutter);
+    spanbuf_release(&e->piece_spans);
 }
 
 Encoder *encoder_open(const Tokenizer *t) {
@@ -268,13 +282,26 @@ void encoder_close(Encoder *e) {
     free(e);
 }
 
+static void around(Encoder *e, const int32_t *id, int n_id, size_t at, TokBuf *out) {
+    tokbuf_putn(out, id, n_id);
+    for (int i = 0; e->spans && i < n_id; i++) spanbuf_put(e->spans, (ByteSpan){(uint32_t)at, (uint32_t)at});
+}
+
+void encoder_encode_opts(Encoder *e, const char *s, size_t n, const EncodeOpts *o, TokBuf *out, SpanBuf *spans) {
+    const Tokenizer *t = e->t;
+    CHECK(n <= tokenizer_most_bytes(t), "text of %zu bytes: encode in parts of at most %zu", n, tokenizer_most_bytes(t));
+    e->opts = o;
+    e->spans = spans;
+    e->scratch.special = o->special;
+    if (t->modes_differ && e->memo.special != o->special) memo_forget(&e->memo);
+    e->memo.special = o->special;
+    if (o->around) around(e, t->before, t->n_before, 0, out);
+    if (n > 0) encode_text(e, s, n, out);
+    if (o->around) around(e, t->after, t->n_after, n, out);
+}
+
 void encoder_encode(Encoder *e, const char *s, size_t n, TokBuf *out) {
-    if (n == 0) return;
-    CHECK(n < INT_MAX / 2, "text of %zu bytes: encode in parts below 1 GiB", n);
-    if (e->t->n_added > 0)
-        encode_round(e, s, n, false, out);
-    else
-        encode_plain(e, s, n, out);
+    encoder_encode_opts(e, s, n, &(const EncodeOpts){0}, out, NULL);
 }
 
 void tokenizer_encode(const Tokenizer *t, const char *s, size_t n, TokBuf *out) {
