@@ -61,7 +61,7 @@ static const Case white_space[] = {
     {"a  {%- if true -%}  b  {%- endif -%}  c", "abc"}, {"a\n {%+ if true +%}\nb{% endif %}", "a\n \nb"},
     {" {# c #}\nx", "x"}, {"a \n {#- c -#} \n b", "ab"}, {"{# a\n b #}x", "x"}, {"  {{ 1 }}", "  1"}, {"  {{- 1 -}}\n x", "1x"},
     {"{% raw %} {{ x }} {% endraw %}\ny", " {{ x }} y"}, {"a {%- raw -%} {% x %} {%- endraw -%} b", "a{% x %}b"}, {"a{#", "a"},
-    {"x {% set a = 1 %} y", "x  y"}, {"\t{% set a = 1 %}\n\t{{ a }}", "\t1"}, {"{", "{"}, {"{{ '}}' }}", "}}"}, {"{{ {'a': {}} }}", "{'a': {}}"},
+    {"x {% set a = 1 %} y", "x  y"}, {"\t{% set a = 1 %}\n\t{{ a }}", "\t1"}, {"{% if true %}\n  {% set b = 2 %}x{% endif %}", "x"}, {"{", "{"}, {"{{ '}}' }}", "}}"}, {"{{ {'a': {}} }}", "{'a': {}}"},
 };
 static const Case expressions[] = {
     {"{{ '1' + 2 ~ 3 }}", "123"}, {"{{ -2 ** 2 }} {{ 2 ** 3 ** 2 }} {{ -3|abs }}", "4 64 3"}, {"{{ 1 < 2 < 3 }}{{ 3 > 2 > 2 }}", "TrueFalse"},
@@ -76,7 +76,7 @@ static const Case expressions[] = {
     {"{{ 'a' if 0 else 'b' if '' else 'c' }}{{ 'x' if false }}", "c"}, {"{{ 1 == 1.0 == true }} {{ {1: 'a', 1.0: 'b'} }}", "True {1: 'b'}"},
     {"{{ 'a' not in 'abc' }} {{ 2 in [1, 2] }} {{ 'b' in d }} {{ not 'z' in 'abc' }}", "False True True True"},
     {"{{ 'x' 'y' ~ none ~ 1.5 }} {{ 'ab' * 2 }} {{ [0] * 3 }}", "xyNone1.5 abab [0, 0, 0]"}, {"{{ none and nope.x }}{{ 0 or 'b' }}", "Noneb"},
-    {"{{ 0x1F + 0b11 + 1_000 }} {{ x.0.1 if x else d|list }}", "1034 ['b', 'A', 'items']"}, {"{{ 3 is divisibleby 3 and 4 is even }}", "True"},
+    {"{{ 0x1F + 0b11 + 1_000 }} {{ x.0.1 if x else d|list }}", "1034 ['b', 'A', 'items']"}, {"{{ 3 is divisibleby 3 and 4 is even }} {{ true is sameas true }} {{ [] is sameas [] }}", "True True False"},
     {"{{ range(3) }} {{ range(5, 0, -2)|list }} {{ (1, 2)[::-1] }}", "range(0, 3) [5, 3, 1] (2, 1)"}, {"{{ messages[2].reasoning_content }}{{ messages[2].thinking }}{{ messages[1].name is defined }}", "hmhmFalse"},
 };
 static const Case scopes[] = {
@@ -92,7 +92,7 @@ static const Case scopes[] = {
     {"{% macro f(x) %}<{{ caller(x) }}>{% endmacro %}{% call(v) f(3) %}{{ v }}!{% endcall %}", "<3!>"}, {"{% set x %} a{{ 1 }} {% endset %}[{{ x }}]", "[ a1 ]"},
     {"{% set x | upper | trim %} ab {% endset %}{{ x }}{% filter replace('a', 'o') %}banana{% endfilter %}", "ABbonono"}, {"{% with a = 1, b = a %}{{ a }}{{ b }}{% endwith %}{{ a }}", "1"},
     {"{% set a, b = 1, [2] %}{{ a }}{{ b }}", "1[2]"}, {"{% block b %}x{{ lst[0] }}{% endblock %}{{ self.b() }}", "x3x3"}, {"{{ loop is defined }}{% for i in [1] %}{{ loop }}{% endfor %}", "False<LoopContext 1/1>"},
-    {"{% set g = lst|map('string') %}{{ g|join }}{{ g|join }}", "312"}, {"{% for a, b in [(1, 2)] if a %}{{ loop.previtem is defined }}{{ b }}{% endfor %}", "False2"},
+    {"{% set g = lst|map('string') %}{{ g|join }}{{ g|join }}", "312"}, {"{% for a, b in [(1, 2)] if a %}{{ loop.previtem is defined }}{{ b }}{% endfor %}", "False2"}, {"{% for a, b in [[1, 2], [3, 4]] if a %}{{ loop.previtem }}{% endfor %}", "(1, 2)"},
     {"{% for x in [1, 2] %}{% if x == 2 %}{{ y }}{% endif %}{% set y = x %}{% endfor %}", ""}, {"{% if false %}{{ 1|nosuch }}{% endif %}ok", "ok"},
 };
 static const Case library[] = {
@@ -128,7 +128,7 @@ static const Case errors[] = {
 };
 static const Case limits[] = {
     {"{{ range(100001) }}", "runtime:1: Range too big. The sandbox blocks ranges larger than 100000."}, {"{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", "runtime:1: the template takes more than 1000000 steps"},
-    {"{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "runtime:1: more than 64 macros or recursive loops inside one another"}, {"{{ 'abcdefgh' * 10000000 }}", "runtime:1: a sequence repeated 10000000 times is too long"},
+    {"{% macro m(n) %}{{ m(n - 1) if n else 'x' }}{% endmacro %}{{ m(63) }}", "x"}, {"{% macro m(n) %}{{ m(n - 1) if n else 'x' }}{% endmacro %}{{ m(64) }}", "runtime:1: more than 64 macros or recursive loops inside one another"}, {"{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "runtime:1: more than 64 macros or recursive loops inside one another"}, {"{{ 'abcdefgh' * 10000000 }}", "runtime:1: a sequence repeated 10000000 times is too long"},
     {"{% set ns = namespace(s='ab') %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "runtime:1: a text of 33554432 bytes is too long"}, {"{% set ns = namespace(x=[]) %}{% for i in range(3000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}", "runtime:1: nested too deeply"},
     {"{% for i in range(100) %}{{ 'x' * 200000 }}{% endfor %}", "runtime:1: the text grows beyond 16777216 bytes"}, {"{{ 10 ** 100000 }}", "runtime:1: a number of more than 10800 digits"}, {"{{ '%9999999d' % 1 }}", "runtime:1: a width or precision too large"},
 };
