@@ -4,6 +4,7 @@
  *   {"op":"json","bytes":BASE64}  ->  {"accept":true,"value":...} | {"accept":false}
  *   {"op":"chat","template","messages","tools","documents","variables","add_generation_prompt","now"}
  *       ->  {"text":...,"spans":[[begin,end],...]} | {"error":"raised|syntax|runtime","message":...,"line":...}
+ *   safetensors: vec_safetensors.c; encode, pretoken, decode, rewrite: vec_tokenizer.h
  *   {"op":"native_template"}  ->  {"template":...}
  *   {"op":"dialogue","folder":PATH,"messages":[{"role","content"},...],"add_generation_prompt","native":BOOL}
  *       ->  {"ids":[...],"weights":[0|1,...]} | {"error":...}      by the folder's template, or natively whatever it
@@ -16,30 +17,13 @@
 #include "base/json.h"
 #include "text/chat.h"
 #include "text/jinja.h"
+#include "vec_base64.h"
+#include "vec_safetensors.h"
+#include "vec_tokenizer.h"
 
 typedef void OpFn(JsonOut *o, const Json *q);
 
 /* ---- json ---- */
-
-static int base64_value(char c) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *at = c ? strchr(digits, c) : NULL;
-    return at ? (int)(at - digits) : -1;
-}
-
-static void base64_decode(Str *out, const char *s, size_t n) {
-    uint32_t bits = 0;
-    int have = 0;
-    for (size_t i = 0; i < n; i++) {
-        int v = base64_value(s[i]);
-        if (v < 0) continue;
-        bits = bits << 6 | (uint32_t)v;
-        have += 6;
-        if (have < 8) continue;
-        have -= 8;
-        str_putc(out, (char)(bits >> have));
-    }
-}
 
 static int depth_of(const Json *j) {
     int deepest = 0;
@@ -178,25 +162,40 @@ static void op_dialogue(JsonOut *o, const Json *q) {
 
 /* ---- */
 
-static const struct {
+static const struct { /* fn: fields of an object; else whole: the object */
     const char *name;
     OpFn *fn;
-} ops[] = {{"json", op_json}, {"chat", op_chat}, {"dialogue", op_dialogue}, {"native_template", op_native_template}};
+    void (*whole)(const Json *q, Str *out);
+} ops[] = {{"json", op_json, NULL},
+           {"chat", op_chat, NULL},
+           {"dialogue", op_dialogue, NULL},
+           {"native_template", op_native_template, NULL},
+           {"safetensors", vec_safetensors, NULL},
+           {"encode", NULL, vec_encode},
+           {"pretoken", NULL, vec_pretoken},
+           {"decode", NULL, vec_decode},
+           {"rewrite", NULL, vec_rewrite}};
 
 static void answer(Str *out, const char *line, size_t n) {
     Error err = {0};
     Json *q = NULL;
     JsonOut o;
-    json_out_init(&o, out, 0);
-    json_out_obj(&o, NULL);
-    if (!json_parse(&q, line, n, JSON_NUL_OK, "request", 1, &err) &&
-        !json_parse(&q, line, n, JSON_NUL_OK | JSON_INT_AS_REAL, "request", 1, &err))
-        json_out_str(&o, "error", err.msg);
+    bool read = json_parse(&q, line, n, JSON_NUL_OK, "request", 1, &err) ||
+                json_parse(&q, line, n, JSON_NUL_OK | JSON_INT_AS_REAL, "request", 1, &err);
     const char *name = json_str(json_get(q, "op"), NULL);
     int i = 0;
     while (i < COUNT_OF(ops) && (!name || strcmp(ops[i].name, name))) i++;
-    if (q && i == COUNT_OF(ops)) json_out_str(&o, "error", "not supported");
-    if (q && i < COUNT_OF(ops)) ops[i].fn(&o, q);
+    if (i < COUNT_OF(ops) && ops[i].whole) {
+        ops[i].whole(q, out);
+        json_release(q);
+        return;
+    }
+    json_out_init(&o, out, 0);
+    json_out_obj(&o, NULL);
+    if (i < COUNT_OF(ops))
+        ops[i].fn(&o, q);
+    else
+        json_out_str(&o, "error", read ? "not supported" : err.msg);
     json_out_obj_end(&o);
     json_release(q);
 }
@@ -215,5 +214,6 @@ int main(void) {
     }
     str_release(&out);
     free(line);
+    vec_tokenizer_close();
     return 0;
 }

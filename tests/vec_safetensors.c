@@ -3,39 +3,16 @@
 #include "vec_safetensors.h"
 
 #include "nn/safetensors.h"
+#include "vec_base64.h"
 
-#include <string.h>
-
-static int sextet(char c) {
-    static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *at = c ? strchr(alphabet, c) : NULL;
-    return at ? (int)(at - alphabet) : -1;
-}
-
-static void base64_put(Str *out, const char *s, size_t n) {
-    uint32_t bits = 0;
-    int n_bits = 0;
-    for (size_t i = 0; i < n; i++) {
-        int v = sextet(s[i]);
-        if (v < 0) continue;
-        bits = bits << 6 | (uint32_t)v;
-        n_bits += 6;
-        if (n_bits < 8) continue;
-        n_bits -= 8;
-        str_putc(out, (char)(bits >> n_bits));
-        bits &= (1u << n_bits) - 1;
-    }
-}
-
-void vec_safetensors(const Json *request, JsonOut *answer) {
+void vec_safetensors(JsonOut *answer, const Json *request) {
     size_t n;
     const char *text = json_str(json_get(request, "bytes"), &n);
     Str bytes = {0};
     StFile f;
     Error err = {0};
-    if (text) base64_put(&bytes, text, n);
+    if (text) base64_decode(&bytes, text, n);
     bool ok = st_parse(&f, str_get(&bytes), bytes.n, "request", &err);
-    json_out_obj(answer, NULL);
     json_out_bool(answer, "accept", ok);
     if (ok) {
         json_out_arr(answer, "tensors");
@@ -54,6 +31,5 @@ void vec_safetensors(const Json *request, JsonOut *answer) {
     } else {
         json_out_str(answer, "error", err.msg);
     }
-    json_out_obj_end(answer);
     str_release(&bytes);
 }

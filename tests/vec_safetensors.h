@@ -1,9 +1,9 @@
-/* tests/vec_safetensors.h — see vec_safetensors.c. Appends one object to answer. */
+/* tests/vec_safetensors.h — see vec_safetensors.c. Fields of the answer. */
 #ifndef DIKAST_TESTS_VEC_SAFETENSORS_H
 #define DIKAST_TESTS_VEC_SAFETENSORS_H
 
 #include "base/json.h"
 
-void vec_safetensors(const Json *request, JsonOut *answer);
+void vec_safetensors(JsonOut *answer, const Json *request);
 
 #endif

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Our tokenizer against Hugging Face's `tokenizers`, and `tiktoken` where it is installed.
 
-    python tests/peers/tokenizers_equal.py build/dev/vec_tokenizer [--data DIR] [--tokenizers DIR] [--mb 2] [--random 200]
+    python tests/peers/tokenizers_equal.py build/dev/tests/vec_adapter [--data DIR] [--tokenizers DIR] [--mb 2] [--random 200]
         [--texts 60] [--seed 1]
 
 Three parts. Megabytes of mixed text (real text from DIR, generated code, scripts, emoji, digits, controls, combining marks)
