@@ -54,8 +54,9 @@ typedef enum {
 
 enum { OPS_MAX = 1024, OPS_SEQS = 6, OPS_SLOTS = 10, OPS_GUARD = 8 };
 
-/* What linear_* works on, in backends that have it: BF16 matrices; or BF16 or 8-bit weights under F32 rows. */
-typedef enum { STORE_REAL, STORE_BF16, STORE_W_BF16, STORE_W_I8 } OpStore;
+/* What linear_* works on, in backends that have it: BF16 matrices; or BF16 or 8-bit weights under F32 rows. STORE_ROUND: F32
+ * tensors of numbers that BF16 holds exactly. */
+typedef enum { STORE_REAL, STORE_BF16, STORE_W_BF16, STORE_W_I8, STORE_ROUND } OpStore;
 
 typedef struct {
     OpId op;
@@ -65,6 +66,7 @@ typedef struct {
     int n_seq, len[OPS_SEQS], ctx[OPS_SEQS]; /* attention: queries and keys of each sequence */
     int window;
     bool causal, paged, shared; /* paged: keys in shuffled pages; shared: sequences 0, 1 name one first page */
+    unsigned half; /* attention under STORE_BF16: bit 0: q, k, v; 1: o, do; 2: dq, dk, dv */
     bool add, inverse;
     unsigned without; /* bit i: optional tensor i of the op is empty */
     int alias;        /* which of the op's permitted aliases, 0: none */
@@ -159,6 +161,12 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     if (c->store == STORE_W_I8) return weight ? DTYPE_I8 : real;
     if (c->store != STORE_BF16) return real;
     switch (c->op) {
+    case OP_attn_fwd:
+    case OP_attn_bwd: {
+        if (strcmp(name, "lse") == 0) return real;
+        int part = name[0] == 'o' || strcmp(name, "do") == 0 ? 1 : name[0] == 'd' ? 2 : 0;
+        return c->half >> part & 1 ? DTYPE_BF16 : real;
+    }
     case OP_swiglu_fwd:
     case OP_swiglu_bwd:
     case OP_gelu_fwd:
@@ -167,8 +175,6 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     case OP_gather_rows:
     case OP_scatter_rows:
     case OP_scatter_add_rows: return DTYPE_BF16;
-    case OP_attn_fwd:
-    case OP_attn_bwd: return strcmp(name, "lse") == 0 ? real : DTYPE_BF16;
     case OP_rmsnorm_fwd:
     case OP_layernorm_fwd:
     case OP_cast: return strcmp(name, "y") == 0 ? DTYPE_BF16 : real;
@@ -182,7 +188,7 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
 
 /* Of an input whose numbers must be the same on every backend. */
 static inline double op_exact(const OpCase *c, const char *name, double v) {
-    DType t = op_dtype(c, name, DTYPE_F32);
+    DType t = c->store == STORE_ROUND ? DTYPE_BF16 : op_dtype(c, name, DTYPE_F32);
     if (t == DTYPE_I8) return fmax(-127, fmin(127, rint(v * 40)));
     if (t != DTYPE_BF16) return v;
     uint16_t half;

@@ -420,7 +420,7 @@ static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only,
                     Error *err) {
     Pool *pool = NULL;
     Backend *be = NULL;
-    static const char *const isa[] = {"auto", "scalar", "avx2", "avx512", "avx512_bf16"};
+    static const char *const isa[] = {"auto", "scalar", "avx2", "avx512", "avx512_bf16", "exact"};
     bool want[COUNT_OF(((PipelineResult *)0)->stage)];
     char backend[32];
     backend_name(backend, sizeof backend, cfg);

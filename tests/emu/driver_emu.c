@@ -19,7 +19,7 @@ typedef struct {
 
 static struct {
     unsigned char *base;
-    size_t cap, high; /* high: end of the highest block there ever was */
+    size_t cap, high; /* high: end of the highest block */
     Block block[BLOCKS];
     int n, open;
     int64_t n_event;
@@ -111,10 +111,13 @@ static int get(void **p, size_t bytes) {
     return 0;
 }
 
+/* Whole pages of the block go back: the fewer there are the faster protect is. */
 static int put(void *p) {
     size_t at = (size_t)((unsigned char *)p - device.base);
     for (int i = 0; i < device.n; i++) {
         if (device.block[i].at != at) continue;
+        size_t first = (at + page - 1) / page * page, end = (at + device.block[i].bytes) / page * page;
+        if (end > first) madvise(device.base + first, end - first, MADV_DONTNEED);
         device.n--;
         memmove(&device.block[i], &device.block[i + 1], (size_t)(device.n - i) * sizeof *device.block);
         return 0;

@@ -286,6 +286,7 @@ static bool cpu_open(Backend *be, int device, const char *isa, Error *err) {
     cpu->isa = chosen;
     be->op = chosen->op;
     be->real = DTYPE_F32;
+    be->exact = true;
     be->panels = true;
     be->impl = cpu;
     return true;

@@ -27,6 +27,9 @@
         cuda_launched(be, #kernel);                                                                                         \
     } while (0)
 
+/* Before a loop of constant length over registers. */
+#define UNROLL _Pragma("unroll")
+
 #define SHARED_DYNAMIC(name) extern __shared__ __align__(16) unsigned char name[]
 
 /* -- types ------------------------------------------------------------------------------------------------------------ */

@@ -50,6 +50,7 @@ const unsigned char *emu_exchange(const void *mine, size_t bytes);
         cuda_launched(be, #kernel);                                                                                    \
     } while (0)
 
+#define UNROLL
 #define SHARED_DYNAMIC(name) unsigned char *name = emu_shared()
 
 /* -- types ------------------------------------------------------------------------------------------------------- */
