@@ -25,7 +25,9 @@
 #include <unistd.h>
 
 #define PROGRAM BUILD_DIR "/dikast"
+#ifndef DIR
 #define DIR "app_cli_test.d"
+#endif
 #define MODEL DIR "/model"
 #define PM DIR "/pm"
 

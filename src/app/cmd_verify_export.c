@@ -182,17 +182,30 @@ static bool compare_all(Difference *d, const OpenModel *m, const Written *w, con
 /* -- rounding ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
-    Tensor *w;
-    int n;
-} Weights;
+    Tensor w;
+    char name[128];
+} Weight;
 
 static void list_weight(void *ud, int index, const ParamInfo *p) {
-    Weights *all = ud;
-    all->w[index] = p->w;
-    all->n = index + 1;
+    Weight *all = ud;
+    all[index].w = p->w;
+    snprintf(all[index].name, sizeof all[index].name, "%s", p->name);
 }
 
-static void round_like(Backend *be, Tensor x, Tensor y, GgufType type) {
+/* Rounding may differ by a step between programs; a damaged number differs by more. */
+static bool same_row(const float *a, const float *b, int64_t n) {
+    float most = 0, worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        float by = fabsf(a[i] - b[i]);
+        most = fmaxf(most, fabsf(a[i]));
+        if (!(by <= worst)) worst = by;
+    }
+    return worst <= 0.02f * most;
+}
+
+static bool round_like(Backend *be, const Weight *s, Tensor y, GgufType type, Error *err) {
+    Tensor x = s->w;
+    bool ok = true;
     size_t n = (size_t)tensor_count(x);
     float *a = mem_alloc(n * sizeof *a), *b = mem_alloc(n * sizeof *b);
     tensor_get_f32(be, a, x);
@@ -204,11 +217,16 @@ static void round_like(Backend *be, Tensor x, Tensor y, GgufType type) {
             gguf_store_row(row, a + r * x.cols, type, x.cols);
             gguf_load_row(a + r * x.cols, row, type, x.cols);
         }
+        for (int64_t r = 0; r < x.rows && ok; r++)
+            ok = same_row(a + r * x.cols, b + r * x.cols, x.cols) ||
+                 error_set(err, ERR_GATE, "parameter '%s', row %lld: the file holds other numbers", s->name,
+                           (long long)r);
         tensor_set_f32(be, x, a);
         free(row);
     }
     free(a);
     free(b);
+    return ok;
 }
 
 static bool round_source(OpenModel *m, Written *w, Error *err) {
@@ -216,17 +234,18 @@ static bool round_source(OpenModel *m, Written *w, Error *err) {
     int n = net_visit(x, NULL, NULL);
     if (net_visit(y, NULL, NULL) != n)
         return error_set(err, ERR_GATE, "the file holds %d parameters, its source %d", net_visit(y, NULL, NULL), n);
-    Weights a = {.w = mem_alloc((size_t)n * sizeof *a.w)}, b = {.w = mem_alloc((size_t)n * sizeof *b.w)};
-    net_visit(x, list_weight, &a);
-    net_visit(y, list_weight, &b);
+    Weight *a = mem_alloc((size_t)n * sizeof *a), *b = mem_alloc((size_t)n * sizeof *b);
+    net_visit(x, list_weight, a);
+    net_visit(y, list_weight, b);
     bool ok = true;
     for (int i = 0; i < n && ok; i++) {
-        ok = tensor_same_shape(a.w[i], b.w[i]) || error_set(err, ERR_GATE, "parameter %d has another shape", i);
-        if (ok) round_like(m->machine.be, a.w[i], b.w[i], w->type);
+        ok = tensor_same_shape(a[i].w, b[i].w) ||
+             error_set(err, ERR_GATE, "parameter '%s' has another shape in the file", a[i].name);
+        ok = ok && round_like(m->machine.be, &a[i], b[i].w, w->type, err);
     }
     m->model.version++;
-    free(a.w);
-    free(b.w);
+    free(a);
+    free(b);
     return ok;
 }
 
