@@ -1,6 +1,7 @@
 /* data/parquet_int.h — inside the Parquet reader.
  *
- *   parquet_meta.c     footer: Thrift, schema tree, column chunks
+ *   parquet_thrift.c   Thrift's compact protocol
+ *   parquet_meta.c     footer: schema tree, column chunks
  *   parquet_page.c     pages of one column: headers, unpacking, dictionary, repetition and definition levels
  *   parquet_values.c   values of one page by encoding
  *   parquet_text.c     a value as JSON

@@ -70,7 +70,7 @@ typedef struct {                /* zeroed is empty */
     int n, cap;
     Heap heap, *part;           /* what rows point to; part: (n_part) what several threads read */
     int n_part;
-    int64_t n_bytes;            /* of the rows read, as they stood in the file */
+    int64_t n_bytes;            /* of the rows read, as text; of Parquet's, as values in memory */
     struct { const char *reason; int n; } skip[ROWS_SKIPS];     /* rows left out, by reason; reason NULL: no more */
     int n_skip;                 /* in all */
     int64_t n_merged, n_empty;  /* turns merged with the one before; turns without text, dropped */
