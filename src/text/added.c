@@ -1,7 +1,7 @@
 /* added.c — looking for added tokens: the leftmost match, the longest there.
  *
- * A trie over bytes in one hash table of edges, so a thousand tokens that begin alike (<|reserved_special_token_7|>) cost a
- * few probes where text begins as they do, and a table of first bytes costs next to nothing everywhere else. */
+ * A trie over bytes in one hash table of edges, so a thousand tokens that begin alike (<|reserved_special_token_7|>)
+ * cost a few probes where text begins as they do, and a table of first bytes costs next to nothing everywhere else. */
 #include "text/text_int.h"
 
 #include <stdlib.h>
@@ -53,8 +53,8 @@ static bool trie_build(AddedTrie *t, const AddedToken *a, int n, bool normalized
     for (int i = 0; i < n; i++) {
         if (a[i].normalized != normalized) continue;
         if (trie_has(t, a[i].norm, a[i].n_norm))
-            return error_set(err, ERR_FORMAT, "added_tokens: '%.60s' is not the only one that is spelled so once normalized",
-                             a[i].s);
+            return error_set(err, ERR_FORMAT,
+                             "added_tokens: '%.60s' is not the only one that is spelled so once normalized", a[i].s);
         trie_put(t, a[i].norm, a[i].n_norm, i);
     }
     return true;

@@ -174,8 +174,9 @@ static int32_t char_id(const Tokenizer *t, const char *s, size_t n) {
 }
 
 /* A byte or character of the vocabulary is its token; another one its <0xNN> tokens, if the model falls back on them
- * and has them all; else unknown. An unknown token waits for the next known one, which it stands before, and for nothing
- * else: <0xNN> tokens overtake it. That is how `tokenizers` does it. Without an unknown token nothing stands. */
+ * and has them all; else unknown. An unknown token waits for the next known one, which it stands before, and for
+ * nothing else: <0xNN> tokens overtake it. That is how `tokenizers` does it. Without an unknown token nothing stands.
+ */
 static int symbols_read(const Tokenizer *t, BpeScratch *b, const char *s, size_t n) {
     int n_symbol = 0;
     bool waits = false;
@@ -339,8 +340,7 @@ static void merge_short(const BpeScratch *b, const char *s, int n, const Give *g
     for (int i = 0; i < n; i++) short_symbol(&p, i, s ? g->t->byte_id[(unsigned char)s[i]] : b->id[i]);
     merge_all(&g->t->merge, &p, n, &last);
     p.next[last] = (uint8_t)n; /* at most 128 */
-    for (int i = 0; i < n; i = p.next[i])
-        give_token(g, p.id[i], symbols_span(g->t, b, i, p.next[i]), p.next[i] - i);
+    for (int i = 0; i < n; i = p.next[i]) give_token(g, p.id[i], symbols_span(g->t, b, i, p.next[i]), p.next[i] - i);
 }
 
 typedef struct {

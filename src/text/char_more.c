@@ -1,8 +1,8 @@
 /* char_more.c — what other components take code points for: word characters, punctuation, accents, lower case.
  *
  * The parts of `tokenizers` follow different versions of Unicode: its words and cases 16 and 17, its accents 9, its
- * punctuation 8, and what is younger than its normalization's 9 it leaves alone. Ids depend on it, so the tables say what
- * that library does, asked code point by code point (tests/oracle/text_unicode.py wrote them). */
+ * punctuation 8, and what is younger than its normalization's 9 it leaves alone. Ids depend on it, so the tables say
+ * what that library does, asked code point by code point (tests/oracle/text_unicode.py wrote them). */
 #include "text/text_int.h"
 
 #include <utf8proc.h>

@@ -1,8 +1,8 @@
 /* decode.c — ids back to text through a chain of decoders.
  *
- * A chain works on a list of token strings, each step on the whole list; what is left is joined. Byte-level tokenizers need
- * none of it: their one decoder is a table (tokenizer.c). Where the reference writes U+FFFD, for byte tokens that do not
- * make characters, these are the bytes: whoever shows text decides what becomes of half a character. */
+ * A chain works on a list of token strings, each step on the whole list; what is left is joined. Byte-level tokenizers
+ * need none of it: their one decoder is a table (tokenizer.c). Where the reference writes U+FFFD, for byte tokens that
+ * do not make characters, these are the bytes: whoever shows text decides what becomes of half a character. */
 #include "text/text_int.h"
 
 #include <stdlib.h>
@@ -205,8 +205,8 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *id, int n, bool keep_sp
         decode_chain(t, id, n, keep_special, out);
 }
 
-/* What a token decodes to depends on whether it is the first, and a byte token on those beside it: so the part is decoded
- * behind the ids before it back to one that is shown, and what those are by themselves is taken off. */
+/* What a token decodes to depends on whether it is the first, and a byte token on those beside it: so the part is
+ * decoded behind the ids before it back to one that is shown, and what those are by themselves is taken off. */
 void tokenizer_decode_more(const Tokenizer *t, const int32_t *id, int from, int n, bool keep_special, Str *out) {
     if (t->decode_bytes || from <= 0) {
         tokenizer_decode(t, id + (from > 0 ? from : 0), n - (from > 0 ? from : 0), keep_special, out);

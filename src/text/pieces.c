@@ -1,8 +1,9 @@
-/* pieces.c — pre-tokenizers in any order: a text cut into pieces, and changed on the way by Metaspace and prefix spaces.
+/* pieces.c — pre-tokenizers in any order: a text cut into pieces, and changed on the way by Metaspace and prefix
+ * spaces.
  *
- * Each step looks at every piece by itself, as if it were a text. A cutting step finds matches, and its behaviour says what
- * becomes of them. Behind ByteLevel the reference's text is spelled in the byte alphabet, where a byte may pass for a
- * letter or a digit; here pieces stay bytes, and only what a step looks at is spelled. */
+ * Each step looks at every piece by itself, as if it were a text. A cutting step finds matches, and its behaviour says
+ * what becomes of them. Behind ByteLevel the reference's text is spelled in the byte alphabet, where a byte may pass
+ * for a letter or a digit; here pieces stay bytes, and only what a step looks at is spelled. */
 #include "text/text_int.h"
 
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* split.c — a text cut into the pieces that are merged one by one.
  *
- * Patterns are run by PCRE2 in two forms, as split_rewrite.c makes them: the wide one knows the code points that are newer
- * than PCRE2's tables; it is slower, so only a stretch that holds one is cut by it. Regexes are run on valid UTF-8 only: a
- * text is first cut into valid stretches, and each byte between them is a piece of its own. The check is done here once,
- * together with the search for new code points, and PCRE2 is told so: otherwise each match would check the rest of the text
- * again, which is quadratic. */
+ * Patterns are run by PCRE2 in two forms, as split_rewrite.c makes them: the wide one knows the code points that are
+ * newer than PCRE2's tables; it is slower, so only a stretch that holds one is cut by it. Regexes are run on valid
+ * UTF-8 only: a text is first cut into valid stretches, and each byte between them is a piece of its own. The check is
+ * done here once, together with the search for new code points, and PCRE2 is told so: otherwise each match would check
+ * the rest of the text again, which is quadratic. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/text_int.h"
 

@@ -54,10 +54,11 @@ static bool advise(const char *path, Error *err) {
         if (folder) str_printf(&file, "%s/%s", path, other[i].name);
         found = found || (folder && io_exists(str_get(&file)));
         if (found)
-            error_set(err, ERR_FORMAT,
-                      "%s: %s, which is not read here; expected tokenizer.json. Load the folder once with transformers' "
-                      "AutoTokenizer.from_pretrained(FOLDER) and save it with .save_pretrained(FOLDER): that writes it",
-                      folder ? str_get(&file) : path, other[i].what);
+            error_set(
+                err, ERR_FORMAT,
+                "%s: %s, which is not read here; expected tokenizer.json. Load the folder once with transformers' "
+                "AutoTokenizer.from_pretrained(FOLDER) and save it with .save_pretrained(FOLDER): that writes it",
+                folder ? str_get(&file) : path, other[i].what);
         str_release(&file);
         if (found) return false;
     }
@@ -203,7 +204,9 @@ bool tokenizer_normalizes(const Tokenizer *t) {
     return false;
 }
 
-const char *tokenizer_pattern(const Tokenizer *t) { return t->byte_level && t->split ? splitter_pattern(t->split) : NULL; }
+const char *tokenizer_pattern(const Tokenizer *t) {
+    return t->byte_level && t->split ? splitter_pattern(t->split) : NULL;
+}
 
 int tokenizer_n_merge(const Tokenizer *t) { return t->n_merge; }
 

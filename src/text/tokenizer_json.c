@@ -3,8 +3,8 @@
  * What cannot be carried out exactly is refused by name (see tokenizer_parts.c for the components). `truncation` and
  * `padding` are left alone: they shape batches, and who loads such a file with transformers has them switched off.
  *
- * Of a special token that merging leads to we keep the two parts: text that spells it becomes those (bpe.c). Only where a
- * special token is a single byte or character nothing can be done; such a file is refused. */
+ * Of a special token that merging leads to we keep the two parts: text that spells it becomes those (bpe.c). Only where
+ * a special token is a single byte or character nothing can be done; such a file is refused. */
 #include "text/text_int.h"
 
 #include <stdio.h>
@@ -111,7 +111,8 @@ static bool read_sizes(Reader *r) {
     r->special = mem_alloc(n);
     for (int i = 0; i < t->n_before + t->n_after; i++) {
         int32_t around = i < t->n_before ? t->before[i] : t->after[i - t->n_before];
-        if (around >= t->n_vocab) return REFUSE(r, "post_processor: id %d, the largest is %d", (int)around, t->n_vocab - 1);
+        if (around >= t->n_vocab)
+            return REFUSE(r, "post_processor: id %d, the largest is %d", (int)around, t->n_vocab - 1);
     }
     return true;
 }
