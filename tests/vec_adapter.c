@@ -16,8 +16,7 @@
 #include "base/json.h"
 #include "text/chat.h"
 #include "text/jinja.h"
-
-typedef void OpFn(JsonOut *o, const Json *q);
+#include "vec_tokenizer.h"
 
 /* ---- json ---- */
 
@@ -54,7 +53,7 @@ static int depth_of(const Json *j) {
 
 enum { MAX_SHOWN = 500 }; /* the other side's reader nests less than ours */
 
-static void op_json(JsonOut *o, const Json *q) {
+static void op_json(const Json *q, JsonOut *o) {
     Str bytes = {0};
     Error err = {0};
     Json *j = NULL;
@@ -96,7 +95,7 @@ static const Json *given(const Json *q, const char *key) {
     return v && json_kind(v) != JSON_NIL ? v : NULL;
 }
 
-static void op_chat(JsonOut *o, const Json *q) {
+static void op_chat(const Json *q, JsonOut *o) {
     JinjaVar var[256];
     JinjaChat c = {.messages = given(q, "messages"), .tools = given(q, "tools"), .documents = given(q, "documents")};
     JinjaTemplate *t = NULL;
@@ -122,7 +121,7 @@ static void op_chat(JsonOut *o, const Json *q) {
 
 /* ---- dialogue ---- */
 
-static void op_native_template(JsonOut *o, const Json *q) {
+static void op_native_template(const Json *q, JsonOut *o) {
     (void)q;
     json_out_str(o, "template", chat_native_template());
 }
@@ -142,7 +141,7 @@ static bool read_messages(Message *m, const Json *list, Error *err) {
     return true;
 }
 
-static void op_dialogue(JsonOut *o, const Json *q) {
+static void op_dialogue(const Json *q, JsonOut *o) {
     Error err = {0};
     Tokenizer *tok = NULL;
     Chat c = {0};
@@ -178,26 +177,36 @@ static void op_dialogue(JsonOut *o, const Json *q) {
 
 /* ---- */
 
+/* Writes the members of the answer, or the whole answer. */
 static const struct {
     const char *name;
-    OpFn *fn;
-} ops[] = {{"json", op_json}, {"chat", op_chat}, {"dialogue", op_dialogue}, {"native_template", op_native_template}};
+    void (*members)(const Json *q, JsonOut *o);
+    void (*answer)(const Json *q, Str *out);
+} ops[] = {{"json", op_json, NULL},         {"chat", op_chat, NULL},
+           {"dialogue", op_dialogue, NULL}, {"native_template", op_native_template, NULL},
+           {"encode", NULL, vec_encode},    {"pretoken", NULL, vec_pretoken},
+           {"decode", NULL, vec_decode},    {"rewrite", NULL, vec_rewrite}};
 
 static void answer(Str *out, const char *line, size_t n) {
     Error err = {0};
     Json *q = NULL;
-    JsonOut o;
-    json_out_init(&o, out, 0);
-    json_out_obj(&o, NULL);
-    if (!json_parse(&q, line, n, JSON_NUL_OK, "request", 1, &err) &&
-        !json_parse(&q, line, n, JSON_NUL_OK | JSON_INT_AS_REAL, "request", 1, &err))
-        json_out_str(&o, "error", err.msg);
+    if (!json_parse(&q, line, n, JSON_NUL_OK, "request", 1, &err))
+        json_parse(&q, line, n, JSON_NUL_OK | JSON_INT_AS_REAL, "request", 1, &err);
     const char *name = json_str(json_get(q, "op"), NULL);
     int i = 0;
     while (i < COUNT_OF(ops) && (!name || strcmp(ops[i].name, name))) i++;
-    if (q && i == COUNT_OF(ops)) json_out_str(&o, "error", "not supported");
-    if (q && i < COUNT_OF(ops)) ops[i].fn(&o, q);
-    json_out_obj_end(&o);
+    if (i < COUNT_OF(ops) && ops[i].answer)
+        ops[i].answer(q, out);
+    else {
+        JsonOut o;
+        json_out_init(&o, out, 0);
+        json_out_obj(&o, NULL);
+        if (i < COUNT_OF(ops))
+            ops[i].members(q, &o);
+        else
+            json_out_str(&o, "error", q ? "not supported" : err.msg);
+        json_out_obj_end(&o);
+    }
     json_release(q);
 }
 
@@ -215,5 +224,6 @@ int main(void) {
     }
     str_release(&out);
     free(line);
+    vec_tokenizer_close();
     return 0;
 }
