@@ -21,8 +21,6 @@
 #include "vec_safetensors.h"
 #include "vec_tokenizer.h"
 
-typedef void OpFn(JsonOut *o, const Json *q);
-
 /* ---- json ---- */
 
 static int depth_of(const Json *j) {
@@ -38,7 +36,7 @@ static int depth_of(const Json *j) {
 
 enum { MAX_SHOWN = 500 }; /* the other side's reader nests less than ours */
 
-static void op_json(JsonOut *o, const Json *q) {
+static void op_json(const Json *q, JsonOut *o) {
     Str bytes = {0};
     Error err = {0};
     Json *j = NULL;
@@ -80,7 +78,7 @@ static const Json *given(const Json *q, const char *key) {
     return v && json_kind(v) != JSON_NIL ? v : NULL;
 }
 
-static void op_chat(JsonOut *o, const Json *q) {
+static void op_chat(const Json *q, JsonOut *o) {
     JinjaVar var[256];
     JinjaChat c = {.messages = given(q, "messages"), .tools = given(q, "tools"), .documents = given(q, "documents")};
     JinjaTemplate *t = NULL;
@@ -106,7 +104,7 @@ static void op_chat(JsonOut *o, const Json *q) {
 
 /* ---- dialogue ---- */
 
-static void op_native_template(JsonOut *o, const Json *q) {
+static void op_native_template(const Json *q, JsonOut *o) {
     (void)q;
     json_out_str(o, "template", chat_native_template());
 }
@@ -126,7 +124,7 @@ static bool read_messages(Message *m, const Json *list, Error *err) {
     return true;
 }
 
-static void op_dialogue(JsonOut *o, const Json *q) {
+static void op_dialogue(const Json *q, JsonOut *o) {
     Error err = {0};
     Tokenizer *tok = NULL;
     Chat c = {0};
@@ -162,10 +160,11 @@ static void op_dialogue(JsonOut *o, const Json *q) {
 
 /* ---- */
 
-static const struct { /* fn: fields of an object; else whole: the object */
+/* Writes the members of the answer, or the whole answer. */
+static const struct {
     const char *name;
-    OpFn *fn;
-    void (*whole)(const Json *q, Str *out);
+    void (*members)(const Json *q, JsonOut *o);
+    void (*answer)(const Json *q, Str *out);
 } ops[] = {{"json", op_json, NULL},
            {"chat", op_chat, NULL},
            {"dialogue", op_dialogue, NULL},
@@ -179,24 +178,23 @@ static const struct { /* fn: fields of an object; else whole: the object */
 static void answer(Str *out, const char *line, size_t n) {
     Error err = {0};
     Json *q = NULL;
-    JsonOut o;
-    bool read = json_parse(&q, line, n, JSON_NUL_OK, "request", 1, &err) ||
-                json_parse(&q, line, n, JSON_NUL_OK | JSON_INT_AS_REAL, "request", 1, &err);
+    if (!json_parse(&q, line, n, JSON_NUL_OK, "request", 1, &err))
+        json_parse(&q, line, n, JSON_NUL_OK | JSON_INT_AS_REAL, "request", 1, &err);
     const char *name = json_str(json_get(q, "op"), NULL);
     int i = 0;
     while (i < COUNT_OF(ops) && (!name || strcmp(ops[i].name, name))) i++;
-    if (i < COUNT_OF(ops) && ops[i].whole) {
-        ops[i].whole(q, out);
-        json_release(q);
-        return;
+    if (i < COUNT_OF(ops) && ops[i].answer)
+        ops[i].answer(q, out);
+    else {
+        JsonOut o;
+        json_out_init(&o, out, 0);
+        json_out_obj(&o, NULL);
+        if (i < COUNT_OF(ops))
+            ops[i].members(q, &o);
+        else
+            json_out_str(&o, "error", q ? "not supported" : err.msg);
+        json_out_obj_end(&o);
     }
-    json_out_init(&o, out, 0);
-    json_out_obj(&o, NULL);
-    if (i < COUNT_OF(ops))
-        ops[i].fn(&o, q);
-    else
-        json_out_str(&o, "error", read ? "not supported" : err.msg);
-    json_out_obj_end(&o);
     json_release(q);
 }
 

@@ -5,7 +5,7 @@
 #include "nn/safetensors.h"
 #include "vec_base64.h"
 
-void vec_safetensors(JsonOut *answer, const Json *request) {
+void vec_safetensors(const Json *request, JsonOut *answer) {
     size_t n;
     const char *text = json_str(json_get(request, "bytes"), &n);
     Str bytes = {0};

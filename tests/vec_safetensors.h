@@ -4,6 +4,6 @@
 
 #include "base/json.h"
 
-void vec_safetensors(JsonOut *answer, const Json *request);
+void vec_safetensors(const Json *request, JsonOut *answer);
 
 #endif

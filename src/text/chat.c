@@ -72,20 +72,35 @@ void sequence_put(Sequence *s, int32_t id, float weight) {
  * seen more. */
 enum { ENCODER_FROM_BYTES = 1 << 14 };
 
-void sequence_textn(Sequence *s, const Chat *c, const char *text, size_t n, float weight) {
-    int first = s->tok.n;
-    if (s->failed) return;
+/* The encoder this sequence has by now, or NULL: it has not seen enough text. */
+static Encoder *encoder_of(Sequence *s, const Chat *c, size_t n) {
     s->n_encoded += n;
     if (s->encoder && encoder_tokenizer(s->encoder) != c->tok) {
         encoder_close(s->encoder);
         s->encoder = NULL;
     }
     if (!s->encoder && s->n_encoded > ENCODER_FROM_BYTES) s->encoder = encoder_open(c->tok);
-    if (s->encoder)
-        encoder_encode(s->encoder, text, n, &s->tok);
+    return s->encoder;
+}
+
+void sequence_textn(Sequence *s, const Chat *c, const char *text, size_t n, float weight) {
+    int first = s->tok.n;
+    if (s->failed) return;
+    Encoder *e = encoder_of(s, c, n);
+    if (e)
+        encoder_encode(e, text, n, &s->tok);
     else
         tokenizer_encode(c->tok, text, n, &s->tok);
     weigh_from(s, first, weight);
+}
+
+void sequence_encode(Sequence *s, const Chat *c, const char *text, size_t n, const EncodeOpts *o, SpanBuf *spans) {
+    int first = s->tok.n;
+    if (s->failed) return;
+    Encoder *e = encoder_of(s, c, n), *own = e ? NULL : encoder_open(c->tok);
+    encoder_encode_opts(e ? e : own, text, n, o, &s->tok, spans);
+    encoder_close(own);
+    weigh_from(s, first, 0);
 }
 
 void sequence_text(Sequence *s, const Chat *c, const char *text, float weight) {

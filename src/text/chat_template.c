@@ -257,28 +257,24 @@ static bool render(JinjaOut *out, const ChatTemplate *t, Dialogue d, bool respon
 
 /* ---- text to ids ---- */
 
-/* A rendering without its marks. cut: places no token reaches across. */
-typedef struct {
-    size_t from, to;
-} Stretch;
-typedef struct {
-    Stretch *at;
-    int n;
-} Stretches;
+/* A rendering without its marks. plain: what users wrote; an empty one is a place no token reaches across. */
 typedef struct {
     Str text;
-    Stretches plain, weighed;
+    SpanBuf plain, weighed;
 } Rendering;
 
-static void stretch_add(Stretches *s, size_t from, size_t to) {
-    if ((s->n & (s->n - 1)) == 0) s->at = mem_grow(s->at, (size_t)(s->n ? 2 * s->n : 1) * sizeof *s->at);
-    s->at[s->n++] = (Stretch){from, to};
+static void stretch_add(SpanBuf *b, size_t from, size_t to) {
+    if (b->n == b->cap) {
+        b->cap = b->cap ? 2 * b->cap : 8;
+        b->at = mem_grow(b->at, (size_t)b->cap * sizeof *b->at);
+    }
+    b->at[b->n++] = (ByteSpan){(uint32_t)from, (uint32_t)to};
 }
 
 static void rendering_release(Rendering *r) {
     str_release(&r->text);
-    free(r->plain.at);
-    free(r->weighed.at);
+    spanbuf_release(&r->plain);
+    spanbuf_release(&r->weighed);
 }
 
 static int by_begin(const void *a, const void *b) {
@@ -301,7 +297,10 @@ static void unmark(Rendering *r, JinjaOut *out) {
             end[r->weighed.n - 1] = SIZE_MAX;
         }
         for (int k = 0; k < r->weighed.n; k++)
-            if (end[k] == SIZE_MAX && out->span[k].end <= at) end[k] = r->weighed.at[k].to = r->text.n;
+            if (end[k] == SIZE_MAX && out->span[k].end <= at) {
+                end[k] = r->text.n;
+                r->weighed.at[k].to = (uint32_t)r->text.n;
+            }
         if (i == n) break;
         size_t len = 1;
         while (i + len < n && ((unsigned char)s[i + len] & 0xC0) == 0x80) len++;
@@ -315,57 +314,31 @@ static void unmark(Rendering *r, JinjaOut *out) {
         i += len;
     }
     for (int k = 0; k < r->weighed.n; k++)
-        if (end[k] == SIZE_MAX) r->weighed.at[k].to = r->text.n;
+        if (end[k] == SIZE_MAX) r->weighed.at[k].to = (uint32_t)r->text.n;
     free(end);
 }
 
-static bool overlaps(const Stretches *s, size_t from, size_t to) {
-    for (int i = 0; i < s->n; i++)
-        if (from < s->at[i].to && s->at[i].from < to) return true;
+static bool overlaps(const SpanBuf *b, ByteSpan at) {
+    for (int i = 0; i < b->n; i++)
+        if (at.from < b->at[i].to && b->at[i].from < at.to) return true;
     return false;
 }
 
-/* Is [from, to) free of what users wrote as text, and of the places where their marks stood alone? */
-static bool crosses(const Stretches *plain, size_t from, size_t to) {
-    for (int i = 0; i < plain->n; i++) {
-        const Stretch *p = &plain->at[i];
-        if (from < p->to && p->from < to) return true;
-        if (p->from == p->to && from < p->from && p->from < to) return true;
-    }
-    return false;
-}
-
-/* Text without special tokens; a token is weighed when it overlaps a weighed stretch. */
-static void put_stretch(Sequence *s, const Chat *c, const Rendering *r, size_t from, size_t to, float weight) {
-    int first = s->tok.n;
-    if (from == to) return;
-    sequence_textn(s, c, r->text.s + from, to - from, 0);
-    if (weight == 0 || r->weighed.n == 0) return;
-    Str piece = {0};
-    size_t at = from;
-    for (int i = first; i < s->tok.n; i++) {
-        str_clear(&piece);
-        tokenizer_decode(c->tok, &s->tok.id[i], 1, true, &piece);
-        size_t end = i + 1 == s->tok.n || at + piece.n > to ? to : at + piece.n;
-        if (overlaps(&r->weighed, at, end)) s->weight[i] = weight;
-        at = end;
-    }
-    str_release(&piece);
-}
-
+/* The whole rendering at once, as every other program encodes it; a token is weighed when it overlaps a weighed
+ * stretch. */
 static void put_rendering(Sequence *s, const Chat *c, const Rendering *r, float weight) {
-    size_t from = 0, n = r->text.n;
-    for (size_t i = 0; i < n;) {
-        const Special *special = special_at(c->tmpl, r->text.s + i, n - i);
-        if (!special || crosses(&r->plain, i, i + special->n)) {
-            i++;
-            continue;
-        }
-        put_stretch(s, c, r, from, i, weight);
-        sequence_put(s, special->id, overlaps(&r->weighed, i, i + special->n) ? weight : 0);
-        from = i += special->n;
+    EncodeOpts o = {.special = true, .plain = r->plain.at, .n_plain = r->plain.n};
+    SpanBuf spans = {0};
+    int first = s->tok.n;
+    bool weigh = weight != 0 && r->weighed.n > 0;
+    if (r->text.n > tokenizer_most_bytes(c->tok)) {
+        sequence_fail(s, "the dialogue is longer than the tokenizer takes at once");
+        return;
     }
-    put_stretch(s, c, r, from, n, weight);
+    sequence_encode(s, c, str_get(&r->text), r->text.n, &o, weigh ? &spans : NULL);
+    for (int i = first; weigh && i < s->tok.n; i++)
+        if (overlaps(&r->weighed, spans.at[i - first])) s->weight[i] = weight;
+    spanbuf_release(&spans);
 }
 
 /* ---- dialogues ---- */

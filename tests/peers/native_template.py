@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """The ids and the loss mask that transformers makes of our native chat template, against our own serializer's.
 
-    native_template.py [--count N] [--seed N] TOKENIZER_JSON ADAPTER
+    native_template.py [--count N] [--seed N] [--foreign TOKENIZER_JSON ...] TOKENIZER_JSON ADAPTER
 
-TOKENIZER_JSON holds our sentinels (tests/golden/text_llama3.json); ADAPTER is build/dev/tests/vec_adapter. A folder is made as
+TOKENIZER_JSON holds our sentinels (tests/golden/text_llama3.json), a foreign one need not; ADAPTER is
+build/dev/tests/vec_adapter. A folder is made as
 we write one (tokenizer_config.json, chat_template.jinja), opened by transformers, and dialogues go through
 apply_chat_template. Where texts spell sentinels, sanitize_control_tokens keeps them text as we do; it also cuts the text there,
 so only the special ids and the decoded text are compared. Also foreign templates over the same folder, where our serializer
 runs them. Exit status 1 when something differs, 77 without transformers."""
 import argparse, json, os, random, shutil, subprocess, sys, tempfile
-ap = argparse.ArgumentParser(); ap.add_argument("tokenizer"); ap.add_argument("adapter"); ap.add_argument("--count", type=int, default=400); ap.add_argument("--seed", type=int, default=1)
+ap = argparse.ArgumentParser(); ap.add_argument("--foreign", nargs="*", default=[], action="extend"); ap.add_argument("tokenizer"); ap.add_argument("adapter"); ap.add_argument("--count", type=int, default=400); ap.add_argument("--seed", type=int, default=1)
 args = ap.parse_args()
 try:
     from transformers import PreTrainedTokenizerFast
@@ -26,9 +27,15 @@ def text(sentinels): return "".join(R.choice(PIECES + (SENTINELS if sentinels el
 CHATML = "{% for m in messages %}{{ '<|user|>' + m['role'] + '\\n' + (m['content'] | trim) + '<|end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant\\n' }}{% endif %}"
 MARKED = "{{ bos_token }}{% for m in messages %}{{ m.role | upper }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}"
 folder = tempfile.mkdtemp(); bad = n = 0
-for name, template in (("native", ask({"op": "native_template"})["template"]), ("marked", MARKED), ("chatml", CHATML)):
-    shutil.copy(args.tokenizer, os.path.join(folder, "tokenizer.json"))
-    cfg = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|end|>", "pad_token": "<|mask|>", "clean_up_tokenization_spaces": False, "chat_template": template}
+PLAIN = "{{ bos_token }}{% for m in messages %}{{ m.role }}\n{{ m.content | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+jobs = [("native", args.tokenizer, ask({"op": "native_template"})["template"]), ("marked", args.tokenizer, MARKED), ("chatml", args.tokenizer, CHATML)]
+jobs += [(f"{name} {os.path.basename(t)}", t, x) for t in args.foreign for name, x in (("marked", MARKED), ("plain", PLAIN))]
+for name, source, template in jobs:
+    shutil.copy(source, os.path.join(folder, "tokenizer.json"))
+    added = [a["content"] for a in json.load(open(source, encoding="utf-8"))["added_tokens"] if a["special"]]
+    ours = "<|judge|>" in added
+    cfg = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>" if ours else added[0], "eos_token": "<|end|>" if ours else added[-1], "clean_up_tokenization_spaces": False, "chat_template": template}
+    if not ours: SENTINELS[:] = added[:3]
     json.dump(cfg, open(os.path.join(folder, "tokenizer_config.json"), "w")); open(os.path.join(folder, "chat_template.jinja"), "w").write(template)
     tok = PreTrainedTokenizerFast.from_pretrained(folder)
     for i in range(args.count):
@@ -40,7 +47,7 @@ for name, template in (("native", ask({"op": "native_template"})["template"]), (
         for native in ([False, True] if name == "native" else [False]):
             g = ask({"op": "dialogue", "folder": folder, "messages": messages, "add_generation_prompt": respond, "native": native}); n += 1
             if "error" in g and not spans and not respond and "marks no assistant turns" in g["error"]: continue
-            special = lambda ids: [i for i in ids if i in tok.all_special_ids or i < 19]
+            special = lambda ids: [i for i in ids if i in set(tok.all_special_ids) | set(tok.convert_tokens_to_ids(SENTINELS))]
             same = special(g.get("ids", [])) == special(w["input_ids"]) and tok.decode(g.get("ids", [])) == tok.decode(w["input_ids"]) if sentinels else g.get("ids") == w["input_ids"]
             if not same or (spans and g["weights"] != w["assistant_masks"]):
                 bad += 1
