@@ -241,7 +241,10 @@ static void test_import(void **state) {
     json_out_obj(&out, "vocab");
     for (int i = 0; i < json_len(vocab); i++) {
         const char *key = json_key_at(vocab, i, &id);
-        if (key[0] != '<' || strcmp(key, "<|judge|>") == 0 || !key[1]) json_out_node(&out, key, id);
+        char other[32]; /* ids have no holes: what is left out is another word in its place */
+        snprintf(other, sizeof other, "word%d", i);
+        bool keep = key[0] != '<' || strcmp(key, "<|judge|>") == 0 || !key[1];
+        json_out_node(&out, keep ? key : other, id);
     }
     json_out_obj_end(&out);
     json_out_node(&out, "merges", json_get(model, "merges"));
