@@ -145,6 +145,11 @@ static void test_export_hf(void **state) {
     OK(json_read_file(&config, OUT "_hf/tokenizer_config.json", 0, &err));
     assert_string_equal(member(config, "tokenizer_class"), "PreTrainedTokenizerFast");
     assert_string_equal(member(config, "eos_token"), sentinel_spelling(SENT_ENDOFTEXT));
+    Str template = {0}; /* other programs write our dialogues */
+    OK(io_read_file(&template, OUT "_hf/chat_template.jinja", 1 << 16, &err));
+    assert_string_equal(str_get(&template), chat_native_template());
+    assert_string_equal(member(config, "chat_template"), chat_native_template());
+    str_release(&template);
     json_release(config);
     succeeds("export " MODEL " " OUT "_hf --to hf --shard 20000");
     assert_false(io_exists(OUT "_hf/model.safetensors"));

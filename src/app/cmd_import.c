@@ -93,11 +93,16 @@ static bool write_folder(Import *im, const char *out, int64_t seed, Error *err) 
     Tokenizer *tok = NULL;
     bool ok = net_save(m->net, out, err) && io_write_file(path.s, im->tokenizer.s, im->tokenizer.n, err) &&
               tokenizer_open(&tok, out, err);
+    Str template = {0};
     if (ok) {
         HfExtras x = {.tok = tok, .tokens = m->model.tokens, .max_seq = m->model.cfg.max_seq};
-        ok = hf_extras_write(out, &x, err);
+        ok = hf_template_read(&template, str_get(&m->dir), err);
+        x.chat_template =
+            template.n > 0 ? template.s : chat_native_template(); /* the tokenizer has its tokens by now */
+        ok = ok && hf_extras_write(out, &x, err);
         tokenizer_close(tok);
     }
+    str_release(&template);
     str_release(&path);
     return ok;
 }

@@ -9,6 +9,7 @@
 
 #include "app/export.h"
 #include "base/io.h"
+#include "cai/hf_folder.h"
 #include "nn/gguf_model.h"
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE };
@@ -241,25 +242,11 @@ static bool put_vocab(GgufOut *g, const Vocab *v, const ModelTokens *t, Error *e
     return true;
 }
 
-/* chat_template.jinja wins over the key of tokenizer_config.json. */
 static bool put_template(GgufOut *g, const char *dir, Error *err) {
-    Str path = {0}, text = {0};
-    str_printf(&path, "%s/chat_template.jinja", dir);
-    bool ok = true, found = io_exists(path.s);
-    if (found) ok = io_read_file(&text, path.s, (size_t)1 << 24, err);
-    str_clear(&path);
-    str_printf(&path, "%s/tokenizer_config.json", dir);
-    if (!found && io_exists(path.s)) {
-        Json *root = NULL;
-        size_t n;
-        ok = json_read_file(&root, path.s, JSON_INT_AS_REAL, err);
-        const char *s = ok ? json_str(json_get(root, "chat_template"), &n) : NULL;
-        if (s) str_putn(&text, s, n);
-        json_release(root);
-    }
+    Str text = {0};
+    bool ok = hf_template_read(&text, dir, err);
     if (ok && text.n > 0) gguf_put_str(g, "tokenizer.chat_template", text.s, text.n);
     str_release(&text);
-    str_release(&path);
     return ok;
 }
 

@@ -28,6 +28,7 @@ bool export_hf(const OpenModel *m, const char *out, const SaveOptions *o, Error 
     if (!net_save_as(m->net, out, o, err)) return false;
     if (m->tok && !there(dir, "tokenizer_config.json")) {
         HfExtras x = {.tok = m->tok, .tokens = m->model.tokens, .max_seq = m->model.cfg.max_seq};
+        if (m->has_chat && !m->chat.tmpl) x.chat_template = chat_native_template();
         if (!hf_extras_write(out, &x, err)) return false;
     }
     for (int i = 0; i < COUNT_OF(beside); i++)

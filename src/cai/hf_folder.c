@@ -71,3 +71,22 @@ static bool write_template(const char *dir, const HfExtras *x, Error *err) {
 bool hf_extras_write(const char *dir, const HfExtras *x, Error *err) {
     return write_generation(dir, x, err) && write_tokenizer_config(dir, x, err) && write_template(dir, x, err);
 }
+
+bool hf_template_read(Str *out, const char *dir, Error *err) {
+    Str path = {0};
+    str_printf(&path, "%s/chat_template.jinja", dir);
+    bool ok = true, found = io_exists(path.s);
+    if (found) ok = io_read_file(out, path.s, (size_t)1 << 24, err);
+    str_clear(&path);
+    str_printf(&path, "%s/tokenizer_config.json", dir);
+    if (!found && io_exists(path.s)) {
+        Json *root = NULL;
+        size_t n;
+        ok = json_read_file(&root, path.s, JSON_INT_AS_REAL, err);
+        const char *s = ok ? json_str(json_get(root, "chat_template"), &n) : NULL;
+        if (s) str_putn(out, s, n);
+        json_release(root);
+    }
+    str_release(&path);
+    return ok;
+}

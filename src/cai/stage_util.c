@@ -175,6 +175,7 @@ bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *e
         name_tokens(&m->tokens, &text.chat);
         m->cfg.eos_id = m->tokens.eos[0];
         HfExtras x = {.tok = text.tok, .tokens = m->tokens, .max_seq = m->cfg.max_seq};
+        if (!text.chat.tmpl) x.chat_template = chat_native_template();
         ok = net_save(net, str_get(&to), err) && hf_extras_write(str_get(&to), &x, err);
     }
     if (ok) {
