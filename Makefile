@@ -4,6 +4,7 @@
 #                     saying where its report is and how to talk to the model
 #   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
 #   make cuda         the CUDA build, and what can be said of it without a GPU
+#   make test-peers   the same program beside transformers, llama.cpp and others, in a virtual environment
 #   make format       clang-format over sources; headers are set by hand, their columns of comments are documentation
 #   make clean        removes build/ and out/
 
@@ -12,7 +13,7 @@ TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline
 SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
 NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: quickstart build test check asan tsan cuda format clean setup
+.PHONY: quickstart build test test-peers check asan tsan cuda format clean setup
 
 build: setup
 	cmake --preset release
@@ -25,11 +26,19 @@ quickstart: build
 	build/release/dikast run conf/quickstart.yaml
 
 test:
-	@sh tools/setup.sh clang-format
+	@sh tools/setup.sh clang-format python3-venv
 	cmake --preset dev
 	cmake --build build/dev -j $(JOBS)
 	ctest --preset dev -j $(JOBS)
+	sh tests/peers/run.sh light build/dev
 	$(MAKE) check asan tsan cuda
+
+# Beside PyTorch, transformers and llama.cpp: some gigabytes of packages, some minutes.
+test-peers:
+	@sh tools/setup.sh python3-venv
+	cmake --preset dev
+	cmake --build build/dev -j $(JOBS)
+	sh tests/peers/run.sh heavy build/dev
 
 # After the dev build: the writable globals are read from its libraries.
 check:

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Our program beside the packages its users have, in a virtual environment of its own.
+#
+#   sh tests/peers/run.sh light|heavy BUILD      light: no PyTorch, part of `make test`; heavy: `make test-peers`
+#
+# The environment is build/peers/light or heavy, kept between calls. A package or an index that cannot be had skips the checks
+# that need it, by name. Exit status 1 when a check fails.
+set -u
+kind=$1
+build=$2
+here=$(cd "$(dirname "$0")" && pwd)
+env=$here/../../build/peers/$kind
+light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1"
+heavy="$light torch==2.15.0 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549"
+[ "$kind" = heavy ] && packages=$heavy || packages=$light
+
+if [ ! -x "$env/bin/python" ] && ! python3 -m venv "$env" > /dev/null 2>&1; then
+    echo "peers: skipped: python3 cannot make virtual environments here (Debian: python3-venv)"
+    exit 0
+fi
+for p in $packages; do
+    "$env/bin/pip" install -q --disable-pip-version-check "$p" > "$env/pip.log" 2>&1 ||
+        echo "peers: cannot install $p: $(tail -1 "$env/pip.log")"
+done
+
+failed=0
+# name, then the script and its arguments
+check() {
+    name=$1
+    shift
+    begun=$(date +%s)
+    "$env/bin/python" "$@" > "$env/$name.log" 2>&1
+    rc=$?
+    case $rc in
+    0) word=passed ;;
+    77) word="skipped: $(tail -1 "$env/$name.log")" ;;
+    *) word=FAILED failed=1 ;;
+    esac
+    echo "peers: $name: $word ($(($(date +%s) - begun)) s)"
+    [ $rc -eq 0 ] || [ $rc -eq 77 ] || tail -20 "$env/$name.log"
+}
+
+data=$here/../../../shared/data/quickstart
+[ -d "$data" ] && texts="--data $data" || texts=""
+check tokenizers "$here/tokenizers_equal.py" "$build/tests/vec_adapter" --mb 2 --random 40 $texts
+check jinja_random "$here/jinja_random.py" --seed 1 --count 3000 "$build/tests/vec_adapter"
+check native_template "$here/native_template.py" "$here/../golden/text_llama3.json" "$build/tests/vec_adapter"
+check parquet "$here/parquet_equal.py" "$build/dikast" --files 150
+if [ "$kind" = heavy ]; then
+    check chat_templates "$here/chat_templates.py" --packages "$env/archives" --download "$build/tests/vec_adapter"
+    check transformers "$here/hf_equal.py" "$build/dikast"
+    check llama_cpp "$here/gguf_equal.py" "$build/dikast"
+    check run_imported "$here/run_imported.py" "$build/dikast" "$here/../../conf/tiny.yaml"
+fi
+exit $failed
