@@ -1,5 +1,6 @@
 // layer: tensor
 // gpu: yes
+// label: slow
 /* Attention of the cuda backend beyond the common cases: heads and contexts of several tiles and splits, BF16 mode with
  * tensors of every type, and its promises about bits. On the GPU, or emulated (test_ops_cuda.c). TEST_ONLY=n runs case
  * n alone. */
@@ -10,8 +11,8 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-static uint64_t seed = 1; /* TEST_SEED in the environment replaces it */
-static Backend *be, *ref;
+static uint64_t seed = 1;         /* TEST_SEED in the environment replaces it */
+static Backend *be, *exact, *ref; /* exact: be, where rows must not tell how many they are */
 
 typedef struct {
     int n_head, n_kv, d_head, window;
@@ -86,9 +87,9 @@ static double compare(const OpCase *c, double bound, int number) {
     return e;
 }
 
-static void use(DType dtype) {
+static void use(Backend *b, DType dtype) {
     Error err = {0};
-    if (!backend_set_dtype(be, dtype, &err)) fail_msg("%s", err.msg);
+    if (!backend_set_dtype(b, dtype, &err)) fail_msg("%s", err.msg);
 }
 
 static void all_shapes(OpStore store, const unsigned *half, int n_half, double bound) {
@@ -105,30 +106,29 @@ static void all_shapes(OpStore store, const unsigned *half, int n_half, double b
 
 static void test_f32(void **state) {
     (void)state;
-    use(DTYPE_F32);
+    use(be, DTYPE_F32);
     all_shapes(STORE_REAL, (const unsigned[]){0}, 1, 1e-5);
 }
 
 /* F32 tensors whose numbers BF16 holds, so that what is left is the rounding of p, ds and o. */
 static void test_bf16(void **state) {
     (void)state;
-    use(DTYPE_BF16);
+    use(be, DTYPE_BF16);
     all_shapes(STORE_ROUND, (const unsigned[]){0}, 1, 6e-3);
-    use(DTYPE_F32);
+    use(be, DTYPE_F32);
 }
 
 static void test_bf16_tensors(void **state) {
     (void)state;
-    use(DTYPE_BF16);
-    all_shapes(STORE_BF16, (const unsigned[]){7}, 1, 1e-2);
-    all_shapes(STORE_BF16, (const unsigned[]){1, 2, 6, 5, 3}, 5, 1e-2);
-    use(DTYPE_F32);
+    use(be, DTYPE_BF16);
+    all_shapes(STORE_BF16, (const unsigned[]){7, 7, 1, 6, 3, 5, 2}, 7, 1e-2);
+    use(be, DTYPE_F32);
 }
 
 /* The common cases, in BF16 mode too. Differences of equals (one key alone) only have to be small. */
 static void test_common_bf16(void **state) {
     (void)state;
-    use(DTYPE_BF16);
+    use(be, DTYPE_BF16);
     static OpCase list[OPS_MAX];
     int n = ops_all(list, seed), n_run = 0;
     for (int i = 0; i < n; i++) {
@@ -143,7 +143,7 @@ static void test_common_bf16(void **state) {
         n_run++;
     }
     assert_true(n_run > 50 || only() >= 0);
-    use(DTYPE_F32);
+    use(be, DTYPE_F32);
 }
 
 /* F32: one query alone, some of them, a whole prompt, any pages, any company. */
@@ -169,7 +169,7 @@ static void test_f32_invariance(void **state) {
  * pieces that are not decoded. */
 static void test_bf16_company(void **state) {
     (void)state;
-    use(DTYPE_BF16);
+    use(be, DTYPE_BF16);
     static const Shape together = {2, 1, 64, 0, true, false, 3, {300, 40, 9}, {0}, 0};
     OpCase c = make(&together, OP_attn_fwd, STORE_REAL, 0, 1);
     OpData d;
@@ -180,7 +180,35 @@ static void test_bf16_company(void **state) {
     assert_int_equal(op_attn_replay(be, &d, &whole, 2, 9, seed), 0);
     op_out_free(&whole);
     op_free(&d);
-    use(DTYPE_F32);
+    use(be, DTYPE_F32);
+}
+
+/* BF16, exact: as F32, whatever kernel has the rows. */
+static void test_bf16_exact(void **state) {
+    (void)state;
+    static const Shape mixed[] = {
+        {4, 2, 32, 0, true, false, 3, {150, 70, 9}, {0}, 0}, {2, 1, 64, 70, true, false, 2, {200, 30}, {0}, 0},
+        {2, 2, 80, 0, true, false, 1, {100}, {0}, 0},        {2, 1, 96, 0, false, false, 2, {90, 20}, {0}, 0},
+        {16, 1, 128, 0, true, false, 1, {80}, {0}, 0},       {20, 1, 40, 100, true, false, 1, {130}, {0}, 8},
+        {2, 1, 40, 0, true, false, 1, {70}, {0}, 1}};
+    static const int step[] = {1, 5, 16, 40};
+    use(exact, DTYPE_BF16);
+    for (int i = 0; i < COUNT_OF(mixed); i++) {
+        OpCase c = make(&mixed[i], OP_attn_fwd, i == 2 ? STORE_REAL : STORE_BF16, 7, i);
+        OpData d;
+        op_build(&d, &c, NULL);
+        OpOut whole = op_run(exact, &d), usual = op_run(ref, &d);
+        const char *which;
+        assert_true(op_compare(&d, &whole, &usual, &which) < 1e-2);
+        for (int s = 0; s < c.n_seq; s++) {
+            int k = (i + s) % COUNT_OF(step);
+            assert_int_equal(op_attn_replay(exact, &d, &whole, s, s == 0 && i ? step[k] : 1, seed + 1), 0);
+        }
+        op_out_free(&whole);
+        op_out_free(&usual);
+        op_free(&d);
+    }
+    use(exact, DTYPE_F32);
 }
 
 /* Rows of no sequence: nothing is written by the forward, zeros by the backward. */
@@ -202,6 +230,10 @@ int main(void) {
         printf("skipped: %s\n", err.msg);
         return 77;
     }
+    if (!backend_open(&exact, "cuda", NULL, "exact", &err)) {
+        printf("%s\n", err.msg);
+        return 1;
+    }
     if (!backend_open(&ref, "ref", NULL, NULL, &err)) {
         printf("%s\n", err.msg);
         return 1;
@@ -209,10 +241,12 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),         cmocka_unit_test(test_bf16),           cmocka_unit_test(test_bf16_tensors),
         cmocka_unit_test(test_common_bf16), cmocka_unit_test(test_f32_invariance), cmocka_unit_test(test_bf16_company),
-        cmocka_unit_test(test_no_rows),
+        cmocka_unit_test(test_bf16_exact),  cmocka_unit_test(test_no_rows),
     };
+    if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     backend_close(ref);
+    backend_close(exact);
     backend_close(be);
     return failed;
 }

@@ -83,6 +83,11 @@ AttnMat matrix(Tensor t, int d_head) {
     return m;
 }
 
+bool on_tensor_cores(Backend *be, int d_head) {
+    if (be->dtype != DTYPE_BF16 || d_head > ATTN_MMA_HEAD) return false;
+    return attn_mma_shared(d_head) <= cuda_impl(be)->shared_max;
+}
+
 int queries(AttnSeqs s, int seq) { return s.q_off[seq + 1] - s.q_off[seq]; }
 int pages(AttnSeqs s, int seq) { return (s.kv_len[seq] + KV_PAGE - 1) / KV_PAGE; }
 
@@ -208,8 +213,8 @@ void round_pages(Backend *be, AttnFwd *a, AttnSeqs s, int few, unsigned char *to
 
 static_assert(DECODE_STEP == ATTN_MMA_SPLIT && ATTN_SIMT_SPLIT % ATTN_MMA_SPLIT == 0, "see DECODE_STEP");
 
-/* Splits of keys, and pairs of query and head of the group, that the decoded sequences need at most: with one query each, a
- * function of the longest reach in DECODE_STEPs, so that a recorded launch fits all passes of that step. */
+/* Splits of keys, and pairs of query and head of the group, that the decoded sequences need at most: with one query
+ * each, a function of the longest reach in DECODE_STEPs, so that a recorded launch fits all passes of that step. */
 void measure_decode(AttnFwd *a, AttnSeqs s, int few, int split) {
     int most = 0;
     a->n_split = 0;
@@ -226,9 +231,9 @@ void measure_decode(AttnFwd *a, AttnSeqs s, int few, int split) {
 
 /* All on the stream: the decoding kernels are through with the scratch memory before rounding fills it again. */
 void forward(Backend *be, AttnFwd a, AttnSeqs s, bool mma) {
-    /* On tensor cores one query alone sums in another order than in a tile: where rows must not tell, all go in tiles. */
-    const int few = mma && cuda_impl(be)->exact ? 0 : (int)ATTN_FEW;
     bool decode = false, prompt = false, as_is = a.k.half && a.k.vec && a.v.half && a.v.vec;
+    bool exact = mma && cuda_impl(be)->exact; /* F32 arithmetic is so anyway */
+    const int few = exact && !as_is ? 0 : (int)ATTN_FEW;
     int64_t rows = 0;
     for (int i = 0; i < s.n_seq; i++) {
         decode = decode || (queries(s, i) > 0 && queries(s, i) <= few);
@@ -252,7 +257,9 @@ void forward(Backend *be, AttnFwd a, AttnSeqs s, bool mma) {
         d.q_off = cuda_index(be, s.q_off, s.n_seq + 1);
         d.kv_len = cuda_index(be, s.kv_len, s.n_seq);
         d.page = page;
-        if (streams)
+        if (exact)
+            attn_mma_decode_exact(be, d, s.n_seq);
+        else if (streams)
             attn_mma_decode(be, d, s.n_seq);
         else
             attn_simt_decode(be, d, s.n_seq);
@@ -287,7 +294,7 @@ void cuda_attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor
     a.window = s.window > 0 ? s.window : NO_WINDOW;
     a.causal = s.causal;
     a.scale = (float)(1 / sqrt((double)d_head));
-    forward(be, a, s, be->dtype == DTYPE_BF16 && d_head <= ATTN_MMA_HEAD);
+    forward(be, a, s, on_tensor_cores(be, d_head));
 }
 
 namespace {
@@ -389,5 +396,5 @@ void cuda_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Ten
     a.window = s.window > 0 ? s.window : NO_WINDOW;
     a.causal = s.causal;
     a.scale = (float)(1 / sqrt((double)d_head));
-    backward(be, a, matrix(o, d_head), lse, s, be->dtype == DTYPE_BF16 && d_head <= ATTN_MMA_HEAD);
+    backward(be, a, matrix(o, d_head), lse, s, on_tensor_cores(be, d_head));
 }

@@ -69,7 +69,10 @@ void attn_simt_bwd_keys(Backend *be, AttnBwd a, int n_span);    /* dk, dv of til
 void attn_simt_bwd_queries(Backend *be, AttnBwd a, int n_span); /* dq of tiles of queries */
 void attn_mma_fwd(Backend *be, AttnFwd a, int n_tile);          /* k, v: BF16 with vec */
 void attn_mma_decode(Backend *be, AttnFwd a, int n_seq);        /* k, v: vec, of one type */
-size_t attn_mma_decode_shared(bool half);                       /* memory of a block that it asks for at most */
+void attn_mma_decode_exact(Backend *be, AttnFwd a, int n_seq);  /* the bits of attn_mma_fwd; k, v: BF16 with vec */
+/* Shared memory of a block that attn_mma_decode asks for, and all other attn_mma_*, at most. */
+size_t attn_mma_decode_shared(bool half);
+size_t attn_mma_shared(int d_head);
 void attn_mma_bwd_keys(Backend *be, AttnBwd a, int n_span);     /* dk, dv; q, k, v, d_o: BF16 with vec */
 void attn_mma_bwd_queries(Backend *be, AttnBwd a, int n_span);  /* dq */
 

@@ -38,14 +38,16 @@ __device__ __forceinline__ void soften(float s[MT][KV_PAGE / 8][4], float o[MT][
         UNROLL for (int n = 0; n < KV_PAGE / 8; n++) next = fmaxf(next, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
         next = fmaxf(next, shfl_xor(next, 1));
         next = fmaxf(next, shfl_xor(next, 2));
-        float base = next == -INFINITY ? 0 : next, carry = exp2_approx((top[m][h] - base) * scale), part = 0;
-        float shift = base * scale;
+        float base = next == -INFINITY ? 0 : next, carry = exp2_approx((top[m][h] - base) * scale);
+        float shift = base * scale, part[2] = {};
         top[m][h] = next;
-        UNROLL for (int n = 0; n < KV_PAGE / 8; n++) UNROLL for (int e = 2 * h; e < 2 * h + 2; e++) {
-            s[m][n][e] = exp2_approx(fmaf(s[m][n][e], scale, -shift));
-            part += s[m][n][e];
+        UNROLL for (int n = 0; n < KV_PAGE / 8; n++) {
+            float x = exp2_approx(fmaf(s[m][n][2 * h], scale, -shift));
+            float y = exp2_approx(fmaf(s[m][n][2 * h + 1], scale, -shift));
+            s[m][n][2 * h] = x, s[m][n][2 * h + 1] = y;
+            part[n % 2] += x + y;
         }
-        sum[m][h] = fmaf(sum[m][h], carry, part);
+        sum[m][h] = fmaf(sum[m][h], carry, part[0] + part[1]);
         UNROLL for (int n = 0; n < D / 8; n++) o[m][n][2 * h] *= carry, o[m][n][2 * h + 1] *= carry;
     }
 }
@@ -78,7 +80,7 @@ __device__ __forceinline__ void finish(const AttnFwd &a, const AttnTile &t, int 
             int c = n * 8 + lane % 4 * 2;
             attn_store2(a.o, at + c, o[m][n][2 * h] * share, o[m][n][2 * h + 1] * share, a.d_head - c);
         }
-        if (a.lse && lane % 4 == 0) a.lse[(t.row + r) * a.lse_ld + head] = top[m][h] * a.scale + logf(all);
+        if (a.lse && lane % 4 == 0) a.lse[(t.row + r) * a.lse_ld + head] = fmaf(top[m][h], a.scale, logf(all));
     }
 }
 
@@ -143,7 +145,7 @@ template <int D, int BLOCKS> void launch(Backend *be, const AttnFwd &a, int n_ti
 
 void attn_mma_fwd(Backend *be, AttnFwd a, int n_tile) {
     if (a.d_head <= 32)
-        launch<32, 4>(be, a, n_tile);
+        launch<32, 3>(be, a, n_tile);
     else if (a.d_head <= 64)
         launch<64, 3>(be, a, n_tile);
     else if (a.d_head <= 80)

@@ -17,15 +17,44 @@ template <int D> struct MmaTile {
     enum { PITCH = D + 8, STEPS = D / 16, CHUNKS = D / 8 };
 };
 
-/* Rows [0, ROWS) of `from`, whose row 0 begins at element 0 and whose rows are ld apart, `chunks` 16-byte chunks of each; zeros
- * outside [low, high) and behind the chunks. Asynchronous. */
+/* Rows [0, ROWS) of `from`, whose row 0 begins at element 0 and whose rows are ld apart, `chunks` of CHUNKS 16-byte chunks of
+ * each, to rows PITCH apart; zeros outside [low, high) and behind the chunks. Asynchronous, by THREADS threads of which this is
+ * number `thread`. A thread's copies are PER rows apart: one address, one step. */
+template <typename T, int CHUNKS, int PITCH, int ROWS, int THREADS>
+static __device__ __forceinline__ void mma_copy(T *to, const T *from, int64_t ld, int low, int high, int chunks, int thread) {
+    enum { PER = THREADS / CHUNKS, ODD = ROWS % PER != 0 || THREADS % CHUNKS != 0, WIDE = 16 / sizeof(T) };
+    const int r = thread / CHUNKS, c = thread % CHUNKS;
+    if (ODD && r >= PER) return;
+    to += r * PITCH + c * WIDE;
+    from += r * ld + c * WIDE;
+    if (low <= 0 && high >= ROWS) {
+        UNROLL for (int i = 0; i < ROWS; i += PER, from += PER * ld)
+            if (!ODD || r + i < ROWS) cp_async16(to + i * PITCH, from, c < chunks);
+    } else {
+        UNROLL for (int i = 0; i < ROWS; i += PER, from += PER * ld)
+            if (!ODD || r + i < ROWS) cp_async16(to + i * PITCH, from, c < chunks && r + i >= low && r + i < high);
+    }
+}
+/* The same to a tile, by a block. */
 template <int D, int ROWS, int THREADS>
 static __device__ __forceinline__ void mma_fetch(bf16_t *to, const bf16_t *from, int64_t ld, int low, int high, int chunks) {
-    typedef MmaTile<D> T;
-    UNROLL for (int i = 0; i < ROWS * T::CHUNKS; i += THREADS) {
-        int at = i + (int)threadIdx.x, r = at / T::CHUNKS, c = at % T::CHUNKS;
-        if (ROWS * T::CHUNKS % THREADS != 0 && at >= ROWS * T::CHUNKS) break;
-        cp_async16(to + r * T::PITCH + c * 8, from + r * ld + c * 8, r >= low && r < high && c < chunks);
+    mma_copy<bf16_t, D / 8, D + 8, ROWS, THREADS>(to, from, ld, low, high, chunks, (int)threadIdx.x);
+}
+
+/* Row g (h 0) or g + 8 (h 1) of 16 rows of a result, times a, to the head that begins at element `at`. */
+template <int D>
+static __device__ __forceinline__ void mma_store(const AttnMat &m, int64_t at, const float o[D / 8][4], int h, float a, int d_head) {
+    at += threadIdx.x % 4 * 2;
+    if (m.vec && m.half) {
+        UNROLL for (int n = 0; n < D / 8; n++)
+            if (n * 8 < d_head) *(uint32_t *)((bf16_t *)m.p + at + n * 8) = pack_bf16(o[n][2 * h] * a, o[n][2 * h + 1] * a);
+    } else if (m.vec) {
+        UNROLL for (int n = 0; n < D / 8; n++)
+            if (n * 8 + (int)threadIdx.x % 4 * 2 < d_head)
+                *(float2 *)((float *)m.p + at + n * 8) = make_float2(o[n][2 * h] * a, o[n][2 * h + 1] * a);
+    } else {
+        UNROLL for (int n = 0; n < D / 8; n++)
+            attn_store2(m, at + n * 8, o[n][2 * h] * a, o[n][2 * h + 1] * a, d_head - n * 8 - (int)threadIdx.x % 4 * 2);
     }
 }
 

@@ -63,11 +63,7 @@ __device__ __forceinline__ void store_rows(const AttnMat &to, const float o[S::M
     UNROLL for (int m = 0; m < S::MT; m++) UNROLL for (int h = 0; h < 2; h++) {
         int r = (warp * S::MT + m) * 16 + h * 8 + lane / 4;
         if (r >= n) continue;
-        int64_t at = (row + r) * to.ld + (int64_t)head * d_head;
-        UNROLL for (int i = 0; i < S::D / 8; i++) {
-            int c = i * 8 + lane % 4 * 2;
-            attn_store2(to, at + c, o[m][i][2 * h] * scale, o[m][i][2 * h + 1] * scale, d_head - c);
-        }
+        mma_store<S::D>(to, (row + r) * to.ld + (int64_t)head * d_head, o[m], h, scale, d_head);
     }
 }
 
@@ -115,13 +111,12 @@ template <typename S> __global__ void __launch_bounds__(S::THREADS, S::BLOCKS) a
         }
     }
 
-    /* Tile `it` of the walk: rows of u and w at once, and for queries what goes with them, which the thread keeps until
-     * later. */
-    auto fetch = [&](int it) {
-        const int other = (first_tile + it % tiles) * NB,
-                  head = KEYS ? own_head * group + it / tiles : own_head / group;
+    /* Where the walk stands: rows [other, other + NB) of a head, in one half of the stages. */
+    int other = first_tile * NB, head = KEYS ? own_head * group : own_head / group, half = 0;
+    /* Rows of u and w at once; for queries what goes with them, which the thread keeps until later. */
+    auto fetch = [&]() {
         const int64_t row = t.begin + other, col = (int64_t)head * chunks * 8;
-        bf16_t *to = stage + it % 2 * 2 * NB * PITCH;
+        bf16_t *to = stage + half * 2 * NB * PITCH;
         mma_fetch<D, NB, S::THREADS>(to, (const bf16_t *)mu.p + row * mu.ld + col, mu.ld, 0, t.len - other, chunks);
         mma_fetch<D, NB, S::THREADS>(to + NB * PITCH, (const bf16_t *)mw.p + row * mw.ld + col, mw.ld, 0, t.len - other,
                                      chunks);
@@ -131,22 +126,25 @@ template <typename S> __global__ void __launch_bounds__(S::THREADS, S::BLOCKS) a
         if (other + i >= t.len) return threadIdx.x < NB ? INFINITY : 0.0f;
         return (threadIdx.x < NB ? a.lse : a.delta)[(int64_t)head * a.n + row + i];
     };
-    auto keep = [&](int it, float x_) {
-        if (KEYS && threadIdx.x < 2 * NB) stat[it % 2 * 2 * NB + threadIdx.x] = x_;
+    auto keep = [&](float x_) {
+        if (KEYS && threadIdx.x < 2 * NB) stat[half * 2 * NB + threadIdx.x] = x_;
     };
-    keep(0, fetch(0));
+    keep(fetch());
 
     float of_x[MT][D / 8][4] = {}, of_y[KEYS ? MT : 1][KEYS ? D / 8 : 1][4] = {};
     const int mine = t.first + warp * 16 * MT;
-    for (int it = 0; it < all; it++) {
+    for (int left = all; left > 0; left--) {
         cp_async_wait<0>();
         sync_block();
+        const int now = other;
+        const bf16_t *u = stage + half * 2 * NB * PITCH, *w = u + NB * PITCH;
+        const float *stat_now = stat + half * 2 * NB;
         float later = 0;
-        if (it + 1 < all) later = fetch(it + 1);
-        const int other = (first_tile + it % tiles) * NB;
-        const bf16_t *u = stage + it % 2 * 2 * NB * PITCH, *w = u + NB * PITCH;
+        other += NB, half ^= 1;
+        if (other >= end) other = first_tile * NB, head++;
+        if (left > 1) later = fetch();
         /* Which (key, query) pairs of the warp and this tile are seen: all, some, none. */
-        const int key = KEYS ? mine : other, keys = KEYS ? 16 * MT : NB, query = KEYS ? other : mine,
+        const int key = KEYS ? mine : now, keys = KEYS ? 16 * MT : NB, query = KEYS ? now : mine,
                   queries = KEYS ? NB : 16 * MT;
         bool none = mine >= last || (a.causal && (key > query + queries - 1 || key + keys - 1 <= query - a.window));
         bool some = key + keys > t.len || query + queries > t.len ||
@@ -161,11 +159,10 @@ template <typename S> __global__ void __launch_bounds__(S::THREADS, S::BLOCKS) a
                     mma_scores<D, MT, STEP>(s, at_x, u + c * PITCH + mma_cols_lane<D>());
                     mma_scores<D, MT, STEP>(dp, at_y, w + c * PITCH + mma_cols_lane<D>());
                 }
-                const float *col_stat = stat + it % 2 * 2 * NB + c;
                 if (some)
-                    gradients<S, true>(a, s, dp, mine, other + c, t.len, col_stat, row_stat);
+                    gradients<S, true>(a, s, dp, mine, now + c, t.len, stat_now + c, row_stat);
                 else
-                    gradients<S, false>(a, s, dp, mine, other + c, t.len, col_stat, row_stat);
+                    gradients<S, false>(a, s, dp, mine, now + c, t.len, stat_now + c, row_stat);
                 UNROLL for (int i = 0; i < STEP / 16; i++) {
                     uint32_t p[MT][4];
                     if constexpr (KEYS) {
@@ -177,7 +174,7 @@ template <typename S> __global__ void __launch_bounds__(S::THREADS, S::BLOCKS) a
                 }
             }
         }
-        if (it + 1 < all) keep(it + 1, later);
+        if (left > 1) keep(later);
     }
     const AttnMat &dx = KEYS ? a.dk : a.dq;
     store_rows<S>(dx, of_x, a.scale, t.begin + t.first, n, own_head, a.d_head);
@@ -190,12 +187,12 @@ template <typename S> void launch(Backend *be, const AttnBwd &a, int n_span) {
 
 /* What fits into registers:     D  MT WARPS NB STEP KEYS   HELD BLOCKS */
 // clang-format off
-typedef Shape< 32, 2, 4, 64, 32, true,  true,  3> Keys32;
+typedef Shape< 32, 2, 4, 64, 32, true,  true,  2> Keys32;
 typedef Shape< 64, 2, 4, 64, 16, true,  true,  2> Keys64;
 typedef Shape< 80, 1, 8, 64, 32, true,  true,  1> Keys80;
 typedef Shape< 96, 1, 8, 64, 32, true,  true,  1> Keys96;
 typedef Shape<128, 1, 8, 64, 16, true,  true,  1> Keys128;
-typedef Shape< 32, 2, 4, 64, 32, false, true,  3> Queries32;
+typedef Shape< 32, 2, 4, 64, 32, false, true,  2> Queries32;
 typedef Shape< 64, 2, 4, 64, 32, false, true,  2> Queries64;
 typedef Shape< 80, 2, 4, 32, 32, false, false, 2> Queries80;
 typedef Shape< 96, 2, 4, 32, 32, false, false, 2> Queries96;
