@@ -293,6 +293,28 @@ static void test_row_invariance(void **state) {
     assert_true(n_run > 50 || getenv("TEST_OP"));
 }
 
+/* Exact mode: every forward op, products and attention too; a query alone against a whole prompt. */
+static void test_exact(void **state) {
+    (void)state;
+    Backend *be = NULL;
+    Error err = {0};
+    int n_run = 0;
+    if (!backend_open(&be, "cuda", NULL, "exact", &err)) fail_msg("%s", err.msg);
+    assert_true(be->exact && !all.be->exact);
+    for (int i = 0; i < all.n; i++) {
+        char name[240];
+        const OpCase *c = &all.list[i];
+        bool small = (double)c->n * c->n * c->m * (c->k > 0 ? c->k : 1) < 1e6;
+        if (c->op != OP_linear_fwd || !picked(c->op) || !small) continue;
+        int64_t bad = ops_row_invariance(be, &all.data[i]);
+        n_run++;
+        if (bad) fail_msg("%s store=%d: %lld bits differ", op_case_name(name, c), (int)c->store, (long long)bad);
+    }
+    assert_true(n_run > 20 || getenv("TEST_OP"));
+    if (picked(OP_attn_fwd)) assert_int_equal(ops_attn_invariance(be, seed), 0);
+    backend_close(be);
+}
+
 int main(void) {
     const char *given = getenv("TEST_SEED");
     if (given) seed = strtoull(given, NULL, 10);
@@ -304,10 +326,8 @@ int main(void) {
     }
     print_message("%s\n", backend_isa(all.be));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_host_side),
-        cmocka_unit_test(test_against_ref),
-        cmocka_unit_test(test_no_rows),
-        cmocka_unit_test(test_row_invariance),
+        cmocka_unit_test(test_host_side),      cmocka_unit_test(test_against_ref), cmocka_unit_test(test_no_rows),
+        cmocka_unit_test(test_row_invariance), cmocka_unit_test(test_exact),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
