@@ -19,4 +19,33 @@ for seed in "$@"; do
     if [ "$seed" = 0 ]; then one quickstart conf/quickstart.yaml; else one "seed$seed" conf/quickstart.yaml run.seed="$seed"; fi
 done
 for control in conf/controls/*.yaml; do one "$(basename "$control" .yaml)" "$control"; done
+
+# What RL makes of a preference model that learnt nothing is chance, so it is judged by the mean of five shuffles; whether one
+# of them has a lucky interval is not asked again.
+value() { sed -n "s/^ *\"$2\": *\([-0-9.e]*\),*\$/\1/p" "$1"; }
+rows=
+for k in 1 2 3 4 5; do
+    name=shuffled
+    if [ $k -gt 1 ]; then
+        name=shuffled$k
+        "$dikast" run conf/controls/shuffled.yaml run.out="$out" --name $name pm.shuffle=$k -q > /dev/null 2>&1
+        code=$?
+        [ $code -eq 0 ] || [ $code -eq 6 ] || { echo "FAIL $name: exit $code"; failed=1; }
+    fi
+    dir=$(sed -n 's/.*"dir": *"\(.*\/eval-[^"]*\)".*/\1/p' "$out/runs/$name/stages.json")
+    row=
+    for key in reason.named harm.named harm.unnamed; do
+        row="$row $(value "$dir/summary.json" "sl.$key") $(value "$dir/summary.json" "rl.$key")"
+    done
+    rows="$rows$row
+"
+done
+printf '%s' "$rows" | awk '
+    NF == 6 { n++; reason += $2 - $1; contrast += ($3 - $4) - ($5 - $6) }
+    END {
+        ok = n == 5 && reason / n <= 0.10 && contrast / n <= 0.10
+        printf "%s shuffled, mean of %d: reason RL - SL %.3f <= 0.10, drop of harm named - unnamed %.3f <= 0.10\n",
+               ok ? "ok  " : "FAIL", n, n ? reason / n : 0, n ? contrast / n : 0
+        exit !ok
+    }' || failed=1
 exit $failed

@@ -151,7 +151,7 @@ const CfgKey run_keys[] = {
     {"pm.holdout",       CFG_FLOAT, CFG_RESULT, AT(pm.holdout), "0.15", 0, 0.9, "share of pairs held out"},
     {"pm.helpful_share", CFG_FLOAT, CFG_RESULT, AT(pm.helpful_share), "0.34", 0, 0.9, "share of pairs that are helpfulness preferences"},
     {"pm.center",        CFG_FLOAT, CFG_RESULT, AT(pm.center), "0", 0, 1, "weight of (r_a + r_b)^2"},
-    {"pm.shuffle",       CFG_BOOL,  CFG_RESULT, AT(pm.shuffle), "false", 0, 0, "labels are shuffled among pairs after sides were randomised (control)"},
+    {"pm.shuffle",       CFG_INT,   CFG_RESULT, AT(pm.shuffle), "0", 0, 1000, "labels are shuffled among pairs after sides were randomised (control): which shuffle; 0: none"},
     {"pm.untrained",     CFG_BOOL,  CFG_RESULT, AT(pm.untrained), "false", 0, 0, "leave the preference model untrained (control)"},
 
     OPTIM_ROWS("rl", rl.t, "60", "1024", "3e-5", LINEAR),

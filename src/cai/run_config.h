@@ -57,7 +57,8 @@ typedef struct {
         TrainKeys t;
         int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */
         double holdout, helpful_share, center;
-        bool untrained, shuffle;
+        bool untrained;
+        int64_t shuffle;
     } pm;
     struct {
         TrainKeys t;                /* lr, schedule, clip...; steps = updates */

@@ -65,10 +65,10 @@ static void collect(PmJob *j, const PairRows *ai, const Rows *helpful) {
         put_pair(j, (PmPair){r->id, r->id, dialogue_last_user(r->prompt), r->a, r->b, 1, r->weight, true, false});
     }
     free(order);
-    if (!ctx->cfg->pm.shuffle) return;
+    if (ctx->cfg->pm.shuffle == 0) return;
     int64_t *from = mem_alloc((size_t)(j->pairs.n + 1) * sizeof *from);
     double *q = mem_alloc((size_t)(j->pairs.n + 1) * sizeof *q);
-    rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, 1, from, j->pairs.n);
+    rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, (uint64_t)ctx->cfg->pm.shuffle, from, j->pairs.n);
     for (int i = 0; i < j->pairs.n; i++) q[i] = j->pairs.item[from[i]].q;
     for (int i = 0; i < j->pairs.n; i++) j->pairs.item[i].q = q[i];
     free(from);
