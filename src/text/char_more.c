@@ -186,9 +186,13 @@ static const struct { uint32_t first, last; int32_t to; } lower_more[] = {
 
 #define IN(table, c) char_in(table, COUNT_OF(table), c)
 
-bool char_is_numeric(uint32_t c) { return char_class(c) == CHAR_NUMBER || IN(number_more, c); }
+bool char_is_numeric(uint32_t c) {
+    if (c < 0x80) return c >= '0' && c <= '9';
+    return char_class(c) == CHAR_NUMBER || IN(number_more, c);
+}
 
 bool char_is_word(uint32_t c) {
+    if (c < 0x80) return ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || (c >= '0' && c <= '9') || c == '_';
     CharClass class = char_class(c);
     return class == CHAR_LETTER || (class == CHAR_NUMBER ? !IN(number_no_word, c) : IN(word_more, c));
 }

@@ -57,7 +57,7 @@ static void replace(Tokens *to, const Tokens *from, const DecodeStep *d) {
         const char *s = token_at(from, i, &n);
         match.n = 0;
         if (n > 0 && str_utf8_valid(s, n, NULL))
-            finder_matches(&match, &d->find, &data, s, n);
+            finder_matches(&match, &d->find, &data, s, n, text_is_wide(s, n));
         else if (n > 0)
             matches_put(&match, 0, n, false);
         for (int k = 0; k < match.n; k++) {

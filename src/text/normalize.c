@@ -347,10 +347,25 @@ static bool prepend(Built *to, const View *v, const Str *text) {
     return text->n > 0;
 }
 
+/* Spaces become U+2581 in all text of some tokenizers; nothing here is done by the character. */
+static bool replace_literal(Built *to, const View *v, const FormStep *f) {
+    size_t done = 0;
+    const char *at;
+    while (done < v->n && (at = memmem(v->s + done, v->n - done, f->find.literal, f->find.n)) != NULL) {
+        size_t i = (size_t)(at - v->s), end = i + f->find.n;
+        built_copy(to, v, done, i);
+        built_put(to, str_get(&f->text), f->text.n, to->keep ? place_before(v, end) : (ByteSpan){0, 0});
+        done = end;
+    }
+    if (done > 0) built_copy(to, v, done, v->n);
+    return done > 0;
+}
+
 static bool replace(Normal *nm, Built *to, const View *v, const FormStep *f) {
     bool any = false;
+    if (f->find.literal) return replace_literal(to, v, f);
     nm->match.n = 0;
-    finder_matches(&nm->match, &f->find, &nm->match_data, v->s, v->n);
+    finder_matches(&nm->match, &f->find, &nm->match_data, v->s, v->n, text_is_wide(v->s, v->n));
     for (int i = 0; i < nm->match.n; i++) {
         const Match *m = &nm->match.m[i];
         any |= m->match;

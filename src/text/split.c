@@ -226,15 +226,20 @@ static void known_matches(MatchBuf *out, const Splitter *s, const char *text, si
     }
 }
 
+bool text_is_wide(const char *s, size_t n) {
+    bool wide = false;
+    utf8_stretch(s, n, &wide);
+    return wide;
+}
+
 /* An empty match right behind the match before it does not count; the search goes on one character later. That is
  * Oniguruma's iterator. */
-void splitter_matches(MatchBuf *out, const Splitter *s, void **match, const char *text, size_t n) {
+void splitter_matches(MatchBuf *out, const Splitter *s, void **match, const char *text, size_t n, bool wide) {
     if (s->known != SPLIT_BY_REGEX) {
         known_matches(out, s, text, n);
         return;
     }
-    bool wide = false, any = false;
-    utf8_stretch(text, n, &wide);
+    bool any = false;
     if (!*match) *match = match_data();
     size_t done = 0, from = 0, at, end, len;
     while (from <= n && regex_find(s, wide, *match, text, n, from, &at, &end)) {
