@@ -358,8 +358,7 @@ static void report_text(Inspection *in) {
     put_counts(&out, &in->left_out, "left out");
     put_counts(&out, &in->bad, "malformed");
     if (in->n_merged + in->n_empty)
-        str_printf(&out,
-                   "%-10s %10lld  merged with the one before, of the same role; %lld without text dropped\n",
+        str_printf(&out, "%-10s %10lld  merged with the one before, of the same role; %lld without text dropped\n",
                    "turns", (long long)in->n_merged, (long long)in->n_empty);
     str_put(&out, in->columns.n ? "columns    " : "");
     for (int i = 0; i < in->columns.n; i++) {
