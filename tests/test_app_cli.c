@@ -35,8 +35,8 @@ static void golden(const char *line, const char *file) {
     ran_release(&r);
 }
 
-static const char *const documented[] = {"run",      "stage", "why",      "config", "constitution", "data", "chat",
-                                         "generate", "score", "tokenize", "bench",  "doctor"};
+static const char *const documented[] = {"run",  "stage",    "why",   "config",   "constitution", "data",
+                                         "chat", "generate", "score", "tokenize", "bench",        "doctor"};
 
 static void test_help(void **state) {
     (void)state;
