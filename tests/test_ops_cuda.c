@@ -91,6 +91,17 @@ static int cases(OpCase list[OPS_MAX]) {
             c.op = OP_linear_bwd;
             if (s <= STORE_BF16) op_add(&l, c);
         }
+    static const int few[][3] = {{1, 200, 256}, {8, 24, 32}, {9, 72, 288}, {16, 64, 2304}, {17, 40, 96}, {31, 264, 64}};
+    for (int i = 0; i < COUNT_OF(few); i++) /* decoding: few.cu */
+        for (int add = 0; add < 2; add++)
+            op_add(&l, (OpCase){.op = OP_linear_fwd,
+                                .store = STORE_BF16,
+                                .n = few[i][0],
+                                .m = few[i][1],
+                                .k = few[i][2],
+                                .add = add,
+                                .pad = i % 2 ? 8 : 0,
+                                .parts = i % 2 ? 2 : 1});
     static const OpId elem[] = {OP_zero,        OP_copy,        OP_add,          OP_add_bias,      OP_swiglu_fwd,
                                 OP_swiglu_bwd,  OP_gelu_fwd,    OP_gelu_bwd,     OP_scale,         OP_adamw,
                                 OP_sumsq,       OP_all_finite,  OP_rmsnorm_fwd,  OP_layernorm_fwd, OP_rmsnorm_bwd,

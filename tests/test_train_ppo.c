@@ -556,7 +556,7 @@ static void test_doctor(void **state) {
     (void)state;
     Error err = {0};
     double lp[4] = {-1, -2, -0.5, -3}, other[4] = {-1, -2, -0.5, -3};
-    assert_true(doctor_first_minibatch(lp, other, 4, true, &err) && doctor_equal_reference(lp, other, 4, &err));
+    assert_true(doctor_first_minibatch(lp, other, 4, true, &err) && doctor_equal_reference(lp, other, 4, true, &err));
     assert_true(doctor_first_values(lp, other, 4, true, &err));
     other[2] = nextafter(other[2], 0);
     assert_false(doctor_first_values(lp, other, 4, true, &err));
@@ -564,7 +564,7 @@ static void test_doctor(void **state) {
     assert_false(doctor_first_minibatch(lp, other, 4, true, &err));
     assert_true(err.code == ERR_STATE && strstr(err.msg, "token 2 of 4") && strstr(err.msg, "temperature"));
     assert_true(doctor_first_minibatch(lp, other, 4, false, &err));
-    assert_false(doctor_equal_reference(lp, other, 4, &err));
+    assert_false(doctor_equal_reference(lp, other, 4, true, &err));
     other[2] = lp[2] - 0.2;
     assert_false(doctor_first_minibatch(lp, other, 4, false, &err));
     other[2] = NAN;

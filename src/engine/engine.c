@@ -21,7 +21,8 @@ static EngineConfig resolve(const EngineConfig *c, const Model *model) {
     if (r.kv_bytes == 0) {
         size_t context = (size_t)ceil_div(m->max_seq, KV_PAGE) * kv_page_bytes(model);
         size_t all = (size_t)r.max_slots * context;
-        r.kv_bytes = all < kv_bytes_default ? all : kv_bytes_default;
+        size_t bound = model->be->cache_bytes > 0 ? model->be->cache_bytes : kv_bytes_default;
+        r.kv_bytes = all < bound ? all : bound;
         if (r.kv_bytes < context) r.kv_bytes = context;
     }
     return r;

@@ -35,8 +35,12 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
 
 /* out.y = residual + x w^T + bias */
 static void linear_residual(Backend *be, LinearOut out, Tensor residual, Tensor x) {
-    Tensor y = out.y;
-    if (y.data != residual.data) be->op->copy(be, y, residual);
+    bool moves = out.y.data != residual.data;
+    if (moves && be->op->linear_from) {
+        be->op->linear_from(be, out, residual, x);
+        return;
+    }
+    if (moves) be->op->copy(be, out.y, residual);
     be->op->linear_fwd(be, &out, 1, x, true);
 }
 
@@ -98,6 +102,24 @@ static void attend_backward(const Model *m, const BlockActs *a, const BlockGrads
     op->scatter_add_rows(be, g->dv, s->dv, b->seen);
 }
 
+/* Rotates, and writes what a cache is for. */
+static void place_keys(const Model *m, const BlockActs *a, Tensor k, Tensor v, const Batch *b, bool cached) {
+    Backend *be = m->be;
+    const BackendOps *op = be->op;
+    bool turns = m->cfg.pos == POS_ROPE;
+    if (turns && cached && op->rope_kv) {
+        op->rope_kv(be, a->q, a->k, a->v, k, v, b->kv_row, b->pos, m->freq, m->cfg.d_head);
+        return;
+    }
+    if (turns) {
+        op->rope(be, a->q, b->pos, m->freq, m->cfg.d_head, false);
+        op->rope(be, a->k, b->pos, m->freq, m->cfg.d_head, false);
+    }
+    if (!cached) return;
+    op->scatter_rows(be, k, a->k, b->kv_row);
+    op->scatter_rows(be, v, a->v, b->kv_row);
+}
+
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
@@ -108,16 +130,8 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
     const LinearOut qkv[] = {{a->q, w->wq, w->bq, s->wq}, {a->k, w->wk, w->bk, s->wk}, {a->v, w->wv, w->bv, s->wv}};
     op->linear_fwd(be, qkv, 3, a->h1, false);
-    if (c->pos == POS_ROPE) {
-        op->rope(be, a->q, b->pos, m->freq, c->d_head, false);
-        op->rope(be, a->k, b->pos, m->freq, c->d_head, false);
-    }
-    Tensor k = a->k, v = a->v;
-    if (kv) {
-        op->scatter_rows(be, kv->k[layer], a->k, b->kv_row);
-        op->scatter_rows(be, kv->v[layer], a->v, b->kv_row);
-        k = kv->k[layer], v = kv->v[layer];
-    }
+    Tensor k = kv ? kv->k[layer] : a->k, v = kv ? kv->v[layer] : a->v;
+    place_keys(m, a, k, v, b, kv != NULL);
     if (last && b->n_row == 0) return;
     attend(m, a, k, v, b);
     if (last) {
@@ -138,9 +152,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     linear_residual(be, (LinearOut){x_out, w->w_down, w->b_down, s->w_down}, a->x_mid, a->act);
 }
 
-static Tensor in_place(const Model *m, Tensor t) {
-    return m->dtype == t.dtype ? t : as_input(m, tensor_narrow(t), t);
-}
+static Tensor in_place(const Model *m, Tensor t) { return m->dtype == t.dtype ? t : as_input(m, tensor_narrow(t), t); }
 
 void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
                     const Batch *b) {
@@ -153,7 +165,8 @@ void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGr
     Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, dy.rows), dup = tensor_rows(g->dact, 0, dy.rows);
     Tensor dgate = gated ? tensor_rows(g->dgate, 0, dy.rows) : none;
     bool half = m->dtype != be->real;
-    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none, o = tensor_empty(a->o_in) ? (last ? a->o_row : a->o) : a->o_in;
+    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none,
+           o = tensor_empty(a->o_in) ? (last ? a->o_row : a->o) : a->o_in;
 
     op->linear_bwd(be, dup, &(LinearGrad){as_input(m, dy_half, dy), w->w_down, d->w_down, d->b_down}, 1, a->act, false);
     if (gated)

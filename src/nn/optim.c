@@ -167,10 +167,23 @@ static void raise_versions(Optim *o) {
     }
 }
 
-OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
+static double gradient_sumsq(const Optim *o) {
     Backend *be = o->be;
     double sum = 0;
-    for (int i = 0; i < o->n_param; i++) sum += be->op->sumsq(be, o->param[i].dw);
+    if (!be->op->sumsq_all) {
+        for (int i = 0; i < o->n_param; i++) sum += be->op->sumsq(be, o->param[i].dw);
+        return sum;
+    }
+    Tensor *dw = mem_alloc((size_t)o->n_param * sizeof *dw);
+    for (int i = 0; i < o->n_param; i++) dw[i] = o->param[i].dw;
+    sum = be->op->sumsq_all(be, dw, o->n_param);
+    free(dw);
+    return sum;
+}
+
+OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
+    Backend *be = o->be;
+    double sum = gradient_sumsq(o);
     OptimResult r = {.grad_norm = sqrt(sum) * fabs(grad_scale), .clip_factor = 1};
     r.skipped = !isfinite(r.grad_norm);
     if (!r.skipped) {

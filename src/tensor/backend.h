@@ -70,6 +70,8 @@ typedef struct {
      * first; a row of zeros has scale 1.  y (M,K) in panels, scale (1,M), x (M,K) */
     void (*quantize)(Backend *be, Tensor y, Tensor scale, Tensor x);
     double (*sumsq)(Backend *be, Tensor x);                             /* double, fixed blocks in fixed order */
+    /* sum of the sumsq of n tensors, in order; NULL: one call each. One wait instead of n, where ops are queued. */
+    double (*sumsq_all)(Backend *be, const Tensor *x, int n);
     bool (*all_finite)(Backend *be, Tensor x);
 
     /* -- lookup ------------------------------------------------------------------------------------------------ */
@@ -86,6 +88,8 @@ typedef struct {
     /* y_i = (add ? y_i : 0) + x w_i^T (+ bias_i) for i < n <= LINEAR_MAX   x (N,K). The product is summed first, then bias,
      * then the old y is added. Equal to n calls bit for bit, in one region. */
     void (*linear_fwd)(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
+    /* y = from + x w^T (+ bias); from (N,M), F32 like y. NULL: copy, then linear_fwd with add, which gives the same. */
+    void (*linear_from)(Backend *be, LinearOut out, Tensor from, Tensor x);
     /* dx = (add_dx ? dx : 0) + sum_i dy_i w_i;  dw_i += dy_i^T x;  dbias_i += column sums of dy_i. Empty dx, dw_acc or
      * dbias_acc: skipped; x may be empty without dw */
     void (*linear_bwd)(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
@@ -105,6 +109,9 @@ typedef struct {
      * (x1 cos a - x2 sin a, x2 cos a + x1 sin a); inverse = rotate by -a (the backward).  freq: host (D/2), F64.
      * Su et al. 2021, HF half-split layout. */
     void (*rope)(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse);
+    /* rope of q and k, then rows kv_row[i] of kc and vc := rows i of k and v, to the same bits. NULL: those four calls. */
+    void (*rope_kv)(Backend *be, Tensor q, Tensor k, Tensor v, Tensor kc, Tensor vc, const int32_t *kv_row, const int32_t *pos,
+                    const double *freq, int d_head);
     /* y = silu(gate) * up.  Shazeer 2020.  y may alias gate or up */
     void (*swiglu_fwd)(Backend *be, Tensor y, Tensor gate, Tensor up);
     /* dgate may alias gate, dup may alias up, either may alias dy */
@@ -153,6 +160,7 @@ struct Backend {
                            whose attention multiplies BF16; cpu: they stay F32 */
     int64_t slice_values; /* logits made at once that fill the machine, */
     int pass_tok;         /* and tokens of a pass of the engine; 0: few do, the caller knows best */
+    size_t cache_bytes;   /* keys and values that a generation may take without being told; 0: the caller's own bound */
     MemSource mem;      /* where its tensors live; only ops and the host side below may touch what is in there */
     Pool *pool;         /* borrowed */
     void *impl;

@@ -8,13 +8,15 @@
 #include "train/ppo.h"
 
 /* NaN counts as a gap of infinity. */
+static const double INEXACT_GAP = 0.1; /* nats: far more than rounding, far less than a mistake */
+
 static double gap(double a, double b) {
     double d = fabs(a - b);
     return d >= 0 ? d : INFINITY;
 }
 
 bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t n, bool exact, Error *err) {
-    double worst = 0, bound = exact ? 0 : 0.1;
+    double worst = 0, bound = exact ? 0 : INEXACT_GAP;
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++)
         if (gap(lp_new[i], lp_old[i]) > worst) {
@@ -34,7 +36,7 @@ bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t 
 
 bool doctor_first_values(const double *v_new, const double *v_old, int64_t n, bool exact, Error *err) {
     for (int64_t i = 0; i < n; i++) {
-        double bound = exact ? 0 : 0.1 * (1 + fabs(v_old[i]));
+        double bound = exact ? 0 : INEXACT_GAP * (1 + fabs(v_old[i]));
         if (gap(v_new[i], v_old[i]) > bound)
             return error_set(
                 err, ERR_STATE,
@@ -46,9 +48,9 @@ bool doctor_first_values(const double *v_new, const double *v_old, int64_t n, bo
     return true;
 }
 
-bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, Error *err) {
+bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, bool exact, Error *err) {
     for (int64_t i = 0; i < n; i++)
-        if (gap(lp[i], lr[i]) > 0)
+        if (!(gap(lp[i], lr[i]) <= (exact ? 0 : INEXACT_GAP)))
             return error_set(
                 err, ERR_STATE,
                 "policy and reference hold equal weights, yet token %" PRId64

@@ -178,7 +178,7 @@ static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
     for (int k = 0; k < n; k++) {
         int64_t at = p->x.off[seq[k]];
         int64_t n_tok = p->x.off[seq[k] + 1] - at;
-        for (int64_t t = at; rounded && t < at + n_tok; t++)
+        for (int64_t t = at; (rounded || !exact) && t < at + n_tok; t++)
             metrics_add(p->metrics, "rollout_gap", fabs(p->lp_new[t] - p->x.lp[t]), 1);
         if (!rounded && !doctor_first_minibatch(p->lp_new + at, p->x.lp + at, n_tok, exact, err)) return false;
         if (has_value(p) && !doctor_first_values(p->v_new + at, p->x.v + at, n_tok, exact, err)) return false;

@@ -81,7 +81,7 @@ typedef struct {
 /* Trains policy and value in place for c->updates updates; resumes from dir/state; writes dir/metrics.jsonl, one object per
  * update:
  *   step; score, score_raw, reward (score - beta kl), kl (nats per sequence), kl_token, end_share, length, tokens; beta, lr
- *   policy_loss, value_loss (PPO), kl_k3 (GRPO), rollout_gap (rollout_weights: mean |log-prob of the policy -
+ *   policy_loss, value_loss (PPO), kl_k3 (GRPO), rollout_gap (rollout_weights, or a backend that is not exact: mean |log-prob of the policy -
  *   recorded one| before the first step), approx_kl, ppo_kl, clipfrac, clipfrac_dual, value_clipfrac (PPO), ratio,
  *   entropy (means over all tokens of all epochs), explained_variance (PPO), flat_groups (GRPO: share of groups whose scores
  *   are equal, which teach nothing), grad_norm (mean), skipped (optimizer steps); t_s, t_rollout, t_score, t_tok_s.
@@ -95,8 +95,8 @@ bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, c
 bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t n, bool exact, Error *err);
 /* The same for values; inexact: a gap of at most 0.1 of 1 + |value|. */
 bool doctor_first_values(const double *v_new, const double *v_old, int64_t n, bool exact, Error *err);
-/* With equal weights the rollout's and the reference's log-probs are the same bits, so KL is 0. */
-bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, Error *err);
+/* With equal weights the rollout's and the reference's log-probs are the same bits, so KL is 0; inexact: as above. */
+bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, bool exact, Error *err);
 bool doctor_same_weights(Net a, Net b);
 /* r = kl_term everywhere, plus score on the last token of its sequence. */
 bool doctor_rewards(const double *r, const double *kl_term, const int64_t *off, const double *score, int n_seq, Error *err);

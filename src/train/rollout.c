@@ -257,7 +257,7 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     if (ok) place_tokens(x, r->c->method);
     ok = ok && score_reference(x, r, err) && (!ppo || score_values(x, r, err)) && score_replies(x, r, err);
     if (ok && update == 0 && r->c->rollout_weights == DTYPE_F32 && doctor_same_weights(r->s->policy, r->s->reference))
-        ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, err);
+        ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, r->s->policy.trunk->be->exact, err);
     if (ok) sum_kl(x);
     ok = ok && (ppo ? judge_tokens(x, r, beta, err) : judge_groups(x, r, err));
     x->score_s = now_s() - start - x->generate_s;

@@ -18,6 +18,7 @@ static const BackendOps ops = {
     .add_bias = cuda_add_bias,
     .quantize = cuda_quantize,
     .sumsq = cuda_sumsq,
+    .sumsq_all = cuda_sumsq_all,
     .all_finite = cuda_all_finite,
     .embed_fwd = cuda_embed_fwd,
     .embed_bwd = cuda_embed_bwd,
@@ -25,12 +26,14 @@ static const BackendOps ops = {
     .scatter_rows = cuda_scatter_rows,
     .scatter_add_rows = cuda_scatter_add_rows,
     .linear_fwd = cuda_linear_fwd,
+    .linear_from = cuda_linear_from,
     .linear_bwd = cuda_linear_bwd,
     .rmsnorm_fwd = cuda_rmsnorm_fwd,
     .rmsnorm_bwd = cuda_rmsnorm_bwd,
     .layernorm_fwd = cuda_layernorm_fwd,
     .layernorm_bwd = cuda_layernorm_bwd,
     .rope = cuda_rope,
+    .rope_kv = cuda_rope_kv,
     .swiglu_fwd = cuda_swiglu_fwd,
     .swiglu_bwd = cuda_swiglu_bwd,
     .gelu_fwd = cuda_gelu_fwd,
@@ -44,12 +47,13 @@ static const BackendOps ops = {
     .scale = cuda_scale,
 };
 
-_Static_assert(sizeof(BackendOps) == 32 * sizeof(void *), "cuda lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 35 * sizeof(void *), "cuda lacks an op of backend.h");
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };
 enum { SLICE_VALUES = 1 << 27, PASS_TOK = 8192 }; /* logits of half a gigabyte; rows that fill every multiprocessor */
 enum { NO_DEVICE = 100 };                         /* the runtime's code */
+enum { CACHE_SHARE = 8 };                         /* of the memory, for keys and values */
 enum { LEAST_MAJOR = 8 };                         /* compute capability 8.0: BF16 tensor cores */
 
 /* -- errors -------------------------------------------------------------------------------------------------------- */
@@ -284,6 +288,9 @@ bool cuda_open_with(Backend *be, const CudaDriver *drv, int device, const char *
     be->mem = (MemSource){.get = memory_get, .put = memory_put, .left = memory_left, .ud = c};
     if (choose_device(c, isa, err) && open_parts(be, err)) {
         be->exact = c->exact;
+        size_t left = 0, total = 0;
+        drv->memory(&left, &total);
+        be->cache_bytes = total / CACHE_SHARE;
         return true;
     }
     cuda_close(be);

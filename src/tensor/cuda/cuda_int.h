@@ -77,6 +77,8 @@ void cuda_add(Backend *be, Tensor y, Tensor a, Tensor b);
 void cuda_add_bias(Backend *be, Tensor y, Tensor x, Tensor b);
 void cuda_scale(Backend *be, Tensor x, double a);
 void cuda_rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse);
+void cuda_rope_kv(Backend *be, Tensor q, Tensor k, Tensor v, Tensor kc, Tensor vc, const int32_t *kv_row, const int32_t *pos,
+                  const double *freq, int d_head);
 void cuda_swiglu_fwd(Backend *be, Tensor y, Tensor gate, Tensor up);
 void cuda_swiglu_bwd(Backend *be, Tensor dgate, Tensor dup, Tensor dy, Tensor gate, Tensor up);
 void cuda_gelu_fwd(Backend *be, Tensor y, Tensor x, GeluKind kind);
@@ -100,6 +102,7 @@ void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor 
 void cuda_draw(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
 /* optim.cu */
 double cuda_sumsq(Backend *be, Tensor x);
+double cuda_sumsq_all(Backend *be, const Tensor *x, int n);
 bool cuda_all_finite(Backend *be, Tensor x);
 void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
 /* matmul.c */
@@ -108,6 +111,7 @@ void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams
 bool cuda_matmul_open(Backend *be, Error *err);
 void cuda_matmul_close(Backend *be);    /* fine when it was not opened */
 void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
+void cuda_linear_from(Backend *be, LinearOut out, Tensor from, Tensor x);
 void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 /* linear.cu: products by our own kernels: what matmul.c uses without cuBLASLt, for I8 weights, and where rows must not
  * depend on their company. Signature per product: y (N,M) (add ? +=) x (N,K) w (M,K) ...; see the file */

@@ -290,6 +290,99 @@ extern "C" void cuda_rope(Backend *be, Tensor x, const int32_t *pos, const doubl
     else rope_launch<float, 1, 4>(be, r, x.rows);
 }
 
+namespace {
+
+/* Rotation of q and k and the way of k and v into the cache, for decoding: one launch for four. */
+struct RopeKv {
+    RopeArgs q, k;       /* n of both: threads */
+    void *v, *kc, *vc;
+    int64_t ld_v, ld_kc, ld_vc, n_v; /* n_v: threads that copy */
+    const int32_t *kv_row;
+};
+
+/* Thread i of r.n: one piece of both halves of one head; to: a second place for the result, or NULL. */
+template <typename T, int N> __device__ __forceinline__ void rotate_piece(const RopeArgs &r, int64_t i, T *to, int64_t ld_to,
+                                                                          const int32_t *to_row) {
+    int j = (int)(i % r.n_piece) * N, head = (int)(i / r.n_piece % r.n_head);
+    int64_t row = i / r.n_piece / r.n_head, at = (int64_t)head * 2 * r.half + j;
+    T *x = (T *)r.x + row * r.ld + at;
+    float a[N], b[N], y1[N], y2[N];
+    row_get<N>(a, x, N > 1, N);
+    row_get<N>(b, x + r.half, N > 1, N);
+    double pos = (double)r.pos[row];
+    UNROLL for (int q = 0; q < N; q++) {
+        float s, c;
+        sine_cosine(pos * r.freq[j + q], &s, &c);
+        y1[q] = fmaf(a[q], c, -(b[q] * s));
+        y2[q] = fmaf(b[q], c, a[q] * s);
+    }
+    row_put<N>(x, y1, N > 1, N);
+    row_put<N>(x + r.half, y2, N > 1, N);
+    if (!to) return;
+    to += to_row[row] * ld_to + at;
+    row_put<N>(to, y1, N > 1, N);
+    row_put<N>(to + r.half, y2, N > 1, N);
+}
+
+template <typename T, int N> __global__ void __launch_bounds__(ROPE_THREADS) rope_kv_kernel(RopeKv a) {
+    int64_t i = (int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x;
+    if (i < a.q.n) {
+        rotate_piece<T, N>(a.q, i, (T *)NULL, 0, NULL);
+        return;
+    }
+    i -= a.q.n;
+    if (i < a.k.n) {
+        rotate_piece<T, N>(a.k, i, (T *)a.kc, a.ld_kc, a.kv_row);
+        return;
+    }
+    i -= a.k.n;
+    if (i >= a.n_v) return;
+    int64_t per_row = (int64_t)a.k.n_head * 2 * a.k.n_piece, row = i / per_row, col = i % per_row * N;
+    float x[N];
+    row_get<N>(x, (const T *)a.v + row * a.ld_v + col, N > 1, N);
+    row_put<N>((T *)a.vc + a.kv_row[row] * a.ld_vc + col, x, N > 1, N);
+}
+
+RopeArgs rope_args(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, int n) {
+    RopeArgs r = {};
+    r.x = x.data, r.ld = x.ld, r.half = d_head / 2, r.n_head = (int)(x.cols / d_head), r.sign = 1.0f;
+    r.pos = cuda_index(be, pos, x.rows);
+    r.freq = cuda_doubles(be, freq, r.half);
+    r.n_piece = r.half / n;
+    r.n = x.rows * r.n_head * r.n_piece;
+    return r;
+}
+
+template <typename T, int N> void rope_kv_launch(Backend *be, RopeKv a) {
+    LAUNCH(be, (rope_kv_kernel<T, N>), (unsigned)div_up(a.q.n + a.k.n + a.n_v, ROPE_THREADS), ROPE_THREADS, 0, a);
+}
+
+} // namespace
+
+extern "C" void cuda_rope_kv(Backend *be, Tensor q, Tensor k, Tensor v, Tensor kc, Tensor vc, const int32_t *kv_row,
+                             const int32_t *pos, const double *freq, int d_head) {
+    const Tensor all[] = {q, k, v, kc, vc};
+    bool half = q.dtype == DTYPE_BF16, wide = d_head / 2 % (half ? 8 : 4) == 0;
+    for (int i = 0; i < COUNT_OF(all); i++) {
+        CHECK(all[i].dtype == q.dtype && all[i].cols == (i ? k.cols : q.cols) && (i > 2 || all[i].rows == q.rows),
+              "rope_kv: tensor %d is %s (%lld, %lld)", i, dtype_name(all[i].dtype), (long long)all[i].rows,
+              (long long)all[i].cols);
+        wide = wide && rows_aligned(all[i].data, all[i].rows, all[i].ld, dtype_bytes(q.dtype), 16);
+    }
+    CHECK(d_head > 0 && d_head % 2 == 0 && q.cols % d_head == 0 && k.cols % d_head == 0, "rope_kv: d_head %d", d_head);
+    if (tensor_empty(q)) return;
+    int n = !wide ? 1 : half ? 8 : 4;
+    RopeKv a = {};
+    a.q = rope_args(be, q, pos, freq, d_head, n), a.k = rope_args(be, k, pos, freq, d_head, n);
+    a.v = v.data, a.kc = kc.data, a.vc = vc.data, a.ld_v = v.ld, a.ld_kc = kc.ld, a.ld_vc = vc.ld;
+    a.n_v = v.rows * v.cols / n;
+    a.kv_row = cuda_index(be, kv_row, k.rows);
+    if (half && wide) rope_kv_launch<bf16_t, 8>(be, a);
+    else if (half) rope_kv_launch<bf16_t, 1>(be, a);
+    else if (wide) rope_kv_launch<float, 4>(be, a);
+    else rope_kv_launch<float, 1>(be, a);
+}
+
 /* -- activations ------------------------------------------------------------------------------------------------------- */
 
 namespace {

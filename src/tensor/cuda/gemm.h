@@ -6,8 +6,8 @@
 
 struct Operand { /* row-major, of F32, BF16 or I8 */
     const void *data;
-    int64_t rows, cols, ld;
-    int dtype;
+    int64_t ld;
+    int rows, cols, dtype;
 };
 
 /* d (i, j) = (add ? d : 0) + (sum * scale + bias), sum over c; scale, bias: (j) or NULL */
@@ -15,33 +15,33 @@ struct Gemm {
     Operand a, b;
     Mat d;
     const float *scale, *bias;
-    int64_t i, j, c;
+    int i, j, c;
     bool add;
     unsigned tiles_i, tiles_j;
 };
 
-__device__ __forceinline__ float operand_get(const Operand &o, int64_t row, int64_t col) {
-    int64_t at = row * o.ld + col;
+__device__ __forceinline__ float operand_get(const Operand &o, int row, int col) {
+    int64_t at = (int64_t)row * o.ld + col;
     if (o.dtype == DTYPE_F32) return ((const float *)o.data)[at];
     if (o.dtype == DTYPE_BF16) return to_f32(((const bf16_t *)o.data)[at]);
     return (float)((const int8_t *)o.data)[at];
 }
 
 /* Blocks that run together take neighbouring tiles, eight down before one to the right, and share what they read in L2. */
-__device__ __forceinline__ void gemm_tile(const Gemm &g, int rows, int cols, int64_t *i0, int64_t *j0) {
+__device__ __forceinline__ void gemm_tile(const Gemm &g, int rows, int cols, int *i0, int *j0) {
     const unsigned DOWN = 8;
     unsigned stripe = DOWN * g.tiles_j, first = blockIdx.x / stripe * DOWN, within = blockIdx.x % stripe;
     unsigned down = g.tiles_i - first < DOWN ? g.tiles_i - first : DOWN;
-    *i0 = (int64_t)(first + within % down) * rows;
-    *j0 = (int64_t)(within / down) * cols;
+    *i0 = (int)(first + within % down) * rows;
+    *j0 = (int)(within / down) * cols;
 }
 
-__device__ __forceinline__ float gemm_finish(const Gemm &g, int64_t j, float sum) {
+__device__ __forceinline__ float gemm_finish(const Gemm &g, int j, float sum) {
     if (g.scale) sum = product(sum, g.scale[j]);
     return g.bias ? sum + g.bias[j] : sum;
 }
 
-__device__ __forceinline__ void gemm_put(const Gemm &g, int64_t i, int64_t j, float sum) {
+__device__ __forceinline__ void gemm_put(const Gemm &g, int i, int j, float sum) {
     if (i >= g.i || j >= g.j) return;
     sum = gemm_finish(g, j, sum);
     int64_t at = i * g.d.ld + j;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void gemm_put(const Gemm &g, int64_t i, int64_t j, fl
 }
 
 /* Elements j and j + 1, j even; g.d.wide: pairs are aligned. */
-__device__ __forceinline__ void gemm_put2(const Gemm &g, int64_t i, int64_t j, const float *sum) {
+__device__ __forceinline__ void gemm_put2(const Gemm &g, int i, int j, const float *sum) {
     if (!g.d.wide || i >= g.i || j + 1 >= g.j) {
         gemm_put(g, i, j, sum[0]);
         gemm_put(g, i, j + 1, sum[1]);

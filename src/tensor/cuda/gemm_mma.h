@@ -38,14 +38,14 @@ __device__ __forceinline__ uint2 widen4(uint32_t bytes) {
 template <int ROWS, int COLS, int THREADS, int LOAD> struct Loader {
     enum { CHUNKS = COLS / 8, EACH = ROWS * CHUNKS / THREADS, HELD = LOAD == LOAD_I8 ? ROWS * COLS / 16 / THREADS : 1 };
     static_assert(ROWS * CHUNKS % THREADS == 0 && EACH > 0 && (LOAD != LOAD_I8 || ROWS * COLS / 16 % THREADS == 0), "tile");
-    uint4 held[HELD];
+    uint4 held[HELD] = {};
 
-    __device__ __forceinline__ void start(uint16_t *tile, const Operand &o, int64_t row, int64_t col) {
+    __device__ __forceinline__ void start(uint16_t *tile, const Operand &o, int row, int col) {
         if constexpr (LOAD == LOAD_WIDE) {
             UNROLL for (int e = 0; e < EACH; e++) {
                 int id = (int)threadIdx.x + e * THREADS, r = id / CHUNKS, q = id % CHUNKS;
                 bool there = row + r < o.rows && col + 8 * q < o.cols;
-                const uint16_t *from = (const uint16_t *)o.data + (there ? (row + r) * o.ld + col + 8 * q : 0);
+                const uint16_t *from = (const uint16_t *)o.data + (there ? (int64_t)(row + r) * o.ld + col + 8 * q : 0);
                 cp_async16(tile + 8 * chunk_at<CHUNKS>(r, q), from, there);
             }
         } else if constexpr (LOAD == LOAD_I8) {
@@ -53,13 +53,13 @@ template <int ROWS, int COLS, int THREADS, int LOAD> struct Loader {
                 int id = (int)threadIdx.x + e * THREADS, r = id / (CHUNKS / 2), q = id % (CHUNKS / 2);
                 held[e].x = held[e].y = held[e].z = held[e].w = 0;
                 if (row + r < o.rows && col + 16 * q < o.cols)
-                    held[e] = *(const uint4 *)((const int8_t *)o.data + (row + r) * o.ld + col + 16 * q);
+                    held[e] = *(const uint4 *)((const int8_t *)o.data + (int64_t)(row + r) * o.ld + col + 16 * q);
             }
         }
     }
 
     /* After what is computed between the two: by now the loads have arrived. */
-    __device__ __forceinline__ void finish(uint16_t *tile, const Operand &o, int64_t row, int64_t col) {
+    __device__ __forceinline__ void finish(uint16_t *tile, const Operand &o, int row, int col) {
         if constexpr (LOAD == LOAD_I8) {
             UNROLL for (int e = 0; e < HELD; e++) {
                 int id = (int)threadIdx.x + e * THREADS, r = id / (CHUNKS / 2), q = id % (CHUNKS / 2);
@@ -91,24 +91,24 @@ __device__ __forceinline__ void fragment(uint32_t r[4], const uint16_t *tile, in
     else ldmatrix_x4(r, tile + 8 * chunk_at<N>(outer + 8 * down + i, c / 8 + right));
 }
 
-/* BM x BN tile of D a block, WM x WN a warp, BK of C a step. LOAD is B's; A is LOAD_ANY when B is, else LOAD_WIDE. */
-template <int BM, int BN, int BK, int WM, int WN, int STAGES, bool A_T, bool B_T, int LOAD>
-__global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32) mma_kernel(Gemm g) {
-    enum { THREADS = (BM / WM) * (BN / WN) * 32, TILE_A = BM * BK, TILE_B = BN * BK };
+/* BM x BN tile of D a block, WM x WN a warp, and EXTRA warps that only move data; BK of C a step. LOAD is B's; A is LOAD_ANY when B is, else LOAD_WIDE. */
+template <int BM, int BN, int BK, int WM, int WN, int EXTRA, int STAGES, bool A_T, bool B_T, int LOAD>
+__global__ void __launch_bounds__(((BM / WM) * (BN / WN) + EXTRA) * 32) mma_kernel(Gemm g) {
+    enum { WARPS = (BM / WM) * (BN / WN), THREADS = (WARPS + EXTRA) * 32, TILE_A = BM * BK, TILE_B = BN * BK };
     enum { A_CHUNKS = (A_T ? BM : BK) / 8, B_CHUNKS = (B_T ? BN : BK) / 8 };
     SHARED_DYNAMIC(shared);
     uint16_t *tile_a = (uint16_t *)shared, *tile_b = tile_a + STAGES * TILE_A;
     Loader<A_T ? BK : BM, A_T ? BM : BK, THREADS, LOAD == LOAD_ANY ? LOAD_ANY : LOAD_WIDE> load_a;
     Loader<B_T ? BK : BN, B_T ? BN : BK, THREADS, LOAD> load_b;
-    int64_t i0, j0;
+    int i0, j0;
     gemm_tile(g, BM, BN, &i0, &j0);
-    int n_step = (int)((g.c + BK - 1) / BK), warp = (int)threadIdx.x / 32;
+    int n_step = (g.c + BK - 1) / BK, warp = (int)threadIdx.x / 32;
     int wi = warp / (BN / WN) * WM, wj = warp % (BN / WN) * WN;
     float d[WM / 16][WN / 8][4] = {};
 
     UNROLL for (int s = 0; s < STAGES - 1; s++) {
         if (s < n_step) {
-            int64_t c = (int64_t)s * BK;
+            int c = s * BK;
             load_a.start(tile_a + s * TILE_A, g.a, A_T ? c : i0, A_T ? i0 : c);
             load_b.start(tile_b + s * TILE_B, g.b, B_T ? c : j0, B_T ? j0 : c);
             load_a.finish(tile_a + s * TILE_A, g.a, A_T ? c : i0, A_T ? i0 : c);
@@ -120,13 +120,14 @@ __global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32) mma_kernel(Gemm g)
         cp_async_wait<STAGES - 2>();
         sync_block();
         int next = step + STAGES - 1, into = next % STAGES, from = step % STAGES;
-        int64_t c = (int64_t)next * BK;
+        int c = next * BK;
         if (next < n_step) {
             load_a.start(tile_a + into * TILE_A, g.a, A_T ? c : i0, A_T ? i0 : c);
             load_b.start(tile_b + into * TILE_B, g.b, B_T ? c : j0, B_T ? j0 : c);
         }
         cp_async_commit();
         UNROLL for (int k = 0; k < BK; k += 16) {
+            if (EXTRA > 0 && warp >= WARPS) break;
             uint32_t a[WM / 16][4], b[WN / 16][4];
             UNROLL for (int m = 0; m < WM / 16; m++)
                 fragment<A_CHUNKS, A_T, false>(a[m], tile_a + from * TILE_A, wi + 16 * m, k);
@@ -140,6 +141,7 @@ __global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32) mma_kernel(Gemm g)
             load_b.finish(tile_b + into * TILE_B, g.b, B_T ? c : j0, B_T ? j0 : c);
         }
     }
+    if (EXTRA > 0 && warp >= WARPS) return;
     int lane = (int)threadIdx.x % 32;
     UNROLL for (int m = 0; m < WM / 16; m++)
         UNROLL for (int n = 0; n < WN / 8; n++)
@@ -147,12 +149,12 @@ __global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32) mma_kernel(Gemm g)
                 gemm_put2(g, i0 + wi + 16 * m + lane / 4 + 8 * half, j0 + wj + 8 * n + lane % 4 * 2, d[m][n] + 2 * half);
 }
 
-template <int BM, int BN, int BK, int WM, int WN, int STAGES, bool A_T, bool B_T, int LOAD>
+template <int BM, int BN, int BK, int WM, int WN, int EXTRA, int STAGES, bool A_T, bool B_T, int LOAD>
 static void mma_launch(Backend *be, Gemm g) {
-    enum { THREADS = (BM / WM) * (BN / WN) * 32 };
+    enum { THREADS = ((BM / WM) * (BN / WN) + EXTRA) * 32 };
     size_t shared = (size_t)STAGES * (BM + BN) * BK * 2;
     unsigned grid = gemm_grid(&g, BM, BN);
-    LAUNCH(be, (mma_kernel<BM, BN, BK, WM, WN, STAGES, A_T, B_T, LOAD>), grid, THREADS, shared, g);
+    LAUNCH(be, (mma_kernel<BM, BN, BK, WM, WN, EXTRA, STAGES, A_T, B_T, LOAD>), grid, THREADS, shared, g);
 }
 
 #endif

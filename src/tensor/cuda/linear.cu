@@ -8,9 +8,12 @@
 
 namespace {
 
+enum { FEW_ROWS = 32 };
+enum { SIDE_MAX = INT32_MAX - 65536 }; /* rows and columns are ints, those behind the end of a tile too */
+
 Operand operand(Tensor t) {
     Operand o;
-    o.data = t.data, o.rows = t.rows, o.cols = t.cols, o.ld = t.ld, o.dtype = t.dtype;
+    o.data = t.data, o.rows = (int)t.rows, o.cols = (int)t.cols, o.ld = t.ld, o.dtype = t.dtype;
     return o;
 }
 
@@ -18,7 +21,7 @@ Operand operand(Tensor t) {
 Gemm product_of(Tensor d, Tensor a, Tensor b, int64_t c, bool add) {
     Gemm g = {};
     g.a = operand(a), g.b = operand(b), g.d = mat_of(d, 2);
-    g.i = d.rows, g.j = d.cols, g.c = c, g.add = add;
+    g.i = (int)d.rows, g.j = (int)d.cols, g.c = (int)c, g.add = add;
     return g;
 }
 
@@ -32,6 +35,7 @@ void check_operand(const char *op, const char *what, Tensor t, int64_t rows, int
     CHECK(t.rows == rows && t.cols == cols && !t.panels && (tensor_empty(t) || (t.data && t.ld >= t.cols)),
           "%s: %s is (%lld, %lld), ld %lld%s, expected (%lld, %lld)", op, what, (long long)t.rows, (long long)t.cols,
           (long long)t.ld, t.panels ? ", in panels" : "", (long long)rows, (long long)cols);
+    CHECK(rows < SIDE_MAX && cols < SIDE_MAX, "%s: %s is (%lld, %lld)", op, what, (long long)rows, (long long)cols);
     CHECK(t.dtype == DTYPE_F32 || t.dtype == DTYPE_BF16 || t.dtype == DTYPE_I8, "%s: %s is %s", op, what,
           dtype_name(t.dtype));
 }
@@ -40,42 +44,38 @@ void check_operand(const char *op, const char *what, Tensor t, int64_t rows, int
 bool few_tiles(Backend *be, const Gemm *g) { return div_up(g->i, 128) * div_up(g->j, 128) < cuda_impl(be)->n_sm; }
 
 template <bool A_T, bool B_T> void mma(Backend *be, Gemm g, bool wide) {
-    if (!wide) mma_launch<64, 64, 32, 32, 32, 2, A_T, B_T, LOAD_ANY>(be, g);
-    else if (few_tiles(be, &g)) mma_launch<64, 64, 64, 32, 32, 4, A_T, B_T, LOAD_WIDE>(be, g);
-    else mma_launch<128, 128, 32, 64, 64, 4, A_T, B_T, LOAD_WIDE>(be, g);
+    if (!wide) mma_launch<64, 64, 32, 32, 32, 0, 2, A_T, B_T, LOAD_ANY>(be, g);
+    else if (few_tiles(be, &g)) mma_launch<64, 64, 64, 32, 32, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
+    else mma_launch<128, 128, 32, 64, 64, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
 }
 
 template <bool A_T, bool B_T> void simt(Backend *be, Gemm g, Tensor a, Tensor b) {
     bool wide_a = rows_aligned(a.data, a.rows, a.ld, dtype_bytes(a.dtype), 4 * dtype_bytes(a.dtype));
     bool wide_b = rows_aligned(b.data, b.rows, b.ld, dtype_bytes(b.dtype), 4 * dtype_bytes(b.dtype));
-    if (few_tiles(be, &g)) {
-        unsigned grid = gemm_grid(&g, 64, 64);
-        LAUNCH(be, (simt_kernel<64, 16, A_T, B_T>), grid, SIMT_THREADS, 0, g, wide_a, wide_b);
-    } else {
-        unsigned grid = gemm_grid(&g, 128, 128);
-        LAUNCH(be, (simt_kernel<128, 8, A_T, B_T>), grid, SIMT_THREADS, 0, g, wide_a, wide_b);
-    }
+    if (few_tiles(be, &g)) simt_launch<64, 16, A_T, B_T>(be, g, wide_a, wide_b);
+    else simt_launch<128, 8, A_T, B_T>(be, g, wide_a, wide_b);
 }
 
 /* BF16 x. Few rows: narrow tiles, many of them, with much of w under way. */
 void fwd_mma(Backend *be, Gemm g, bool wide, bool light) {
     if (!wide) mma<false, false>(be, g, false);
-    else if (light && g.i <= 16) mma_launch<16, 32, 128, 16, 16, 6, false, false, LOAD_I8>(be, g);
-    else if (light && (g.i <= 256 || few_tiles(be, &g))) mma_launch<64, 64, 64, 32, 32, 4, false, false, LOAD_I8>(be, g);
-    else if (light) mma_launch<128, 128, 32, 64, 64, 4, false, false, LOAD_I8>(be, g);
-    else if (g.i <= 16) mma_launch<16, 32, 128, 16, 16, 6, false, false, LOAD_WIDE>(be, g);
-    else if (g.i <= 32) mma_launch<32, 32, 128, 32, 16, 4, false, false, LOAD_WIDE>(be, g);
-    else if (g.i <= 64) mma_launch<64, 32, 64, 32, 16, 6, false, false, LOAD_WIDE>(be, g);
+    else if (light && g.i <= 16) mma_launch<16, 32, 128, 16, 16, 6, 6, false, false, LOAD_I8>(be, g);
+    else if (light && (g.i <= 256 || few_tiles(be, &g))) mma_launch<64, 64, 64, 32, 32, 0, 4, false, false, LOAD_I8>(be, g);
+    else if (light) mma_launch<128, 128, 32, 64, 64, 0, 4, false, false, LOAD_I8>(be, g);
+    else if (g.i <= 16) mma_launch<16, 32, 128, 16, 16, 2, 6, false, false, LOAD_WIDE>(be, g);
+    else if (g.i <= 32) mma_launch<32, 32, 128, 32, 16, 2, 4, false, false, LOAD_WIDE>(be, g);
+    else if (g.i <= 64) mma_launch<64, 32, 64, 32, 16, 0, 6, false, false, LOAD_WIDE>(be, g);
     else mma<false, false>(be, g, true);
 }
 
 /* F32 x. */
 void fwd_simt(Backend *be, Gemm g, Tensor x, Tensor w) {
-    bool few = x.dtype == DTYPE_F32 && g.i <= 8 * FEW_WARPS && in_pieces(x, 16) && in_pieces(w, 16);
-    if (!few) simt<false, false>(be, g, x, w);
-    else if (w.dtype == DTYPE_F32) few_launch<float, 4>(be, g);
-    else if (w.dtype == DTYPE_BF16) few_launch<bf16_t, 6>(be, g);
-    else few_launch<int8_t, 6>(be, g);
+    if (x.dtype == DTYPE_F32 && g.i <= FEW_ROWS && in_pieces(x, 16) && in_pieces(w, 16)) {
+        if (w.dtype == DTYPE_F32 && few<float>(be, g)) return;
+        if (w.dtype == DTYPE_BF16 && few<bf16_t>(be, g)) return;
+        if (w.dtype == DTYPE_I8 && few<int8_t>(be, g)) return;
+    }
+    simt<false, false>(be, g, x, w);
 }
 
 } // namespace

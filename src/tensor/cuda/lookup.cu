@@ -17,21 +17,20 @@ struct MoveArgs {
     void *y;
     const void *x;
     const int32_t *to, *from; /* rows of y and x, or NULL: the same */
-    int64_t ld_y, ld_x, n;
-    unsigned per_row; /* units */
+    int64_t ld_y, ld_x;
+    unsigned n, per_row; /* units */
 };
 
 template <class Unit> __global__ void __launch_bounds__(GATHER_THREADS) move_kernel(MoveArgs a) {
     enum { U = 4 };
     Unit v[U];
-    int64_t first = (int64_t)blockIdx.x * (U * GATHER_THREADS) + threadIdx.x, row[U], col[U];
+    unsigned first = blockIdx.x * (U * GATHER_THREADS) + threadIdx.x, row[U], col[U];
     UNROLL for (int u = 0; u < U; u++) {
-        int64_t i = first + u * GATHER_THREADS;
-        row[u] = (unsigned)i / a.per_row, col[u] = (unsigned)i % a.per_row;
+        unsigned i = first + u * GATHER_THREADS;
+        row[u] = i / a.per_row, col[u] = i - row[u] * a.per_row;
         if (i >= a.n) continue;
-        int64_t from = a.from ? a.from[row[u]] : row[u];
-        v[u] = ((const Unit *)a.x)[from * a.ld_x + col[u]];
-        if (a.to) row[u] = a.to[row[u]];
+        v[u] = ((const Unit *)a.x)[(a.from ? a.from[row[u]] : (int64_t)row[u]) * a.ld_x + col[u]];
+        if (a.to) row[u] = (unsigned)a.to[row[u]];
     }
     UNROLL for (int u = 0; u < U; u++)
         if (first + u * GATHER_THREADS < a.n) ((Unit *)a.y)[row[u] * a.ld_y + col[u]] = v[u];
@@ -40,8 +39,8 @@ template <class Unit> __global__ void __launch_bounds__(GATHER_THREADS) move_ker
 template <class Unit> void move_units(Backend *be, MoveArgs a, int64_t rows, int64_t row_bytes) {
     int64_t size = sizeof(Unit);
     a.per_row = (unsigned)(row_bytes / size), a.ld_y /= size, a.ld_x /= size;
-    a.n = rows * a.per_row;
-    CHECK(a.n < INT32_MAX, "moving %lld rows of %lld bytes", (long long)rows, (long long)row_bytes);
+    CHECK(rows * (row_bytes / size) < INT32_MAX, "moving %lld rows of %lld bytes", (long long)rows, (long long)row_bytes);
+    a.n = (unsigned)rows * a.per_row;
     LAUNCH(be, move_kernel<Unit>, (unsigned)div_up(a.n, 4 * GATHER_THREADS), GATHER_THREADS, 0, a);
 }
 

@@ -1,6 +1,7 @@
 #include "tensor/cuda/matmul.h"
 
 #include "tensor/cuda/driver.h"
+#include "tensor/cuda/few.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -167,8 +168,9 @@ static int64_t address_bits(Tensor t) {
     return (int64_t)(uintptr_t)t.data | (t.rows > 1 ? t.ld * (int64_t)dtype_bytes(t.dtype) : 0);
 }
 
-/* d (+)= the form's product of a and b; bias for FORM_FWD only. False: no algorithm, nothing done. */
-static bool product(Backend *be, Form form, Tensor d, Tensor a, Tensor b, Tensor bias, bool add) {
+/* d = (add ? from : 0) + the form's product of a and b; from: d itself, or of its shape, dtype and ld; bias for
+ * FORM_FWD only. False: no algorithm, nothing done. */
+static bool product_from(Backend *be, Form form, Tensor d, Tensor from, Tensor a, Tensor b, Tensor bias, bool add) {
     CudaImpl *c = cuda_impl(be);
     CudaMatmul *m = c->matmul;
     if (!m || a.dtype != b.dtype || (a.dtype != DTYPE_F32 && a.dtype != DTYPE_BF16)) return false;
@@ -183,12 +185,12 @@ static bool product(Backend *be, Form form, Tensor d, Tensor a, Tensor b, Tensor
     if (!p->found) return false;
     if (key.bias) lt_ok(m, m->lt.desc_set(p->desc, LT_DESC_BIAS_POINTER, &bias.data, sizeof bias.data), "bias");
     float one = 1, beta = add ? 1 : 0;
-    int status = m->lt.matmul(m->handle, p->desc, &one, a.data, p->la, b.data, p->lb, &beta, d.data, p->ld, d.data,
+    int status = m->lt.matmul(m->handle, p->desc, &one, a.data, p->la, b.data, p->lb, &beta, from.data, p->ld, d.data,
                               p->ld, &p->algo, m->workspace, workspace_bytes, c->stream);
     if (status != 0) { /* chosen for the rounded shape, refused for this one */
         find_algo(m, p);
         if (!p->found) return false;
-        status = m->lt.matmul(m->handle, p->desc, &one, a.data, p->la, b.data, p->lb, &beta, d.data, p->ld, d.data,
+        status = m->lt.matmul(m->handle, p->desc, &one, a.data, p->la, b.data, p->lb, &beta, from.data, p->ld, d.data,
                               p->ld, &p->algo, m->workspace, workspace_bytes, c->stream);
     }
     lt_ok(m, status, "cublasLtMatmul");
@@ -196,15 +198,16 @@ static bool product(Backend *be, Form form, Tensor d, Tensor a, Tensor b, Tensor
     return true;
 }
 
+static bool product(Backend *be, Form form, Tensor d, Tensor a, Tensor b, Tensor bias, bool add) {
+    return product_from(be, form, d, d, a, b, bias, add);
+}
+
 static void count_own(Backend *be) {
     if (cuda_impl(be)->matmul) cuda_impl(be)->matmul->stats.n_own++;
 }
 
-/* Few rows: our kernels stream the weights, where the library's split and add up. */
-enum { OWN_ROWS = 64 };
-
 static void forward_one(Backend *be, LinearOut o, Tensor x, bool add) {
-    bool own = !tensor_empty(o.scale) || cuda_impl(be)->exact || (x.dtype == DTYPE_BF16 && x.rows <= OWN_ROWS);
+    bool own = !tensor_empty(o.scale) || cuda_impl(be)->exact;
     if (!own && product(be, FORM_FWD, o.y, o.w, x, o.bias, add)) return;
     count_own(be);
     cuda_own_fwd(be, o, x, add);
@@ -219,8 +222,22 @@ void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool ad
         CHECK(o.w.cols == x.cols, "linear_fwd: w has %lld columns, x %lld", (long long)o.w.cols, (long long)x.cols);
         if (!tensor_empty(o.bias)) cuda_check("linear_fwd", "bias", o.bias, 1, o.w.rows, CUDA_REAL);
         if (!tensor_empty(o.scale)) cuda_check("linear_fwd", "scale", o.scale, 1, o.w.rows, CUDA_REAL);
-        if (x.rows > 0) forward_one(be, o, x, add);
     }
+    if (x.rows == 0) return;
+    if (x.dtype == DTYPE_BF16 && !cuda_impl(be)->exact && cuda_few_fwd(be, out, n, x, add))
+        count_own(be);
+    else
+        for (int i = 0; i < n; i++) forward_one(be, out[i], x, add);
+}
+
+void cuda_linear_from(Backend *be, LinearOut out, Tensor from, Tensor x) {
+    cuda_check("linear_from", "from", from, out.y.rows, out.y.cols, CUDA_REAL);
+    cuda_check("linear_from", "y", out.y, x.rows, out.w.rows, CUDA_REAL);
+    bool direct = x.rows > FEW_ROWS && !cuda_impl(be)->exact && tensor_empty(out.scale) && from.ld == out.y.ld &&
+                  address_bits(from) % 16 == address_bits(out.y) % 16;
+    if (direct && product_from(be, FORM_FWD, out.y, from, out.w, x, out.bias, true)) return;
+    cuda_copy(be, out.y, from);
+    cuda_linear_fwd(be, &out, 1, x, true);
 }
 
 /* w may be missing where dx is not wanted. */

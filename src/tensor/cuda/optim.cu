@@ -2,6 +2,7 @@
 #include "tensor/cuda/map.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 namespace {
 
@@ -45,7 +46,8 @@ template <class Op, bool WIDE> __global__ void __launch_bounds__(SUM_THREADS) su
     if (threadIdx.x == 0) a.out[blockIdx.x] = total;
 }
 
-template <class Op> double sum_over(Backend *be, Tensor x) {
+/* Queues the sums of x's blocks into out; returns how many there are. */
+template <class Op> int64_t queue_sums(Backend *be, Tensor x, double *out) {
     if (tensor_empty(x)) return 0;
     SumArgs a = {};
     int64_t rows = x.rows;
@@ -56,14 +58,24 @@ template <class Op> double sum_over(Backend *be, Tensor x) {
     CHECK(rows == 1 || a.n_piece < INT32_MAX, "a sum over %lld rows of %lld columns with gaps", (long long)rows,
           (long long)x.cols);
     int64_t blocks = least(div_up(a.n_piece, SUM_THREADS * SUM_LOADS), SUM_BLOCKS);
-    a.out = (double *)cuda_scratch(be, SUM_BLOCKS * sizeof(double));
+    a.out = out;
     bool wide = rows_aligned(x.data, rows, x.ld, 4, 16) && x.cols % 4 == 0;
     if (wide) LAUNCH(be, (sum_kernel<Op, true>), (unsigned)blocks, SUM_THREADS, 0, a);
     else LAUNCH(be, (sum_kernel<Op, false>), (unsigned)blocks, SUM_THREADS, 0, a);
-    double part[SUM_BLOCKS], sum = 0;
-    cuda_fetch(be, part, a.out, (size_t)blocks * sizeof(double));
-    for (int64_t i = 0; i < blocks; i++) sum += part[i];
+    return blocks;
+}
+
+double added(const double *part, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += part[i];
     return sum;
+}
+
+template <class Op> double sum_over(Backend *be, Tensor x) {
+    double *out = (double *)cuda_scratch(be, SUM_BLOCKS * sizeof(double)), part[SUM_BLOCKS];
+    int64_t blocks = queue_sums<Op>(be, x, out);
+    if (blocks > 0) cuda_fetch(be, part, out, (size_t)blocks * sizeof(double));
+    return added(part, blocks);
 }
 
 /* -- AdamW: scalars are worked out in double and rounded once, as torch's kernels do ----------------------------------- */
@@ -85,6 +97,23 @@ struct Adamw { /* of p, m, v, g */
 extern "C" double cuda_sumsq(Backend *be, Tensor x) {
     cuda_check("sumsq", "x", x, x.rows, x.cols, CUDA_REAL);
     return sum_over<Square>(be, x);
+}
+
+/* Each tensor's sum is what cuda_sumsq gives. */
+extern "C" double cuda_sumsq_all(Backend *be, const Tensor *x, int n) {
+    if (n == 0) return 0;
+    double *out = (double *)cuda_scratch(be, (size_t)n * SUM_BLOCKS * sizeof(double)), sum = 0;
+    int64_t *blocks = (int64_t *)mem_alloc((size_t)n * sizeof *blocks);
+    for (int i = 0; i < n; i++) {
+        cuda_check("sumsq_all", "x", x[i], x[i].rows, x[i].cols, CUDA_REAL);
+        blocks[i] = queue_sums<Square>(be, x[i], out + (int64_t)i * SUM_BLOCKS);
+    }
+    double *part = (double *)mem_alloc((size_t)n * SUM_BLOCKS * sizeof *part);
+    cuda_fetch(be, part, out, (size_t)n * SUM_BLOCKS * sizeof *part);
+    for (int i = 0; i < n; i++) sum += added(part + (int64_t)i * SUM_BLOCKS, blocks[i]);
+    free(part);
+    free(blocks);
+    return sum;
 }
 
 extern "C" bool cuda_all_finite(Backend *be, Tensor x) {

@@ -13,8 +13,10 @@
 
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
+#define UNROLL_4 _Pragma("unroll 4")
 #else
 #define UNROLL
+#define UNROLL_4
 #endif
 
 enum { KIND_F32, KIND_BF16, KIND_ANY };
