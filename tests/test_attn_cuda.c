@@ -41,11 +41,16 @@ static const Shape shapes[] = {
     {2, 1,  64,  30, true,  false, 2, {300, 20},      {0}, 0},
     {2, 1,  64, 150, true,  false, 2, {400, 20},      {0}, 0},
     {2, 1, 128, 100, true,  false, 1, {290},          {0}, 0},
+    {1, 1, 128,  66, true,  false, 1, {220},          {0}, 0},
+    {2, 1,  32,  34, true,  false, 1, {200},          {0}, 0},
     /* prompts that continue, from shuffled pages */
     {4, 2,  64,   0, true,  true,  4, {20, 130, 1, 64}, {300, 130, 70, 200}, 0},
     {2, 1, 128,   0, true,  true,  2, {40, 1},        {200, 333}, 8},
     {2, 1,  64, 100, true,  true,  2, {140, 3},       {400, 333}, 0},
     {2, 1,  40,   0, false, true,  2, {30, 2},        {100, 80}, 5},
+    /* tiles of which a warp's first row misses one key, its last row sees one */
+    {2, 1,  64,   0, true,  true,  4, {40, 40, 40, 40}, {102, 103, 73, 72}, 0},
+    {1, 1,  64,  65, true,  true,  3, {40, 40, 40},   {167, 168, 200}, 0},
     /* decoding over several splits, groups of one to sixteen heads */
     {2, 2,  64,   0, true,  true,  3, {1, 1, 1},      {1100, 64, 513}, 0},
     {8, 1,  64,   0, true,  true,  2, {1, 4},         {600, 257}, 0},
@@ -114,7 +119,7 @@ static void test_f32(void **state) {
 static void test_bf16(void **state) {
     (void)state;
     use(be, DTYPE_BF16);
-    all_shapes(STORE_ROUND, (const unsigned[]){0}, 1, 6e-3);
+    all_shapes(STORE_ROUND, (const unsigned[]){0}, 1, 3e-3);
     use(be, DTYPE_F32);
 }
 
