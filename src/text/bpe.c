@@ -230,9 +230,15 @@ static void give(const Give *g, int32_t id, ByteSpan at) {
 }
 
 static const struct SpecialParts *parts_of(const Tokenizer *t, int32_t id) {
-    for (int i = 0; i < t->n_parts; i++)
-        if (t->parts[i].id == id) return &t->parts[i];
-    return NULL;
+    int lo = 0, hi = t->n_parts;
+    while (lo < hi) {
+        int mid = (lo + hi) / 2;
+        if (t->parts[mid].id < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < t->n_parts && t->parts[lo].id == id ? &t->parts[lo] : NULL;
 }
 
 /* A token of one symbol or more. Text must not become a special token, but longer tokens may be made of one: so merging

@@ -34,12 +34,11 @@ static void tokens_release(Tokens *t) {
 }
 
 static void put_name(Tokens *to, const Tokenizer *t, int32_t id) {
-    for (int i = 0; t->kind[id] >= TOKEN_ADDED && i < t->n_added; i++) {
-        if (t->added[i].id != id) continue;
-        str_putn(&to->text, t->added[i].norm, t->added[i].n_norm);
-        return;
-    }
-    tokenizer_spelling(t, id, &to->text);
+    const AddedToken *a = t->kind[id] >= TOKEN_ADDED ? added_by_id(t, id) : NULL;
+    if (a)
+        str_putn(&to->text, a->norm, a->n_norm);
+    else
+        tokenizer_spelling(t, id, &to->text);
 }
 
 static bool shown(const Tokenizer *t, int32_t id, bool keep_special) {

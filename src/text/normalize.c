@@ -412,8 +412,8 @@ size_t form_growth(const FormStep *f) {
     case FORM_NFKC:
     case FORM_NFKD:
         return 11;
-    case FORM_REPLACE: /* a regex can match nothing at every place */
-        return f->find.regex ? f->text.n + 1 : 1 + f->text.n / f->find.n;
+    case FORM_REPLACE:
+        return replace_growth(&f->find, &f->text);
     case FORM_PREPEND: /* of a text longer than what is prepended */
     case FORM_STRIP:
     case FORM_STRIP_ACCENTS:

@@ -171,6 +171,7 @@ typedef struct {
     int only_first;  /* all tokens do; -1: not all with the same */
 } AddedTrie;
 bool added_tries_build(Tokenizer *t, Error *err);
+const AddedToken *added_by_id(const Tokenizer *t, int32_t id);
 void added_trie_release(AddedTrie *trie);
 typedef struct { size_t at, end; int index; } AddedMatch;
 /* The leftmost match at or behind `from`, the longest there. */
@@ -195,7 +196,7 @@ struct Tokenizer {
     Str part[PART_COUNT];  /* the components as JSON; empty: null */
 
     MergeMap merge;
-    struct SpecialParts { int32_t id, left, right; } *parts; /* special tokens that merging leads to: of their first merge */
+    struct SpecialParts { int32_t id, left, right; } *parts; /* by id: special tokens that merging leads to, of the first merge */
     int n_parts;
     int n_vocab, n_merge, n_rank;
     int32_t byte_id[256];   /* byte-level: of a byte, else of an ASCII character; -1: none */
@@ -309,6 +310,7 @@ int fallback_byte(const char *s, size_t n);             /* the byte of "<0xNN>",
 /* ---- tokenizer_parts.c: the components of a file ---- */
 bool parts_read(Tokenizer *t, const Json *root, Error *err);
 void parts_release(Tokenizer *t);
+size_t replace_growth(const Finder *find, const Str *text);
 bool only_keys(const Json *obj, const char *where, const char *const *known, Error *err); /* NULL-terminated */
 bool json_absent(const Json *j);                        /* missing or null */
 bool json_flag(const Json *j, bool value);              /* it is this one of true and false */

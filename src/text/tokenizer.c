@@ -139,10 +139,16 @@ size_t tokenizer_most_bytes(const Tokenizer *t) { return (size_t)(INT_MAX / 2 - 
 
 bool tokenizer_is_exact(const Tokenizer *t) { return t->short_way && t->all_bytes && t->decode_bytes; }
 
-static const AddedToken *added_by_id(const Tokenizer *t, int32_t id) {
-    for (int i = 0; i < t->n_added; i++)
-        if (t->added[i].id == id) return &t->added[i];
-    return NULL;
+const AddedToken *added_by_id(const Tokenizer *t, int32_t id) {
+    int lo = 0, hi = t->n_added;
+    while (lo < hi) {
+        int mid = (lo + hi) / 2;
+        if (t->added[mid].id < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < t->n_added && t->added[lo].id == id ? &t->added[lo] : NULL;
 }
 
 int32_t tokenizer_special(const Tokenizer *t, const char *spelling) {

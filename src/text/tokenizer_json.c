@@ -16,8 +16,8 @@ enum { MAX_VOCAB = 1 << 22, MAX_CUT_NOT = 64 };
 typedef struct {
     Tokenizer *t;
     const Json *root, *model, *vocab, *added, *merges;
-    const char **key; /* (n_vocab) spelling in model.vocab; NULL: none */
-    bool *special;    /* (n_vocab) by added_tokens */
+    const char **key;       /* (n_vocab) spelling in model.vocab; NULL: none */
+    unsigned char *special; /* (n_vocab) by added_tokens; 2: its parts are known */
     Error *err;
 } Reader;
 
@@ -246,11 +246,17 @@ static int map_entries(const MergeMap *m) {
     return n;
 }
 
-static void keep_parts(Tokenizer *t, const Merge *m) {
-    for (int i = 0; i < t->n_parts; i++)
-        if (t->parts[i].id == m->id) return;
+static void keep_parts(Reader *r, const Merge *m) {
+    Tokenizer *t = r->t;
+    if (r->special[m->id] != 1) return;
+    r->special[m->id] = 2;
     t->parts = mem_grow(t->parts, ((size_t)t->n_parts + 1) * sizeof *t->parts);
     t->parts[t->n_parts++] = (struct SpecialParts){m->id, m->left, m->right};
+}
+
+static int by_part_id(const void *a, const void *b) {
+    int32_t x = ((const struct SpecialParts *)a)->id, y = ((const struct SpecialParts *)b)->id;
+    return (x > y) - (x < y);
 }
 
 static bool read_merges(Reader *r) {
@@ -267,10 +273,11 @@ static bool read_merges(Reader *r) {
         ok = read_merge(r, &merge, json_at(r->merges, i), i, &left, &right);
         if (!ok) break;
         merge_map_put(&t->merge, merge.left, merge.right, i, merge.id);
-        if (r->special[merge.id]) keep_parts(t, &merge);
+        keep_parts(r, &merge);
         t->cut_space = t->cut_space && cut_before_space(r, &merge);
     }
     if (ok) t->n_merge = map_entries(&t->merge);
+    if (t->n_parts > 1) qsort(t->parts, (size_t)t->n_parts, sizeof *t->parts, by_part_id);
     str_release(&left);
     str_release(&right);
     return ok;

@@ -386,7 +386,14 @@ static void choose_way(Tokenizer *t) {
         t->needs_places |= p[i].kind == PRE_METASPACE && p[i].prefix == PREFIX_FIRST && (t->n_form > 0 || i > 0);
 }
 
+/* How many times longer replacing can make a text; a regex can match nothing at every place. */
+size_t replace_growth(const Finder *find, const Str *text) { return find->regex ? text->n + 1 : 1 + text->n / find->n; }
+
 static bool check_growth(Tokenizer *t, Error *err) {
+    size_t back = 1;
+    for (int i = 0; i < t->n_decode && back <= MAX_GROWTH; i++)
+        if (t->decode[i].kind == DECODE_REPLACE) back *= replace_growth(&t->decode[i].find, &t->decode[i].text);
+    if (back > MAX_GROWTH) return REFUSE(err, "decoder can make a text more than %d times as long", MAX_GROWTH);
     t->growth = 1;
     for (int i = 0; i < t->n_form && t->growth <= MAX_GROWTH; i++) t->growth *= form_growth(&t->form[i]);
     for (int i = 0; i < t->n_pre && t->growth <= MAX_GROWTH; i++)
