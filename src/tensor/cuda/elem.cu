@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-/* -- copies: bytes, in the largest unit that addresses, strides and widths are multiples of ---------------------------- */
+/* -- copies: bytes, in the largest unit that addresses, strides and widths are multiples of
+ * ---------------------------- */
 
 namespace {
 
@@ -24,8 +25,7 @@ template <class Unit> __global__ void __launch_bounds__(MAP_THREADS) copy_kernel
         if (a.per_row) row[u] = (unsigned)i / a.per_row, col[u] = (unsigned)i % a.per_row;
         if (a.x && i < a.n) v[u] = ((const Unit *)a.x)[row[u] * a.ld_x + col[u]];
     }
-    UNROLL for (int u = 0; u < U; u++)
-        if (first + u * MAP_THREADS < a.n) ((Unit *)a.y)[row[u] * a.ld_y + col[u]] = v[u];
+    UNROLL for (int u = 0; u < U; u++) if (first + u * MAP_THREADS < a.n)((Unit *)a.y)[row[u] * a.ld_y + col[u]] = v[u];
 }
 
 template <class Unit> void copy_units(Backend *be, CopyArgs a, int64_t rows, size_t row_bytes) {
@@ -47,10 +47,14 @@ void copy_bytes(Backend *be, Tensor y, Tensor x) {
         a.ld_y = a.ld_x = 0;
     }
     uintptr_t all = (uintptr_t)a.y | (uintptr_t)a.x | (uintptr_t)width | (uintptr_t)a.ld_y | (uintptr_t)a.ld_x;
-    if (all % 16 == 0) copy_units<uint4>(be, a, rows, (size_t)width);
-    else if (all % 4 == 0) copy_units<uint32_t>(be, a, rows, (size_t)width);
-    else if (all % 2 == 0) copy_units<uint16_t>(be, a, rows, (size_t)width);
-    else copy_units<uint8_t>(be, a, rows, (size_t)width);
+    if (all % 16 == 0)
+        copy_units<uint4>(be, a, rows, (size_t)width);
+    else if (all % 4 == 0)
+        copy_units<uint32_t>(be, a, rows, (size_t)width);
+    else if (all % 2 == 0)
+        copy_units<uint16_t>(be, a, rows, (size_t)width);
+    else
+        copy_units<uint8_t>(be, a, rows, (size_t)width);
 }
 
 void check_plain(const char *op, const char *what, Tensor t) {
@@ -73,7 +77,8 @@ extern "C" void cuda_copy(Backend *be, Tensor y, Tensor x) {
     copy_bytes(be, y, x);
 }
 
-/* -- casts ------------------------------------------------------------------------------------------------------------- */
+/* -- casts
+ * ------------------------------------------------------------------------------------------------------------- */
 
 namespace {
 
@@ -83,8 +88,8 @@ struct Same {
 
 enum { NARROW_THREADS = 256 };
 
-/* y is the BF16 view of x's own rows. A block has a row, step by step from the front: what a step writes is the memory of
- * elements that this and earlier steps have read. Not wide: single elements, side by side over the threads. */
+/* y is the BF16 view of x's own rows. A block has a row, step by step from the front: what a step writes is the memory
+ * of elements that this and earlier steps have read. Not wide: single elements, side by side over the threads. */
 template <bool WIDE> __global__ void __launch_bounds__(NARROW_THREADS) narrow_kernel(Mat y, Mat x, int64_t cols) {
     const float *from = (const float *)x.data + blockIdx.x * x.ld;
     bf16_t *to = (bf16_t *)y.data + blockIdx.x * y.ld;
@@ -93,12 +98,10 @@ template <bool WIDE> __global__ void __launch_bounds__(NARROW_THREADS) narrow_ke
         int64_t at = base + (WIDE ? 8 : 1) * threadIdx.x;
         float v[8];
         if (WIDE) row_get<8>(v, from + at, true, cols - at);
-        UNROLL for (int q = 0; q < 8; q++)
-            if (!WIDE && at + q * STEP < cols) v[q] = from[at + q * STEP];
+        UNROLL for (int q = 0; q < 8; q++) if (!WIDE && at + q * STEP < cols) v[q] = from[at + q * STEP];
         sync_block();
         if (WIDE) row_put<8>(to + at, v, true, cols - at);
-        UNROLL for (int q = 0; q < 8; q++)
-            if (!WIDE && at + q * STEP < cols) store(to + at + q * STEP, v[q]);
+        UNROLL for (int q = 0; q < 8; q++) if (!WIDE && at + q * STEP < cols) store(to + at + q * STEP, v[q]);
     }
 }
 
@@ -113,14 +116,17 @@ extern "C" void cuda_cast(Backend *be, Tensor y, Tensor x) {
     } else if (y.data == x.data) {
         CHECK(y.dtype == DTYPE_BF16 && y.ld == 2 * x.ld, "cast: y and x share memory, but y is not tensor_narrow(x)");
         Mat to = mat_of(y, 8), from = mat_of(x, 8);
-        if (to.wide && from.wide) LAUNCH(be, narrow_kernel<true>, (unsigned)y.rows, NARROW_THREADS, 0, to, from, y.cols);
-        else LAUNCH(be, narrow_kernel<false>, (unsigned)y.rows, NARROW_THREADS, 0, to, from, y.cols);
+        if (to.wide && from.wide)
+            LAUNCH(be, narrow_kernel<true>, (unsigned)y.rows, NARROW_THREADS, 0, to, from, y.cols);
+        else
+            LAUNCH(be, narrow_kernel<false>, (unsigned)y.rows, NARROW_THREADS, 0, to, from, y.cols);
     } else {
         map<1, 1>(be, {y}, {x}, Same());
     }
 }
 
-/* -- sums and products ------------------------------------------------------------------------------------------------- */
+/* -- sums and products
+ * ------------------------------------------------------------------------------------------------- */
 
 namespace {
 
@@ -154,15 +160,16 @@ extern "C" void cuda_scale(Backend *be, Tensor x, double a) {
     map<1, 1>(be, {x}, {x}, Scale{(float)a});
 }
 
-/* -- 8-bit weights ----------------------------------------------------------------------------------------------------- */
+/* -- 8-bit weights
+ * ----------------------------------------------------------------------------------------------------- */
 
 namespace {
 
 enum { QUANTIZE_THREADS = 256 };
 
 /* A block has a row; the second reading finds it in a cache. */
-__global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_kernel(int8_t *y, int64_t ld_y, bool wide_y, float *scale, Mat x,
-                                                                   int64_t cols) {
+__global__ void __launch_bounds__(QUANTIZE_THREADS)
+    quantize_kernel(int8_t *y, int64_t ld_y, bool wide_y, float *scale, Mat x, int64_t cols) {
     __shared__ float at[QUANTIZE_THREADS / 32];
     const float *row = (const float *)x.data + blockIdx.x * x.ld;
     y += blockIdx.x * ld_y;
@@ -182,8 +189,7 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_kernel(int8_t *y, i
             *(uint32_t *)(y + col) = four;
             continue;
         }
-        UNROLL for (int q = 0; q < 4; q++)
-            if (col + q < cols) y[col + q] = (int8_t)(four >> (8 * q));
+        UNROLL for (int q = 0; q < 4; q++) if (col + q < cols) y[col + q] = (int8_t)(four >> (8 * q));
     }
 }
 
@@ -199,7 +205,8 @@ extern "C" void cuda_quantize(Backend *be, Tensor y, Tensor scale, Tensor x) {
            rows_aligned(y.data, y.rows, y.ld, 1, 4), (float *)scale.data, mat_of(x, 4), y.cols);
 }
 
-/* -- positions --------------------------------------------------------------------------------------------------------- */
+/* -- positions
+ * --------------------------------------------------------------------------------------------------------- */
 
 namespace {
 
@@ -214,8 +221,8 @@ struct RopeArgs {
     float sign;                         /* of the sine */
 };
 
-/* The angle is a double; what is left of it after quarter turns are taken off fits a float. Taylor's series to the last bit
- * of a float on [-pi/4, pi/4]. */
+/* The angle is a double; what is left of it after quarter turns are taken off fits a float. Taylor's series to the last
+ * bit of a float on [-pi/4, pi/4]. */
 __device__ __forceinline__ void sine_cosine(double a, float *s, float *c) {
     double k = rint(a * 0.63661977236758134308); /* 2/pi */
     double left = fma(-k, 1.57079632679489655800, a);
@@ -242,26 +249,24 @@ template <typename T, int N, int HEADS> __global__ void __launch_bounds__(ROPE_T
     int64_t row = rest / r.n_group;
     T *x = (T *)r.x + row * r.ld + (int64_t)head * 2 * r.half + j;
     float a[HEADS][N], b[HEADS][N], s[N], c[N];
-    UNROLL for (int h = 0; h < HEADS; h++)
-        if (head + h < r.n_head) {
-            row_get<N>(a[h], x + (int64_t)h * 2 * r.half, N > 1, N);
-            row_get<N>(b[h], x + (int64_t)h * 2 * r.half + r.half, N > 1, N);
-        }
+    UNROLL for (int h = 0; h < HEADS; h++) if (head + h < r.n_head) {
+        row_get<N>(a[h], x + (int64_t)h * 2 * r.half, N > 1, N);
+        row_get<N>(b[h], x + (int64_t)h * 2 * r.half + r.half, N > 1, N);
+    }
     double pos = (double)r.pos[row];
     UNROLL for (int q = 0; q < N; q++) {
         sine_cosine(pos * r.freq[j + q], &s[q], &c[q]);
         s[q] *= r.sign;
     }
-    UNROLL for (int h = 0; h < HEADS; h++)
-        if (head + h < r.n_head) {
-            float y1[N], y2[N];
-            UNROLL for (int q = 0; q < N; q++) {
-                y1[q] = fmaf(a[h][q], c[q], -(b[h][q] * s[q]));
-                y2[q] = fmaf(b[h][q], c[q], a[h][q] * s[q]);
-            }
-            row_put<N>(x + (int64_t)h * 2 * r.half, y1, N > 1, N);
-            row_put<N>(x + (int64_t)h * 2 * r.half + r.half, y2, N > 1, N);
+    UNROLL for (int h = 0; h < HEADS; h++) if (head + h < r.n_head) {
+        float y1[N], y2[N];
+        UNROLL for (int q = 0; q < N; q++) {
+            y1[q] = fmaf(a[h][q], c[q], -(b[h][q] * s[q]));
+            y2[q] = fmaf(b[h][q], c[q], a[h][q] * s[q]);
         }
+        row_put<N>(x + (int64_t)h * 2 * r.half, y1, N > 1, N);
+        row_put<N>(x + (int64_t)h * 2 * r.half + r.half, y2, N > 1, N);
+    }
 }
 
 template <typename T, int N, int HEADS> void rope_launch(Backend *be, RopeArgs r, int64_t rows) {
@@ -284,25 +289,30 @@ extern "C" void cuda_rope(Backend *be, Tensor x, const int32_t *pos, const doubl
     r.freq = cuda_doubles(be, freq, r.half);
     bool half = x.dtype == DTYPE_BF16, wide = rows_aligned(x.data, x.rows, x.ld, dtype_bytes(x.dtype), 16);
     wide = wide && r.half % (half ? 8 : 4) == 0;
-    if (half && wide) rope_launch<bf16_t, 8, 2>(be, r, x.rows);
-    else if (half) rope_launch<bf16_t, 1, 2>(be, r, x.rows);
-    else if (wide) rope_launch<float, 4, 4>(be, r, x.rows);
-    else rope_launch<float, 1, 4>(be, r, x.rows);
+    if (half && wide)
+        rope_launch<bf16_t, 8, 2>(be, r, x.rows);
+    else if (half)
+        rope_launch<bf16_t, 1, 2>(be, r, x.rows);
+    else if (wide)
+        rope_launch<float, 4, 4>(be, r, x.rows);
+    else
+        rope_launch<float, 1, 4>(be, r, x.rows);
 }
 
 namespace {
 
 /* Rotation of q and k and the way of k and v into the cache, for decoding: one launch for four. */
 struct RopeKv {
-    RopeArgs q, k;       /* n of both: threads */
+    RopeArgs q, k; /* n of both: threads */
     void *v, *kc, *vc;
     int64_t ld_v, ld_kc, ld_vc, n_v; /* n_v: threads that copy */
     const int32_t *kv_row;
 };
 
 /* Thread i of r.n: one piece of both halves of one head; to: a second place for the result, or NULL. */
-template <typename T, int N> __device__ __forceinline__ void rotate_piece(const RopeArgs &r, int64_t i, T *to, int64_t ld_to,
-                                                                          const int32_t *to_row) {
+template <typename T, int N>
+__device__ __forceinline__ void rotate_piece(const RopeArgs &r, int64_t i, T *to, int64_t ld_to,
+                                             const int32_t *to_row) {
     int j = (int)(i % r.n_piece) * N, head = (int)(i / r.n_piece % r.n_head);
     int64_t row = i / r.n_piece / r.n_head, at = (int64_t)head * 2 * r.half + j;
     T *x = (T *)r.x + row * r.ld + at;
@@ -377,13 +387,18 @@ extern "C" void cuda_rope_kv(Backend *be, Tensor q, Tensor k, Tensor v, Tensor k
     a.v = v.data, a.kc = kc.data, a.vc = vc.data, a.ld_v = v.ld, a.ld_kc = kc.ld, a.ld_vc = vc.ld;
     a.n_v = v.rows * v.cols / n;
     a.kv_row = cuda_index(be, kv_row, k.rows);
-    if (half && wide) rope_kv_launch<bf16_t, 8>(be, a);
-    else if (half) rope_kv_launch<bf16_t, 1>(be, a);
-    else if (wide) rope_kv_launch<float, 4>(be, a);
-    else rope_kv_launch<float, 1>(be, a);
+    if (half && wide)
+        rope_kv_launch<bf16_t, 8>(be, a);
+    else if (half)
+        rope_kv_launch<bf16_t, 1>(be, a);
+    else if (wide)
+        rope_kv_launch<float, 4>(be, a);
+    else
+        rope_kv_launch<float, 1>(be, a);
 }
 
-/* -- activations ------------------------------------------------------------------------------------------------------- */
+/* -- activations
+ * ------------------------------------------------------------------------------------------------------- */
 
 namespace {
 
@@ -414,8 +429,10 @@ template <int KIND> struct GeluFwd {
 template <int KIND> struct GeluBwd { /* of dy, x */
     __device__ void operator()(float *y, const float *in) const {
         float x = in[1], phi = gelu_phi<KIND>(x), slope;
-        if (KIND == GELU_ERF) slope = 0.398942280f * expf(-0.5f * (x * x));
-        else slope = phi * (1.0f - phi) * fmaf(x * x, 0.214064449f, 1.59576912f);
+        if (KIND == GELU_ERF)
+            slope = 0.398942280f * expf(-0.5f * (x * x));
+        else
+            slope = phi * (1.0f - phi) * fmaf(x * x, 0.214064449f, 1.59576912f);
         y[0] = in[0] * fmaf(x, slope, phi);
     }
 };
@@ -441,14 +458,18 @@ extern "C" void cuda_swiglu_bwd(Backend *be, Tensor dgate, Tensor dup, Tensor dy
 extern "C" void cuda_gelu_fwd(Backend *be, Tensor y, Tensor x, GeluKind kind) {
     cuda_check("gelu_fwd", "y", y, y.rows, y.cols, CUDA_ANY);
     cuda_check("gelu_fwd", "x", x, y.rows, y.cols, CUDA_ANY);
-    if (kind == GELU_ERF) map<1, 1>(be, {y}, {x}, GeluFwd<GELU_ERF>());
-    else map<1, 1>(be, {y}, {x}, GeluFwd<GELU_TANH>());
+    if (kind == GELU_ERF)
+        map<1, 1>(be, {y}, {x}, GeluFwd<GELU_ERF>());
+    else
+        map<1, 1>(be, {y}, {x}, GeluFwd<GELU_TANH>());
 }
 
 extern "C" void cuda_gelu_bwd(Backend *be, Tensor dx, Tensor dy, Tensor x, GeluKind kind) {
     cuda_check("gelu_bwd", "dx", dx, dy.rows, dy.cols, CUDA_ANY);
     cuda_check("gelu_bwd", "dy", dy, dy.rows, dy.cols, CUDA_ANY);
     cuda_check("gelu_bwd", "x", x, dy.rows, dy.cols, CUDA_ANY);
-    if (kind == GELU_ERF) map<1, 2>(be, {dx}, {dy, x}, GeluBwd<GELU_ERF>());
-    else map<1, 2>(be, {dx}, {dy, x}, GeluBwd<GELU_TANH>());
+    if (kind == GELU_ERF)
+        map<1, 2>(be, {dx}, {dy, x}, GeluBwd<GELU_ERF>());
+    else
+        map<1, 2>(be, {dx}, {dy, x}, GeluBwd<GELU_TANH>());
 }

@@ -1,9 +1,11 @@
-/* tensor/cuda/few.cu — products of few rows (decoding): up to three of one x in one launch, at the speed of reading w once.
+/* tensor/cuda/few.cu — products of few rows (decoding): up to three of one x in one launch, at the speed of reading w
+ * once.
  *
- * A block makes 8 FT columns of y for all rows. Its warps share the sum over K: warp s takes pieces s, s + WARPS, .. of 32, so
- * that together they read 512 bytes of each row of w side by side; a lane's 16 bytes of w and of x are two steps of mma, whose
- * K order is a permutation that both sides share. The warps' sums are added in order of the warps. What order a sum has follows
- * from K and the instance alone, but differs from linear.cu's: exact mode does not come here. */
+ * A block makes 8 FT columns of y for all rows. Its warps share the sum over K: warp s takes pieces s, s + WARPS, .. of
+ * 32, so that together they read 512 bytes of each row of w side by side; a lane's 16 bytes of w and of x are two steps
+ * of mma, whose K order is a permutation that both sides share. The warps' sums are added in order of the warps. What
+ * order a sum has follows from K and the instance alone, but differs from linear.cu's: exact mode does not come here.
+ */
 #include "tensor/cuda/few.h"
 #include "tensor/cuda/launch.h"
 
@@ -34,16 +36,15 @@ __device__ __forceinline__ uint4 piece(const bf16_t *p, bool valid) {
 }
 
 /* What a lane has of U pieces: its rows of w, and of x the rows g and g + 8 of each tile. */
-template <int RT, int FT, int U> struct Pieces {
-    uint4 w[U][FT], lo[U][RT], hi[U][RT];
-};
+template <int RT, int FT, int U> struct Pieces { uint4 w[U][FT], lo[U][RT], hi[U][RT]; };
 
 template <int RT, int FT, int U>
-__device__ __forceinline__ void load_pieces(Pieces<RT, FT, U> &p, const Few &f, const bf16_t *w, int64_t ldw, const bf16_t *x,
-                                            int k, int columns, int rows) {
+__device__ __forceinline__ void load_pieces(Pieces<RT, FT, U> &p, const Few &f, const bf16_t *w, int64_t ldw,
+                                            const bf16_t *x, int k, int columns, int rows) {
     UNROLL for (int u = 0; u < U; u++) {
         int at = k + u * WARPS * PIECE;
-        UNROLL for (int c = 0; c < FT; c++) p.w[u][c] = piece(w + (int64_t)c * 8 * ldw + at, at < f.k && c * 8 < columns);
+        UNROLL for (int c = 0; c < FT; c++) p.w[u][c] =
+            piece(w + (int64_t)c * 8 * ldw + at, at < f.k && c * 8 < columns);
         UNROLL for (int r = 0; r < RT; r++) {
             p.lo[u][r] = piece(x + (int64_t)r * 16 * f.ldx + at, at < f.k && r * 16 < rows);
             p.hi[u][r] = piece(x + (int64_t)(r * 16 + 8) * f.ldx + at, at < f.k && r * 16 + 8 < rows);
@@ -53,16 +54,15 @@ __device__ __forceinline__ void load_pieces(Pieces<RT, FT, U> &p, const Few &f, 
 
 template <int RT, int FT, int U>
 __device__ __forceinline__ void multiply(float acc[RT][FT][4], const Pieces<RT, FT, U> &p) {
-    UNROLL for (int u = 0; u < U; u++)
-        UNROLL for (int r = 0; r < RT; r++) {
-            const uint4 &lo = p.lo[u][r], &hi = p.hi[u][r];
-            const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
-            UNROLL for (int c = 0; c < FT; c++) {
-                const uint32_t b0[2] = {p.w[u][c].x, p.w[u][c].y}, b1[2] = {p.w[u][c].z, p.w[u][c].w};
-                mma_bf16(acc[r][c], a0, b0);
-                mma_bf16(acc[r][c], a1, b1);
-            }
+    UNROLL for (int u = 0; u < U; u++) UNROLL for (int r = 0; r < RT; r++) {
+        const uint4 &lo = p.lo[u][r], &hi = p.hi[u][r];
+        const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
+        UNROLL for (int c = 0; c < FT; c++) {
+            const uint32_t b0[2] = {p.w[u][c].x, p.w[u][c].y}, b1[2] = {p.w[u][c].z, p.w[u][c].w};
+            mma_bf16(acc[r][c], a0, b0);
+            mma_bf16(acc[r][c], a1, b1);
         }
+    }
 }
 
 /* The next pieces are under way while these are multiplied. */
@@ -84,9 +84,8 @@ template <int RT, int FT, int U> __global__ void __launch_bounds__(THREADS, 2) f
         load_pieces<RT, FT, U>(a, f, w, p.ldw, x, k + 2 * STEP, columns, rows);
         multiply<RT, FT, U>(acc, b);
     }
-    UNROLL for (int r = 0; r < RT; r++)
-        UNROLL for (int c = 0; c < FT; c++)
-            UNROLL for (int e = 0; e < 4; e++) sums[warp][(r * FT + c) * 4 + e][lane] = acc[r][c][e];
+    UNROLL for (int r = 0; r < RT; r++) UNROLL for (int c = 0; c < FT; c++) UNROLL for (int e = 0; e < 4; e++)
+        sums[warp][(r * FT + c) * 4 + e][lane] = acc[r][c][e];
     sync_block();
     for (int i = (int)threadIdx.x; i < RT * FT * 4 * 32; i += THREADS) {
         int l = i % 32, e = i / 32 % 4, c = i / 128 % FT, r = i / 128 / FT;
@@ -96,9 +95,12 @@ template <int RT, int FT, int U> __global__ void __launch_bounds__(THREADS, 2) f
         UNROLL for (int s = 0; s < WARPS; s++) sum += sums[s][(r * FT + c) * 4 + e][l];
         if (p.bias) sum += p.bias[col];
         int64_t at = (int64_t)row * p.ldy + col;
-        if (p.half) store((bf16_t *)p.y + at, sum);
-        else if (f.add) ((float *)p.y)[at] += sum;
-        else ((float *)p.y)[at] = sum;
+        if (p.half)
+            store((bf16_t *)p.y + at, sum);
+        else if (f.add)
+            ((float *)p.y)[at] += sum;
+        else
+            ((float *)p.y)[at] = sum;
     }
 }
 
@@ -111,9 +113,7 @@ template <int RT, int FT, int U> void launch(Backend *be, Few f) {
     LAUNCH(be, (few_kernel<RT, FT, U>), (unsigned)blocks, THREADS, 0, f);
 }
 
-bool pieces(Tensor t) {
-    return t.dtype == DTYPE_BF16 && (uintptr_t)t.data % 16 == 0 && (t.rows <= 1 || t.ld % 8 == 0);
-}
+bool pieces(Tensor t) { return t.dtype == DTYPE_BF16 && (uintptr_t)t.data % 16 == 0 && (t.rows <= 1 || t.ld % 8 == 0); }
 
 } // namespace
 
@@ -128,7 +128,9 @@ extern "C" bool cuda_few_fwd(Backend *be, const LinearOut *out, int n, Tensor x,
         f.p[i].y = y.data, f.p[i].ldy = y.ld, f.p[i].half = y.dtype == DTYPE_BF16;
         f.p[i].bias = tensor_empty(out[i].bias) ? NULL : (const float *)out[i].bias.data;
     }
-    if (x.rows <= 8) launch<1, 1, 4>(be, f);
-    else launch<1, 2, 2>(be, f);
+    if (x.rows <= 8)
+        launch<1, 1, 4>(be, f);
+    else
+        launch<1, 2, 2>(be, f);
     return true;
 }

@@ -1,8 +1,9 @@
 /* tensor/cuda/linear.cu — matrix products by kernels of our own.
  *
- * Sums have one fixed order over what is summed (gemm_mma.h, gemm_simt.h), without splits: in own_fwd the bits of a row do not
- * depend on the other rows or on how many there are, so that decoding and training agree bit for bit. Tensor cores serve
- * BF16 x under BF16 or 8-bit w; everything else is multiplied as F32. Which tiles are taken is a matter of speed alone. */
+ * Sums have one fixed order over what is summed (gemm_mma.h, gemm_simt.h), without splits: in own_fwd the bits of a row
+ * do not depend on the other rows or on how many there are, so that decoding and training agree bit for bit. Tensor
+ * cores serve BF16 x under BF16 or 8-bit w; everything else is multiplied as F32. Which tiles are taken is a matter of
+ * speed alone. */
 #include "tensor/cuda/gemm_mma.h"
 #include "tensor/cuda/gemm_simt.h"
 
@@ -44,28 +45,41 @@ void check_operand(const char *op, const char *what, Tensor t, int64_t rows, int
 bool few_tiles(Backend *be, const Gemm *g) { return div_up(g->i, 128) * div_up(g->j, 128) < cuda_impl(be)->n_sm; }
 
 template <bool A_T, bool B_T> void mma(Backend *be, Gemm g, bool wide) {
-    if (!wide) mma_launch<64, 64, 32, 32, 32, 0, 2, A_T, B_T, LOAD_ANY>(be, g);
-    else if (few_tiles(be, &g)) mma_launch<64, 64, 64, 32, 32, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
-    else mma_launch<128, 128, 32, 64, 64, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
+    if (!wide)
+        mma_launch<64, 64, 32, 32, 32, 0, 2, A_T, B_T, LOAD_ANY>(be, g);
+    else if (few_tiles(be, &g))
+        mma_launch<64, 64, 64, 32, 32, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
+    else
+        mma_launch<128, 128, 32, 64, 64, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
 }
 
 template <bool A_T, bool B_T> void simt(Backend *be, Gemm g, Tensor a, Tensor b) {
     bool wide_a = rows_aligned(a.data, a.rows, a.ld, dtype_bytes(a.dtype), 4 * dtype_bytes(a.dtype));
     bool wide_b = rows_aligned(b.data, b.rows, b.ld, dtype_bytes(b.dtype), 4 * dtype_bytes(b.dtype));
-    if (few_tiles(be, &g)) simt_launch<64, 16, A_T, B_T>(be, g, wide_a, wide_b);
-    else simt_launch<128, 8, A_T, B_T>(be, g, wide_a, wide_b);
+    if (few_tiles(be, &g))
+        simt_launch<64, 16, A_T, B_T>(be, g, wide_a, wide_b);
+    else
+        simt_launch<128, 8, A_T, B_T>(be, g, wide_a, wide_b);
 }
 
 /* BF16 x. Few rows: narrow tiles, many of them, with much of w under way. */
 void fwd_mma(Backend *be, Gemm g, bool wide, bool light) {
-    if (!wide) mma<false, false>(be, g, false);
-    else if (light && g.i <= 16) mma_launch<16, 32, 128, 16, 16, 6, 6, false, false, LOAD_I8>(be, g);
-    else if (light && (g.i <= 256 || few_tiles(be, &g))) mma_launch<64, 64, 64, 32, 32, 0, 4, false, false, LOAD_I8>(be, g);
-    else if (light) mma_launch<128, 128, 32, 64, 64, 0, 4, false, false, LOAD_I8>(be, g);
-    else if (g.i <= 16) mma_launch<16, 32, 128, 16, 16, 2, 6, false, false, LOAD_WIDE>(be, g);
-    else if (g.i <= 32) mma_launch<32, 32, 128, 32, 16, 2, 4, false, false, LOAD_WIDE>(be, g);
-    else if (g.i <= 64) mma_launch<64, 32, 64, 32, 16, 0, 6, false, false, LOAD_WIDE>(be, g);
-    else mma<false, false>(be, g, true);
+    if (!wide)
+        mma<false, false>(be, g, false);
+    else if (light && g.i <= 16)
+        mma_launch<16, 32, 128, 16, 16, 6, 6, false, false, LOAD_I8>(be, g);
+    else if (light && (g.i <= 256 || few_tiles(be, &g)))
+        mma_launch<64, 64, 64, 32, 32, 0, 4, false, false, LOAD_I8>(be, g);
+    else if (light)
+        mma_launch<128, 128, 32, 64, 64, 0, 4, false, false, LOAD_I8>(be, g);
+    else if (g.i <= 16)
+        mma_launch<16, 32, 128, 16, 16, 2, 6, false, false, LOAD_WIDE>(be, g);
+    else if (g.i <= 32)
+        mma_launch<32, 32, 128, 32, 16, 2, 4, false, false, LOAD_WIDE>(be, g);
+    else if (g.i <= 64)
+        mma_launch<64, 32, 64, 32, 16, 0, 6, false, false, LOAD_WIDE>(be, g);
+    else
+        mma<false, false>(be, g, true);
 }
 
 /* F32 x. */
@@ -90,8 +104,10 @@ extern "C" void cuda_own_fwd(Backend *be, LinearOut out, Tensor x, bool add) {
     Gemm g = product_of(out.y, x, out.w, x.cols, add);
     g.bias = (const float *)out.bias.data, g.scale = (const float *)out.scale.data;
     bool light = out.w.dtype == DTYPE_I8;
-    if (x.dtype == DTYPE_BF16 && out.w.dtype != DTYPE_F32) fwd_mma(be, g, in_pieces(x, 16) && in_pieces(out.w, 16), light);
-    else fwd_simt(be, g, x, out.w);
+    if (x.dtype == DTYPE_BF16 && out.w.dtype != DTYPE_F32)
+        fwd_mma(be, g, in_pieces(x, 16) && in_pieces(out.w, 16), light);
+    else
+        fwd_simt(be, g, x, out.w);
 }
 
 extern "C" void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool add) {
@@ -100,8 +116,10 @@ extern "C" void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool ad
     cuda_check("linear_bwd", "dx", dx, dy.rows, w.cols, CUDA_ANY);
     if (tensor_empty(dx)) return;
     Gemm g = product_of(dx, dy, w, dy.cols, add);
-    if (dy.dtype == DTYPE_BF16 && w.dtype == DTYPE_BF16) mma<false, true>(be, g, in_pieces(dy, 16) && in_pieces(w, 16));
-    else simt<false, true>(be, g, dy, w);
+    if (dy.dtype == DTYPE_BF16 && w.dtype == DTYPE_BF16)
+        mma<false, true>(be, g, in_pieces(dy, 16) && in_pieces(w, 16));
+    else
+        simt<false, true>(be, g, dy, w);
 }
 
 extern "C" void cuda_own_dw(Backend *be, Tensor dw_acc, Tensor dy, Tensor x) {
@@ -110,11 +128,14 @@ extern "C" void cuda_own_dw(Backend *be, Tensor dw_acc, Tensor dy, Tensor x) {
     cuda_check("linear_bwd", "dw", dw_acc, dy.cols, x.cols, CUDA_REAL);
     if (tensor_empty(dw_acc)) return;
     Gemm g = product_of(dw_acc, dy, x, dy.rows, true);
-    if (dy.dtype == DTYPE_BF16 && x.dtype == DTYPE_BF16) mma<true, true>(be, g, in_pieces(dy, 16) && in_pieces(x, 16));
-    else simt<true, true>(be, g, dy, x);
+    if (dy.dtype == DTYPE_BF16 && x.dtype == DTYPE_BF16)
+        mma<true, true>(be, g, in_pieces(dy, 16) && in_pieces(x, 16));
+    else
+        simt<true, true>(be, g, dy, x);
 }
 
-/* -- column sums ------------------------------------------------------------------------------------------------------- */
+/* -- column sums
+ * ------------------------------------------------------------------------------------------------------- */
 
 namespace {
 
@@ -123,25 +144,24 @@ enum { SUMS_THREADS = 256, STRAIGHT = 512, CHUNK_ROWS = 128, CHUNKS_MAX = 64 };
 
 /* LANES threads share four columns, thread l has rows l, l + LANES, .. of the block's chunk; then a tree over them. */
 template <int LANES>
-__global__ void __launch_bounds__(SUMS_THREADS) column_sums_kernel(float *out, int64_t ld_out, bool add, Mat x, int64_t rows,
-                                                                  int64_t cols, int64_t chunk) {
+__global__ void __launch_bounds__(SUMS_THREADS)
+    column_sums_kernel(float *out, int64_t ld_out, bool add, Mat x, int64_t rows, int64_t cols, int64_t chunk) {
     enum { ACROSS = SUMS_THREADS / LANES, U = 4 };
     __shared__ float at[LANES][ACROSS * 4];
     int across = (int)threadIdx.x % ACROSS, l = (int)threadIdx.x / ACROSS;
-    int64_t col = 4 * ((int64_t)blockIdx.x * ACROSS + across), end = (blockIdx.y + 1) * chunk < rows ? (blockIdx.y + 1) * chunk : rows;
+    int64_t col = 4 * ((int64_t)blockIdx.x * ACROSS + across),
+            end = (blockIdx.y + 1) * chunk < rows ? (blockIdx.y + 1) * chunk : rows;
     float sum[4] = {0, 0, 0, 0};
     for (int64_t row = blockIdx.y * chunk + l; row < end; row += U * LANES) {
         float v[U][4];
         UNROLL for (int u = 0; u < U; u++)
             mat_get<KIND_ANY, 4>(v[u], x, (row + u * LANES) * x.ld + col, row + u * LANES < end ? cols - col : 0);
-        UNROLL for (int u = 0; u < U; u++)
-            UNROLL for (int q = 0; q < 4; q++) sum[q] += v[u][q];
+        UNROLL for (int u = 0; u < U; u++) UNROLL for (int q = 0; q < 4; q++) sum[q] += v[u][q];
     }
     UNROLL for (int q = 0; q < 4; q++) at[l][across * 4 + q] = sum[q];
     for (int half = LANES / 2; half > 0; half /= 2) {
         sync_block();
-        UNROLL for (int q = 0; q < 4; q++)
-            if (l < half) at[l][across * 4 + q] += at[l + half][across * 4 + q];
+        UNROLL for (int q = 0; q < 4; q++) if (l < half) at[l][across * 4 + q] += at[l + half][across * 4 + q];
     }
     UNROLL for (int q = 0; q < 4; q++) {
         if (l > 0 || col + q >= cols) continue;
@@ -158,14 +178,16 @@ extern "C" void cuda_column_sums(Backend *be, Tensor dbias_acc, Tensor dy) {
     cuda_check("column_sums", "dbias", dbias_acc, 1, dy.cols, CUDA_REAL);
     if (tensor_empty(dy)) return;
     if (dy.rows > STRAIGHT) {
-        int64_t chunk = div_up(dy.rows, least(div_up(dy.rows, CHUNK_ROWS), CHUNKS_MAX)), chunks = div_up(dy.rows, chunk);
-        Tensor part = tensor_over(cuda_scratch(be, (size_t)(chunks * dy.cols) * sizeof(float)), DTYPE_F32, chunks, dy.cols);
+        int64_t chunk = div_up(dy.rows, least(div_up(dy.rows, CHUNK_ROWS), CHUNKS_MAX)),
+                chunks = div_up(dy.rows, chunk);
+        Tensor part =
+            tensor_over(cuda_scratch(be, (size_t)(chunks * dy.cols) * sizeof(float)), DTYPE_F32, chunks, dy.cols);
         dim3 grid((unsigned)div_up(dy.cols, 4 * (SUMS_THREADS / 8)), (unsigned)chunks);
-        LAUNCH(be, column_sums_kernel<8>, grid, SUMS_THREADS, 0, (float *)part.data, part.ld, false, mat_of(dy, 4), dy.rows,
-               dy.cols, chunk);
+        LAUNCH(be, column_sums_kernel<8>, grid, SUMS_THREADS, 0, (float *)part.data, part.ld, false, mat_of(dy, 4),
+               dy.rows, dy.cols, chunk);
         dy = part;
     }
     dim3 grid((unsigned)div_up(dy.cols, 4 * (SUMS_THREADS / 32)));
-    LAUNCH(be, column_sums_kernel<32>, grid, SUMS_THREADS, 0, (float *)dbias_acc.data, 0, true, mat_of(dy, 4), dy.rows, dy.cols,
-           dy.rows);
+    LAUNCH(be, column_sums_kernel<32>, grid, SUMS_THREADS, 0, (float *)dbias_acc.data, 0, true, mat_of(dy, 4), dy.rows,
+           dy.cols, dy.rows);
 }

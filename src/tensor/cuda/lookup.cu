@@ -1,8 +1,9 @@
 /* tensor/cuda/lookup.cu — rows by index.
  *
- * Sums into rows that repeat: the host sorts the indices (they are its own), rows together and in ascending order within each,
- * and cuts a row's list into parts of at most PART. A block adds up a part for a stretch of columns; a row of one part gets it
- * at once, others through scratch, part by part in order. Nothing depends on which block came first. */
+ * Sums into rows that repeat: the host sorts the indices (they are its own), rows together and in ascending order
+ * within each, and cuts a row's list into parts of at most PART. A block adds up a part for a stretch of columns; a row
+ * of one part gets it at once, others through scratch, part by part in order. Nothing depends on which block came
+ * first. */
 #include "tensor/cuda/rows.h"
 
 #include <stdlib.h>
@@ -11,7 +12,8 @@ namespace {
 
 enum { GATHER_THREADS = 256, ADD_THREADS = 128, PART = 64 };
 
-/* -- one row for one --------------------------------------------------------------------------------------------------- */
+/* -- one row for one
+ * --------------------------------------------------------------------------------------------------- */
 
 struct MoveArgs {
     void *y;
@@ -32,14 +34,15 @@ template <class Unit> __global__ void __launch_bounds__(GATHER_THREADS) move_ker
         v[u] = ((const Unit *)a.x)[(a.from ? a.from[row[u]] : (int64_t)row[u]) * a.ld_x + col[u]];
         if (a.to) row[u] = (unsigned)a.to[row[u]];
     }
-    UNROLL for (int u = 0; u < U; u++)
-        if (first + u * GATHER_THREADS < a.n) ((Unit *)a.y)[row[u] * a.ld_y + col[u]] = v[u];
+    UNROLL for (int u = 0; u < U; u++) if (first + u * GATHER_THREADS < a.n)((Unit *)a.y)[row[u] * a.ld_y + col[u]] =
+        v[u];
 }
 
 template <class Unit> void move_units(Backend *be, MoveArgs a, int64_t rows, int64_t row_bytes) {
     int64_t size = sizeof(Unit);
     a.per_row = (unsigned)(row_bytes / size), a.ld_y /= size, a.ld_x /= size;
-    CHECK(rows * (row_bytes / size) < INT32_MAX, "moving %lld rows of %lld bytes", (long long)rows, (long long)row_bytes);
+    CHECK(rows * (row_bytes / size) < INT32_MAX, "moving %lld rows of %lld bytes", (long long)rows,
+          (long long)row_bytes);
     a.n = (unsigned)rows * a.per_row;
     LAUNCH(be, move_kernel<Unit>, (unsigned)div_up(a.n, 4 * GATHER_THREADS), GATHER_THREADS, 0, a);
 }
@@ -51,14 +54,18 @@ void move_rows(Backend *be, Tensor y, Tensor x, const int32_t *to, const int32_t
     uintptr_t all = (uintptr_t)a.y | (uintptr_t)a.x | (uintptr_t)width;
     if (y.rows > 1) all |= (uintptr_t)a.ld_y;
     if (x.rows > 1) all |= (uintptr_t)a.ld_x;
-    if (all % 16 == 0) move_units<uint4>(be, a, rows, width);
-    else if (all % 4 == 0) move_units<uint32_t>(be, a, rows, width);
-    else move_units<uint16_t>(be, a, rows, width);
+    if (all % 16 == 0)
+        move_units<uint4>(be, a, rows, width);
+    else if (all % 4 == 0)
+        move_units<uint32_t>(be, a, rows, width);
+    else
+        move_units<uint16_t>(be, a, rows, width);
 }
 
 /* y[i] = (ADD ? y[i] : 0) + w[idx[i]], where y and w differ in dtype or are added */
-template <bool ADD> __global__ void __launch_bounds__(GATHER_THREADS) embed_kernel(Mat y, Mat w, const int32_t *idx, int64_t n,
-                                                                                 unsigned per_row, int64_t cols) {
+template <bool ADD>
+__global__ void __launch_bounds__(GATHER_THREADS)
+    embed_kernel(Mat y, Mat w, const int32_t *idx, int64_t n, unsigned per_row, int64_t cols) {
     enum { U = 4 };
     float v[U][4], old[U][4];
     int64_t first = (int64_t)blockIdx.x * (U * GATHER_THREADS) + threadIdx.x, row[U], col[U];
@@ -76,7 +83,8 @@ template <bool ADD> __global__ void __launch_bounds__(GATHER_THREADS) embed_kern
     }
 }
 
-/* -- sums into rows ---------------------------------------------------------------------------------------------------- */
+/* -- sums into rows
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* begin: (n_part + 1) into order; to: (n_part) a row of y, or -1 - slot; hot_first: (n_hot + 1) slots of row hot_row */
 struct AddArgs {
@@ -86,15 +94,14 @@ struct AddArgs {
 };
 
 /* Adds the rows of x that order[at .. end) names; NULL: rows at .. end themselves. */
-template <int U> __device__ __forceinline__ void list_sum(float *sum, const Mat &x, const int32_t *order, int at, int end,
-                                                         int64_t col, int64_t cols) {
+template <int U>
+__device__ __forceinline__ void list_sum(float *sum, const Mat &x, const int32_t *order, int at, int end, int64_t col,
+                                         int64_t cols) {
     for (; at < end; at += U) {
         float v[U][4];
-        UNROLL for (int u = 0; u < U; u++)
-            if (at + u < end) mat_get<KIND_ANY, 4>(v[u], x, (order ? order[at + u] : at + u) * x.ld + col, cols - col);
-        UNROLL for (int u = 0; u < U; u++)
-            UNROLL for (int q = 0; q < 4; q++)
-                if (at + u < end) sum[q] += v[u][q];
+        UNROLL for (int u = 0; u < U; u++) if (at + u < end)
+            mat_get<KIND_ANY, 4>(v[u], x, (order ? order[at + u] : at + u) * x.ld + col, cols - col);
+        UNROLL for (int u = 0; u < U; u++) UNROLL for (int q = 0; q < 4; q++) if (at + u < end) sum[q] += v[u][q];
     }
 }
 
@@ -105,10 +112,11 @@ __global__ void __launch_bounds__(ADD_THREADS) add_parts_kernel(AddArgs a) {
     float sum[4] = {0, 0, 0, 0}, old[4];
     if (to >= 0) mat_get<KIND_ANY, 4>(old, a.y, to * a.y.ld + col, left);
     list_sum<4>(sum, a.x, a.order, a.begin[blockIdx.x], a.begin[blockIdx.x + 1], col, a.cols);
-    UNROLL for (int q = 0; q < 4; q++)
-        if (to >= 0) sum[q] += old[q];
-    if (to >= 0) mat_put<KIND_ANY, 4>(a.y, to * a.y.ld + col, sum, left);
-    else mat_put<KIND_ANY, 4>(a.slot, (-1 - to) * a.slot.ld + col, sum, left);
+    UNROLL for (int q = 0; q < 4; q++) if (to >= 0) sum[q] += old[q];
+    if (to >= 0)
+        mat_put<KIND_ANY, 4>(a.y, to * a.y.ld + col, sum, left);
+    else
+        mat_put<KIND_ANY, 4>(a.slot, (-1 - to) * a.slot.ld + col, sum, left);
 }
 
 __global__ void __launch_bounds__(ADD_THREADS) add_slots_kernel(AddArgs a) {
@@ -122,7 +130,8 @@ __global__ void __launch_bounds__(ADD_THREADS) add_slots_kernel(AddArgs a) {
     mat_put<KIND_ANY, 4>(a.y, to, sum, left);
 }
 
-/* -- host side --------------------------------------------------------------------------------------------------------- */
+/* -- host side
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* What a sum into rows needs, in one array: order, begin, to, hot_row, hot_first. */
 struct Plan {
@@ -221,8 +230,10 @@ extern "C" void cuda_embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *i
     CHECK(n < INT32_MAX, "embed_fwd: %lld rows of %lld columns", (long long)y.rows, (long long)y.cols);
     unsigned grid = (unsigned)div_up(n, 4 * GATHER_THREADS);
     Mat to = mat_of(y, 4), from = mat_of(w, 4);
-    if (add) LAUNCH(be, embed_kernel<true>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
-    else LAUNCH(be, embed_kernel<false>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
+    if (add)
+        LAUNCH(be, embed_kernel<true>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
+    else
+        LAUNCH(be, embed_kernel<false>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
 }
 
 extern "C" void cuda_gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row) {

@@ -1,9 +1,9 @@
 /* tensor/cuda/loss.cu — log-probs of targets under a softmax over the columns, and their gradient.
  *
- * A block has a row and reads it once: every thread keeps the largest z it has met and the sums of e^(z - that), which are
- * scaled when a larger one comes, and brought to one maximum at the end. Which elements a thread has depends on the number of
- * columns alone: pieces of four where that is a multiple of four, else single elements side by side over the threads, for
- * rows then begin anywhere.
+ * A block has a row and reads it once: every thread keeps the largest z it has met and the sums of e^(z - that), which
+ * are scaled when a larger one comes, and brought to one maximum at the end. Which elements a thread has depends on the
+ * number of columns alone: pieces of four where that is a multiple of four, else single elements side by side over the
+ * threads, for rows then begin anywhere.
  *
  * Backward reads a row twice, the second time as far as it goes from shared memory and the rest, with a block a
  * multiprocessor, from the L2 cache. */
@@ -42,13 +42,13 @@ template <int HOW> __device__ __forceinline__ int column(int k, int q) {
 }
 
 /* Elements behind the last are `other`. */
-template <int HOW> __device__ __forceinline__ void logits_get(float *v, const float *row, int cols, int k, float other) {
+template <int HOW>
+__device__ __forceinline__ void logits_get(float *v, const float *row, int cols, int k, float other) {
     UNROLL for (int q = 0; q < 4; q++) v[q] = other;
     if constexpr (HOW == WIDE) {
         if (column<HOW>(k, 0) < cols) piece_get<4>(v, row + column<HOW>(k, 0));
     } else {
-        UNROLL for (int q = 0; q < 4; q++)
-            if (column<HOW>(k, q) < cols) v[q] = row[column<HOW>(k, q)];
+        UNROLL for (int q = 0; q < 4; q++) if (column<HOW>(k, q) < cols) v[q] = row[column<HOW>(k, q)];
     }
 }
 
@@ -56,8 +56,7 @@ template <int HOW> __device__ __forceinline__ void logits_put(float *row, const 
     if constexpr (HOW == WIDE) {
         if (column<HOW>(k, 0) < cols) piece_put<4>(row + column<HOW>(k, 0), v);
     } else {
-        UNROLL for (int q = 0; q < 4; q++)
-            if (column<HOW>(k, q) < cols) row[column<HOW>(k, q)] = v[q];
+        UNROLL for (int q = 0; q < 4; q++) if (column<HOW>(k, q) < cols) row[column<HOW>(k, q)] = v[q];
     }
 }
 
@@ -106,12 +105,13 @@ template <int HOW, bool MOMENT> __global__ void __launch_bounds__(512) logprob_f
     s = block_stats<MOMENT>(s, at);
     if (threadIdx.x > 0) return;
     double log_sum = log((double)s.sum);
-    p.logprob[blockIdx.x * p.ld_logprob] = (float)((double)(product(row[p.target[blockIdx.x]], p.inv) - s.top) - log_sum);
+    p.logprob[blockIdx.x * p.ld_logprob] =
+        (float)((double)(product(row[p.target[blockIdx.x]], p.inv) - s.top) - log_sum);
     if (MOMENT) p.entropy[blockIdx.x * p.ld_entropy] = (float)(log_sum - (double)s.moment / (double)s.sum);
 }
 
-/* Statistics of a row without its target: others = sum of e^(z - top) over all but it. 1 - p of the target is the share of the
- * others: a difference would keep no digit of it where p is near 1. */
+/* Statistics of a row without its target: others = sum of e^(z - top) over all but it. 1 - p of the target is the share
+ * of the others: a difference would keep no digit of it where p is near 1. */
 template <int HOW>
 __device__ __forceinline__ Stats others_of(const float *row, const Logprob &p, int target, float z_target, f32x4 *keep,
                                            float *at) {
@@ -122,8 +122,8 @@ __device__ __forceinline__ Stats others_of(const float *row, const Logprob &p, i
         UNROLL for (int u = 0; u < SOME; u++) logits_get<HOW>(z + 4 * u, row, p.cols, k + u, -INFINITY);
         UNROLL for (int u = 0; u < SOME; u++) {
             if (k + u < p.kept) piece_put<4>(keep[threadIdx.x + (k + u) * blockDim.x].v, z + 4 * u);
-            UNROLL for (int q = 0; q < 4; q++)
-                z[4 * u + q] = column<HOW>(k + u, q) == target ? -INFINITY : product(z[4 * u + q], p.inv);
+            UNROLL for (int q = 0; q < 4; q++) z[4 * u + q] =
+                column<HOW>(k + u, q) == target ? -INFINITY : product(z[4 * u + q], p.inv);
         }
         take<false, SOME * 4>(&s, z);
     }
@@ -148,8 +148,10 @@ template <int HOW> __global__ void __launch_bounds__(1024) logprob_bwd_kernel(Lo
     for (int k = 0; column<HOW>(k, 0) < p.cols; k += SOME) {
         float v[SOME][4];
         UNROLL for (int u = 0; u < SOME; u++) {
-            if (k + u < p.kept) piece_get<4>(v[u], keep[threadIdx.x + (k + u) * blockDim.x].v);
-            else logits_get<HOW>(v[u], row, p.cols, k + u, 0);
+            if (k + u < p.kept)
+                piece_get<4>(v[u], keep[threadIdx.x + (k + u) * blockDim.x].v);
+            else
+                logits_get<HOW>(v[u], row, p.cols, k + u, 0);
         }
         UNROLL for (int u = 0; u < SOME; u++) {
             UNROLL for (int q = 0; q < 4; q++) {
@@ -161,7 +163,8 @@ template <int HOW> __global__ void __launch_bounds__(1024) logprob_bwd_kernel(Lo
     }
 }
 
-/* -- host side --------------------------------------------------------------------------------------------------------- */
+/* -- host side
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Returns how a thread goes through a row. */
 int arguments(Logprob *p, Backend *be, const char *op, Tensor logits, const int32_t *target, float temp) {
@@ -183,14 +186,18 @@ unsigned threads_for(int cols, unsigned most) {
 
 template <bool MOMENT> void fwd_launch(Backend *be, int64_t rows, int how, Logprob p) {
     unsigned grid = (unsigned)rows, threads = threads_for(p.cols, 512);
-    if (how == WIDE) LAUNCH(be, (logprob_fwd_kernel<WIDE, MOMENT>), grid, threads, 0, p);
-    else if (how == PIECES) LAUNCH(be, (logprob_fwd_kernel<PIECES, MOMENT>), grid, threads, 0, p);
-    else LAUNCH(be, (logprob_fwd_kernel<SINGLES, MOMENT>), grid, threads, 0, p);
+    if (how == WIDE)
+        LAUNCH(be, (logprob_fwd_kernel<WIDE, MOMENT>), grid, threads, 0, p);
+    else if (how == PIECES)
+        LAUNCH(be, (logprob_fwd_kernel<PIECES, MOMENT>), grid, threads, 0, p);
+    else
+        LAUNCH(be, (logprob_fwd_kernel<SINGLES, MOMENT>), grid, threads, 0, p);
 }
 
 } // namespace
 
-extern "C" void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp) {
+extern "C" void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target,
+                                 float temp) {
     cuda_check("logprob_fwd", "logprob", logprob, logits.rows, 1, CUDA_REAL);
     cuda_check("logprob_fwd", "entropy", entropy, logits.rows, 1, CUDA_REAL_OPT);
     if (tensor_empty(logits)) return;
@@ -198,8 +205,10 @@ extern "C" void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Te
     int how = arguments(&p, be, "logprob_fwd", logits, target, temp);
     p.logprob = (float *)logprob.data, p.ld_logprob = logprob.ld;
     p.entropy = (float *)entropy.data, p.ld_entropy = entropy.ld;
-    if (tensor_empty(entropy)) fwd_launch<false>(be, logits.rows, how, p);
-    else fwd_launch<true>(be, logits.rows, how, p);
+    if (tensor_empty(entropy))
+        fwd_launch<false>(be, logits.rows, how, p);
+    else
+        fwd_launch<true>(be, logits.rows, how, p);
 }
 
 extern "C" void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp) {
@@ -214,7 +223,10 @@ extern "C" void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *targ
     int64_t room = (int64_t)(cuda_impl(be)->shared_max / (paired ? 2 : 1) - 2048) / 16 / threads;
     p.kept = (int)(pieces < room ? pieces : room);
     size_t shared = (size_t)p.kept * threads * 16;
-    if (how == WIDE) LAUNCH(be, logprob_bwd_kernel<WIDE>, grid, threads, shared, p);
-    else if (how == PIECES) LAUNCH(be, logprob_bwd_kernel<PIECES>, grid, threads, shared, p);
-    else LAUNCH(be, logprob_bwd_kernel<SINGLES>, grid, threads, shared, p);
+    if (how == WIDE)
+        LAUNCH(be, logprob_bwd_kernel<WIDE>, grid, threads, shared, p);
+    else if (how == PIECES)
+        LAUNCH(be, logprob_bwd_kernel<PIECES>, grid, threads, shared, p);
+    else
+        LAUNCH(be, logprob_bwd_kernel<SINGLES>, grid, threads, shared, p);
 }

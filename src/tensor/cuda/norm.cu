@@ -1,12 +1,14 @@
 /* tensor/cuda/norm.cu — RMSNorm and LayerNorm.
  *
- * A row is held in registers by a group of warps, up to four pieces of four columns a lane, so that it is read once; groups of
- * up to four warps share a block. How many warps follows from the columns alone, and with them the order of every sum: a
- * row's bits do not depend on its company. Rows of more than LONGEST_HELD columns are read again for each pass.
+ * A row is held in registers by a group of warps, up to four pieces of four columns a lane, so that it is read once;
+ * groups of up to four warps share a block. How many warps follows from the columns alone, and with them the order of
+ * every sum: a row's bits do not depend on its company. Rows of more than LONGEST_HELD columns are read again for each
+ * pass.
  *
  * Backward: with h = (x - mu) r and g = dy w:  dx (+)= r (g - mean(g) - h mean(g h));  dw += sum dy h;  db += sum dy;
- * RMSNorm has mu = mean(g) = 0. A group walks down its rows with the sums of its columns in registers, blocks leave one row
- * of partial sums each, and these are added in order: NORM_BLOCKS is a constant, so the bits do not depend on the GPU. */
+ * RMSNorm has mu = mean(g) = 0. A group walks down its rows with the sums of its columns in registers, blocks leave one
+ * row of partial sums each, and these are added in order: NORM_BLOCKS is a constant, so the bits do not depend on the
+ * GPU. */
 #include "tensor/cuda/rows.h"
 
 #include <math.h>
@@ -27,16 +29,18 @@ template <int VALUES> __device__ __forceinline__ void group_sums(float *v, float
     UNROLL for (int i = 0; i < VALUES; i++) v[i] = warp_sum(v[i]);
     if (group == 1) return;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    UNROLL for (int i = 0; i < VALUES; i++)
-        if (lane == 0) at[i * 32 + warp] = v[i];
+    UNROLL for (int i = 0; i < VALUES; i++) if (lane == 0) at[i * 32 + warp] = v[i];
     sync_block();
-    UNROLL for (int i = 0; i < VALUES; i++)
-        v[i] = warp_sum(lane < group ? at[i * 32 + warp / group * group + lane] : 0.0f);
+    UNROLL for (int i = 0; i < VALUES; i++) v[i] =
+        warp_sum(lane < group ? at[i * 32 + warp / group * group + lane] : 0.0f);
 }
 
-__device__ __forceinline__ float rstd_of(float sum, int64_t cols, float eps) { return 1.0f / sqrtf(sum / (float)cols + eps); }
+__device__ __forceinline__ float rstd_of(float sum, int64_t cols, float eps) {
+    return 1.0f / sqrtf(sum / (float)cols + eps);
+}
 
-/* -- forward ----------------------------------------------------------------------------------------------------------- */
+/* -- forward
+ * ----------------------------------------------------------------------------------------------------------- */
 
 struct NormFwd {
     Mat y;
@@ -48,17 +52,21 @@ struct NormFwd {
 };
 
 template <bool CENTRED, bool WIDE>
-__device__ __forceinline__ void norm_put(const NormFwd &a, int64_t row, int64_t col, const float *x, float mu, float r) {
+__device__ __forceinline__ void norm_put(const NormFwd &a, int64_t row, int64_t col, const float *x, float mu,
+                                         float r) {
     float y[4], w[4], b[4];
     int64_t left = a.s.cols - col;
     whole_get<WIDE, 4>(w, a.w + col, left);
     if (CENTRED) whole_get<WIDE, 4>(b, a.b + col, left);
     UNROLL for (int q = 0; q < 4; q++) y[q] = CENTRED ? fmaf((x[q] - mu) * r, w[q], b[q]) : x[q] * r * w[q];
-    if (a.y.half) whole_put<WIDE, 4>((bf16_t *)a.y.data + row * a.y.ld + col, y, left);
-    else whole_put<WIDE, 4>((float *)a.y.data + row * a.y.ld + col, y, left);
+    if (a.y.half)
+        whole_put<WIDE, 4>((bf16_t *)a.y.data + row * a.y.ld + col, y, left);
+    else
+        whole_put<WIDE, 4>((float *)a.y.data + row * a.y.ld + col, y, left);
 }
 
-template <bool CENTRED> __device__ __forceinline__ void statistics_put(const NormFwd &a, int64_t row, float mu, float r) {
+template <bool CENTRED>
+__device__ __forceinline__ void statistics_put(const NormFwd &a, int64_t row, float mu, float r) {
     if (CENTRED && a.mean) a.mean[row * a.ld_mean] = mu;
     if (a.rstd) a.rstd[row * a.ld_rstd] = r;
 }
@@ -79,17 +87,16 @@ template <bool CENTRED, bool WIDE, int E> __global__ void __launch_bounds__(512)
         mu = sum / (float)a.s.cols;
         sum = 0;
     }
-    UNROLL for (int e = 0; e < E; e++)
-        UNROLL for (int q = 0; q < 4; q++) {
-            float d = x[e][q] - mu;
-            if (CENTRED && first + 128 * group * e + q >= a.s.cols) d = 0;
-            sum = fmaf(d, d, sum);
-        }
+    UNROLL for (int e = 0; e < E; e++) UNROLL for (int q = 0; q < 4; q++) {
+        float d = x[e][q] - mu;
+        if (CENTRED && first + 128 * group * e + q >= a.s.cols) d = 0;
+        sum = fmaf(d, d, sum);
+    }
     group_sums<1>(&sum, at[1], group);
     float r = rstd_of(sum, a.s.cols, a.eps);
     if (!active) return;
-    UNROLL for (int e = 0; e < E; e++)
-        if (first + 128 * group * e < a.s.cols) norm_put<CENTRED, WIDE>(a, row, first + 128 * group * e, x[e], mu, r);
+    UNROLL for (int e = 0; e < E; e++) if (first + 128 * group * e < a.s.cols)
+        norm_put<CENTRED, WIDE>(a, row, first + 128 * group * e, x[e], mu, r);
     if (first == 0) statistics_put<CENTRED>(a, row, mu, r);
 }
 
@@ -108,8 +115,7 @@ template <bool CENTRED, bool WIDE> __global__ void __launch_bounds__(LONG_THREAD
     }
     for (int64_t col = first; col < cols; col += 4 * LONG_THREADS) {
         whole_get<WIDE, 4>(x, row + col, cols - col);
-        UNROLL for (int q = 0; q < 4; q++)
-            if (col + q < cols) sum = fmaf(x[q] - mu, x[q] - mu, sum);
+        UNROLL for (int q = 0; q < 4; q++) if (col + q < cols) sum = fmaf(x[q] - mu, x[q] - mu, sum);
     }
     float r = rstd_of(block_sum(sum, at, LONG_THREADS / 32), cols, a.eps);
     for (int64_t col = first; col < cols; col += 4 * LONG_THREADS) {
@@ -119,7 +125,8 @@ template <bool CENTRED, bool WIDE> __global__ void __launch_bounds__(LONG_THREAD
     if (first == 0) statistics_put<CENTRED>(a, blockIdx.x, mu, r);
 }
 
-/* -- backward ---------------------------------------------------------------------------------------------------------- */
+/* -- backward
+ * ---------------------------------------------------------------------------------------------------------- */
 
 struct NormBwd {
     float *dx, *dw, *db; /* dw, db: (blocks, cols) of partial sums, or NULL */
@@ -130,15 +137,15 @@ struct NormBwd {
 };
 
 /* One row of sums a block, from those of its workers. red: (workers, cols). */
-template <int E> __device__ __forceinline__ void sums_put(float *out, float (*sum)[4], float *red, const Shape &s, int64_t first,
-                                                         int worker) {
+template <int E>
+__device__ __forceinline__ void sums_put(float *out, float (*sum)[4], float *red, const Shape &s, int64_t first,
+                                         int worker) {
     if (!out) return;
     sync_block();
-    UNROLL for (int e = 0; e < E; e++)
-        UNROLL for (int q = 0; q < 4; q++) {
-            int64_t col = first + 128 * s.group * e + q;
-            if (col < s.cols) red[worker * s.cols + col] = sum[e][q];
-        }
+    UNROLL for (int e = 0; e < E; e++) UNROLL for (int q = 0; q < 4; q++) {
+        int64_t col = first + 128 * s.group * e + q;
+        if (col < s.cols) red[worker * s.cols + col] = sum[e][q];
+    }
     sync_block();
     for (int64_t col = threadIdx.x; col < s.cols; col += blockDim.x) {
         float total = red[col];
@@ -237,10 +244,11 @@ template <bool CENTRED, bool WIDE> __global__ void __launch_bounds__(LONG_THREAD
     }
 }
 
-/* -- host side --------------------------------------------------------------------------------------------------------- */
+/* -- host side
+ * --------------------------------------------------------------------------------------------------------- */
 
-/* Warps a row and rows a block; returns the pieces that a lane holds. Pieces that are not wide have one kernel: what it holds
- * too much is zeros, added last. */
+/* Warps a row and rows a block; returns the pieces that a lane holds. Pieces that are not wide have one kernel: what it
+ * holds too much is zeros, added last. */
 int shape_of(Shape *s) {
     int warps = (int)div_up(s->cols, 128);
     s->group = (int)div_up(warps, HELD);
@@ -253,20 +261,28 @@ bool wide_rows(Tensor t) { return tensor_empty(t) || (rows_aligned(t.data, t.row
 template <bool CENTRED> void fwd_launch(Backend *be, NormFwd a) {
     int64_t rows = a.s.rows;
     if (a.s.cols > LONGEST_HELD) {
-        if (a.s.wide) LAUNCH(be, (norm_fwd_long_kernel<CENTRED, true>), (unsigned)rows, LONG_THREADS, 0, a);
-        else LAUNCH(be, (norm_fwd_long_kernel<CENTRED, false>), (unsigned)rows, LONG_THREADS, 0, a);
+        if (a.s.wide)
+            LAUNCH(be, (norm_fwd_long_kernel<CENTRED, true>), (unsigned)rows, LONG_THREADS, 0, a);
+        else
+            LAUNCH(be, (norm_fwd_long_kernel<CENTRED, false>), (unsigned)rows, LONG_THREADS, 0, a);
         return;
     }
     int held = shape_of(&a.s);
     unsigned grid = (unsigned)div_up(rows, a.s.workers), threads = 32 * (unsigned)(a.s.group * a.s.workers);
-    if (!a.s.wide) LAUNCH(be, (norm_fwd_kernel<CENTRED, false, HELD>), grid, threads, 0, a);
-    else if (held == 1) LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 1>), grid, threads, 0, a);
-    else if (held == 2) LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 2>), grid, threads, 0, a);
-    else if (held == 3) LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 3>), grid, threads, 0, a);
-    else LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 4>), grid, threads, 0, a);
+    if (!a.s.wide)
+        LAUNCH(be, (norm_fwd_kernel<CENTRED, false, HELD>), grid, threads, 0, a);
+    else if (held == 1)
+        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 1>), grid, threads, 0, a);
+    else if (held == 2)
+        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 2>), grid, threads, 0, a);
+    else if (held == 3)
+        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 3>), grid, threads, 0, a);
+    else
+        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 4>), grid, threads, 0, a);
 }
 
-template <bool CENTRED> void norm_fwd(Backend *be, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps) {
+template <bool CENTRED>
+void norm_fwd(Backend *be, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps) {
     NormFwd a = {};
     a.y = mat_of(y, 4);
     a.x = (const float *)x.data, a.w = (const float *)w.data, a.b = (const float *)b.data;
@@ -282,10 +298,12 @@ template <bool CENTRED> unsigned bwd_launch(Backend *be, NormBwd a) {
     if (cols > LONGEST_HELD) {
         unsigned grid = (unsigned)least(rows, NORM_BLOCKS);
         size_t shared = (size_t)cols * (CENTRED ? 2 : 1) * sizeof(float);
-        CHECK(shared + 1024 <= cuda_impl(be)->shared_max, "norm: %lld columns, whose gradients do not fit shared memory",
-              (long long)cols);
-        if (a.s.wide) LAUNCH(be, (norm_bwd_long_kernel<CENTRED, true>), grid, LONG_THREADS, shared, a);
-        else LAUNCH(be, (norm_bwd_long_kernel<CENTRED, false>), grid, LONG_THREADS, shared, a);
+        CHECK(shared + 1024 <= cuda_impl(be)->shared_max,
+              "norm: %lld columns, whose gradients do not fit shared memory", (long long)cols);
+        if (a.s.wide)
+            LAUNCH(be, (norm_bwd_long_kernel<CENTRED, true>), grid, LONG_THREADS, shared, a);
+        else
+            LAUNCH(be, (norm_bwd_long_kernel<CENTRED, false>), grid, LONG_THREADS, shared, a);
         return grid;
     }
     int held = shape_of(&a.s);
@@ -293,16 +311,22 @@ template <bool CENTRED> unsigned bwd_launch(Backend *be, NormBwd a) {
     unsigned grid = (unsigned)least(blocks, NORM_BLOCKS);
     unsigned threads = 32 * (unsigned)(a.s.group * a.s.workers);
     size_t shared = (size_t)(a.s.workers * cols) * sizeof(float);
-    if (!a.s.wide) LAUNCH(be, (norm_bwd_kernel<CENTRED, false, HELD>), grid, threads, shared, a);
-    else if (held == 1) LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 1>), grid, threads, shared, a);
-    else if (held == 2) LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 2>), grid, threads, shared, a);
-    else if (held == 3) LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 3>), grid, threads, shared, a);
-    else LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 4>), grid, threads, shared, a);
+    if (!a.s.wide)
+        LAUNCH(be, (norm_bwd_kernel<CENTRED, false, HELD>), grid, threads, shared, a);
+    else if (held == 1)
+        LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 1>), grid, threads, shared, a);
+    else if (held == 2)
+        LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 2>), grid, threads, shared, a);
+    else if (held == 3)
+        LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 3>), grid, threads, shared, a);
+    else
+        LAUNCH(be, (norm_bwd_kernel<CENTRED, true, 4>), grid, threads, shared, a);
     return grid;
 }
 
-template <bool CENTRED> void norm_bwd(Backend *be, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean,
-                                     Tensor rstd, bool add) {
+template <bool CENTRED>
+void norm_bwd(Backend *be, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
+              bool add) {
     if (tensor_empty(x)) return;
     NormBwd a = {};
     a.dx = (float *)dx.data, a.dy = (const float *)dy.data, a.x = (const float *)x.data, a.w = (const float *)w.data;
@@ -328,7 +352,8 @@ extern "C" void cuda_rmsnorm_fwd(Backend *be, Tensor y, Tensor rstd, Tensor x, T
     norm_fwd<false>(be, y, (Tensor){}, rstd, x, w, (Tensor){}, eps);
 }
 
-extern "C" void cuda_layernorm_fwd(Backend *be, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b, float eps) {
+extern "C" void cuda_layernorm_fwd(Backend *be, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b,
+                                   float eps) {
     cuda_check("layernorm_fwd", "x", x, x.rows, x.cols, CUDA_REAL);
     cuda_check("layernorm_fwd", "y", y, x.rows, x.cols, CUDA_ANY);
     cuda_check("layernorm_fwd", "w", w, 1, x.cols, CUDA_REAL);

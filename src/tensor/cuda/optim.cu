@@ -6,8 +6,9 @@
 
 namespace {
 
-/* -- sums over a whole tensor: block b adds pieces b, b + grid, .. of a fixed number of blocks; the host adds the blocks'
- * numbers in order ---------------------------------------------------------------------------------------------------- */
+/* -- sums over a whole tensor: block b adds pieces b, b + grid, .. of a fixed number of blocks; the host adds the
+ * blocks' numbers in order
+ * ---------------------------------------------------------------------------------------------------- */
 
 enum { SUM_THREADS = 256, SUM_LOADS = 4, SUM_BLOCKS = 1024 };
 
@@ -32,15 +33,15 @@ template <class Op, bool WIDE> __global__ void __launch_bounds__(SUM_THREADS) su
     __shared__ double at[SUM_THREADS / 32];
     double sum[4] = {0, 0, 0, 0};
     int64_t step = (int64_t)gridDim.x * SUM_THREADS;
-    for (int64_t piece = (int64_t)blockIdx.x * SUM_THREADS + threadIdx.x; piece < a.n_piece; piece += SUM_LOADS * step) {
+    for (int64_t piece = (int64_t)blockIdx.x * SUM_THREADS + threadIdx.x; piece < a.n_piece;
+         piece += SUM_LOADS * step) {
         float v[SUM_LOADS][4];
         UNROLL for (int u = 0; u < SUM_LOADS; u++) {
             int64_t p = piece + u * step, row = 0, col = p * 4;
             if (a.per_row) row = (unsigned)p / a.per_row, col = (int64_t)((unsigned)p % a.per_row) * 4;
             whole_get<WIDE, 4>(v[u], a.x + row * a.ld + col, p < a.n_piece ? a.cols - col : 0);
         }
-        UNROLL for (int u = 0; u < SUM_LOADS; u++)
-            UNROLL for (int q = 0; q < 4; q++) Op::take(&sum[q], v[u][q]);
+        UNROLL for (int u = 0; u < SUM_LOADS; u++) UNROLL for (int q = 0; q < 4; q++) Op::take(&sum[q], v[u][q]);
     }
     double total = block_sum((sum[0] + sum[1]) + (sum[2] + sum[3]), at, SUM_THREADS / 32);
     if (threadIdx.x == 0) a.out[blockIdx.x] = total;
@@ -60,8 +61,10 @@ template <class Op> int64_t queue_sums(Backend *be, Tensor x, double *out) {
     int64_t blocks = least(div_up(a.n_piece, SUM_THREADS * SUM_LOADS), SUM_BLOCKS);
     a.out = out;
     bool wide = rows_aligned(x.data, rows, x.ld, 4, 16) && x.cols % 4 == 0;
-    if (wide) LAUNCH(be, (sum_kernel<Op, true>), (unsigned)blocks, SUM_THREADS, 0, a);
-    else LAUNCH(be, (sum_kernel<Op, false>), (unsigned)blocks, SUM_THREADS, 0, a);
+    if (wide)
+        LAUNCH(be, (sum_kernel<Op, true>), (unsigned)blocks, SUM_THREADS, 0, a);
+    else
+        LAUNCH(be, (sum_kernel<Op, false>), (unsigned)blocks, SUM_THREADS, 0, a);
     return blocks;
 }
 
@@ -78,7 +81,8 @@ template <class Op> double sum_over(Backend *be, Tensor x) {
     return added(part, blocks);
 }
 
-/* -- AdamW: scalars are worked out in double and rounded once, as torch's kernels do ----------------------------------- */
+/* -- AdamW: scalars are worked out in double and rounded once, as torch's kernels do
+ * ----------------------------------- */
 
 struct Adamw { /* of p, m, v, g */
     float grad_scale, keep, mix1, beta2, mix2, step, root, eps;

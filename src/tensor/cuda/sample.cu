@@ -1,8 +1,9 @@
-/* tensor/cuda/sample.cu — drawing tokens where the logits are: one block a row, one number back instead of a vocabulary.
+/* tensor/cuda/sample.cu — drawing tokens where the logits are: one block a row, one number back instead of a
+ * vocabulary.
  *
- * The row is cut into tiles of TILE words; tile sums of exp((z - max) / temp) are F32 butterflies, their running total is a
- * double, and the tile that u * total falls into is walked through word by word. Everything is in index order, so a row's draw
- * depends on its logits, temperature and u alone. */
+ * The row is cut into tiles of TILE words; tile sums of exp((z - max) / temp) are F32 butterflies, their running total
+ * is a double, and the tile that u * total falls into is walked through word by word. Everything is in index order, so
+ * a row's draw depends on its logits, temperature and u alone. */
 #include <stdlib.h>
 
 #include "tensor/cuda/launch.h"
@@ -31,12 +32,14 @@ __device__ int first_top(const float *z, int64_t n, float top, float *at) {
     return (int)-block_max(-(float)best, at, WARPS);
 }
 
-__global__ void __launch_bounds__(THREADS) draw_rows(int32_t *token, const float *logits, int64_t ld, int64_t n,
-                                                     const DrawRow *rows) {
+__global__ void __launch_bounds__(THREADS)
+    draw_rows(int32_t *token, const float *logits, int64_t ld, int64_t n, const DrawRow *rows) {
     SHARED_DYNAMIC(raw);
-    float *at = (float *)raw;                  /* (WARPS) */
-    float *sum = at + 32;                      /* (tiles) */
-    double *walk = (double *)(raw + 128 + (((n + TILE - 1) / TILE * 4 + 15) / 16 * 16)); /* [0] target, [1] before; then (THREADS) */
+    float *at = (float *)raw; /* (WARPS) */
+    float *sum = at + 32;     /* (tiles) */
+    double *walk =
+        (double *)(raw + 128 +
+                   (((n + TILE - 1) / TILE * 4 + 15) / 16 * 16)); /* [0] target, [1] before; then (THREADS) */
     const float *z = logits + blockIdx.x * ld;
     DrawRow r = rows[blockIdx.x];
     float top = -INFINITY, bad = 0;
@@ -111,7 +114,8 @@ extern "C" void cuda_draw(Backend *be, int32_t *token, Tensor logits, const floa
     const DrawRow *rows = (const DrawRow *)cuda_bytes(be, host, (size_t)n * sizeof *host);
     free(host);
     int32_t *device = (int32_t *)cuda_scratch(be, (size_t)n * sizeof *device);
-    size_t tiles = (size_t)(logits.cols + TILE - 1) / TILE, shared = 128 + (tiles * 4 + 15) / 16 * 16 + (THREADS + 2) * 8;
+    size_t tiles = (size_t)(logits.cols + TILE - 1) / TILE,
+           shared = 128 + (tiles * 4 + 15) / 16 * 16 + (THREADS + 2) * 8;
     LAUNCH(be, draw_rows, n, THREADS, shared, device, (const float *)logits.data, logits.ld, logits.cols, rows);
     cuda_fetch(be, token, device, (size_t)n * sizeof *device);
 }
