@@ -247,7 +247,11 @@ static void test_questions(void **state) {
     assert_int_equal(before.n, 1);
     assert_int_equal(after.n, 2);
     assert_int_equal(after.id[1], 5);
-    assert_true(tokenizer_is_byte_level(t) && tokenizer_is_exact(t) && !tokenizer_adds_prefix(t));
+    assert_true(tokenizer_is_byte_level(t) && !tokenizer_adds_prefix(t));
+    assert_false(tokenizer_is_exact(t)); /* [KEEP] takes in blanks */
+    Tokenizer *bare = open_named("o200k");
+    assert_true(tokenizer_is_exact(bare));
+    tokenizer_close(bare);
     assert_string_equal(tokenizer_pattern(t), split_pattern[SPLIT_LLAMA3]);
     int32_t(*pair)[2] = mem_alloc((size_t)tokenizer_n_merge(t) * sizeof *pair);
     tokenizer_merges(t, pair);

@@ -187,6 +187,7 @@ struct Tokenizer {
     bool has_decoder;      /* without one, tokens are joined by spaces */
     bool decode_bytes;     /* the decoder is ByteLevel: ids become bytes by look-up */
     bool short_way;        /* text is not changed and cut by `split` */
+    bool exact;            /* decoding inverts encoding */
     bool needs_places;     /* pieces depend on where in the text a changed one stands */
     bool byte_level;       /* symbols are bytes, else characters */
     bool all_bytes;        /* byte_id has no hole */

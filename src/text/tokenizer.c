@@ -137,7 +137,7 @@ void decode_by_table(const Tokenizer *t, const int32_t *id, int n, bool keep_spe
 
 size_t tokenizer_most_bytes(const Tokenizer *t) { return (size_t)(INT_MAX / 2 - 1) / t->growth; }
 
-bool tokenizer_is_exact(const Tokenizer *t) { return t->short_way && t->all_bytes && t->decode_bytes; }
+bool tokenizer_is_exact(const Tokenizer *t) { return t->exact; }
 
 const AddedToken *added_by_id(const Tokenizer *t, int32_t id) {
     int lo = 0, hi = t->n_added;

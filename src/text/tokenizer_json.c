@@ -345,7 +345,8 @@ static bool check_added(Reader *r, const AddedToken *a, int index, int *next) {
     return true;
 }
 
-/* What a token decodes to by table. The vocabulary's spelling stays what pieces are compared with. */
+/* What a token decodes to by table. The vocabulary's spelling stays what pieces are compared with. Letters of Latin-1
+ * are bytes of the alphabet, too: such a token does not give its text back, here as in the reference. */
 static void put_decoded(Tokenizer *t, const AddedToken *a) {
     Str s = {0};
     if (!t->decode_bytes || !alphabet_read(&s, a->norm, a->n_norm)) str_putn(&s, a->norm, a->n_norm);
@@ -355,6 +356,8 @@ static void put_decoded(Tokenizer *t, const AddedToken *a) {
         t->vocab_start = memcpy(mem_alloc(bytes), t->start, bytes);
         t->vocab_len = memcpy(mem_alloc(bytes), t->len, bytes);
     }
+    bool same = s.n == a->n && memcmp(str_get(&s), a->s, s.n) == 0;
+    t->exact &= a->special || (same && !a->lstrip && !a->rstrip);
     t->start[a->id] = (uint32_t)t->bytes.n;
     t->len[a->id] = (uint32_t)s.n;
     str_putn(&t->bytes, str_get(&s), s.n);
@@ -399,6 +402,7 @@ static bool read_added(Reader *r) {
     if (!name_added(r)) return false;
     if (t->bytes.n >= TOKEN_PAD) t->bytes.n -= TOKEN_PAD;
     int next = json_len(r->vocab);
+    t->exact = t->short_way && t->all_bytes && t->decode_bytes;
     for (int i = 0; i < t->n_added; i++) {
         AddedToken *a = &t->added[i];
         if (!check_added(r, a, i, &next)) return false;
