@@ -419,7 +419,7 @@ static void test_tokenize_lines(void **state) {
     json_release(j);
     Ran special = run_in("tokenize " MODEL " --special --count", "<|end|>", 7);
     assert_string_equal(str_get(&special.out), "1\n");
-    Ran bad = run_in("tokenize " MODEL " --jsonl", "{\"text\":\"a\"}\n{\"txt\":1}\n", 25);
+    Ran bad = run_in("tokenize " MODEL " --jsonl", "{\"text\":\"a\"}\n{\"txt\":1}\n", 23);
     expect_code(&bad, "tokenize --jsonl", 3);
     expect_holds(&bad.err, "standard input:2: expected a string at 'text'");
     ran_release(&there);
