@@ -198,6 +198,12 @@ static void test_plain_stretches(void **state) {
     assert_int_equal(count_special(e, text, &(const EncodeOpts){.special = true, .plain = all, .n_plain = 1}), 0);
     encoder_close(e);
     tokenizer_close(t);
+    t = open_named("leads to special"); /* nor does merging make one of what a user wrote */
+    e = encoder_open(t);
+    assert_int_equal(count_special(e, text, &(const EncodeOpts){.special = true, .plain = one, .n_plain = 1}), 2);
+    assert_int_equal(count_special(e, text, &(const EncodeOpts){.special = true}), 3);
+    encoder_close(e);
+    tokenizer_close(t);
 }
 
 /* Merging leads to <s>, and through it to longer tokens: those stay, <s> itself is taken apart. */

@@ -293,9 +293,9 @@ void encoder_encode_opts(Encoder *e, const char *s, size_t n, const EncodeOpts *
           tokenizer_most_bytes(t));
     e->opts = o;
     e->spans = spans;
-    e->scratch.special = o->special;
-    if (t->modes_differ && e->memo.special != o->special) memo_forget(&e->memo);
-    e->memo.special = o->special;
+    e->scratch.special = o->special && o->n_plain == 0; /* nor may merging make one of what users wrote */
+    if (t->modes_differ && e->memo.special != e->scratch.special) memo_forget(&e->memo);
+    e->memo.special = e->scratch.special;
     if (o->around) around(e, t->before, t->n_before, 0, out);
     if (n > 0) encode_text(e, s, n, out);
     if (o->around) around(e, t->after, t->n_after, n, out);

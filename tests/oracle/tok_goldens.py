@@ -9,8 +9,8 @@ from tokenizers_equal import *
 TRAIN = ["the gardener mended the red gate. the baker didn't count 1234 pears in 1998 ", "aaaa bbbb the the then other there abab ", "größer naïve café über ",
          "def f(x):\n    return x + 12345\n", "мир привет мир ", "猫は庭で寝ている 猫 ", "=== -- ... !?\n\n\n", "don't we've I'll ", "  spaces   and\ttabs  "] * 6
 EXTRA = ["<s>", "</s>", "[KEEP]", "key", "  "]
-TEXTS = ["", " ", "  ", "\n\n", "a", " the gate", "the  gardener  ", "don't DON'T we’ve 'S", "1234567 ½ ٣٤ Ⅷ²", "猫は庭で", "Привет, мир!", "e\u0301\u0323 a\u0308 \u1100\u1161\u11a8 \u212b \u0344", "ﬁ ﷺ ① ㌀ ſ",
-         "İI ÀÉ ẞß", "\u2581a \u2581\u2581 b", "x<s>y</s> <s>", "a  [KEEP]  b[KEEP][KEEP]c", "key keys  key_ key.key", "<s>the</s>", "\x00\x01\x1b[0m\x7f", "😀👍🏽🇩🇪", "a\u180e\u2003b\u0085c", "\U0001611c\U00031350x\u0897",
+TEXTS = ["", " ", "  ", "\n\n", "a", " the gate", "the  gardener  ", "don't DON'T we’ve 'S", "1234567 a½b ٣٤ Ⅷ² 5²x", "猫は庭で", "Привет, мир!", "e\u0301\u0323 a\u0308 \u1100\u1161\u11a8 \u212b \u0344", "ﬁ ﷺ ① ㌀ ſ",
+         "İI ÀÉ ẞß", "\u2581a \u2581\u2581 b", "x<s>y</s> <s>", "a  [KEEP]  b[KEEP]  [KEEP] [KEEP][KEEP]c", "key keys  xkey key_ key.key", "<s>the</s>", "\x00\x01\x1b[0m\x7f", "😀👍🏽🇩🇪", "a\u180e\u2003b\u0085c", "\U0001611c\U00031350x\u0897",
          "abc_def-GHI jKl 0x1F", "f(x, y) += 3.14;\r\n\t}", "<0x41><unk>", "café\u0301"]
 
 def main():
@@ -28,7 +28,7 @@ def main():
     for k in ("<", "s", ">", "<s", "<s><s>", "a<s>"): lead.setdefault(k, len(lead))
     models_ = {"bytes": (bv, bm), "holes": (holes, hm), "spm": (spm, cm), "across": (across, am), "few": (few, cm), "lead": (lead, lead_m)}
     nb, ns = len(bv), len(spm)
-    tools = [added(nb, "<s>", True), added(nb + 1, "</s>", True), added(nb + 2, "[KEEP]", False, False, True, True), added(nb + 3, "key", False, False, False, False, True)]
+    tools = [added(nb, "<s>", True), added(nb + 1, "</s>", True), added(nb + 2, "[KEEP]", False, False, True, True), added(nb + 3, "key", False, False, False, False, True), added(nb + 4, "[KEEP][KEEP]")]
     sp = [added(0, "<unk>", True), added(1, "<s>", True), added(2, "</s>", True)]
     post = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
@@ -48,6 +48,7 @@ def main():
         ("deepseek", "bytes", {}, S(*[split(p) for p in DEEPSEEK], plain), N(), byte_level(), None, []),
         ("bloom", "bytes", {}, S(split(BLOOM), plain), None, byte_level(), None, []),
         ("words", "bytes", {}, S({"type": "Whitespace"}, plain), N("NFKC", "Lowercase"), byte_level(), None, tools),
+        ("words of numbers", "bytes", {}, S({"type": "Whitespace"}, plain), None, byte_level(), None, []),
         ("no split", "bytes", {}, plain, N("NFD", "StripAccents"), None, None, []),
         ("missing bytes", "holes", {}, byte_level(), None, byte_level(), None, []),
         ("missing bytes, unk", "holes", {"unk_token": "!", "fuse_unk": True}, byte_level(), None, byte_level(), None, []),
@@ -60,8 +61,9 @@ def main():
         ("few, unk", "few", full, meta(), None, SPM_DECODER, None, sp), ("few, nothing", "few", {"byte_fallback": True}, meta(), None, SPM_DECODER, None, sp),
         ("unk each", "spm", {"unk_token": "<unk>"}, meta(), None, SPM_DECODER, None, sp), ("unk fused", "spm", {"unk_token": "<unk>", "fuse_unk": True}, meta(), None, SPM_DECODER, None, sp),
         ("leads to special", "lead", full, meta(), None, SPM_DECODER, None, sp),
+        ("leads to special, words", "lead", full, meta("never"), None, SPM_DECODER, None, [dict(a, single_word=True) for a in sp]),
     ]
-    for i, how in enumerate(BEHAVIORS): files.append((f"behavior {how}", "spm", full, split(r"\s|\p{N}|a*", how, i % 2 == 1), None, SPM_DECODER, None, sp))
+    for i, how in enumerate(BEHAVIORS): files.append((f"behavior {how}", "spm", full, split(r"[the\s]|a*", how, i % 2 == 1), None, SPM_DECODER, None, sp))
     files += [("bert", "spm", full, {"type": "BertPreTokenizer"}, {"type": "Nmt"}, SPM_DECODER, None, sp), ("delimiter", "spm", full, S({"type": "CharDelimiterSplit", "delimiter": "e"}, {"type": "FixedLength", "length": 3}), None, SPM_DECODER, None, sp),
               ("words removed", "spm", full, S({"type": "WhitespaceSplit"}, split(r"\w+|[^\w\s]+", "Removed", True), split(r"\b.", "MergedWithPrevious"), split(r"\d{1,3}+", "Isolated")), rep(r"[aeiou]\b", "_é", "Regex"), SPM_DECODER, None, sp)]
     out = []
@@ -70,7 +72,7 @@ def main():
         t, bare = Tokenizer.from_str(json.dumps(j)), Tokenizer.from_str(json.dumps(j | {"post_processor": None}))
         contents = [a["content"] for a in add] + EXTRA
         cases = []
-        for s in r.sample(TEXTS, 6) + [generated(r, contents, 4) for _ in range(2)] + (TEXTS[-2:] if base == "lead" else []) + TEXTS[15:19]:
+        for s in r.sample(TEXTS, 6) + [generated(r, contents, 4) for _ in range(2)] + (TEXTS[-2:] if base == "lead" else []) + (TEXTS[11:14] if norm else [TEXTS[8]] if "words" in name else []) + ([TEXTS[5]] if "behavior" in name else []) + TEXTS[15:19]:
             e = expected(bare, s)
             p, w = expected(bare, s, special=False), expected(t, s, around=True)
             if not e or not p: continue
