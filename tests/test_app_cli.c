@@ -380,6 +380,48 @@ static void test_tokenize_round_trip(void **state) {
     ran_release(&pieces);
 }
 
+/* JSON lines there and back; a row's id stays, a mistake is named with its line. */
+static void test_tokenize_lines(void **state) {
+    (void)state;
+    static const char rows[] = "{\"id\":7,\"text\":\"the judge reads\"}\n\n{\"text\":\"it's\\u0000 <|end|>\"}\n";
+    Ran there = run_in("tokenize " MODEL " --jsonl", rows, sizeof rows - 1);
+    expect_code(&there, "tokenize --jsonl", 0);
+    Json *j;
+    Error err = {0};
+    OK(json_parse(&j, there.out.s, strcspn(there.out.s, "\n"), 0, "row", 1, &err));
+    int n = json_len(json_get(j, "ids"));
+    const Json *offsets = json_get(j, "offsets");
+    assert_int_equal(json_int(json_get(j, "id"), -1), 7);
+    assert_int_equal(json_int(json_get(j, "bytes"), -1), 15);
+    assert_int_equal(json_int(json_get(j, "tokens"), -1), n);
+    assert_true(n > 1 && json_len(offsets) == n && json_len(json_get(j, "pieces")) == n);
+    for (int i = 0, at = 0; i < n; i++) { /* they cover the text */
+        assert_int_equal(json_int(json_at(json_at(offsets, i), 0), -1), at);
+        at = (int)json_int(json_at(json_at(offsets, i), 1), -1);
+        assert_int_equal(strlen(json_str(json_at(json_get(j, "pieces"), i), NULL)),
+                         at - json_int(json_at(json_at(offsets, i), 0), -1));
+        if (i == n - 1) assert_int_equal(at, 15);
+    }
+    json_release(j);
+    Ran back = run_in("tokenize " MODEL " --jsonl --decode", there.out.s, there.out.n);
+    assert_string_equal(str_get(&back.out),
+                        "{\"id\":7,\"text\":\"the judge reads\"}\n{\"text\":\"it's\\u0000 <|end|>\"}\n");
+    Ran whole = run_in("tokenize " MODEL " --jsonl --json", "{\"text\":\"a\"}\n{\"text\":\"\"}\n", 25);
+    j = one_object(&whole, "tokenize --jsonl --json");
+    assert_int_equal(json_len(json_get(j, "rows")), 2);
+    json_release(j);
+    Ran special = run_in("tokenize " MODEL " --special --count", "<|end|>", 7);
+    assert_string_equal(str_get(&special.out), "1\n");
+    Ran bad = run_in("tokenize " MODEL " --jsonl", "{\"text\":\"a\"}\n{\"txt\":1}\n", 25);
+    expect_code(&bad, "tokenize --jsonl", 3);
+    expect_holds(&bad.err, "standard input:2: expected a string at 'text'");
+    ran_release(&there);
+    ran_release(&back);
+    ran_release(&whole);
+    ran_release(&special);
+    ran_release(&bad);
+}
+
 static char *ids_of(const char *line) {
     Ran r = run(line);
     expect_code(&r, line, 0);
@@ -657,6 +699,7 @@ int main(void) {
         cmocka_unit_test(test_signals),
         cmocka_unit_test(test_chat_interrupted),
         cmocka_unit_test(test_tokenize_round_trip),
+        cmocka_unit_test(test_tokenize_lines),
         cmocka_unit_test(test_generate_deterministic),
         cmocka_unit_test(test_generate_streams),
         cmocka_unit_test(test_score),

@@ -198,6 +198,12 @@ static void test_plain_stretches(void **state) {
     assert_int_equal(count_special(e, text, &(const EncodeOpts){.special = true, .plain = all, .n_plain = 1}), 0);
     encoder_close(e);
     tokenizer_close(t);
+    t = open_named("leads to special"); /* nor does merging make one of what a user wrote */
+    e = encoder_open(t);
+    assert_int_equal(count_special(e, text, &(const EncodeOpts){.special = true, .plain = one, .n_plain = 1}), 2);
+    assert_int_equal(count_special(e, text, &(const EncodeOpts){.special = true}), 3);
+    encoder_close(e);
+    tokenizer_close(t);
 }
 
 /* Merging leads to <s>, and through it to longer tokens: those stay, <s> itself is taken apart. */
@@ -247,7 +253,11 @@ static void test_questions(void **state) {
     assert_int_equal(before.n, 1);
     assert_int_equal(after.n, 2);
     assert_int_equal(after.id[1], 5);
-    assert_true(tokenizer_is_byte_level(t) && tokenizer_is_exact(t) && !tokenizer_adds_prefix(t));
+    assert_true(tokenizer_is_byte_level(t) && !tokenizer_adds_prefix(t));
+    assert_false(tokenizer_is_exact(t)); /* [KEEP] takes in blanks */
+    Tokenizer *bare = open_named("o200k");
+    assert_true(tokenizer_is_exact(bare));
+    tokenizer_close(bare);
     assert_string_equal(tokenizer_pattern(t), split_pattern[SPLIT_LLAMA3]);
     int32_t(*pair)[2] = mem_alloc((size_t)tokenizer_n_merge(t) * sizeof *pair);
     tokenizer_merges(t, pair);

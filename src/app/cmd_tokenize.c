@@ -86,10 +86,11 @@ static void put_binary(Str *out, const TokBuf *ids) {
     }
 }
 
-static void put_piece(JsonOut *j, const char *key, const Tokenizer *t, int32_t id) {
+/* What id i adds to the decoded text; half a character is U+FFFD in JSON. */
+static void put_piece(JsonOut *j, const Tokenizer *t, const TokBuf *ids, int i) {
     Str piece = {0};
-    tokenizer_decode(t, &id, 1, true, &piece);
-    json_out_strn(j, key, str_get(&piece), piece.n);
+    tokenizer_decode_more(t, ids->id, i, i + 1, true, &piece);
+    json_out_strn(j, NULL, str_get(&piece), piece.n);
     str_release(&piece);
 }
 
@@ -98,7 +99,7 @@ static void put_pieces(Str *out, const Tokenizer *t, const TokBuf *ids) {
         JsonOut j;
         str_printf(out, "%d\t", (int)ids->id[i]);
         json_out_init(&j, out, 0);
-        put_piece(&j, NULL, t, ids->id[i]);
+        put_piece(&j, t, ids, i);
         str_putc(out, '\n');
     }
 }
@@ -119,7 +120,7 @@ static void put_tokens(JsonOut *j, const Job *job) {
         json_out_arr_end(j);
     }
     json_out_arr(j, "pieces");
-    for (int i = 0; i < job->ids.n; i++) put_piece(j, NULL, job->t, job->ids.id[i]);
+    for (int i = 0; i < job->ids.n; i++) put_piece(j, job->t, &job->ids, i);
     json_out_arr_end(j);
 }
 

@@ -1,7 +1,7 @@
 /* added.c — looking for added tokens: the leftmost match, the longest there.
  *
- * A trie over bytes in one hash table of edges, so a thousand tokens that begin alike (<|reserved_special_token_7|>) cost a
- * few probes where text begins as they do, and a table of first bytes costs next to nothing everywhere else. */
+ * A trie over bytes in one hash table of edges, so a thousand tokens that begin alike (<|reserved_special_token_7|>)
+ * cost a few probes where text begins as they do, and a table of first bytes costs next to nothing everywhere else. */
 #include "text/text_int.h"
 
 #include <stdlib.h>
@@ -27,7 +27,9 @@ static void trie_put(AddedTrie *t, const char *s, size_t n, int index) {
         }
         node = t->to[slot];
     }
-    t->first[(unsigned char)s[0]] = true;
+    unsigned char byte = (unsigned char)s[0];
+    t->only_first = t->only_first == -2 || t->only_first == byte ? byte : -1;
+    t->first[byte] = true;
     t->end[node] = index;
 }
 
@@ -50,11 +52,12 @@ static bool trie_build(AddedTrie *t, const AddedToken *a, int n, bool normalized
     memset(t->edge, 0xFF, cap * sizeof *t->edge);
     t->end[0] = -1;
     t->n_node = 1;
+    t->only_first = -2; /* none yet */
     for (int i = 0; i < n; i++) {
         if (a[i].normalized != normalized) continue;
         if (trie_has(t, a[i].norm, a[i].n_norm))
-            return error_set(err, ERR_FORMAT, "added_tokens: '%.60s' is not the only one that is spelled so once normalized",
-                             a[i].s);
+            return error_set(err, ERR_FORMAT,
+                             "added_tokens: '%.60s' is not the only one that is spelled so once normalized", a[i].s);
         trie_put(t, a[i].norm, a[i].n_norm, i);
     }
     return true;
@@ -72,9 +75,18 @@ void added_trie_release(AddedTrie *t) {
     *t = (AddedTrie){0};
 }
 
+/* Where a token may begin, from `at` on. */
+static size_t next_first(const AddedTrie *t, const char *s, size_t n, size_t at) {
+    if (t->only_first >= 0) {
+        const char *found = at < n ? memchr(s + at, t->only_first, n - at) : NULL;
+        return found ? (size_t)(found - s) : n;
+    }
+    while (at < n && !t->first[(unsigned char)s[at]]) at++;
+    return at;
+}
+
 bool added_find(AddedMatch *m, const AddedTrie *t, const char *s, size_t n, size_t from) {
-    for (size_t at = from; at < n; at++) {
-        if (!t->first[(unsigned char)s[at]]) continue;
+    for (size_t at = from; (at = next_first(t, s, n, at)) < n; at++) {
         int32_t node = 0;
         m->index = -1;
         for (size_t i = at; i < n; i++) {

@@ -174,8 +174,9 @@ static int32_t char_id(const Tokenizer *t, const char *s, size_t n) {
 }
 
 /* A byte or character of the vocabulary is its token; another one its <0xNN> tokens, if the model falls back on them
- * and has them all; else unknown. An unknown token waits for the next known one, which it stands before, and for nothing
- * else: <0xNN> tokens overtake it. That is how `tokenizers` does it. Without an unknown token nothing stands. */
+ * and has them all; else unknown. An unknown token waits for the next known one, which it stands before, and for
+ * nothing else: <0xNN> tokens overtake it. That is how `tokenizers` does it. Without an unknown token nothing stands.
+ */
 static int symbols_read(const Tokenizer *t, BpeScratch *b, const char *s, size_t n) {
     int n_symbol = 0;
     bool waits = false;
@@ -229,9 +230,15 @@ static void give(const Give *g, int32_t id, ByteSpan at) {
 }
 
 static const struct SpecialParts *parts_of(const Tokenizer *t, int32_t id) {
-    for (int i = 0; i < t->n_parts; i++)
-        if (t->parts[i].id == id) return &t->parts[i];
-    return NULL;
+    int lo = 0, hi = t->n_parts;
+    while (lo < hi) {
+        int mid = (lo + hi) / 2;
+        if (t->parts[mid].id < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < t->n_parts && t->parts[lo].id == id ? &t->parts[lo] : NULL;
 }
 
 /* A token of one symbol or more. Text must not become a special token, but longer tokens may be made of one: so merging
@@ -339,8 +346,7 @@ static void merge_short(const BpeScratch *b, const char *s, int n, const Give *g
     for (int i = 0; i < n; i++) short_symbol(&p, i, s ? g->t->byte_id[(unsigned char)s[i]] : b->id[i]);
     merge_all(&g->t->merge, &p, n, &last);
     p.next[last] = (uint8_t)n; /* at most 128 */
-    for (int i = 0; i < n; i = p.next[i])
-        give_token(g, p.id[i], symbols_span(g->t, b, i, p.next[i]), p.next[i] - i);
+    for (int i = 0; i < n; i = p.next[i]) give_token(g, p.id[i], symbols_span(g->t, b, i, p.next[i]), p.next[i] - i);
 }
 
 typedef struct {

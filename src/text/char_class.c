@@ -191,7 +191,7 @@ static void fill(unsigned char *near, const CharRange *r, int n, CharClass class
 
 void char_table_fill(CharTable *t) {
     static const CharRange ascii_letter[] = {{'A', 'Z'}, {'a', 'z'}}, ascii_number[] = {{'0', '9'}},
-                       ascii_blank[] = {{9, 13}, {' ', ' '}};
+                           ascii_blank[] = {{9, 13}, {' ', ' '}};
     memset(t->near, CHAR_OTHER, sizeof t->near);
     fill(t->near, ascii_letter, COUNT_OF(ascii_letter), CHAR_LETTER);
     fill(t->near, ascii_number, COUNT_OF(ascii_number), CHAR_NUMBER);

@@ -1,8 +1,8 @@
 /* char_more.c — what other components take code points for: word characters, punctuation, accents, lower case.
  *
  * The parts of `tokenizers` follow different versions of Unicode: its words and cases 16 and 17, its accents 9, its
- * punctuation 8, and what is younger than its normalization's 9 it leaves alone. Ids depend on it, so the tables say what
- * that library does, asked code point by code point (tests/oracle/text_unicode.py wrote them). */
+ * punctuation 8, and what is younger than its normalization's 9 it leaves alone. Ids depend on it, so the tables say
+ * what that library does, asked code point by code point (tests/oracle/text_unicode.py wrote them). */
 #include "text/text_int.h"
 
 #include <utf8proc.h>
@@ -186,9 +186,13 @@ static const struct { uint32_t first, last; int32_t to; } lower_more[] = {
 
 #define IN(table, c) char_in(table, COUNT_OF(table), c)
 
-bool char_is_numeric(uint32_t c) { return char_class(c) == CHAR_NUMBER || IN(number_more, c); }
+bool char_is_numeric(uint32_t c) {
+    if (c < 0x80) return c >= '0' && c <= '9';
+    return char_class(c) == CHAR_NUMBER || IN(number_more, c);
+}
 
 bool char_is_word(uint32_t c) {
+    if (c < 0x80) return ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || (c >= '0' && c <= '9') || c == '_';
     CharClass class = char_class(c);
     return class == CHAR_LETTER || (class == CHAR_NUMBER ? !IN(number_no_word, c) : IN(word_more, c));
 }

@@ -1,8 +1,8 @@
 /* decode.c — ids back to text through a chain of decoders.
  *
- * A chain works on a list of token strings, each step on the whole list; what is left is joined. Byte-level tokenizers need
- * none of it: their one decoder is a table (tokenizer.c). Where the reference writes U+FFFD, for byte tokens that do not
- * make characters, these are the bytes: whoever shows text decides what becomes of half a character. */
+ * A chain works on a list of token strings, each step on the whole list; what is left is joined. Byte-level tokenizers
+ * need none of it: their one decoder is a table (tokenizer.c). Where the reference writes U+FFFD, for byte tokens that
+ * do not make characters, these are the bytes: whoever shows text decides what becomes of half a character. */
 #include "text/text_int.h"
 
 #include <stdlib.h>
@@ -34,12 +34,11 @@ static void tokens_release(Tokens *t) {
 }
 
 static void put_name(Tokens *to, const Tokenizer *t, int32_t id) {
-    for (int i = 0; t->kind[id] >= TOKEN_ADDED && i < t->n_added; i++) {
-        if (t->added[i].id != id) continue;
-        str_putn(&to->text, t->added[i].norm, t->added[i].n_norm);
-        return;
-    }
-    tokenizer_spelling(t, id, &to->text);
+    const AddedToken *a = t->kind[id] >= TOKEN_ADDED ? added_by_id(t, id) : NULL;
+    if (a)
+        str_putn(&to->text, a->norm, a->n_norm);
+    else
+        tokenizer_spelling(t, id, &to->text);
 }
 
 static bool shown(const Tokenizer *t, int32_t id, bool keep_special) {
@@ -57,7 +56,7 @@ static void replace(Tokens *to, const Tokens *from, const DecodeStep *d) {
         const char *s = token_at(from, i, &n);
         match.n = 0;
         if (n > 0 && str_utf8_valid(s, n, NULL))
-            finder_matches(&match, &d->find, &data, s, n);
+            finder_matches(&match, &d->find, &data, s, n, text_is_wide(s, n));
         else if (n > 0)
             matches_put(&match, 0, n, false);
         for (int k = 0; k < match.n; k++) {
@@ -205,8 +204,8 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *id, int n, bool keep_sp
         decode_chain(t, id, n, keep_special, out);
 }
 
-/* What a token decodes to depends on whether it is the first, and a byte token on those beside it: so the part is decoded
- * behind the ids before it back to one that is shown, and what those are by themselves is taken off. */
+/* What a token decodes to depends on whether it is the first, and a byte token on those beside it: so the part is
+ * decoded behind the ids before it back to one that is shown, and what those are by themselves is taken off. */
 void tokenizer_decode_more(const Tokenizer *t, const int32_t *id, int from, int n, bool keep_special, Str *out) {
     if (t->decode_bytes || from <= 0) {
         tokenizer_decode(t, id + (from > 0 ? from : 0), n - (from > 0 ? from : 0), keep_special, out);

@@ -225,8 +225,8 @@ static size_t part_length(const Tokenizer *t, const char *s, size_t n) {
         if (n - end < 3 || memcmp(at, space, 3) != 0 || (end >= 3 && memcmp(at - 3, space, 3) == 0)) continue;
         uint32_t before = t->n_cut_not > 0 ? utf8_at(s + utf8_before(s, end), &len) : 0;
         bool not = false;
-        for (int k = 0; k < t->n_cut_not && !not; k++) not = t->cut_not[k] == before;
-        if (!not) return end;
+        for (int k = 0; k < t->n_cut_not && !not ; k++) not = t->cut_not[k] == before;
+        if (!not ) return end;
     }
     return n;
 }
@@ -289,12 +289,13 @@ static void around(Encoder *e, const int32_t *id, int n_id, size_t at, TokBuf *o
 
 void encoder_encode_opts(Encoder *e, const char *s, size_t n, const EncodeOpts *o, TokBuf *out, SpanBuf *spans) {
     const Tokenizer *t = e->t;
-    CHECK(n <= tokenizer_most_bytes(t), "text of %zu bytes: encode in parts of at most %zu", n, tokenizer_most_bytes(t));
+    CHECK(n <= tokenizer_most_bytes(t), "text of %zu bytes: encode in parts of at most %zu", n,
+          tokenizer_most_bytes(t));
     e->opts = o;
     e->spans = spans;
-    e->scratch.special = o->special;
-    if (t->modes_differ && e->memo.special != o->special) memo_forget(&e->memo);
-    e->memo.special = o->special;
+    e->scratch.special = o->special && o->n_plain == 0; /* nor may merging make one of what users wrote */
+    if (t->modes_differ && e->memo.special != e->scratch.special) memo_forget(&e->memo);
+    e->memo.special = e->scratch.special;
     if (o->around) around(e, t->before, t->n_before, 0, out);
     if (n > 0) encode_text(e, s, n, out);
     if (o->around) around(e, t->after, t->n_after, n, out);

@@ -1,8 +1,9 @@
 /* encode_text.c — the long way from text to ids: added tokens, normalizers, pre-tokenizers.
  *
- * A text is cut at invalid bytes, which become tokens by themselves; what lies between is a text of its own for all that
- * follows. Added tokens are looked for in the text, then, between those, in the normalized text. Special tokens are looked
- * for, too, when text must not become them: the place of a match is passed over, as the reference does it. */
+ * A text is cut at invalid bytes, which become tokens by themselves; what lies between is a text of its own for all
+ * that follows. Added tokens are looked for in the text, then, between those, in the normalized text. Special tokens
+ * are looked for, too, when text must not become them: the place of a match is passed over, as the reference does it.
+ */
 #include "text/text_int.h"
 
 #include <limits.h>
@@ -117,9 +118,7 @@ static void encode_pieces_of(Encoder *e, const View *v, TokBuf *out) {
 }
 
 /* When text must not become special tokens and there are no others, no match can matter. */
-static bool searches(const Encoder *e) {
-    return e->t->n_added_plain > 0 || (e->opts->special && e->t->n_added > 0);
-}
+static bool searches(const Encoder *e) { return e->t->n_added_plain > 0 || (e->opts->special && e->t->n_added > 0); }
 
 static void encode_section(Encoder *e, View v, TokBuf *out) {
     v = normalize(e->t->form, e->t->n_form, &e->normal, v, e->spans || e->t->needs_places);

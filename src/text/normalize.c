@@ -1,13 +1,13 @@
 /* normalize.c — the normalizers: NFC and its relatives, lower case, stripping, prepending, replacing.
  *
- * Where a byte of the result comes from follows the rules of `tokenizers`, which thinks in changes: a new character takes
- * the place of the next one of the old text (0), of that one and of k more (-k), or of none (1). It is said to come from
- * the first character it replaces; one that replaces none shares the place of the character consumed last.
+ * Where a byte of the result comes from follows the rules of `tokenizers`, which thinks in changes: a new character
+ * takes the place of the next one of the old text (0), of that one and of k more (-k), or of none (1). It is said to
+ * come from the first character it replaces; one that replaces none shares the place of the character consumed last.
  *
  * Most text is normalized already. So NFC and the others look for a character that could change, and do the work only
- * around it: from the last boundary before it to the next boundary. A boundary is before a starter that neither decomposes
- * nor joins the character before it. Characters younger than Unicode 9 are starters of that kind for the reference,
- * whatever they have become since. */
+ * around it: from the last boundary before it to the next boundary. A boundary is before a starter that neither
+ * decomposes nor joins the character before it. Characters younger than Unicode 9 are starters of that kind for the
+ * reference, whatever they have become since. */
 #include "text/text_int.h"
 
 #include <stdlib.h>
@@ -135,8 +135,8 @@ static int decompose(uint32_t c, Form f, utf8proc_int32_t to[32]) {
     int bound = 0;
     utf8proc_ssize_t n = -1;
     if (c >= 0x80 && !char_is_young(c))
-        n = utf8proc_decompose_char((utf8proc_int32_t)c, to, 32,
-                                    UTF8PROC_DECOMPOSE | (f.compat ? UTF8PROC_COMPAT : 0), &bound);
+        n = utf8proc_decompose_char((utf8proc_int32_t)c, to, 32, UTF8PROC_DECOMPOSE | (f.compat ? UTF8PROC_COMPAT : 0),
+                                    &bound);
     if (n >= 1 && n <= 32) return (int)n;
     to[0] = (utf8proc_int32_t)c;
     return 1;
@@ -150,7 +150,8 @@ static bool compose_two(uint32_t a, uint32_t b, uint32_t *to) {
     return true;
 }
 
-/* c, which has canonical parts, is put together again from them: neither one character by another number nor excluded. */
+/* c, which has canonical parts, is put together again from them: neither one character by another number nor excluded.
+ */
 static bool comes_back(uint32_t c, Form f) {
     utf8proc_int32_t part[32];
     int n = decompose(c, f, part);
@@ -346,10 +347,25 @@ static bool prepend(Built *to, const View *v, const Str *text) {
     return text->n > 0;
 }
 
+/* Spaces become U+2581 in all text of some tokenizers; nothing here is done by the character. */
+static bool replace_literal(Built *to, const View *v, const FormStep *f) {
+    size_t done = 0;
+    const char *at;
+    while (done < v->n && (at = memmem(v->s + done, v->n - done, f->find.literal, f->find.n)) != NULL) {
+        size_t i = (size_t)(at - v->s), end = i + f->find.n;
+        built_copy(to, v, done, i);
+        built_put(to, str_get(&f->text), f->text.n, to->keep ? place_before(v, end) : (ByteSpan){0, 0});
+        done = end;
+    }
+    if (done > 0) built_copy(to, v, done, v->n);
+    return done > 0;
+}
+
 static bool replace(Normal *nm, Built *to, const View *v, const FormStep *f) {
     bool any = false;
+    if (f->find.literal) return replace_literal(to, v, f);
     nm->match.n = 0;
-    finder_matches(&nm->match, &f->find, &nm->match_data, v->s, v->n);
+    finder_matches(&nm->match, &f->find, &nm->match_data, v->s, v->n, text_is_wide(v->s, v->n));
     for (int i = 0; i < nm->match.n; i++) {
         const Match *m = &nm->match.m[i];
         any |= m->match;
@@ -396,8 +412,8 @@ size_t form_growth(const FormStep *f) {
     case FORM_NFKC:
     case FORM_NFKD:
         return 11;
-    case FORM_REPLACE: /* a regex can match nothing at every place */
-        return f->find.regex ? f->text.n + 1 : 1 + f->text.n / f->find.n;
+    case FORM_REPLACE:
+        return replace_growth(&f->find, &f->text);
     case FORM_PREPEND: /* of a text longer than what is prepended */
     case FORM_STRIP:
     case FORM_STRIP_ACCENTS:

@@ -1,8 +1,9 @@
-/* pieces.c — pre-tokenizers in any order: a text cut into pieces, and changed on the way by Metaspace and prefix spaces.
+/* pieces.c — pre-tokenizers in any order: a text cut into pieces, and changed on the way by Metaspace and prefix
+ * spaces.
  *
- * Each step looks at every piece by itself, as if it were a text. A cutting step finds matches, and its behaviour says what
- * becomes of them. Behind ByteLevel the reference's text is spelled in the byte alphabet, where a byte may pass for a
- * letter or a digit; here pieces stay bytes, and only what a step looks at is spelled. */
+ * Each step looks at every piece by itself, as if it were a text. A cutting step finds matches, and its behaviour says
+ * what becomes of them. Behind ByteLevel the reference's text is spelled in the byte alphabet, where a byte may pass
+ * for a letter or a digit; here pieces stay bytes, and only what a step looks at is spelled. */
 #include "text/text_int.h"
 
 #include <stdlib.h>
@@ -34,9 +35,9 @@ static void literal_matches(MatchBuf *out, const Finder *f, const char *s, size_
     if (done < n) matches_put(out, done, n, false);
 }
 
-void finder_matches(MatchBuf *out, const Finder *f, void **match_data, const char *s, size_t n) {
+void finder_matches(MatchBuf *out, const Finder *f, void **match_data, const char *s, size_t n, bool wide) {
     if (f->regex)
-        splitter_matches(out, f->regex, match_data, s, n);
+        splitter_matches(out, f->regex, match_data, s, n, wide);
     else
         literal_matches(out, f, s, n);
 }
@@ -107,7 +108,7 @@ static void step_matches(Cutter *c, const PreStep *p, const char *s, size_t n) {
     switch (p->kind) {
     case PRE_SPLIT:
     case PRE_BYTE_LEVEL:
-        finder_matches(out, &p->find, &c->match_data, s, n);
+        finder_matches(out, &p->find, &c->match_data, s, n, c->wide > 0);
         for (int i = 0; p->invert && i < out->n; i++) out->m[i].match = !out->m[i].match;
         break;
     case PRE_METASPACE:
@@ -259,6 +260,7 @@ static View change_pieces(Cutter *c, Built *to, const PreStep *p, const View *v,
 
 View cut_pieces(const Tokenizer *t, Cutter *c, View v, bool keep) {
     bool spelled = false;
+    c->wide = -1;
     c->piece.n = 0;
     piece_put(&c->piece, 0, v.n);
     for (int i = 0, turn = 0; i < t->n_pre; i++) {
@@ -271,6 +273,8 @@ View cut_pieces(const Tokenizer *t, Cutter *c, View v, bool keep) {
             spelled |= p->kind == PRE_BYTE_LEVEL;
             continue;
         }
+        if (c->wide < 0 && p->find.regex)
+            c->wide = text_is_wide(v.s, v.n); /* more than what is left of it is no matter */
         CutBehavior how = p->kind == PRE_METASPACE ? CUT_WITH_NEXT : p->behavior;
         c->next.n = 0;
         for (int k = 0; k < c->piece.n; k++) cut_piece(c, p, how, &v, c->piece.p[k], spelled);

@@ -1,10 +1,10 @@
 /* split.c — a text cut into the pieces that are merged one by one.
  *
- * Patterns are run by PCRE2 in two forms, as split_rewrite.c makes them: the wide one knows the code points that are newer
- * than PCRE2's tables; it is slower, so only a stretch that holds one is cut by it. Regexes are run on valid UTF-8 only: a
- * text is first cut into valid stretches, and each byte between them is a piece of its own. The check is done here once,
- * together with the search for new code points, and PCRE2 is told so: otherwise each match would check the rest of the text
- * again, which is quadratic. */
+ * Patterns are run by PCRE2 in two forms, as split_rewrite.c makes them: the wide one knows the code points that are
+ * newer than PCRE2's tables; it is slower, so only a stretch that holds one is cut by it. Regexes are run on valid
+ * UTF-8 only: a text is first cut into valid stretches, and each byte between them is a piece of its own. The check is
+ * done here once, together with the search for new code points, and PCRE2 is told so: otherwise each match would check
+ * the rest of the text again, which is quadratic. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/text_int.h"
 
@@ -16,8 +16,11 @@
 const char *const split_pattern[2] = {[SPLIT_GPT2] = SPLIT_TEXT_GPT2, [SPLIT_LLAMA3] = SPLIT_TEXT_LLAMA("{1,3}")};
 // clang-format on
 
+enum { MATCH_KIB = 256 << 10 }; /* memory of one match */
+
 struct Splitter {
     pcre2_code *narrow, *wide;
+    pcre2_match_context *limits;
     bool jit_narrow, jit_wide;
     SplitKnown known;
     CharTable *table; /* of a known pattern */
@@ -73,6 +76,9 @@ bool splitter_open(Splitter **out, const char *pattern, size_t n, Error *err) {
 bool splitter_open_regex(Splitter **out, const char *pattern, size_t n, Error *err) {
     Splitter *s = splitter_new(pattern, n);
     s->narrow = compile(pattern, n, false, &s->jit_narrow, err);
+    s->limits = pcre2_match_context_create(NULL);
+    CHECK(s->limits, "out of memory");
+    pcre2_set_heap_limit(s->limits, MATCH_KIB);
     s->wide = s->narrow ? compile(pattern, n, true, &s->jit_wide, err) : NULL;
     if (!s->wide) {
         splitter_close(s);
@@ -86,6 +92,7 @@ void splitter_close(Splitter *s) {
     if (!s) return;
     pcre2_code_free(s->narrow);
     pcre2_code_free(s->wide);
+    pcre2_match_context_free(s->limits);
     free(s->table);
     free(s->pattern);
     free(s);
@@ -143,9 +150,9 @@ static bool regex_find(const Splitter *split, bool wide, void *match, const char
     const pcre2_code *code = wide ? split->wide : split->narrow;
     int rc = PCRE2_ERROR_JIT_STACKLIMIT;
     if (wide ? split->jit_wide : split->jit_narrow)
-        rc = pcre2_jit_match(code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, match, NULL);
+        rc = pcre2_jit_match(code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, match, split->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-        rc = pcre2_match(code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, NULL);
+        rc = pcre2_match(code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, split->limits);
     if (rc < 0) return false;
     const PCRE2_SIZE *v = pcre2_get_ovector_pointer(match);
     *at = v[0];
@@ -226,15 +233,20 @@ static void known_matches(MatchBuf *out, const Splitter *s, const char *text, si
     }
 }
 
+bool text_is_wide(const char *s, size_t n) {
+    bool wide = false;
+    utf8_stretch(s, n, &wide);
+    return wide;
+}
+
 /* An empty match right behind the match before it does not count; the search goes on one character later. That is
  * Oniguruma's iterator. */
-void splitter_matches(MatchBuf *out, const Splitter *s, void **match, const char *text, size_t n) {
+void splitter_matches(MatchBuf *out, const Splitter *s, void **match, const char *text, size_t n, bool wide) {
     if (s->known != SPLIT_BY_REGEX) {
         known_matches(out, s, text, n);
         return;
     }
-    bool wide = false, any = false;
-    utf8_stretch(text, n, &wide);
+    bool any = false;
     if (!*match) *match = match_data();
     size_t done = 0, from = 0, at, end, len;
     while (from <= n && regex_find(s, wide, *match, text, n, from, &at, &end)) {

@@ -5,7 +5,8 @@
  *   - {1,3}+ repeats, and is not possessive: it is {1,};
  *   - each pattern has two forms. The wide one adds to \p{L}, \p{N}, \p{Lu}, \p{Han} and the like the code points that
  *     became letters, numbers and so on since;
- *   - what the two read differently and we know of no tokenizer to use (&& in a class, [:alpha:], \h, (?m)) is refused. */
+ *   - what the two read differently and we know of no tokenizer to use (&& in a class, [:alpha:], \h, (?m)) is refused.
+ */
 #include "text/text_int.h"
 
 #include <string.h>
@@ -73,9 +74,9 @@ bool char_is_drift(uint32_t c) {
 
 /* A property in braces behind "\p" or "\P": the length of "{Lu}", 0 if it is none of those whose members we know. */
 static size_t class_name(const char *p, size_t n) {
-    static const char *const category[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl",
-                                           "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk",
-                                           "So", "Z",  "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
+    static const char *const category[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N", "Nd",
+                                           "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S", "Sm",
+                                           "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
     for (int i = 0; i < COUNT_OF(category) + COUNT_OF(scripts); i++) {
         const char *name = i < COUNT_OF(category) ? category[i] : scripts[i - COUNT_OF(category)].name;
         size_t len = strlen(name);
@@ -178,14 +179,18 @@ static bool same_meaning(const char *p, size_t n, size_t i, bool in_class, Error
         if (strchr("hHvVQEX", p[i + 1]) || (property && class_name(p + i + 2, n - i - 2) == 0) ||
             (in_class && strchr("WD", p[i + 1])))
             return error_set(err, ERR_FORMAT, "pattern: '%.*s' at byte %zu means other things to other engines",
-                             (int)(property && n - i > 12 ? 12 : property ? n - i : 2), p + i, i);
+                             (int)(property && n - i > 12 ? 12
+                                   : property             ? n - i
+                                                          : 2),
+                             p + i, i);
     } else if (in_class && p[i] == '[' && i + 1 < n) {
         if (p[i + 1] == ':')
             return error_set(err, ERR_FORMAT, "pattern: '[:' at byte %zu means other things to other engines", i);
         if (p[i + 1] == '^' || p[i + 1] == ']' || p[i - 1] == '-')
             return error_set(err, ERR_FORMAT, "pattern: a set inside a bracket class at byte %zu is not supported", i);
     } else if (in_class && i + 1 < n && p[i] == '&' && p[i + 1] == '&')
-        return error_set(err, ERR_FORMAT, "pattern: an intersection in a bracket class at byte %zu is not supported", i);
+        return error_set(err, ERR_FORMAT, "pattern: an intersection in a bracket class at byte %zu is not supported",
+                         i);
     else if (!in_class && i + 2 < n && p[i] == '(' && p[i + 1] == '?') {
         size_t flag = i + 2;
         while (flag < n && (p[flag] == 'i' || p[flag] == 'x' || p[flag] == '-')) flag++;
@@ -196,8 +201,9 @@ static bool same_meaning(const char *p, size_t n, size_t i, bool in_class, Error
     return true;
 }
 
-/* An interval at p[0] == '{', outside a class: its length, 0: these braces are none. In Ruby's syntax a + behind it repeats
- * it, which PCRE2 would read as "possessively", so that {1,3}+ is {1,}; where that is not so simple it is refused. */
+/* An interval at p[0] == '{', outside a class: its length, 0: these braces are none. In Ruby's syntax a + behind it
+ * repeats it, which PCRE2 would read as "possessively", so that {1,3}+ is {1,}; where that is not so simple it is
+ * refused. */
 static size_t rewrite_interval(Str *out, const char *p, size_t n, bool *ok, Error *err) {
     size_t i = 1, first = 0, digits = 0, comma = 0;
     for (; i < n && ((p[i] >= '0' && p[i] <= '9') || (p[i] == ',' && !comma)); i++) {

@@ -34,7 +34,9 @@ typedef struct { unsigned char near[CHAR_NEAR]; } CharTable;                    
 void char_table_fill(CharTable *t);
 CharClass char_class_far(uint32_t c);                                           /* c >= CHAR_NEAR */
 CharClass char_class(uint32_t c);                                               /* slower than the table */
-static inline bool char_is_blank(uint32_t c) { return char_class(c) == CHAR_BLANK; }
+static inline bool char_is_blank(uint32_t c) {
+    return c < 0x80 ? c == ' ' || (c >= 9 && c <= 13) : char_class(c) == CHAR_BLANK;
+}
 bool char_is_numeric(uint32_t c);                                               /* of Unicode 17 */
 bool char_is_word(uint32_t c);                                                  /* letters, marks, digits, connectors ... */
 bool char_is_punctuation(uint32_t c);
@@ -64,12 +66,14 @@ bool splitter_open_regex(Splitter **out, const char *pattern, size_t n, Error *e
 void splitter_close(Splitter *s);
 const char *splitter_pattern(const Splitter *s);                                        /* as given */
 
-/* Every match of a pattern in s[0..n), n > 0, and every stretch between two, in order; empty matches too. */
+/* Every match of a pattern in s[0..n), n > 0, and every stretch between two, in order; empty matches too. *match_data is
+ * the caller's, NULL at first; wide: the text may hold new code points (text_is_wide). */
 typedef struct { uint32_t at, end; bool match; } Match;
 typedef struct { Match *m; int n, cap; } MatchBuf;
 void matches_put(MatchBuf *b, size_t at, size_t end, bool match);
-void splitter_matches(MatchBuf *out, const Splitter *s, void **match_data, const char *text, size_t n); /* *match_data: own */
+void splitter_matches(MatchBuf *out, const Splitter *s, void **match_data, const char *text, size_t n, bool wide);
 void match_data_free(void *match_data);
+bool text_is_wide(const char *s, size_t n);
 
 /* One walk over texts. Every byte of a text lies in exactly one piece; a gap between two matches is a piece too. */
 typedef struct {
@@ -164,8 +168,10 @@ typedef struct {
     int32_t *end; /* (n_node) index in added[] of the token that ends there, -1 */
     int n_node;
     bool first[256]; /* some token starts with this byte */
+    int only_first;  /* all tokens do; -1: not all with the same */
 } AddedTrie;
 bool added_tries_build(Tokenizer *t, Error *err);
+const AddedToken *added_by_id(const Tokenizer *t, int32_t id);
 void added_trie_release(AddedTrie *trie);
 typedef struct { size_t at, end; int index; } AddedMatch;
 /* The leftmost match at or behind `from`, the longest there. */
@@ -181,6 +187,7 @@ struct Tokenizer {
     bool has_decoder;      /* without one, tokens are joined by spaces */
     bool decode_bytes;     /* the decoder is ByteLevel: ids become bytes by look-up */
     bool short_way;        /* text is not changed and cut by `split` */
+    bool exact;            /* decoding inverts encoding */
     bool needs_places;     /* pieces depend on where in the text a changed one stands */
     bool byte_level;       /* symbols are bytes, else characters */
     bool all_bytes;        /* byte_id has no hole */
@@ -190,7 +197,7 @@ struct Tokenizer {
     Str part[PART_COUNT];  /* the components as JSON; empty: null */
 
     MergeMap merge;
-    struct SpecialParts { int32_t id, left, right; } *parts; /* special tokens that merging leads to: of their first merge */
+    struct SpecialParts { int32_t id, left, right; } *parts; /* by id: special tokens that merging leads to, of the first merge */
     int n_parts;
     int n_vocab, n_merge, n_rank;
     int32_t byte_id[256];   /* byte-level: of a byte, else of an ASCII character; -1: none */
@@ -264,10 +271,11 @@ typedef struct {
     MatchBuf match;
     void *match_data;
     Str spelled;
+    int wide; /* -1: nobody has asked yet */
 } Cutter; /* scratch; zeroed is empty */
 /* Cuts v into c->piece; they lie in the view returned. */
 View cut_pieces(const Tokenizer *t, Cutter *c, View v, bool keep);
-void finder_matches(MatchBuf *out, const Finder *f, void **match_data, const char *s, size_t n);
+void finder_matches(MatchBuf *out, const Finder *f, void **match_data, const char *s, size_t n, bool wide);
 void cutter_release(Cutter *c);
 
 /* ---- encode.c, encode_text.c ---- */
@@ -303,6 +311,7 @@ int fallback_byte(const char *s, size_t n);             /* the byte of "<0xNN>",
 /* ---- tokenizer_parts.c: the components of a file ---- */
 bool parts_read(Tokenizer *t, const Json *root, Error *err);
 void parts_release(Tokenizer *t);
+size_t replace_growth(const Finder *find, const Str *text);
 bool only_keys(const Json *obj, const char *where, const char *const *known, Error *err); /* NULL-terminated */
 bool json_absent(const Json *j);                        /* missing or null */
 bool json_flag(const Json *j, bool value);              /* it is this one of true and false */

@@ -54,10 +54,11 @@ static bool advise(const char *path, Error *err) {
         if (folder) str_printf(&file, "%s/%s", path, other[i].name);
         found = found || (folder && io_exists(str_get(&file)));
         if (found)
-            error_set(err, ERR_FORMAT,
-                      "%s: %s, which is not read here; expected tokenizer.json. Load the folder once with transformers' "
-                      "AutoTokenizer.from_pretrained(FOLDER) and save it with .save_pretrained(FOLDER): that writes it",
-                      folder ? str_get(&file) : path, other[i].what);
+            error_set(
+                err, ERR_FORMAT,
+                "%s: %s, which is not read here; expected tokenizer.json. Load the folder once with transformers' "
+                "AutoTokenizer.from_pretrained(FOLDER) and save it with .save_pretrained(FOLDER): that writes it",
+                folder ? str_get(&file) : path, other[i].what);
         str_release(&file);
         if (found) return false;
     }
@@ -136,12 +137,18 @@ void decode_by_table(const Tokenizer *t, const int32_t *id, int n, bool keep_spe
 
 size_t tokenizer_most_bytes(const Tokenizer *t) { return (size_t)(INT_MAX / 2 - 1) / t->growth; }
 
-bool tokenizer_is_exact(const Tokenizer *t) { return t->short_way && t->all_bytes && t->decode_bytes; }
+bool tokenizer_is_exact(const Tokenizer *t) { return t->exact; }
 
-static const AddedToken *added_by_id(const Tokenizer *t, int32_t id) {
-    for (int i = 0; i < t->n_added; i++)
-        if (t->added[i].id == id) return &t->added[i];
-    return NULL;
+const AddedToken *added_by_id(const Tokenizer *t, int32_t id) {
+    int lo = 0, hi = t->n_added;
+    while (lo < hi) {
+        int mid = (lo + hi) / 2;
+        if (t->added[mid].id < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < t->n_added && t->added[lo].id == id ? &t->added[lo] : NULL;
 }
 
 int32_t tokenizer_special(const Tokenizer *t, const char *spelling) {
@@ -203,7 +210,9 @@ bool tokenizer_normalizes(const Tokenizer *t) {
     return false;
 }
 
-const char *tokenizer_pattern(const Tokenizer *t) { return t->byte_level && t->split ? splitter_pattern(t->split) : NULL; }
+const char *tokenizer_pattern(const Tokenizer *t) {
+    return t->byte_level && t->split ? splitter_pattern(t->split) : NULL;
+}
 
 int tokenizer_n_merge(const Tokenizer *t) { return t->n_merge; }
 

@@ -3,8 +3,8 @@
  * What cannot be carried out exactly is refused by name (see tokenizer_parts.c for the components). `truncation` and
  * `padding` are left alone: they shape batches, and who loads such a file with transformers has them switched off.
  *
- * Of a special token that merging leads to we keep the two parts: text that spells it becomes those (bpe.c). Only where a
- * special token is a single byte or character nothing can be done; such a file is refused. */
+ * Of a special token that merging leads to we keep the two parts: text that spells it becomes those (bpe.c). Only where
+ * a special token is a single byte or character nothing can be done; such a file is refused. */
 #include "text/text_int.h"
 
 #include <stdio.h>
@@ -16,8 +16,8 @@ enum { MAX_VOCAB = 1 << 22, MAX_CUT_NOT = 64 };
 typedef struct {
     Tokenizer *t;
     const Json *root, *model, *vocab, *added, *merges;
-    const char **key; /* (n_vocab) spelling in model.vocab; NULL: none */
-    bool *special;    /* (n_vocab) by added_tokens */
+    const char **key;       /* (n_vocab) spelling in model.vocab; NULL: none */
+    unsigned char *special; /* (n_vocab) by added_tokens; 2: its parts are known */
     Error *err;
 } Reader;
 
@@ -111,7 +111,8 @@ static bool read_sizes(Reader *r) {
     r->special = mem_alloc(n);
     for (int i = 0; i < t->n_before + t->n_after; i++) {
         int32_t around = i < t->n_before ? t->before[i] : t->after[i - t->n_before];
-        if (around >= t->n_vocab) return REFUSE(r, "post_processor: id %d, the largest is %d", (int)around, t->n_vocab - 1);
+        if (around >= t->n_vocab)
+            return REFUSE(r, "post_processor: id %d, the largest is %d", (int)around, t->n_vocab - 1);
     }
     return true;
 }
@@ -245,11 +246,17 @@ static int map_entries(const MergeMap *m) {
     return n;
 }
 
-static void keep_parts(Tokenizer *t, const Merge *m) {
-    for (int i = 0; i < t->n_parts; i++)
-        if (t->parts[i].id == m->id) return;
+static void keep_parts(Reader *r, const Merge *m) {
+    Tokenizer *t = r->t;
+    if (r->special[m->id] != 1) return;
+    r->special[m->id] = 2;
     t->parts = mem_grow(t->parts, ((size_t)t->n_parts + 1) * sizeof *t->parts);
     t->parts[t->n_parts++] = (struct SpecialParts){m->id, m->left, m->right};
+}
+
+static int by_part_id(const void *a, const void *b) {
+    int32_t x = ((const struct SpecialParts *)a)->id, y = ((const struct SpecialParts *)b)->id;
+    return (x > y) - (x < y);
 }
 
 static bool read_merges(Reader *r) {
@@ -266,10 +273,11 @@ static bool read_merges(Reader *r) {
         ok = read_merge(r, &merge, json_at(r->merges, i), i, &left, &right);
         if (!ok) break;
         merge_map_put(&t->merge, merge.left, merge.right, i, merge.id);
-        if (r->special[merge.id]) keep_parts(t, &merge);
+        keep_parts(r, &merge);
         t->cut_space = t->cut_space && cut_before_space(r, &merge);
     }
     if (ok) t->n_merge = map_entries(&t->merge);
+    if (t->n_parts > 1) qsort(t->parts, (size_t)t->n_parts, sizeof *t->parts, by_part_id);
     str_release(&left);
     str_release(&right);
     return ok;
@@ -337,7 +345,8 @@ static bool check_added(Reader *r, const AddedToken *a, int index, int *next) {
     return true;
 }
 
-/* What a token decodes to by table. The vocabulary's spelling stays what pieces are compared with. */
+/* What a token decodes to by table. The vocabulary's spelling stays what pieces are compared with. Letters of Latin-1
+ * are bytes of the alphabet, too: such a token does not give its text back, here as in the reference. */
 static void put_decoded(Tokenizer *t, const AddedToken *a) {
     Str s = {0};
     if (!t->decode_bytes || !alphabet_read(&s, a->norm, a->n_norm)) str_putn(&s, a->norm, a->n_norm);
@@ -347,6 +356,8 @@ static void put_decoded(Tokenizer *t, const AddedToken *a) {
         t->vocab_start = memcpy(mem_alloc(bytes), t->start, bytes);
         t->vocab_len = memcpy(mem_alloc(bytes), t->len, bytes);
     }
+    bool same = s.n == a->n && memcmp(str_get(&s), a->s, s.n) == 0;
+    t->exact &= a->special || (same && !a->lstrip && !a->rstrip);
     t->start[a->id] = (uint32_t)t->bytes.n;
     t->len[a->id] = (uint32_t)s.n;
     str_putn(&t->bytes, str_get(&s), s.n);
@@ -391,6 +402,7 @@ static bool read_added(Reader *r) {
     if (!name_added(r)) return false;
     if (t->bytes.n >= TOKEN_PAD) t->bytes.n -= TOKEN_PAD;
     int next = json_len(r->vocab);
+    t->exact = t->short_way && t->all_bytes && t->decode_bytes;
     for (int i = 0; i < t->n_added; i++) {
         AddedToken *a = &t->added[i];
         if (!check_added(r, a, i, &next)) return false;

@@ -1,8 +1,8 @@
 /* tokenizer_parts.c — the components of a tokenizer.json: normalizer, pre_tokenizer, post_processor, decoder.
  *
- * A tokenizer that does almost what the file says is worse than none: ids shift and nothing looks broken. So every type, key
- * and value that is not carried out exactly is refused by name. Sequences are unrolled; the components themselves are kept
- * as they were, for writing. */
+ * A tokenizer that does almost what the file says is worse than none: ids shift and nothing looks broken. So every
+ * type, key and value that is not carried out exactly is refused by name. Sequences are unrolled; the components
+ * themselves are kept as they were, for writing. */
 #include "text/text_int.h"
 
 #include <stdio.h>
@@ -100,13 +100,16 @@ static bool need_behavior(CutBehavior *out, const Json *j, const char *where, Er
     const char *s = json_str(json_get(j, "behavior"), NULL);
     for (int i = 0; s && i < COUNT_OF(name); i++)
         if (strcmp(name[i], s) == 0) return *out = (CutBehavior)i, true;
-    return REFUSE(err, "%s: behavior '%.40s' is not one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous",
-                  where, s ? s : "");
+    return REFUSE(
+        err, "%s: behavior '%.40s' is not one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous",
+        where, s ? s : "");
 }
 
 /* Metaspace of today, and of the versions that had add_prefix_space. */
-static bool read_metaspace(const Json *j, uint32_t *c, PrefixScheme *scheme, bool *split, const char *where, Error *err) {
-    static const char *const known[] = {"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep", NULL};
+static bool read_metaspace(const Json *j, uint32_t *c, PrefixScheme *scheme, bool *split, const char *where,
+                           Error *err) {
+    static const char *const known[] = {"type",    "replacement", "prepend_scheme", "split", "add_prefix_space",
+                                        "str_rep", NULL};
     static const char *const name[] = {[PREFIX_NEVER] = "never", [PREFIX_FIRST] = "first", [PREFIX_ALWAYS] = "always"};
     if (!only_keys(j, where, known, err) || !need_char(c, j, "replacement", where, err)) return false;
     if (!flag_or(split, j, "split", true, where, err)) return false;
@@ -114,7 +117,8 @@ static bool read_metaspace(const Json *j, uint32_t *c, PrefixScheme *scheme, boo
     const char *s = json_absent(v) ? "always" : json_str(v, NULL);
     int i = 0;
     while (i < COUNT_OF(name) && (!s || strcmp(name[i], s) != 0)) i++;
-    if (i == COUNT_OF(name)) return REFUSE(err, "%s: prepend_scheme '%.40s' is not one of first, never, always", where, s ? s : "");
+    if (i == COUNT_OF(name))
+        return REFUSE(err, "%s: prepend_scheme '%.40s' is not one of first, never, always", where, s ? s : "");
     *scheme = (PrefixScheme)i;
     if (json_flag(json_get(j, "add_prefix_space"), false) && *scheme != PREFIX_NEVER)
         return REFUSE(err, "%s: add_prefix_space is false, but prepend_scheme is '%s'", where, s);
@@ -382,7 +386,14 @@ static void choose_way(Tokenizer *t) {
         t->needs_places |= p[i].kind == PRE_METASPACE && p[i].prefix == PREFIX_FIRST && (t->n_form > 0 || i > 0);
 }
 
+/* How many times longer replacing can make a text; a regex can match nothing at every place. */
+size_t replace_growth(const Finder *find, const Str *text) { return find->regex ? text->n + 1 : 1 + text->n / find->n; }
+
 static bool check_growth(Tokenizer *t, Error *err) {
+    size_t back = 1;
+    for (int i = 0; i < t->n_decode && back <= MAX_GROWTH; i++)
+        if (t->decode[i].kind == DECODE_REPLACE) back *= replace_growth(&t->decode[i].find, &t->decode[i].text);
+    if (back > MAX_GROWTH) return REFUSE(err, "decoder can make a text more than %d times as long", MAX_GROWTH);
     t->growth = 1;
     for (int i = 0; i < t->n_form && t->growth <= MAX_GROWTH; i++) t->growth *= form_growth(&t->form[i]);
     for (int i = 0; i < t->n_pre && t->growth <= MAX_GROWTH; i++)

@@ -48,7 +48,6 @@ static void write_merge(JsonOut *j, Str *hold, const char *left, const char *rig
 
 /* ---- one just learned ---- */
 
-
 static void write_byte_level(JsonOut *j, const char *key, bool use_regex) {
     json_out_obj(j, key);
     json_out_str(j, "type", "ByteLevel");

@@ -10,7 +10,7 @@ TRAIN = ["the gardener mended the red gate. the baker didn't count 1234 pears in
          "def f(x):\n    return x + 12345\n", "мир привет мир ", "猫は庭で寝ている 猫 ", "=== -- ... !?\n\n\n", "don't we've I'll ", "  spaces   and\ttabs  "] * 6
 EXTRA = ["<s>", "</s>", "[KEEP]", "key", "  "]
 TEXTS = ["", " ", "  ", "\n\n", "a", " the gate", "the  gardener  ", "don't DON'T we’ve 'S", "1234567 ½ ٣٤ Ⅷ²", "猫は庭で", "Привет, мир!", "e\u0301\u0323 a\u0308 \u1100\u1161\u11a8 \u212b \u0344", "ﬁ ﷺ ① ㌀ ſ",
-         "İI ÀÉ ẞß", "\u2581a \u2581\u2581 b", "x<s>y</s> <s>", "a  [KEEP]  b[KEEP][KEEP]c", "key keys  key_ key.key", "<s>the</s>", "\x00\x01\x1b[0m\x7f", "😀👍🏽🇩🇪", "a\u180e\u2003b\u0085c", "\U0001611c\U00031350x\u0897",
+         "İI ÀÉ ẞß", "\u2581a \u2581\u2581 b", "x<s>y</s> <s>", "a  [KEEP]  b[KEEP]  [KEEP] [KEEP][KEEP]c", "key keys  xkey key_ key.key", "<s>the</s>", "\x00\x01\x1b[0m\x7f", "😀👍🏽🇩🇪", "a\u180e\u2003b\u0085c", "\U0001611c\U00031350x\u0897",
          "abc_def-GHI jKl 0x1F", "f(x, y) += 3.14;\r\n\t}", "<0x41><unk>", "café\u0301"]
 
 def main():
@@ -60,8 +60,9 @@ def main():
         ("few, unk", "few", full, meta(), None, SPM_DECODER, None, sp), ("few, nothing", "few", {"byte_fallback": True}, meta(), None, SPM_DECODER, None, sp),
         ("unk each", "spm", {"unk_token": "<unk>"}, meta(), None, SPM_DECODER, None, sp), ("unk fused", "spm", {"unk_token": "<unk>", "fuse_unk": True}, meta(), None, SPM_DECODER, None, sp),
         ("leads to special", "lead", full, meta(), None, SPM_DECODER, None, sp),
+        ("leads to special, words", "lead", full, meta("never"), None, SPM_DECODER, None, [dict(a, single_word=True) for a in sp]),
     ]
-    for i, how in enumerate(BEHAVIORS): files.append((f"behavior {how}", "spm", full, split(r"\s|\p{N}|a*", how, i % 2 == 1), None, SPM_DECODER, None, sp))
+    for i, how in enumerate(BEHAVIORS): files.append((f"behavior {how}", "spm", full, split(r"[the\s]|a*", how, i % 2 == 1), None, SPM_DECODER, None, sp))
     files += [("bert", "spm", full, {"type": "BertPreTokenizer"}, {"type": "Nmt"}, SPM_DECODER, None, sp), ("delimiter", "spm", full, S({"type": "CharDelimiterSplit", "delimiter": "e"}, {"type": "FixedLength", "length": 3}), None, SPM_DECODER, None, sp),
               ("words removed", "spm", full, S({"type": "WhitespaceSplit"}, split(r"\w+|[^\w\s]+", "Removed", True), split(r"\b.", "MergedWithPrevious"), split(r"\d{1,3}+", "Isolated")), rep(r"[aeiou]\b", "_é", "Regex"), SPM_DECODER, None, sp)]
     out = []
@@ -70,7 +71,7 @@ def main():
         t, bare = Tokenizer.from_str(json.dumps(j)), Tokenizer.from_str(json.dumps(j | {"post_processor": None}))
         contents = [a["content"] for a in add] + EXTRA
         cases = []
-        for s in r.sample(TEXTS, 6) + [generated(r, contents, 4) for _ in range(2)] + (TEXTS[-2:] if base == "lead" else []) + TEXTS[15:19]:
+        for s in r.sample(TEXTS, 6) + [generated(r, contents, 4) for _ in range(2)] + (TEXTS[-2:] if base == "lead" else []) + (TEXTS[11:14] if norm else []) + ([TEXTS[5]] if "behavior" in name else []) + TEXTS[15:19]:
             e = expected(bare, s)
             p, w = expected(bare, s, special=False), expected(t, s, around=True)
             if not e or not p: continue
