@@ -102,7 +102,7 @@ static void broken_files(void **state) {
         }
     expect(ARGS("data.dir=/nowhere"), 3, ARGS("/nowhere/pretrain.jsonl", "data.dir=/nowhere"));
     expect(ARGS("data.sft=[]"), 2, ARGS("data.sft"));
-    expect(ARGS("model.import=/nowhere"), 3, ARGS("/nowhere"));
+    expect(ARGS("model.path=/nowhere"), 3, ARGS("/nowhere"));
 }
 
 static void broken_configuration(void **state) {
