@@ -4,6 +4,7 @@
 #include "nn_help.h"
 
 #include "base/io.h"
+#include "nn/convert.h"
 #include "nn/safetensors.h"
 
 #include <errno.h>
@@ -621,6 +622,63 @@ static void test_save_types(void **state) {
     free(x);
     test_net_close(&t);
     machine_close(&mc);
+}
+
+/* Every kind of number a file may hold, at odd addresses. */
+static void test_convert(void **state) {
+    (void)state;
+    static const double values[] = {0, 1, 2, 100, 127, 3};
+    unsigned char bytes[64 + 1];
+    float out[8], back;
+    for (int e = 0; e < ELEM_COUNT; e++) {
+        size_t size = element_bytes((Element)e);
+        for (int i = 0; i < 6; i++) {
+            float f = (float)values[i];
+            double d = values[i];
+            int64_t k = (int64_t)values[i];
+            unsigned char *to = bytes + 1 + size * (size_t)i;
+            if (e == ELEM_F64)
+                memcpy(to, &d, size);
+            else if (e <= ELEM_F16)
+                assert_int_equal(element_store(to, &f, (Element)e, 1), 0);
+            else
+                memcpy(to, &k, size);
+        }
+        element_load(out, bytes + 1, (Element)e, 6);
+        for (int i = 0; i < 6; i++) assert_true((double)out[i] == (e == ELEM_BOOL ? values[i] != 0 : values[i]));
+        assert_int_equal(element_of(element_name((Element)e)), e);
+    }
+    /* every half there is, both ways; and rounding to nearest even */
+    for (uint32_t h = 0; h < 65536; h++) {
+        uint16_t half = (uint16_t)h, again;
+        element_load(&back, (const unsigned char *)&half, ELEM_F16, 1);
+        double expected = h >> 10 & 31 ? ldexp(1024 + (h & 1023), (int)(h >> 10 & 31) - 25) : ldexp(h & 1023, -24);
+        if ((h >> 10 & 31) == 31) expected = h & 1023 ? (double)NAN : INFINITY;
+        if (h & 0x8000) expected = -expected;
+        assert_true(isnan(expected) ? isnan(back) : (double)back == expected && !signbit(back) == !(h & 0x8000));
+        element_store((unsigned char *)&again, &back, ELEM_F16, 1);
+        assert_true(isnan(back) ? (again & 0x7fff) > 0x7c00 : again == half);
+    }
+    static const struct {
+        float x;
+        uint16_t half;
+    } round[] = {{1.00048828125f, 0x3c00},
+                 {1.00146484375f, 0x3c02},
+                 {65519.0f, 0x7bff},
+                 {65520.0f, 0x7c00},
+                 {0x1p-25f, 0},
+                 {0x1.8p-25f, 1},
+                 {0x1.8p-24f, 2},
+                 {0x1.ffap-15f, 0x03ff},
+                 {0x1.fffp-15f, 0x0400},
+                 {-0x1p-14f, 0x8400},
+                 {1e-30f, 0}};
+    for (int i = 0; i < COUNT_OF(round); i++) {
+        uint16_t half;
+        int64_t lost = element_store((unsigned char *)&half, &round[i].x, ELEM_F16, 1);
+        if (half != round[i].half) fail_msg("%a became %04x, expected %04x", (double)round[i].x, half, round[i].half);
+        assert_int_equal(lost, half == 0x7c00);
+    }
 }
 
 /* -- faults ---------------------------------------------------------------------------------------------------------
