@@ -17,7 +17,7 @@ NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $
 
 build: setup
 	cmake --preset release
-	cmake --build build/release -j $(JOBS)
+	cmake --build build/release -j $(JOBS) --target dikast dikast-gold dikast_shared
 
 setup:
 	@sh tools/setup.sh
