@@ -5,8 +5,8 @@
  * together, where a tile ends, and whether an accumulator was stored and loaded in between cannot change a bit, and all
  * instruction sets agree.
  *
- * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand are panels of 16 columns, k down, padded
- * with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
+ * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand are panels of 16 columns, k down,
+ * padded with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
  *
  *                              b: panels of the columns, k down
  *                              +-----+ +-----+ +-----+
@@ -16,10 +16,10 @@
  *      |               |  x                            =    c: TILE_ROWS x (TILE_VECS * 16), in registers
  *      +---------------+
  *
- *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding) read
- *                     every panel once, in order
- *      dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy
- *      dw = dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, a: x read by columns, c: dw
+ *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding)
+ * read every panel once, in order dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy dw =
+ * dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, a: x by columns, TILE_ROWS of them side by
+ * side (packed once for all panels), c: dw
  *
  * Measured figures and what else was tried: bench/README.md. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_GEMM_H
@@ -36,7 +36,7 @@ typedef struct {
     int64_t bk, bv;
     const float *init; /* where the sums start: vector v of row r at init + r * ldi + v * iv; NULL: at 0 */
     int64_t ldi, iv;
-    float *c; /* vector v of row r at c + r * ldc + v * cv */
+    float *c;              /* vector v of row r at c + r * ldc + v * cv */
     int64_t ldc, cv, cols; /* cols: columns stored, the rest of the last vector is not touched */
     const float *bias;     /* (cols) added to the sums, or NULL */
     bool add;              /* then c's old value */
@@ -216,8 +216,10 @@ typedef struct {
     int n;
     Tensor dx, x;
     bool add_dx;
-    int64_t n_group; /* dx: of its columns; dw: of all panels */
-    int64_t n_part;  /* dw: parts of a panel's rows */
+    int64_t n_group;      /* dx: of its columns; dw: of all panels */
+    int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
+    int64_t row, row_end; /* dw, F32: the rows of x that lie in packed */
+    float *packed;    /* blocks of GRAD_BLOCK rows; in each TILE_ROWS columns side by side, (GRAD_BLOCK, TILE_ROWS) */
     uint16_t *zipped; /* BF16: x, two rows in one */
 } Backward;
 
@@ -269,17 +271,26 @@ static void input_grad_task(void *ud, int64_t task, int thread) {
     }
 }
 
-/* A task owns some panels of dw and GRAD_ROWS of their rows (columns of dw). Tokens pass in blocks of GRAD_BLOCK, in
- * order; a block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
-enum { GRAD_ROWS = 128, GRAD_BLOCK = 256 };
+/* A task owns some panels of dw and up to GRAD_ROWS of their rows (columns of dw). Tokens pass in blocks of GRAD_BLOCK,
+ * in order; a block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
+enum { GRAD_ROWS = 512, GRAD_BLOCK = 256 };
+
+/* What a task packs of dy serves its rows only, so they are as many as leave every thread its share of tasks. */
+static void weight_grad_cut(Backward *b) {
+    int64_t least_tasks = 4 * (int64_t)pool_threads(b->be->pool);
+    b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
+    while (b->n_group * b->n_part < least_tasks && b->x.cols / b->n_part > 128) b->n_part++;
+    b->part = ceil_div(ceil_div(b->x.cols, b->n_part), 16) * 16;
+    b->n_part = ceil_div(b->x.cols, b->part);
+}
 
 /* A task's panels [*v, *v + *nv) and their rows [*first, *end) of one dw. */
 static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64_t *v, int64_t *nv, int64_t *first,
                                           int64_t *end) {
     const LinearGrad *o = b->grad;
     int64_t g = task / b->n_part;
-    *first = task % b->n_part * GRAD_ROWS;
-    *end = least(b->x.cols, *first + GRAD_ROWS);
+    *first = task % b->n_part * b->part;
+    *end = least(b->x.cols, *first + b->part);
     for (; tensor_empty(o->dw_acc) || g >= n_group(ceil_div(o->dw_acc.rows, 16)); o++)
         if (!tensor_empty(o->dw_acc)) g -= n_group(ceil_div(o->dw_acc.rows, 16));
     int64_t n_panel = ceil_div(o->dw_acc.rows, 16);
@@ -288,19 +299,43 @@ static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64
     return o;
 }
 
+/* Columns that are packed together: few enough that the strips being written stay in L1. */
+enum { PACK_COLS = 8 * TILE_ROWS };
+
+static float *packed_x(const Backward *b, int64_t row, int64_t col) {
+    int64_t strips = ceil_div(b->x.cols, TILE_ROWS);
+    return b->packed + ((row - b->row) / GRAD_BLOCK * strips + col / TILE_ROWS) * GRAD_BLOCK * TILE_ROWS;
+}
+
+static void pack_x_task(void *ud, int64_t task, int thread) {
+    (void)thread;
+    const Backward *b = ud;
+    int64_t per = ceil_div(b->x.cols, PACK_COLS), row = b->row + task / per * GRAD_BLOCK, from = task % per * PACK_COLS;
+    int64_t n = least(b->row_end - row, GRAD_BLOCK), end = least(b->x.cols, from + PACK_COLS);
+    float *dst = packed_x(b, row, from);
+    for (int64_t i = 0; i < n; i++, dst += TILE_ROWS) {
+        const float *src = f32_row(b->x, row + i);
+        float *to = dst;
+        int64_t j = from;
+        for (; j + TILE_ROWS <= end; j += TILE_ROWS, to += GRAD_BLOCK * TILE_ROWS)
+            memcpy(to, src + j, TILE_ROWS * sizeof *to);
+        if (j < end) memcpy(to, src + j, (size_t)(end - j) * sizeof *to);
+    }
+}
+
 static void weight_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t v, nv, first, end;
     const LinearGrad *o = weight_grad_part(b, task, &v, &nv, &first, &end);
     float *panel = cpu_scratch_of(b->be, thread);
-    for (int64_t row = 0; row < b->x.rows; row += GRAD_BLOCK) {
-        int64_t n = least(b->x.rows - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
-        Tile t = {.k = n, .lda = b->x.ld, .b = panel, .bk = nv * 16, .bv = 16, .ldc = 16, .cv = o->dw_acc.ld * 16};
+    for (int64_t row = b->row; row < b->row_end; row += GRAD_BLOCK) {
+        int64_t n = least(b->row_end - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
+        Tile t = {.k = n, .lda = TILE_ROWS, .b = panel, .bk = nv * 16, .bv = 16, .ldc = 16, .cv = o->dw_acc.ld * 16};
         pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
         t.cols = nv * 16;
         t.add = true;
         for (int64_t k = first; k < end; k += TILE_ROWS) {
-            t.a = f32_row(b->x, row) + k;
+            t.a = packed_x(b, row, k);
             t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
             micro_table[1][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }

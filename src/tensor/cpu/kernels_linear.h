@@ -15,7 +15,8 @@ static void check_out(const LinearOut *o, Tensor x, bool add_y) {
     cpu_check_weight("linear_fwd", "w", o->w, o->w.rows, x.cols, half ? DTYPE_BF16 : o->w.dtype);
     cpu_check_opt("linear_fwd", "bias", o->bias, 1, o->w.rows);
     cpu_check_opt("linear_fwd", "scale", o->scale, 1, o->w.rows);
-    CHECK((o->w.dtype == DTYPE_I8) == !tensor_empty(o->scale), "linear_fwd: 8-bit weights and their scales come together");
+    CHECK((o->w.dtype == DTYPE_I8) == !tensor_empty(o->scale),
+          "linear_fwd: 8-bit weights and their scales come together");
     CHECK(!add_y || !is_half(o->y), "linear_fwd: the old y is added in F32 only");
 }
 
@@ -53,6 +54,9 @@ static void input_grad(Backward *b) {
               half ? half_input_grad_task : input_grad_task, b);
 }
 
+/* Blocks of x that are packed at a time. */
+enum { PASS_BLOCKS = 4 };
+
 static void weight_grad(Backward *b) {
     double weights = 0;
     bool half = is_half(b->grad[0].dy);
@@ -66,15 +70,26 @@ static void weight_grad(Backward *b) {
         weights += (double)tensor_count(o->dw_acc);
     }
     if (b->n_group == 0) return;
-    b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
+    weight_grad_cut(b);
     cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
+    double work = product_work((double)b->x.rows, weights);
     if (half) {
         int64_t rows = ceil_div(b->x.rows, 2), cols = ceil_div(b->x.cols, 16) * 16;
         b->zipped = cpu_scratch_shared(b->be, (size_t)(rows * cols) * 2 * sizeof(uint16_t));
         cpu_tiles(b->be, ceil_div(b->x.rows, GRAD_BLOCK), 8.0 * (double)tensor_count(b->x), zip_task, b);
+        cpu_tiles(b->be, b->n_group * b->n_part, work, half_weight_grad_task, b);
+        return;
     }
-    cpu_tiles(b->be, b->n_group * b->n_part, product_work((double)b->x.rows, weights),
-              half ? half_weight_grad_task : weight_grad_task, b);
+    /* A few blocks at a time, so that x's copy is small and still in the cache when it is read. */
+    int64_t blocks = least(ceil_div(b->x.rows, GRAD_BLOCK), PASS_BLOCKS), strips = ceil_div(b->x.cols, TILE_ROWS);
+    b->packed = cpu_scratch_shared(b->be, (size_t)(blocks * GRAD_BLOCK * strips * TILE_ROWS) * sizeof(float));
+    for (b->row = 0; b->row < b->x.rows; b->row = b->row_end) {
+        b->row_end = least(b->x.rows, b->row + blocks * GRAD_BLOCK);
+        double share = (double)(b->row_end - b->row) / (double)b->x.rows;
+        cpu_tiles(b->be, ceil_div(b->row_end - b->row, GRAD_BLOCK) * ceil_div(b->x.cols, PACK_COLS),
+                  8.0 * share * (double)tensor_count(b->x), pack_x_task, b);
+        cpu_tiles(b->be, b->n_group * b->n_part, work * share, weight_grad_task, b);
+    }
 }
 
 static void linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx) {
