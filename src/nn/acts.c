@@ -1,7 +1,8 @@
 /* nn/acts.c — where activations live. A pass always computes the same things; the memory plan decides which of them are
  * still there when the backward comes:
  *
- *      KEEP_ALL      every block has its own set                      backward reads them
+ *      KEEP_ALL      every block has its own set                      backward reads them; where the backend says so,
+ *                    but for h1, h2 and act, one shared set           these are computed again from what was kept
  *      KEEP_INPUTS   every block has its own x, one shared set        backward runs block_forward again, then reads
  *      KEEP_NONE     one x for all, one shared set, tightly aliased   no backward
  *
@@ -16,6 +17,15 @@ typedef struct { /* of statistics and the residual stream; of what products read
 
 static Types types_of(const Model *m) { return (Types){m->be->real, m->dtype, model_attn_dtype(m)}; }
 
+/* What one pass over kept values brings back: own, or the first block's. */
+static void place_again(BlockActs *a, Arena *mem, const Acts *acts, Types t, int64_t n_mlp) {
+    const ModelConfig *c = &acts->cfg;
+    bool lean = acts->keep == KEEP_NONE;
+    a->h1 = tensor_place(mem, t.dtype, acts->max_tok, c->d_model);
+    a->h2 = lean ? a->h1 : tensor_place(mem, t.dtype, n_mlp, c->d_model);
+    a->act = lean ? (Tensor){0} : tensor_place(mem, t.dtype, n_mlp, c->d_ff);
+}
+
 /* n rows as far as attention, n_mlp from there on; */
 static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, Types t, int64_t n_mlp) {
     const ModelConfig *c = &acts->cfg;
@@ -26,7 +36,6 @@ static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, Types t, int
     DType real = t.real, dtype = t.dtype;
     if (mean) a->mean1 = tensor_place(mem, real, n, 1);
     a->rstd1 = tensor_place(mem, real, n, 1);
-    a->h1 = tensor_place(mem, dtype, n, c->d_model);
     if (c->qk_norm) {
         a->q_raw = tensor_place(mem, real, n, n_q);
         a->k_raw = tensor_place(mem, real, n, n_kv);
@@ -42,10 +51,9 @@ static void place_inner(BlockActs *a, Arena *mem, const Acts *acts, Types t, int
     a->x_mid = lean ? a->x : tensor_place(mem, real, n_mlp, c->d_model);
     if (mean) a->mean2 = lean ? a->mean1 : tensor_place(mem, real, n_mlp, 1);
     a->rstd2 = lean ? a->rstd1 : tensor_place(mem, real, n_mlp, 1);
-    a->h2 = lean ? a->h1 : tensor_place(mem, dtype, n_mlp, c->d_model);
     if (c->mlp == MLP_SWIGLU) a->gate = tensor_place(mem, dtype, n_mlp, c->d_ff);
     a->up = tensor_place(mem, dtype, n_mlp, c->d_ff);
-    a->act = lean ? a->up : tensor_place(mem, dtype, n_mlp, c->d_ff);
+    if (lean) a->act = a->up;
 }
 
 static void place_grads(Acts *a, Arena *mem, Types t) {
@@ -69,6 +77,7 @@ static void acts_place(Acts *a, Arena *mem, Types t) {
     const ModelConfig *c = &a->cfg;
     DType real = t.real, dtype = t.dtype;
     BlockActs shared = {0};
+    int64_t most = a->max_tok > a->max_row ? a->max_tok : a->max_row; /* a row may be chosen twice */
     a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
     for (int l = 0; l < c->n_layer; l++) {
         BlockActs *b = &a->block[l];
@@ -77,7 +86,9 @@ static void acts_place(Acts *a, Arena *mem, Types t) {
         Tensor x = own_x ? tensor_place(mem, real, a->max_tok, c->d_model) : shared.x;
         *b = shared;
         b->x = x;
-        if (own_rest) place_inner(b, mem, a, t, last ? a->max_row : a->max_tok);
+        int64_t n_mlp = last ? a->max_row : a->max_tok;
+        if (own_rest && !(a->again && l > 0)) place_again(b, mem, a, t, a->again ? most : n_mlp);
+        if (own_rest) place_inner(b, mem, a, t, n_mlp);
         if (l == 0) shared = *b;
         if (last) b->o_row = tensor_place(mem, t.attn, a->max_row, (int64_t)c->n_head * c->d_head);
         if (last && a->keep == KEEP_NONE) b->x_mid = a->x_row;
@@ -88,16 +99,18 @@ static void acts_place(Acts *a, Arena *mem, Types t) {
     if (a->keep != KEEP_NONE) place_grads(a, mem, t);
 }
 
-static void acts_shape(Acts *a, const ModelConfig *c, int n_tok, int n_row, Keep keep) {
+static void acts_shape(Acts *a, const Model *m, int n_tok, int n_row, Keep keep) {
+    const ModelConfig *c = &m->cfg;
     CHECK(n_tok > 0 && n_row >= 0, "room for %d tokens and %d chosen rows", n_tok, n_row);
     *a = (Acts){.cfg = *c, .keep = keep, .max_tok = n_tok, .max_row = n_row > 0 ? n_row : 1};
+    a->again = keep == KEEP_ALL && m->be->recompute_cheap;
     a->block = mem_alloc((size_t)c->n_layer * sizeof *a->block);
 }
 
 size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep) {
     Acts a;
     Arena measure;
-    acts_shape(&a, &m->cfg, n_tok, n_row, keep);
+    acts_shape(&a, m, n_tok, n_row, keep);
     arena_init_measure(&measure, "activations");
     acts_place(&a, &measure, types_of(m));
     free(a.block);
@@ -107,7 +120,7 @@ size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep) {
 bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Error *err) {
     *out = NULL;
     Acts *a = mem_alloc(sizeof *a);
-    acts_shape(a, &m->cfg, n_tok, n_row, keep);
+    acts_shape(a, m, n_tok, n_row, keep);
     a->be = m->be;
     size_t bytes = acts_bytes(m, n_tok, n_row, keep);
     if (!arena_init(&a->mem, "activations", m->be->mem, bytes, err)) {

@@ -131,6 +131,20 @@ static void place_keys(const Model *m, const BlockActs *a, Tensor k, Tensor v, c
     op->scatter_rows(m->be, v, a->v, b->kv_row);
 }
 
+static void activate(const Model *m, const BlockActs *a) {
+    if (m->cfg.mlp == MLP_SWIGLU)
+        m->be->op->swiglu_fwd(m->be, a->act, a->gate, a->up);
+    else
+        m->be->op->gelu_fwd(m->be, a->act, a->up, m->cfg.gelu);
+}
+
+void block_again(const Model *m, int layer, const BlockActs *a) {
+    const BlockParams *w = &m->w.block[layer];
+    norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
+    norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
+    activate(m, a);
+}
+
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
@@ -160,11 +174,7 @@ void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, w->b_gate, s->w_gate}};
     op->linear_fwd(be, up_gate, c->mlp == MLP_SWIGLU ? 2 : 1, a->h2, false);
-    if (c->mlp == MLP_SWIGLU) {
-        op->swiglu_fwd(be, a->act, a->gate, a->up);
-    } else {
-        op->gelu_fwd(be, a->act, a->up, c->gelu);
-    }
+    activate(m, a);
     linear_residual(be, (LinearOut){x_out, w->w_down, w->b_down, s->w_down}, a->x_mid, a->act);
 }
 

@@ -89,6 +89,7 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
         if (a->keep == KEEP_INPUTS) block_forward(m, l, &a->block[l], block_output(a, l), b, NULL);
+        if (a->again) block_again(m, l, &a->block[l]);
         block_backward(m, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
     }
     if (tensor_empty(m->dw.wte)) return;

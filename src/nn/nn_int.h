@@ -80,7 +80,7 @@ typedef struct {
     Tensor dq, dk, dv, d_o;
 } SeenActs;
 
-/* Activations of one block. Under KEEP_ALL every tensor is its layer's own; under KEEP_INPUTS only x is; under
+/* Activations of one block. Under KEEP_ALL every tensor is its layer's own (but see again); under KEEP_INPUTS only x is; under
  * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
 typedef struct {
     Tensor x;            /* (N, C) input of the block */
@@ -111,6 +111,7 @@ struct Acts {
     Backend *be;
     ModelConfig cfg;
     Keep keep;
+    bool again;            /* h1, h2 and act are not kept, the backward computes them again */
     DType attn;            /* of what attention reads and writes */
     int max_tok, max_row;
     int n_tok, n_row;      /* of the last pass */
@@ -140,6 +141,8 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
 void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
 /* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
  * gradient comes in dx_row, which is used up. */
+/* h1, h2 and act from what is kept, by the ops that made them: the same bits. */
+void block_again(const Model *m, int layer, const BlockActs *a);
 void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
                     const Batch *b);
 

@@ -287,6 +287,7 @@ static bool cpu_open(Backend *be, int device, const char *isa, Error *err) {
     be->op = chosen->op;
     be->real = DTYPE_F32;
     be->exact = true;
+    be->recompute_cheap = true;
     be->panels = true;
     be->impl = cpu;
     return true;

@@ -280,7 +280,7 @@ static void weight_grad_cut(Backward *b) {
     int64_t least_tasks = 4 * (int64_t)pool_threads(b->be->pool);
     b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
     while (b->n_group * b->n_part < least_tasks && b->x.cols / b->n_part > 128) b->n_part++;
-    b->part = ceil_div(ceil_div(b->x.cols, b->n_part), 16) * 16;
+    b->part = ceil_div(ceil_div(b->x.cols, b->n_part), TILE_ROWS) * TILE_ROWS;
     b->n_part = ceil_div(b->x.cols, b->part);
 }
 
