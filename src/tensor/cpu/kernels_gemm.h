@@ -32,7 +32,8 @@ typedef struct {
     int64_t k;
     const float *a; /* (rows, k) with lda between rows, or (k, rows) with lda between ks */
     int64_t lda;
-    const float *b; /* vector v of row i at b + v * bv + i * bk */
+    const float *ahead; /* k lines that a later task reads, for A_ROW_AHEAD; need not be readable */
+    const float *b;     /* vector v of row i at b + v * bv + i * bk */
     int64_t bk, bv;
     const float *init; /* where the sums start: vector v of row r at init + r * ldi + v * iv; NULL: at 0 */
     int64_t ldi, iv;
@@ -43,12 +44,22 @@ typedef struct {
 } Tile;
 typedef void MicroFn(const Tile *t);
 
-/* mr, nv and by_row are constants after inlining, so the accumulators live in registers. The prefetch: what
- * the next tile reads of a. Panels are streams that the hardware sees coming; asking for them ahead (8 or 24 vectors)
- * cost up to a third with one row on Zen 4. */
-INLINE void micro(int mr, int nv, bool by_row, const Tile *t) {
+/* How a is read, and what is fetched meanwhile: of a row-major the rows of the next tile, or the panels of a later
+ * task; of a by columns the next rows. */
+enum { A_ROW, A_COL, A_ROW_AHEAD, A_KINDS };
+
+INLINE void fetch_ahead(int kind, int mr, const Tile *t, int64_t i) {
+    if (kind == A_ROW) __builtin_prefetch(t->a + mr * t->lda + i * mr);
+    if (kind == A_COL) __builtin_prefetch(t->a + (i + 8) * t->lda);
+    if (kind == A_ROW_AHEAD) __builtin_prefetch(t->ahead + i * 16, 0, 2);
+}
+
+/* mr, nv and kind are constants after inlining, so the accumulators live in registers. A panel that is being read is a
+ * stream that the hardware sees coming; asking for it ahead (8 or 24 vectors) cost up to a third with one row on Zen 4.
+ */
+INLINE void micro(int mr, int nv, int kind, const Tile *t) {
     const int64_t k = t->k, lda = t->lda, bk = t->bk, bv = t->bv;
-    const float *a = t->a, *b = t->b, *next = a + mr * lda;
+    const float *a = t->a, *b = t->b;
     v16 acc[TILE_ROWS][TILE_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < mr; r++)
@@ -62,10 +73,10 @@ INLINE void micro(int mr, int nv, bool by_row, const Tile *t) {
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) w[v] = v16_load(b + v * bv);
         b += bk;
-        __builtin_prefetch(by_row ? next + i * mr : a + (i + 8) * lda);
+        fetch_ahead(kind, mr, t, i);
 #pragma GCC unroll 8
         for (int r = 0; r < mr; r++) {
-            v16 x = v16_set1(by_row ? a[r * lda + i] : a[i * lda + r]);
+            v16 x = v16_set1(kind == A_COL ? a[i * lda + r] : a[r * lda + i]);
 #pragma GCC unroll 4
             for (int v = 0; v < nv; v++) acc[r][v] = v16_fma(x, w[v], acc[r][v]);
         }
@@ -84,14 +95,17 @@ INLINE void micro(int mr, int nv, bool by_row, const Tile *t) {
 }
 
 #define MICRO(mr, nv)                                                                                                  \
-    static void micro_row_##mr##_##nv(const Tile *t) { micro(mr, nv, true, t); }                                       \
-    static void micro_col_##mr##_##nv(const Tile *t) { micro(mr, nv, false, t); }
+    static void micro_row_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW, t); }                                      \
+    static void micro_col_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL, t); }                                      \
+    static void micro_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_AHEAD, t); }
 MICRO_TILES(MICRO)
 
-/* [a by column][rows - 1][vectors - 1] */
-#define MICRO_ROW(mr, nv) [0][mr - 1][nv - 1] = micro_row_##mr##_##nv,
-#define MICRO_COL(mr, nv) [1][mr - 1][nv - 1] = micro_col_##mr##_##nv,
-static MicroFn *const micro_table[2][TILE_ROWS][TILE_VECS] = {MICRO_TILES(MICRO_ROW) MICRO_TILES(MICRO_COL)};
+/* [kind of a][rows - 1][vectors - 1] */
+#define MICRO_ROW(mr, nv) [A_ROW][mr - 1][nv - 1] = micro_row_##mr##_##nv,
+#define MICRO_COL(mr, nv) [A_COL][mr - 1][nv - 1] = micro_col_##mr##_##nv,
+#define MICRO_AHEAD(mr, nv) [A_ROW_AHEAD][mr - 1][nv - 1] = micro_ahead_##mr##_##nv,
+static MicroFn *const micro_table[A_KINDS][TILE_ROWS][TILE_VECS] = {MICRO_TILES(MICRO_ROW) MICRO_TILES(MICRO_COL)
+                                                                        MICRO_TILES(MICRO_AHEAD)};
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -117,7 +131,7 @@ INLINE void gemm(bool by_col, int64_t rows, int64_t vecs, int64_t k, const float
             t.a = by_col ? a + r : a + r * lda;
             t.c = c + r * ldc + 16 * v;
             t.init = load ? t.c : NULL;
-            micro_table[by_col][least(rows - r, TILE_ROWS) - 1][nv - 1](&t);
+            micro_table[by_col ? A_COL : A_ROW][least(rows - r, TILE_ROWS) - 1][nv - 1](&t);
         }
     }
 }
@@ -175,10 +189,11 @@ typedef struct {
     bool add;
     int64_t n_group; /* of all outputs */
     int64_t per;     /* panels of a group at most */
+    int threads;     /* so many groups further on is a thread's next one */
 } Forward;
 
 /* Rows of one task: a chunk of x stays in L2 while the panels of w pass. A multiple of every TILE_ROWS. */
-enum { CHUNK = 384 };
+enum { CHUNK = 384, FEW_ROWS = 64 };
 
 /* A task's rows [*row, *row_end) and panels [*v, *v + *nv) of one output. */
 static const LinearOut *forward_part(const Forward *f, int64_t task, int64_t *row, int64_t *row_end, int64_t *v,
@@ -203,10 +218,17 @@ static void forward_task(void *ud, int64_t task, int thread) {
     t.b = (const float *)o->w.data + v * t.bv;
     t.cols = least(nv * 16, o->w.rows - v * 16);
     if (!tensor_empty(o->bias)) t.bias = f32_row(o->bias, 0) + v * 16;
+    /* With few rows the panels' way from memory is the cost: the first tile reads them as they come, the tiles after it
+     * have them at hand and fetch the next task's. 32 rows of cold weights: 96 -> 112 GFLOP/s. */
+    int64_t later = v + nv * f->threads, first = row;
+    bool fetch = row_end - row <= FEW_ROWS && later + nv <= ceil_div(o->w.rows, 16);
     for (; row < row_end; row += TILE_ROWS) {
+        int64_t at = (row - first) / TILE_ROWS;
+        bool ahead = fetch && at > 0 && at <= nv;
         t.a = f32_row(f->x, row);
         t.c = f32_row(o->y, row) + v * 16;
-        micro_table[0][least(row_end - row, TILE_ROWS) - 1][nv - 1](&t);
+        if (ahead) t.ahead = (const float *)o->w.data + later * t.bv + (at - 1) * t.k * 16;
+        micro_table[ahead ? A_ROW_AHEAD : A_ROW][least(row_end - row, TILE_ROWS) - 1][nv - 1](&t);
     }
 }
 
@@ -266,7 +288,7 @@ static void input_grad_task(void *ud, int64_t task, int thread) {
             t.c = last ? f32_row(b->dx, row) + v * 16 : tile, t.ldc = last ? b->dx.ld : PANEL, t.cv = 16;
             t.cols = last ? least(nv * 16, b->dx.cols - v * 16) : nv * 16;
             t.add = last && b->add_dx;
-            micro_table[0][mr - 1][nv - 1](&t);
+            micro_table[A_ROW][mr - 1][nv - 1](&t);
         }
     }
 }
@@ -337,7 +359,7 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         for (int64_t k = first; k < end; k += TILE_ROWS) {
             t.a = packed_x(b, row, k);
             t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
-            micro_table[1][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
+            micro_table[A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }
     }
 }

@@ -21,7 +21,7 @@ static void check_out(const LinearOut *o, Tensor x, bool add_y) {
 }
 
 static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
-    Forward f = {out, n, x, add_y, 0, TILE_VECS};
+    Forward f = {out, n, x, add_y, 0, TILE_VECS, pool_threads(be->pool)};
     double weights = 0;
     CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
     cpu_check_as("linear_fwd", "x", x, x.rows, x.cols, is_half(x) ? DTYPE_BF16 : DTYPE_F32);
