@@ -318,7 +318,8 @@ static void spin_task(void *ud, int64_t tile, int thread) {
 }
 
 static double cpu_spin(Backend *be) {
-    Spin s = {.spin = ((const Cpu *)be->impl)->isa->spin};
+    const Isa *isa = ((const Cpu *)be->impl)->isa;
+    Spin s = {.spin = be->dtype == DTYPE_BF16 ? isa->spin_half : isa->spin};
     pool_for(be->pool, SPIN_TILES, spin_task, &s);
     return 32.0 * SPIN_STEPS * SPIN_TILES;
 }

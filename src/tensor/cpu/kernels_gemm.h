@@ -5,8 +5,8 @@
  * together, where a tile ends, and whether an accumulator was stored and loaded in between cannot change a bit, and all
  * instruction sets agree.
  *
- * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand are panels of 16 columns, k down, padded
- * with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
+ * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand are panels of 16 columns, k down,
+ * padded with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
  *
  *                              b: panels of the columns, k down
  *                              +-----+ +-----+ +-----+
@@ -16,10 +16,9 @@
  *      |               |  x                            =    c: TILE_ROWS x (TILE_VECS * 16), in registers
  *      +---------------+
  *
- *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding) read
- *                     every panel once, in order
- *      dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy
- *      dw = dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, a: x read by columns, c: dw
+ *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding)
+ * read every panel once, in order dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy dw =
+ * dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, a: x read by columns, c: dw
  *
  * Measured figures and what else was tried: bench/README.md. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_GEMM_H
@@ -36,7 +35,7 @@ typedef struct {
     int64_t bk, bv;
     const float *init; /* where the sums start: vector v of row r at init + r * ldi + v * iv; NULL: at 0 */
     int64_t ldi, iv;
-    float *c; /* vector v of row r at c + r * ldc + v * cv */
+    float *c;              /* vector v of row r at c + r * ldc + v * cv */
     int64_t ldc, cv, cols; /* cols: columns stored, the rest of the last vector is not touched */
     const float *bias;     /* (cols) added to the sums, or NULL */
     bool add;              /* then c's old value */
@@ -218,7 +217,11 @@ typedef struct {
     bool add_dx;
     int64_t n_group; /* dx: of its columns; dw: of all panels */
     int64_t n_part;  /* dw: parts of a panel's rows */
-    uint16_t *zipped; /* BF16: x, two rows in one */
+    /* BF16: */
+    uint16_t *zipped; /* x, two rows in one */
+    uint16_t *packed; /* AMX: transposed weights that all tasks share */
+    int64_t depth;    /* dx: of a panel of transposed weights, in values */
+    int64_t per;      /* AMX, dw: panels of a task at most */
 } Backward;
 
 /* dst[m][lane] = w[m][col + lane] for all rows m of w; lanes past the last column are 0. */
@@ -272,6 +275,13 @@ static void input_grad_task(void *ud, int64_t task, int thread) {
 /* A task owns some panels of dw and GRAD_ROWS of their rows (columns of dw). Tokens pass in blocks of GRAD_BLOCK, in
  * order; a block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
 enum { GRAD_ROWS = 128, GRAD_BLOCK = 256 };
+
+static void count_weight_parts(Backward *b) {
+    b->n_group = 0;
+    for (int i = 0; i < b->n; i++)
+        if (!tensor_empty(b->grad[i].dw_acc)) b->n_group += n_group(ceil_div(b->grad[i].dw_acc.rows, 16));
+    b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
+}
 
 /* A task's panels [*v, *v + *nv) and their rows [*first, *end) of one dw. */
 static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64_t *v, int64_t *nv, int64_t *first,
