@@ -149,7 +149,26 @@ static void tile_store(int tile, const TileOut *o, int64_t row, int64_t n, int64
     }
 }
 
+/* Two whole panels of BF16: the conversion takes subnormal numbers for 0, but tiles hold none. */
+static void tiles_store_bf16(const TileOut *o) {
+    _Alignas(64) float sum[32 * 32];
+    tile_put(0, sum, 128);
+    tile_put(1, sum + 16, 128);
+    if (o->rows > 16) {
+        tile_put(2, sum + 512, 128);
+        tile_put(3, sum + 528, 128);
+    }
+    uint16_t *c = (uint16_t *)o->c.data + o->row * o->c.ld + o->col;
+    for (int64_t r = 0; r < o->rows; r++)
+        _mm512_storeu_si512(c + r * o->c.ld,
+                            (__m512i)_mm512_cvtne2ps_pbh(v16_load(sum + 32 * r + 16), v16_load(sum + 32 * r)));
+}
+
 static void tiles_store(const TileOut *o) {
+    if (o->c.dtype == DTYPE_BF16 && o->cols == 32 && !o->bias) {
+        tiles_store_bf16(o);
+        return;
+    }
     for (int64_t r = 0; r < o->rows; r += 16)
         for (int64_t v = 0; v < o->cols; v += 16)
             tile_store((int)(r / 8 + v / 16), o, o->row + r, least(o->rows - r, 16), o->col + v,
@@ -174,13 +193,13 @@ static void tiles_forward_task(void *ud, int64_t task, int thread) {
     TileOut out = {.c = o->y, .add = f->add};
     for (int64_t n; row < row_end; row += n) {
         n = rows_of_shape(row, row_end);
-        for (int64_t v = first; v < first + n_panel; v += 2) {
-            int64_t nv = least(first + n_panel - v, 2), bv = o->w.ld * 16;
-            out.col = v * 16;
-            out.cols = least(nv * 16, o->w.rows - v * 16);
-            out.bias = tensor_empty(o->bias) ? NULL : f32_row(o->bias, 0) + v * 16;
-            for (out.row = row; out.row < row + n; out.row += 32) {
-                out.rows = least(row + n - out.row, 32);
+        for (out.row = row; out.row < row + n; out.row += 32) {
+            out.rows = least(row + n - out.row, 32);
+            for (int64_t v = first; v < first + n_panel; v += 2) {
+                int64_t nv = least(first + n_panel - v, 2), bv = o->w.ld * 16;
+                out.col = v * 16;
+                out.cols = least(nv * 16, o->w.rows - v * 16);
+                out.bias = tensor_empty(o->bias) ? NULL : f32_row(o->bias, 0) + v * 16;
                 tiles_zero();
                 tiles_product(out.rows, nv, f->x.cols, half_row(f->x, out.row), f->x.ld,
                               (const uint16_t *)o->w.data + v * bv, bv);
@@ -271,13 +290,13 @@ static void tiles_input_grad_task(void *ud, int64_t task, int thread) {
     TileOut out = {.c = b->dx, .add = b->add_dx};
     for (int64_t n; row < row_end; row += n) {
         n = rows_of_shape(row, row_end);
-        for (int64_t v = first; v < end; v += 2) {
-            int64_t nv = least(end - v, 2);
-            out.col = v * 16;
-            out.cols = least(nv * 16, b->dx.cols - v * 16);
-            for (out.row = row; out.row < row + n; out.row += 32) {
+        for (out.row = row; out.row < row + n; out.row += 32) {
+            out.rows = least(row + n - out.row, 32);
+            for (int64_t v = first; v < end; v += 2) {
                 const uint16_t *w = panels + (v - first) * bv;
-                out.rows = least(row + n - out.row, 32);
+                int64_t nv = least(end - v, 2);
+                out.col = v * 16;
+                out.cols = least(nv * 16, b->dx.cols - v * 16);
                 tiles_zero();
                 for (int i = 0; i < b->n; w += tile_depth(&b->grad[i++]) * 16)
                     tiles_product(out.rows, nv, b->grad[i].dy.cols, half_row(b->grad[i].dy, out.row), b->grad[i].dy.ld,
@@ -313,9 +332,46 @@ INLINE __m512i zipped_rows(Tensor src, int64_t r, int64_t col) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
 }
 
+/* Rows 0, 8, 16, 24 of eight columns as the quarters of a register. */
+INLINE __m512i load_eighths(const uint16_t *p, int64_t ld) {
+    __m512i r = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
+    r = _mm512_mask_broadcast_i32x4(r, 0x00f0, _mm_loadu_si128((const void *)(p + 8 * ld)));
+    r = _mm512_mask_broadcast_i32x4(r, 0x0f00, _mm_loadu_si128((const void *)(p + 16 * ld)));
+    return _mm512_mask_broadcast_i32x4(r, 0xf000, _mm_loadu_si128((const void *)(p + 24 * ld)));
+}
+
+/* dst[j][i] = src[i][j], 32 rows and 8 columns: 8 x 8 inside the quarters. */
+INLINE void transpose_8(uint16_t *dst, const uint16_t *src, int64_t ld) {
+    __m512i r[8], t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = load_eighths(src + i * ld, ld);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_epi16(r[i], r[i + 1]);     /* columns 0..3 of rows i, i + 1 */
+        t[i + 1] = _mm512_unpackhi_epi16(r[i], r[i + 1]); /* 4..7 */
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            r[i + 2 * h] = _mm512_unpacklo_epi32(t[i + h], t[i + 2 + h]); /* columns 4h, 4h + 1 of four rows */
+            r[i + 2 * h + 1] = _mm512_unpackhi_epi32(t[i + h], t[i + 2 + h]);
+        }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        _mm512_storeu_si512(dst + 64 * c, _mm512_unpacklo_epi64(r[c], r[c + 4]));
+        _mm512_storeu_si512(dst + 64 * c + 32, _mm512_unpackhi_epi64(r[c], r[c + 4]));
+    }
+}
+
 /* A tile of a block of tokens: 16 columns of x as rows of 32 tokens, or 16 pairs of tokens with 16 columns of dy each.
  */
 static void transposed_tile(uint16_t *dst, Tensor x, int64_t row, int64_t col) {
+    if (row + 32 <= x.rows && col + 16 <= x.cols) {
+        transpose_8(dst, half_row(x, row) + col, x.ld);
+        transpose_8(dst + 8 * 32, half_row(x, row) + col + 8, x.ld);
+        return;
+    }
     _Alignas(64) float pairs[16 * 16];
     v16 t[16];
     for (int64_t i = 0; i < 16; i++) _mm512_store_si512(pairs + 16 * i, zipped_rows(x, row + 2 * i, col));
@@ -324,7 +380,19 @@ static void transposed_tile(uint16_t *dst, Tensor x, int64_t row, int64_t col) {
     for (int i = 0; i < 16; i++) _mm512_storeu_ps(dst + 32 * i, t[i]);
 }
 static void zipped_tile(uint16_t *dst, Tensor dy, int64_t row, int64_t col) {
-    for (int64_t i = 0; i < 16; i++) _mm512_storeu_si512(dst + 32 * i, zipped_rows(dy, row + 2 * i, col));
+    if (row + 32 > dy.rows || col + 16 > dy.cols) {
+        for (int64_t i = 0; i < 16; i++) _mm512_storeu_si512(dst + 32 * i, zipped_rows(dy, row + 2 * i, col));
+        return;
+    }
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i order = _mm512_or_si512(lane, _mm512_slli_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(16)), 16));
+    const uint16_t *p = half_row(dy, row) + col;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < 16; i++, p += 2 * dy.ld) {
+        __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const void *)p)),
+                                          _mm256_loadu_si256((const void *)(p + dy.ld)), 1);
+        _mm512_storeu_si512(dst + 32 * i, _mm512_permutexvar_epi16(order, both));
+    }
 }
 
 /* A task owns panels of one dw and a part of their rows, as many of both as let it turn its blocks of x and dy around
