@@ -533,6 +533,11 @@ static void test_open(void **state) {
     assert_string_equal(be->op->name, "cpu");
     assert_int_equal(be->real, DTYPE_F32);
     assert_int_equal(be->dtype, DTYPE_F32);
+    assert_string_equal(backend_bits("cpu", "avx512", DTYPE_BF16), "");
+    assert_string_equal(backend_bits("cpu", "exact", DTYPE_BF16), "");
+    assert_string_equal(backend_bits("ref", NULL, DTYPE_BF16), "");
+    assert_string_equal(backend_bits("cpu", NULL, DTYPE_F32), "");
+    assert_string_equal(backend_bits("cpu", NULL, DTYPE_BF16), strcmp(backend_isa(be), "amx") == 0 ? "amx" : "");
     assert_false(backend_set_dtype(be, DTYPE_I8, &err));
     assert_true(backend_set_dtype(be, DTYPE_BF16, &err) && be->dtype == DTYPE_BF16 && be->real == DTYPE_F32);
     backend_close(be);

@@ -329,5 +329,11 @@ static const char *cpu_isa(const Backend *be) {
     return cpu->isa->name;
 }
 
+static const char *cpu_bits(const char *isa, DType dtype) {
+    Error err = {0};
+    const Isa *i = isa_choose(isa, &err); /* one that is not there fails when it is opened */
+    return i && i->own_half && dtype == DTYPE_BF16 ? i->name : "";
+}
+
 const BackendProvider backend_cpu = {
-    .name = "cpu", .open = cpu_open, .close = cpu_close, .isa = cpu_isa, .spin = cpu_spin};
+    .name = "cpu", .open = cpu_open, .close = cpu_close, .isa = cpu_isa, .spin = cpu_spin, .bits = cpu_bits};

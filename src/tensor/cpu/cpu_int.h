@@ -19,6 +19,7 @@ typedef struct {
     SpinFn *spin, *spin_half; /* of F32, of BF16 */
     const BackendOps *op;
     bool (*usable)(void); /* on this CPU under this operating system */
+    bool own_half;        /* sums products of BF16 in an order that no other has */
 } Isa;
 const Isa *isa_choose(const char *want, Error *err); /* NULL or "auto": the widest; NULL on failure */
 
