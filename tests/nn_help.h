@@ -39,13 +39,14 @@ static inline void machine_close(Machine *mc) {
     pool_close(mc->pool);
 }
 
-enum { N_REAL = 5 }; /* first entries: computing in be->real throughout */
+enum { N_REAL = 6 }; /* first entries: computing in be->real throughout */
 static const struct {
     const char *name, *isa;
     bool half;
-} every_backend[] = {{"ref", NULL, false},          {"cpu", "scalar", false}, {"cpu", "avx2", false},
-                     {"cpu", "avx512", false},      {"cpu", "avx512_bf16", false}, {"cpu", "scalar", true},
-                     {"cpu", "avx2", true},         {"cpu", "avx512", true},  {"cpu", "avx512_bf16", true}};
+} every_backend[] = {{"ref", NULL, false},         {"cpu", "scalar", false},      {"cpu", "avx2", false},
+                     {"cpu", "avx512", false},     {"cpu", "avx512_bf16", false}, {"cpu", "amx", false},
+                     {"cpu", "scalar", true},      {"cpu", "avx2", true},         {"cpu", "avx512", true},
+                     {"cpu", "avx512_bf16", true}, {"cpu", "amx", true}};
 
 static inline bool machine_open_at(Machine *mc, int i, int n_thread) {
     Error err = {0};

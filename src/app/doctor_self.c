@@ -275,7 +275,7 @@ void doctor_self_device(Doctor *d, Backend *be, const char *device) {
 }
 
 void doctor_self(Doctor *d) {
-    static const char *const isa[] = {"scalar", "avx2", "avx512"};
+    static const char *const isa[] = {"scalar", "avx2", "avx512", "amx"};
     Error err = {0};
     double *want = ops_wanted(d);
     for (int i = 0; want && i < COUNT_OF(isa); i++) {

@@ -9,7 +9,9 @@
 #define MACHINE_FLAGS                                                                                                  \
     {"--device", "NAME", "cpu (default), ref, or cuda: the first GPU; cuda:1 the next"},                               \
         {"--threads", "N", "compute threads of the CPU; 0: all usable CPUs (default)"}, {                              \
-        "--isa", "ISA", "auto (default), scalar, avx2 or avx512; cuda: auto, or exact: no row depends on its company"   \
+        "--isa", "ISA",                                                                                                \
+            "auto (default), scalar, avx2, avx512, avx512_bf16, amx; cuda: auto, or exact: no row depends on its "     \
+            "company"                                                                                                  \
     }
 #define SAMPLE_FLAGS(max_new_)                                                                                         \
     {"--temperature", "T", "sampling temperature; 0: the likeliest token (default 1)"},                                \

@@ -62,6 +62,27 @@ static int find_result(const PipelineResult *r, const char *name) {
     return -1;
 }
 
+/* "cuda:1". */
+static void backend_name(char *out, size_t n, const RunConfig *cfg) {
+    static const char *const name[] = {"cpu", "ref", "cuda"};
+    int at = snprintf(out, n, "%s", name[cfg->run.backend]);
+    if (cfg->run.device > 0) snprintf(out + at, n - (size_t)at, ":%d", (int)cfg->run.device);
+}
+
+static const char *isa_name(const RunConfig *cfg) {
+    static const char *const name[] = {"auto", "scalar", "avx2", "avx512", "avx512_bf16", "exact", "amx"};
+    return name[cfg->run.isa];
+}
+
+/* run.isa=auto names what the machine has; where that decides bits, a store that moves to another machine keeps results of
+ * both apart. */
+static void hash_bits(Hasher *h, const RunConfig *cfg) {
+    char backend[32];
+    backend_name(backend, sizeof backend, cfg);
+    const char *bits = backend_bits(backend, isa_name(cfg), cfg->run.dtype == 0 ? DTYPE_F32 : DTYPE_BF16);
+    if (*bits) hasher_add_str(h, bits);
+}
+
 static bool stage_key(StageResult *out, const PipelineResult *done, const Stage *s, const RunConfig *cfg,
                       const char *data_dir, Error *err) {
     bool world = cfg->data.source == 1;
@@ -77,6 +98,7 @@ static bool stage_key(StageResult *out, const PipelineResult *done, const Stage 
     for (int i = 0; i < COUNT_OF(s->section) && s->section[i]; i++) prefix[n_prefix++] = s->section[i];
     if (s->uses_constitution) prefix[n_prefix++] = "constitution.";
     config_hash_into(f.h, cfg, run_keys, run_key_count, prefix, n_prefix);
+    hash_bits(f.h, cfg);
     if (s->files) s->files(cfg, add_file, &f);
     if (f.ok && s->uses_constitution) f.ok = hash_constitution(f.h, cfg, data_dir, world, err);
     Hash key = hasher_finish(f.h);
@@ -409,24 +431,16 @@ static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backen
     return ok && (stages[i] != stage_find("world") || check_world(out, cfg, err));
 }
 
-/* "cuda:1". */
-static void backend_name(char *out, size_t n, const RunConfig *cfg) {
-    static const char *const name[] = {"cpu", "ref", "cuda"};
-    int at = snprintf(out, n, "%s", name[cfg->run.backend]);
-    if (cfg->run.device > 0) snprintf(out + at, n - (size_t)at, ":%d", (int)cfg->run.device);
-}
-
 static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop,
                     Error *err) {
     Pool *pool = NULL;
     Backend *be = NULL;
-    static const char *const isa[] = {"auto", "scalar", "avx2", "avx512", "avx512_bf16", "exact"};
     bool want[COUNT_OF(((PipelineResult *)0)->stage)];
     char backend[32];
     backend_name(backend, sizeof backend, cfg);
     want_stages(want, only);
     if (!plan(out, cfg, want, err) || !pool_open(&pool, (int)cfg->run.threads, err)) return false;
-    bool ok = backend_open(&be, backend, pool, isa[cfg->run.isa], err) &&
+    bool ok = backend_open(&be, backend, pool, isa_name(cfg), err) &&
               (cfg->run.dtype == 0 || backend_set_dtype(be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
     for (int i = 0; i < out->n_stage && ok; i++)
         if (out->stage[i].applies && want[i]) ok = visit_stage(out, i, cfg, be, log, stop, err);

@@ -44,7 +44,7 @@ const CfgKey run_keys[] = {
     {"run.threads", CFG_INT,   CFG_RUNTIME, AT(run.threads), "0",    0, 1024, "compute threads; 0: all usable CPUs"},
     {"run.backend", CFG_ENUM,  CFG_RESULT,  AT(run.backend), "cpu|ref|cuda", 0, 0, "cpu; cuda: one GPU; ref: F64 reference, slow"},
     {"run.device",  CFG_INT,   CFG_RUNTIME, AT(run.device),  "0",    0, 1023, "which GPU, with run.backend cuda"},
-    {"run.isa",     CFG_ENUM,  CFG_RESULT,  AT(run.isa),     "auto|scalar|avx2|avx512|avx512_bf16|exact", 0, 0, "highest instruction set used by backend cpu; exact, backend cuda: no row depends on its company, so rollouts and training give equal bits"},
+    {"run.isa",     CFG_ENUM,  CFG_RESULT,  AT(run.isa),     "auto|scalar|avx2|avx512|avx512_bf16|exact|amx", 0, 0, "highest instruction set used by backend cpu; exact, backend cuda: no row depends on its company, so rollouts and training give equal bits"},
     {"run.dtype",   CFG_ENUM,  CFG_RESULT,  AT(run.dtype),   "fp32|bf16", 0, 0, "of weights and of what products read; bf16: F32 sums, masters, statistics, losses"},
     {"run.state_s", CFG_FLOAT, CFG_RUNTIME, AT(run.state_s), "30",   0, 1e9,  "seconds between saved training states"},
 

@@ -74,6 +74,14 @@ void backend_close(Backend *be) {
 
 const char *backend_isa(const Backend *be) { return provider(be)->isa(be); }
 
+const char *backend_bits(const char *name, const char *isa, DType dtype) {
+    size_t n;
+    int device;
+    split_name(name, &n, &device);
+    const BackendProvider *p = find(name, n);
+    return p && !p->absent && p->bits ? p->bits(isa, dtype) : "";
+}
+
 double backend_spin(Backend *be) {
     double (*spin)(Backend *) = provider(be)->spin;
     return spin ? spin(be) : 0;

@@ -169,13 +169,17 @@ struct Backend {
 };
 
 /* name: "ref", "cpu", "cuda" or "cuda:1" for another GPU than the first, where the build has it. isa: NULL or "auto" for the
- * best of this machine, else "scalar" | "avx2" | "avx512" | "avx512_bf16" (cpu only). One thread at a time uses a backend; a
+ * best of this machine, else "scalar" | "avx2" | "avx512" | "avx512_bf16" | "amx" (cpu only). One thread at a time uses a backend; a
  * cuda one on another GPU than the first only the thread that opened it. */
 bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err);
 void backend_close(Backend *be);
 /* BF16 for all models opened from now on: cpu and cuda. */
 bool backend_set_dtype(Backend *be, DType dtype, Error *err);
-const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512"; "ref" for ref; "sm_90" for cuda */
+const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512", "amx"; "ref" for ref; "sm_90" for cuda */
+
+/* Whose bits a backend opened by that name and isa computes under dtype: "" those of all its instruction sets, or the name
+ * of the one that sums in an order of its own: "amx" under BF16. Part of what a result follows from. */
+const char *backend_bits(const char *name, const char *isa, DType dtype);
 
 /* Names of the backends that this build can open, with sep between them. */
 void backend_names(char *out, size_t n, const char *sep);

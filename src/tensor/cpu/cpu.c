@@ -319,7 +319,8 @@ static void spin_task(void *ud, int64_t tile, int thread) {
 }
 
 static double cpu_spin(Backend *be) {
-    Spin s = {.spin = ((const Cpu *)be->impl)->isa->spin};
+    const Isa *isa = ((const Cpu *)be->impl)->isa;
+    Spin s = {.spin = be->dtype == DTYPE_BF16 ? isa->spin_half : isa->spin};
     pool_for(be->pool, SPIN_TILES, spin_task, &s);
     return 32.0 * SPIN_STEPS * SPIN_TILES;
 }
@@ -329,5 +330,11 @@ static const char *cpu_isa(const Backend *be) {
     return cpu->isa->name;
 }
 
+static const char *cpu_bits(const char *isa, DType dtype) {
+    Error err = {0};
+    const Isa *i = isa_choose(isa, &err); /* one that is not there fails when it is opened */
+    return i && i->own_half && dtype == DTYPE_BF16 ? i->name : "";
+}
+
 const BackendProvider backend_cpu = {
-    .name = "cpu", .open = cpu_open, .close = cpu_close, .isa = cpu_isa, .spin = cpu_spin};
+    .name = "cpu", .open = cpu_open, .close = cpu_close, .isa = cpu_isa, .spin = cpu_spin, .bits = cpu_bits};

@@ -8,16 +8,18 @@
 
 #include "tensor/backend.h"
 
-extern const BackendOps cpu_ops_scalar, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16;
+extern const BackendOps cpu_ops_scalar, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16, cpu_ops_amx;
 
 typedef float SpinFn(int64_t n); /* n times sixteen multiply-adds */
-SpinFn cpu_spin_scalar, cpu_spin_avx2, cpu_spin_avx512, cpu_spin_avx512_bf16;
+SpinFn cpu_spin_scalar, cpu_spin_avx2, cpu_spin_avx512, cpu_spin_avx512_bf16, cpu_spin_amx;
+SpinFn cpu_spin_half_scalar, cpu_spin_half_avx2, cpu_spin_half_avx512, cpu_spin_half_avx512_bf16, cpu_spin_half_amx;
 
 typedef struct {
     const char *name; /* "avx512" */
-    SpinFn *spin;
+    SpinFn *spin, *spin_half; /* of F32, of BF16 */
     const BackendOps *op;
     bool (*usable)(void); /* on this CPU under this operating system */
+    bool own_half;        /* sums products of BF16 in an order that no other has */
 } Isa;
 const Isa *isa_choose(const char *want, Error *err); /* NULL or "auto": the widest; NULL on failure */
 
@@ -50,6 +52,7 @@ void cpu_rows(Backend *be, int64_t rows, int64_t cols, int weight, RowsFn *fn, c
 /* n tiles of flops each: on the caller when the whole is below what a hand-over costs. */
 void cpu_tiles(Backend *be, int64_t n, double flops, PoolFn *fn, void *job);
 
+static inline const uint16_t *half_row(Tensor t, int64_t i) { return (const uint16_t *)t.data + i * t.ld; }
 static inline float *f32_row(Tensor t, int64_t i) { return (float *)t.data + i * t.ld; }
 void cpu_check(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols);     /* F32 of this shape */
 void cpu_check_opt(const char *op, const char *what, Tensor t, int64_t rows, int64_t cols); /* same, or absent */

@@ -2,7 +2,10 @@
  * system saves the wide registers (xgetbv). */
 #include "tensor/cpu/cpu_int.h"
 
+#include <cpuid.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -12,15 +15,30 @@ static bool has_avx512(void) {
 
 static bool has_avx512_bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
+/* Tiles are large state: Linux (5.16) wants to be asked, once for all threads, and says no where it does not save them.
+ */
+static bool may_use_tiles(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+static bool has_amx(void) {
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 }; /* of leaf 7 */
+    unsigned a, b, c, d;
+    return has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & AMX_BF16 && d & AMX_TILE &&
+           may_use_tiles();
+}
+
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 static bool has_c(void) { return true; }
 
 static const Isa isas[] = {
-    {"avx512_bf16", cpu_spin_avx512_bf16, &cpu_ops_avx512_bf16, has_avx512_bf16},
-    {"avx512", cpu_spin_avx512, &cpu_ops_avx512, has_avx512},
-    {"avx2", cpu_spin_avx2, &cpu_ops_avx2, has_avx2},
-    {"scalar", cpu_spin_scalar, &cpu_ops_scalar, has_c},
+    {"amx", cpu_spin_amx, cpu_spin_half_amx, &cpu_ops_amx, has_amx, true},
+    {"avx512_bf16", cpu_spin_avx512_bf16, cpu_spin_half_avx512_bf16, &cpu_ops_avx512_bf16, has_avx512_bf16, false},
+    {"avx512", cpu_spin_avx512, cpu_spin_half_avx512, &cpu_ops_avx512, has_avx512, false},
+    {"avx2", cpu_spin_avx2, cpu_spin_half_avx2, &cpu_ops_avx2, has_avx2, false},
+    {"scalar", cpu_spin_scalar, cpu_spin_half_scalar, &cpu_ops_scalar, has_c, false},
 };
 
 const Isa *isa_choose(const char *want, Error *err) {
@@ -34,6 +52,6 @@ const Isa *isa_choose(const char *want, Error *err) {
             return NULL;
         }
     }
-    error_set(err, ERR_CONFIG, "unknown isa '%s', expected auto, avx512_bf16, avx512, avx2 or scalar", want);
+    error_set(err, ERR_CONFIG, "unknown isa '%s', expected auto, amx, avx512_bf16, avx512, avx2 or scalar", want);
     return NULL;
 }

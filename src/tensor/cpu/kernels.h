@@ -1,9 +1,11 @@
 /* tensor/cpu/kernels.h — every op of backend.h in terms of vec.h. Included by kernels_<isa>.c, which has defined v16,
- * the list of gemm's register tiles (MICRO_TILES), the name of the table (KERNELS) and of SPIN. */
+ * the list of gemm's register tiles (MICRO_TILES), the file with products of BF16 (HALF_PRODUCTS), the name of the
+ * table (KERNELS) and of SPIN and SPIN_HALF. */
 #include "tensor/cpu/cpu_int.h"
 
 #include "tensor/cpu/kernels_gemm.h"
-#include "tensor/cpu/kernels_half.h"
+#include HALF_PRODUCTS
+#include "tensor/cpu/kernels_widened.h"
 #include "tensor/cpu/kernels_linear.h"
 #include "tensor/cpu/kernels_elem.h"
 #include "tensor/cpu/kernels_norm.h"
@@ -45,8 +47,8 @@ const BackendOps KERNELS = {
     .scale = scale,
 };
 
-/* What the machine could do at best: chains of multiply-adds in registers, as many as hide their latency, nothing loaded.
- * Returns something that depends on all of them, so that none is left out. */
+/* What the machine could do at best: chains of multiply-adds in registers, as many as hide their latency, nothing
+ * loaded. Returns something that depends on all of them, so that none is left out. */
 float SPIN(int64_t n) {
     enum { CHAINS = TILE_ROWS * TILE_VECS };
     v16 acc[CHAINS], a = v16_set1(0.999999f), b = v16_set1(1e-6f);
@@ -59,5 +61,7 @@ float SPIN(int64_t n) {
     for (int c = 0; c < CHAINS; c++) sum = v16_add(sum, acc[c]);
     return v16_sum(sum);
 }
+
+float SPIN_HALF(int64_t n) { return half_spin(n); }
 
 _Static_assert(sizeof(BackendOps) == 35 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");

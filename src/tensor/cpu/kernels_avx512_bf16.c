@@ -13,6 +13,8 @@
     T(1, 3) T(2, 3) T(3, 3) T(4, 3) T(5, 3) T(6, 3) T(7, 3) T(8, 3)
 // clang-format on
 
+#define HALF_PRODUCTS "tensor/cpu/kernels_half.h"
 #define KERNELS cpu_ops_avx512_bf16
 #define SPIN cpu_spin_avx512_bf16
+#define SPIN_HALF cpu_spin_half_avx512_bf16
 #include "tensor/cpu/kernels.h"

@@ -5,8 +5,8 @@
  * together, where a tile ends, and whether an accumulator was stored and loaded in between cannot change a bit, and all
  * instruction sets agree.
  *
- * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand are panels of 16 columns, k down,
- * padded with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
+ * The register tile (micro) is TILE_ROWS x TILE_VECS vectors. Its right operand are panels of 16 columns, k down, padded
+ * with zeros; its left operand is read in place, either a[row][k] or a[k][row]:
  *
  *                              b: panels of the columns, k down
  *                              +-----+ +-----+ +-----+
@@ -16,10 +16,11 @@
  *      |               |  x                            =    c: TILE_ROWS x (TILE_VECS * 16), in registers
  *      +---------------+
  *
- *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding)
- * read every panel once, in order dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy dw =
- * dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, a: x by columns, TILE_ROWS of them side by
- * side (packed once for all panels), c: dw
+ *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding) read
+ *                     every panel once, in order
+ *      dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy
+ *      dw = dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, c: dw, a: x by columns, TILE_ROWS
+ *                     of them side by side, copied so once for all panels
  *
  * Measured figures and what else was tried: bench/README.md. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_GEMM_H
@@ -240,9 +241,14 @@ typedef struct {
     bool add_dx;
     int64_t n_group;      /* dx: of its columns; dw: of all panels */
     int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
-    int64_t row, row_end; /* dw, F32: the rows of x that lie in packed */
-    float *packed;    /* blocks of GRAD_BLOCK rows; in each TILE_ROWS columns side by side, (GRAD_BLOCK, TILE_ROWS) */
-    uint16_t *zipped; /* BF16: x, two rows in one */
+    /* F32, dw: */
+    int64_t row, row_end; /* the rows of x that lie in strips */
+    float *strips;        /* blocks of GRAD_BLOCK rows; in each TILE_ROWS columns side by side, (GRAD_BLOCK, TILE_ROWS) */
+    /* BF16: */
+    uint16_t *zipped; /* x, two rows in one */
+    uint16_t *packed; /* AMX: transposed weights that all tasks share */
+    int64_t depth;    /* dx: of a panel of transposed weights, in values */
+    int64_t per;      /* AMX, dw: panels of a task at most */
 } Backward;
 
 /* dst[m][lane] = w[m][col + lane] for all rows m of w; lanes past the last column are 0. */
@@ -297,9 +303,13 @@ static void input_grad_task(void *ud, int64_t task, int thread) {
  * in order; a block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
 enum { GRAD_ROWS = 512, GRAD_BLOCK = 256 };
 
-/* What a task packs of dy serves its rows only, so they are as many as leave every thread its share of tasks. */
-static void weight_grad_cut(Backward *b) {
+/* Numbers the panels of all dw through in groups and cuts their rows. What a task packs of dy serves its rows only, so
+ * they are as many as leave every thread its share of tasks. */
+static void count_weight_parts(Backward *b) {
     int64_t least_tasks = 4 * (int64_t)pool_threads(b->be->pool);
+    b->n_group = 0;
+    for (int i = 0; i < b->n; i++)
+        if (!tensor_empty(b->grad[i].dw_acc)) b->n_group += n_group(ceil_div(b->grad[i].dw_acc.rows, 16));
     b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
     while (b->n_group * b->n_part < least_tasks && b->x.cols / b->n_part > 128) b->n_part++;
     b->part = ceil_div(ceil_div(b->x.cols, b->n_part), TILE_ROWS) * TILE_ROWS;
@@ -322,19 +332,19 @@ static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64
 }
 
 /* Columns that are packed together: few enough that the strips being written stay in L1. */
-enum { PACK_COLS = 8 * TILE_ROWS };
+enum { STRIP_COLS = 8 * TILE_ROWS };
 
-static float *packed_x(const Backward *b, int64_t row, int64_t col) {
-    int64_t strips = ceil_div(b->x.cols, TILE_ROWS);
-    return b->packed + ((row - b->row) / GRAD_BLOCK * strips + col / TILE_ROWS) * GRAD_BLOCK * TILE_ROWS;
+static float *strip_of(const Backward *b, int64_t row, int64_t col) {
+    int64_t n = ceil_div(b->x.cols, TILE_ROWS);
+    return b->strips + ((row - b->row) / GRAD_BLOCK * n + col / TILE_ROWS) * GRAD_BLOCK * TILE_ROWS;
 }
 
-static void pack_x_task(void *ud, int64_t task, int thread) {
+static void strips_task(void *ud, int64_t task, int thread) {
     (void)thread;
     const Backward *b = ud;
-    int64_t per = ceil_div(b->x.cols, PACK_COLS), row = b->row + task / per * GRAD_BLOCK, from = task % per * PACK_COLS;
-    int64_t n = least(b->row_end - row, GRAD_BLOCK), end = least(b->x.cols, from + PACK_COLS);
-    float *dst = packed_x(b, row, from);
+    int64_t per = ceil_div(b->x.cols, STRIP_COLS), row = b->row + task / per * GRAD_BLOCK, from = task % per * STRIP_COLS;
+    int64_t n = least(b->row_end - row, GRAD_BLOCK), end = least(b->x.cols, from + STRIP_COLS);
+    float *dst = strip_of(b, row, from);
     for (int64_t i = 0; i < n; i++, dst += TILE_ROWS) {
         const float *src = f32_row(b->x, row + i);
         float *to = dst;
@@ -357,7 +367,7 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         t.cols = nv * 16;
         t.add = true;
         for (int64_t k = first; k < end; k += TILE_ROWS) {
-            t.a = packed_x(b, row, k);
+            t.a = strip_of(b, row, k);
             t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
             micro_table[A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }

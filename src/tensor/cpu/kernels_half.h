@@ -1,14 +1,14 @@
-/* tensor/cpu/kernels_half.h — products of BF16 matrices, and of F32 activations with BF16 or 8-bit weights.
+/* tensor/cpu/kernels_half.h — products of BF16 matrices by pairs; on AMX kernels_amx.h stands in its place and defines
+ * the same: half_forward, half_input_grad, half_weight_grad, HALF_PANELS and half_spin.
  *
- * BF16: the tiles of kernels_gemm.h with pairs of k for single ones. Sums are F32; each pair adds its odd product, then
- * its even one (vec_pairs.h), so a row's bits depend on nothing but its own numbers, as in F32. Both operands hold the two
- * values of a pair side by side: rows of x and of dy do by themselves, weights do in their panels (tensor.h), and where
- * the sum runs over rows (dw) two rows are zipped into one.
- *
- * Weights alone (generation): the chain of kernels_gemm.h, k ascending, on weights widened in registers; 8-bit weights
- * are whole numbers -127..127 times one scale for each row of w, which multiplies the finished sum. */
+ * The tiles of kernels_gemm.h with pairs of k for single ones. Sums are F32; each pair adds its odd product, then
+ * its even one (vec_pairs.h), so a row's bits depend on nothing but its own numbers, as in F32. Both operands hold the
+ * two values of a pair side by side: rows of x and of dy do by themselves, weights do in their panels (tensor.h), and
+ * where the sum runs over rows (dw) two rows are zipped into one. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_HALF_H
 #define DIKAST_TENSOR_CPU_KERNELS_HALF_H
+
+enum { HALF_PANELS = TILE_VECS };
 
 typedef struct {
     int64_t k;         /* values, not pairs */
@@ -82,8 +82,6 @@ MICRO_TILES(PAIR_MICRO)
 #define PAIR_ZIP(mr, nv) [1][mr - 1][nv - 1] = pair_zip_##mr##_##nv,
 static PairFn *const pair_table[2][TILE_ROWS][TILE_VECS] = {MICRO_TILES(PAIR_ROW) MICRO_TILES(PAIR_ZIP)};
 
-static const uint16_t *half_row(Tensor t, int64_t i) { return (const uint16_t *)t.data + i * t.ld; }
-
 /* -- forward --------------------------------------------------------------------------------------------------------
  */
 
@@ -103,111 +101,8 @@ static void half_forward_task(void *ud, int64_t task, int thread) {
     }
 }
 
-/* -- weights alone --------------------------------------------------------------------------------------------------
- */
-
-/* out = sum of x[k] w[k], k ascending, on the widened weights of a panel; n rows of x, one vector of outputs. */
-INLINE void widened_chain(v16 *out, int n, int64_t k, const float *x, int64_t ldx, const void *w, DType dtype) {
-    v16 acc[8];
-#pragma GCC unroll 8
-    for (int r = 0; r < n; r++) acc[r] = v16_zero();
-    if (dtype == DTYPE_I8) {
-        const int8_t *b = w;
-        for (int64_t i = 0; i < k; i++) {
-            v16 q = v16_load_i8(b + i * 16);
-#pragma GCC unroll 8
-            for (int r = 0; r < n; r++) acc[r] = v16_fma(v16_set1(x[r * ldx + i]), q, acc[r]);
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < n; r++) out[r] = acc[r];
-        return;
-    }
-    const uint16_t *b = w;
-    for (int64_t i = 0; i + 2 <= k; i += 2) {
-        v16 even = v16_even(b + i * 16), odd = v16_odd(b + i * 16);
-#pragma GCC unroll 8
-        for (int r = 0; r < n; r++) {
-            acc[r] = v16_fma(v16_set1(x[r * ldx + i]), even, acc[r]);
-            acc[r] = v16_fma(v16_set1(x[r * ldx + i + 1]), odd, acc[r]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < n; r++)
-        out[r] = k % 2 ? v16_fma(v16_set1(x[r * ldx + k - 1]), v16_even(b + (k - 1) * 16), acc[r]) : acc[r];
-}
-
-#define WIDENED(n)                                                                                                     \
-    static void widened_##n(v16 *acc, int64_t k, const float *x, int64_t ldx, const void *w, DType dtype) {            \
-        widened_chain(acc, n, k, x, ldx, w, dtype);                                                                    \
-    }
-WIDENED(1)
-WIDENED(2)
-WIDENED(3)
-WIDENED(4)
-WIDENED(5)
-WIDENED(6)
-WIDENED(7)
-WIDENED(8)
-/* One row and WIDE_PANELS panels, the next `stride` bytes on: as many chains as keep a fused multiply-add busy. */
-enum { WIDE_PANELS = 4 };
-static void widened_wide(v16 *out, int64_t k, const float *x, const unsigned char *w, size_t stride, DType dtype) {
-    v16 acc[WIDE_PANELS];
-#pragma GCC unroll 4
-    for (int p = 0; p < WIDE_PANELS; p++) acc[p] = v16_zero();
-    int64_t whole = dtype == DTYPE_I8 ? k : k - k % 2;
-    if (dtype == DTYPE_I8) {
-        for (int64_t i = 0; i < k; i++)
-#pragma GCC unroll 4
-            for (int p = 0; p < WIDE_PANELS; p++)
-                acc[p] = v16_fma(v16_set1(x[i]), v16_load_i8((const int8_t *)(w + p * stride) + i * 16), acc[p]);
-    } else {
-        for (int64_t i = 0; i < whole; i += 2)
-#pragma GCC unroll 4
-            for (int p = 0; p < WIDE_PANELS; p++) {
-                const uint16_t *b = (const uint16_t *)(const void *)(w + p * stride) + i * 16;
-                acc[p] = v16_fma(v16_set1(x[i]), v16_even(b), acc[p]);
-                acc[p] = v16_fma(v16_set1(x[i + 1]), v16_odd(b), acc[p]);
-            }
-    }
-    for (int p = 0; p < WIDE_PANELS; p++) {
-        const uint16_t *b = (const uint16_t *)(const void *)(w + p * stride) + whole * 16;
-        out[p] = whole < k ? v16_fma(v16_set1(x[whole]), v16_even(b), acc[p]) : acc[p];
-    }
-}
-
-typedef void WidenedFn(v16 *acc, int64_t k, const float *x, int64_t ldx, const void *w, DType dtype);
-static WidenedFn *const widened[] = {widened_1, widened_2, widened_3, widened_4,
-                                     widened_5, widened_6, widened_7, widened_8};
-
-static void widened_store(const LinearOut *o, int64_t row, int64_t panel, v16 sum, bool add_y) {
-    int64_t left = o->w.rows - panel * 16;
-    float *y = f32_row(o->y, row) + panel * 16;
-    if (!tensor_empty(o->scale)) sum = v16_mul(sum, v16_get(f32_row(o->scale, 0) + panel * 16, left));
-    if (!tensor_empty(o->bias)) sum = v16_add(sum, v16_get(f32_row(o->bias, 0) + panel * 16, left));
-    v16_put(y, add_y ? v16_add(sum, v16_get(y, left)) : sum, left);
-}
-
-static void widened_task(void *ud, int64_t task, int thread) {
-    (void)thread;
-    const Forward *f = ud;
-    int64_t row, row_end, first, n_panel;
-    const LinearOut *o = forward_part(f, task, &row, &row_end, &first, &n_panel);
-    size_t stride = (size_t)(o->w.ld * 16) * dtype_bytes(o->w.dtype);
-    for (int64_t p = first, step; p < first + n_panel; p += step) {
-        const unsigned char *w = (const unsigned char *)o->w.data + (size_t)p * stride;
-        bool wide = row_end - row == 1 && first + n_panel - p >= WIDE_PANELS;
-        step = wide ? WIDE_PANELS : 1;
-        for (int64_t r = row; r < row_end; r += TILE_ROWS) {
-            v16 acc[8];
-            int n = (int)least(row_end - r, TILE_ROWS);
-            if (wide)
-                widened_wide(acc, f->x.cols, f32_row(f->x, r), w, stride, o->w.dtype);
-            else
-                widened[n - 1](acc, f->x.cols, f32_row(f->x, r), f->x.ld, w, o->w.dtype);
-            for (int i = 0; i < (wide ? WIDE_PANELS : n); i++)
-                widened_store(o, wide ? r : r + i, wide ? p + i : p, acc[i], f->add);
-        }
-    }
+static void half_forward(Backend *be, Forward *f, double work) {
+    cpu_tiles(be, ceil_div(f->x.rows, CHUNK) * f->n_group, work, half_forward_task, f);
 }
 
 /* -- backward -------------------------------------------------------------------------------------------------------
@@ -232,10 +127,9 @@ static void pack_weight_pairs(uint16_t *dst, Tensor w, int64_t col) {
 static void half_input_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t row = task / b->n_group * CHUNK, row_end = least(b->dx.rows, row + CHUNK), g = task % b->n_group;
-    int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v, depth = 0;
+    int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v, depth = b->depth;
     uint16_t *panel = (uint16_t *)(void *)cpu_scratch_of(b->be, thread);
     float sum[PAIR_ROWS * PANEL];
-    for (int i = 0; i < b->n; i++) depth += ceil_div(b->grad[i].w.rows, 16) * 16;
     for (int64_t j = 0, at = 0; j < nv; j++, at = 0)
         for (int i = 0; i < b->n; at += ceil_div(b->grad[i++].w.rows, 16) * 16)
             pack_weight_pairs(panel + (j * depth + at) * 16, b->grad[i].w, (v + j) * 16);
@@ -253,6 +147,14 @@ static void half_input_grad_task(void *ud, int64_t task, int thread) {
             pair_table[0][mr - 1][nv - 1](&t);
         }
     }
+}
+
+static void half_input_grad(Backward *b, double work) {
+    b->n_group = n_group(ceil_div(b->dx.cols, 16));
+    b->depth = 0;
+    for (int i = 0; i < b->n; i++) b->depth += ceil_div(b->grad[i].w.rows, 16) * 16;
+    cpu_scratch_threads(b->be, b->depth * PANEL);
+    cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, half_input_grad_task, b);
 }
 
 /* dst: row r zipped with row r + 1 of src, `vecs` vectors of 16; a row or column that is not there is 0. */
@@ -290,6 +192,31 @@ static void half_weight_grad_task(void *ud, int64_t task, int thread) {
             pair_table[1][least(end - t.row, PAIR_ROWS) - 1][nv - 1](&t);
         }
     }
+}
+
+static void half_weight_grad(Backward *b, double work) {
+    int64_t rows = ceil_div(b->x.rows, 2), cols = ceil_div(b->x.cols, 16) * 16;
+    count_weight_parts(b);
+    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
+    b->zipped = cpu_scratch_shared(b->be, (size_t)(rows * cols) * 2 * sizeof(uint16_t));
+    cpu_tiles(b->be, ceil_div(b->x.rows, GRAD_BLOCK), 8.0 * (double)tensor_count(b->x), zip_task, b);
+    cpu_tiles(b->be, b->n_group * b->n_part, work, half_weight_grad_task, b);
+}
+
+/* n times sixteen multiply-adds, two in a pair. */
+static float half_spin(int64_t n) {
+    enum { CHAINS = PAIR_ROWS * TILE_VECS };
+    static const uint16_t ones[32] = {0x3f80};
+    v16 acc[CHAINS];
+    pair16 a = pair16_set1(ones), b = pair16_load(ones);
+#pragma GCC unroll 24
+    for (int c = 0; c < CHAINS; c++) acc[c] = v16_set1((float)c);
+    for (int64_t i = 0; i < n; i += 2 * CHAINS)
+#pragma GCC unroll 24
+        for (int c = 0; c < CHAINS; c++) acc[c] = pair16_dot(a, b, acc[c]);
+    v16 sum = v16_zero();
+    for (int c = 0; c < CHAINS; c++) sum = v16_add(sum, acc[c]);
+    return v16_sum(sum);
 }
 
 #endif

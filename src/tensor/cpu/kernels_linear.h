@@ -2,8 +2,8 @@
  *
  *      x, dy      w          y           kernels
  *      F32        F32        F32         kernels_gemm.h
- *      BF16       BF16       F32, BF16   kernels_half.h; dx F32 or BF16, dw and dbias F32
- *      F32        BF16, I8   F32         kernels_half.h, weights alone; forward only */
+ *      BF16       BF16       F32, BF16   kernels_half.h or kernels_amx.h; dx F32 or BF16, dw and dbias F32
+ *      F32        BF16, I8   F32         kernels_widened.h; forward only */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
 #define DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
 
@@ -28,12 +28,16 @@ static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool 
     for (int i = 0; i < n; i++) {
         check_out(&out[i], x, add_y);
         CHECK(out[i].w.dtype == out[0].w.dtype, "linear_fwd: weights of two dtypes");
-        if (out[i].w.dtype != x.dtype) f.per = WIDE_PANELS;
+        f.per = out[i].w.dtype != x.dtype ? WIDE_PANELS : is_half(x) ? HALF_PANELS : TILE_VECS;
         f.n_group += ceil_div(ceil_div(out[i].w.rows, 16), f.per);
         weights += (double)tensor_count(out[i].w);
     }
-    PoolFn *task = is_half(x) ? half_forward_task : out[0].w.dtype == DTYPE_F32 ? forward_task : widened_task;
-    cpu_tiles(be, ceil_div(x.rows, CHUNK) * f.n_group, product_work((double)x.rows, weights), task, &f);
+    double work = product_work((double)x.rows, weights);
+    if (is_half(x))
+        half_forward(be, &f, work);
+    else
+        cpu_tiles(be, ceil_div(x.rows, CHUNK) * f.n_group, work,
+                  out[0].w.dtype == DTYPE_F32 ? forward_task : widened_task, &f);
 }
 
 static void input_grad(Backward *b) {
@@ -45,49 +49,47 @@ static void input_grad(Backward *b) {
                      half && is_half(b->dx) ? DTYPE_BF16 : DTYPE_F32);
         cpu_check_weight("linear_bwd", "w", b->grad[i].w, b->grad[i].dy.cols, b->dx.cols, b->grad[0].dy.dtype);
         weights += (double)tensor_count(b->grad[i].w);
-        depth += ceil_div(b->grad[i].w.rows, 16) * 16;
+        depth += b->grad[i].w.rows;
     }
     CHECK(!b->add_dx || !is_half(b->dx), "linear_bwd: the old dx is added in F32 only");
+    double work = product_work((double)b->dx.rows, weights);
+    if (half) {
+        half_input_grad(b, work);
+        return;
+    }
     b->n_group = n_group(ceil_div(b->dx.cols, 16));
     cpu_scratch_threads(b->be, depth * PANEL);
-    cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, product_work((double)b->dx.rows, weights),
-              half ? half_input_grad_task : input_grad_task, b);
+    cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, input_grad_task, b);
 }
 
-/* Blocks of x that are packed at a time. */
+/* Blocks of x that are copied at a time. */
 enum { PASS_BLOCKS = 4 };
 
 static void weight_grad(Backward *b) {
     double weights = 0;
-    bool half = is_half(b->grad[0].dy);
-    b->n_group = 0;
     for (int i = 0; i < b->n; i++) {
         const LinearGrad *o = &b->grad[i];
         if (tensor_empty(o->dw_acc)) continue;
         cpu_check_weight("linear_bwd", "dw", o->dw_acc, o->dy.cols, b->x.cols, DTYPE_F32);
         cpu_check_as("linear_bwd", "x", b->x, o->dy.rows, b->x.cols, o->dy.dtype);
-        b->n_group += n_group(ceil_div(o->dw_acc.rows, 16));
         weights += (double)tensor_count(o->dw_acc);
     }
-    if (b->n_group == 0) return;
-    weight_grad_cut(b);
-    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
+    if (weights == 0) return;
     double work = product_work((double)b->x.rows, weights);
-    if (half) {
-        int64_t rows = ceil_div(b->x.rows, 2), cols = ceil_div(b->x.cols, 16) * 16;
-        b->zipped = cpu_scratch_shared(b->be, (size_t)(rows * cols) * 2 * sizeof(uint16_t));
-        cpu_tiles(b->be, ceil_div(b->x.rows, GRAD_BLOCK), 8.0 * (double)tensor_count(b->x), zip_task, b);
-        cpu_tiles(b->be, b->n_group * b->n_part, work, half_weight_grad_task, b);
+    if (is_half(b->grad[0].dy)) {
+        half_weight_grad(b, work);
         return;
     }
+    count_weight_parts(b);
+    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
     /* A few blocks at a time, so that x's copy is small and still in the cache when it is read. */
-    int64_t blocks = least(ceil_div(b->x.rows, GRAD_BLOCK), PASS_BLOCKS), strips = ceil_div(b->x.cols, TILE_ROWS);
-    b->packed = cpu_scratch_shared(b->be, (size_t)(blocks * GRAD_BLOCK * strips * TILE_ROWS) * sizeof(float));
+    int64_t blocks = least(ceil_div(b->x.rows, GRAD_BLOCK), PASS_BLOCKS), n_strip = ceil_div(b->x.cols, TILE_ROWS);
+    b->strips = cpu_scratch_shared(b->be, (size_t)(blocks * GRAD_BLOCK * n_strip * TILE_ROWS) * sizeof(float));
     for (b->row = 0; b->row < b->x.rows; b->row = b->row_end) {
         b->row_end = least(b->x.rows, b->row + blocks * GRAD_BLOCK);
         double share = (double)(b->row_end - b->row) / (double)b->x.rows;
-        cpu_tiles(b->be, ceil_div(b->row_end - b->row, GRAD_BLOCK) * ceil_div(b->x.cols, PACK_COLS),
-                  8.0 * share * (double)tensor_count(b->x), pack_x_task, b);
+        cpu_tiles(b->be, ceil_div(b->row_end - b->row, GRAD_BLOCK) * ceil_div(b->x.cols, STRIP_COLS),
+                  8.0 * share * (double)tensor_count(b->x), strips_task, b);
         cpu_tiles(b->be, b->n_group * b->n_part, work * share, weight_grad_task, b);
     }
 }
