@@ -45,7 +45,7 @@ static void side_close(Side *s) {
     backend_close(s->be);
 }
 
-static Net side_lm(Side *s) { return (Net){&s->model, &s->lm}; }
+static Net side_lm(Side *s) { return (Net){&s->model, &s->lm, NULL}; }
 
 /* Log-probs of all texts, one after another. */
 static float *scores(Side *s, const Texts *t, int64_t *n) {

@@ -106,7 +106,7 @@ static bool open_net(StageNet *n, const StageCtx *ctx, Error *err) {
         model_release(&n->m);
         ok = false;
     }
-    n->net = (Net){&n->m, &n->h};
+    n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
     str_release(&dir);
     return ok;

@@ -246,10 +246,10 @@ static bool open_pm(StageNet *pm, const StageCtx *ctx, Error *err) {
         ok = false;
     }
     if (ok) {
-        pm->net = (Net){&pm->m, &pm->h};
+        pm->net = (Net){&pm->m, &pm->h, NULL};
         pm->open = true;
         pm->m.tokens = sl.m.tokens;
-        ok = net_copy_weights(pm->net, (Net){&sl.m, NULL}, err);
+        ok = net_copy_weights(pm->net, (Net){&sl.m, NULL, NULL}, err);
     }
     stage_net_close(&sl);
     return ok;

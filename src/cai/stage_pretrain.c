@@ -73,7 +73,7 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
             return false;
         }
     }
-    n->net = (Net){&n->m, &n->h};
+    n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
     return ok;
 }

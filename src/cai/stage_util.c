@@ -129,7 +129,7 @@ bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, Hea
         ok = false;
     }
     str_release(&dir);
-    n->net = (Net){&n->m, &n->h};
+    n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
     return ok;
 }

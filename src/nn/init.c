@@ -79,7 +79,7 @@ bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Erro
     if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
     if (grads) {
         if (!params_open(&m->dw, &m->grads, be, be->real, cfg, "gradients", err)) goto fail;
-        net_zero_grads((Net){m, NULL});
+        net_zero_grads((Net){m, NULL, NULL});
     } else {
         m->dw.block = mem_alloc((size_t)cfg->n_layer * sizeof *m->dw.block); /* of empty tensors */
     }
