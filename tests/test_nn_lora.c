@@ -562,7 +562,7 @@ static void test_tensors(void **state) {
         {{"A.weight"}, "q_proj.lora_B.weight' is missing"},
         {{"B.weight"}, "q_proj.lora_A.weight' is missing"},
         {{"A.weight", "B.weight", "A.bias"}, "q_proj.lora_A.bias' has no place"},
-        {{"A.bias"}, "no tensor of this model's modules"},
+        {{"A.bias"}, "q_proj.lora_A.bias' has no place"},
     };
     Error err = {0};
     Machine mc;

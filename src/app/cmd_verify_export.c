@@ -14,7 +14,7 @@
 static const Flag flags[] = {
     {"--text", "FILE", "text to compare on; default: a paragraph of our own and random token ids"},
     {"--bound", "X", "largest difference of a token's log-probability beyond rounding, nats (default 1e-4)"},
-    MACHINE_FLAGS,
+    MODEL_FLAGS,
     {0}};
 
 enum { MOST = 512 }; /* tokens of one sequence */
@@ -291,6 +291,7 @@ static bool run(const Args *a, Error *err) {
     Difference source = {0}, rounded = {0};
     double bound;
     if (!args_num(a, self, "--bound", 1e-4, 0, 1e9, &bound, err) || !open_net(&m, a, self, err)) return false;
+    open_model_merge(&m);
     bool ok = open_text_if_any(&m, a->log, err) && open_written(&w, &m, a, err) &&
               compare_all(&source, &m, &w, a, err) && round_source(&m, &w, err) &&
               compare_all(&rounded, &m, &w, a, err) && report(&source, &rounded, &w, bound, a->json, err);

@@ -145,6 +145,27 @@ void lora_visit(const Adapter *a, LoraVisitor *fn, void *ud) {
     params_walk(&a->model, NULL, NULL, visit_pair, &(VisitJob){a, fn, ud});
 }
 
+typedef struct {
+    Backend *be;
+    double sum; /* of the sizes of every b */
+} UpJob;
+
+static void add_up(void *ud, const LoraPart *p) {
+    UpJob *job = ud;
+    double *row = mem_alloc((size_t)p->w.cols * sizeof *row);
+    for (int64_t i = 0; i < p->w.rows && p->up; i++) {
+        tensor_get_row(job->be, row, p->w, i);
+        for (int64_t k = 0; k < p->w.cols; k++) job->sum += fabs(row[k]);
+    }
+    free(row);
+}
+
+bool adapter_is_new(const Adapter *a) {
+    UpJob job = {a->be, 0};
+    lora_visit(a, add_up, &job);
+    return job.sum == 0;
+}
+
 static void count_part(void *ud, const LoraPart *p) { *(int64_t *)ud += tensor_count(p->w); }
 
 int64_t adapter_params(const Adapter *a) {

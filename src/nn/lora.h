@@ -47,6 +47,7 @@ bool adapter_head_open(Head *h, Model *m, const char *dir, bool grads, Error *er
  * share the trunk are changed with it. Raises the trunk's version. */
 void net_merge(Net n);
 
+bool adapter_is_new(const Adapter *a);                              /* every B is zero: the net is its trunk */
 int64_t adapter_params(const Adapter *a);                           /* numbers in A and B */
 const LoraConfig *adapter_config(const Adapter *a);                 /* without targets */
 

@@ -277,6 +277,14 @@ static bool load_file(const StFile *f, const Adapter *a, const Head *h, Str *not
     return job.ok;
 }
 
+/* No tensor is of a pair: what are they? */
+static void name_first(const StFile *f, Error *err) {
+    LoadJob job = {.file = f, .err = err};
+    job.used = mem_alloc((size_t)f->n * sizeof *job.used + 1);
+    if (all_used(&job)) error_set(err, ERR_FORMAT, "adapter_model.safetensors holds no pair of matrices");
+    free(job.used);
+}
+
 bool adapter_open(Adapter **out, Model *m, const char *dir, bool grads, Error *err) {
     FileConfig c;
     StFile f;
@@ -285,10 +293,7 @@ bool adapter_open(Adapter **out, Model *m, const char *dir, bool grads, Error *e
     bool ok = open_file(&f, dir, err);
     if (ok) {
         ok = lora_place(out, m, &c.lora, grads, in_file, &f, err);
-        if (!ok)
-            error_wrap(err,
-                       "no tensor of this model's modules, such as '%smodel.layers.0.self_attn.q_proj.lora_A.weight'",
-                       prefix);
+        if (!ok && err->code != ERR_MEMORY) name_first(&f, err);
         if (ok && !load_file(&f, *out, NULL, &m->note, err)) {
             adapter_close(*out);
             *out = NULL;
