@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LORA_ROWS = 4096, LORA_WIDE = 1 << 22 };
+enum { LORA_ROWS = 4096, LORA_WIDE = 1 << 20 };
 
 /* -- places ---------------------------------------------------------------------------------------------------------
  */
@@ -66,7 +66,7 @@ static bool place_all(Adapter *a, LoraWants *wants, void *ud, Error *err) {
     PlaceJob job = {.a = a, .params = &params, .grads = a->grads ? &grads : NULL, .wants = wants, .ud = ud};
     params_walk(&a->model, NULL, NULL, place_pair, &job);
     if (job.n == 0) return error_set(err, ERR_CONFIG, "an adapter of no matrix");
-    int64_t rows = LORA_WIDE / job.widest;
+    int64_t sums = a->be->slice_values > LORA_WIDE ? a->be->slice_values : LORA_WIDE, rows = sums / job.widest;
     bool half = a->dtype != a->be->real;
     a->n_rows = !half || rows > LORA_ROWS ? LORA_ROWS : rows < PANEL_ROWS ? PANEL_ROWS : (int)rows;
     place_work(a, &work, job.widest);
