@@ -210,10 +210,10 @@ static void make_models(void) {
     OK(model_init(&m, be, &c, 5, false, &err));
     OK(head_init(&lm, &m, HEAD_LM, c.n_vocab, 5, false, &err));
     OK(head_init(&score, &m, HEAD_SCORE, 1, 5, false, &err));
-    net_visit((Net){&m, &lm}, louder, be);
+    net_visit((Net){&m, &lm, NULL}, louder, be);
     OK(io_make_dirs(MODEL, &err) && io_make_dirs(PM, &err));
-    OK(net_save((Net){&m, &lm}, MODEL, &err));
-    OK(net_save((Net){&m, &score}, PM, &err));
+    OK(net_save((Net){&m, &lm, NULL}, MODEL, &err));
+    OK(net_save((Net){&m, &score, NULL}, PM, &err));
     make_tokenizer(&json);
     OK(io_write_file(MODEL "/tokenizer.json", json.s, json.n, &err));
     OK(io_write_file(PM "/tokenizer.json", json.s, json.n, &err));

@@ -67,7 +67,7 @@ static inline void nets_open(Nets *n, const char *backend, int threads, const Mo
     if (!model_init(&n->model, n->be, c, seed, false, &err)) fail_msg("%s", err.msg);
     if (!head_init(&n->lm, &n->model, HEAD_LM, c->n_vocab, seed, false, &err)) fail_msg("%s", err.msg);
     if (!head_init(&n->score, &n->model, HEAD_SCORE, 1, seed, false, &err)) fail_msg("%s", err.msg);
-    net_visit((Net){&n->model, &n->lm}, louder, n);
+    net_visit((Net){&n->model, &n->lm, NULL}, louder, n);
 }
 
 static inline void nets_close(Nets *n) {
@@ -78,8 +78,8 @@ static inline void nets_close(Nets *n) {
     pool_close(n->pool);
 }
 
-static inline Net lm_of(Nets *n) { return (Net){&n->model, &n->lm}; }
-static inline Net score_of(Nets *n) { return (Net){&n->model, &n->score}; }
+static inline Net lm_of(Nets *n) { return (Net){&n->model, &n->lm, NULL}; }
+static inline Net score_of(Nets *n) { return (Net){&n->model, &n->score, NULL}; }
 
 static inline Engine *engine_of(Net net, EngineConfig c) {
     Error err = {0};

@@ -227,7 +227,7 @@ static inline void test_net_open(TestNet *t, Backend *be, const ModelConfig *c, 
     Error err = {0};
     OK(model_init(&t->model, be, c, 11, grads, &err));
     OK(head_init(&t->head, &t->model, kind, n_out, 12, grads, &err));
-    t->net = (Net){&t->model, &t->head};
+    t->net = (Net){&t->model, &t->head, NULL};
     net_visit(t->net, roughen_one, be);
 }
 

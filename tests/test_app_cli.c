@@ -326,7 +326,7 @@ static void make_slow(void) {
     double *nothing = mem_alloc((size_t)h.w.cols * sizeof *nothing);
     tensor_set_row(be, h.w, SENT_END, nothing); /* never the likeliest: replies last for seconds */
     free(nothing);
-    OK(io_make_dirs(SLOW, &err) && net_save((Net){&m, &h}, SLOW, &err));
+    OK(io_make_dirs(SLOW, &err) && net_save((Net){&m, &h, NULL}, SLOW, &err));
     OK(io_copy_file(MODEL "/tokenizer.json", SLOW "/tokenizer.json", &err));
     head_release(&h);
     model_release(&m);

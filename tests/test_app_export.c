@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "nn/lora.h"
 #include "nn/safetensors.h"
 
 #define OUT DIR "/out"
@@ -162,7 +163,7 @@ static void test_export_hf(void **state) {
     succeeds("export " PM " " OUT "_pm --to hf");
     succeeds("verify-export " PM " " OUT "_pm");
     fails("export " MODEL " " MODEL " --to hf", 2, "is the folder to export");
-    fails("export " MODEL " " OUT " --to onnx", 2, "expected hf or gguf");
+    fails("export " MODEL " " OUT " --to onnx", 2, "expected hf, gguf or lora");
     fails("export " MODEL " " OUT, 2, "--to is missing");
     fails("export " MODEL " " OUT " --to hf --dtype q8_0", 2, "expected f32, bf16 or f16");
     json_release(want);
@@ -315,10 +316,107 @@ static void test_score_tokens(void **state) {
     ran_release(&r);
 }
 
+/* -- adapters -------------------------------------------------------------------------------------------------------
+ */
+
+#define ADAPTER DIR "/stage/adapter"
+#define SCORED DIR "/scored"
+
+/* A new adapter's b is zero. */
+static void train_b(void *ud, int index, const ParamInfo *p) {
+    if (!strstr(p->name, "lora_B")) return;
+    float *x = mem_alloc((size_t)tensor_count(p->w) * sizeof *x);
+    for (int64_t i = 0; i < tensor_count(p->w); i++)
+        x[i] = (float)(0.3 * rng_normal((Rng){8, RNG_TEST}, (uint64_t)i, (uint32_t)index));
+    tensor_set_f32(ud, p->w, x);
+    free(x);
+}
+
+/* A language model's and a scoring model's, both over MODEL, named by the folder that they are for. */
+static void make_adapters(void) {
+    static const char *const target[] = {"q_proj", "down_proj"};
+    Pool *pool;
+    Backend *be;
+    Model m;
+    Head lm, score;
+    Adapter *a;
+    Error err = {0};
+    LoraConfig lora = {.r = 3, .alpha = 6, .target = target, .n_target = 2, .base = MODEL};
+    OK(pool_open(&pool, 1, &err) && backend_open(&be, "cpu", pool, NULL, &err));
+    OK(model_open(&m, be, MODEL, false, &err) && head_open(&lm, &m, HEAD_LM, MODEL, false, &err));
+    OK(head_init(&score, &m, HEAD_SCORE, 1, 6, false, &err) && adapter_init(&a, &m, &lora, 1, false, &err));
+    net_visit((Net){&m, &lm, a}, train_b, be);
+    OK(adapter_save((Net){&m, &lm, a}, ADAPTER, &err) && adapter_save((Net){&m, &score, a}, SCORED, &err));
+    adapter_close(a);
+    head_release(&lm), head_release(&score);
+    model_release(&m);
+    backend_close(be);
+    pool_close(pool);
+}
+
+static void test_adapter(void **state) {
+    (void)state;
+    Error err = {0};
+    make_adapters();
+    Json *base = logits_of("logits " MODEL " --all", ids);
+    Json *want = logits_of("logits " MODEL " --all --adapter " ADAPTER, ids);
+    const Json *x = json_at(json_at(json_get(base, "logits"), 3), 7),
+               *y = json_at(json_at(json_get(want, "logits"), 3), 7);
+    assert_true(fabs(json_num(x, 0) - json_num(y, 0)) > 1e-3);
+    same_logits(ADAPTER, want, ids, 0);                          /* it names its base */
+    same_logits(MODEL " --adapter " DIR "/stage", want, ids, 0); /* a stage's output */
+    succeeds("export " MODEL " " OUT "_merged --to hf --adapter " ADAPTER);
+    same_logits(OUT "_merged", want, ids, 1e-4);
+    succeeds("export " ADAPTER " " OUT "_lora --to lora");
+    static const char *const file[] = {"adapter_model.safetensors", "adapter_config.json"};
+    for (int i = 0; i < 2; i++) {
+        char path[2][256];
+        Str text[2] = {{0}, {0}};
+        snprintf(path[0], sizeof path[0], "%s/%s", ADAPTER, file[i]);
+        snprintf(path[1], sizeof path[1], "%s_lora/%s", OUT, file[i]);
+        for (int k = 0; k < 2; k++) OK(io_read_file(&text[k], path[k], 1 << 20, &err));
+        assert_string_equal(text[0].s + text[0].n / 2, text[1].s + text[1].n / 2);
+        assert_true(text[0].n == text[1].n && !memcmp(text[0].s, text[1].s, text[0].n));
+        str_release(&text[0]), str_release(&text[1]);
+    }
+    Json *greedy[2] = {logits_of("logits " MODEL " --greedy 12 --adapter " ADAPTER, ids),
+                       logits_of("logits " OUT "_merged --greedy 12", ids)};
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(json_int(json_at(json_get(greedy[0], "greedy"), i), -1),
+                         json_int(json_at(json_get(greedy[1], "greedy"), i), -2));
+    Json *reward = logits_of("logits " SCORED, ids);
+    assert_true(isfinite(json_num(json_get(reward, "reward"), NAN)));
+    succeeds("export " SCORED " " OUT "_pm --to hf");
+    Json *merged = logits_of("logits " OUT "_pm", ids);
+    assert_true(fabs(json_num(json_get(reward, "reward"), 0) - json_num(json_get(merged, "reward"), 9)) < 1e-4);
+    Json *const all[] = {base, want, greedy[0], greedy[1], reward, merged};
+    for (int i = 0; i < COUNT_OF(all); i++) json_release(all[i]);
+}
+
+static void test_adapter_refused(void **state) {
+    (void)state;
+    Error err = {0};
+    Str text = {0};
+    fails("export " MODEL " " OUT "_no --to lora", 2, "has no adapter");
+    fails("export " ADAPTER " " OUT "_no --to lora --dtype bf16", 2, "an adapter is written as F32");
+    fails("export " ADAPTER " " ADAPTER " --to lora", 2, "name another");
+    fails("export " MODEL " " OUT "_no --to peft", 2, "expected hf, gguf or lora");
+    fails("logits " MODEL " --adapter " PM, 4, "no adapter here");
+    OK(io_read_file(&text, ADAPTER "/adapter_config.json", 1 << 16, &err));
+    char *at = strstr(text.s, MODEL "\"");
+    assert_non_null(at);
+    *at = '?';
+    OK(io_write_file(ADAPTER "/adapter_config.json", text.s, text.n, &err));
+    fails("logits " ADAPTER, 4, "name the base's folder, and this one behind --adapter");
+    succeeds("generate " MODEL " --adapter " ADAPTER " --prompt hi --max-new 2");
+    str_release(&text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits), cmocka_unit_test(test_export_hf), cmocka_unit_test(test_export_gguf),
-        cmocka_unit_test(test_import), cmocka_unit_test(test_notes),     cmocka_unit_test(test_score_tokens),
+        cmocka_unit_test(test_logits),  cmocka_unit_test(test_export_hf),       cmocka_unit_test(test_export_gguf),
+        cmocka_unit_test(test_import),  cmocka_unit_test(test_notes),           cmocka_unit_test(test_score_tokens),
+        cmocka_unit_test(test_adapter), cmocka_unit_test(test_adapter_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

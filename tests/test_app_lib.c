@@ -70,7 +70,7 @@ static void write_model(const char *dir, HeadKind kind, uint64_t seed) {
     must(io_make_dirs(dir, &err) && pool_open(&pool, 1, &err) && backend_open(&be, "cpu", pool, NULL, &err), &err);
     must(model_init(&m, be, &c, seed, false, &err), &err);
     must(head_init(&h, &m, kind, kind == HEAD_LM ? c.n_vocab : 1, seed, false, &err), &err);
-    must(net_save((Net){&m, &h}, dir, &err), &err);
+    must(net_save((Net){&m, &h, NULL}, dir, &err), &err);
     head_release(&h);
     model_release(&m);
     backend_close(be);
@@ -200,7 +200,7 @@ static double below(HeadKind kind, const char *dir, const char *reply, int *n) {
     must(tokenizer_open(&t, dir, &err) && chat_init(&chat, t, &err), &err);
     must(pool_open(&pool, 1, &err) && backend_open(&be, "cpu", pool, NULL, &err), &err);
     must(model_open(&m, be, dir, false, &err) && head_open(&h, &m, kind, dir, false, &err), &err);
-    must(engine_open(&e, (Net){&m, &h}, &(EngineConfig){0}, &err), &err);
+    must(engine_open(&e, (Net){&m, &h, NULL}, &(EngineConfig){0}, &err), &err);
     tokbuf_put(&before, chat.id[SENT_USER]);
     tokenizer_encode(t, ask.text, strlen(ask.text), &before);
     tokbuf_put(&before, chat.id[SENT_END]);

@@ -281,6 +281,8 @@ static void mistakes_are_found_first(void **state) {
         {"rl.max_new=128", ERR_CONFIG, "rl.max_new"},
         {"revise.critique_tokens=120", ERR_CONFIG, "revise.critique_tokens"},
         {"run.name=../up", ERR_CONFIG, "../up"},
+        {"lora.stages=[sl,pretrain]", ERR_CONFIG, "pre-training is of all weights"},
+        {"lora.stages=[dpo2]", ERR_CONFIG, "'dpo2' trains no adapter"},
         {"data.pm_gold=[/nowhere.jsonl]", ERR_FORMAT, "/nowhere.jsonl"},
     };
     char fresh[280], set_out[300];
@@ -319,7 +321,8 @@ static void mistakes_are_found_first(void **state) {
     run_config_release(&c);
 }
 
-/* -- BF16 ------------------------------------------------------------------------------------------------------------
+/* -- BF16, adapters
+ * ------------------------------------------------------------------------------------------------------------
  */
 
 typedef struct {
@@ -338,49 +341,95 @@ static int stop_after_first_step(void *ud, const char *what) {
     return 0;
 }
 
-/* Stopped in pretraining, then in RL; then let run. */
-static void bf16_resumes(void **state) {
-    (void)state;
-    static const char *const at[] = {"pretrain", "rl"};
-    static const char *const more[] = {"run.dtype=bf16", NULL};
+typedef struct {
+    const char *name, *more[4], *stops[2]; /* configuration; stages that are stopped */
+    const char *holds, *file;              /* what is in that file of all trained models */
+} Resumed;
+
+static void stop_in(const char *stage, const Resumed *c, const char *set_out) {
+    RunConfig cfg;
+    PipelineResult r;
+    Interruption x = {0};
+    Error err = {0};
+    char dir[sizeof r.stage[0].dir], set_name[64];
+    snprintf(set_name, sizeof set_name, "run.name=%s", c->name);
+    help_config(&cfg, TINY, (const char *const[]){set_out, set_name, c->more[0], c->more[1], c->more[2], NULL});
+    assert_ok(pipeline_keys(&r, &cfg, TINY, &err), err);
+    snprintf(dir, sizeof dir, "%s", help_stage(&r, stage)->dir);
+    x.dir = dir;
+    assert_ok(stop_open(&x.stop, &err), err);
+    io_set_fault_hook(stop_after_first_step, &x);
+    bool ok = pipeline_run(&r, &cfg, TINY, NULL, NULL, x.stop, &err);
+    io_set_fault_hook(NULL, NULL);
+    assert_false(ok);
+    assert_int_equal(err.code, ERR_STOPPED);
+    assert_true(help_exists(dir, "state") && !help_exists(dir, "DONE"));
+    stop_close(x.stop);
+    run_config_release(&cfg);
+}
+
+/* Stopped in two stages, then let run. Returns how many files were compared. */
+static int resumes(const Resumed *c) {
     char set_out[300], sha[2][65];
     PipelineResult whole, r;
-    Error err = {0};
-    run(&whole, alone, "half", NULL, more);
-    snprintf(set_out, sizeof set_out, "run.out=%s/half", root);
-    for (int i = 0; i < COUNT_OF(at); i++) {
-        RunConfig c;
-        Interruption x = {0};
-        help_config(&c, TINY, (const char *const[]){set_out, "run.name=half", more[0], NULL});
-        assert_ok(pipeline_keys(&r, &c, TINY, &err), err);
-        char dir[sizeof r.stage[0].dir];
-        snprintf(dir, sizeof dir, "%s", help_stage(&r, at[i])->dir);
-        x.dir = dir;
-        assert_ok(stop_open(&x.stop, &err), err);
-        io_set_fault_hook(stop_after_first_step, &x);
-        bool ok = pipeline_run(&r, &c, TINY, NULL, NULL, x.stop, &err);
-        io_set_fault_hook(NULL, NULL);
-        assert_false(ok);
-        assert_int_equal(err.code, ERR_STOPPED);
-        assert_true(help_exists(dir, "state") && !help_exists(dir, "DONE"));
-        stop_close(x.stop);
-        run_config_release(&c);
-    }
-    snprintf(set_out, sizeof set_out, "%s/half", root);
-    run(&r, set_out, "half", NULL, more);
+    int n = 0;
+    run(&whole, alone, c->name, NULL, c->more);
+    snprintf(set_out, sizeof set_out, "run.out=%s/%s", root, c->name);
+    for (int i = 0; i < COUNT_OF(c->stops); i++) stop_in(c->stops[i], c, set_out);
+    run(&r, set_out + strlen("run.out="), c->name, NULL, c->more);
     for (int i = 0; i < r.n_stage; i++) {
-        if (!help_exists(r.stage[i].dir, "model/model.safetensors")) continue;
-        help_sha(sha[0], whole.stage[i].dir, "model/model.safetensors");
-        help_sha(sha[1], r.stage[i].dir, "model/model.safetensors");
-        if (strcmp(sha[0], sha[1])) fail_msg("%s: another model than the undisturbed run's", r.stage[i].name);
-        char *weights = help_read(r.stage[i].dir, "model/model.safetensors");
-        assert_non_null(strstr(weights + 8, "\"BF16\"")); /* behind the header's length */
-        free(weights);
+        static const char *const files[] = {"model/model.safetensors", "adapter/adapter_model.safetensors"};
+        for (int k = 0; k < COUNT_OF(files); k++) {
+            if (!help_exists(whole.stage[i].dir, files[k])) continue;
+            help_sha(sha[0], whole.stage[i].dir, files[k]);
+            help_sha(sha[1], r.stage[i].dir, files[k]);
+            if (strcmp(sha[0], sha[1]))
+                fail_msg("%s: another %s than the undisturbed run's", r.stage[i].name, files[k]);
+            if (strcmp(files[k], c->file)) continue;
+            char *weights = help_read(r.stage[i].dir, files[k]);
+            assert_non_null(strstr(weights + 8, c->holds)); /* behind the header's length */
+            free(weights);
+            n++;
+        }
     }
     char *x = help_read(whole.run_dir, "report.json"), *y = help_read(r.run_dir, "report.json");
     assert_string_equal(x, y);
     free(x);
     free(y);
+    return n;
+}
+
+static void bf16_resumes(void **state) {
+    (void)state;
+    static const Resumed half = {"half", {"run.dtype=bf16"}, {"pretrain", "rl"}, "\"BF16\"", "model/model.safetensors"};
+    assert_true(resumes(&half) >= 5);
+}
+
+/* Of sl, pm and rl; rl's preference and value model stand over its own frozen model. */
+static void lora_resumes(void **state) {
+    (void)state;
+    static const Resumed lora = {"lora",
+                                 {"lora.r=3", "lora.stages=[sl,pm,rl]", "sl.epochs=4"},
+                                 {"sl", "rl"},
+                                 "base_model.model.model.layers.0.mlp.down_proj.lora_B.weight",
+                                 "adapter/adapter_model.safetensors"};
+    assert_int_equal(resumes(&lora), 3);
+}
+
+/* No steps and no epochs: what came in goes out. */
+static void taken_over(void **state) {
+    (void)state;
+    PipelineResult first, r;
+    char path[800], sha[2][65];
+    run(&first, alone, "first", "pretrain", NULL);
+    snprintf(path, sizeof path, "model.path=%s/model", help_stage(&first, "pretrain")->dir);
+    run(&r, alone, "taken", "pretrain", (const char *const[]){path, "pretrain.epochs=0", NULL});
+    const char *dir = help_stage(&r, "pretrain")->dir;
+    assert_string_not_equal(dir, help_stage(&first, "pretrain")->dir);
+    help_sha(sha[0], help_stage(&first, "pretrain")->dir, "model/model.safetensors");
+    help_sha(sha[1], dir, "model/model.safetensors");
+    assert_string_equal(sha[0], sha[1]);
+    assert_false(help_exists(dir, "metrics.jsonl"));
 }
 
 static int setup(void **state) {
@@ -392,12 +441,18 @@ static int setup(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(two_processes_share_a_store), cmocka_unit_test(again_is_free),
-        cmocka_unit_test(one_thread_equals_two),       cmocka_unit_test(keys_change_where_they_must),
-        cmocka_unit_test(only_dependents_run_again),   cmocka_unit_test(one_principle_changes),
-        cmocka_unit_test(only_runs_up_to_a_stage),     cmocka_unit_test(half_written_is_redone),
-        cmocka_unit_test(mistakes_are_found_first),    cmocka_unit_test(bf16_resumes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(two_processes_share_a_store),
+                                       cmocka_unit_test(again_is_free),
+                                       cmocka_unit_test(one_thread_equals_two),
+                                       cmocka_unit_test(keys_change_where_they_must),
+                                       cmocka_unit_test(only_dependents_run_again),
+                                       cmocka_unit_test(one_principle_changes),
+                                       cmocka_unit_test(only_runs_up_to_a_stage),
+                                       cmocka_unit_test(half_written_is_redone),
+                                       cmocka_unit_test(mistakes_are_found_first),
+                                       cmocka_unit_test(bf16_resumes),
+                                       cmocka_unit_test(lora_resumes),
+                                       cmocka_unit_test(taken_over)};
     int failed = cmocka_run_group_tests(tests, setup, NULL);
     if (!failed) help_remove(root);
     return failed;

@@ -5,6 +5,7 @@
  * machine no GPU. */
 #include "engine_nets.h"
 
+#include "nn/lora.h"
 #include "train/batch.h"
 #include "train/trainer.h"
 
@@ -14,6 +15,7 @@ typedef struct {
     Backend *be;
     Model model;
     Head lm, score;
+    Adapter *adapter; /* NULL: none */
     bool half;
 } Side;
 
@@ -38,14 +40,33 @@ static void side_open(Side *s, const char *backend, const char *isa, bool half, 
     if (!head_init(&s->score, &s->model, HEAD_SCORE, 1, 5, false, &err)) fail_msg("%s", err.msg);
 }
 
+/* The model is frozen beside it. */
+static void side_adapt(Side *s) {
+    Error err = {0};
+    static const char *const target[] = {"all-linear"};
+    LoraConfig lora = {.r = 5, .alpha = 10, .target = target, .n_target = 1};
+    if (!adapter_init(&s->adapter, &s->model, &lora, 6, true, &err)) fail_msg("%s", err.msg);
+}
+
+/* As after some training: b is no longer zero. */
+static void train_b(void *ud, int index, const ParamInfo *p) {
+    if (!strstr(p->name, "lora_B")) return;
+    float *x = mem_alloc((size_t)tensor_count(p->w) * sizeof *x);
+    for (int64_t i = 0; i < tensor_count(p->w); i++)
+        x[i] = (float)(0.1 * rng_normal((Rng){8, RNG_TEST}, (uint64_t)i, (uint32_t)index));
+    tensor_set_f32(ud, p->w, x);
+    free(x);
+}
+
 static void side_close(Side *s) {
+    adapter_close(s->adapter);
     head_release(&s->score);
     head_release(&s->lm);
     model_release(&s->model);
     backend_close(s->be);
 }
 
-static Net side_lm(Side *s) { return (Net){&s->model, &s->lm}; }
+static Net side_lm(Side *s) { return (Net){&s->model, &s->lm, s->adapter}; }
 
 /* Log-probs of all texts, one after another. */
 static float *scores(Side *s, const Texts *t, int64_t *n) {
@@ -125,7 +146,7 @@ static double worst_drawn(Engine *e, const GenRequest *req, const GenResult *res
 }
 
 /* What was drawn gets, when scored, the log-prob it was recorded with, to the bit in exact mode; the same calls give
- * the same bits; 40 tokens are enough for recorded passes. */
+ * the same bits; 40 tokens are enough for recorded passes. In BF16 with an adapter. */
 static void test_generation_is_scoring(void **state) {
     (void)state;
     static Texts t;
@@ -141,6 +162,8 @@ static void test_generation_is_scoring(void **state) {
             GenRequest req[6];
             GenResult res[2][6];
             side_open(&gpu, "cuda", mode[k].isa, mode[k].half, &c, false);
+            if (mode[k].half) side_adapt(&gpu);
+            if (mode[k].half) net_visit(side_lm(&gpu), train_b, gpu.be);
             assert_int_equal(gpu.be->exact, mode[k].isa != NULL);
             texts_fill(&t, 4, 6, 1, 70, c.n_vocab);
             six_requests(req, &t);
@@ -236,17 +259,17 @@ static Course train(Side *s, const Texts *t, Keep keep) {
     return c;
 }
 
-static void test_training_is_the_cpus(void **state) {
-    (void)state;
+static void training(bool lora) {
     static Texts t;
-    for (int kind = 0; kind < 3; kind++)
+    for (int kind = lora; kind < 3; kind++)
         for (int half = 0; half < 2; half++) {
             ModelConfig c = config(kind);
             texts_fill(&t, 6, 2, 20, 90, c.n_vocab);
             Course course[4];
             for (int side = 0; side < 4; side++) { /* cpu; cuda; cuda again; cuda, blocks run again in the backward */
                 Side s;
-                side_open(&s, side ? "cuda" : "cpu", NULL, half, &c, true);
+                side_open(&s, side ? "cuda" : "cpu", NULL, half, &c, !lora);
+                if (lora) side_adapt(&s);
                 course[side] = train(&s, &t, side == 3 ? KEEP_INPUTS : KEEP_ALL);
                 side_close(&s);
             }
@@ -263,6 +286,16 @@ static void test_training_is_the_cpus(void **state) {
         }
 }
 
+static void test_training_is_the_cpus(void **state) {
+    (void)state;
+    training(false);
+}
+
+static void test_adapters_training_is_the_cpus(void **state) {
+    (void)state;
+    training(true);
+}
+
 int main(void) {
     Error err = {0};
     Backend *be = NULL;
@@ -277,6 +310,7 @@ int main(void) {
         cmocka_unit_test(test_scores_are_the_cpus),
         cmocka_unit_test(test_generation_is_scoring),
         cmocka_unit_test(test_training_is_the_cpus),
+        cmocka_unit_test(test_adapters_training_is_the_cpus),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pool_close(pool);

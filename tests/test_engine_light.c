@@ -43,7 +43,7 @@ static void round_one(void *ud, int index, const ParamInfo *p) {
 
 /* The net itself becomes what the copy was. An untied head: the embeddings stay as they are. */
 static void round_net(Nets *n, DType dtype) {
-    net_visit((Net){&n->model, NULL}, round_one, &(RoundJob){n->be, dtype});
+    net_visit((Net){&n->model, NULL, NULL}, round_one, &(RoundJob){n->be, dtype});
     round_rows(n->be, n->lm.w, dtype);
     n->model.version++;
 }

@@ -177,7 +177,7 @@ static void model_round_trip(Backend *be, const ModelConfig *c, GgufType type, d
     OK(gguf_open(&f, FILE_NAME, &err));
     OK(gguf_model_open(&m, &h, be, &f, &err));
     gguf_close(&f);
-    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, &h}, true, &n2);
+    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, &h, NULL}, true, &n2);
     assert_int_equal(n, n2);
     for (size_t i = 0; i < n; i++)
         if (!(fabs(x[i] - y[i]) <= rounding * fabs(x[i]) + (type == GGUF_TYPE_Q8_0 ? 0.02 : 1e-7 * (rounding > 0))))

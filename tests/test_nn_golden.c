@@ -133,7 +133,7 @@ static void against_golden(const char *dir, Backend *be, const Bounds *bound, co
     OK(head_open(&head, &m, HEAD_LM, path, true, &err));
     snprintf(path, sizeof path, "%s/golden/%s/expected.safetensors", TEST_DIR, dir);
     OK(st_open(&g.file, path, &err));
-    Net net = {&m, &head};
+    Net net = {&m, &head, NULL};
     Rows rows = golden_rows(&g);
     double total = 0;
     for (int i = 0; i < rows.n_tok; i++) total += rows.weight[i];
@@ -251,7 +251,7 @@ static void half_against_golden(const char *dir, Backend *be, const Json *errors
     OK(head_open(&head, &m, HEAD_LM, path, true, &err));
     snprintf(path, sizeof path, "%s/golden/%s/expected.safetensors", TEST_DIR, dir);
     OK(st_open(&h.g.file, path, &err));
-    Net net = {&m, &head};
+    Net net = {&m, &head, NULL};
     Rows rows = golden_rows(&h.g);
     double total = 0;
     for (int i = 0; i < rows.n_tok; i++) total += rows.weight[i];

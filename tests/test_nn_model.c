@@ -512,7 +512,7 @@ static void test_init(void **state) {
     OK(model_init(&a, ref.be, &c, 9, false, &err));
     OK(model_init(&d, ref.be, &deeper, 9, true, &err));
     size_t n, n_b;
-    double *x = gather_all((Net){&a, NULL}, true, &n);
+    double *x = gather_all((Net){&a, NULL, NULL}, true, &n);
     assert_int_equal(n + (size_t)c.n_vocab * 64, model_config_params(&c));
 
     /* coordinates, not layout: the deeper model's embedding is the same */
@@ -533,7 +533,7 @@ static void test_init(void **state) {
         Machine mc;
         if (!machine_open_at(&mc, i, 1)) continue;
         OK(model_init(&b, mc.be, &c, 9, true, &err));
-        double *y = gather_all((Net){&b, NULL}, true, &n_b);
+        double *y = gather_all((Net){&b, NULL, NULL}, true, &n_b);
         assert_int_equal(n, n_b);
         if (!every_backend[i].half) assert_memory_equal(x, y, n * sizeof *x);
         for (size_t k = 0; k < n; k++) assert_true(fabs(x[k] - y[k]) <= fabs(x[k]) / 256); /* BF16 rounds once */
@@ -562,7 +562,7 @@ static void test_copy(void **state) {
     test_net_open(&to, two ? cpu.be : ref.be, &small, HEAD_SCORE, 1, false);
     test_net_open(&wrong, ref.be, &other, HEAD_LM, big.n_vocab, false);
     uint64_t version = to.model.version;
-    OK(net_copy_weights((Net){&to.model, NULL}, from.net, &err));
+    OK(net_copy_weights((Net){&to.model, NULL, NULL}, from.net, &err));
     assert_int_equal(to.model.version, version + 1);
     double x[20], y[20];
     tensor_get_row(ref.be, x, from.model.w.block[1].wq, 7);
@@ -574,9 +574,9 @@ static void test_copy(void **state) {
 
     assert_false(net_copy_weights(to.net, from.net, &err)); /* heads of another kind */
     assert_non_null(strstr(err.msg, "head"));
-    assert_false(net_copy_weights((Net){&wrong.model, NULL}, from.net, &err));
+    assert_false(net_copy_weights((Net){&wrong.model, NULL, NULL}, from.net, &err));
     assert_non_null(strstr(err.msg, "d_ff"));
-    assert_false(net_copy_weights((Net){&from.model, NULL}, to.net, &err)); /* more layers than there are */
+    assert_false(net_copy_weights((Net){&from.model, NULL, NULL}, to.net, &err)); /* more layers than there are */
     assert_non_null(strstr(err.msg, "layers"));
     test_net_close(&from);
     test_net_close(&to);

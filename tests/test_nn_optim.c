@@ -131,7 +131,7 @@ static void adamw_case(Backend *be, const Json *c, const Json *plain) {
     Model m;
     Optim *o;
     OK(model_init(&m, be, &mc, 1, true, &err));
-    Net net = {&m, NULL};
+    Net net = {&m, NULL, NULL};
     BlockParams *w = &m.w.block[0], *d = &m.dw.block[0];
     set_params(be, w->wq);
     set_params(be, w->attn_norm);
@@ -183,7 +183,7 @@ static void test_clip(void **state) {
     assert_true(machine_open(&mc, "ref", NULL, 1));
     ModelConfig c = square_config();
     OK(model_init(&m, mc.be, &c, 1, true, &err));
-    Net net = {&m, NULL};
+    Net net = {&m, NULL, NULL};
     OptimConfig oc = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .clip = 1};
     OK(optim_open(&o, &net, NULL, 1, &oc, &err));
     for (int i = 0; i < 3; i++) {
@@ -225,7 +225,7 @@ static void test_joint(void **state) {
     OK(head_init(&h1, &a, HEAD_SCORE, 1, 1, true, &err));
     OK(head_init(&h2, &a, HEAD_SCORE, 2, 2, true, &err));
     OptimConfig oc = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8};
-    Net nets[] = {{&a, NULL}, {&b, NULL}};
+    Net nets[] = {{&a, NULL, NULL}, {&b, NULL, NULL}};
     OK(optim_open(&o, nets, (const double[]){1, 0.5}, 2, &oc, &err));
     size_t n;
     double *before = gather_all(nets[0], true, &n);
@@ -245,7 +245,7 @@ static void test_joint(void **state) {
     optim_close(o);
 
     /* two heads on one trunk: the trunk moves once, its version rises once */
-    Net shared[] = {{&a, &h1}, {&a, &h2}};
+    Net shared[] = {{&a, &h1, NULL}, {&a, &h2, NULL}};
     uint64_t version = a.version;
     OK(optim_open(&o, shared, NULL, 2, &oc, &err));
     set_all_grads(shared[0], 1, 1);

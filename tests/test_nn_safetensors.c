@@ -252,10 +252,10 @@ static void round_trip(const ModelConfig *c, HeadKind kind, int n_out, int at) {
                     x->no_truncate == y->no_truncate);
     }
     size_t n, n2;
-    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, &h}, true, &n2);
+    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, &h, NULL}, true, &n2);
     assert_int_equal(n, n2);
     assert_memory_equal(x, y, n * sizeof *x);
-    OK(net_save((Net){&m, &h}, DIR "_again", &err));
+    OK(net_save((Net){&m, &h, NULL}, DIR "_again", &err));
     assert_same_file(DIR "/model.safetensors", DIR "_again/model.safetensors");
     assert_same_file(DIR "/config.json", DIR "_again/config.json");
     free(x), free(y);
@@ -294,10 +294,10 @@ static void rounds_once(const ModelConfig *c) {
     test_net_open(&t, full.be, c, HEAD_LM, c->n_vocab, false);
     OK(net_save(t.net, DIR, &err));
     OK(model_open(&m, half.be, DIR, false, &err));
-    OK(net_save((Net){&m, NULL}, DIR "_half", &err));
+    OK(net_save((Net){&m, NULL, NULL}, DIR "_half", &err));
     OK(model_open(&back, full.be, DIR "_half", false, &err));
-    double *x = gather_all((Net){&t.model, NULL}, true, &n), *y = gather_all((Net){&m, NULL}, true, &n);
-    double *z = gather_all((Net){&back, NULL}, true, &n);
+    double *x = gather_all((Net){&t.model, NULL, NULL}, true, &n), *y = gather_all((Net){&m, NULL, NULL}, true, &n);
+    double *z = gather_all((Net){&back, NULL, NULL}, true, &n);
     assert_memory_equal(y, z, n * sizeof *y);
     size_t n_kept = 0;
     for (size_t i = 0; i < n; i++) {
@@ -514,7 +514,7 @@ static void test_shards(void **state) {
     OK(io_write_file(DIR "_shards/model.safetensors.index.json", index.s, index.n, &err));
     OK(model_open(&m, mc.be, DIR "_shards", false, &err));
     size_t n, n2;
-    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, NULL}, true, &n2);
+    double *x = gather_all(t.net, true, &n), *y = gather_all((Net){&m, NULL, NULL}, true, &n2);
     assert_int_equal(n, n2);
     assert_memory_equal(x, y, n * sizeof *x);
     free(x), free(y), free(out);
@@ -570,7 +570,7 @@ static void test_save_shards(void **state) {
         OK(model_open(&m, mc.be, DIR "_split", false, &err) && head_open(&h, &m, HEAD_LM, DIR "_split", false, &err));
         assert_true(m.tokens.bos == 0 && m.tokens.pad == 3 && m.tokens.n_eos == 2 && m.tokens.eos[1] == 2);
         assert_int_equal(m.cfg.eos_id, 5);
-        OK(net_save((Net){&m, &h}, DIR "_split", &err));
+        OK(net_save((Net){&m, &h, NULL}, DIR "_split", &err));
         assert_same_file(DIR "/model.safetensors", DIR "_split/model.safetensors");
         assert_same_file(DIR "/config.json", DIR "_split/config.json");
         OK(io_list_dir(&names, &n, DIR "_split", &err));
@@ -602,7 +602,7 @@ static void test_save_types(void **state) {
     for (int i = 0; i < COUNT_OF(types); i++) {
         OK(net_save_as(t.net, DIR, &(SaveOptions){.dtype = types[i].dtype}, &err));
         OK(model_open(&m, mc.be, DIR, false, &err));
-        double *y = gather_all((Net){&m, NULL}, true, &n2);
+        double *y = gather_all((Net){&m, NULL, NULL}, true, &n2);
         assert_int_equal(n, n2);
         for (size_t k = 0; k < n; k++) assert_true(fabs(x[k] - y[k]) <= fabs(x[k]) * types[i].ulp + 0x1p-25 * (i == 2));
         assert_string_equal(str_get(&m.note), "");

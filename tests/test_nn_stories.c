@@ -152,8 +152,8 @@ static void tell(Backend *be, const Str *file, const Str *tok, const Str *expect
         int32_t len = pos + 1, kv_row = page[pos / KV_PAGE] + pos % KV_PAGE;
         Batch b = {.n_tok = 1, .tok = &id, .pos = &pos, .kv_row = &kv_row, .n_row = 1, .row = (const int32_t[]){0}};
         b.seqs = (AttnSeqs){1, PAGES, (const int32_t[]){0, 1}, &len, page, true, 0};
-        net_forward((Net){&m, &head}, a, &b, &kv);
-        head_forward((Net){&m, &head}, a, 0, logits);
+        net_forward((Net){&m, &head, NULL}, a, &b, &kv);
+        head_forward((Net){&m, &head, NULL}, a, 0, logits);
         int32_t next = argmax(be, logits);
         if (next == BOS) break;
         put_piece(&story, tok, next, id);

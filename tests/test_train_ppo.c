@@ -89,7 +89,7 @@ static void open_net(Fixture *f, int k, uint64_t seed) {
     c.tied = k < 2, c.rope_theta = 10000, c.norm_eps = 1e-5, c.eos_id = END;
     must(model_init(&f->m[k], f->be, &c, seed, k != 1, &err), &err);
     must(head_init(&f->h[k], &f->m[k], k < 2 ? HEAD_LM : HEAD_SCORE, k < 2 ? VOCAB : 1, seed, k != 1, &err), &err);
-    f->net[k] = (Net){&f->m[k], &f->h[k]};
+    f->net[k] = (Net){&f->m[k], &f->h[k], NULL};
 }
 
 static void close_nets(Fixture *f) {

@@ -118,7 +118,7 @@ static void open_net(World *w, Model *m, Head *h, HeadKind kind, uint64_t seed, 
     must(model_init(m, w->be, &c, seed, grads, &err), &err);
     must(head_init(h, m, kind, kind == HEAD_LM ? V : 1, seed, grads, &err), &err);
     Draw d = {w->be, m, h, seed, kind == HEAD_SCORE};
-    net_visit((Net){m, h}, draw_param, &d);
+    net_visit((Net){m, h, NULL}, draw_param, &d);
 }
 
 static World *open_world(void) {
@@ -143,7 +143,7 @@ static World *open_world(void) {
     open_net(w, &w->ref, &w->ref_head, HEAD_LM, 1, false);
     open_net(w, &w->policy, &w->policy_head, HEAD_LM, 1, true);
     open_net(w, &w->value, &w->value_head, HEAD_SCORE, 2, true);
-    all_logprobs(w, (Net){&w->ref, &w->ref_head}, w->lp_ref);
+    all_logprobs(w, (Net){&w->ref, &w->ref_head, NULL}, w->lp_ref);
     return w;
 }
 
@@ -248,7 +248,8 @@ static Verdict train(World *w, const char *name, uint64_t seed, double beta, RlM
                      void (*spoil)(double *, const double *, const int64_t *, int)) {
     Error err = {0};
     Str dir = {0};
-    Net policy = {&w->policy, &w->policy_head}, ref = {&w->ref, &w->ref_head}, value = {&w->value, &w->value_head};
+    Net policy = {&w->policy, &w->policy_head, NULL}, ref = {&w->ref, &w->ref_head, NULL},
+        value = {&w->value, &w->value_head, NULL};
     must(net_copy_weights(policy, ref, &err), &err);
     Draw d = {w->be, &w->value, &w->value_head, 2, true};
     net_visit(value, draw_param, &d); /* biases keep what an earlier run taught them; harmless for a baseline */

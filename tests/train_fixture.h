@@ -47,7 +47,7 @@ static inline void open_net(Fixture *f, HeadKind kind, uint64_t seed) {
     c.tied = kind == HEAD_LM, c.rope_theta = 10000, c.norm_eps = 1e-5, c.eos_id = END;
     must(model_init(&f->m, f->be, &c, seed, true, &err), &err);
     must(head_init(&f->h, &f->m, kind, kind == HEAD_LM ? VOCAB : 1, seed, true, &err), &err);
-    f->net = (Net){&f->m, &f->h};
+    f->net = (Net){&f->m, &f->h, NULL};
 }
 
 static inline void close_all(Fixture *f) {

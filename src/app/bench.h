@@ -26,6 +26,7 @@ typedef struct {
     double peak; /* GFLOP/s, 0: not known */
     const char *dir; /* generate: of a model, or NULL */
     Keep keep;
+    int64_t lora; /* train: rank of an adapter beside frozen weights; 0: all weights are trained */
     const char *file, *tokenizer;
     int64_t vocab;
     double mb, trainer_tok_s;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "app/bench.h"
+#include "nn/lora.h"
 #include "nn/optim.h"
 #include "train/batch.h"
 #include "train/trainer.h"
@@ -19,6 +20,7 @@ typedef struct {
     ModelConfig cfg;
     Model m;
     Head h;
+    Adapter *adapter;
     Net net;
     Acts *acts;
     Arena mem;
@@ -83,10 +85,15 @@ static bool train_open(Train *t, Error *err) {
     for (int i = 0; i < n; i++) t->buf.row[i] = i;
     t->batch.n_row = n;
     t->obj = (Objective){"bench", 1, same_batch, loss_of_slice, t, n, n, NULL};
-    if (!model_init(&t->m, be, c, 0, true, err)) return false;
+    bool all = t->b->lora == 0;
+    if (!model_init(&t->m, be, c, 0, all, err)) return false;
     t->net.trunk = &t->m;
-    if (!head_init(&t->h, &t->m, HEAD_LM, c->n_vocab, 0, true, err)) return false;
+    if (!head_init(&t->h, &t->m, HEAD_LM, c->n_vocab, 0, all, err)) return false;
     t->net.head = &t->h;
+    static const char *const target[] = {"all-linear"};
+    LoraConfig lora = {.r = (int)t->b->lora, .alpha = 2.0 * (double)t->b->lora, .target = target, .n_target = 1};
+    if (!all && !adapter_init(&t->adapter, &t->m, &lora, 0, true, err)) return false;
+    t->net.adapter = t->adapter;
     OptimConfig o = {.lr = 3e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1};
     net_zero_grads(t->net);
     return optim_open(&t->optim, &t->net, NULL, 1, &o, err) && acts_open(&t->acts, &t->m, n, n, t->b->keep, err) &&
@@ -97,6 +104,7 @@ static void train_close(Train *t) {
     acts_close(t->acts);
     arena_release(&t->mem);
     optim_close(t->optim);
+    adapter_close(t->adapter);
     if (t->net.head) head_release(&t->h);
     if (t->net.trunk) model_release(&t->m);
     batch_release(&t->buf);
@@ -151,6 +159,7 @@ static void report(Train *t, const Step *step, int n, double warm, Meter meter) 
     json_out_str(&k.j, "dtype", b->dtype_name);
     json_out_int(&k.j, "batch", t->n_seq);
     json_out_int(&k.j, "seq", t->len);
+    if (b->lora > 0) json_out_int(&k.j, "lora", b->lora);
     json_out_str(&k.j, "keep", b->keep == KEEP_ALL ? "all" : "inputs");
     json_out_num(&k.j, "tok_s", rounded(rate, 1));
     json_out_num(&k.j, "tok_s_best", rounded(tok / best, 1));

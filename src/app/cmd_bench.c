@@ -22,6 +22,7 @@ static const Flag flags[] = {
     {"--seq", "N",
      "train, load: tokens a sequence (default 256; d: 2048, e: 1024); generate: tokens a prompt (default 16)"},
     {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
+    {"--lora", "R", "train: adapters of rank R on every matrix of the layers, the model frozen (default: all weights)"},
     {"--weights", "DTYPE",
      "generate, ppo, grpo: tokens drawn from a rounded copy of the matrices: bf16 or int8 (default: the model's own)"},
     {"--dir", "DIR", "generate: a model folder of this size; also times the way to its first token"},
@@ -351,7 +352,8 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     b->keep = keep && !strcmp(keep, "inputs") ? KEEP_INPUTS : KEEP_ALL;
     bool rl = !strcmp(a->arg[0], "ppo") || !strcmp(a->arg[0], "grpo");
     b->size = bench_size(model ? model : rl ? "c" : "b", err);
-    return b->size && read_rl_flags(b, a, err) && args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
+    return b->size && read_rl_flags(b, a, err) && args_int(a, c, "--lora", 0, 1, 4096, &b->lora, err) &&
+           args_int(a, c, "--steps", 5, 1, 1000000, &b->steps, err) &&
            args_int(a, c, "--warmup", 2, 0, 1000000, &b->warmup, err) &&
            args_int(a, c, "--batch", 0, 0, 4096, &b->batch, err) &&
            args_int(a, c, "--seq", 0, 0, 1 << 20, &b->seq, err) &&

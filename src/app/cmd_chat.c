@@ -12,7 +12,7 @@
 
 #include "app/open.h"
 
-static const Flag flags[] = {{"--system", "TEXT", "system message"}, SAMPLE_FLAGS("256"), MACHINE_FLAGS, {0}};
+static const Flag flags[] = {{"--system", "TEXT", "system message"}, SAMPLE_FLAGS("256"), MODEL_FLAGS, {0}};
 
 typedef struct {
     const Args *a;

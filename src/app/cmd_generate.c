@@ -10,7 +10,7 @@ static const Flag flags[] = {{"--prompt", "TEXT", "what to answer or continue; -
                              {"--system", "TEXT", "system message"},
                              {"--n", "N", "how many texts (default 1)"},
                              SAMPLE_FLAGS("256"),
-                             MACHINE_FLAGS,
+                             MODEL_FLAGS,
                              {0}};
 
 typedef struct {

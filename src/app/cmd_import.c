@@ -9,7 +9,7 @@
 #include "cai/add_sentinels.h"
 #include "cai/hf_folder.h"
 
-static const Flag flags[] = {{"--seed", "N", "what new rows are drawn from (default 0)"}, MACHINE_FLAGS, {0}};
+static const Flag flags[] = {{"--seed", "N", "what new rows are drawn from (default 0)"}, MODEL_FLAGS, {0}};
 
 typedef struct {
     OpenModel m;
@@ -88,6 +88,7 @@ static bool write_folder(Import *im, const char *out, int64_t seed, Error *err) 
     }
     if (im->n_vocab > m->model.cfg.n_vocab && !net_grow_vocab(&m->model, &m->head, im->n_vocab, (uint64_t)seed, err))
         return false;
+    open_model_merge(m);
     Str path = {0};
     str_printf(&path, "%s/tokenizer.json", out);
     Tokenizer *tok = NULL;

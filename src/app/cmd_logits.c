@@ -12,7 +12,7 @@ static const Flag flags[] = {
     {"--all", NULL, "after every token, not the last one alone"},
     {"--greedy", "N", "also the N likeliest next tokens, one after another"},
     {"--out", "FILE", "write FILE.safetensors or FILE.npy (F32) instead of printing; .npy: of one row"},
-    MACHINE_FLAGS,
+    MODEL_FLAGS,
     {0}};
 
 enum { MAX_LINE = 64 << 20 };

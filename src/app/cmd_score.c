@@ -9,7 +9,7 @@
 
 static const Flag flags[] = {
     {"--chat", NULL, "prompt is a user's turn and continuation the reply with its end; else plain text"},
-    MACHINE_FLAGS,
+    MODEL_FLAGS,
     {0}};
 
 enum { ROWS = 256, MAX_LINE = 64 << 20 }; /* rows scored together */

@@ -14,7 +14,7 @@
 static const Flag flags[] = {
     {"--text", "FILE", "text to compare on; default: a paragraph of our own and random token ids"},
     {"--bound", "X", "largest difference of a token's log-probability beyond rounding, nats (default 1e-4)"},
-    MACHINE_FLAGS,
+    MODEL_FLAGS,
     {0}};
 
 enum { MOST = 512 }; /* tokens of one sequence */
@@ -149,7 +149,7 @@ static const char sample[] =
 /* Text, if the tokenizer is one that we read, then ids drawn from the whole vocabulary. */
 static bool compare_all(Difference *d, const OpenModel *m, const Written *w, const Args *a, Error *err) {
     const char *file = args_flag(a, &command_verify_export, "--text");
-    Net x = m->net, y = {(Model *)&w->m, (Head *)&w->h};
+    Net x = m->net, y = {(Model *)&w->m, (Head *)&w->h, NULL};
     int most = m->model.cfg.max_seq < w->m.cfg.max_seq ? m->model.cfg.max_seq : w->m.cfg.max_seq;
     if (most > MOST) most = MOST;
     Str text = {0};
@@ -230,7 +230,7 @@ static bool round_like(Backend *be, const Weight *s, Tensor y, GgufType type, Er
 }
 
 static bool round_source(OpenModel *m, Written *w, Error *err) {
-    Net x = m->net, y = {&w->m, &w->h};
+    Net x = m->net, y = {&w->m, &w->h, NULL};
     int n = net_visit(x, NULL, NULL);
     if (net_visit(y, NULL, NULL) != n)
         return error_set(err, ERR_GATE, "the file holds %d parameters, its source %d", net_visit(y, NULL, NULL), n);
@@ -291,6 +291,7 @@ static bool run(const Args *a, Error *err) {
     Difference source = {0}, rounded = {0};
     double bound;
     if (!args_num(a, self, "--bound", 1e-4, 0, 1e9, &bound, err) || !open_net(&m, a, self, err)) return false;
+    open_model_merge(&m);
     bool ok = open_text_if_any(&m, a->log, err) && open_written(&w, &m, a, err) &&
               compare_all(&source, &m, &w, a, err) && round_source(&m, &w, err) &&
               compare_all(&rounded, &m, &w, a, err) && report(&source, &rounded, &w, bound, a->json, err);

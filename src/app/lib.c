@@ -166,7 +166,7 @@ static bool open_parts(dikast_model *m, const char *dir, int threads, Error *err
     if (tokenizer_n_vocab(m->tok) > m->trunk.cfg.n_vocab)
         return error_set(err, ERR_FORMAT, "%s: the tokenizer has %d ids, the model's vocabulary %d", dir,
                          tokenizer_n_vocab(m->tok), m->trunk.cfg.n_vocab);
-    return engine_open(&m->engine, (Net){&m->trunk, &m->head}, &(EngineConfig){.share_prefix = true}, err);
+    return engine_open(&m->engine, (Net){&m->trunk, &m->head, NULL}, &(EngineConfig){.share_prefix = true}, err);
 }
 
 bool dikast_model_open(dikast_model **out, const char *directory, int threads, dikast_error *err) {

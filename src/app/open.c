@@ -33,21 +33,49 @@ void machine_close(Machine *m) {
 
 /* -- model folders ----------------------------------------------------------------------------------------------- */
 
-static bool find_model(Str *dir, const char *given, Error *err) {
-    Str file = {0};
+static bool has_file(const Str *dir, const char *below, const char *file) {
+    Str path = {0};
+    str_printf(&path, "%s%s/%s", str_get(dir), below, file);
+    bool found = io_exists(path.s);
+    str_release(&path);
+    return found;
+}
+
+/* Without slashes at its end; what lies in `below` of a stage's output is meant where the folder itself has no such
+ * file. */
+static bool find_folder(Str *dir, const char *given, const char *file, const char *below) {
+    str_clear(dir);
     str_put(dir, given);
     while (dir->n > 1 && dir->s[dir->n - 1] == '/') dir->s[--dir->n] = 0;
-    str_printf(&file, "%s/config.json", str_get(dir));
-    bool found = io_exists(str_get(&file));
-    if (!found) {
-        str_clear(&file);
-        str_printf(&file, "%s/model/config.json", str_get(dir));
-        found = io_exists(str_get(&file));
-        if (found) str_put(dir, "/model");
-    }
-    str_release(&file);
-    return found ||
-           error_set(err, ERR_IO,
+    if (has_file(dir, "", file)) return true;
+    if (!has_file(dir, below, file)) return false;
+    str_put(dir, below);
+    return true;
+}
+
+/* An adapter's folder: its base lies where it says. */
+static bool find_base(OpenModel *m, Error *err) {
+    AdapterInfo info;
+    if (!adapter_info(&info, str_get(&m->adapter_dir), err)) return false;
+    bool found = find_folder(&m->dir, str_get(&info.base), "config.json", "/model");
+    if (!found)
+        error_set(
+            err, ERR_IO,
+            "%s: its 'base_model_name_or_path' is '%.100s', which is no model folder here: name the base's folder, and "
+            "this one behind --adapter",
+            str_get(&m->adapter_dir), str_get(&info.base));
+    str_release(&info.base);
+    return found;
+}
+
+static bool find_model(OpenModel *m, const char *given, const char *adapter, Error *err) {
+    static const char config[] = "adapter_config.json";
+    if (adapter && !find_folder(&m->adapter_dir, adapter, config, "/adapter"))
+        return error_set(err, ERR_IO, "%s: no adapter here: expected a folder with %s and adapter_model.safetensors",
+                         adapter, config);
+    if (find_folder(&m->dir, given, "config.json", "/model")) return true;
+    if (!adapter && find_folder(&m->adapter_dir, given, config, "")) return find_base(m, err);
+    return error_set(err, ERR_IO,
                      "%s: no model here: expected a folder with config.json, model.safetensors and tokenizer.json",
                      given);
 }
@@ -80,8 +108,18 @@ static bool open_parts(OpenModel *m, Log *log, Error *err) {
     HeadKind kind;
     if (!head_kind(&kind, dir, err) || !model_open(&m->model, m->machine.be, dir, false, err)) return false;
     m->net.trunk = &m->model;
-    if (!head_open(&m->head, &m->model, kind, dir, false, err)) return false;
+    const char *adapter = str_get(&m->adapter_dir);
+    AdapterInfo info = {0};
+    bool ok = !*adapter || adapter_info(&info, adapter, err);
+    if (ok && *adapter && info.head == HEAD_SCORE)
+        ok = adapter_head_open(&m->head, &m->model, adapter, false, err);
+    else
+        ok = ok && head_open(&m->head, &m->model, kind, dir, false, err);
+    str_release(&info.base);
+    if (!ok) return false;
     m->net.head = &m->head;
+    if (*adapter && !adapter_open(&m->adapter, &m->model, adapter, false, err)) return false;
+    m->net.adapter = m->adapter;
     warn_notes(log, dir, str_get(&m->model.note));
     return engine_open(&m->engine, m->net, &(EngineConfig){.share_prefix = true}, err);
 }
@@ -97,7 +135,8 @@ static bool open_text(OpenModel *m, Error *err) {
 
 bool open_net(OpenModel *m, const Args *a, const Command *c, Error *err) {
     *m = (OpenModel){0};
-    if (find_model(&m->dir, a->arg[0], err) && machine_open(&m->machine, a, c, err) && open_parts(m, a->log, err))
+    if (find_model(m, a->arg[0], args_flag(a, c, "--adapter"), err) && machine_open(&m->machine, a, c, err) &&
+        open_parts(m, a->log, err))
         return true;
     open_model_close(m);
     return false;
@@ -125,14 +164,22 @@ bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err) {
     return false;
 }
 
+void open_model_merge(OpenModel *m) {
+    if (m->adapter) net_merge(m->net);
+    adapter_close(m->adapter);
+    m->adapter = m->net.adapter = NULL;
+}
+
 void open_model_close(OpenModel *m) {
     engine_close(m->engine);
+    adapter_close(m->adapter);
     if (m->net.head) head_release(&m->head);
     if (m->net.trunk) model_release(&m->model);
     chat_close(&m->chat);
     if (m->tok) tokenizer_close(m->tok);
     machine_close(&m->machine);
     str_release(&m->dir);
+    str_release(&m->adapter_dir);
     *m = (OpenModel){0};
 }
 

@@ -4,6 +4,7 @@
 
 #include "app/command.h"
 #include "engine/engine.h"
+#include "nn/lora.h"
 #include "text/chat.h"
 
 #define MACHINE_FLAGS                                                                                                  \
@@ -13,6 +14,8 @@
             "auto (default), scalar, avx2, avx512, avx512_bf16, amx; cuda: auto, or exact: no row depends on its "     \
             "company"                                                                                                  \
     }
+#define MODEL_FLAGS                                                                                                    \
+    {"--adapter", "DIR", "a LoRA adapter for MODEL, as PEFT writes it"}, MACHINE_FLAGS
 #define SAMPLE_FLAGS(max_new_)                                                                                         \
     {"--temperature", "T", "sampling temperature; 0: the likeliest token (default 1)"},                                \
         {"--top-k", "K", "sample among the K likeliest tokens; 0: all (default)"},                                     \
@@ -29,11 +32,13 @@ bool machine_open(Machine *m, const Args *a, const Command *c, Error *err); /* b
 bool machine_open_on(Machine *m, const char *device, const Args *a, const Command *c, Error *err); /* whatever --device says */
 void machine_close(Machine *m);
 
-/* A folder with config.json, model.safetensors and tokenizer.json, or a stage's output, whose model/ is one. Not
- * copied: net points into it. */
+/* A folder with config.json, model.safetensors and tokenizer.json, or a stage's output, whose model/ is one; or an adapter's
+ * folder whose adapter_config.json names such a folder. Not copied: net points into it. */
 typedef struct {
     Machine machine;
     Str dir;
+    Str adapter_dir; /* "": no adapter */
+    Adapter *adapter;
     Tokenizer *tok;
     Chat chat;
     bool has_chat; /* the tokenizer knows the dialogue's special tokens */
@@ -43,11 +48,12 @@ typedef struct {
     Net net;
     Engine *engine;
 } OpenModel;
-bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err); /* folder: a->arg[0] */
+bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err); /* folder: a->arg[0]; c has MODEL_FLAGS */
 /* Without tokenizer and chat, which the folder need not hold. */
 bool open_net(OpenModel *m, const Args *a, const Command *c, Error *err);
 /* Then the tokenizer, if the folder holds one that we read: else m->tok stays NULL and the log says why. */
 bool open_text_if_any(OpenModel *m, Log *log, Error *err);
+void open_model_merge(OpenModel *m); /* the adapter, if there is one, into the model */
 void open_model_close(OpenModel *m);
 bool open_model_need(const OpenModel *m, HeadKind kind, Error *err); /* error when the head is of the other kind */
 /* The token that plain text begins with: the folder's bos_token_id; without one, <|endoftext|> of a model of ours. -1: none,

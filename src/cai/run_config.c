@@ -95,6 +95,12 @@ const CfgKey run_keys[] = {
     {"model.tied",       CFG_BOOL, CFG_RESULT, AT(model.tied), "true", 0, 0, "head tied to the embedding"},
     {"model.rope_theta", CFG_FLOAT, CFG_RESULT, AT(model.rope_theta), "10000", 1, 1e12, "RoPE base"},
 
+    {"lora.r",       CFG_INT,   CFG_RESULT, AT(lora.r), "0", 0, 65536, "rank of LoRA adapters, trained beside frozen weights; 0: none, all weights are trained"},
+    {"lora.alpha",   CFG_FLOAT, CFG_RESULT, AT(lora.alpha), "32", 1e-6, 1e6, "an adapter's product is scaled by alpha / r"},
+    {"lora.rslora",  CFG_BOOL,  CFG_RESULT, AT(lora.rslora), "false", 0, 0, "scaled by alpha / sqrt(r) instead"},
+    {"lora.targets", CFG_LIST,  CFG_RESULT, AT(lora.targets), "all-linear", 0, 0, "modules that get one: names or ends of names (q_proj, mlp.c_proj); all-linear: every matrix of the layers"},
+    {"lora.stages",  CFG_LIST,  CFG_RESULT, AT(lora.stages), "helpful,sl,pm,rl", 0, 0, "stages that train adapters: helpful, sl, pm, rl, classifier; each leaves adapter/ (PEFT's files) and, merged, model/"},
+
     {"constitution.path",    CFG_STR,   CFG_RUNTIME, AT(constitution.path), "constitution.json", 0, 0, "JSON or XML; relative to the working directory, else to the data folder"},
     {"constitution.select",  CFG_ENUM,  CFG_RESULT, AT(constitution.select), "random|bm25", 0, 0, "how a principle is chosen for a dialogue"},
     {"constitution.epsilon", CFG_FLOAT, CFG_RESULT, AT(constitution.epsilon), "0.1", 0, 1, "uniform share mixed into the bm25 choice"},

@@ -37,6 +37,7 @@ typedef struct {
         bool tied;
         double rope_theta;
     } model;
+    struct { int64_t r; double alpha; bool rslora; CfgList targets, stages; } lora;
     struct { char *path; int select; double epsilon; CfgList only; } constitution;
     struct { TrainKeys t; int objective; double mask_rate; } pretrain;
     struct { TrainKeys t; double format_share; } helpful;

@@ -101,13 +101,14 @@ static bool open_net(StageNet *n, const StageCtx *ctx, Error *err) {
     Str dir = {0};
     *n = (StageNet){0};
     path_join(&dir, stage_input(ctx, "pretrain"), "model");
-    bool ok = model_open(&n->m, ctx->be, str_get(&dir), true, err);
+    bool lora = stage_lora(ctx), ok = model_open(&n->m, ctx->be, str_get(&dir), !lora, err);
     if (ok && !head_init(&n->h, &n->m, HEAD_SCORE, 1, ctx->seed, true, err)) {
         model_release(&n->m);
         ok = false;
     }
-    n->net = (Net){&n->m, &n->h};
+    n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
+    ok = ok && (!lora || stage_net_adapt(n, ctx, str_get(&dir), err));
     str_release(&dir);
     return ok;
 }
@@ -168,7 +169,7 @@ const Stage stage_classifier = {.name = "classifier",
                                 .help = "an independent harm classifier, for evaluation only (with data.harm_qa)",
                                 .version = 2,
                                 .needs = {"tokenizer", "pretrain"},
-                                .section = {"classifier.", "data.harm_qa", "data.columns", "data.max_rows"},
+                                .section = {"classifier.", "lora.", "data.harm_qa", "data.columns", "data.max_rows"},
                                 .applies = applies,
                                 .files = files,
                                 .run = run};

@@ -229,9 +229,27 @@ static bool evaluate(PmJob *j, const PairRows *ai, Summary *s, Error *err) {
     return ok;
 }
 
+/* SL-CAI's trunk as it is, an adapter and a fresh scalar head. */
+static bool open_lora(StageNet *pm, const StageCtx *ctx, Error *err) {
+    Str dir = {0};
+    *pm = (StageNet){0};
+    path_join(&dir, stage_input(ctx, "sl"), "model");
+    bool ok = model_open(&pm->m, ctx->be, str_get(&dir), false, err);
+    if (ok && !head_init(&pm->h, &pm->m, HEAD_SCORE, 1, ctx->seed, true, err)) {
+        model_release(&pm->m);
+        ok = false;
+    }
+    pm->net = (Net){&pm->m, &pm->h, NULL};
+    pm->open = ok;
+    ok = ok && stage_net_adapt(pm, ctx, str_get(&dir), err);
+    str_release(&dir);
+    return ok;
+}
+
 /* SL-CAI's trunk, or its first pm.n_layer layers, with a fresh scalar head. */
 static bool open_pm(StageNet *pm, const StageCtx *ctx, Error *err) {
     StageNet sl = {0};
+    if (stage_lora(ctx)) return open_lora(pm, ctx, err);
     *pm = (StageNet){0};
     if (!stage_net_open(&sl, ctx, stage_input(ctx, "sl"), HEAD_LM, false, err)) return false;
     ModelConfig c = sl.m.cfg;
@@ -246,10 +264,10 @@ static bool open_pm(StageNet *pm, const StageCtx *ctx, Error *err) {
         ok = false;
     }
     if (ok) {
-        pm->net = (Net){&pm->m, &pm->h};
+        pm->net = (Net){&pm->m, &pm->h, NULL};
         pm->open = true;
         pm->m.tokens = sl.m.tokens;
-        ok = net_copy_weights(pm->net, (Net){&sl.m, NULL}, err);
+        ok = net_copy_weights(pm->net, (Net){&sl.m, NULL, NULL}, err);
     }
     stage_net_close(&sl);
     return ok;
@@ -323,12 +341,12 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.pm_gold, add, ud);
 }
 
-const Stage stage_pm = {
-    .name = "pm",
-    .help = "preference model on AI labels and helpfulness preferences",
-    .version = 2,
-    .needs = {"world", "tokenizer", "sl", "pairs", "label"},
-    .section = {"pm.", "data.prefs_helpful", "data.prefs_harmless", "data.pm_gold", "data.columns", "data.max_rows"},
-    .files = files,
-    .uses_constitution = true,
-    .run = run};
+const Stage stage_pm = {.name = "pm",
+                        .help = "preference model on AI labels and helpfulness preferences",
+                        .version = 2,
+                        .needs = {"world", "tokenizer", "sl", "pairs", "label"},
+                        .section = {"pm.", "lora.", "data.prefs_helpful", "data.prefs_harmless", "data.pm_gold",
+                                    "data.columns", "data.max_rows"},
+                        .files = files,
+                        .uses_constitution = true,
+                        .run = run};

@@ -1,4 +1,5 @@
-/* Pre-training: language modelling on packed text, from random weights or an imported model. */
+/* Pre-training: language modelling on packed text, from random weights or an imported model; of no steps and no epochs
+ * it takes the model over as it is, and no gradients are ever in memory. */
 #include "base/io.h"
 
 #include <math.h>
@@ -6,6 +7,8 @@
 #include <string.h>
 
 #include "cai/stages.h"
+
+static bool trains(const RunConfig *c) { return c->pretrain.t.steps > 0 || c->pretrain.t.epochs > 0; }
 
 static int round_up(double v, int to) { return (int)ceil(v / to) * to; }
 
@@ -59,21 +62,21 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
     bool ok;
     *n = (StageNet){0};
     if (c->model.path[0]) {
-        ok = model_open(&n->m, ctx->be, c->model.path, true, err);
-        if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.path, true, err)) {
+        ok = model_open(&n->m, ctx->be, c->model.path, trains(c), err);
+        if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.path, trains(c), err)) {
             model_release(&n->m);
             return false;
         }
         ok = ok && grow(n, ctx, text, err);
     } else {
         ModelConfig m;
-        ok = model_config(&m, c, text, err) && model_init(&n->m, ctx->be, &m, ctx->seed, true, err);
-        if (ok && !head_init(&n->h, &n->m, HEAD_LM, m.n_vocab, ctx->seed, true, err)) {
+        ok = model_config(&m, c, text, err) && model_init(&n->m, ctx->be, &m, ctx->seed, trains(c), err);
+        if (ok && !head_init(&n->h, &n->m, HEAD_LM, m.n_vocab, ctx->seed, trains(c), err)) {
             model_release(&n->m);
             return false;
         }
     }
-    n->net = (Net){&n->m, &n->h};
+    n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
     return ok;
 }
@@ -110,7 +113,7 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
     last.row += first.n;
     last.n = held;
     Ledger *unbooked = ledger_new();
-    add_rows(&set, ctx, text, first.row, first.n, max, ctx->ledger);
+    add_rows(&set, ctx, text, first.row, first.n, max, trains(c) ? ctx->ledger : unbooked);
     add_rows(&test, ctx, text, last.row, last.n, max, unbooked);
     ledger_free(unbooked);
     ObjLm *o = NULL;
@@ -120,7 +123,7 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
                                     n->m.cfg.n_vocab, c->pretrain.mask_rate, err)
                      : obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err);
     double held_loss = NAN;
-    ok = ok && stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err) &&
+    ok = ok && (!trains(c) || stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err)) &&
          (held == 0 || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
     if (o) obj_lm_close(o);
     if (ok) {
@@ -179,7 +182,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_pretrain = {.name = "pretrain",
                               .help = "language modelling on text, from random weights or model.path",
-                              .version = 2,
+                              .version = 3,
                               .needs = {"world", "tokenizer"},
                               .section = {"pretrain.", "model.", "data.columns", "data.max_rows", "data.pretrain"},
                               .files = files,

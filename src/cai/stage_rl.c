@@ -164,10 +164,37 @@ typedef struct {
     Engine *scorer;
 } Nets;
 
+/* A preference model that was trained whole: the value model is an adapter over it, and a head that begins as its own.
+ */
+static bool open_value(Nets *n, const StageCtx *ctx, const char *pm, Error *err) {
+    Str dir = {0};
+    StageNet *v = &n->value;
+    *v = (StageNet){.net = {&n->pm.m, &v->h, NULL}, .open = true};
+    path_join(&dir, pm, "model");
+    bool ok = head_open(&v->h, v->net.trunk, HEAD_SCORE, str_get(&dir), true, err);
+    if (!ok) stage_net_close(v);
+    ok = ok && stage_net_adapt(v, ctx, str_get(&dir), err);
+    str_release(&dir);
+    return ok;
+}
+
+/* One frozen SL-CAI: the policy is an adapter over it, the reference is it alone, and where the preference model was
+ * trained so too, that and the value model are adapters over it. */
+static bool open_lora(Nets *n, const StageCtx *ctx, const char *sl, const char *pm, Error *err) {
+    bool ppo = ctx->cfg->rl.method == RL_PPO;
+    if (!stage_net_open(&n->policy, ctx, sl, HEAD_LM, true, err)) return false;
+    stage_net_frozen(&n->reference, &n->policy);
+    if (stage_lora_of(ctx->cfg, "pm"))
+        return stage_net_attach(&n->pm, &n->policy, pm, false, err) &&
+               (!ppo || stage_net_attach(&n->value, &n->policy, pm, true, err));
+    return stage_net_open(&n->pm, ctx, pm, HEAD_SCORE, false, err) && (!ppo || open_value(n, ctx, pm, err));
+}
+
 static bool open_nets(Nets *n, const StageCtx *ctx, Error *err) {
     const char *sl = stage_input(ctx, "sl"), *pm = stage_input(ctx, "pm");
     EngineConfig ec = {.max_batch_tok = (int)ctx->cfg->rl.t.micro_tokens};
     bool ppo = ctx->cfg->rl.method == RL_PPO;
+    if (stage_lora(ctx)) return open_lora(n, ctx, sl, pm, err) && engine_open(&n->scorer, n->pm.net, &ec, err);
     return stage_net_open(&n->policy, ctx, sl, HEAD_LM, true, err) &&
            stage_net_open(&n->reference, ctx, sl, HEAD_LM, false, err) &&
            (!ppo || stage_net_open(&n->value, ctx, pm, HEAD_SCORE, true, err)) &&
@@ -220,7 +247,7 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
     Sequence *seq = mem_alloc((size_t)(n_prompt + 1) * sizeof *seq);
     PpoConfig c;
     ppo_config(&c, ctx);
-    int used = 0, room = n->policy.m.cfg.max_seq - c.max_new;
+    int used = 0, room = n->policy.net.trunk->cfg.max_seq - c.max_new;
     for (int i = 0; i < n_prompt; i++) {
         Message m = {ROLE_USER, prompts->item[of[i]].text};
         chat_respond(&seq[i], &text->chat, (Dialogue){&m, 1});
@@ -234,7 +261,7 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
         prompt[used++] = (PpoPrompt){stage_id(prompts->item[of[i]].id), seq[i].tok.id, seq[i].tok.n};
     }
     Reporter reporter = {ctx, text, prompts, of, prompt, NULL, c.updates};
-    PpoPmScore score = {n->scorer, text->chat.id[SENT_END], n->pm.m.cfg.max_seq};
+    PpoPmScore score = {n->scorer, text->chat.id[SENT_END], n->pm.net.trunk->cfg.max_seq};
     PpoSetup setup = {.policy = n->policy.net,
                       .reference = n->reference.net,
                       .value = n->value.net,
@@ -249,7 +276,7 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
     path_join(&path, ctx->output, "samples.jsonl");
     bool ok = used > 0 || error_set(err, ERR_CONFIG,
                                     "no prompt leaves room for rl.max_new %d tokens in the context of %d: lower it",
-                                    c.max_new, n->policy.m.cfg.max_seq);
+                                    c.max_new, n->policy.net.trunk->cfg.max_seq);
     ok = ok && sequences_ok(seq, n_prompt, err) &&
          read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
          appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);
@@ -282,10 +309,10 @@ static bool run(const StageCtx *ctx, Error *err) {
               prompts_read(&prompts, stage_input(ctx, "prompts"), err) && train(ctx, &n, &text, &prompts, err) &&
               stage_net_save(ctx, n.policy.net, tokenizer, err);
     if (n.scorer) engine_close(n.scorer);
-    stage_net_close(&n.policy);
-    stage_net_close(&n.reference);
-    stage_net_close(&n.value);
+    stage_net_close(&n.value); /* before the trunk that it may borrow */
     stage_net_close(&n.pm);
+    stage_net_close(&n.reference);
+    stage_net_close(&n.policy);
     prompts_release(&prompts);
     stage_text_close(&text);
     return ok;
@@ -295,5 +322,5 @@ const Stage stage_rl = {.name = "rl",
                         .help = "RL-CAI: PPO or GRPO against the preference model with a KL penalty to SL-CAI",
                         .version = 2,
                         .needs = {"tokenizer", "prompts", "sl", "pm"},
-                        .section = {"rl."},
+                        .section = {"rl.", "lora."},
                         .run = run};

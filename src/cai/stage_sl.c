@@ -167,7 +167,7 @@ const Stage stage_sl = {.name = "sl",
                         .help = "SL-CAI: SFT on accepted revisions, kept replies, helpful and format rows",
                         .version = 2,
                         .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
-                        .section = {"sl.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless",
+                        .section = {"sl.", "lora.", "data.sft", "data.format", "data.harm_qa", "data.prefs_harmless",
                                     "data.columns", "data.max_rows"},
                         .files = files,
                         .run = run};

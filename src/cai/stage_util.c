@@ -123,22 +123,94 @@ bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, Hea
     *n = (StageNet){0};
     Str dir = {0};
     path_join(&dir, stage_dir, "model");
-    bool ok = model_open(&n->m, ctx->be, str_get(&dir), grads, err);
-    if (ok && !head_open(&n->h, &n->m, kind, str_get(&dir), grads, err)) {
+    bool lora = grads && stage_lora(ctx), all = grads && !lora;
+    bool ok = model_open(&n->m, ctx->be, str_get(&dir), all, err);
+    if (ok && !head_open(&n->h, &n->m, kind, str_get(&dir), all || (lora && kind == HEAD_SCORE), err)) {
         model_release(&n->m);
         ok = false;
     }
-    str_release(&dir);
-    n->net = (Net){&n->m, &n->h};
+    n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
+    ok = ok && (!lora || stage_net_adapt(n, ctx, str_get(&dir), err));
+    str_release(&dir);
     return ok;
 }
 
 void stage_net_close(StageNet *n) {
     if (!n->open) return;
+    adapter_close(n->adapter);
+    n->adapter = NULL;
     head_release(&n->h);
     model_release(&n->m);
     n->open = false;
+}
+
+/* -- adapters */
+
+bool stage_lora_of(const RunConfig *cfg, const char *stage) {
+    for (int i = 0; i < cfg->lora.stages.n && cfg->lora.r > 0; i++)
+        if (!strcmp(cfg->lora.stages.item[i], stage)) return true;
+    return false;
+}
+
+bool stage_lora(const StageCtx *ctx) { return stage_lora_of(ctx->cfg, ctx->stage->name); }
+
+bool stage_lora_check(const RunConfig *cfg, Error *err) {
+    static const char *const known[] = {"helpful", "sl", "pm", "rl", "classifier"};
+    for (int i = 0; i < cfg->lora.stages.n; i++) {
+        const char *name = cfg->lora.stages.item[i];
+        bool found = false;
+        for (int k = 0; k < COUNT_OF(known); k++) found = found || !strcmp(name, known[k]);
+        if (!strcmp(name, "pretrain"))
+            return error_set(
+                err, ERR_CONFIG,
+                "lora.stages: pre-training is of all weights; pretrain.steps 0 with pretrain.epochs 0 takes "
+                "model.path over as it is");
+        if (!found)
+            return error_set(err, ERR_CONFIG,
+                             "lora.stages: '%.40s' trains no adapter, expected some of helpful, sl, pm, rl, classifier",
+                             name);
+    }
+    return cfg->pm.n_layer == 0 || !stage_lora_of(cfg, "pm") ||
+           error_set(err, ERR_CONFIG,
+                     "pm.n_layer %lld with LoRA: the preference model's adapter stands beside the whole of SL-CAI; set "
+                     "pm.n_layer=0, or leave pm out of lora.stages",
+                     (long long)cfg->pm.n_layer);
+}
+
+bool stage_net_adapt(StageNet *n, const StageCtx *ctx, const char *base_dir, Error *err) {
+    const RunConfig *c = ctx->cfg;
+    LoraConfig lora = {.r = (int)c->lora.r,
+                       .alpha = c->lora.alpha,
+                       .rslora = c->lora.rslora,
+                       .target = (const char *const *)c->lora.targets.item,
+                       .n_target = c->lora.targets.n,
+                       .base = base_dir};
+    if (!adapter_init(&n->adapter, n->net.trunk, &lora, ctx->seed, true, err)) {
+        stage_net_close(n);
+        return error_wrap(err, "lora.targets");
+    }
+    n->net.adapter = n->adapter;
+    log_info(ctx->log, "%lld parameters of an adapter of rank %d are trained, the model stays as it is",
+             (long long)adapter_params(n->adapter), lora.r);
+    return true;
+}
+
+void stage_net_frozen(StageNet *n, const StageNet *base) {
+    *n = (StageNet){.net = base->net};
+    n->net.adapter = NULL;
+}
+
+bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, bool grads, Error *err) {
+    Str dir = {0};
+    *n = (StageNet){.net = {base->net.trunk, &n->h, NULL}, .open = true};
+    path_join(&dir, stage_dir, "adapter");
+    bool ok = adapter_open(&n->adapter, n->net.trunk, str_get(&dir), grads, err) &&
+              adapter_head_open(&n->h, n->net.trunk, str_get(&dir), grads, err);
+    n->net.adapter = n->adapter;
+    if (!ok) stage_net_close(n);
+    str_release(&dir);
+    return ok;
 }
 
 void stage_warn_notes(Log *log, const char *dir, const char *note) {
@@ -165,11 +237,23 @@ static void name_tokens(ModelTokens *t, const Chat *chat) {
     if (t->pad < 0 || t->pad == t->bos || is_eos(t, t->pad)) t->pad = chat->id[SENT_MASK];
 }
 
+/* Later stages and other programs open a whole model; what was learnt stays readable beside it. */
+static bool save_adapter(const StageCtx *ctx, Net *net, Error *err) {
+    if (!net->adapter) return true;
+    Str dir = {0};
+    path_join(&dir, ctx->output, "adapter");
+    bool ok = adapter_save(*net, str_get(&dir), err);
+    str_release(&dir);
+    if (ok) net_merge(*net);
+    net->adapter = NULL;
+    return ok;
+}
+
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err) {
     Str from = {0}, to = {0};
     StageText text = {0};
     Model *m = net.trunk;
-    bool ok = stage_text_open(&text, text_dir, err);
+    bool ok = stage_text_open(&text, text_dir, err) && save_adapter(ctx, &net, err);
     path_join(&to, ctx->output, "model");
     if (ok) {
         name_tokens(&m->tokens, &text.chat);

@@ -7,6 +7,7 @@
 #include "cai/stage.h"
 #include "data/rows.h"
 #include "engine/engine.h"
+#include "nn/lora.h"
 #include "train/obj.h"
 #include "train/trainer.h"
 
@@ -25,13 +26,26 @@ typedef struct { Tokenizer *tok; Chat chat; } StageText;
 bool stage_text_open(StageText *t, const char *dir, Error *err);    /* dir: a stage's output or model folder */
 void stage_text_close(StageText *t);
 
-typedef struct { Model m; Head h; Net net; bool open; } StageNet;   /* not copied: net points into it */
-/* dir/model of a stage. kind SCORE opens score.weight. grads: for training. */
+/* Not copied: net points into it, or to the trunk and head of another one that stays open longer. */
+typedef struct { Model m; Head h; Adapter *adapter; Net net; bool open; } StageNet;
+/* dir/model of a stage. kind SCORE opens score.weight. grads: for training, which under LoRA is that of a new adapter and of a
+ * scoring head. */
 bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err);
+/* Does this stage, or the one of that name, train adapters? */
+bool stage_lora(const StageCtx *ctx);
+bool stage_lora_of(const RunConfig *cfg, const char *stage);
+/* Names in lora.stages, and what cannot go with them. */
+bool stage_lora_check(const RunConfig *cfg, Error *err);
+/* A new adapter over n's trunk, which lies in base_dir. On failure n is closed. */
+bool stage_net_adapt(StageNet *n, const StageCtx *ctx, const char *base_dir, Error *err);
+/* What a net with an adapter was before: base's trunk and head, nothing opened. */
+void stage_net_frozen(StageNet *n, const StageNet *base);
+/* The adapter and scoring head that stage_dir/adapter holds, over base's trunk. */
+bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, bool grads, Error *err);
 void stage_net_close(StageNet *n);
 /* Lines of Model.note as warnings. */
 void stage_warn_notes(Log *log, const char *dir, const char *note);
-/* Writes output/model: weights, config.json, the tokenizer of text_dir and what other programs look for beside them. The
+/* Writes output/model, of a net with an adapter output/adapter too, which is merged into the trunk then: weights, config.json, the tokenizer of text_dir and what other programs look for beside them. The
  * ids it names: the dialogue's end ends a text, <|mask|> pads unless another id can: padding must never be an id of text. */
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err);
 

@@ -84,6 +84,13 @@ void family_file_name(FileName *out, Family f, const ParamSlot *slot) {
         snprintf(out->name, sizeof out->name, "%s%s", info->row ? info->prefix : "", row.name);
 }
 
+void family_module_name(FileName *f, Family family, const ParamSlot *slot) {
+    family_file_name(f, family, slot);
+    size_t n = strlen(f->name), tail = strlen(".weight");
+    CHECK(n > tail && strcmp(f->name + n - tail, ".weight") == 0, "'%s' is no weight of a module", f->name);
+    f->name[n - tail] = 0;
+}
+
 void family_head_name(char out[PARAM_NAME_MAX], HeadKind kind) {
     snprintf(out, PARAM_NAME_MAX, "%s", kind == HEAD_LM ? "lm_head.weight" : "score.weight");
 }

@@ -6,11 +6,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { INIT_TILE = 4096 };
+enum { INIT_TILE = 4096, INIT_RUN = 1 << 20 };
 
 typedef struct {
     float *out;
-    int64_t n;
+    int64_t first, n; /* elements: of the tensor before these, of these */
     Rng rng;
     uint32_t param;
     double std;
@@ -21,19 +21,25 @@ static void init_tile(void *ud, int64_t tile, int thread) {
     (void)thread;
     int64_t end = (tile + 1) * INIT_TILE < job->n ? (tile + 1) * INIT_TILE : job->n;
     for (int64_t i = tile * INIT_TILE; i < end; i++)
-        job->out[i] = (float)(job->std * rng_normal(job->rng, (uint64_t)i, job->param));
+        job->out[i] = (float)(job->std * rng_normal(job->rng, (uint64_t)(job->first + i), job->param));
 }
 
 void init_normal(Backend *be, Tensor w, uint64_t seed, ParamNumber number, int layer, double std) {
-    InitJob job = {.n = tensor_count(w), .rng = {seed, RNG_INIT}, .std = std};
+    InitJob job = {.rng = {seed, RNG_INIT}, .std = std};
     job.param = (uint32_t)(layer + 1) * 64 + (uint32_t)number;
-    job.out = mem_alloc((size_t)job.n * sizeof *job.out);
-    int64_t n_tile = (job.n + INIT_TILE - 1) / INIT_TILE;
-    if (be->pool)
-        pool_for(be->pool, n_tile, init_tile, &job);
-    else
-        for (int64_t t = 0; t < n_tile; t++) init_tile(&job, t, 0);
-    tensor_set_f32(be, w, job.out);
+    int64_t most = (INIT_RUN / w.cols / PANEL_ROWS + 1) * PANEL_ROWS; /* rows: a large tensor never lies here whole */
+    if (most > w.rows) most = w.rows;
+    job.out = mem_alloc((size_t)(most * w.cols) * sizeof *job.out);
+    for (int64_t r = 0; r < w.rows; r += most) {
+        Tensor part = tensor_rows(w, r, w.rows - r < most ? w.rows - r : most);
+        job.first = r * w.cols, job.n = tensor_count(part);
+        int64_t n_tile = (job.n + INIT_TILE - 1) / INIT_TILE;
+        if (be->pool)
+            pool_for(be->pool, n_tile, init_tile, &job);
+        else
+            for (int64_t t = 0; t < n_tile; t++) init_tile(&job, t, 0);
+        tensor_set_f32(be, part, job.out);
+    }
     free(job.out);
 }
 
@@ -79,7 +85,7 @@ bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Erro
     if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
     if (grads) {
         if (!params_open(&m->dw, &m->grads, be, be->real, cfg, "gradients", err)) goto fail;
-        net_zero_grads((Net){m, NULL});
+        net_zero_grads((Net){m, NULL, NULL});
     } else {
         m->dw.block = mem_alloc((size_t)cfg->n_layer * sizeof *m->dw.block); /* of empty tensors */
     }

@@ -54,7 +54,7 @@ static void round_all(LightNet *l, Net from) {
 
 bool light_open(LightNet *l, Net from, DType dtype, Error *err) {
     const Model *m = from.trunk;
-    *l = (LightNet){.trunk = *m, .head = *from.head, .dtype = dtype};
+    *l = (LightNet){.trunk = *m, .head = *from.head, .adapter = from.adapter, .dtype = dtype};
     if (dtype != DTYPE_BF16 && dtype != DTYPE_I8)
         return error_set(err, ERR_CONFIG, "generation from %s weights: expected BF16 or I8", dtype_name(dtype));
     if (m->dtype != DTYPE_F32 || !m->be->panels)
@@ -81,8 +81,12 @@ bool light_open(LightNet *l, Net from, DType dtype, Error *err) {
     return true;
 }
 
+/* Under an adapter the trunk's version is the adapter's: its own matrices stay. */
 void light_update(LightNet *l, Net from) {
-    if (l->version != from.trunk->version) round_all(l, from);
+    bool frozen = l->adapter && tensor_empty(from.trunk->dw.wte);
+    if (l->version == from.trunk->version) return;
+    if (!frozen) round_all(l, from);
+    l->version = l->trunk.version = from.trunk->version;
 }
 
 void light_release(LightNet *l) {

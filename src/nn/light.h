@@ -10,6 +10,7 @@
 typedef struct {
     Model trunk;        /* no gradients; lends from.trunk's tensors */
     Head head;
+    Adapter *adapter;   /* from's own: small, so it stays as it is */
     DType dtype;
     uint64_t version;   /* of the weights it was rounded from */
     Arena mem;
@@ -19,6 +20,6 @@ typedef struct {
 bool light_open(LightNet *l, Net from, DType dtype, Error *err);
 void light_update(LightNet *l, Net from);       /* rounds again if from's version has changed */
 void light_release(LightNet *l);
-static inline Net light_net(LightNet *l) { return (Net){&l->trunk, &l->head}; }
+static inline Net light_net(LightNet *l) { return (Net){&l->trunk, &l->head, l->adapter}; }
 
 #endif

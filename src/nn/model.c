@@ -32,19 +32,21 @@ static Tensor block_output(const Acts *a, int layer) {
 /* One new token of each sequence, over a cache: the pass that a generation makes thousands of times. All that its ops
  * follow from, but for the batch's arrays; how far the longest sequence reaches enters in steps of DECODE_STEP
  * positions, as the backends' launches follow from it in such steps. */
-static bool replay_decode(const Model *m, const Acts *a, const Batch *b, const KvCache *kv) {
+static bool replay_decode(Net n, const Acts *a, const Batch *b, const KvCache *kv) {
+    const Model *m = n.trunk;
     const AttnSeqs *s = &b->seqs;
     if (!kv || a->keep != KEEP_NONE || b->n_tok != s->n_seq || b->n_row != b->n_tok) return false;
     int longest = 0;
     for (int i = 0; i < s->n_seq; i++) longest = s->kv_len[i] > longest ? s->kv_len[i] : longest;
     struct {
         ModelConfig cfg;
-        const void *params, *acts, *kv;
+        const void *params, *acts, *kv, *adapter;
         int n_tok, max_page, causal, reach, dtype;
     } key;
     memset(&key, 0, sizeof key);
     memcpy(&key.cfg, &m->cfg, sizeof key.cfg);
     key.params = m->params.base, key.acts = a->mem.base, key.kv = kv->mem.base;
+    key.adapter = n.adapter ? n.adapter->params.base : NULL;
     key.n_tok = b->n_tok, key.max_page = s->max_page, key.causal = s->causal, key.dtype = (int)m->dtype;
     key.reach = (longest + DECODE_STEP - 1) / DECODE_STEP;
     const HostArray array[] = {{b->tok, b->n_tok},
@@ -63,7 +65,7 @@ static void forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     const BackendOps *op = be->op;
     op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
     if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
-    for (int l = 0; l < m->cfg.n_layer; l++) block_forward(m, l, &a->block[l], block_output(a, l), b, kv);
+    for (int l = 0; l < m->cfg.n_layer; l++) block_forward(n, l, &a->block[l], block_output(a, l), b, kv);
     if (b->n_row == 0) return;
     norm_forward(m, a->h, a->mean, a->rstd, a->x_row, m->w.norm, m->w.norm_b);
     if (a->keep != KEEP_NONE) op->zero(be, a->dh);
@@ -73,7 +75,7 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Model *m = n.trunk;
     check_batch(m, a, b, kv);
     acts_resize(a, b);
-    if (replay_decode(m, a, b, kv)) return;
+    if (replay_decode(n, a, b, kv)) return;
     forward(n, a, b, kv);
     backend_replay_end(m->be);
 }
@@ -88,9 +90,9 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     op->zero(be, a->dx_row);
     norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
-        if (a->keep == KEEP_INPUTS) block_forward(m, l, &a->block[l], block_output(a, l), b, NULL);
+        if (a->keep == KEEP_INPUTS) block_forward(n, l, &a->block[l], block_output(a, l), b, NULL);
         if (a->again) block_again(m, l, &a->block[l]);
-        block_backward(m, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
+        block_backward(n, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
     }
     if (tensor_empty(m->dw.wte)) return;
     op->embed_bwd(be, m->dw.wte, a->dx, b->tok);

@@ -97,7 +97,7 @@ typedef struct Model {
     ModelConfig cfg;
     DType dtype;                /* of matrices, tables and what products read: be->dtype when it was opened. Vectors, the
                                    residual stream, gradients of parameters, statistics and logits are be->real */
-    uint64_t version;           /* raised by every optimizer step; caches of older versions are not used */
+    uint64_t version;           /* raised by every optimizer step, its adapters' too; caches of older ones are not used */
     ModelParams w, dw;          /* dw: empty tensors when opened without gradients */
     BlockParams *scale;         /* (n_layer): of 8-bit matrices, (1, rows) each; empty tensors otherwise, NULL: none has */
     Arena params, grads;
@@ -118,7 +118,13 @@ typedef struct {
     Arena params, grads;
 } Head;
 
-typedef struct { Model *trunk; Head *head; } Net;
+/* LoRA: for chosen matrices y += scale * (x a^T) b^T (nn/lora.h). */
+typedef struct Adapter Adapter;
+
+/* What a stage calls policy, reference, pm or value; owns nothing. Nets may share a trunk: with adapters the policy is
+ * {m, lm, adapter}, its reference {m, lm, NULL}, the PM {m, score, another}. What was opened without gradients is frozen: it
+ * is in no optimizer, and costs no more than its weights. */
+typedef struct { Model *trunk; Head *head; Adapter *adapter; } Net;
 
 typedef struct Acts Acts;       /* activations of one pass; opaque but for the chosen rows: */
 typedef struct KvCache {        /* per layer keys and values; row = page * page_rows + position within the page */
@@ -158,7 +164,8 @@ bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err);
  * nothing has changed. */
 bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err);
 /* Equal shapes, except that `to` may have fewer layers: it gets the first ones. Heads are copied where both nets have one
- * (of one kind); leave the head NULL to copy a trunk only. Raises to.trunk->version. */
+ * (of one kind); leave the head NULL to copy a trunk only. Adapters: both nets have one of the same matrices and rank, or none
+ * has. What the nets share stays. Raises to.trunk->version. */
 bool net_copy_weights(Net to, Net from, Error *err);
 
 typedef struct {
@@ -169,7 +176,8 @@ typedef struct {
     Tensor w, dw;               /* dw empty without gradients */
 } ParamInfo;
 typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);
-int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk then untied head, fixed order; returns the count */
+int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk, untied head, adapter; fixed order; returns the count */
+bool net_trains(Net n);                                 /* has anything gradients? */
 void net_zero_grads(Net n);
 
 /* -- passes --------------------------------------------------------------------------------------------------------- */
@@ -184,7 +192,7 @@ Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under
 /* kv may be NULL (training, scoring: b->kv_row NULL too). With kv: new K and V rows go to b->kv_row, attention reads the
  * cache through b->seqs.kv_page. */
 void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv);
-/* Uses dh; adds to the trunk's gradients. */
+/* Uses dh; adds to the gradients of what was opened with some. */
 void net_backward(Net n, Acts *a, const Batch *b);
 /* Head on chosen rows [first, first+out.rows): out (rows, n_out). Any slicing gives the same bits. */
 void head_forward(Net n, const Acts *a, int first, Tensor out);

@@ -164,7 +164,7 @@ static const StEntry *find_tensor(const Shards *s, const char *name, const char 
 /* -- loading --------------------------------------------------------------------------------------------------------
  */
 
-static bool check_entry(const StEntry *e, const int64_t *dim, int n_dim, Error *err) {
+bool load_check(const StEntry *e, const int64_t *dim, int n_dim, Error *err) {
     bool same = e->n_dim == n_dim;
     for (int i = 0; same && i < n_dim; i++) same = e->dim[i] == dim[i];
     if (!same) {
@@ -273,7 +273,7 @@ static void check_one(void *ud, const ParamSlot *s) {
     }
     int64_t dim[2];
     int n_dim = file_dims(dim, &f, s->rows, s->cols);
-    job->ok = check_entry(e, dim, n_dim, job->err);
+    job->ok = load_check(e, dim, n_dim, job->err);
 }
 
 static void load_one(void *ud, const ParamSlot *s) {
@@ -360,7 +360,7 @@ bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Er
     if (ok) {
         int64_t n_out = kind == HEAD_LM ? m->cfg.n_vocab : e->n_dim == 2 && e->dim[0] < 1 << 20 ? e->dim[0] : 1;
         int64_t dim[2] = {n_out > 0 ? n_out : 1, m->cfg.d_model};
-        ok = check_entry(e, dim, 2, err) && head_params_open(h, m, kind, (int)dim[0], grads, err);
+        ok = load_check(e, dim, 2, err) && head_params_open(h, m, kind, (int)dim[0], grads, err);
         /* file_index takes one row for a vector; with one output both are the same bytes */
         if (ok) load_tensor(m->be, h->w, e, &f, &m->note);
     }

@@ -2,6 +2,7 @@
 #ifndef DIKAST_NN_NN_INT_H
 #define DIKAST_NN_NN_INT_H
 
+#include "nn/lora.h"
 #include "nn/model.h"
 #include "nn/safetensors.h"
 
@@ -50,6 +51,8 @@ typedef struct {
 } FileName;
 void family_file_name(FileName *out, Family f, const ParamSlot *slot);
 void family_head_name(char out[PARAM_NAME_MAX], HeadKind kind);
+/* The module that holds a matrix: "model.layers.0.self_attn.q_proj", and its part there. */
+void family_module_name(FileName *f, Family family, const ParamSlot *slot);
 void family_param_name(char out[PARAM_NAME_MAX], Family f, const ParamSlot *slot); /* unique, also for fused parts */
 const char *family_model_type(Family f);
 bool family_find(Family *f, const char *model_type, Error *err);
@@ -72,6 +75,7 @@ double rope_attention(const ModelConfig *c);
 void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note);
 /* File dimensions of a parameter's tensor: all parts of a fused one; a (1, C) row is a vector. Returns their number. */
 int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t cols);
+bool load_check(const StEntry *e, const int64_t *dim, int n_dim, Error *err); /* shape, and a dtype that we read */
 
 /* Attention's view of a pass whose sequences share rows, one for all blocks: (n_seen, ...) copies of the rows, and in the
  * backward their gradients before those of one row are added up. */
@@ -138,12 +142,59 @@ void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, 
 /* dx += */
 void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
                    Tensor rstd);
-void block_forward(const Model *m, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
-/* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
- * gradient comes in dx_row, which is used up. */
+void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
 /* h1, h2 and act from what is kept, by the ops that made them: the same bits. */
 void block_again(const Model *m, int layer, const BlockActs *a);
-void block_backward(const Model *m, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
-                    const Batch *b);
+/* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
+ * gradient comes in dx_row, which is used up. */
+void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row, const Batch *b);
+
+/* lora.c. One matrix's pair; empty where it has none. The parts of a fused one share a and da. */
+typedef struct {
+    Tensor a, b;   /* (r, K), (M, r) of a matrix (M, K) */
+    Tensor da, db; /* empty without gradients */
+} LoraPair;
+
+struct Adapter {
+    Backend *be;
+    LoraConfig cfg; /* without targets and base */
+    ModelConfig model;
+    DType dtype; /* of a and b: the trunk's */
+    double scale;
+    bool grads;
+    Str base;       /* base_model_name_or_path */
+    LoraPair *pair; /* (n_layer, PARAM_COUNT), by number */
+    int n_rows;     /* of a pass, worked on at once */
+    /* (n_rows, r): x a^T and its gradient, as summed and, where products read another dtype, as read; (n_rows, widest): sums
+     * of what is stored as BF16, else empty */
+    Tensor u, du, u_in, du_in, wide;
+    Arena params, grad_mem, work;
+};
+
+static inline LoraPair *lora_pair(const Adapter *a, int layer, ParamNumber number) {
+    return &a->pair[(size_t)layer * PARAM_COUNT + number];
+}
+
+/* y_i += scale * (x a_i^T) b_i^T for those of which[] that the net's adapter has. */
+void lora_forward(Net n, int layer, const ParamNumber *which, const LinearOut *out, int n_out, Tensor x);
+/* Of the same: adds to dx and to the gradients of a and b. */
+void lora_backward(Net n, int layer, const ParamNumber *which, Tensor dx, const LinearGrad *grad, int n_grad, Tensor x);
+
+/* Every matrix of the pairs, in net_visit's order. b of a fused matrix is in parts. */
+typedef struct {
+    char module[PARAM_NAME_MAX];
+    bool up; /* b */
+    int layer, part, n_part;
+    Tensor w, dw;
+} LoraPart;
+typedef void LoraVisitor(void *ud, const LoraPart *p);
+void lora_visit(const Adapter *a, LoraVisitor *fn, void *ud);
+void lora_tensor_name(char out[PARAM_NAME_MAX], const LoraPart *p); /* PEFT's */
+/* The shortest end of a module's name that no other of its layer answers to: "q_proj", "mlp.c_proj". */
+const char *lora_short_name(const ModelConfig *c, const char *module);
+/* Has the adapter a pair of this module? */
+typedef bool LoraWants(void *ud, const char *module, const ParamSlot *s);
+/* Values undefined, gradients zero. */
+bool lora_place(Adapter **out, Model *m, const LoraConfig *c, bool grads, LoraWants *wants, void *ud, Error *err);
 
 #endif

@@ -2,6 +2,7 @@
 #include "nn/nn_int.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 _Static_assert(PARAM_COUNT < PARAM_head, "params.def has outgrown the numbers of its rows");
 
@@ -160,6 +161,17 @@ static void visit_one(void *ud, const ParamSlot *s) {
     job->n++;
 }
 
+static void visit_adapter(void *ud, const LoraPart *p) {
+    VisitJob *job = ud;
+    char name[PARAM_NAME_MAX];
+    static const char *const part[] = {".q", ".k", ".v"};
+    lora_tensor_name(name, p);
+    if (p->n_part > 1) strcat(name, part[p->part]);
+    ParamInfo info = {.name = name, .layer = p->layer, .decay = true, .init = INIT_NORMAL, .w = p->w, .dw = p->dw};
+    if (job->fn) job->fn(job->ud, job->n, &info);
+    job->n++;
+}
+
 int net_visit(Net n, ParamVisitor *fn, void *ud) {
     Model *m = n.trunk;
     VisitJob job = {&m->cfg, fn, ud, 0};
@@ -172,7 +184,19 @@ int net_visit(Net n, ParamVisitor *fn, void *ud) {
         if (fn) fn(ud, job.n, &info);
         job.n++;
     }
+    if (n.adapter) lora_visit(n.adapter, visit_adapter, &job);
     return job.n;
+}
+
+static void find_grad(void *ud, int index, const ParamInfo *p) {
+    (void)index;
+    *(bool *)ud |= !tensor_empty(p->dw);
+}
+
+bool net_trains(Net n) {
+    bool found = false;
+    net_visit(n, find_grad, &found);
+    return found;
 }
 
 static void zero_grad(void *ud, int index, const ParamInfo *p) {
@@ -247,16 +271,35 @@ static bool same_trunk(const ModelConfig *a, const ModelConfig *b, Error *err) {
     return true;
 }
 
+static bool copy_adapter(Net to, Net from, Error *err) {
+    const Adapter *a = to.adapter, *b = from.adapter;
+    if (!a && !b) return true;
+    if (!a || !b) return error_set(err, ERR_CONFIG, "cannot copy weights: only one of the nets has an adapter");
+    bool same = a->cfg.r == b->cfg.r && a->scale == b->scale && a->model.n_layer == b->model.n_layer;
+    size_t n = (size_t)a->model.n_layer * PARAM_COUNT;
+    for (size_t i = 0; i < n && same; i++) same = tensor_same_shape(a->pair[i].b, b->pair[i].b);
+    if (!same) return error_set(err, ERR_CONFIG, "cannot copy weights: the adapters differ in rank, scale or matrices");
+    for (size_t i = 0; i < n; i++) {
+        if (tensor_empty(a->pair[i].b)) continue;
+        copy_tensor(to.trunk->be, a->pair[i].a, from.trunk->be, b->pair[i].a);
+        copy_tensor(to.trunk->be, a->pair[i].b, from.trunk->be, b->pair[i].b);
+    }
+    return true;
+}
+
 bool net_copy_weights(Net to, Net from, Error *err) {
     if (!same_trunk(&to.trunk->cfg, &from.trunk->cfg, err)) return false;
-    bool heads = to.head && from.head;
+    bool heads = to.head && from.head && to.head != from.head;
     if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))
         return error_set(err, ERR_CONFIG, "cannot copy weights: the heads differ (%d and %d outputs)", to.head->n_out,
                          from.head->n_out);
     if (heads && to.head->tied && !from.head->tied)
         return error_set(err, ERR_CONFIG, "cannot copy weights: an untied head into a tied one");
-    for (int l = 0; l < to.trunk->cfg.n_layer; l++) copy_block_params(to.trunk, from.trunk, l);
-    copy_model_params(to.trunk, from.trunk);
+    if (!copy_adapter(to, from, err)) return false;
+    if (to.trunk != from.trunk) {
+        for (int l = 0; l < to.trunk->cfg.n_layer; l++) copy_block_params(to.trunk, from.trunk, l);
+        copy_model_params(to.trunk, from.trunk);
+    }
     if (heads && !to.head->tied) copy_tensor(to.trunk->be, to.head->w, from.trunk->be, from.head->w);
     to.trunk->version++;
     return true;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "nn/lora.h"
 #include "train/ppo.h"
 
 /* NaN counts as a gap of infinity. */
@@ -173,6 +174,8 @@ static bool same_tensor(Backend *be_a, Tensor a, Backend *be_b, Tensor b, double
 }
 
 bool doctor_same_weights(Net a, Net b) {
+    if (a.adapter && adapter_is_new(a.adapter)) a.adapter = NULL;
+    if (b.adapter && adapter_is_new(b.adapter)) b.adapter = NULL;
     Weights wa = {0}, wb = {0};
     net_visit(a, collect, &wa);
     net_visit(b, collect, &wb);

@@ -14,6 +14,7 @@
 
 #include "base/io.h"
 #include "base/json.h"
+#include "nn/lora.h"
 #include "train/batch.h"
 #include "train/rollout.h"
 
@@ -47,6 +48,7 @@ typedef struct {
     double *lp_new, *v_new; /* (n_tok) in the first minibatch, else NULL */
     Model good_trunk;       /* weights of the last rollout within kl_stop */
     Head good_head;
+    Adapter *good_adapter; /* of a policy with an adapter: then trunk and head are the policy's */
     bool keeps_good;
     Metrics *metrics;
     Appender *file;
@@ -311,7 +313,10 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
 
 /* -- state */
 
-static Net good_net(Ppo *p) { return (Net){&p->good_trunk, &p->good_head}; }
+static Net good_net(Ppo *p) {
+    if (p->good_adapter) return (Net){p->s->policy.trunk, p->s->policy.head, p->good_adapter};
+    return (Net){&p->good_trunk, &p->good_head, NULL};
+}
 
 static bool write_state(void *ud, const char *dir, Error *err) {
     Ppo *p = ud;
@@ -373,6 +378,7 @@ static bool good_open(Ppo *p, Error *err) {
     Net policy = p->s->policy;
     p->keeps_good = p->c->kl_stop > 0;
     if (!p->keeps_good) return true;
+    if (policy.adapter) return adapter_clone(&p->good_adapter, policy, false, err);
     return model_init(&p->good_trunk, policy.trunk->be, &policy.trunk->cfg, 0, false, err) &&
            head_init(&p->good_head, &p->good_trunk, HEAD_LM, policy.head->n_out, 0, false, err) &&
            net_copy_weights(good_net(p), policy, err);
@@ -432,10 +438,11 @@ static void ppo_close(Ppo *p) {
     free(p->pass.share);
     batch_release(&p->pass.buf);
     logp_release(&p->logp);
-    if (p->keeps_good) {
+    if (!p->good_adapter) {
         head_release(&p->good_head);
         model_release(&p->good_trunk);
     }
+    adapter_close(p->good_adapter);
     arena_release(&p->policy_mem);
     arena_release(&p->value_mem);
     if (p->value_acts != p->policy_acts) acts_close(p->value_acts);

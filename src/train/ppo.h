@@ -97,7 +97,7 @@ bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t 
 bool doctor_first_values(const double *v_new, const double *v_old, int64_t n, bool exact, Error *err);
 /* With equal weights the rollout's and the reference's log-probs are the same bits, so KL is 0; inexact: as above. */
 bool doctor_equal_reference(const double *lp, const double *lr, int64_t n, bool exact, Error *err);
-bool doctor_same_weights(Net a, Net b);
+bool doctor_same_weights(Net a, Net b);     /* an adapter that is still new counts as none */
 /* r = kl_term everywhere, plus score on the last token of its sequence. */
 bool doctor_rewards(const double *r, const double *kl_term, const int64_t *off, const double *score, int n_seq, Error *err);
 /* One sequence's advantages against the definition A_t = sum_k (gamma lambda)^k delta_(t+k). */

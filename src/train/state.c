@@ -1,6 +1,7 @@
 #include <stdlib.h>
 
 #include "base/io.h"
+#include "nn/lora.h"
 #include "train/trainer.h"
 
 /* A folder cannot be replaced in one rename, so the old one steps aside first:
@@ -56,7 +57,7 @@ bool state_remove(const char *dir, Error *err) {
 bool state_put_net(Net net, const char *dir, const char *name, Error *err) {
     Str path = {0};
     join(&path, dir, name);
-    bool ok = io_make_dirs(path.s, err) && net_save(net, path.s, err);
+    bool ok = io_make_dirs(path.s, err) && (net.adapter ? adapter_save(net, path.s, err) : net_save(net, path.s, err));
     str_release(&path);
     return ok;
 }
@@ -66,9 +67,9 @@ bool state_get_net(Net net, const char *dir, const char *name, Error *err) {
     Model m = {0};
     Head h = {0};
     join(&path, dir, name);
-    bool ok = model_open(&m, net.trunk->be, path.s, false, err);
-    if (ok) {
-        ok = head_open(&h, &m, net.head->kind, path.s, false, err) && net_copy_weights(net, (Net){&m, &h}, err);
+    bool ok = net.adapter ? adapter_load(net, path.s, err) : model_open(&m, net.trunk->be, path.s, false, err);
+    if (ok && !net.adapter) {
+        ok = head_open(&h, &m, net.head->kind, path.s, false, err) && net_copy_weights(net, (Net){&m, &h, NULL}, err);
         head_release(&h);
     }
     model_release(&m);

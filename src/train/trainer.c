@@ -90,7 +90,7 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
                   Error *err) {
     *out = NULL;
     CHECK(c->accum >= 1 && c->keep != KEEP_NONE, "accum %d, keep %d", c->accum, (int)c->keep);
-    CHECK(!tensor_empty(net.trunk->dw.wte) && !tensor_empty(net.head->dw), "the net was opened without gradients");
+    CHECK(net_trains(net), "the net was opened without gradients");
     Trainer *t = mem_alloc(sizeof *t);
     *t = (Trainer){.net = net, .cfg = *c, .obj = obj, .log = log, .stop = stop, .last_loss = NAN};
     if (t->cfg.max_skipped == 0) t->cfg.max_skipped = 10;

@@ -24,7 +24,7 @@ typedef struct {
 } TrainConfig;
 
 typedef struct Trainer Trainer;
-/* Allocates activations for obj->max_tok, max_row. The net must have gradients. */
+/* Allocates activations for obj->max_tok, max_row. What of the net has no gradients is frozen. */
 bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective *obj, Log *log, const Stop *stop, Error *err);
 void trainer_close(Trainer *t);
 /* Runs steps until c->steps. dir: stage output; metrics.jsonl is appended there, state/ kept there until state_remove.
@@ -52,7 +52,8 @@ typedef bool StateWriter(void *ud, const char *dir, Error *err);
 bool state_save(const char *dir, StateWriter *write, void *ud, Error *err);
 bool state_exists(const char *dir);                     /* undoes a replacement that was cut in two */
 bool state_remove(const char *dir, Error *err);         /* when the stage has its result */
-/* A net as part of a state: dir/name/ holds it; loading is strict and takes the weights into net. */
+/* A net as part of a state: dir/name/ holds it, of a net with an adapter only that and a scoring head; loading is strict and
+ * takes the weights into net. */
 bool state_put_net(Net net, const char *dir, const char *name, Error *err);
 bool state_get_net(Net net, const char *dir, const char *name, Error *err);
 
