@@ -82,7 +82,7 @@ static bool train_open(Train *t, Error *err) {
     batch_layout(&t->buf, &t->batch, t->tok, n, t->seq_off, t->n_seq, true);
     for (int i = 0; i < n; i++) t->buf.row[i] = i;
     t->batch.n_row = n;
-    t->obj = (Objective){"bench", 1, same_batch, loss_of_slice, t, n, n, NULL};
+    t->obj = (Objective){"bench", 1, same_batch, loss_of_slice, t, n, n, NULL, NULL};
     if (!model_init(&t->m, be, c, 0, true, err)) return false;
     t->net.trunk = &t->m;
     if (!head_init(&t->h, &t->m, HEAD_LM, c->n_vocab, 0, true, err)) return false;
