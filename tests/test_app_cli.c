@@ -37,7 +37,7 @@ static void golden(const char *line, const char *file) {
 
 static const char *const documented[] = {"run",    "stage",         "why",   "config",   "constitution", "data",
                                          "chat",   "generate",      "score", "tokenize", "logits",       "import",
-                                         "export", "verify-export", "bench", "doctor"};
+                                         "export", "verify-export", "bench", "oracle",   "doctor"};
 
 static void test_help(void **state) {
     (void)state;
@@ -643,6 +643,38 @@ static void test_doctor(void **state) {
     ran_release(&r);
 }
 
+/* Known results, one of them spoilt, and a file that is none. */
+static void test_oracle(void **state) {
+    (void)state;
+    static const char spoilt[] =
+        "{\"format\":\"dikast-rl-cases/1\",\"cases\":[{\"id\":\"right\",\"function\":\"soft_bt\","
+        "\"tol\":1e-6,\"in\":{\"d\":[0],\"q\":[1]},\"out\":{\"dd\":[-0.5]}},{\"id\":\"wrong\","
+        "\"function\":\"soft_bt\",\"tol\":1e-6,\"in\":{\"d\":[0],\"q\":[1]},\"out\":{\"dd\":[-1]}}]}";
+    static const char *const lines[] = {"oracle " TEST_DIR "/golden/rl_cases.json --json",
+                                        "oracle " DIR "/cases --json", "oracle " DIR "/other --json"};
+    static const int code[] = {0, 6, 3}, count[] = {90, 2, 0};
+    Error err = {0};
+    OK(io_write_file(DIR "/cases", spoilt, sizeof spoilt - 1, &err) && io_write_file(DIR "/other", "{}", 2, &err));
+    for (int i = 0; i < COUNT_OF(lines); i++) {
+        Ran r = run(lines[i]);
+        expect_code(&r, lines[i], code[i]);
+        Json *j = one_object(&r, lines[i]);
+        const Json *cases = json_get(j, "cases"), *last = json_at(cases, count[i] - 1);
+        assert_int_equal(json_len(cases), count[i]);
+        for (int k = 0; k < count[i]; k++)
+            assert_true(json_bool(json_get(json_at(cases, k), "ok"), false) == (i == 0 || k == 0));
+        if (i == 1) assert_true(!strcmp(member(last, "id"), "wrong") && json_num(json_get(last, "max_err"), 0) == 0.5);
+        if (i == 2) assert_non_null(strstr(member(j, "error"), "'format'"));
+        json_release(j);
+        ran_release(&r);
+    }
+    Ran r = run("oracle " DIR "/cases");
+    expect_code(&r, "oracle", 6);
+    expect_holds(&r.out, "FAILED wrong");
+    expect_holds(&r.out, "2 cases, 1 failed");
+    ran_release(&r);
+}
+
 /* What a build without CUDA, a machine without a GPU and one with a GPU say. */
 static void test_device(void **state) {
     (void)state;
@@ -745,6 +777,7 @@ int main(void) {
         cmocka_unit_test(test_constitution),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_oracle),
         cmocka_unit_test(test_device),
         cmocka_unit_test(test_bench),
     };

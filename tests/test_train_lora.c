@@ -189,9 +189,9 @@ static void rl_open(Rl *r, const char *backend, RlMethod method, uint64_t seed) 
     PpoConfig *c = &r->c;
     *c = (PpoConfig){.method = method, .updates = 5, .rollouts = 12, .epochs = 2, .minibatches = 2, .max_new = 8};
     c->max_tok = 64, c->beta = 0.05, c->temperature = 1, c->gamma = 1, c->lambda = 0.95, c->value_weight = 0.1;
-    c->value_clip = 0.2, c->clip = (PpoClip){0.2, 0.2, 3}, c->no_end_score = NAN, c->whiten_advantages = true;
+    c->value_clip = 0.2, c->clip = (PpoClip){0.2, 0.2, 3, 0, 0}, c->no_end_score = NAN, c->whiten_advantages = true;
     c->kl_stop = 100, c->value_lr = 1, c->seed = SEED, c->state_s = 1e9, c->state_updates = 2;
-    c->group = 6, c->group_scale = c->kl_by_ratio = true, c->group_eps = 1e-4;
+    c->group = 6, c->group_kind = GROUP_SD, c->kl_by_ratio = true, c->group_eps = 1e-4;
     c->aggregation = method == RL_GRPO ? AGG_SEQ_MEAN_TOKEN_MEAN : AGG_TOKEN_MEAN;
     c->optim = (OptimConfig){.lr = 2e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1};
     c->schedule = (Schedule){.kind = SCHED_CONSTANT, .total = 5};

@@ -1,7 +1,7 @@
 // layer: train
 /* The formulas of train/losses.h against arrays computed by the packages people use (TRL, OpenRLHF, verl, the
- * summarize-from-feedback code): tests/golden/rl_cases.json, where every case names its source and tolerance. The error
- * of an output is its largest absolute difference over max(0.01, largest absolute reference value). */
+ * summarize-from-feedback code): tests/golden/rl_cases.json, where every case names its source and tolerance, by the
+ * code of `dikast oracle`; and what is wrong with files that are not such. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,391 +10,165 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "base/json.h"
-#include "tensor/backend.h"
+#include "base/io.h"
 #include "train/losses.h"
+#include "train/oracle.h"
 
-typedef struct {
-    double *x;
-    int64_t n;
-} Array;
-
-typedef struct {
-    Json *root;
-    int n_run, n_fail;
-} Golden;
-
-typedef struct { /* one case, with its block's tensors cut to the tokens that count */
-    const Json *in, *out, *block;
-    const char *id;
-    double tol;
-    int64_t off[16];
-    int n_seq, n_col;
-    Array lp_old, lp_new, lp_ref, v_old, v_new, score;
-    Golden *golden;
-} Case;
-
-static void append(Array *a, const Json *j) {
-    if (json_kind(j) == JSON_ARR) {
-        for (int i = 0; i < json_len(j); i++) append(a, json_at(j, i));
-        return;
-    }
-    a->x = mem_grow(a->x, (size_t)(a->n + 1) * sizeof(double));
-    a->x[a->n++] = json_num(j, NAN);
-}
-
-static Array array(const Json *j) {
-    Array a = {0};
-    append(&a, j);
-    return a;
-}
-
-/* Rows of a (B,T) matrix, each cut to its length, one after another. */
-static Array ragged(const Case *c, const Json *j) {
-    Array all = array(j), a = {mem_alloc((size_t)c->off[c->n_seq] * sizeof(double)), c->off[c->n_seq]};
-    assert_int_equal(all.n, c->n_seq * c->n_col);
-    for (int s = 0; s < c->n_seq; s++)
-        for (int64_t t = c->off[s]; t < c->off[s + 1]; t++) a.x[t] = all.x[s * c->n_col + t - c->off[s]];
-    free(all.x);
-    return a;
-}
-
-static Array zeros(int64_t n) { return (Array){mem_alloc((size_t)n * sizeof(double)), n}; }
-
-static void expect(const Case *c, const char *name, const double *x, Array ref) {
-    double top = 0.01, gap = 0;
-    for (int64_t i = 0; i < ref.n; i++) {
-        top = fmax(top, fabs(ref.x[i]));
-        double d = fabs(x[i] - ref.x[i]);
-        if (!(d <= gap)) gap = d;
-    }
-    c->golden->n_run++;
-    if (!(gap / top <= c->tol)) {
-        c->golden->n_fail++;
-        print_message("%s: %s is off by %.2e of %.2e, allowed %.0e\n", c->id, name, gap, top, c->tol);
-    }
-    free(ref.x);
-}
-
-static void expect_ragged(const Case *c, const char *name, const double *x) {
-    const Json *ref = json_get(c->out, name);
-    if (ref) expect(c, name, x, ragged(c, ref));
-}
-
-static void expect_array(const Case *c, const char *name, const double *x) {
-    const Json *ref = json_get(c->out, name);
-    if (ref) expect(c, name, x, array(ref));
-}
-
-static double num(const Case *c, const char *key) { return json_num(json_get(c->in, key), 0); }
-static bool flag(const Case *c, const char *key) { return json_bool(json_get(c->in, key), false); }
-static const char *word(const Case *c, const char *key) { return json_str(json_get(c->in, key), NULL); }
-
-static Aggregation aggregation(const char *s) {
-    if (!strcmp(s, "token-mean")) return AGG_TOKEN_MEAN;
-    if (!strcmp(s, "seq-mean-token-sum")) return AGG_SEQ_MEAN_TOKEN_SUM;
-    if (!strcmp(s, "seq-mean-token-mean")) return AGG_SEQ_MEAN_TOKEN_MEAN;
-    assert_string_equal(s, "seq-mean-token-sum-norm");
-    return AGG_SEQ_SUM_NORM;
-}
-
-/* What aggregate() weighs each token with: the gradient of the aggregate. */
-static double token_weight(const Case *c, Aggregation kind, int64_t t) {
-    if (kind == AGG_TOKEN_MEAN) return 1.0 / (double)c->off[c->n_seq];
-    int s = 0;
-    while (c->off[s + 1] <= t) s++;
-    return 1.0 / (double)(c->off[s + 1] - c->off[s]) / c->n_seq;
-}
-
-static void case_whiten(const Case *c) {
-    Array x = ragged(c, json_get(c->in, "x"));
-    whiten(x.x, x.n, flag(c, "shift_mean"), flag(c, "unbiased"));
-    expect_ragged(c, "out", x.x);
-    free(x.x);
-}
-
-static void case_kl(const Case *c) {
-    Array kl = zeros(c->off[c->n_seq]);
-    const char *kind = word(c, "kind");
-    for (int64_t t = 0; t < kl.n; t++)
-        kl.x[t] = kl_estimate(c->lp_old.x[t], c->lp_ref.x[t], (KlKind)(kind[1] - '1'), num(c, "clamp"));
-    expect_ragged(c, "kl", kl.x);
-    free(kl.x);
-}
-
-static void case_reward(const Case *c) {
-    Array r = zeros(c->off[c->n_seq]);
-    ppo_rewards(r.x, c->lp_old.x, c->lp_ref.x, c->off, c->score.x, c->n_seq, num(c, "beta"), num(c, "clamp"),
-                json_num(json_at(json_get(c->in, "clip"), 1), 0));
-    expect_ragged(c, "reward", r.x);
-    free(r.x);
-}
-
-static void case_gae(const Case *c) {
-    Array r = zeros(c->off[c->n_seq]), ret = zeros(r.n);
-    ppo_rewards(r.x, c->lp_old.x, c->lp_ref.x, c->off, c->score.x, c->n_seq, num(c, "beta"), 0, 0);
-    ppo_gae(r.x, ret.x, r.x, c->v_old.x, c->off, c->n_seq, num(c, "gamma"), num(c, "lambda"));
-    whiten(r.x, r.n, true, flag(c, "unbiased"));
-    expect_ragged(c, "adv_whitened", r.x);
-    expect_ragged(c, "returns", ret.x);
-    free(r.x);
-    free(ret.x);
-}
-
-/* Cases give either one advantage per row or one per token. */
-static Array advantages(const Case *c) {
-    const Json *j = json_get(c->in, "adv");
-    if (json_kind(json_at(j, 0)) == JSON_ARR) return ragged(c, j);
-    Array row = array(j), a = zeros(c->off[c->n_seq]);
-    for (int s = 0; s < c->n_seq; s++)
-        for (int64_t t = c->off[s]; t < c->off[s + 1]; t++) a.x[t] = row.x[s];
-    free(row.x);
-    return a;
-}
-
-static void case_policy(const Case *c) {
-    PpoClip clip = {num(c, "eps_low"), num(c, "eps_high"), num(c, "dual_clip")};
-    Aggregation kind = aggregation(word(c, "aggregation"));
-    Array adv = advantages(c), loss = zeros(adv.n), dlp = zeros(adv.n);
-    double clipfrac = 0, dual = 0, kl = 0, n = (double)adv.n;
-    for (int64_t t = 0; t < adv.n; t++) {
-        PpoTerm p = ppo_policy_token(&dlp.x[t], c->lp_new.x[t], c->lp_old.x[t], adv.x[t], clip);
-        loss.x[t] = p.loss;
-        dlp.x[t] *= token_weight(c, kind, t);
-        clipfrac += p.clipfrac / n;
-        dual += p.clipfrac_dual / n;
-        kl += (flag(c, "kl_raw") ? c->lp_old.x[t] - c->lp_new.x[t] : p.ppo_kl) / n;
-        double raw = c->lp_new.x[t] - c->lp_old.x[t];
-        assert_true(p.approx_kl == 0.5 * raw * raw);
-        assert_true(p.ratio == exp(fmin(20, fmax(-20, raw))));
-    }
-    double total = aggregate(loss.x, c->off, c->n_seq, kind, c->n_col);
-    expect_array(c, "loss", &total);
-    expect_array(c, "clipfrac", &clipfrac);
-    expect_array(c, "clipfrac_lower", &dual);
-    expect_array(c, "ppo_kl", &kl);
-    expect_ragged(c, "dlogp", dlp.x);
-    free(adv.x);
-    free(loss.x);
-    free(dlp.x);
-}
-
-/* GRPO's loss on the minibatch machinery's own terms: weights and shares of tokens, as they come. TRL's delta is our
- * dual clip: it acts on negative advantages alone once delta is beyond the clip range. */
-static void case_group_loss(const Case *c) {
-    static const struct {
-        const char *kind;
-        Aggregation as;
-    } kinds[] = {{"grpo", AGG_SEQ_MEAN_TOKEN_MEAN},
-                 {"bnpo", AGG_TOKEN_MEAN},
-                 {"dapo", AGG_TOKEN_MEAN},
-                 {"dr_grpo", AGG_SEQ_SUM_NORM},
-                 {"luspo", AGG_SEQ_MEAN_TOKEN_SUM}};
-    int k = 0;
-    while (strcmp(kinds[k].kind, word(c, "kind"))) k++;
-    PpoClip clip = {num(c, "eps_low"), num(c, "eps_high"), num(c, "delta")};
-    Array adv = advantages(c), dlp = zeros(adv.n);
-    double loss = 0, total = 0;
-    for (int s = 0; s < c->n_seq; s++)
-        for (int64_t t = c->off[s]; t < c->off[s + 1]; t++) {
-            TokenShare share = aggregate_token(kinds[k].as, c->off[s + 1] - c->off[s], num(c, "max_len"));
-            PpoTerm p = ppo_policy_token(&dlp.x[t], c->lp_new.x[t], c->lp_old.x[t], adv.x[t], clip);
-            double kl = grpo_kl_token(&dlp.x[t], c->lp_new.x[t], c->lp_old.x[t], c->lp_ref.x[t], num(c, "beta"),
-                                      flag(c, "kl_ratio"));
-            dlp.x[t] *= share.weight;
-            loss += share.weight * (p.loss + kl);
-            total += share.share;
-        }
-    loss /= total;
-    for (int64_t t = 0; t < dlp.n; t++) dlp.x[t] /= total;
-    expect_array(c, "loss", &loss);
-    expect_ragged(c, "dlogp", dlp.x);
-    free(adv.x);
-    free(dlp.x);
-}
-
-static void case_group_advantage(const Case *c) {
-    Array group = array(json_get(c->in, "group")), adv = zeros(group.n), token = zeros(c->off[c->n_seq]);
-    int64_t off[16] = {0};
-    int n_group = 0;
-    for (int64_t i = 0; i < group.n; i++) {
-        n_group = (int)group.x[i] + 1;
-        off[n_group] = i + 1;
-    }
-    assert_int_equal(group_advantages(adv.x, c->score.x, off, n_group, true, num(c, "eps")), 0);
-    for (int s = 0; s < c->n_seq; s++)
-        for (int64_t t = c->off[s]; t < c->off[s + 1]; t++) token.x[t] = adv.x[s];
-    expect_ragged(c, "adv", token.x);
-    free(group.x);
-    free(adv.x);
-    free(token.x);
-}
-
-static void case_value(const Case *c) {
-    Array ret = ragged(c, json_get(c->in, "returns")), dv = zeros(ret.n);
-    double loss = 0, clipfrac = 0, n = (double)ret.n;
-    for (int64_t t = 0; t < ret.n; t++) {
-        double clipped;
-        loss += ppo_value_token(&dv.x[t], &clipped, c->v_new.x[t], c->v_old.x[t], ret.x[t], num(c, "clip")) / n;
-        dv.x[t] /= n;
-        clipfrac += clipped / n;
-    }
-    expect_array(c, "loss", &loss);
-    expect_array(c, "clipfrac", &clipfrac);
-    expect_ragged(c, "dv", dv.x);
-    free(ret.x);
-    free(dv.x);
-}
-
-static void case_aggregate(const Case *c) {
-    Array x = ragged(c, json_get(c->in, "x"));
-    double loss = aggregate(x.x, c->off, c->n_seq, aggregation(word(c, "mode")), c->n_col);
-    expect_array(c, "loss", &loss);
-    free(x.x);
-}
-
-static void case_bt(const Case *c) {
-    Array a = array(json_get(c->in, "chosen")), b = array(json_get(c->in, "rejected")), dr = zeros(2 * a.n);
-    const Json *j = json_get(c->in, "margin");
-    Array margin = j ? array(j) : zeros(a.n);
-    double loss = 0, n = (double)a.n;
-    for (int64_t i = 0; i < a.n; i++) {
-        loss += preference_loss(&dr.x[i], &dr.x[a.n + i], a.x[i], b.x[i], 1, margin.x[i], num(c, "center")) / n;
-        dr.x[i] /= n;
-        dr.x[a.n + i] /= n;
-    }
-    expect_array(c, "loss", &loss);
-    expect_array(c, "dr", dr.x);
-    free(a.x);
-    free(b.x);
-    free(dr.x);
-    free(margin.x);
-}
-
-/* Both users of the soft loss: the pair (gradient of a = of d) and the classifier, which is the same with b = 0. */
-static void case_soft(const Case *c) {
-    Array d = array(json_get(c->in, "d")), q = array(json_get(c->in, "q")), dd = zeros(d.n), dz = zeros(d.n);
-    double loss = 0, loss_z = 0, n = (double)d.n, db;
-    for (int64_t i = 0; i < d.n; i++) {
-        loss += preference_loss(&dd.x[i], &db, d.x[i] + 0.5, 0.5, q.x[i], 0, 0) / n;
-        assert_true(db == -dd.x[i]);
-        loss_z += logistic_loss(&dz.x[i], d.x[i], q.x[i]) / n;
-        dd.x[i] /= n;
-        dz.x[i] /= n;
-    }
-    expect_array(c, "loss", &loss);
-    expect_array(c, "loss", &loss_z);
-    expect_array(c, "dd", dd.x);
-    expect_array(c, "dd", dz.x);
-    free(d.x);
-    free(q.x);
-    free(dd.x);
-    free(dz.x);
-}
-
-static void case_logprob(const Case *c) {
-    static const char *const names[] = {"ref", "cpu"};
-    for (int k = 0; k < COUNT_OF(names); k++) {
-        Error err;
-        Pool *pool;
-        Backend *be;
-        assert_true(pool_open(&pool, 1, &err));
-        assert_true(backend_open(&be, names[k], pool, NULL, &err));
-        Array z = array(json_get(c->block, "logits")), label = array(json_get(c->block, "labels"));
-        Array lp = zeros(label.n), ent = zeros(label.n);
-        int32_t *target = mem_alloc((size_t)label.n * sizeof(int32_t));
-        for (int64_t i = 0; i < label.n; i++) target[i] = (int32_t)label.x[i];
-        Arena arena;
-        assert_true(arena_init(&arena, "logprob case", be->mem, 1 << 20, &err));
-        Tensor logits = tensor_place(&arena, be->real, label.n, z.n / label.n);
-        Tensor t_lp = tensor_place(&arena, be->real, label.n, 1), t_ent = tensor_place(&arena, be->real, label.n, 1);
-        tensor_set(be, logits, z.x);
-        be->op->logprob_fwd(be, t_lp, t_ent, logits, target, (float)num(c, "temperature"));
-        tensor_get(be, lp.x, t_lp);
-        tensor_get(be, ent.x, t_ent);
-        expect_array(c, "logp", lp.x);
-        expect_array(c, "ent", ent.x);
-        arena_release(&arena);
-        free(target);
-        free(z.x);
-        free(label.x);
-        free(lp.x);
-        free(ent.x);
-        backend_close(be);
-        pool_close(pool);
-    }
+static bool run_file(OracleReport *r, const char *backend, const char *path, Error *err) {
+    Pool *pool;
+    Backend *be;
+    *err = (Error){0};
+    assert_true(pool_open(&pool, 1, err));
+    assert_true(backend_open(&be, backend, pool, NULL, err));
+    bool ok = oracle_run(r, path, be, err);
+    backend_close(be);
+    pool_close(pool);
+    return ok;
 }
 
 static const struct {
     const char *function;
-    void (*run)(const Case *c);
     int n_case;
-} functions[] = {
-    // clang-format off
-    {"masked_whiten", case_whiten, 5}, {"kl_estimate", case_kl, 8},    {"token_reward", case_reward, 3},
-    {"gae", case_gae, 5},              {"policy_loss", case_policy, 10}, {"value_loss", case_value, 4},
-    {"aggregate", case_aggregate, 7},  {"bt_loss", case_bt, 5},        {"soft_bt", case_soft, 1},
-    {"log_softmax_gather", case_logprob, 3}, {"group_loss", case_group_loss, 11},
-    {"group_advantage", case_group_advantage, 2},
-    // clang-format on
-};
-
-static void case_load(Case *c, const Json *j, Golden *g) {
-    *c = (Case){.in = json_get(j, "in"), .out = json_get(j, "out"), .golden = g};
-    c->id = json_str(json_get(j, "id"), NULL);
-    c->tol = json_num(json_get(j, "tol"), 0);
-    c->block = json_get(json_get(g->root, "blocks"), json_str(json_get(j, "block"), NULL));
-    assert_non_null(c->block);
-    const Json *lens = json_get(c->block, "lens");
-    c->n_seq = json_len(lens);
-    c->n_col = json_len(json_at(json_get(c->block, "logp_old"), 0));
-    for (int s = 0; s < c->n_seq; s++) c->off[s + 1] = c->off[s] + json_int(json_at(lens, s), 0);
-    c->lp_old = ragged(c, json_get(c->block, "logp_old"));
-    c->lp_new = ragged(c, json_get(c->block, "logp_new"));
-    c->lp_ref = ragged(c, json_get(c->block, "logp_ref"));
-    c->v_old = ragged(c, json_get(c->block, "values"));
-    c->v_new = ragged(c, json_get(c->block, "vpred"));
-    c->score = array(json_get(c->block, "score"));
-}
-
-static void case_release(Case *c) {
-    free(c->lp_old.x);
-    free(c->lp_new.x);
-    free(c->lp_ref.x);
-    free(c->v_old.x);
-    free(c->v_new.x);
-    free(c->score.x);
-}
+} functions[] = {{"masked_whiten", 5},
+                 {"kl_estimate", 8},
+                 {"token_reward", 3},
+                 {"gae", 5},
+                 {"policy_loss", 10},
+                 {"value_loss", 4},
+                 {"aggregate", 7},
+                 {"bt_loss", 5},
+                 {"soft_bt", 1},
+                 {"group_loss", 24},
+                 {"log_softmax_gather", 3},
+                 {"group_advantage", 4},
+                 {"rloo_loss", 2},
+                 {"reinforce_pp", 2},
+                 {"reinforce_pp_baseline", 2},
+                 {"dpo_loss", 5}};
 
 static void test_reference_cases(void **state) {
     (void)state;
-    Error err;
-    Golden g = {0};
-    int n_case[COUNT_OF(functions)] = {0};
-    if (!json_read_file(&g.root, TEST_DIR "/golden/rl_cases.json", JSON_INT_AS_REAL, &err)) fail_msg("%s", err.msg);
-    const Json *cases = json_get(g.root, "cases");
-    for (int i = 0; i < json_len(cases); i++) {
-        const Json *j = json_at(cases, i);
-        const char *name = json_str(json_get(j, "function"), NULL);
-        int f = 0;
-        while (f < COUNT_OF(functions) && strcmp(functions[f].function, name)) f++;
-        assert_true(f < COUNT_OF(functions));
-        Case c;
-        case_load(&c, j, &g);
-        functions[f].run(&c);
-        n_case[f]++;
-        case_release(&c);
+    static const char *const backends[] = {"ref", "cpu"};
+    for (int b = 0; b < COUNT_OF(backends); b++) {
+        Error err;
+        OracleReport r;
+        int n_case[COUNT_OF(functions)] = {0};
+        if (!run_file(&r, backends[b], TEST_DIR "/golden/rl_cases.json", &err)) fail_msg("%s", err.msg);
+        for (int i = 0; i < r.n; i++) {
+            const OracleCase *c = &r.at[i];
+            for (int f = 0; f < COUNT_OF(functions); f++) n_case[f] += !strcmp(functions[f].function, c->function);
+            if (!c->ok) print_message("%s: %s is off by %.2e, allowed %.0e\n", c->id, c->worst, c->max_err, c->tol);
+            assert_true(c->ok == (c->max_err <= c->tol));
+        }
+        assert_int_equal(r.n_failed, 0);
+        assert_int_equal(r.n, 90);
+        for (int f = 0; f < COUNT_OF(functions); f++) assert_int_equal(n_case[f], functions[f].n_case);
+        oracle_release(&r);
     }
-    for (int f = 0; f < COUNT_OF(functions); f++) assert_int_equal(n_case[f], functions[f].n_case);
-    json_release(g.root);
-    assert_int_equal(g.n_fail, 0);
-    assert_true(g.n_run >= 124);
+}
+
+/* Cases of our own, whose results are numbers one can check by hand. */
+#define BLOCK                                                                                                          \
+    "\"lens\":[2,1],\"logp_old\":[[0,0],[0,9]],\"logp_new\":[[0,0],[0,9]],\"logp_ref\":[[0,0],[0,9]],"                 \
+    "\"values\":[[0,0],[0,9]],\"vpred\":[[0,0],[0,9]],\"score\":[1,2],\"logits\":[[[0,0],[0,0]],[[0,0],[0,0]]],"       \
+    "\"labels\":[[0,1],[1,0]]"
+
+static bool run_text(OracleReport *r, const char *block, const char *cases, Error *err) {
+    Str text = {0};
+    str_printf(&text, "{\"format\":\"dikast-rl-cases/1\",\"blocks\":{\"b\":{%s}},\"cases\":[%s]}", block, cases);
+    assert_true(io_write_file(BUILD_DIR "/scratch_oracle.json", text.s, text.n, err));
+    bool ok = run_file(r, "ref", BUILD_DIR "/scratch_oracle.json", err);
+    str_release(&text);
+    return ok;
+}
+
+static void test_hand_made(void **state) {
+    (void)state;
+    Error err;
+    OracleReport r;
+    /* Means over 3 tokens, padding (9) left out; half off; an error is taken of 0.01 at least; two outputs, one wrong.
+     */
+    static const char cases[] =
+        "{\"id\":\"a\",\"function\":\"aggregate\",\"block\":\"b\",\"tol\":1e-9,\"in\":{\"x\":[[1,2],[6,9]],"
+        "\"mode\":\"token-mean\"},\"out\":{\"loss\":3}},"
+        "{\"id\":\"b\",\"function\":\"aggregate\",\"block\":\"b\",\"tol\":0.5,\"in\":{\"x\":[[1,2],[6,9]],"
+        "\"mode\":\"seq-mean-token-sum-norm\"},\"out\":{\"loss\":3}},"
+        "{\"id\":\"c\",\"function\":\"aggregate\",\"block\":\"b\",\"tol\":0.49,\"in\":{\"x\":[[1,2],[6,9]],"
+        "\"mode\":\"seq-mean-token-sum-norm\"},\"out\":{\"loss\":3}},"
+        "{\"id\":\"d\",\"function\":\"kl_estimate\",\"block\":\"b\",\"tol\":0.1,\"in\":{\"kind\":\"k1\","
+        "\"clamp\":null},\"out\":{\"kl\":[[0.001,0],[0,5]]}},"
+        "{\"id\":\"e\",\"function\":\"group_advantage\",\"block\":\"b\",\"tol\":1e-12,\"in\":{\"kind\":\"rloo\","
+        "\"group\":[7,7]},\"out\":{\"adv\":[[-1,-1],[1,0]]}},"
+        "{\"id\":\"f\",\"function\":\"dpo_loss\",\"tol\":1e-9,\"in\":{\"pc\":[1],\"pr\":[1],\"qc\":[1],\"qr\":[1],"
+        "\"beta\":0.5,\"label_smoothing\":0.25},\"out\":{\"loss\":0.6931471805599453,\"dpc\":[-0.1]}}";
+    if (!run_text(&r, BLOCK, cases, &err)) fail_msg("%s", err.msg);
+    static const double want[] = {0, 0.5, 0.5, 0.1, 0, 0.25};
+    static const bool ok[] = {true, true, false, true, true, false};
+    assert_int_equal(r.n, COUNT_OF(want));
+    assert_int_equal(r.n_failed, 2);
+    for (int i = 0; i < r.n; i++) {
+        assert_true(fabs(r.at[i].max_err - want[i]) < 1e-12);
+        assert_true(r.at[i].ok == ok[i]);
+    }
+    assert_string_equal(r.at[5].worst, "dpc");
+    oracle_release(&r);
+}
+
+static void test_bad_files(void **state) {
+    (void)state;
+#define KL(in, out)                                                                                                    \
+    "{\"id\":\"k\",\"function\":\"kl_estimate\",\"block\":\"b\",\"tol\":1,\"in\":{" in "},\"out\":{" out "}}"
+#define OUT "\"kl\":[[0,0],[0,0]]"
+    static const struct {
+        const char *block, *cases, *says;
+    } bad[] = {
+        {BLOCK, "{\"id\":\"x\",\"function\":\"nope\",\"tol\":1}", "case 'x': unknown function 'nope'"},
+        {BLOCK, "{\"function\":\"gae\",\"tol\":1}", "case 0: "},
+        {BLOCK, "{\"id\":\"x\",\"function\":\"gae\",\"in\":{},\"out\":{}}", "'tol'"},
+        {BLOCK, "{\"id\":\"x\",\"function\":\"gae\",\"tol\":1,\"block\":\"q\"}", "no block 'q'"},
+        {BLOCK, KL("\"kind\":\"k4\"", OUT), "'kind' is 'k4', expected one of: k1, k2, k3"},
+        {BLOCK, KL("\"kind\":\"k1\",\"clap\":1", OUT), "unknown 'clap' in 'in'"},
+        {BLOCK, KL("\"kind\":\"k1\"", OUT ",\"loss\":1"), "unknown 'loss' in 'out'"},
+        {BLOCK, KL("\"kind\":\"k1\"", ""), "'out' is empty"},
+        {BLOCK, KL("\"kind\":\"k1\",\"clamp\":\"a\"", OUT), "'clamp': expected a finite number"},
+        {BLOCK, KL("\"kind\":\"k1\"", "\"kl\":[[0,0]]"), "'kl' has 1 rows, expected 2"},
+        {BLOCK, KL("\"kind\":\"k1\"", "\"kl\":[[0,0],[0]]"), "'kl' has 1 entries, expected 2"},
+        {BLOCK, KL("\"kind\":\"k1\"", "\"kl\":3"), "'kl' is missing or no array"},
+        {"\"lens\":[3,1],\"logp_old\":[[0,0],[0,0]]", KL("\"kind\":\"k1\"", OUT), "lens[0] is 3"},
+        {"\"lens\":[1.5,1],\"logp_old\":[[0,0],[0,0]]", KL("\"kind\":\"k1\"", OUT), "lens[0] is 1.5"},
+        {"\"lens\":[0,0],\"logp_old\":[[0,0],[0,0]]", KL("\"kind\":\"k1\"", OUT), "no token counts"},
+        {"\"lens\":[1,1],\"logp_old\":[[0,0],[0,0]]", KL("\"kind\":\"k1\"", OUT), "'logp_ref' is missing"},
+        {"\"lens\":[1,1]", KL("\"kind\":\"k1\"", OUT), "'logp_old' is no array of rows"},
+        {"\"lens\":[2],\"logp_old\":[[0,0]],\"logits\":[[[0,0],[0]]],\"labels\":[[0,0]]",
+         "{\"id\":\"l\",\"function\":\"log_softmax_gather\",\"block\":\"b\",\"tol\":1,\"in\":{\"temperature\":1},"
+         "\"out\":{\"logp\":[[0,0]]}}",
+         "'logits' has 1 entries, expected 2"},
+        {"\"lens\":[2],\"logp_old\":[[0,0]],\"logits\":[[[0,0],[0,0]]],\"labels\":[[0,2]]",
+         "{\"id\":\"l\",\"function\":\"log_softmax_gather\",\"block\":\"b\",\"tol\":1,\"in\":{\"temperature\":1},"
+         "\"out\":{\"logp\":[[0,0]]}}",
+         "label 2, expected a whole number in 0..1"},
+    };
+    for (int i = 0; i < COUNT_OF(bad); i++) {
+        Error err;
+        OracleReport r;
+        assert_false(run_text(&r, bad[i].block, bad[i].cases, &err));
+        assert_int_equal(err.code, ERR_FORMAT);
+        if (!strstr(err.msg, bad[i].says)) fail_msg("'%s' does not say '%s'", err.msg, bad[i].says);
+        assert_non_null(strstr(err.msg, "scratch_oracle.json"));
+    }
+    Error err = {0};
+    OracleReport r;
+    static const char other[] = "{\"format\":\"dikast-rl-cases/2\",\"cases\":[]}";
+    assert_true(io_write_file(BUILD_DIR "/scratch_oracle.json", other, sizeof other - 1, &err));
+    assert_false(run_file(&r, "ref", BUILD_DIR "/scratch_oracle.json", &err));
+    assert_non_null(strstr(err.msg, "unknown format 'dikast-rl-cases/2', expected 'dikast-rl-cases/1'"));
+    assert_true(io_remove_tree(BUILD_DIR "/scratch_oracle.json", &err));
 }
 
 /* Where no package computes them: edges that tensors of random numbers do not reach. */
 static void test_edges(void **state) {
     (void)state;
-    double da, db, x[3] = {1, 2, 4}, y[2] = {3, 3};
+    double da, db, y[2] = {3, 3};
     for (int sign = -1; sign <= 1; sign += 2) { /* |D| up to 1e4: finite loss, exact slope */
         double l = preference_loss(&da, &db, sign * 5e3, -sign * 5e3, 1, 0, 0);
         assert_true(sign > 0 ? l == 0 && da == 0 : l == 1e4 && da == -1);
@@ -410,17 +184,21 @@ static void test_edges(void **state) {
 
     int64_t off[] = {0, 0, 3}; /* an empty sequence owns no token */
     double score[] = {7, -2}, lp[] = {-1, -1, -1}, r[3], v[3] = {0.5, 0.25, 0.125}, adv[3], ret[3];
-    ppo_rewards(r, lp, lp, off, score, 2, 0.1, 0, 0);
+    ppo_rewards(r, lp, lp, off, score, 2, 0.1, 0, NULL);
     assert_true(r[0] == 0 && r[1] == 0 && r[2] == -2);
     ppo_gae(adv, ret, r, v, off, 2, 1, 1);
     assert_true(adv[0] == -2.5 && ret[0] == -2 && ret[2] == -2); /* lambda 1: the return is what follows */
-    assert_true(aggregate(x, off, 2, AGG_SEQ_MEAN_TOKEN_MEAN, 0) == 7.0 / 3);
-    assert_true(aggregate(x, off, 2, AGG_SEQ_SUM_NORM, 14) == 0.5);
+    double bound[2] = {-1, 0.5};
+    ppo_rewards(r, lp, lp, off, score, 2, 0.1, 0, bound);
+    assert_true(r[2] == -1);
+    reward_to_go(ret, v, off, 2, 0.5);
+    assert_true(ret[2] == 0.125 && ret[1] == 0.3125 && ret[0] == 0.65625);
 
     double dlp; /* ratio 1 exactly: both branches tie, the gradient is the plain policy gradient */
-    PpoTerm t = ppo_policy_token(&dlp, -0.7, -0.7, 1.5, (PpoClip){0.2, 0.2, 3});
+    PpoTerm t = policy_token(&dlp, &(PolicyRule){.clip = {0.2, 0.2, 3}}, NULL, -0.7, -0.7, 0, 1.5);
     assert_true(t.loss == -1.5 && dlp == -1.5 && t.ratio == 1 && t.clipfrac == 0 && t.approx_kl == 0);
-    t = ppo_policy_token(&dlp, 0, -30, -1, (PpoClip){0.2, 0.2, 0}); /* beyond the cut: value held, no gradient */
+    t = policy_token(&dlp, &(PolicyRule){.clip = {0.2, 0.2, 0}}, NULL, 0, -30, 0,
+                     -1); /* beyond the cut: value held, no gradient */
     assert_true(dlp == 0 && t.loss == exp(20));
     double dv, clipped;
     assert_true(ppo_value_token(&dv, &clipped, 5, 1, 2, 0) == 4.5 && dv == 3 && clipped == 0);
@@ -436,32 +214,45 @@ static void test_groups(void **state) {
      */
     double score[5] = {0.1, 0.1, 0.1, 3, 1}, adv[5], dlp;
     int64_t off[] = {0, 3, 5};
-    assert_int_equal(group_advantages(adv, score, off, 2, true, 1e-4), 1);
+    assert_int_equal(group_advantages(adv, score, off, 2, GROUP_SD, 1e-4), 1);
     assert_true(adv[0] == 0 && adv[1] == 0 && adv[2] == 0);
     assert_true(fabs(adv[3] - 1 / (sqrt(2) + 1e-4)) < 1e-15 && adv[4] == -adv[3]);
-    assert_int_equal(group_advantages(adv, score, off, 2, false, 1e-4), 1);
+    assert_int_equal(group_advantages(adv, score, off, 2, GROUP_OTHERS, 0), 1);
+    assert_true(adv[0] == 0 && adv[3] == 2 && adv[4] == -2); /* 3 less the other's 1 */
+    assert_int_equal(group_advantages(adv, score, off, 2, GROUP_BATCH_SD, 0), 1);
+    double sd = sqrt((3 * 0.76 * 0.76 + 2.14 * 2.14 + 0.14 * 0.14) / 4); /* about the mean of all, 0.86 */
+    assert_true(adv[1] == 0 && fabs(adv[3] - 1 / sd) < 1e-14);
+    assert_int_equal(group_advantages(adv, score, off, 2, GROUP_CENTRED, 1e-4), 1);
     assert_true(adv[0] == 0 && adv[3] == 1 && adv[4] == -1);
-    group_advantages(score, score, off, 2, false, 0); /* in place */
+    group_advantages(score, score, off, 2, GROUP_CENTRED, 0); /* in place */
     assert_memory_equal(score, adv, sizeof adv);
 
-    dlp = 0.25; /* policy = reference: no loss, no pull, whatever the ratio */
-    assert_true(grpo_kl_token(&dlp, -0.7, -1.2, -0.7, 0.5, true) == 0 && dlp == 0.25);
-    dlp = 0; /* on policy, weighted by the ratio, the slope is beta (lp - lr): that of the KL itself */
-    grpo_kl_token(&dlp, -0.7, -0.7, -1.1, 0.5, true);
+    PolicyRule rule = {.clip = {0.2, 0.2, 0, 0, 0}, .kl_beta = 0.5, .kl_by_ratio = true};
+    PpoTerm t = policy_token(&dlp, &rule, NULL, -0.7, -1.2, -0.7, 0); /* policy = reference: no loss, no pull */
+    assert_true(t.kl_loss == 0 && dlp == 0 && t.ratio > 1.6);
+    policy_token(&dlp, &rule, NULL, -0.7, -0.7, -1.1,
+                 0); /* on policy the slope is beta (lp - lr): that of the KL itself */
     assert_true(fabs(dlp - 0.5 * 0.4) < 1e-15);
+
+    rule = (PolicyRule){.clip = {0.2, 0.4, 0, 1.1, 0}}; /* delta within the clip range */
+    t = policy_token(&dlp, &rule, NULL, log(1.3), 0, 0, 1);
+    assert_true(fabs(t.loss + 1.1) < 1e-15 && dlp == 0);
+    t = policy_token(&dlp, &rule, NULL, log(1.3), 0, 0,
+                     -1); /* the clipped branch is the worse one, and not at its bound */
+    assert_true(fabs(t.loss - 1.3) < 1e-15 && fabs(dlp - 1.3) < 1e-15);
 
     int64_t len[] = {0, 2, 5};
     double x[5] = {1, 2, 3, 4, 6};
-    for (int k = 0; k < 4; k++) { /* batch by batch as at once; B max_len where aggregate() divides by max_len alone */
+    static const double want[] = {16.0 / 5, 16.0 / 2, (1.5 + 13.0 / 3) / 2, 16.0 / (2 * 4)};
+    for (int k = 0; k < 4; k++) { /* over tokens, sums, means, sums by B max_len */
         double sum = 0, total = 0;
         for (int s = 0; s < 2; s++)
-            for (int64_t t = len[s]; t < len[s + 1]; t++) {
+            for (int64_t i = len[s]; i < len[s + 1]; i++) {
                 TokenShare share = aggregate_token((Aggregation)k, len[s + 1] - len[s], 4);
-                sum += share.weight * x[t];
+                sum += share.weight * x[i];
                 total += share.share;
             }
-        double want = aggregate(x, len, 2, (Aggregation)k, k == AGG_SEQ_SUM_NORM ? 8 : 4);
-        assert_true(fabs(sum / total - want) < 1e-14);
+        assert_true(fabs(sum / total - want[k]) < 1e-14);
     }
 }
 
@@ -471,20 +262,15 @@ static void test_gradients(void **state) {
     const double h = 1e-6;
     for (int i = 0; i < 200; i++) {
         double u = sin(i * 1.7), w = cos(i * 2.3), a, b, p, m, unused;
-        PpoClip clip = {0.2, 0.28, 3};
-        ppo_policy_token(&a, u, 0.1, w, clip);
-        p = ppo_policy_token(&unused, u + h, 0.1, w, clip).loss;
-        m = ppo_policy_token(&unused, u - h, 0.1, w, clip).loss;
-        assert_true(fabs((p - m) / (2 * h) - a) < 1e-6);
         ppo_value_token(&a, &unused, u, w, 0.3, 0.2);
         p = ppo_value_token(&b, &unused, u + h, w, 0.3, 0.2);
         m = ppo_value_token(&b, &unused, u - h, w, 0.3, 0.2);
         assert_true(fabs((p - m) / (2 * h) - a) < 1e-6);
-        for (int by_ratio = 0; by_ratio < 2; by_ratio++) {
-            a = unused = 0;
-            grpo_kl_token(&a, u, 0.1, w, 0.3, by_ratio);
-            p = grpo_kl_token(&unused, u + h, 0.1, w, 0.3, by_ratio);
-            m = grpo_kl_token(&unused, u - h, 0.1, w, 0.3, by_ratio);
+        for (int ipo = 0; ipo < 2; ipo++) {
+            DpoRule rule = {0.3, 0.1, ipo};
+            dpo_loss(&a, 3 * u, 0.5 + 0.5 * w, rule);
+            p = dpo_loss(&b, 3 * u + h, 0.5 + 0.5 * w, rule);
+            m = dpo_loss(&b, 3 * u - h, 0.5 + 0.5 * w, rule);
             assert_true(fabs((p - m) / (2 * h) - a) < 1e-6);
         }
         double q = 0.5 + 0.5 * u, da, db;
@@ -498,12 +284,65 @@ static void test_gradients(void **state) {
     }
 }
 
+/* Loss of a whole reply under weights that agree. */
+static double reply_loss(double *dlp, const PolicyRule *rule, const double *lp, const double *old, const double *ref,
+                         double adv, int n) {
+    ReplySum sum = {0};
+    double loss = 0;
+    for (int t = 0; t < n; t++) reply_sum_add(&sum, lp[t], old[t], ref[t]);
+    for (int t = 0; t < n; t++) {
+        PpoTerm term = policy_token(&dlp[t], rule, &sum, lp[t], old[t], ref[t], adv);
+        loss += term.loss + term.kl_loss;
+    }
+    return loss;
+}
+
+/* Every term at every level with every kind of KL: slopes are the derivatives of the reply's loss. */
+static void test_policy_gradients(void **state) {
+    (void)state;
+    enum { N = 3 };
+    const double h = 1e-6;
+    for (int i = 0; i < 3 * 3 * 3 * 40; i++) {
+        int k = i / 40;
+        PolicyRule rule = {.clip = {0.2, 0.28, 3, 0, 0}, .term = (PolicyTerm)(k % 3), .level = (RatioLevel)(k / 3 % 3)};
+        rule.kl_beta = k / 9 ? 0.3 : 0, rule.kl_by_ratio = k / 9 == 2;
+        if (rule.term == TERM_CISPO) rule.clip.eps_high = 1.1; /* the weight has no gradient: see below */
+        double lp[N], old[N], ref[N], dlp[N], unused[N], adv = cos(i * 0.7);
+        for (int t = 0; t < N; t++) {
+            lp[t] = -1 + 0.3 * sin(i + 5.1 * t);
+            old[t] = -1 + 0.3 * cos(2 * i + t);
+            ref[t] = -1 + 0.5 * sin(3 * i + t);
+        }
+        double all = reply_loss(dlp, &rule, lp, old, ref, adv, N);
+        assert_true(isfinite(all));
+        for (int t = 0; t < N; t++) {
+            double keep = lp[t], held = 0;
+            lp[t] = keep + h;
+            double p = reply_loss(unused, &rule, lp, old, ref, adv, N);
+            lp[t] = keep - h;
+            double m = reply_loss(unused, &rule, lp, old, ref, adv, N);
+            lp[t] = keep;
+            if (rule.term ==
+                TERM_CISPO) { /* less what comes by the weight: its change times A lp of every token it weighs */
+                double d = rule.level == RATIO_TOKEN ? lp[t] - old[t] : 0, along = lp[t], one = 1;
+                if (rule.level != RATIO_TOKEN) {
+                    along = 0;
+                    for (int u = 0; u < N; u++) d += lp[u] - old[u], along += lp[u];
+                    if (rule.level == RATIO_SEQ_MEAN) d /= N, one = 1.0 / N;
+                }
+                if (exp(d) < rule.clip.eps_high) held = -exp(d) * one * adv * along;
+            }
+            assert_true(fabs((p - m) / (2 * h) - held - dlp[t]) < 1e-5);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference_cases),
-        cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_reference_cases),  cmocka_unit_test(test_hand_made),
+        cmocka_unit_test(test_bad_files),        cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_groups),           cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_policy_gradients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

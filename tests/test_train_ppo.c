@@ -66,7 +66,7 @@ static void report_fn(void *ud, const PpoReport *r) {
         const GenResult *g = &r->reply[i];
         double hits = 0;
         f->used[r->prompt[i]->id]++;
-        if (f->c.method == RL_GRPO) assert_ptr_equal(r->prompt[i], r->prompt[i - i % f->c.group]);
+        if (rl_methods[f->c.method].groups) assert_ptr_equal(r->prompt[i], r->prompt[i - i % f->c.group]);
         for (int t = 0; t < g->n; t++) {
             hits += g->text[t] == GOOD;
             f->saw_banned = f->saw_banned || (f->s.ban && f->s.ban[g->text[t]]);
@@ -121,7 +121,7 @@ static void fixture_open(Fixture *f, const char *backend, int n_thread) {
     PpoConfig *c = &f->c;
     *c = (PpoConfig){.updates = 6, .rollouts = 14, .epochs = 2, .minibatches = 2, .max_new = MAX_NEW, .max_tok = 64};
     c->beta = 0.1, c->temperature = 0.9, c->gamma = 1, c->lambda = 0.95, c->value_weight = 0.1, c->value_clip = 0.2;
-    c->clip = (PpoClip){0.2, 0.2, 3}, c->no_end_score = -1, c->score_clip = 2, c->whiten_advantages = true;
+    c->clip = (PpoClip){0.2, 0.2, 3, 0, 0}, c->no_end_score = -1, c->score_clip = 2, c->whiten_advantages = true;
     c->kl_target = 1, c->kl_horizon = 100, c->kl_stop = 100, c->value_lr = 1, c->seed = SEED, c->state_s = 1e9;
     c->optim = (OptimConfig){.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-5, .clip = 1};
     c->schedule = (Schedule){.kind = SCHED_LINEAR, .total = 6};
@@ -130,15 +130,22 @@ static void fixture_open(Fixture *f, const char *backend, int n_thread) {
     s->score = score_fn, s->score_ud = f, s->report = report_fn, s->report_ud = f;
 }
 
-static void as_grpo(Fixture *f) {
-    f->c.method = RL_GRPO;
-    f->c.group = 7, f->c.group_scale = f->c.kl_by_ratio = true, f->c.group_eps = 1e-4;
-    f->c.aggregation = AGG_SEQ_MEAN_TOKEN_MEAN;
+static void as_method(Fixture *f, RlMethod method) {
+    const RlMethodInfo *m = &rl_methods[method];
+    f->c.method = method;
+    f->c.group = 7, f->c.group_kind = GROUP_SD, f->c.kl_by_ratio = true, f->c.group_eps = 1e-4;
+    f->c.aggregation = m->aggregation, f->c.level = m->level;
+    if (method == RL_REINFORCE_PP) f->c.whiten_unbiased = true;
 }
+
+static void as_grpo(Fixture *f) { as_method(f, RL_GRPO); }
+
+/* The methods that roll out. */
+#define EACH_METHOD(m) for (RlMethod m = RL_PPO; m < RL_DPO; m++)
 
 static bool run(Fixture *f, const char *dir, Error *err) {
     f->s.policy = f->net[0], f->s.reference = f->net[1];
-    f->s.value = f->c.method == RL_PPO ? f->net[2] : (Net){0};
+    f->s.value = rl_methods[f->c.method].value ? f->net[2] : (Net){0};
     f->s.score_ud = f->s.report_ud = f;
     f->s.prompt = f->prompt;
     *err = (Error){0};
@@ -195,7 +202,7 @@ static void resume(const char *backend, RlMethod method) {
     Fixture a, b;
     Str dir = {0}, metrics_a = {0}, metrics_b = {0};
     fixture_open(&a, backend, 1);
-    if (method == RL_GRPO) as_grpo(&a);
+    as_method(&a, method);
     fresh_dir(&dir, "whole");
     must(run(&a, dir.s, &err), &err);
     read_metrics(&metrics_a, dir.s);
@@ -203,7 +210,7 @@ static void resume(const char *backend, RlMethod method) {
     assert_true(metric(&metrics_a, 5, "beta") != 0.1); /* the controller's state is part of what must come back */
     for (int way = 0; way < COUNT_OF(ways); way++) {
         fixture_open(&b, backend, 1);
-        if (method == RL_GRPO) as_grpo(&b);
+        as_method(&b, method);
         b.c.state_updates = 3;
         fresh_dir(&dir, ways[way]);
         if (way == 0) {
@@ -225,7 +232,7 @@ static void resume(const char *backend, RlMethod method) {
         read_metrics(&metrics_b, dir.s);
         assert_string_equal(metrics_a.s, metrics_b.s);
         assert_true(doctor_same_weights(a.net[0], b.net[0]));
-        assert_true(method == RL_GRPO || doctor_same_weights(a.net[2], b.net[2]));
+        assert_true(!rl_methods[method].value || doctor_same_weights(a.net[2], b.net[2]));
         fixture_close(&b);
     }
     fixture_close(&a);
@@ -237,10 +244,7 @@ static void resume(const char *backend, RlMethod method) {
 static void test_resume(void **state) {
     (void)state;
     static const char *const backend[] = {"cpu", "bf16"};
-    for (int i = 0; i < COUNT_OF(backend); i++) {
-        resume(backend[i], RL_PPO);
-        resume(backend[i], RL_GRPO);
-    }
+    for (int i = 0; i < COUNT_OF(backend); i++) EACH_METHOD(m) resume(backend[i], m);
 }
 
 static void threads(const char *backend, RlMethod method) {
@@ -249,7 +253,7 @@ static void threads(const char *backend, RlMethod method) {
     Str dir = {0}, metrics[2] = {{0}, {0}};
     for (int k = 0; k < 2; k++) {
         fixture_open(&f[k], backend, k + 1);
-        if (method == RL_GRPO) as_grpo(&f[k]);
+        as_method(&f[k], method);
         f[k].c.keep = k ? KEEP_INPUTS : KEEP_ALL;
         f[k].c.updates = 3;
         fresh_dir(&dir, "threads");
@@ -268,23 +272,23 @@ static void threads(const char *backend, RlMethod method) {
 static void test_threads(void **state) {
     (void)state;
     static const char *const backend[] = {"cpu", "bf16"};
-    for (int i = 0; i < COUNT_OF(backend); i++) {
-        threads(backend[i], RL_PPO);
-        threads(backend[i], RL_GRPO);
-    }
+    for (int i = 0; i < COUNT_OF(backend); i++) EACH_METHOD(m) threads(backend[i], m);
 }
 
 /* A minibatch in one pass or in many: the same sums to rounding, on both backends; the first rollout to the bit. */
 static void passes(RlMethod method) {
-    const char *const fields[] = {"policy_loss", method == RL_PPO ? "value_loss" : "kl_k3", "approx_kl", "grad_norm",
-                                  "entropy"};
+    const char *const fields[] = {"policy_loss",
+                                  method == RL_PPO    ? "value_loss"
+                                  : method == RL_GRPO ? "kl_k3"
+                                                      : "ratio",
+                                  "approx_kl", "grad_norm", "entropy"};
     Error err;
     for (int back = 0; back < 2; back++) {
         Str dir = {0}, metrics[2] = {{0}, {0}};
         for (int k = 0; k < 2; k++) {
             Fixture f;
             fixture_open(&f, back ? "ref" : "cpu", 1);
-            if (method == RL_GRPO) as_grpo(&f);
+            as_method(&f, method);
             f.c.updates = 2;
             f.c.max_tok = k ? 1000 : 10;
             fresh_dir(&dir, "passes");
@@ -307,8 +311,7 @@ static void passes(RlMethod method) {
 
 static void test_passes(void **state) {
     (void)state;
-    passes(RL_PPO);
-    passes(RL_GRPO); /* where one pass holds whole groups, they share their prompts' rows */
+    EACH_METHOD(m) passes(m); /* where one pass holds whole groups, they share their prompts' rows */
 }
 
 /* One optimizer over both nets: the joint norm is that of the policy's and c_v times the value's gradient. */
@@ -591,17 +594,37 @@ static void test_doctor(void **state) {
     assert_false(doctor_gae(adv, r, v, 4, 0.99, 0.9, &err));
     assert_non_null(strstr(err.msg, "bootstrapped"));
 
-    double group[3] = {0.5, 2, -1}, flat[3] = {0.1, 0.1, 0.1}, a[3], tiny[3] = {1e-17, 0, 0};
-    int64_t three[] = {0, 3};
-    for (int scale = 0; scale < 2; scale++) {
-        group_advantages(a, group, three, 1, scale, 1e-4);
-        assert_true(doctor_group(a, group, 3, scale, 1e-4, &err));
-        assert_false(doctor_group(a, group, 3, !scale, 1e-4, &err));
+    double group[5] = {0.5, 2, -1, 4, 3}, flat[3] = {0.1, 0.1, 0.1}, a[5], tiny[3] = {1e-17, 0, 0};
+    int64_t two[] = {0, 3, 5};
+    for (int kind = 0; kind < 4; kind++) {
+        group_advantages(a, group, two, 2, (GroupKind)kind, 1e-4);
+        for (int as = 0; as < 4; as++)
+            assert_true(doctor_groups(a, group, two, 2, (GroupKind)as, 1e-4, &err) == (as == kind));
         a[1] += 1e-6; /* not centred */
-        assert_false(doctor_group(a, group, 3, scale, 1e-4, &err));
+        assert_false(doctor_groups(a, group, two, 2, (GroupKind)kind, 1e-4, &err));
+        assert_non_null(strstr(err.msg, "reply 1 of a group of 3"));
     }
-    assert_non_null(strstr(err.msg, "reply 1 of a group of 3"));
-    assert_false(doctor_group(tiny, flat, 3, true, 1e-4, &err));
+    assert_false(doctor_groups(tiny, flat, two, 1, GROUP_SD, 1e-4, &err));
+
+    whiten(group, 5, true, true);
+    assert_true(doctor_whitened(group, 5, true, &err));
+    assert_false(doctor_whitened(lp, 4, true, &err));
+    whiten(group, 5, true, false); /* by n: larger than 1 when measured by n - 1 */
+    assert_true(doctor_whitened(group, 5, false, &err) && !doctor_whitened(group, 5, true, &err));
+    assert_true(doctor_finite("score", "a cause", lp, 4, &err));
+    lp[2] = NAN;
+    assert_false(doctor_finite("score", "a cause", lp, 4, &err));
+    assert_non_null(strstr(err.msg, "score 2 of 4"));
+    assert_true(doctor_counts(7, 7, 1, &err));
+    assert_false(doctor_counts(6, 7, 2, &err));
+    assert_non_null(strstr(err.msg, "trained 6 tokens of 7"));
+
+    const ReplyShape first = {0.8, 20};
+    assert_null(doctor_drift(first, (ReplyShape){0.5, 39}, 64));
+    assert_non_null(strstr(doctor_drift(first, (ReplyShape){0.39, 20}, 64), "end by themselves"));
+    assert_non_null(strstr(doctor_drift(first, (ReplyShape){0.8, 41}, 64), "twice as long"));
+    assert_non_null(strstr(doctor_drift(first, (ReplyShape){0.8, 9}, 64), "half as long"));
+    assert_null(doctor_drift((ReplyShape){0.1, 2}, (ReplyShape){0, 4.5}, 64)); /* where it means nothing */
 }
 
 /* A backend that multiplies by the weight instead of skipping the row. */
@@ -640,7 +663,7 @@ static void test_rounded_rollouts(void **state) {
         for (int k = 0; k < COUNT_OF(weights); k++) {
             Fixture f;
             fixture_open(&f, "cpu", 1);
-            if (method == RL_GRPO) as_grpo(&f);
+            as_method(&f, (RlMethod)method);
             f.c.rollout_weights = weights[k];
             fresh_dir(&dir, "rounded");
             must(run(&f, dir.s, &err), &err);
@@ -655,23 +678,112 @@ static void test_rounded_rollouts(void **state) {
     str_release(&metrics);
 }
 
+/* -- what only some runs switch on */
+
+/* While the value net warms up, the policy keeps its bits; both learn after that, and a stop within changes nothing. */
+static void test_value_warmup(void **state) {
+    (void)state;
+    Error err;
+    Str dir = {0}, metrics[2] = {{0}, {0}};
+    for (int way = 0; way < 2; way++) {
+        Fixture f;
+        fixture_open(&f, "cpu", 1);
+        f.c.value_warmup = 3;
+        f.c.optim.weight_decay = 0.1; /* would move a policy without gradients */
+        fresh_dir(&dir, "warmup");
+        if (way) {
+            must(stop_open(&f.stop, &err), &err);
+            f.stop_after = 2;
+            assert_false(run(&f, dir.s, &err));
+            assert_true(doctor_same_weights(f.net[0], f.net[1]));
+            stop_close(f.stop);
+            f.stop = NULL;
+            close_nets(&f);
+            open_nets(&f, SEED + 1);
+        }
+        must(run(&f, dir.s, &err), &err);
+        read_metrics(&metrics[way], dir.s);
+        assert_false(doctor_same_weights(f.net[0], f.net[1]));
+        fixture_close(&f);
+    }
+    for (int i = 0; i < 4; i++)
+        assert_true(metric(&metrics[0], i, "kl") == 0 &&
+                    metric(&metrics[0], i, "ratio") == (i < 3 ? 1 : metric(&metrics[0], 3, "ratio")));
+    assert_true(metric(&metrics[0], 4, "kl") != 0);
+    assert_true(metric(&metrics[0], 2, "value_loss") < metric(&metrics[0], 0, "value_loss"));
+    assert_string_equal(metrics[0].s, metrics[1].s);
+    str_release(&dir);
+    for (int way = 0; way < 2; way++) str_release(&metrics[way]);
+}
+
+/* The mix: with scores that teach nothing only its texts do, more with more weight, and their loss falls. */
+static void test_mix(void **state) {
+    (void)state;
+    Error err;
+    Str dir = {0}, metrics = {0};
+    int32_t text[12];
+    float weight[12];
+    double norm[2];
+    for (int t = 0; t < 12; t++) text[t] = 2 + t % 3, weight[t] = t > 0;
+    for (int k = 0; k < 2; k++) {
+        Fixture f;
+        SampleSet mix;
+        fixture_open(&f, "cpu", 1);
+        samples_init(&mix, 1);
+        for (int i = 0; i < 4; i++) samples_add(&mix, text + i % 3, weight, 9, (uint64_t)i, 0, 1);
+        as_grpo(&f);
+        f.c.mix_weight = k ? 4 : 2, f.c.no_end_score = NAN, f.c.updates = 12, f.c.optim.clip = 0, f.c.beta = 0;
+        f.c.kl_target = 0;
+        f.flat_calls = 100;
+        f.s.mix = &mix;
+        fresh_dir(&dir, "mix");
+        must(run(&f, dir.s, &err), &err);
+        read_metrics(&metrics, dir.s);
+        norm[k] = metric(&metrics, 0, "grad_norm");
+        assert_true(metric(&metrics, 11, "mix_loss") < 0.7 * metric(&metrics, 0, "mix_loss"));
+        samples_release(&mix);
+        fixture_close(&f);
+    }
+    assert_true(norm[1] > 1.2 * norm[0]);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
+/* Cut replies: the score is replaced (test_scores_and_prompts), lowered, or kept. */
+static void test_no_end(void **state) {
+    (void)state;
+    Error err;
+    Str dir = {0}, metrics = {0};
+    double score[3], cut = 0;
+    for (int k = 0; k < 3; k++) {
+        Fixture f;
+        fixture_open(&f, "cpu", 1);
+        f.c.updates = 1, f.c.score_clip = 0;
+        f.c.no_end_score = k ? -0.5 * (k - 1) : NAN, f.c.no_end_adds = true;
+        fresh_dir(&dir, "no_end");
+        must(run(&f, dir.s, &err), &err);
+        read_metrics(&metrics, dir.s);
+        score[k] = metric(&metrics, 0, "score");
+        cut = 1 - metric(&metrics, 0, "end_share");
+        fixture_close(&f);
+    }
+    assert_true(score[0] == score[1] && cut > 0);
+    assert_true(fabs(score[1] - score[2] - 0.5 * cut) < 1e-12);
+    str_release(&dir);
+    str_release(&metrics);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_rounded_rollouts),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_passes),
-        cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_flat_groups),
-        cmocka_unit_test(test_aggregations),
-        cmocka_unit_test(test_pm_score),
-        cmocka_unit_test(test_value_weight),
-        cmocka_unit_test(test_scores_and_prompts),
-        cmocka_unit_test(test_bad_setup),
-        cmocka_unit_test(test_kl_stop),
-        cmocka_unit_test(test_weights_changed),
-        cmocka_unit_test(test_doctor),
-        cmocka_unit_test(test_doctor_zero_weight),
+        cmocka_unit_test(test_resume),          cmocka_unit_test(test_rounded_rollouts),
+        cmocka_unit_test(test_threads),         cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_groups),          cmocka_unit_test(test_flat_groups),
+        cmocka_unit_test(test_aggregations),    cmocka_unit_test(test_pm_score),
+        cmocka_unit_test(test_value_weight),    cmocka_unit_test(test_scores_and_prompts),
+        cmocka_unit_test(test_bad_setup),       cmocka_unit_test(test_kl_stop),
+        cmocka_unit_test(test_weights_changed), cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_value_warmup),    cmocka_unit_test(test_mix),
+        cmocka_unit_test(test_no_end),          cmocka_unit_test(test_doctor_zero_weight),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

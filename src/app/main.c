@@ -31,6 +31,7 @@ static const Command *const commands[] = {
     &command_verify_export,
     &command_tokenize,
     &command_bench,
+    &command_oracle,
     &command_doctor,
 };
 // clang-format on

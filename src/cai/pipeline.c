@@ -16,6 +16,7 @@
 #include "cai/report.h"
 #include "cai/stage_util.h"
 #include "eval/stats.h"
+#include "train/ppo.h"
 
 typedef struct {
     Hasher *h;
@@ -348,11 +349,11 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             err, ERR_CONFIG,
             "rl.rollout_weights rounds F32 weights of backend cpu: leave it at own, or run.dtype at fp32 and "
             "run.backend at cpu");
-    if (cfg->rl.method == 1 && cfg->rl.rollouts % cfg->rl.group)
+    if (rl_methods[cfg->rl.method].groups && cfg->rl.rollouts % cfg->rl.group)
         return error_set(
             err, ERR_CONFIG,
-            "rl.rollouts %lld is no multiple of rl.group %lld: with rl.method grpo every update has whole groups",
-            (long long)cfg->rl.rollouts, (long long)cfg->rl.group);
+            "rl.rollouts %lld is no multiple of rl.group %lld: with rl.method %s every update has whole groups",
+            (long long)cfg->rl.rollouts, (long long)cfg->rl.group, rl_methods[cfg->rl.method].name);
     if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)

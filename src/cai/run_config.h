@@ -64,15 +64,21 @@ typedef struct {
     struct {
         TrainKeys t;                /* lr, schedule, clip...; steps = updates */
         SampleKeys s;
-        int method;                 /* ppo | grpo */
+        int method;                 /* rl_methods[] */
         int rollout_weights;        /* own | bf16 | int8 */
         int64_t rollouts, epochs, minibatches, group;
         int aggregate;              /* auto | the kinds of Aggregation */
+        int ratio, policy_term;     /* auto | RatioLevel; PolicyTerm */
+        int group_scale;            /* group | batch | none */
+        int no_end;                 /* replace | add | keep */
+        int64_t value_warmup;
+        double mix, clip_delta;
         double redteam_share, beta, gamma, lambda, clip_low, clip_high, dual_clip, value_clip, value_weight, value_lr;
         double no_end_score, score_clip, kl_target, kl_horizon, kl_stop;
         double group_eps;
-        bool whiten_rewards, whiten_advantages, group_scale, kl_by_ratio;
+        bool whiten_rewards, whiten_advantages, whiten_unbiased, kl_by_ratio;
     } rl;
+    struct { TrainKeys t; int loss; double beta, label_smoothing; bool average; } dpo;
     struct { TrainKeys t; double holdout; } classifier;
     struct {
         SampleKeys s;

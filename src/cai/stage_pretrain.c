@@ -81,25 +81,6 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
     return ok;
 }
 
-static const char *row_text(void *ud, int64_t i, size_t *n) {
-    const Row *r = &((const Row *)ud)[i];
-    *n = strlen(r->a);
-    return r->a;
-}
-
-/* Texts, then what was tokenised before. */
-static void add_rows(SampleSet *set, const StageCtx *ctx, const StageText *text, const Row *row, int n, int max,
-                     Ledger *l) {
-    Row *texts = mem_alloc((size_t)n * sizeof *texts + 1);
-    int n_text = 0;
-    for (int i = 0; i < n; i++)
-        if (!row[i].tok) texts[n_text++] = row[i];
-    samples_add_texts(set, &text->chat, row_text, texts, n_text, max, pool_threads(ctx->be->pool), l);
-    for (int i = 0; i < n; i++)
-        if (row[i].tok) samples_add_ids(set, row[i].tok, row[i].tok_weight, row[i].n_tok, (uint64_t)i, max, l);
-    free(texts);
-}
-
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Rows *rows, Error *err) {
     const RunConfig *c = ctx->cfg;
     int held = rows->n > 20 ? rows->n / 20 : 0, max = (int)c->model.max_seq;
@@ -113,8 +94,8 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
     last.row += first.n;
     last.n = held;
     Ledger *unbooked = ledger_new();
-    add_rows(&set, ctx, text, first.row, first.n, max, trains(c) ? ctx->ledger : unbooked);
-    add_rows(&test, ctx, text, last.row, last.n, max, unbooked);
+    stage_add_texts(&set, ctx, text, first.row, first.n, max, trains(c) ? ctx->ledger : unbooked);
+    stage_add_texts(&test, ctx, text, last.row, last.n, max, unbooked);
     ledger_free(unbooked);
     ObjLm *o = NULL;
     Objective obj;

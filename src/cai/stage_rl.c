@@ -1,11 +1,11 @@
-/* RL-CAI: PPO or GRPO of SL-CAI against the preference model, held near SL-CAI by a KL penalty. samples.jsonl keeps
- * some rollouts. */
+/* RL-CAI: SL-CAI learns from the preference model's scores of its own replies, held near SL-CAI by a KL penalty; or
+ * from the labelled pairs (DPO, stage_rl_dpo.c). samples.jsonl keeps some rollouts. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/io.h"
-#include "cai/stages.h"
+#include "cai/stage_rl.h"
 #include "train/ppo.h"
 
 typedef struct {
@@ -115,15 +115,14 @@ static int mix_prompts(int **out, const Prompts *p, double red_share) {
     return total;
 }
 
-/* rl.aggregate: auto, then the kinds in their order. */
-static Aggregation aggregation(const RunConfig *c) {
-    if (c->rl.aggregate > 0) return (Aggregation)(c->rl.aggregate - 1);
-    return c->rl.method == RL_GRPO ? AGG_SEQ_MEAN_TOKEN_MEAN : AGG_TOKEN_MEAN;
-}
+/* Keys whose first word is auto, then the kinds in their order. */
+static int chosen(int key, int otherwise) { return key > 0 ? key - 1 : otherwise; }
 
 static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
     const RunConfig *c = ctx->cfg;
     static const DType weights[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
+    enum { NO_END_REPLACE, NO_END_ADD, NO_END_KEEP };
+    const RlMethodInfo *m = &rl_methods[c->rl.method];
     *p = (PpoConfig){.rollout_weights = weights[c->rl.rollout_weights],
                      .method = (RlMethod)c->rl.method,
                      .updates = c->rl.t.steps,
@@ -138,14 +137,20 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
                      .lambda = c->rl.lambda,
                      .value_weight = c->rl.value_weight,
                      .value_clip = c->rl.value_clip,
-                     .clip = {c->rl.clip_low, c->rl.clip_high, c->rl.dual_clip},
-                     .no_end_score = c->rl.no_end_score,
+                     .clip = {c->rl.clip_low, c->rl.clip_high, c->rl.dual_clip, c->rl.clip_delta, 0},
+                     .term = (PolicyTerm)c->rl.policy_term,
+                     .level = (RatioLevel)chosen(c->rl.ratio, (int)m->level),
+                     .no_end_score = c->rl.no_end == NO_END_KEEP ? NAN : c->rl.no_end_score,
+                     .no_end_adds = c->rl.no_end == NO_END_ADD,
                      .score_clip = c->rl.score_clip,
                      .whiten_rewards = c->rl.whiten_rewards,
                      .whiten_advantages = c->rl.whiten_advantages,
-                     .aggregation = aggregation(c),
+                     .whiten_unbiased = c->rl.whiten_unbiased,
+                     .value_warmup = c->rl.value_warmup,
+                     .mix_weight = c->rl.mix,
+                     .aggregation = (Aggregation)chosen(c->rl.aggregate, (int)m->aggregation),
                      .group = (int)c->rl.group,
-                     .group_scale = c->rl.group_scale,
+                     .group_kind = (GroupKind)c->rl.group_scale,
                      .group_eps = c->rl.group_eps,
                      .kl_by_ratio = c->rl.kl_by_ratio,
                      .kl_target = c->rl.kl_target,
@@ -181,23 +186,23 @@ static bool open_value(Nets *n, const StageCtx *ctx, const char *pm, Error *err)
 /* One frozen SL-CAI: the policy is an adapter over it, the reference is it alone, and where the preference model was
  * trained so too, that and the value model are adapters over it. */
 static bool open_lora(Nets *n, const StageCtx *ctx, const char *sl, const char *pm, Error *err) {
-    bool ppo = ctx->cfg->rl.method == RL_PPO;
+    bool value = rl_methods[ctx->cfg->rl.method].value;
     if (!stage_net_open(&n->policy, ctx, sl, HEAD_LM, true, err)) return false;
     stage_net_frozen(&n->reference, &n->policy);
     if (stage_lora_of(ctx->cfg, "pm"))
         return stage_net_attach(&n->pm, &n->policy, pm, false, err) &&
-               (!ppo || stage_net_attach(&n->value, &n->policy, pm, true, err));
-    return stage_net_open(&n->pm, ctx, pm, HEAD_SCORE, false, err) && (!ppo || open_value(n, ctx, pm, err));
+               (!value || stage_net_attach(&n->value, &n->policy, pm, true, err));
+    return stage_net_open(&n->pm, ctx, pm, HEAD_SCORE, false, err) && (!value || open_value(n, ctx, pm, err));
 }
 
 static bool open_nets(Nets *n, const StageCtx *ctx, Error *err) {
     const char *sl = stage_input(ctx, "sl"), *pm = stage_input(ctx, "pm");
     EngineConfig ec = {.max_batch_tok = (int)ctx->cfg->rl.t.micro_tokens};
-    bool ppo = ctx->cfg->rl.method == RL_PPO;
+    bool value = rl_methods[ctx->cfg->rl.method].value;
     if (stage_lora(ctx)) return open_lora(n, ctx, sl, pm, err) && engine_open(&n->scorer, n->pm.net, &ec, err);
     return stage_net_open(&n->policy, ctx, sl, HEAD_LM, true, err) &&
            stage_net_open(&n->reference, ctx, sl, HEAD_LM, false, err) &&
-           (!ppo || stage_net_open(&n->value, ctx, pm, HEAD_SCORE, true, err)) &&
+           (!value || stage_net_open(&n->value, ctx, pm, HEAD_SCORE, true, err)) &&
            stage_net_open(&n->pm, ctx, pm, HEAD_SCORE, false, err) && engine_open(&n->scorer, n->pm.net, &ec, err);
 }
 
@@ -241,62 +246,103 @@ static bool summarise(const StageCtx *ctx, bool by_kl, Error *err) {
     return summary_end(&s, ctx, err);
 }
 
-static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Prompts *prompts, Error *err) {
-    int *of, n_prompt = mix_prompts(&of, prompts, ctx->cfg->rl.redteam_share);
-    PpoPrompt *prompt = mem_alloc((size_t)(n_prompt + 1) * sizeof *prompt);
-    Sequence *seq = mem_alloc((size_t)(n_prompt + 1) * sizeof *seq);
-    PpoConfig c;
-    ppo_config(&c, ctx);
-    int used = 0, room = n->policy.net.trunk->cfg.max_seq - c.max_new;
-    for (int i = 0; i < n_prompt; i++) {
-        Message m = {ROLE_USER, prompts->item[of[i]].text};
-        chat_respond(&seq[i], &text->chat, (Dialogue){&m, 1});
-        bool fits = seq[i].tok.n <= room;
-        ledger_in(ctx->ledger, 1, 0);
-        ledger_add(ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "CONTEXT", 1, 0);
+/* Texts of the pre-training mix, none of which is booked: the ledger of this stage counts prompts. */
+static bool read_mix(SampleSet *set, const StageCtx *ctx, const StageText *text, int max, Error *err) {
+    Rows rows = {0};
+    if (ctx->cfg->rl.mix == 0) return true;
+    bool ok = stage_rows(&rows, ctx, &ctx->cfg->data.pretrain, ROW_TEXT, err) &&
+              rows_check_ids(&rows, tokenizer_n_vocab(text->tok), err);
+    if (ok) stage_add_texts(set, ctx, text, rows.row, rows.n, max, NULL);
+    rows_release(&rows);
+    return ok && (set->n > 0 || error_set(err, ERR_CONFIG, "rl.mix %g: data.pretrain has no text", ctx->cfg->rl.mix));
+}
+
+/* Prompts of the rollouts that fit, and where each comes from. */
+typedef struct {
+    PpoPrompt *prompt;
+    Sequence *seq;
+    int *of, n, n_seq;
+} RlPrompts;
+
+static void prompts_place(RlPrompts *r, const StageCtx *ctx, const StageText *text, const Prompts *prompts, int max_seq,
+                          PpoConfig *c) {
+    bool booked = rl_methods[c->method].rollouts;
+    r->n_seq = mix_prompts(&r->of, prompts, ctx->cfg->rl.redteam_share);
+    r->prompt = mem_alloc((size_t)(r->n_seq + 1) * sizeof *r->prompt);
+    r->seq = mem_alloc((size_t)(r->n_seq + 1) * sizeof *r->seq);
+    for (int i = 0; i < r->n_seq; i++) {
+        Message m = {ROLE_USER, prompts->item[r->of[i]].text};
+        TokBuf *tok = &r->seq[i].tok;
+        chat_respond(&r->seq[i], &text->chat, (Dialogue){&m, 1});
+        bool fits = tok->n <= max_seq - c->max_new;
+        if (booked) {
+            ledger_in(ctx->ledger, 1, 0);
+            ledger_add(ctx->ledger, fits ? LEDGER_TRAINED : LEDGER_DROPPED, fits ? NULL : "CONTEXT", 1, 0);
+        }
         if (!fits) continue;
-        if (seq[i].tok.n + c.max_new > c.max_tok)
-            c.max_tok = seq[i].tok.n + c.max_new; /* one reply has to fit a pass */
-        of[used] = of[i];
-        prompt[used++] = (PpoPrompt){stage_id(prompts->item[of[i]].id), seq[i].tok.id, seq[i].tok.n};
+        if (tok->n + c->max_new > c->max_tok) c->max_tok = tok->n + c->max_new; /* one reply has to fit a pass */
+        r->of[r->n] = r->of[i];
+        r->prompt[r->n++] = (PpoPrompt){stage_id(prompts->item[r->of[i]].id), tok->id, tok->n};
     }
-    Reporter reporter = {ctx, text, prompts, of, prompt, NULL, c.updates};
+}
+
+static void prompts_free(RlPrompts *r) {
+    for (int i = 0; i < r->n_seq; i++) sequence_release(&r->seq[i]);
+    free(r->prompt);
+    free(r->seq);
+    free(r->of);
+}
+
+/* Past kl_stop the policy holds the last good weights: a result, with a warning, not a failure. */
+static bool update(const StageCtx *ctx, const PpoConfig *c, PpoSetup *setup, Error *err) {
+    bool kl_stop = false;
+    setup->stopped_by_kl = &kl_stop;
+    bool done = ppo_run(c, setup, ctx->output, ctx->log, ctx->stop, err);
+    if (!done && kl_stop) {
+        log_warn(ctx->log, "%s; going on with those", err->msg);
+        *err = (Error){0};
+    }
+    return (done || kl_stop) && summarise(ctx, kl_stop, err);
+}
+
+static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Prompts *prompts, Error *err) {
+    RlPrompts p = {0};
+    PpoConfig c;
+    SampleSet mix;
+    samples_init(&mix, 1);
+    ppo_config(&c, ctx);
+    prompts_place(&p, ctx, text, prompts, n->policy.net.trunk->cfg.max_seq, &c);
+    Reporter reporter = {ctx, text, prompts, p.of, p.prompt, NULL, c.updates};
     PpoPmScore score = {n->scorer, text->chat.id[SENT_END], n->pm.net.trunk->cfg.max_seq};
     PpoSetup setup = {.policy = n->policy.net,
                       .reference = n->reference.net,
                       .value = n->value.net,
-                      .prompt = prompt,
-                      .n_prompt = used,
+                      .prompt = p.prompt,
+                      .n_prompt = p.n,
                       .end_id = text->chat.id[SENT_END],
                       .score = ppo_score_pm,
                       .score_ud = &score,
+                      .mix = &mix,
                       .report = report,
                       .report_ud = &reporter};
     Str path = {0};
     path_join(&path, ctx->output, "samples.jsonl");
-    bool ok = used > 0 || error_set(err, ERR_CONFIG,
-                                    "no prompt leaves room for rl.max_new %d tokens in the context of %d: lower it",
-                                    c.max_new, n->policy.net.trunk->cfg.max_seq);
-    ok = ok && sequences_ok(seq, n_prompt, err) &&
+    int max = n->policy.net.trunk->cfg.max_seq < c.max_tok ? n->policy.net.trunk->cfg.max_seq : c.max_tok;
+    bool ok = p.n > 0 || error_set(err, ERR_CONFIG,
+                                   "no prompt leaves room for rl.max_new %d tokens in the context of %d: lower it",
+                                   c.max_new, n->policy.net.trunk->cfg.max_seq);
+    ok = ok && sequences_ok(p.seq, p.n_seq, err) &&
          read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
+         read_mix(&mix, ctx, text, max, err) &&
          appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);
     if (ok) {
-        bool kl_stop = false;
-        setup.stopped_by_kl = &kl_stop;
-        bool done = ppo_run(&c, &setup, ctx->output, ctx->log, ctx->stop, err);
-        /* Past kl_stop the policy holds the last good weights: a result, with a warning, not a failure. */
-        if (!done && kl_stop) {
-            log_warn(ctx->log, "%s; going on with those", err->msg);
-            *err = (Error){0};
-        }
+        ok = rl_methods[c.method].rollouts ? update(ctx, &c, &setup, err) : stage_rl_dpo(ctx, text, &c, &setup, err);
         appender_close(reporter.samples);
-        ok = (done || kl_stop) && unique_samples(ctx->output, err) && summarise(ctx, kl_stop, err);
+        ok = ok && unique_samples(ctx->output, err);
     }
-    for (int i = 0; i < n_prompt; i++) sequence_release(&seq[i]);
+    samples_release(&mix);
+    prompts_free(&p);
     str_release(&path);
-    free(prompt);
-    free(seq);
-    free(of);
     return ok;
 }
 
@@ -318,9 +364,15 @@ static bool run(const StageCtx *ctx, Error *err) {
     return ok;
 }
 
-const Stage stage_rl = {.name = "rl",
-                        .help = "RL-CAI: PPO or GRPO against the preference model with a KL penalty to SL-CAI",
-                        .version = 2,
-                        .needs = {"tokenizer", "prompts", "sl", "pm"},
-                        .section = {"rl.", "lora."},
-                        .run = run};
+static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
+    if (c->rl.mix > 0) stage_list_files(&c->data.pretrain, add, ud);
+}
+
+const Stage stage_rl = {
+    .name = "rl",
+    .help = "RL-CAI: policy gradients against the preference model, or DPO, near SL-CAI by a KL penalty",
+    .version = 3,
+    .needs = {"world", "tokenizer", "prompts", "sl", "pairs", "label", "pm"},
+    .section = {"rl.", "dpo.", "lora.", "data.columns", "data.max_rows"},
+    .files = files,
+    .run = run};

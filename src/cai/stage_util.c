@@ -383,6 +383,24 @@ bool stage_add(const StageCtx *ctx, SampleSet *set, const Sequence *s, int max_l
     return true;
 }
 
+static const char *row_text(void *ud, int64_t i, size_t *n) {
+    const Row *r = &((const Row *)ud)[i];
+    *n = strlen(r->a);
+    return r->a;
+}
+
+void stage_add_texts(SampleSet *set, const StageCtx *ctx, const StageText *text, const Row *row, int n, int max,
+                     Ledger *l) {
+    Row *texts = mem_alloc((size_t)n * sizeof *texts + 1);
+    int n_text = 0;
+    for (int i = 0; i < n; i++)
+        if (!row[i].tok) texts[n_text++] = row[i];
+    samples_add_texts(set, &text->chat, row_text, texts, n_text, max, pool_threads(ctx->be->pool), l);
+    for (int i = 0; i < n; i++)
+        if (row[i].tok) samples_add_ids(set, row[i].tok, row[i].tok_weight, row[i].n_tok, (uint64_t)i, max, l);
+    free(texts);
+}
+
 uint64_t stage_id(const char *id) { return hash_bytes(id, strlen(id)).lo; }
 
 void summary_begin(Summary *s) {

@@ -59,6 +59,8 @@ void stage_sampling(SampleParams *p, const StageCtx *ctx, const SampleKeys *k, c
 /* One sequence into the set, unless it is longer than max_len: then it is dropped with a ledger entry. Tokens with weight
  * count as trained, the others as masked. Returns whether it went in. */
 bool stage_add(const StageCtx *ctx, SampleSet *set, const Sequence *s, int max_len, uint64_t id, float target, float weight);
+/* Rows of text as samples of at most max tokens: texts, then what was tokenised before. l may be NULL. */
+void stage_add_texts(SampleSet *set, const StageCtx *ctx, const StageText *text, const Row *row, int n, int max, Ledger *l);
 /* 64-bit hash of a record id: keys its random numbers. */
 uint64_t stage_id(const char *id);
 

@@ -100,26 +100,88 @@ bool doctor_gae(const double *adv, const double *r, const double *v, int64_t n, 
     return true;
 }
 
-bool doctor_group(const double *adv, const double *score, int n, bool scale, double eps, Error *err) {
-    double mean = 0, var = 0, size = 1;
-    bool flat = true;
-    for (int i = 0; i < n; i++) {
-        mean += score[i] / n;
-        size += fabs(score[i]);
-        flat = flat && score[i] == score[0];
+typedef struct {
+    double mean, sd;
+    bool flat;
+} Spread;
+
+static Spread spread_of(const double *x, int64_t n) {
+    Spread s = {0, 0, true};
+    for (int64_t i = 0; i < n; i++) {
+        s.mean += x[i] / (double)n;
+        s.flat = s.flat && x[i] == x[0];
     }
-    for (int i = 0; i < n; i++) var += (score[i] - mean) * (score[i] - mean) / (n - 1);
-    for (int i = 0; i < n; i++) {
-        double want = flat ? 0 : score[i] - mean, got = adv[i] * (scale ? sqrt(var) + eps : 1);
-        if (gap(got, want) <= (flat ? 0 : 1e-9 * size)) continue;
-        return error_set(
-            err, ERR_STATE,
-            "reply %d of a group of %d has score %.9g (mean %.9g, deviation %.9g) and advantage %.9g, expected %.9g. "
-            "Likely causes: groups run into each other; the deviation is not that of the group; equal scores are "
-            "divided by rounding errors",
-            i, n, score[i], mean, sqrt(var), adv[i], scale && !flat ? want / (sqrt(var) + eps) : want);
+    for (int64_t i = 0; i < n; i++) s.sd += (x[i] - s.mean) * (x[i] - s.mean) / (double)(n - 1);
+    s.sd = sqrt(s.sd);
+    return s;
+}
+
+/* What the advantage times by[kind] must be: the score less the mean, of the others where n/(n-1) stands in by. */
+bool doctor_groups(const double *adv, const double *score, const int64_t *off, int n_group, GroupKind kind, double eps,
+                   Error *err) {
+    Spread all = spread_of(score, off[n_group]);
+    for (int64_t g = 0, i = 0; g < n_group; g++) {
+        int64_t n = off[g + 1] - off[g];
+        Spread s = spread_of(score + off[g], n);
+        double size = 1;
+        for (int64_t k = off[g]; k < off[g + 1]; k++) size += fabs(score[k]);
+        const double by[] = {s.sd + eps, all.sd + eps, 1, (double)(n - 1) / (double)n};
+        for (i = off[g]; i < off[g + 1]; i++) {
+            double want = s.flat ? 0 : score[i] - s.mean, got = adv[i] * (s.flat ? 1 : by[kind]);
+            if (gap(got, want) <= (s.flat ? 0 : 1e-9 * size)) continue;
+            return error_set(
+                err, ERR_STATE,
+                "reply %d of a group of %d has score %.9g (mean %.9g, deviation %.9g) and advantage %.9g, expected "
+                "%.9g. Likely causes: groups run into each other; the deviation is not that of the group; equal scores "
+                "are divided by rounding errors",
+                (int)(i - off[g]), (int)n, score[i], s.mean, s.sd, adv[i], s.flat ? 0 : want / by[kind]);
+        }
     }
     return true;
+}
+
+bool doctor_whitened(const double *x, int64_t n, bool unbiased, Error *err) {
+    if (n < 2) return true;
+    Spread s = spread_of(x, n);
+    double sd = s.sd * (unbiased ? 1 : sqrt((double)(n - 1) / (double)n));
+    /* 1e-8 beside the variance pulls small deviations below 1. */
+    if (fabs(s.mean) <= 1e-9 && sd <= 1 + 1e-9) return true;
+    return error_set(err, ERR_STATE,
+                     "whitened advantages have mean %.3g and deviation %.9g, expected 0 and 1. Likely causes: tokens "
+                     "that do not count were averaged in; the mean of one micro-batch was taken for that of the "
+                     "rollout",
+                     s.mean, sd);
+}
+
+bool doctor_finite(const char *what, const char *cause, const double *x, int64_t n, Error *err) {
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return error_set(err, ERR_STATE, "%s %" PRId64 " of %" PRId64 " is %g. Likely cause: %s", what, i, n, x[i],
+                             cause);
+    return true;
+}
+
+bool doctor_counts(int64_t trained, int64_t n_tok, int pass, Error *err) {
+    if (trained == n_tok) return true;
+    return error_set(err, ERR_STATE,
+                     "pass %d over the rollout trained %" PRId64 " tokens of %" PRId64
+                     ". Likely causes: a mask counts prompt or padding; replies are left out or taken twice where "
+                     "minibatches are cut",
+                     pass, trained, n_tok);
+}
+
+const char *doctor_drift(ReplyShape first, ReplyShape now, int max_new) {
+    if (first.end_share >= 0.2 && now.end_share < 0.5 * first.end_share)
+        return "half as many replies end by themselves as at first. Likely causes: long replies score higher "
+               "(length in the preference data); rl.no_end_score costs too little; the end token is masked";
+    if (now.length > 2 * first.length && now.length > 8)
+        return "replies are twice as long as at first. Likely causes: the preference model rewards length; "
+               "repetition that it does not notice; rl.beta too small";
+    if (now.length < 0.5 * first.length && first.length > 8 && max_new > 8)
+        return "replies are half as long as at first. Likely causes: the policy found one short reply that scores "
+               "well (look at samples.jsonl); the KL penalty, summed over tokens, makes long replies expensive: "
+               "rl.beta too large";
+    return NULL;
 }
 
 bool doctor_zero_weight(Backend *be, Error *err) {

@@ -10,11 +10,11 @@ static const double MAX_LOG_RATIO = 20;
 static double clip(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
 
 void ppo_rewards(double *r, const double *lp, const double *lr, const int64_t *off, const double *score, int n_seq,
-                 double beta, double clip_kl, double clip_score) {
+                 double beta, double clip_kl, const double clip_score[2]) {
     for (int s = 0; s < n_seq; s++) {
         for (int64_t t = off[s]; t < off[s + 1]; t++) r[t] = -beta * kl_estimate(lp[t], lr[t], KL_K1, clip_kl);
         if (off[s + 1] == off[s]) continue;
-        r[off[s + 1] - 1] += clip_score > 0 ? clip(score[s], -clip_score, clip_score) : score[s];
+        r[off[s + 1] - 1] += clip_score ? clip(score[s], clip_score[0], clip_score[1]) : score[s];
     }
 }
 
@@ -32,6 +32,13 @@ void ppo_gae(double *adv, double *ret, const double *r, const double *v, const i
     }
 }
 
+void reward_to_go(double *ret, const double *r, const int64_t *off, int n_seq, double gamma) {
+    for (int s = 0; s < n_seq; s++) {
+        double next = 0;
+        for (int64_t t = off[s + 1] - 1; t >= off[s]; t--) ret[t] = next = r[t] + gamma * next;
+    }
+}
+
 void whiten(double *x, int64_t n, bool shift_mean, bool unbiased) {
     if (n == 0) return;
     double sum = 0, sq = 0;
@@ -43,19 +50,65 @@ void whiten(double *x, int64_t n, bool shift_mean, bool unbiased) {
     for (int64_t i = 0; i < n; i++) x[i] = (x[i] - mean) * scale + shift;
 }
 
-PpoTerm ppo_policy_token(double *dlp, double lp_new, double lp_old, double adv, PpoClip c) {
-    double raw = lp_new - lp_old, d = clip(raw, -MAX_LOG_RATIO, MAX_LOG_RATIO), rho = exp(d);
-    double free_loss = -adv * rho, held_loss = -adv * clip(rho, 1 - c.eps_low, 1 + c.eps_high);
+void reply_sum_add(ReplySum *s, double lp_new, double lp_old, double lr) {
+    s->log_ratio += lp_new - lp_old;
+    s->kl += kl_estimate(lp_new, lr, KL_K3, 0);
+    s->n += 1;
+}
+
+/* Terms of a log-ratio. *slope = dl/d log-ratio, 0 where a constant branch wins. */
+static PpoTerm clip_term(double *slope, double raw, double far, double adv, PpoClip c) {
+    double d = clip(raw, -far, far), rho = exp(d), held_rho = clip(rho, 1 - c.eps_low, 1 + c.eps_high);
+    double free_rho = c.delta > 0 && rho > c.delta ? c.delta : rho;
+    double free_loss = -adv * free_rho, held_loss = -adv * held_rho;
     bool held = held_loss > free_loss;
     PpoTerm t = {.loss = held ? held_loss : free_loss, .clipfrac = held, .ratio = rho};
-    t.approx_kl = 0.5 * raw * raw;
-    t.ppo_kl = -d;
-    *dlp = held || fabs(raw) > MAX_LOG_RATIO ? 0 : -adv * rho;
+    *slope = (held ? held_rho : free_rho) != rho || fabs(raw) > far ? 0 : -adv * rho;
     if (c.dual_clip > 0 && adv < 0 && t.loss > -adv * c.dual_clip) {
         t.loss = -adv * c.dual_clip;
         t.clipfrac_dual = 1;
-        *dlp = 0;
+        *slope = 0;
     }
+    return t;
+}
+
+static PpoTerm sapo_term(double *slope, double raw, double far, double adv) {
+    double rho = exp(clip(raw, -far, far)), tau = adv > 0 ? 1 : 1.05, gate = sigmoid(tau * (rho - 1));
+    *slope = fabs(raw) > far ? 0 : -adv * 4 * gate * (1 - gate) * rho;
+    return (PpoTerm){.loss = -adv * 4 * gate / tau, .ratio = rho};
+}
+
+/* The weight carries no gradient, so what moves is lp itself: *direct. */
+static PpoTerm cispo_term(double *direct, double raw, double far, double adv, double lp, double cap) {
+    double rho = exp(clip(raw, -far, far)), weight = rho < cap ? rho : cap;
+    *direct = -weight * adv;
+    return (PpoTerm){.loss = -weight * adv * lp, .clipfrac = rho > cap, .ratio = rho};
+}
+
+/* A shared log-ratio moves by 1/n (mean) or 1 (sum) with one token's log-prob and takes the losses of all n tokens
+ * along. */
+PpoTerm policy_token(double *dlp, const PolicyRule *rule, const ReplySum *s, double lp_new, double lp_old, double lr,
+                     double adv) {
+    double token = lp_new - lp_old, raw = token, slope = 0, direct = 0, reach = 1;
+    double far = rule->clip.max_log_ratio > 0 ? rule->clip.max_log_ratio : MAX_LOG_RATIO;
+    double kl = kl_estimate(lp_new, lr, KL_K3, 0),
+           kl_along = kl; /* KL that the ratio weighs, per token it moves with */
+    if (rule->level != RATIO_TOKEN) raw = s->log_ratio, kl_along = s->kl, reach = s->n;
+    if (rule->level == RATIO_SEQ_MEAN) raw /= s->n, kl_along /= s->n, reach = 1;
+    PpoTerm t = {0};
+    if (rule->term == TERM_CLIP) t = clip_term(&slope, raw, far, adv, rule->clip);
+    if (rule->term == TERM_SAPO) t = sapo_term(&slope, raw, far, adv);
+    if (rule->term == TERM_CISPO) t = cispo_term(&direct, raw, far, adv, lp_new, rule->clip.eps_high);
+    *dlp = direct + reach * slope;
+    if (rule->kl_beta != 0) {
+        double by = rule->kl_beta * (rule->kl_by_ratio ? t.ratio : 1);
+        bool moves = rule->kl_by_ratio && fabs(raw) <= far; /* does the ratio? */
+        t.kl_loss = by * kl;
+        *dlp += by * (1 - exp(lr - lp_new) + (moves ? kl_along : 0));
+    }
+    t.log_ratio = token;
+    t.approx_kl = 0.5 * token * token;
+    t.ppo_kl = -clip(token, -far, far);
     return t;
 }
 
@@ -77,30 +130,6 @@ double kl_estimate(double lp, double lr, KlKind kind, double clamp) {
     if (kind == KL_K2) kl = 0.5 * d * d;
     if (kind == KL_K3) kl = exp(-d) - 1 + d;
     return clamp > 0 ? clip(kl, -clamp, clamp) : kl;
-}
-
-double aggregate(const double *x, const int64_t *off, int n_seq, Aggregation kind, double max_len) {
-    double sum = 0;
-    int64_t n_used = 0;
-    for (int s = 0; s < n_seq; s++) {
-        int64_t n = off[s + 1] - off[s];
-        if (n == 0) continue;
-        double seq = 0;
-        for (int64_t t = off[s]; t < off[s + 1]; t++) seq += x[t];
-        sum += kind == AGG_SEQ_MEAN_TOKEN_MEAN ? seq / (double)n : seq;
-        n_used++;
-    }
-    if (n_used == 0) return 0;
-    switch (kind) {
-    case AGG_TOKEN_MEAN:
-        return sum / (double)(off[n_seq] - off[0]);
-    case AGG_SEQ_SUM_NORM:
-        return sum / max_len;
-    case AGG_SEQ_MEAN_TOKEN_SUM:
-    case AGG_SEQ_MEAN_TOKEN_MEAN:
-        break;
-    }
-    return sum / (double)n_used;
 }
 
 TokenShare aggregate_token(Aggregation kind, int64_t n, double max_len) {
@@ -125,30 +154,31 @@ static bool all_equal(const double *x, int64_t n) {
     return true;
 }
 
-int group_advantages(double *adv, const double *score, const int64_t *off, int n_group, bool scale, double eps) {
+/* Deviation over n - 1. */
+static double deviation(const double *x, int64_t n) {
+    double sum = 0, sq = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i];
+    for (int64_t i = 0; i < n; i++) sq += (x[i] - sum / (double)n) * (x[i] - sum / (double)n);
+    return n > 1 ? sqrt(sq / (double)(n - 1)) : 1;
+}
+
+int group_advantages(double *adv, const double *score, const int64_t *off, int n_group, GroupKind kind, double eps) {
+    double batch_sd = kind == GROUP_BATCH_SD ? deviation(score, off[n_group]) : 0;
     int n_flat = 0;
     for (int g = 0; g < n_group; g++) {
         const double *s = score + off[g];
-        double *a = adv + off[g], sum = 0, sq = 0;
+        double *a = adv + off[g], sum = 0, by = 1;
         int64_t n = off[g + 1] - off[g];
-        CHECK(n >= 2, "group %d of %d replies", g, (int)n);
-        bool flat = all_equal(s, n);
+        bool flat = n > 1 && all_equal(s, n);
         n_flat += flat;
         for (int64_t i = 0; i < n; i++) sum += s[i];
-        double mean = sum / (double)n;
-        for (int64_t i = 0; i < n; i++) sq += (s[i] - mean) * (s[i] - mean);
-        double by = scale ? sqrt(sq / (double)(n - 1)) + eps : 1;
+        double mean = n > 1 ? sum / (double)n : 0;
+        if (kind == GROUP_SD) by = deviation(s, n) + eps;
+        if (kind == GROUP_BATCH_SD) by = batch_sd + eps;
+        if (kind == GROUP_OTHERS && n > 1) by = (double)(n - 1) / (double)n;
         for (int64_t i = 0; i < n; i++) a[i] = flat ? 0 : (s[i] - mean) / by;
     }
     return n_flat;
-}
-
-double grpo_kl_token(double *dlp, double lp_new, double lp_old, double lr, double beta, bool by_ratio) {
-    double kl = kl_estimate(lp_new, lr, KL_K3, 0), slope = 1 - exp(lr - lp_new);
-    double raw = lp_new - lp_old, rho = by_ratio ? exp(clip(raw, -MAX_LOG_RATIO, MAX_LOG_RATIO)) : 1;
-    bool moves = by_ratio && fabs(raw) <= MAX_LOG_RATIO; /* does rho? */
-    *dlp += beta * rho * (slope + (moves ? kl : 0));
-    return beta * rho * kl;
 }
 
 /* log(1 + e^x) without overflow on either side. */
@@ -157,6 +187,17 @@ static double softplus(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x)))
 double sigmoid(double x) {
     double e = exp(-fabs(x));
     return (x >= 0 ? 1 : e) / (1 + e);
+}
+
+double dpo_loss(double *slope, double d, double q, DpoRule rule) {
+    double p = q * (1 - rule.smoothing) + (1 - q) * rule.smoothing, z = rule.beta * d;
+    if (rule.ipo) {
+        double aim = 1 / (2 * rule.beta);
+        *slope = 2 * (d - (2 * p - 1) * aim);
+        return p * (d - aim) * (d - aim) + (1 - p) * (d + aim) * (d + aim);
+    }
+    *slope = rule.beta * (sigmoid(z) - p);
+    return p * softplus(-z) + (1 - p) * softplus(z);
 }
 
 double preference_loss(double *da, double *db, double a, double b, double q, double margin, double center) {

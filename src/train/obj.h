@@ -3,6 +3,7 @@
 #define DIKAST_TRAIN_OBJ_H
 
 #include "data/loader.h"
+#include "train/losses.h"
 #include "train/objective.h"
 
 typedef struct ObjLm ObjLm;
@@ -13,6 +14,8 @@ bool obj_lm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, u
 bool obj_mlm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t mask_id,
                   int32_t first_random, int n_vocab, double rate, Error *err);
 double obj_lm_wait_s(const ObjLm *o);
+double obj_lm_weight(const ObjLm *o);               /* loss weight of all rows of the micro-batch filled last */
+void obj_lm_scale(ObjLm *o, double by);             /* losses and gradients from now on times by; weights stay: 1 */
 int64_t obj_lm_packs(ObjLm *o, int64_t epoch);     /* micro-batches of that epoch; how many steps it takes, how far to evaluate */
 void obj_lm_close(ObjLm *o);
 
@@ -25,5 +28,19 @@ bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, u
 bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id, Error *err);
 int64_t obj_pm_packs(ObjPm *o, int64_t epoch);
 void obj_pm_close(ObjPm *o);
+
+/* DPO on pairs (group 2; target of the first = q = P(first preferred)): the tokens with weight are the reply's. ref (2 n): sum
+ * of each sample's log-probs under the reference (obj_dpo_reference). average: sums are divided by their tokens, as TRL does
+ * for IPO. equal: policy and reference hold equal weights, so that the doctor may ask for D = 0 in the first micro-batch.
+ * Head rows: the replies'. Metrics: accuracy (D on the preferred side, strictly; ties of q left out), margin, chosen_reward,
+ * rejected_reward: beta times log-ratios, chosen being the likelier side. */
+typedef struct ObjDpo ObjDpo;
+typedef struct { DpoRule rule; bool average, equal; } DpoConfig;
+bool obj_dpo_reference(double *ref, const SampleSet *s, Net reference, int max_tok, Error *err);
+bool obj_dpo_open(ObjDpo **out, Objective *obj, const SampleSet *s, const double *ref, int max_tok, uint64_t seed,
+                  const DpoConfig *c, Error *err);
+int64_t obj_dpo_packs(ObjDpo *o, int64_t epoch);
+bool obj_dpo_check(const ObjDpo *o, Error *err);    /* what the doctor saw in the first micro-batch, if that has been made */
+void obj_dpo_close(ObjDpo *o);
 
 #endif

@@ -22,6 +22,7 @@ struct ObjLm {
     MaskRule mask;
     int32_t *target; /* (R) */
     double *weight;  /* (R) */
+    double total, scale;
     int32_t *masked; /* (N) tokens after masking */
 };
 
@@ -29,6 +30,7 @@ static void choose(ObjLm *o, Batch *b, int row, int32_t target, double weight) {
     o->buf.row[b->n_row] = row;
     o->target[b->n_row] = target;
     o->weight[b->n_row] = weight;
+    o->total += weight;
     b->n_row++;
 }
 
@@ -67,6 +69,7 @@ static bool lm_micro(void *self, int64_t number, Batch *b, Error *err) {
     (void)err;
     const Pack *p = loader_pack(o->loader, number);
     batch_from_pack(&o->buf, b, p, o->mask.rate == 0);
+    o->total = 0;
     if (o->mask.rate > 0)
         choose_masked(o, b, p, number);
     else
@@ -84,14 +87,16 @@ static double lm_loss(void *self, Backend *be, const Batch *b, int first, Tensor
         double w = o->weight[first + i];
         loss -= w * o->logp.lp[i];
         total += w;
-        o->logp.dlp[i] = -w;
+        o->logp.dlp[i] = -w * o->scale;
     }
     logp_backward(&o->logp, be, out, o->target + first, 1);
     *weight += total;
-    return loss;
+    return loss * o->scale;
 }
 
 static double lm_wait_s(void *self) { return loader_wait_s(((ObjLm *)self)->loader); }
+double obj_lm_weight(const ObjLm *o) { return o->total; }
+void obj_lm_scale(ObjLm *o, double by) { o->scale = by; }
 double obj_lm_wait_s(const ObjLm *o) { return loader_wait_s(o->loader); }
 int64_t obj_lm_packs(ObjLm *o, int64_t epoch) { return loader_packs_in_epoch(o->loader, epoch); }
 
@@ -101,6 +106,7 @@ static bool lm_open(ObjLm **out, Objective *obj, const char *name, const SampleS
     ObjLm *o = mem_alloc(sizeof *o);
     o->s = s;
     o->mask = mask;
+    o->scale = 1;
     if (!loader_open(&o->loader, s, max_tok, seed, err)) {
         free(o);
         return false;
@@ -108,7 +114,7 @@ static bool lm_open(ObjLm **out, Objective *obj, const char *name, const SampleS
     o->target = mem_alloc((size_t)max_tok * sizeof(int32_t));
     o->weight = mem_alloc((size_t)max_tok * sizeof(double));
     o->masked = mem_alloc((size_t)max_tok * sizeof(int32_t));
-    *obj = (Objective){name, 1, lm_micro, lm_loss, o, max_tok, max_tok, lm_wait_s};
+    *obj = (Objective){name, 1, lm_micro, lm_loss, o, max_tok, max_tok, lm_wait_s, NULL};
     *out = o;
     return true;
 }

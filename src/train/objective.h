@@ -3,6 +3,8 @@
  * micro(self, number, &b): fills a Batch (arrays owned by the objective until the next call) for micro-batch `number`.
  * loss(): sees head rows [first, first+out.rows) of the batch (never split inside a row_group), overwrites out or fills dout
  *   (dout may alias out) with gradients of the *sum* of losses and returns the sum of loss; *weight += the loss weight used.
+ * look(): where a row's gradient needs all rows of its sequence: sees every head row before loss() sees the first. NULL: not
+ *   needed.
  *   The trainer divides by the step's total weight once, so no split of a step into micro-batches changes the mean. */
 #ifndef DIKAST_TRAIN_OBJECTIVE_H
 #define DIKAST_TRAIN_OBJECTIVE_H
@@ -28,6 +30,7 @@ typedef struct {
     void *self;
     int max_tok, max_row;   /* capacity the trainer must provide */
     double (*wait_s)(void *self);   /* seconds spent waiting for data so far; NULL: none */
+    void (*look)(void *self, Backend *be, const Batch *b, int first, Tensor out);
 } Objective;
 
 #endif

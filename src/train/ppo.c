@@ -1,5 +1,4 @@
-/* PPO and GRPO: rollout, then `epochs` passes over it in minibatches, one optimizer step each, over policy and (PPO)
- * value together.
+/* Rollout, then `epochs` passes over it in minibatches, one optimizer step each, over policy and (PPO) value together.
  *
  * A minibatch is split into forward passes by tokens; gradients of sums add up over the passes and are divided by the
  * minibatch's tokens (or replies, see Aggregation) once, so the split changes nothing but rounding. Whatever an update
@@ -16,6 +15,7 @@
 #include "base/json.h"
 #include "nn/lora.h"
 #include "train/batch.h"
+#include "train/obj.h"
 #include "train/rollout.h"
 
 enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
@@ -27,6 +27,8 @@ typedef struct { /* one forward pass: whole replies with their prompts, last tok
     int32_t *tok, *seq_off, *target;
     int32_t *same;     /* (replies) tokens shared with the one before */
     int64_t *at;       /* (R) index into the experience of the token that row predicts */
+    int32_t *of;       /* (R) reply of the pass it belongs to */
+    ReplySum *sum;     /* (replies) where the ratio is the reply's */
     TokenShare *share; /* (R) what that token counts in the minibatch */
 } Pass;
 
@@ -44,6 +46,13 @@ typedef struct {
     Experience x;
     Pass pass;
     LogpBuf logp;
+    PolicyRule rule; /* of this update */
+    ObjLm *mix;      /* texts beside the rollouts, or NULL */
+    Objective mix_obj;
+    Optim *warm;       /* the value net's alone during its warm-up, else NULL */
+    int64_t n_trained; /* rows of the pass over the rollout */
+    ReplyShape shape;  /* of the first rollout */
+    bool said_drift;
     double *value_rows;     /* (HEAD_SLICE_MOST) */
     double *lp_new, *v_new; /* (n_tok) in the first minibatch, else NULL */
     Model good_trunk;       /* weights of the last rollout within kl_stop */
@@ -56,32 +65,46 @@ typedef struct {
     double beta, tok_done;
 } Ppo;
 
-static bool has_value(const Ppo *p) { return p->c->method == RL_PPO; }
+static const RlMethodInfo *method(const Ppo *p) { return &rl_methods[p->c->method]; }
+static bool has_value(const Ppo *p) { return method(p)->value; }
+static bool warms_up(const Ppo *p) { return has_value(p) && p->update < p->c->value_warmup; }
 
 /* -- the two losses, as objectives of train_micro */
+
+/* As the engine hands them out, so that equal logits give ratio 1 in F64 too. */
+static double as_engine(double x) { return (float)x; }
+
+/* Sums over replies, before any token's gradient. */
+static void policy_look(void *self, Backend *be, const Batch *b, int first, Tensor out) {
+    Ppo *p = self;
+    const Experience *x = &p->x;
+    (void)b;
+    logp_forward(&p->logp, be, out, p->pass.target + first, (float)p->c->temperature, false);
+    for (int i = 0; i < out.rows; i++) {
+        int64_t t = p->pass.at[first + i];
+        reply_sum_add(&p->pass.sum[p->pass.of[first + i]], as_engine(p->logp.lp[i]), x->lp[t], x->lr[t]);
+    }
+}
 
 static double policy_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
     Ppo *p = self;
     const Experience *x = &p->x;
-    int n = (int)out.rows;
     double loss = 0;
-    bool grpo = p->c->method == RL_GRPO;
     float temp = (float)p->c->temperature;
     (void)b;
     logp_forward(&p->logp, be, out, p->pass.target + first, temp, true);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < out.rows; i++) {
         int64_t t = p->pass.at[first + i];
-        double lp =
-            (float)p->logp.lp[i]; /* as the engine hands them out, so that equal logits give ratio 1 in F64 too */
-        PpoTerm term = ppo_policy_token(&p->logp.dlp[i], lp, x->lp[t], x->adv[t], p->c->clip);
+        double lp = as_engine(p->logp.lp[i]);
+        const ReplySum *sum = &p->pass.sum[p->pass.of[first + i]];
+        PpoTerm term = policy_token(&p->logp.dlp[i], &p->rule, sum, lp, x->lp[t], x->lr[t], x->adv[t]);
         TokenShare share = p->pass.share[first + i];
-        double kl = grpo ? grpo_kl_token(&p->logp.dlp[i], lp, x->lp[t], x->lr[t], p->beta, p->c->kl_by_ratio) : 0;
         p->logp.dlp[i] *= share.weight;
-        loss += share.weight * (term.loss + kl);
+        loss += share.weight * (term.loss + term.kl_loss);
         *weight += share.share;
         if (p->lp_new) p->lp_new[t] = lp;
         metrics_add(m, "policy_loss", term.loss, 1);
-        if (grpo) metrics_add(m, "kl_k3", kl_estimate(lp, x->lr[t], KL_K3, 0), 1);
+        if (p->rule.kl_beta > 0) metrics_add(m, "kl_k3", kl_estimate(lp, x->lr[t], KL_K3, 0), 1);
         metrics_add(m, "approx_kl", term.approx_kl, 1);
         metrics_add(m, "ppo_kl", term.ppo_kl, 1);
         metrics_add(m, "clipfrac", term.clipfrac, 1);
@@ -89,6 +112,7 @@ static double policy_loss(void *self, Backend *be, const Batch *b, int first, Te
         metrics_add(m, "ratio", term.ratio, 1);
         metrics_add(m, "entropy", p->logp.ent[i], 1);
     }
+    p->n_trained += out.rows;
     logp_backward(&p->logp, be, out, p->pass.target + first, temp);
     return loss;
 }
@@ -101,7 +125,7 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
     tensor_get(be, v, out);
     for (int i = 0; i < out.rows; i++) {
         int64_t t = p->pass.at[first + i];
-        v[i] = (float)v[i]; /* as above */
+        v[i] = as_engine(v[i]);
         if (p->v_new) p->v_new[t] = v[i];
         double dv, clipped, l = ppo_value_token(&dv, &clipped, v[i], x->v[t], x->ret[t], p->c->value_clip);
         double by = p->c->value_weight * p->pass.share[first + i].weight;
@@ -160,9 +184,11 @@ static int fill_pass(Ppo *p, const int64_t *seq, int n, bool sharing) {
     batch_layout(&f->buf, &f->b, f->tok, n_tok, f->seq_off, taken, true);
     if (sharing) batch_share(&f->buf, &f->b, f->same);
     for (int k = 0; k < taken; k++) {
+        f->sum[k] = (ReplySum){0};
         TokenShare share = aggregate_token(p->c->aggregation, x->reply[seq[k]].n, p->c->max_new);
         for (int t = 0; t < x->reply[seq[k]].n; t++, n_row++) {
             f->share[n_row] = share;
+            f->of[n_row] = k;
             int row = f->seq_off[k] + x->prompt[seq[k]]->n - 1 + t;
             f->buf.row[n_row] = sharing ? f->buf.seen[row] : row;
             f->target[n_row] = x->reply[seq[k]].text[t];
@@ -188,21 +214,46 @@ static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
     return true;
 }
 
-static bool minibatch(Ppo *p, int64_t *seq, int n, bool first, Error *err) {
-    const Objective policy = {"ppo policy", 1, NULL, policy_loss, p, p->c->max_tok, p->c->max_tok, NULL};
-    const Objective value = {"ppo value", 1, NULL, value_loss, p, p->c->max_tok, p->c->max_tok, NULL};
-    double loss = 0, weight = 0, value_rows = 0;
-    qsort(seq, (size_t)n, sizeof *seq, by_number);
-    bool share = p->c->method == RL_GRPO && shares_rows(&p->x, seq, n);
-    p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
-    p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
+/* mix_weight times the mean next-token loss of one pack, in units of the minibatch's loss, which is divided by weight.
+ */
+static bool mix_in(Ppo *p, int64_t number, double weight, double *loss, Error *err) {
+    Batch b;
+    double rows = 0;
+    if (!p->mix_obj.micro(p->mix_obj.self, number, &b, err)) return false;
+    double all = obj_lm_weight(p->mix), by = p->c->mix_weight * weight / all;
+    if (!(all > 0)) return true;
+    obj_lm_scale(p->mix, by);
+    double l = train_micro(p->s->policy, p->policy_acts, &b, &p->mix_obj, p->policy_slice, &rows, p->metrics);
+    metrics_add(p->metrics, "mix_loss", l / by / all, 1);
+    *loss += l;
+    return true;
+}
+
+/* All gradients of a minibatch. During the value net's warm-up the policy is only looked at. */
+static bool gradients(Ppo *p, const int64_t *seq, int n, int64_t number, double *loss, double *weight, Error *err) {
+    const PpoConfig *c = p->c;
+    const Objective policy = {
+        "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL};
+    const Objective value = {"value", 1, NULL, value_loss, p, c->max_tok, c->max_tok, NULL, NULL};
+    bool share = method(p)->groups && shares_rows(&p->x, seq, n), warm = warms_up(p);
+    double value_rows = 0;
     for (int k = 0; k < n;) {
         k += fill_pass(p, seq + k, n - k, share);
-        loss += train_micro(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice, &weight, p->metrics);
+        *loss += (warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice,
+                                                   weight, p->metrics);
         if (!has_value(p)) continue;
-        loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
+        *loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
     }
-    bool ok = !first || check_first(p, seq, n, err);
+    return !p->mix || warm || mix_in(p, number, *weight, loss, err);
+}
+
+static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, Error *err) {
+    double loss = 0, weight = 0;
+    qsort(seq, (size_t)n, sizeof *seq, by_number);
+    p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
+    p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
+    bool made = gradients(p, seq, n, number, &loss, &weight, err);
+    bool ok = made && (!first || check_first(p, seq, n, err));
     free(p->lp_new);
     p->lp_new = p->v_new = NULL;
     if (!ok) return false;
@@ -211,7 +262,8 @@ static bool minibatch(Ppo *p, int64_t *seq, int n, bool first, Error *err) {
         net_zero_grads(p->s->policy);
         if (has_value(p)) net_zero_grads(p->s->value);
     } else {
-        OptimResult r = optim_step(p->optim, schedule_factor(&p->c->schedule, p->update), 1 / weight);
+        OptimResult r =
+            optim_step(p->warm ? p->warm : p->optim, schedule_factor(&p->c->schedule, p->update), 1 / weight);
         skipped = r.skipped;
         metrics_add(p->metrics, "grad_norm", r.grad_norm, skipped ? 0 : 1);
     }
@@ -232,11 +284,14 @@ static bool learn(Ppo *p, Error *err) {
     Rng rng = rng_derive((Rng){c->seed, RNG_SHUFFLE}, "ppo minibatches");
     bool ok = true;
     for (int e = 0; ok && e < c->epochs; e++) {
+        p->n_trained = 0;
         rng_shuffle(rng, (uint64_t)(p->update * c->epochs + e), seq, p->x.n);
         for (int m = 0; ok && m < c->minibatches; m++) {
             int64_t from = (int64_t)p->x.n * m / c->minibatches, to = (int64_t)p->x.n * (m + 1) / c->minibatches;
-            ok = minibatch(p, seq + from, (int)(to - from), e == 0 && m == 0, err);
+            int64_t number = (p->update * c->epochs + e) * c->minibatches + m;
+            ok = minibatch(p, seq + from, (int)(to - from), number, e == 0 && m == 0, err);
         }
+        ok = ok && doctor_counts(p->n_trained, p->x.n_tok, e + 1, err);
     }
     free(seq);
     return ok;
@@ -288,10 +343,8 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
         const char *name = metrics_at(p->metrics, i, &mean, &weight);
         json_out_num(&j, name, mean);
     }
-    if (has_value(p))
-        json_out_num(&j, "explained_variance", s->explained);
-    else
-        json_out_num(&j, "flat_groups", (double)p->x.n_flat * p->c->group / p->x.n);
+    if (has_value(p)) json_out_num(&j, "explained_variance", s->explained);
+    if (method(p)->groups) json_out_num(&j, "flat_groups", (double)p->x.n_flat * p->c->group / p->x.n);
     json_out_int(&j, "skipped", p->n_skipped_now);
     json_out_num(&j, "t_s", took);
     json_out_num(&j, "t_rollout", p->x.generate_s);
@@ -303,6 +356,11 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     p->tok_done += (double)p->x.n_tok;
     log_progress(p->log, p->update, p->c->updates, p->tok_done, "tok", "score %.3f  kl %.2f  end %.0f %%  clip %.2f",
                  s->score, s->kl, 100 * s->end_share, metrics_mean(p->metrics, "clipfrac"));
+    ReplyShape now = {s->end_share, s->length};
+    if (p->update == 1) p->shape = now;
+    const char *drift = doctor_drift(p->shape, now, p->c->max_new);
+    if (drift && !p->said_drift) log_warn(p->log, "update %" PRId64 ": %s", p->update, drift);
+    p->said_drift = drift != NULL; /* said again when it comes back */
     if (s->end_share == 0 && p->s->end_id >= 0)
         log_warn(p->log,
                  "no reply of an update ended by itself: replies may need more than %d tokens, or the policy never "
@@ -327,12 +385,15 @@ static bool write_state(void *ud, const char *dir, Error *err) {
     json_out_int(&j, "update", p->update);
     json_out_num(&j, "beta", p->beta);
     json_out_int(&j, "skipped_in_a_row", p->n_skipped);
+    json_out_num(&j, "first_end_share", p->shape.end_share);
+    json_out_num(&j, "first_length", p->shape.length);
     json_out_int(&j, "metrics_bytes", appender_size(p->file));
     json_out_obj_end(&j);
     str_printf(&path, "%s/optim.safetensors", dir);
     bool ok = state_put_net(p->s->policy, dir, "policy", err) &&
               (!has_value(p) || state_put_net(p->s->value, dir, "value", err)) &&
-              (!p->keeps_good || state_put_net(good_net(p), dir, "good", err)) && optim_save(p->optim, path.s, err);
+              (!p->keeps_good || state_put_net(good_net(p), dir, "good", err)) &&
+              optim_save(warms_up(p) ? p->warm : p->optim, path.s, err);
     str_clear(&path);
     str_printf(&path, "%s/state.json", dir);
     ok = ok && io_write_file(path.s, text.s, text.n, err);
@@ -355,6 +416,8 @@ static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
         p->update = json_int(json_get(j, "update"), -1);
         p->beta = json_num(json_get(j, "beta"), NAN);
         p->n_skipped = json_int(json_get(j, "skipped_in_a_row"), 0);
+        p->shape.end_share = json_num(json_get(j, "first_end_share"), 0);
+        p->shape.length = json_num(json_get(j, "first_length"), 0);
         *metrics_bytes = json_int(json_get(j, "metrics_bytes"), -1);
         if (p->update < 0 || *metrics_bytes < 0 || !isfinite(p->beta))
             ok = error_set(err, ERR_FORMAT,
@@ -365,7 +428,8 @@ static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
     str_printf(&path, "%s/optim.safetensors", base.s);
     ok = ok && state_get_net(p->s->policy, base.s, "policy", err) &&
          (!has_value(p) || state_get_net(p->s->value, base.s, "value", err)) &&
-         (!p->keeps_good || state_get_net(good_net(p), base.s, "good", err)) && optim_load(p->optim, path.s, err);
+         (!p->keeps_good || state_get_net(good_net(p), base.s, "good", err)) &&
+         optim_load(warms_up(p) ? p->warm : p->optim, path.s, err);
     json_release(j);
     str_release(&path);
     str_release(&base);
@@ -402,13 +466,14 @@ static bool ppo_open(Ppo *p, Error *err) {
     const PpoConfig *c = p->c;
     const Net nets[2] = {p->s->policy, p->s->value};
     const double lr_scale[2] = {1, c->value_lr};
-    CHECK(p->s->score, "ppo needs a score function");
+    CHECK(p->s->score && method(p)->rollouts, "%s: no score function, or no method of rollouts", method(p)->name);
     CHECK(!has_value(p) || (nets[1].head->kind == HEAD_SCORE && nets[1].head->n_out == 1),
           "ppo needs a value head of one output");
     if (!rollout_open(&p->rollout, c, p->s, err) ||
         !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &c->optim, err) ||
+        (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &c->optim, err)) ||
         !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
-        (c->method == RL_GRPO && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
+        (method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     if (has_value(p)) {
         bool same = same_shape(nets[0].trunk, nets[1].trunk);
@@ -422,9 +487,11 @@ static bool ppo_open(Ppo *p, Error *err) {
     p->pass.seq_off = mem_alloc((size_t)(c->rollouts + 1) * sizeof(int32_t));
     p->pass.at = mem_alloc((size_t)c->max_tok * sizeof(int64_t));
     p->pass.share = mem_alloc((size_t)c->max_tok * sizeof *p->pass.share);
+    p->pass.of = mem_alloc((size_t)c->max_tok * sizeof *p->pass.of);
+    p->pass.sum = mem_alloc((size_t)c->rollouts * sizeof *p->pass.sum);
     p->value_rows = mem_alloc(HEAD_SLICE_MOST * sizeof(double));
     p->metrics = metrics_new();
-    return true;
+    return c->mix_weight == 0 || obj_lm_open(&p->mix, &p->mix_obj, p->s->mix, c->max_tok, c->seed, err);
 }
 
 static void ppo_close(Ppo *p) {
@@ -436,6 +503,9 @@ static void ppo_close(Ppo *p) {
     free(p->pass.seq_off);
     free(p->pass.at);
     free(p->pass.share);
+    free(p->pass.of);
+    free(p->pass.sum);
+    obj_lm_close(p->mix);
     batch_release(&p->pass.buf);
     logp_release(&p->logp);
     if (!p->good_adapter) {
@@ -448,6 +518,7 @@ static void ppo_close(Ppo *p) {
     if (p->value_acts != p->policy_acts) acts_close(p->value_acts);
     acts_close(p->policy_acts);
     optim_close(p->optim);
+    optim_close(p->warm);
     rollout_close(&p->rollout);
 }
 
@@ -468,6 +539,7 @@ static bool make_update(Ppo *p, Error *err) {
     double start_s = now_s(), lr = c->optim.lr * schedule_factor(&c->schedule, p->update);
     metrics_clear(p->metrics);
     p->n_skipped_now = 0;
+    p->rule = (PolicyRule){c->clip, c->term, c->level, method(p)->kl == KL_IN_LOSS ? p->beta : 0, c->kl_by_ratio};
     if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->stop, err)) return false;
     Summary s = summarise(&p->x);
     s.start_s = start_s;
@@ -480,6 +552,10 @@ static bool make_update(Ppo *p, Error *err) {
     ok = ok && learn(p, err);
     if (ok) {
         p->update++;
+        if (!warms_up(p)) {
+            optim_close(p->warm);
+            p->warm = NULL;
+        }
         ok = write_metrics(p, &s, lr, err);
         if (c->kl_target > 0) p->beta = kl_controller(p->beta, s.kl, c->kl_target, p->x.n, c->kl_horizon);
         PpoReport report = {p->update, p->x.n,          p->x.prompt,  p->x.reply,       p->x.score,

@@ -1,6 +1,6 @@
 /* Rollouts -> experience. Rollout j of the whole run (j = update * rollouts + i) takes prompt j / group of an endless
- * series of seeded permutations (group: 1 in PPO) and draws its tokens under id j, so nothing depends on what else is
- * generated beside it.
+ * series of seeded permutations (group: 1 in methods without groups) and draws its tokens under id j, so nothing
+ * depends on what else is generated beside it.
  *
  * Rows: reply token t of a prompt of P tokens stands at position P + t and is predicted by the row before it, P + t
  * - 1. The value of the state in which it is drawn is read from that same row. */
@@ -21,17 +21,17 @@ static bool check_setup(const PpoConfig *c, const PpoSetup *s, Error *err) {
             "ppo: %d rollouts, %d minibatches, %d epochs, %d new tokens: expected at least 1 of each and no "
             "more minibatches than rollouts",
             c->rollouts, c->minibatches, c->epochs, c->max_new);
-    if (c->method == RL_GRPO && (c->group < 2 || c->rollouts % c->group))
-        return error_set(
-            err, ERR_CONFIG,
-            "grpo: %d rollouts in groups of %d: expected groups of at least 2 replies, whose advantages are "
-            "relative to each other, and whole groups in every update",
-            c->rollouts, c->group);
+    const RlMethodInfo *method = &rl_methods[c->method];
+    if (method->groups && (c->group < 2 || c->rollouts % c->group))
+        return error_set(err, ERR_CONFIG,
+                         "%s: %d rollouts in groups of %d: expected groups of at least 2 replies, whose advantages are "
+                         "relative to each other, and whole groups in every update",
+                         method->name, c->rollouts, c->group);
     if (s->n_prompt < 1) return error_set(err, ERR_CONFIG, "ppo: no prompts");
     if (!(s->score_sd > 0))
         return error_set(err, ERR_CONFIG, "ppo: the scores' deviation is %g, expected > 0", s->score_sd);
     const Model *net[] = {s->policy.trunk, s->reference.trunk, s->value.trunk};
-    int n_net = c->method == RL_PPO ? 3 : 2;
+    int n_net = method->value ? 3 : 2;
     for (int i = 0; i < s->n_prompt; i++) {
         int n = s->prompt[i].n + c->max_new;
         if (s->prompt[i].n < 1) return error_set(err, ERR_CONFIG, "ppo: prompt %" PRIu64 " is empty", s->prompt[i].id);
@@ -71,7 +71,7 @@ bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err)
     if (!check_setup(c, s, err)) return false;
     EngineConfig gen = generation(c, s), score = {.max_batch_tok = c->max_tok};
     if (!engine_open(&r->policy, s->policy, &gen, err) || !engine_open(&r->reference, s->reference, &score, err) ||
-        (c->method == RL_PPO && !engine_open(&r->value, s->value, &score, err))) {
+        (rl_methods[c->method].value && !engine_open(&r->value, s->value, &score, err))) {
         rollout_close(r);
         return false;
     }
@@ -107,7 +107,7 @@ static bool generate(Experience *x, Rollout *r, int64_t update, const Stop *stop
     GenRequest *req = mem_alloc((size_t)x->n * sizeof(GenRequest));
     for (int i = 0; i < x->n; i++) {
         int64_t j = update * c->rollouts + i;
-        x->prompt[i] = prompt_of(r, c->method == RL_GRPO ? j / c->group : j);
+        x->prompt[i] = prompt_of(r, rl_methods[c->method].groups ? j / c->group : j);
         SampleParams p = {.temperature = c->temperature, .top_p = 1, .repetition = 1, .max_new = c->max_new};
         p.rng = rng_derive((Rng){c->seed, RNG_SAMPLE}, "ppo rollout");
         p.stop = &r->s->end_id;
@@ -132,7 +132,7 @@ static void place_tokens(Experience *x, RlMethod method) {
     }
     x->n_tok = x->off[x->n];
     double **const array[] = {&x->lp, &x->lr, &x->adv, &x->v, &x->r, &x->ret};
-    for (int k = 0; k < (method == RL_PPO ? 6 : 3); k++) *array[k] = doubles(x->n_tok);
+    for (int k = 0; k < (rl_methods[method].value ? 6 : 3); k++) *array[k] = doubles(x->n_tok);
     for (int i = 0; i < x->n; i++)
         for (int t = 0; t < x->reply[i].n; t++) x->lp[x->off[i] + t] = x->reply[i].logprob[t];
 }
@@ -189,7 +189,8 @@ static bool score_replies(Experience *x, Rollout *r, Error *err) {
     bool ok = s->score(s->score_ud, p, reply, x->n, x->raw, err);
     for (int i = 0; ok && i < x->n; i++) {
         double z = (x->raw[i] - s->score_mean) / s->score_sd, top = r->c->score_clip;
-        if (x->reply[i].why != STOP_TOKEN && !isnan(r->c->no_end_score)) z = r->c->no_end_score;
+        if (x->reply[i].why != STOP_TOKEN && !isnan(r->c->no_end_score))
+            z = (r->c->no_end_adds ? z : 0) + r->c->no_end_score;
         if (top > 0) z = z < -top ? -top : z > top ? top : z;
         x->score[i] = z;
     }
@@ -205,40 +206,14 @@ static void sum_kl(Experience *x) {
     }
 }
 
-/* GRPO: every token of a reply has the reply's advantage; the KL is the loss's business. */
-static bool judge_groups(Experience *x, Rollout *r, Error *err) {
-    const PpoConfig *c = r->c;
-    int n_group = x->n / c->group;
-    int64_t *off = mem_alloc((size_t)(n_group + 1) * sizeof *off);
-    double *adv = doubles(x->n);
-    for (int g = 0; g <= n_group; g++) off[g] = (int64_t)g * c->group;
-    x->n_flat = group_advantages(adv, x->score, off, n_group, c->group_scale, c->group_eps);
-    bool ok = true;
-    for (int g = 0; ok && g < n_group; g++)
-        ok = doctor_group(adv + off[g], x->score + off[g], c->group, c->group_scale, c->group_eps, err);
-    for (int i = 0; i < x->n; i++)
-        for (int64_t t = x->off[i]; t < x->off[i + 1]; t++) x->adv[t] = adv[i];
-    free(off);
-    free(adv);
-    return ok;
-}
-
-/* PPO: rewards, returns, advantages; the doctor looks at each before the next is made of it. */
-static bool judge_tokens(Experience *x, Rollout *r, double beta, Error *err) {
-    const PpoConfig *c = r->c;
-    double *kl_term = x->adv; /* free until GAE */
-    for (int64_t t = 0; t < x->n_tok; t++) kl_term[t] = beta * (x->lr[t] - x->lp[t]);
-    ppo_rewards(x->r, x->lp, x->lr, x->off, x->score, x->n, beta, 0, 0);
-    if (!doctor_rewards(x->r, kl_term, x->off, x->score, x->n, err)) return false;
-    if (r->s->spoil) r->s->spoil(x->r, x->score, x->off, x->n);
-    if (c->whiten_rewards) whiten(x->r, x->n_tok, false, false);
-    ppo_gae(x->adv, x->ret, x->r, x->v, x->off, x->n, c->gamma, c->lambda);
-    for (int i = 0; i < x->n && i < 4; i++) {
-        int64_t at = x->off[i];
-        if (!doctor_gae(x->adv + at, x->r + at, x->v + at, x->off[i + 1] - at, c->gamma, c->lambda, err)) return false;
-    }
-    if (c->whiten_advantages) whiten(x->adv, x->n_tok, true, false);
-    return true;
+static bool all_finite(const Experience *x, Error *err) {
+    return doctor_finite("score", "the preference model diverged, or its unit (mean and deviation) is wrong", x->score,
+                         x->n, err) &&
+           doctor_finite("log-prob under the policy", "the last update broke the policy's weights", x->lp, x->n_tok,
+                         err) &&
+           doctor_finite("log-prob under the reference", "a token the reference cannot draw, or a broken reference",
+                         x->lr, x->n_tok, err) &&
+           (!x->v || doctor_finite("value", "the last update broke the value net's weights", x->v, x->n_tok, err));
 }
 
 bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const Stop *stop, Error *err) {
@@ -250,16 +225,16 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     x->raw = doubles(n);
     x->score = doubles(n);
     x->kl = doubles(n);
-    bool ppo = r->c->method == RL_PPO;
+    bool value = rl_methods[r->c->method].value;
     double start = now_s();
     bool ok = generate(x, r, update, stop, err);
     x->generate_s = now_s() - start;
     if (ok) place_tokens(x, r->c->method);
-    ok = ok && score_reference(x, r, err) && (!ppo || score_values(x, r, err)) && score_replies(x, r, err);
+    ok = ok && score_reference(x, r, err) && (!value || score_values(x, r, err)) && score_replies(x, r, err);
     if (ok && update == 0 && r->c->rollout_weights == DTYPE_F32 && doctor_same_weights(r->s->policy, r->s->reference))
         ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, r->s->policy.trunk->be->exact, err);
     if (ok) sum_kl(x);
-    ok = ok && (ppo ? judge_tokens(x, r, beta, err) : judge_groups(x, r, err));
+    ok = ok && all_finite(x, err) && experience_judge(x, r->c, beta, r->s->spoil, err);
     x->score_s = now_s() - start - x->generate_s;
     if (!ok) experience_release(x);
     return ok;

@@ -32,6 +32,11 @@ static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tens
     net_forward(net, a, b, NULL);
     double loss = 0;
     int rows = (int)slice.rows, step = rows - rows % obj->row_group;
+    for (int first = 0; obj->look && first < b->n_row; first += step) {
+        Tensor out = tensor_rows(slice, 0, b->n_row - first < step ? b->n_row - first : step);
+        head_forward(net, a, first, out);
+        obj->look(obj->self, net.trunk->be, b, first, out);
+    }
     for (int first = 0; first < b->n_row; first += step) {
         int n = b->n_row - first < step ? b->n_row - first : step;
         Tensor out = tensor_rows(slice, 0, n);
