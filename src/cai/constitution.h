@@ -3,6 +3,7 @@
 #define DIKAST_CAI_CONSTITUTION_H
 
 #include "base/arena.h"
+#include "base/json.h"
 #include "base/rng.h"
 #include "base/str.h"
 
@@ -22,6 +23,7 @@ typedef struct {
     int n_example;
     const PrincipleTest *test;
     int n_test;
+    int line;               /* where it begins in its file; 0: in none. No part of its meaning */
 } Principle;
 typedef struct {
     const char *id, *version, *license, *language;
@@ -37,6 +39,8 @@ void constitution_release(Constitution *c);
 void constitution_canonical(Str *out, const Constitution *c);   /* sorted keys, NFC, no space, shortest numbers */
 void constitution_to_json(Str *out, const Constitution *c);     /* for people: indented */
 void constitution_to_xml(Str *out, const Constitution *c);
+void principle_to_json(JsonOut *j, const Principle *p);         /* as one value of the canonical form */
+const char *authority_word(Authority a);
 int constitution_find(const Constitution *c, const char *id);   /* -1 */
 const char *principle_critique(const Principle *p);     /* its own wording or the generic one */
 const char *principle_revise(const Principle *p);
