@@ -1,5 +1,5 @@
-/* dikast constitution: show, lint, test, convert. Reading, importing, finding faults and judging are the library's;
- * here is what people see of them. */
+/* dikast constitution: show, lint, test, convert, select. Reading, importing, finding faults and judging are the
+ * library's; here is what people see of them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "cai/constitution_import.h"
 #include "cai/constitution_lint.h"
 
-enum { SHOW = 1, LINT = 2, TEST = 4, CONVERT = 8 };
+enum { SHOW = 1, LINT = 2, TEST = 4, CONVERT = 8, SELECT = 16 };
 
 static const Flag flags[] = {
     {"--hash", NULL, "show: only the SHA-256 of the canonical JSON"},
@@ -20,11 +20,14 @@ static const Flag flags[] = {
     {"--out", "FILE", "convert: write there, not to stdout"},
     {"--id", "ID", "convert: the constitution's id, for shapes that have none (default: the file's name)"},
     {"--exemplars", "FILE", "convert: write chats that stand beside the principles there, as JSON lines"},
+    {"--top", "N", "select: print each row's N best as JSON lines, not figures"},
+    {"--sources", "LIST", "select: rows of these sources only"},
+    {"--fit", "LIST", "select: naive Bayes beside it, learned from rows of these sources"},
     CONSTITUTION_TEST_FLAGS,
     MACHINE_FLAGS,
     {0}};
-static const int flag_of[] = {SHOW, LINT, LINT, LINT, CONVERT, CONVERT, CONVERT, CONVERT,
-                              TEST, TEST, TEST, TEST, TEST,    TEST,    TEST};
+static const int flag_of[] = {SHOW,   LINT,   LINT, LINT, CONVERT, CONVERT, CONVERT, CONVERT, SELECT,
+                              SELECT, SELECT, TEST, TEST, TEST,    TEST,    TEST,    TEST,    TEST};
 _Static_assert(COUNT_OF(flag_of) == COUNT_OF(flags) - 1, "each flag belongs to a subcommand");
 
 static void list_out(JsonOut *j, const char *key, const char *lines) {
@@ -307,7 +310,8 @@ static const struct {
 } sub[] = {{"show", SHOW, 3, false, show},
            {"lint", LINT, 2, true, lint},
            {"test", TEST, 2, true, constitution_tests},
-           {"convert", CONVERT, 2, false, convert}};
+           {"convert", CONVERT, 2, false, convert},
+           {"select", SELECT, 3, false, constitution_select}};
 
 /* The subcommand, -1 with an error. */
 static int which(const Args *a, Error *err) {
@@ -315,7 +319,7 @@ static int which(const Args *a, Error *err) {
     for (int i = 0; i < COUNT_OF(sub); i++)
         if (!strcmp(a->arg[0], sub[i].name)) at = i;
     if (at < 0) {
-        error_set(err, ERR_CONFIG, "constitution: '%s' is none of show, lint, test and convert", a->arg[0]);
+        error_set(err, ERR_CONFIG, "constitution: '%s' is none of show, lint, test, convert and select", a->arg[0]);
         return -1;
     }
     if (a->n_arg > sub[at].max_arg) {
@@ -340,7 +344,7 @@ static bool run(const Args *a, Error *err) {
 
 const Command command_constitution = {
     .name = "constitution",
-    .usage = "constitution show FILE [ID] | lint FILE | test FILE --model DIR | convert FILE",
+    .usage = "constitution show FILE [ID] | lint FILE | test FILE --model DIR | convert FILE | select FILE ROWS",
     .help =
         "show, check, test or convert a constitution\n\n"
         "FILE is JSON or XML; both spellings of a constitution have one hash.\n"
@@ -349,7 +353,10 @@ const Command command_constitution = {
         "test: \"better beats worse under this principle\" asked of a model in both orders; exit 6 when a principle "
         "fails.\n"
         "convert: into the other spelling and back without a byte changed; also imports lists of principles as others\n"
-        "publish them: critique and revision requests, choices, named principles, definitions, traits, markdown.",
+        "publish them: critique and revision requests, choices, named principles, definitions, traits, markdown.\n"
+        "select: which principle the selector finds for the prompts of ROWS, and how often it is the one their "
+        "category\n"
+        "names (id or tag), with each part of the selector left out in turn.",
     .flag = flags,
     .min_arg = 2,
     .max_arg = 3,

@@ -1,4 +1,4 @@
-/* app/constitution_tests.h — dikast constitution test. */
+/* app/constitution_tests.h — dikast constitution test and select. */
 #ifndef DIKAST_APP_CONSTITUTION_TESTS_H
 #define DIKAST_APP_CONSTITUTION_TESTS_H
 
@@ -13,7 +13,8 @@
     }
 
 bool constitution_tests(const Args *a,
-                        Error *err);            /* a->arg[1]: the constitution; with --json prints its object always */
-void constitution_error_json(const Error *err); /* of a subcommand that has no object of its own */
+                        Error *err); /* a->arg[1]: the constitution; with --json prints its object always */
+bool constitution_select(const Args *a, Error *err); /* a->arg[2]: rows */
+void constitution_error_json(const Error *err);      /* of a subcommand that has no object of its own */
 
 #endif
