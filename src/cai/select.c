@@ -55,7 +55,7 @@ static void put_words(Selector *s, int *cap, int principle, const char *text) {
 
 /* Equal (word, principle) become one posting with a count. */
 static void merge_postings(Selector *s) {
-    qsort(s->posting, (size_t)s->n_posting, sizeof *s->posting, by_hash_principle);
+    if (s->n_posting) qsort(s->posting, (size_t)s->n_posting, sizeof *s->posting, by_hash_principle);
     int n = 0;
     for (int i = 0; i < s->n_posting; i++) {
         if (n && !by_hash_principle(&s->posting[n - 1], &s->posting[i]))

@@ -181,7 +181,7 @@ static void bayes_fit(Bayes *b, const SelectCases *train) {
         }
         words_release(&w);
     }
-    qsort(b->seen, (size_t)b->n, sizeof *b->seen, by_hash);
+    if (b->n) qsort(b->seen, (size_t)b->n, sizeof *b->seen, by_hash);
     int n = 0;
     for (int i = 0; i < b->n; i++) {
         if (n && !by_hash(&b->seen[n - 1], &b->seen[i])) {
