@@ -211,7 +211,8 @@ static void test_terms(void **state) {
                                            "bers",
                                            "\xC3\xBC"
                                            "bers"}};
-    static const char *const other[][2] = {{"glass", "glas"},
+    static const char *const other[][2] = {{"caf\xC3\xA9s", "caf"},
+                                           {"glass", "glas"},
                                            {"bus", "bu"},
                                            {"sing", "s"},
                                            {"red", "r"},

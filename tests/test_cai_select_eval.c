@@ -97,16 +97,25 @@ static void test_bayes(void **state) {
              NULL);
     constitution_release(&c);
     /* car: animals 2/3 * 1/6 = .111, theft 1/3 * 2/4 = .167. cat car: .667*(2/6)(1/6) = .037, .333*(1/4)(2/4) = .042.
-     * dog car: .667*(3/6)(1/6) = .0556, .0417. An unknown word says nothing: animals by its prior. Principles never
-     * seen come last. */
+     * dog car: .667*(3/6)(1/6) = .0556, .0417. dog dog car car: .00463, .00521. An unknown word says nothing: animals
+     * by its prior. Principles never seen come last. */
     open_all(&c, &test,
              "{\"prompt\":\"Car!\",\"category\":\"theft\"}\n{\"prompt\":\"cat car\",\"category\":\"theft\"}\n"
              "{\"prompt\":\"dog car\",\"category\":\"animals\"}\n{\"prompt\":\"zebra\",\"category\":\"animals\"}\n"
+             "{\"prompt\":\"dog dog car car\",\"category\":\"theft\"}\n"
              "{\"prompt\":\"car\",\"category\":\"lies\"}\n",
              NULL);
     SelectScore s = select_bayes(&c, &train, &test);
-    assert_true(fabs(s.top1 - 0.8) < 1e-12 && fabs(s.top3 - 0.8) < 1e-12);
-    assert_true(fabs(s.entropy + 0.6 * log(0.6) + 0.4 * log(0.4)) < 1e-12); /* theft three times, animals twice */
+    assert_true(fabs(s.top1 - 5.0 / 6) < 1e-12 && fabs(s.top3 - 5.0 / 6) < 1e-12);
+    assert_true(fabs(s.entropy + log(2.0 / 3) * 2 / 3 + log(1.0 / 3) / 3) < 1e-12); /* theft 4 times, animals 2 */
+    select_cases_release(&train);
+    close_all(&c, &test);
+    /* A word that both know: animals 2/5, theft 4/5. */
+    open_all(&c, &train,
+             "{\"prompt\":\"x y y\",\"category\":\"animals\"}\n{\"prompt\":\"x x x\",\"category\":\"theft\"}\n", NULL);
+    constitution_release(&c);
+    open_all(&c, &test, "{\"prompt\":\"x\",\"category\":\"theft\"}\n", NULL);
+    assert_true(select_bayes(&c, &train, &test).top1 == 1);
     select_cases_release(&train);
     close_all(&c, &test);
 }
