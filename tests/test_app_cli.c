@@ -116,13 +116,13 @@ static const struct {
     {"bench ppo --seqs 32 --minibatch 5", 2, "no multiple of --minibatch 5"},
     {"bench grpo --group 5", 2, "groups of --group 5"},
     {"bench ppo --plen 1000", 2, "context of 1024"},
-    {"constitution --xml --hash x", 2, "choose one"},
+    {"constitution convert --hash x", 2, "takes no --hash"},
     {"tokenize " MODEL " --ids --count", 2, "choose one"},
     {"config rl.lrr=1", 2, "did you mean 'rl.lr'"},
     {"run " DIR "/absent.yaml", 2, "absent.yaml"},
     {"chat " DIR "/absent", 4, "no model here"},
     {"tokenize " DIR "/absent", 4, "absent"},
-    {"constitution " DIR "/absent", 4, "absent"},
+    {"constitution show " DIR "/absent", 4, "absent"},
     {"score " MODEL " " DIR "/absent", 4, "absent"},
     {"why pr-1 --out " DIR "/absent", 4, "absent"},
 };
@@ -151,7 +151,7 @@ static const struct {
     {"tokenize " MODEL " --decode", "1 99999", "99999"},
     {"tokenize " MODEL " --decode", "-1", "-1"},
     {"tokenize " MODEL " --decode --binary", "abc", "multiple of 4"},
-    {"constitution " DIR "/stdin", "{\"schema\":1}", "stdin:1:"},
+    {"constitution show " DIR "/stdin", "{\"schema\":1}", "stdin:1:"},
 };
 
 static void test_bad_data(void **state) {
@@ -579,31 +579,6 @@ static void test_chat(void **state) {
     ran_release(&r), ran_release(&same), ran_release(&too_long);
 }
 
-/* Both spellings, and what is converted, have one hash. */
-static void test_constitution(void **state) {
-    (void)state;
-    Error err = {0};
-    static const char *const from[] = {TEST_DIR "/../conf/constitution.json", TEST_DIR "/../conf/constitution.xml"};
-    static const char *const to[] = {"--json", "--xml", "--canonical"};
-    Str hash = {0};
-    for (int i = 0; i < COUNT_OF(from); i++)
-        for (int k = 0; k < COUNT_OF(to); k++) {
-            char line[512];
-            snprintf(line, sizeof line, "constitution %s %s", from[i], to[k]);
-            Ran r = run(line);
-            expect_code(&r, line, 0);
-            OK(io_write_file(DIR "/converted", r.out.s, r.out.n, &err));
-            Ran h = run("constitution --hash " DIR "/converted");
-            expect_code(&h, "constitution --hash", 0);
-            assert_int_equal(h.out.n, 65);
-            if (!hash.n) str_put(&hash, h.out.s);
-            assert_string_equal(str_get(&hash), h.out.s);
-            ran_release(&r);
-            ran_release(&h);
-        }
-    str_release(&hash);
-}
-
 /* What config prints is a configuration that resolves to itself. */
 static void test_config(void **state) {
     (void)state;
@@ -774,7 +749,6 @@ int main(void) {
         cmocka_unit_test(test_score),
         cmocka_unit_test(test_score_of_preference_model),
         cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_constitution),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_doctor),
         cmocka_unit_test(test_oracle),

@@ -246,6 +246,7 @@ static void chains_check(const Chain *chain, const RunConfig *cfg, int counts[3]
             assert_true(q->violates == (q->verdict_odds == q->verdict_odds && q->revision != NULL));
             assert_true(q->violates || q->reject == REJECT_NONE);
             assert_true(q->propensity > 0 && q->propensity <= 1);
+            assert_int_equal(q->n_candidate, 0);    /* of an even draw */
             assert_false(used >> q->principle & 1); /* five principles, at most four rounds */
             used |= (uint64_t)1 << q->principle;
             if (cfg->revise.gate && q->violates && q->reject == REJECT_NONE)
@@ -335,6 +336,36 @@ static void no_room_is_context(void **state) {
         assert_int_equal(chain[i].n_round, 0);
         chain_release(&chain[i]);
     }
+}
+
+/* What the selector scored, best first; under top1 the best not yet used is taken. */
+static void candidates_are_kept(void **state) {
+    World *w = *state;
+    Selector *best;
+    Chain chain[N_CHAIN];
+    Error err = {0};
+    Str query = {0};
+    assert_ok(selector_open(&best, &w->con, USE_CRITIQUE, SELECT_TOP1, 0, (Rng){3, RNG_PRINCIPLE}, &err), err);
+    w->cfg.constitution.select = SELECT_TOP1;
+    Reviser r = {
+        .ctx = &w->ctx, .engine = w->engine, .text = &w->text, .con = &w->con, .selector = best, .max_len = LONG};
+    chains_make(w, chain);
+    assert_ok(revise_round(&r, chain, N_CHAIN, &err), err);
+    for (int i = 0; i < N_CHAIN; i++) {
+        const Round *q = &chain[i].round[0];
+        str_clear(&query);
+        str_printf(&query, "%s %s", chain[i].prompt->text, chain[i].reply);
+        assert_int_equal(q->n_candidate, N_PRINCIPLE);
+        assert_true(q->candidate[0] == q->principle && q->propensity == 1);
+        for (int k = 0; k < q->n_candidate; k++) {
+            assert_true(q->score[k] == selector_bm25(best, str_get(&query), q->candidate[k]));
+            assert_true(k == 0 || q->score[k] <= q->score[k - 1]);
+        }
+        chain_release(&chain[i]);
+    }
+    w->cfg.constitution.select = SELECT_RANDOM;
+    str_release(&query);
+    selector_close(best);
 }
 
 static void first_replies(void **state) {
@@ -439,7 +470,7 @@ static void labels_combine(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rule_by_hand),         cmocka_unit_test(any_generation_parses),
                                        cmocka_unit_test(chains_end_correctly), cmocka_unit_test(no_room_is_context),
-                                       cmocka_unit_test(first_replies),        cmocka_unit_test(judging_has_no_side),
-                                       cmocka_unit_test(labels_combine)};
+                                       cmocka_unit_test(first_replies),        cmocka_unit_test(candidates_are_kept),
+                                       cmocka_unit_test(judging_has_no_side),  cmocka_unit_test(labels_combine)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -15,6 +15,8 @@
 
 static const char *const authority_name[] = {"root", "system", "developer", "user", "guideline"};
 
+const char *authority_word(Authority a) { return authority_name[a]; }
+
 static const char CRITIQUE[] =
     "Look only at the last reply. Quote the words that conflict with this rule and say in one or two sentences why. "
     "If nothing conflicts, say that nothing does.";
@@ -212,7 +214,7 @@ static void tags_json(JsonOut *j, const Principle *p) {
 
 /* Keys in sorted order; absent optional members are left out. The same order serves people well enough, so it is the
  * only one written. */
-static void principle_json(JsonOut *j, const Principle *p) {
+void principle_to_json(JsonOut *j, const Principle *p) {
     json_out_obj(j, NULL);
     json_out_str(j, "authority", authority_name[p->authority]);
     if (p->avoid) json_out_str(j, "avoid", p->avoid);
@@ -260,7 +262,7 @@ static void write_json(Str *out, const Constitution *c, int indent) {
     if (c->language) json_out_str(&j, "language", c->language);
     if (c->license) json_out_str(&j, "license", c->license);
     json_out_arr(&j, "principles");
-    for (int i = 0; i < c->n; i++) principle_json(&j, &c->principle[i]);
+    for (int i = 0; i < c->n; i++) principle_to_json(&j, &c->principle[i]);
     json_out_arr_end(&j);
     json_out_str(&j, "schema", "dikast-constitution/1");
     if (c->version) json_out_str(&j, "version", c->version);

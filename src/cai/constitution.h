@@ -3,6 +3,7 @@
 #define DIKAST_CAI_CONSTITUTION_H
 
 #include "base/arena.h"
+#include "base/json.h"
 #include "base/rng.h"
 #include "base/str.h"
 
@@ -22,6 +23,7 @@ typedef struct {
     int n_example;
     const PrincipleTest *test;
     int n_test;
+    int line;               /* where it begins in its file; 0: in none. No part of its meaning */
 } Principle;
 typedef struct {
     const char *id, *version, *license, *language;
@@ -37,6 +39,8 @@ void constitution_release(Constitution *c);
 void constitution_canonical(Str *out, const Constitution *c);   /* sorted keys, NFC, no space, shortest numbers */
 void constitution_to_json(Str *out, const Constitution *c);     /* for people: indented */
 void constitution_to_xml(Str *out, const Constitution *c);
+void principle_to_json(JsonOut *j, const Principle *p);         /* as one value of the canonical form */
+const char *authority_word(Authority a);
 int constitution_find(const Constitution *c, const char *id);   /* -1 */
 const char *principle_critique(const Principle *p);     /* its own wording or the generic one */
 const char *principle_revise(const Principle *p);
@@ -45,12 +49,18 @@ const char *principle_compare(const Principle *p);
 void principle_text(Str *out, const Principle *p);
 
 /* cai/select.c — which principle for (prompt, reply). Draws are keyed by (rng, item, round). */
-typedef enum { SELECT_RANDOM, SELECT_BM25 } SelectMode;
+typedef enum { SELECT_RANDOM, SELECT_BM25, SELECT_TOP1 } SelectMode;   /* BM25: drawn by its softmax; TOP1: its best */
+/* What BM25 (k1 1.2, b 0.75) sees; parts can be left out to learn what each is worth. Filler and endings are of English, used
+ * when the constitution's language is en.. or not given. */
+enum { PART_TEXT = 1, PART_TAGS = 2, PART_EXAMPLES = 4, PART_STEM = 8, PART_NO_FILLER = 16, PARTS_ALL = 31 };
 typedef struct Selector Selector;
 bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMode mode, double epsilon, Rng rng, Error *err);
+void selector_parts(Selector *s, const Constitution *c, unsigned parts);        /* again, from these parts only */
 void selector_close(Selector *s);
 /* exclude: bitmask by principle index of those used in this chain. *propensity: probability of the draw. Returns index. */
 int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude, double *propensity);
-double selector_bm25(const Selector *s, const char *query, int principle);     /* k1 1.2, b 0.75 over text+tags+examples */
+double selector_bm25(const Selector *s, const char *query, int principle);
+/* Indices by falling score, equal ones in the constitution's order; score may be NULL. Returns how many: those with the use. */
+int selector_rank(const Selector *s, const char *query, int rank[64], double score[64]);
 
 #endif

@@ -4,6 +4,7 @@
 #define DIKAST_CAI_CONSTITUTION_INT_H
 
 #include "cai/constitution.h"
+#include "cai/constitution_import.h"
 
 enum { CONSTITUTION_MAX_BYTES = 16 << 20, CONSTITUTION_MAX_PRINCIPLES = 64 }; /* chains keep a bitmask of principles */
 
@@ -31,5 +32,20 @@ bool builder_check_principle(Builder *b, Fault *f); /* the last one */
 bool builder_finish(Builder *b);
 bool constitution_read_json(Builder *b, const char *s, size_t n);
 bool constitution_read_xml(Builder *b, const char *s, size_t n);
+
+/* Reading a foreign shape: what the entries share. at: entry, or line of markdown; who: its name, NULL before it is
+ * known. */
+typedef struct {
+    Builder *b;
+    Import *im;
+    int at;
+    const char *who;
+} Importer;
+void import_note(Importer *w, const char *who, const char *what);
+const char *import_id(Importer *w, const char *s, const char *otherwise); /* a valid, unused id made of s */
+bool import_fail(Importer *w, const char *what);
+bool import_text(Importer *w, const char **out, const char *s, size_t n); /* cleaned copy in the constitution's heap */
+bool import_check(Importer *w);                                           /* the last principle */
+bool import_markdown(Importer *w, const char *s, size_t n);
 
 #endif

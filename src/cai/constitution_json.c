@@ -242,6 +242,18 @@ static bool read_principle(const Place *w, const Json *obj) {
     return builder_check_principle(w->b, &f) || fail_at(w, f.key, f.what);
 }
 
+/* The line each principle begins on, in one walk over text that was found valid. */
+static void put_lines(Builder *b, const Place *top) {
+    Scan p = {top->s, top->n, 0, 1, 1};
+    Place first = place_in(top, "principles", 0);
+    go(&p, &first);
+    for (int i = 0; i < b->n; i++) {
+        skip_space(&p);
+        b->principle[i].line = p.line;
+        skip_value(&p);
+    }
+}
+
 bool constitution_read_json(Builder *b, const char *s, size_t n) {
     static const char *const known[] = {"schema", "id", "version", "license", "language", "principles", NULL};
     Json *root = NULL;
@@ -260,6 +272,7 @@ bool constitution_read_json(Builder *b, const char *s, size_t n) {
         Place at = place_in(&top, "principles", i);
         ok = read_principle(&at, json_at(list, i));
     }
+    if (ok) put_lines(b, &top);
     json_release(root);
     return ok;
 }

@@ -157,7 +157,7 @@ static void principle_attribute(Reader *r, Principle *p, const char *name, const
 
 static void open_principle(Reader *r, const char **attr) {
     Principle *p = builder_principle(r->b);
-    r->principle_line = (int)XML_GetCurrentLineNumber(r->xml);
+    r->principle_line = p->line = (int)XML_GetCurrentLineNumber(r->xml);
     r->principle_column = (int)XML_GetCurrentColumnNumber(r->xml) + 1;
     for (; attr[0] && !r->failed; attr += 2) principle_attribute(r, p, attr[0], attr[1]);
     r->n_example = r->n_test = 0;

@@ -196,12 +196,18 @@ static bool second_call(Reviser *r, Chain *chain, const int *of, int n_of, Error
 
 static void pick_principle(const Reviser *r, Chain *c) {
     Str query = {0};
+    double score[64];
     str_printf(&query, "%s %s", c->prompt->text, c->current);
     Round *q = &c->round[c->n_round++];
     *q = (Round){.gate_p = NAN};
     q->principle =
         selector_pick(r->selector, str_get(&query), stage_id(c->id), (uint32_t)c->n_round, c->used, &q->propensity);
     c->used |= (uint64_t)1 << q->principle;
+    if (r->ctx->cfg->constitution.select != SELECT_RANDOM) {
+        int rank[64], m = selector_rank(r->selector, str_get(&query), rank, score);
+        q->n_candidate = m < MAX_CANDIDATES ? m : MAX_CANDIDATES;
+        for (int i = 0; i < q->n_candidate; i++) q->candidate[i] = rank[i], q->score[i] = score[i];
+    }
     str_release(&query);
 }
 

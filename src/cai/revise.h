@@ -11,11 +11,13 @@
 #include "cai/filters.h"
 #include "cai/stages.h"
 
-enum { MAX_ROUNDS = 4 };
+enum { MAX_ROUNDS = 4, MAX_CANDIDATES = 8 };
 typedef enum { OUTCOME_KEPT, OUTCOME_REVISED, OUTCOME_REJECTED } Outcome;
 typedef struct {
     int principle;
     double propensity;
+    int candidate[MAX_CANDIDATES], n_candidate; /* principles the selector scored best, falling; none of an even draw */
+    double score[MAX_CANDIDATES];
     float verdict_odds;         /* log p(ok) - log p(violates) at T 1 */
     bool violates, truncated;
     int n_forced;

@@ -102,7 +102,7 @@ const CfgKey run_keys[] = {
     {"lora.stages",  CFG_LIST,  CFG_RESULT, AT(lora.stages), "helpful,sl,pm,rl", 0, 0, "stages that train adapters: helpful, sl, pm, rl, classifier; each leaves adapter/ (PEFT's files) and, merged, model/"},
 
     {"constitution.path",    CFG_STR,   CFG_RUNTIME, AT(constitution.path), "constitution.json", 0, 0, "JSON or XML; relative to the working directory, else to the data folder"},
-    {"constitution.select",  CFG_ENUM,  CFG_RESULT, AT(constitution.select), "random|bm25", 0, 0, "how a principle is chosen for a dialogue"},
+    {"constitution.select",  CFG_ENUM,  CFG_RESULT, AT(constitution.select), "random|bm25|top1", 0, 0, "how a principle is chosen for a dialogue: evenly, drawn by BM25, BM25's best"},
     {"constitution.epsilon", CFG_FLOAT, CFG_RESULT, AT(constitution.epsilon), "0.1", 0, 1, "uniform share mixed into the bm25 choice"},
     {"constitution.only",    CFG_LIST,  CFG_RESULT, AT(constitution.only), "", 0, 0, "ids of the principles used; empty: all"},
 

@@ -5,14 +5,14 @@
  * Every principle keeps at least eps / n, and the probability of what was drawn is handed out, so that any mean over
  * draws can be re-weighted to the uniform draw. Within a chain principles are not repeated: q is cut to those left and
  * renormalised; when none is left the chain starts over with all of them. The random draw is the same with q(p) = 1 /
- * n. */
+ * n. Documents are a principle's text, tags and examples that apply. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "cai/constitution.h"
-#include "cai/words.h"
+#include "cai/terms.h"
 
 static const double K1 = 1.2, B = 0.75;
 enum { MAX_PRINCIPLES = 64 }; /* of a constitution: exclude is a bitmask */
@@ -31,6 +31,7 @@ struct Selector {
     int choice[MAX_PRINCIPLES], n_choice; /* principles with the wanted use */
     int length[MAX_PRINCIPLES];           /* words, by principle */
     double mean_length;
+    unsigned terms; /* flags of terms_of */
 };
 
 static int by_hash_principle(const void *a, const void *b) {
@@ -40,7 +41,7 @@ static int by_hash_principle(const void *a, const void *b) {
 }
 
 static void put_words(Selector *s, int *cap, int principle, const char *text) {
-    Words w = words_of(text);
+    Words w = terms_of(text, s->terms);
     for (int i = 0; i < w.n; i++) {
         if (s->n_posting == *cap) {
             *cap = *cap ? 2 * *cap : 256;
@@ -54,7 +55,7 @@ static void put_words(Selector *s, int *cap, int principle, const char *text) {
 
 /* Equal (word, principle) become one posting with a count. */
 static void merge_postings(Selector *s) {
-    qsort(s->posting, (size_t)s->n_posting, sizeof *s->posting, by_hash_principle);
+    if (s->n_posting) qsort(s->posting, (size_t)s->n_posting, sizeof *s->posting, by_hash_principle);
     int n = 0;
     for (int i = 0; i < s->n_posting; i++) {
         if (n && !by_hash_principle(&s->posting[n - 1], &s->posting[i]))
@@ -65,6 +66,30 @@ static void merge_postings(Selector *s) {
     s->n_posting = n;
 }
 
+static bool is_english(const Constitution *c) { return !c->language || !strncmp(c->language, "en", 2); }
+
+void selector_parts(Selector *s, const Constitution *c, unsigned parts) {
+    int cap = 0;
+    free(s->posting);
+    s->posting = NULL;
+    s->n_posting = 0;
+    s->mean_length = 0;
+    s->terms = 0;
+    if (is_english(c)) s->terms = (parts & PART_STEM ? TERMS_STEM : 0) | (parts & PART_NO_FILLER ? TERMS_NO_FILLER : 0);
+    for (int i = 0; i < s->n_choice; i++) {
+        int at = s->choice[i];
+        const Principle *p = &c->principle[at];
+        s->length[at] = 0;
+        if (parts & PART_TEXT) put_words(s, &cap, at, p->text);
+        for (int k = 0; parts & PART_TAGS && k < p->n_tag; k++) put_words(s, &cap, at, p->tag[k]);
+        for (int k = 0; parts & PART_EXAMPLES && k < p->n_example; k++)
+            if (p->example[k].applies) put_words(s, &cap, at, p->example[k].text);
+        s->mean_length += s->length[at];
+    }
+    s->mean_length /= s->n_choice;
+    merge_postings(s);
+}
+
 bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMode mode, double epsilon, Rng rng,
                    Error *err) {
     CHECK(c->n <= MAX_PRINCIPLES, "a constitution of %d principles", c->n);
@@ -72,17 +97,8 @@ bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMo
     s->mode = mode;
     s->epsilon = epsilon;
     s->rng = rng;
-    int cap = 0;
-    for (int i = 0; i < c->n; i++) {
-        const Principle *p = &c->principle[i];
-        if (!(p->use & use)) continue;
-        s->choice[s->n_choice++] = i;
-        put_words(s, &cap, i, p->text);
-        for (int k = 0; k < p->n_tag; k++) put_words(s, &cap, i, p->tag[k]);
-        for (int k = 0; k < p->n_example; k++)
-            if (p->example[k].applies) put_words(s, &cap, i, p->example[k].text);
-        s->mean_length += s->length[i];
-    }
+    for (int i = 0; i < c->n; i++)
+        if (c->principle[i].use & use) s->choice[s->n_choice++] = i;
     *out = NULL;
     if (!s->n_choice) {
         selector_close(s);
@@ -90,8 +106,7 @@ bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMo
                          "constitution '%s': no principle has use '%s'; add it to the 'use' of at least one", c->id,
                          use & USE_CRITIQUE ? "critique" : "label");
     }
-    s->mean_length /= s->n_choice;
-    merge_postings(s);
+    selector_parts(s, c, PARTS_ALL);
     *out = s;
     return true;
 }
@@ -115,7 +130,7 @@ static int first_posting(const Selector *s, uint64_t hash) {
 
 /* A word asked twice counts once: queries here are whole exchanges, and what they repeat is mostly filler. */
 static void scores(const Selector *s, const char *query, double score[MAX_PRINCIPLES]) {
-    Words w = words_of(query);
+    Words w = terms_of(query, s->terms);
     memset(score, 0, MAX_PRINCIPLES * sizeof *score);
     for (int i = 0; i < w.n; i++) {
         uint64_t h = w.word[i].hash;
@@ -141,6 +156,26 @@ double selector_bm25(const Selector *s, const char *query, int principle) {
     return score[principle];
 }
 
+int selector_rank(const Selector *s, const char *query, int rank[64], double score[64]) {
+    double all[MAX_PRINCIPLES];
+    scores(s, query, all);
+    for (int i = 0; i < s->n_choice; i++) {
+        int k = i;
+        for (; k > 0 && all[rank[k - 1]] < all[s->choice[i]]; k--) rank[k] = rank[k - 1];
+        rank[k] = s->choice[i];
+    }
+    for (int i = 0; score && i < s->n_choice; i++) score[i] = all[rank[i]];
+    return s->n_choice;
+}
+
+/* The best that is not excluded; when all are, the best. */
+static int pick_best(const Selector *s, const char *query, uint64_t exclude) {
+    int rank[MAX_PRINCIPLES], n = selector_rank(s, query, rank, NULL);
+    for (int i = 0; i < n; i++)
+        if (!(exclude >> rank[i] & 1)) return rank[i];
+    return rank[0];
+}
+
 /* q over s->choice, before anything is excluded. */
 static void distribution(const Selector *s, const char *query, double *q) {
     int n = s->n_choice;
@@ -156,6 +191,10 @@ static void distribution(const Selector *s, const char *query, double *q) {
 int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude,
                   double *propensity) {
     double q[MAX_PRINCIPLES], left = 0;
+    if (s->mode == SELECT_TOP1) {
+        *propensity = 1;
+        return pick_best(s, query, exclude);
+    }
     distribution(s, query, q);
     for (int pass = 0; pass < 2 && left <= 0; pass++) {
         for (int i = 0; i < s->n_choice; i++)

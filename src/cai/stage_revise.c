@@ -9,6 +9,19 @@
 #include "base/io.h"
 #include "cai/revise.h"
 
+/* What the selector saw, best first; nothing of an even draw. */
+static void candidates_json(JsonOut *j, const Round *q, const Constitution *con) {
+    if (!q->n_candidate) return;
+    json_out_arr(j, "candidates");
+    for (int i = 0; i < q->n_candidate; i++) {
+        json_out_obj(j, NULL);
+        json_out_str(j, "principle", con->principle[q->candidate[i]].id);
+        json_out_num(j, "score", q->score[i]);
+        json_out_obj_end(j);
+    }
+    json_out_arr_end(j);
+}
+
 static void row_json(Str *out, const Chain *c, const Constitution *con, const StageCtx *ctx) {
     static const char *const outcome[] = {"kept", "revised", "rejected"};
     JsonOut j;
@@ -32,6 +45,7 @@ static void row_json(Str *out, const Chain *c, const Constitution *con, const St
         json_out_obj(&j, NULL);
         json_out_str(&j, "principle", con->principle[q->principle].id);
         json_out_num(&j, "propensity", q->propensity);
+        candidates_json(&j, q, con);
         json_out_str(&j, "critique", q->critique);
         json_out_num(&j, "ok_odds", q->verdict_odds);
         json_out_bool(&j, "violates", q->violates);
@@ -186,7 +200,7 @@ static bool run(const StageCtx *ctx, Error *err) {
 
 const Stage stage_revise = {.name = "revise",
                             .help = "the model criticises and revises its own replies under the principles",
-                            .version = 2,
+                            .version = 3,
                             .needs = {"world", "tokenizer", "prompts", "helpful"},
                             .section = {"revise."},
                             .uses_constitution = true,
