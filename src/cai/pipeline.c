@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
+#include "cai/judge_remote.h"
 #include "cai/manifest.h"
 #include "cai/report.h"
 #include "cai/stage_util.h"
@@ -72,10 +73,12 @@ static bool stage_key(StageResult *out, const PipelineResult *done, const Stage 
         const StageResult *need = &done->stage[find_result(done, s->needs[i])];
         hasher_add_str(f.h, need->applies ? need->key : "-");
     }
-    const char *prefix[10] = {"run."};
+    const char *prefix[COUNT_OF(s->section) + 3] = {"run."};
     int n_prefix = 1;
     for (int i = 0; i < COUNT_OF(s->section) && s->section[i]; i++) prefix[n_prefix++] = s->section[i];
     if (s->uses_constitution) prefix[n_prefix++] = "constitution.";
+    if (s->uses_judge && s->uses_judge(cfg))
+        prefix[n_prefix++] = cfg->judge.kind == JUDGE_OWN ? "judge.kind" : "judge.";
     config_hash_into(f.h, cfg, run_keys, run_key_count, prefix, n_prefix);
     if (s->files) s->files(cfg, add_file, &f);
     if (f.ok && s->uses_constitution) f.ok = hash_constitution(f.h, cfg, data_dir, world, err);
@@ -306,7 +309,7 @@ enum { RUN_CUDA = 2 }; /* of run.backend */
 
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
-    if (!check_gates_early(cfg, err)) return false;
+    if (!check_gates_early(cfg, err) || !remote_judge_check(cfg, false, err)) return false;
     const struct {
         const char *name;
         int n;
@@ -368,7 +371,12 @@ static void want_stages(bool *want, const char *only) {
 /* All keys before the first stage: a data file or constitution that is missing or broken stops the run at once. */
 static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Error *err) {
     for (int i = 0; stages[i]; i++) {
-        if (add_stage(out, stages[i], cfg, err)) continue;
+        if (add_stage(out, stages[i], cfg, err)) {
+            const StageResult *r = &out->stage[i];
+            bool asks = want[i] && r->applies && !r->cached && stages[i]->uses_judge && stages[i]->uses_judge(cfg);
+            if (asks && !remote_judge_check(cfg, true, err)) return false;
+            continue;
+        }
         if (want[i]) return false;
         out->stage[out->n_stage++].applies = false;
         *err = (Error){0};

@@ -9,6 +9,7 @@
 #define DIKAST_CAI_REVISE_H
 
 #include "cai/filters.h"
+#include "cai/judge.h"
 #include "cai/stages.h"
 
 enum { MAX_ROUNDS = 4 };
@@ -39,6 +40,7 @@ typedef struct {
 typedef struct {
     const StageCtx *ctx;
     Engine *engine;
+    RemoteJudge *remote;        /* judges in the gate; NULL: the engine does */
     const StageText *text;
     const Constitution *con;
     Selector *selector;

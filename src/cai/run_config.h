@@ -52,6 +52,13 @@ typedef struct {
     } revise;
     struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;
     struct { SampleKeys s; int64_t redteam, benign, repeats; } pairs;
+    struct {                    /* who judges pairs; all but kind is judge.remote.* */
+        int kind, api, key_header;
+        char *url, *model, *key_env, *cache;
+        double temperature, timeout_s, backoff_s, per_minute, max_usd, price_in, price_out;
+        int64_t max_tokens, votes, retries, concurrency, max_requests, max_total_tokens;
+        bool logprobs;
+    } judge;
     struct { double clamp, t_cal, abstain; bool ensemble; } label;
     struct {
         TrainKeys t;
