@@ -31,7 +31,7 @@ class Judge:
 
     def log(self):
         with open(self.dir + "/log.jsonl") as f:
-            return [json.loads(line) for line in f]
+            return [json.loads(line) for line in f if line.endswith("\n")]  # the last one may be half written
 
     def close(self):
         self.process.kill()
@@ -45,8 +45,8 @@ def command(name, judge, *more, key=KEY, api="openai", cache=None):
         env["JUDGE_TEST_KEY"] = key
     sets = {"run.out": "out", "judge.kind": "remote", "judge.remote.url": f"http://127.0.0.1:{judge.port}",
             "judge.remote.api": api, "judge.remote.model": name, "judge.remote.key_env": "JUDGE_TEST_KEY",
-            "judge.remote.backoff_s": "0.01", "judge.remote.timeout_s": "1", "judge.remote.cache": cache or "cache-" + name,
-            "pairs.redteam": "120", "pairs.benign": "120", "judge.remote.price_in": "2", "judge.remote.price_out": "8"}
+            "judge.remote.backoff_s": "0.01", "judge.remote.timeout_s": "5", "judge.remote.cache": cache or "cache-" + name,
+            "pairs.redteam": "60", "pairs.benign": "60", "judge.remote.price_in": "2", "judge.remote.price_out": "8"}
     sets.update(m.split("=", 1) for m in more)
     argv = [dikast, "run", conf, "--only", "label", "--name", name] + [f"{k}={v}" for k, v in sets.items()]
     return argv, env
@@ -161,7 +161,7 @@ def killed(want):
     for k in range(kills):
         before = len(paid(judge))
         p = start("killed", judge, f"judge.remote.concurrency={lanes}")
-        while len(paid(judge)) < before + 60:
+        while len(paid(judge)) < before + 30:
             assert p.poll() is None, "the run ended before it could be killed: more questions are needed"
             time.sleep(0.005)
         p.send_signal(signal.SIGKILL)
@@ -174,7 +174,7 @@ def killed(want):
             run("killed", judge, f"judge.remote.concurrency={lanes}")
         else:
             p = start("killed", judge, f"judge.remote.concurrency={lanes}")
-            time.sleep(0.3)
+            time.sleep(0.15)
             p.send_signal(signal.SIGKILL)
             p.wait()
             time.sleep(0.2)
@@ -219,7 +219,7 @@ def limited(want):
 
 def other_dialect():
     """No log-probs there: votes. The same questions against a server that fails give the same votes."""
-    votes = ["judge.remote.votes=3", "judge.remote.temperature=1"]
+    votes = ["judge.remote.votes=3", "judge.remote.temperature=1", "pairs.redteam=24", "pairs.benign=24", "data.judge_gold=[]", "judge.remote.concurrency=16"]
     judge = Judge("votes")
     run("votes", judge, *votes, api="anthropic")
     paid_once("votes", judge)

@@ -183,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
         answer = self.answer(q)
         if n < MAX_FAULTS and uniform(a.seed, self.request_id, n) < a.faults:
             fault = FAULTS[int(uniform("which", a.seed, self.request_id, n) * len(FAULTS))]
+            if fault == "stall" and uniform("rarely", a.seed, self.request_id, n) > 0.2:  # each takes the client's patience
+                fault = "drop"
             self.note(**dict(row, fault=fault))
             return self.fail(fault, answer or {})
         if a.latency:
@@ -213,7 +215,7 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--key", default="")
     p.add_argument("--latency", type=float, default=0)
-    p.add_argument("--stall", type=float, default=2)
+    p.add_argument("--stall", type=float, default=7)
     p.add_argument("--no-logprobs", action="store_true")
     a = p.parse_args()
     os.makedirs(a.dir, exist_ok=True)

@@ -376,9 +376,9 @@ static void judging_has_no_side(void **state) {
     Error err = {0};
     for (int i = 0; i < N; i++) {
         ab[i] = (JudgeItem){
-            {&m, 1}, reply_text[i / N_REPLY], reply_text[i % N_REPLY], principle_compare(&w->con.principle[0])};
+            {&m, 1}, reply_text[i / N_REPLY], reply_text[i % N_REPLY], principle_compare(&w->con.principle[0]), NULL};
         ba[i] = (JudgeItem){
-            {&m, 1}, reply_text[i % N_REPLY], reply_text[i / N_REPLY], principle_compare(&w->con.principle[0])};
+            {&m, 1}, reply_text[i % N_REPLY], reply_text[i / N_REPLY], principle_compare(&w->con.principle[0]), NULL};
     }
     assert_ok(judge_pairs(one, w->engine, &w->text.chat, ab, N, LONG, &err), err);
     assert_ok(judge_pairs(two, w->engine, &w->text.chat, ba, N, LONG, &err), err);
@@ -430,7 +430,8 @@ static void labels_combine(void **state) {
     assert_true(!l.flip && l.weight == 1);
     l = label_combine((Judged[]){{4, 1, true, MISS_NONE}}, p, 1, 6, 1, 0.05); /* disagree, but far from one half */
     assert_true(l.flip && l.weight == 1);
-    l = label_combine((Judged[]){{0, 0, false, MISS_NONE}}, p, 1, 6, 1, 0.05);
+    l = label_combine((Judged[]){{0, 0, false, MISS_REFUSED}}, p, 1, 6, 1, 0.05);
+    assert_int_equal(l.miss, MISS_REFUSED);
     assert_true(l.weight == 0 && l.q == 0.5 && l.level == -1 && isnan(l.first_slot));
     /* Swapped sides give the opposite label. */
     PairLabel a = label_combine((Judged[]){{2, -0.5, true, MISS_NONE}, {-1, 0.25, true, MISS_NONE}}, p, 2, 6, 2, 0.05);

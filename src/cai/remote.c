@@ -1,12 +1,53 @@
+/* libcurl is opened by name when somebody asks for it: it brings some twenty libraries along, which would triple the
+ * time in which every other command starts. */
 #include "cai/remote.h"
 
 #include <curl/curl.h>
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 enum { MAX_BODY = 4 << 20, MAX_CONNECT_S = 15 };
+
+#define CALLS(X)                                                                                                       \
+    X(global_init)                                                                                                     \
+    X(global_cleanup)                                                                                                  \
+    X(easy_init)                                                                                                       \
+    X(easy_cleanup)                                                                                                    \
+    X(easy_setopt)                                                                                                     \
+    X(easy_getinfo)                                                                                                    \
+    X(easy_strerror)                                                                                                   \
+    X(slist_append)                                                                                                    \
+    X(slist_free_all)                                                                                                  \
+    X(multi_init)                                                                                                      \
+    X(multi_cleanup)                                                                                                   \
+    X(multi_setopt)                                                                                                    \
+    X(multi_add_handle)                                                                                                \
+    X(multi_remove_handle)                                                                                             \
+    X(multi_perform)                                                                                                   \
+    X(multi_poll)                                                                                                      \
+    X(multi_info_read)
+typedef struct {
+#define X(name) __typeof__(curl_##name) *name;
+    CALLS(X)
+#undef X
+} Calls;
+
+/* Left open: it cannot be taken out of a process again once it has run. */
+static bool calls_open(Calls *c) {
+    void *lib = dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL), *p;
+    if (!lib) lib = dlopen("libcurl-gnutls.so.4", RTLD_NOW | RTLD_LOCAL);
+    bool ok = lib != NULL;
+#define X(call)                                                                                                        \
+    p = ok ? dlsym(lib, "curl_" #call) : NULL;                                                                         \
+    ok = p != NULL;                                                                                                    \
+    memcpy(&c->call, &p, sizeof p);
+    CALLS(X)
+#undef X
+    return ok;
+}
 
 typedef struct {
     CURL *easy;
@@ -18,12 +59,18 @@ typedef struct {
 } Slot;
 
 struct Http {
+    Calls curl;
     HttpConfig c;
     CURLM *multi;
     Slot *slot;
 };
 
-const char *http_absent(void) { return NULL; }
+const char *http_absent(void) {
+    Calls c;
+    return calls_open(&c) ? NULL
+                          : "libcurl 7.85 or newer is not on this machine: install it (Debian: libcurl4), or set "
+                            "judge.kind to own";
+}
 
 static size_t take_body(char *p, size_t size, size_t n, void *ud) {
     Slot *s = ud;
@@ -54,37 +101,42 @@ static size_t take_header(char *p, size_t size, size_t n, void *ud) {
     return n;
 }
 
-static bool slot_open(Slot *s, const HttpConfig *c) {
-    s->easy = curl_easy_init();
-    if (!s->easy) return false;
-    CURL *e = s->easy;
+static bool slot_open(Http *h, Slot *s) {
+    const HttpConfig *c = &h->c;
+    CURL *e = s->easy = h->curl.easy_init();
+    __typeof__(h->curl.easy_setopt) set = h->curl.easy_setopt;
     long ms = (long)(c->timeout_s * 1000), connect = ms < MAX_CONNECT_S * 1000L ? ms : MAX_CONNECT_S * 1000L;
-    return !curl_easy_setopt(e, CURLOPT_URL, c->url) && !curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") &&
-           !curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L) && !curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) &&
-           !curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, ms) && !curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, connect) &&
-           !curl_easy_setopt(e, CURLOPT_USERAGENT, "dikast/" DIKAST_VERSION) &&
-           !curl_easy_setopt(e, CURLOPT_POST, 1L) && !curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, take_body) &&
-           !curl_easy_setopt(e, CURLOPT_WRITEDATA, s) && !curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, take_header) &&
-           !curl_easy_setopt(e, CURLOPT_HEADERDATA, s) && !curl_easy_setopt(e, CURLOPT_ERRORBUFFER, s->detail) &&
-           !curl_easy_setopt(e, CURLOPT_PRIVATE, s);
+    return e && !set(e, CURLOPT_URL, c->url) && !set(e, CURLOPT_PROTOCOLS_STR, "http,https") &&
+           !set(e, CURLOPT_FOLLOWLOCATION, 0L) && !set(e, CURLOPT_NOSIGNAL, 1L) && !set(e, CURLOPT_TIMEOUT_MS, ms) &&
+           !set(e, CURLOPT_CONNECTTIMEOUT_MS, connect) && !set(e, CURLOPT_USERAGENT, "dikast/" DIKAST_VERSION) &&
+           !set(e, CURLOPT_POST, 1L) && !set(e, CURLOPT_WRITEFUNCTION, take_body) && !set(e, CURLOPT_WRITEDATA, s) &&
+           !set(e, CURLOPT_HEADERFUNCTION, take_header) && !set(e, CURLOPT_HEADERDATA, s) &&
+           !set(e, CURLOPT_ERRORBUFFER, s->detail) && !set(e, CURLOPT_PRIVATE, s);
 }
 
 bool http_open(Http **out, const HttpConfig *c, Error *err) {
     Http *h = mem_alloc(sizeof *h);
+    *out = NULL;
+    if (!calls_open(&h->curl)) {
+        free(h);
+        return error_set(err, ERR_CONFIG, "%s", http_absent());
+    }
     h->c = *c;
     h->slot = mem_alloc((size_t)c->concurrency * sizeof *h->slot);
-    bool ok = curl_global_init(CURL_GLOBAL_DEFAULT) == 0; /* counted by the library; paired in http_close */
-    if (ok) h->multi = curl_multi_init();
-    ok = ok && h->multi && !curl_multi_setopt(h->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)c->concurrency);
-    for (int i = 0; i < c->concurrency && ok; i++) ok = slot_open(&h->slot[i], c);
-    *out = ok ? h : NULL;
-    if (ok) return true;
+    bool ok = h->curl.global_init(CURL_GLOBAL_DEFAULT) == 0; /* counted by the library; paired in http_close */
+    if (ok) h->multi = h->curl.multi_init();
+    ok = ok && h->multi && !h->curl.multi_setopt(h->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)c->concurrency);
+    for (int i = 0; i < c->concurrency && ok; i++) ok = slot_open(h, &h->slot[i]);
+    if (ok) {
+        *out = h;
+        return true;
+    }
     http_close(h);
-    return error_set(err, ERR_NET, "libcurl %s does not start", curl_version());
+    return error_set(err, ERR_NET, "libcurl does not start (older than 7.85, or out of memory?)");
 }
 
-static void slot_clear(Slot *s) {
-    curl_slist_free_all(s->header);
+static void slot_clear(Http *h, Slot *s) {
+    h->curl.slist_free_all(s->header);
     s->header = NULL;
     s->busy = s->too_large = false;
     str_clear(&s->sent);
@@ -94,20 +146,20 @@ void http_close(Http *h) {
     if (!h) return;
     for (int i = 0; i < h->c.concurrency; i++) {
         Slot *s = &h->slot[i];
-        if (s->busy) curl_multi_remove_handle(h->multi, s->easy);
-        curl_easy_cleanup(s->easy);
-        slot_clear(s);
+        if (s->busy) h->curl.multi_remove_handle(h->multi, s->easy);
+        h->curl.easy_cleanup(s->easy);
+        slot_clear(h, s);
         str_release(&s->sent);
         str_release(&s->reply.body);
     }
-    curl_multi_cleanup(h->multi);
-    curl_global_cleanup();
+    h->curl.multi_cleanup(h->multi);
+    h->curl.global_cleanup();
     free(h->slot);
     free(h);
 }
 
-static bool add_header(Slot *s, const char *line) {
-    struct curl_slist *more = curl_slist_append(s->header, line);
+static bool add_header(Http *h, Slot *s, const char *line) {
+    struct curl_slist *more = h->curl.slist_append(s->header, line);
     if (more) s->header = more;
     return more != NULL;
 }
@@ -115,58 +167,60 @@ static bool add_header(Slot *s, const char *line) {
 bool http_post(Http *h, int slot, const char *id, const char *body, size_t n, Error *err) {
     Slot *s = &h->slot[slot];
     CHECK(slot >= 0 && slot < h->c.concurrency && !s->busy, "slot %d of %d", slot, h->c.concurrency);
+    __typeof__(h->curl.easy_setopt) set = h->curl.easy_setopt;
     char line[128];
     snprintf(line, sizeof line, "Idempotency-Key: %.100s", id);
-    slot_clear(s);
+    slot_clear(h, s);
     str_putn(&s->sent, body, n);
     str_clear(&s->reply.body);
     s->reply = (HttpReply){.body = s->reply.body};
     s->detail[0] = 0;
-    bool ok = add_header(s, "Content-Type: application/json") && add_header(s, line) &&
-              add_header(s, "Expect:"); /* no pause for a "100 Continue" */
-    for (int i = 0; i < h->c.n_header && ok; i++) ok = add_header(s, h->c.header[i]);
-    ok = ok && !curl_easy_setopt(s->easy, CURLOPT_HTTPHEADER, s->header) &&
-         !curl_easy_setopt(s->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)n) &&
-         !curl_easy_setopt(s->easy, CURLOPT_POSTFIELDS, s->sent.s) && !curl_multi_add_handle(h->multi, s->easy);
+    bool ok = add_header(h, s, "Content-Type: application/json") && add_header(h, s, line) &&
+              add_header(h, s, "Expect:"); /* no pause for a "100 Continue" */
+    for (int i = 0; i < h->c.n_header && ok; i++) ok = add_header(h, s, h->c.header[i]);
+    ok = ok && !set(s->easy, CURLOPT_HTTPHEADER, s->header) &&
+         !set(s->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)n) && !set(s->easy, CURLOPT_POSTFIELDS, s->sent.s) &&
+         !h->curl.multi_add_handle(h->multi, s->easy);
     s->busy = ok;
     return ok || error_set(err, ERR_MEMORY, "libcurl cannot start a request (out of memory?)");
 }
 
 /* What ended, as a reply: a transfer that did not come to its end has status 0, whatever its first line said. */
-static void finish(Slot *s, CURLcode code, HttpReply *reply) {
+static void finish(Http *h, Slot *s, CURLcode code, HttpReply *reply) {
     long status = 0;
-    if (code == CURLE_OK) curl_easy_getinfo(s->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (code == CURLE_OK) h->curl.easy_getinfo(s->easy, CURLINFO_RESPONSE_CODE, &status);
     s->reply.status = (int)status;
     if (s->too_large)
         snprintf(s->reply.why, sizeof s->reply.why, "an answer of more than %d MiB", MAX_BODY >> 20);
     else if (status == 0)
-        snprintf(s->reply.why, sizeof s->reply.why, "%.150s", s->detail[0] ? s->detail : curl_easy_strerror(code));
+        snprintf(s->reply.why, sizeof s->reply.why, "%.150s", s->detail[0] ? s->detail : h->curl.easy_strerror(code));
     *reply = s->reply;
     s->reply = (HttpReply){0};
-    slot_clear(s);
+    slot_clear(h, s);
 }
 
 static int take_ended(Http *h, HttpReply *reply) {
     int left;
     CURLMsg *m;
-    while ((m = curl_multi_info_read(h->multi, &left))) {
+    while ((m = h->curl.multi_info_read(h->multi, &left))) {
         if (m->msg != CURLMSG_DONE) continue;
         CURLcode code = m->data.result;
-        Slot *s = NULL;
-        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&s);
-        curl_multi_remove_handle(h->multi, s->easy); /* m is gone from here on */
-        finish(s, code, reply);
-        return (int)(s - h->slot);
+        char *s = NULL;
+        h->curl.easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &s);
+        int slot = (int)((Slot *)(void *)s - h->slot);
+        h->curl.multi_remove_handle(h->multi, h->slot[slot].easy); /* m is gone from here on */
+        finish(h, &h->slot[slot], code, reply);
+        return slot;
     }
     return -1;
 }
 
 int http_wait(Http *h, double max_s, HttpReply *reply) {
     int running = 0;
-    curl_multi_perform(h->multi, &running);
+    h->curl.multi_perform(h->multi, &running);
     int slot = take_ended(h, reply);
     if (slot >= 0 || max_s <= 0) return slot;
-    curl_multi_poll(h->multi, NULL, 0, (int)(max_s * 1000) + 1, NULL);
-    curl_multi_perform(h->multi, &running);
+    h->curl.multi_poll(h->multi, NULL, 0, (int)(max_s * 1000) + 1, NULL);
+    h->curl.multi_perform(h->multi, &running);
     return take_ended(h, reply);
 }

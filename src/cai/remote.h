@@ -23,7 +23,7 @@ typedef struct {
     char retry_after[64], retry_after_ms[32], date[64], should_retry[8];    /* headers, "" when absent */
 } HttpReply;
 
-/* Why there is no remote judge in this build; NULL where there is one. */
+/* Why there is no remote judge: a build without libcurl, or a machine without it; NULL where there is one. */
 const char *http_absent(void);
 bool http_open(Http **out, const HttpConfig *c, Error *err);
 void http_close(Http *h);                       /* NULL is fine; unfinished transfers are cut off */
