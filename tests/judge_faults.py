@@ -217,6 +217,19 @@ def limited(want):
     judge.close()
 
 
+def held_back(want):
+    """Labels that miss a gate of their own are not released: no result, nothing that a later stage could read."""
+    judge = Judge("held")
+    said = run("held", judge, "label.gates=[label.pairs >= 1,label.remote.refused <= 0]", code=6)
+    assert "label.gates missed: label.remote.refused <= 0" in said and "not released" in said, said
+    state = json.load(open(f"{out}/out/runs/held/stages.json"))["label"]
+    assert state["state"] == "to do" and not os.path.exists(f"{out}/{state['dir']}/DONE"), state
+    run("held", judge, "label.gates=[label.pairs >= 1,label.remote.refused >= 1]")
+    same_labels("held", want)
+    paid_once("held", judge)
+    judge.close()
+
+
 def other_dialect():
     """No log-probs there: votes. The same questions against a server that fails give the same votes."""
     votes = ["judge.remote.votes=3", "judge.remote.temperature=1", "pairs.redteam=24", "pairs.benign=24", "data.judge_gold=[]", "judge.remote.concurrency=16"]
@@ -257,6 +270,22 @@ def gate():
     judge.close()
 
 
+def win_rates():
+    """And that of the evaluation."""
+    judge = Judge("wins", faults=0.3, seed=4)
+    argv, env = command("wins", judge, "eval.judge=true", "judge.remote.retries=8", "data.judge_gold=[]")
+    argv[argv.index("label")] = "eval"
+    said = open(os.path.join(out, "said-wins"), "ab")
+    assert subprocess.run(argv, env=env, cwd=out, stdout=said, stderr=said).returncode == 0
+    where = out + "/" + json.load(open(f"{out}/out/runs/wins/stages.json"))["eval"]["dir"]
+    m = json.load(open(where + "/summary.json"))
+    for pair in ("helpful-sl", "helpful-rl", "sl-rl"):
+        assert 0 <= m[f"win.{pair}.lo"] <= m[f"win.{pair}"] <= m[f"win.{pair}.hi"] <= 1 and m[f"win.{pair}.n"] > 10, m
+    assert m["remote.answers"] > 0 and json.load(open(where + "/judge.json"))["t_again"] > 0
+    paid_once("wins", judge)
+    judge.close()
+
+
 def refused_at_once():
     judge = Judge("refused")
     said = run("badkey", judge, code=4, key=KEY[::-1])
@@ -278,10 +307,10 @@ def main():
     os.makedirs(out)
     at = time.time()
     want = clean()
-    for case in (faulty, killed, stopped, limited):
+    for case in (faulty, killed, stopped, limited, held_back):
         case(want)
         print(f"ok {case.__name__} {time.time() - at:.1f} s", flush=True)
-    for case in (other_dialect, gate, refused_at_once, no_key_anywhere):
+    for case in (other_dialect, gate, win_rates, refused_at_once, no_key_anywhere):
         case()
         print(f"ok {case.__name__} {time.time() - at:.1f} s", flush=True)
     shutil.rmtree(out)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 #include "base/io.h"
@@ -208,13 +209,15 @@ static bool open_http(RemoteJudge *r, Error *err) {
     if (r->http) return true;
     if (r->auth.n) r->header[n++] = r->auth.s;
     if (r->form.api == API_ANTHROPIC) r->header[n++] = "anthropic-version: 2023-06-01";
-    HttpConfig hc = {str_get(&r->url), r->header, n, r->n_lane, r->ctx->cfg->judge.timeout_s};
+    const char *url = str_get(&r->url);
+    bool direct = !strncasecmp(url, "http:", 5) && !request_url_refused(url, true);
+    HttpConfig hc = {url, r->header, n, r->n_lane, r->ctx->cfg->judge.timeout_s, direct};
     return http_open(&r->http, &hc, err);
 }
 
 static bool over_budget(const RemoteJudge *r, const char *limit, Error *err) {
     return error_set(
-        err, ERR_BUDGET,
+        err, ERR_LIMIT,
         "%s would be passed: %lld answers of %lld + %lld tokens, %.6g USD so far, all kept in %s. Raise it "
         "and run again to go on",
         limit, (long long)r->spent.requests, (long long)r->spent.tokens_in, (long long)r->spent.tokens_out,

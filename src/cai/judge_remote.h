@@ -11,7 +11,7 @@
  * without any vote leaves its item unscored, with the reason: nothing is drawn at random, nothing disappears.
  *
  * Failures: the service's "not now" (and answers that were cut) are asked again judge.remote.retries times; then, and when
- * it says "never", the stage fails with what it said. Limits of money, requests or tokens end it with ERR_BUDGET before a
+ * it says "never", the stage fails with what it said. Limits of money, requests or tokens end it with ERR_LIMIT before a
  * request that could pass them. In each case what is under way is waited for and kept. */
 #ifndef DIKAST_CAI_JUDGE_REMOTE_H
 #define DIKAST_CAI_JUDGE_REMOTE_H

@@ -288,6 +288,12 @@ static double metric_possible(void *ud, const char *name) {
     return stage_find(stage) || (!strcmp(stage, "base") && cfg->eval.base[0]) ? 1 : NAN;
 }
 
+/* The label stage knows its own metrics only. */
+static double label_possible(void *ud, const char *name) {
+    (void)ud;
+    return strncmp(name, "label.", 6) ? NAN : 1;
+}
+
 static bool check_gates_early(const RunConfig *cfg, Error *err) {
     PipelineResult *r = NULL;
     Str path = {0};
@@ -301,6 +307,10 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
     for (int i = 0; i < cfg->eval.gates.n && ok; i++) {
         GateResult g;
         ok = gate_eval(&g, cfg->eval.gates.item[i], metric_possible, (void *)cfg, err) || error_wrap(err, "eval.gates");
+    }
+    for (int i = 0; i < cfg->label.gates.n && ok; i++) {
+        GateResult g;
+        ok = gate_eval(&g, cfg->label.gates.item[i], label_possible, NULL, err) || error_wrap(err, "label.gates");
     }
     return ok;
 }

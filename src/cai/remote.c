@@ -111,7 +111,8 @@ static bool slot_open(Http *h, Slot *s) {
            !set(e, CURLOPT_CONNECTTIMEOUT_MS, connect) && !set(e, CURLOPT_USERAGENT, "dikast/" DIKAST_VERSION) &&
            !set(e, CURLOPT_POST, 1L) && !set(e, CURLOPT_WRITEFUNCTION, take_body) && !set(e, CURLOPT_WRITEDATA, s) &&
            !set(e, CURLOPT_HEADERFUNCTION, take_header) && !set(e, CURLOPT_HEADERDATA, s) &&
-           !set(e, CURLOPT_ERRORBUFFER, s->detail) && !set(e, CURLOPT_PRIVATE, s);
+           !set(e, CURLOPT_ERRORBUFFER, s->detail) && !set(e, CURLOPT_PRIVATE, s) &&
+           (!c->direct || !set(e, CURLOPT_NOPROXY, "*"));
 }
 
 bool http_open(Http **out, const HttpConfig *c, Error *err) {

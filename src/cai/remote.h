@@ -15,6 +15,7 @@ typedef struct {
     const char *const *header;      /* "name: value", sent with every request */
     int n_header, concurrency;
     double timeout_s;               /* of a whole transfer */
+    bool direct;                    /* past any proxy of the environment: to this machine a key goes unencrypted */
 } HttpConfig;
 typedef struct {
     int status;                     /* 0: no complete answer; then why says what happened */

@@ -141,7 +141,7 @@ const CfgKey run_keys[] = {
     {"pairs.benign",  CFG_INT, CFG_RESULT, AT(pairs.benign), "0", 0, 1e7, "pairs from benign prompts; 0: one per prompt"},
     {"pairs.repeats", CFG_INT, CFG_RESULT, AT(pairs.repeats), "1", 1, 1000, "pairs per prompt"},
 
-    {"judge.kind",               CFG_ENUM,  CFG_RESULT, AT(judge.kind), "own|remote", 0, 0, "who judges pairs (label, revise.gate): the helpful model, or a service over HTTP, judge.remote.*"},
+    {"judge.kind",               CFG_ENUM,  CFG_RESULT, AT(judge.kind), "own|remote", 0, 0, "who judges pairs (label, revise.gate, eval.judge): the helpful model, or a service over HTTP, judge.remote.*"},
     {"judge.remote.api",         CFG_ENUM,  CFG_RESULT, AT(judge.api), "openai|anthropic", 0, 0, "what the service speaks: POST /v1/chat/completions or /v1/messages"},
     {"judge.remote.url",         CFG_STR,   CFG_RESULT, AT(judge.url), "", 0, 0, "its address, such as https://api.example.com/v1; the api's path is added"},
     {"judge.remote.model",       CFG_STR,   CFG_RESULT, AT(judge.model), "", 0, 0, "name of the model it should use"},
@@ -167,6 +167,7 @@ const CfgKey run_keys[] = {
     {"label.t_cal",    CFG_FLOAT, CFG_RESULT, AT(label.t_cal), "1", 0.01, 100, "calibration temperature of the soft label"},
     {"label.abstain",  CFG_FLOAT, CFG_RESULT, AT(label.abstain), "0.05", 0, 0.5, "closer to 0.5 than this and orders disagreeing: no label (TIE)"},
     {"label.ensemble", CFG_BOOL,  CFG_RESULT, AT(label.ensemble), "true", 0, 0, "all principles of the deciding authority level; false: one drawn per pair"},
+    {"label.gates",    CFG_LIST,  CFG_RESULT, AT(label.gates), "", 0, 0, "conditions on metrics of this stage, such as 'label.flip_rate <= 0.1'; one missed: the labels are not released (exit 6)"},
 
     TRAIN_ROWS("pm", pm.t, "0", "1", "5e-4", COSINE),
     {"pm.n_layer",       CFG_INT,   CFG_RESULT, AT(pm.n_layer), "0", 0, 1000, "layers of the preference model: the first ones of SL-CAI; 0: all"},
@@ -215,6 +216,7 @@ const CfgKey run_keys[] = {
     {"eval.limit",        CFG_INT,  CFG_RESULT, AT(eval.limit), "0", 0, BIG, "prompts per kind; 0: all"},
     {"eval.choice_limit", CFG_INT,  CFG_RESULT, AT(eval.choice_limit), "0", 0, BIG, "multiple choice items; 0: all"},
     {"eval.best_of",      CFG_INT,  CFG_RESULT, AT(eval.bon), "0", 0, 1024, "best-of-n by PM as the baseline without RL; 0: off"},
+    {"eval.judge",        CFG_BOOL, CFG_RESULT, AT(eval.judge), "false", 0, 0, "win rates between the models' replies, by the judge that labels pairs (judge.kind), both orders"},
     {"eval.gold",         CFG_STR,  CFG_RUNTIME, AT(eval.gold), "", 0, 0, "program that scores replies of the tiny world; empty: dikast-gold beside dikast"},
     {"eval.base",         CFG_STR,  CFG_RUNTIME, AT(eval.base), "", 0, 0, "run whose metrics gates may use as base.*"},
     {"eval.gates",        CFG_LIST, CFG_RUNTIME, AT(eval.gates), "", 0, 0, "conditions on metrics, such as 'eval.rl.harm.named <= 0.1'; one missed: exit 6"},

@@ -59,7 +59,7 @@ typedef struct {
         int64_t max_tokens, votes, retries, concurrency, max_requests, max_total_tokens;
         bool logprobs;
     } judge;
-    struct { double clamp, t_cal, abstain; bool ensemble; } label;
+    struct { double clamp, t_cal, abstain; bool ensemble; CfgList gates; } label;
     struct {
         TrainKeys t;
         int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */
@@ -83,6 +83,7 @@ typedef struct {
     struct {
         SampleKeys s;
         int64_t samples, limit, choice_limit, bon;
+        bool judge;
         char *gold;                 /* program that scores the tiny world; "" : beside dikast */
         char *base;                 /* run whose report gates may compare with */
         CfgList gates;

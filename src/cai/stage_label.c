@@ -7,6 +7,7 @@
  * disagree and whose q lies within label.abstain of 0.5 gets weight 0 (TIE), and so does one that no principle could
  * judge (CONTEXT, REFUSED, UNREADABLE): never a random label. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,10 +20,16 @@
 
 static const double DECIDED = 0.2; /* distance from 0.5 of what counts as decided in the summary */
 
+typedef struct { /* one principle's judgements, and the judge under it against known answers */
+    int judged, decided, flips, agree, n_label, gold, right;
+    double first;
+} PrincipleBooks;
+
 typedef struct {
     const StageCtx *ctx;
     const StageText *text;
     Judge judge;
+    PrincipleBooks books[64]; /* by principle */
     Constitution con;
     int label_principle[64], n_label; /* as many as a constitution may hold */
 } Labeler;
@@ -39,6 +46,23 @@ static PairLabel combine(const Labeler *l, const Judged *j, const int *principle
 /* Why a pair has no label; NULL: it has one. */
 static const char *label_code(const PairLabel *l) {
     return l->weight > 0 ? NULL : l->level < 0 ? judge_miss_name(l->miss) : "TIE";
+}
+
+/* Whether this principle alone says what the label says: counted where both are clear. */
+static void book_principles(Labeler *l, const PairLabel *label, const Judged *j, const int *principle, int n) {
+    for (int k = 0; k < n; k++) {
+        PrincipleBooks *b = &l->books[principle[k]];
+        double q = sigmoid(judged_l(j[k]) / l->ctx->cfg->label.t_cal);
+        if (!j[k].scored) continue;
+        b->judged++;
+        b->first += ((j[k].l_ab > 0) + (j[k].l_ba > 0)) / 2.0;
+        if (fabs(q - 0.5) < DECIDED) continue;
+        b->decided++;
+        b->flips += judged_flip(j[k]);
+        if (fabs(label->q - 0.5) < DECIDED) continue;
+        b->n_label++;
+        b->agree += (q > 0.5) == (label->q > 0.5);
+    }
 }
 
 static void label_json(Str *out, const PairRow *p, const PairLabel *l, const Judged *j, const int *principle, int n,
@@ -101,6 +125,7 @@ static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label
     bool ok = judge_ask(&l->judge, judged, item, n * per, err);
     for (int i = 0; i < n && ok; i++) {
         label[i] = combine(l, judged + i * per, principle + i * per, per);
+        book_principles(l, &label[i], judged + i * per, principle + i * per, per);
         label_json(&line, &pair[i], &label[i], judged + i * per, principle + i * per, per, &l->con);
         ok = writer_put(w, line.s, line.n, err);
         ledger_in(l->ctx->ledger, 1, 0);
@@ -140,6 +165,58 @@ static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *la
     summary_num(s, "length_corr", correlation(q, len, n_len));
     free(q);
     free(len);
+}
+
+/* Per principle that judged anything: how often it decides, flips and takes the first place, how often it agrees with
+ * the label, and the judge's accuracy on known answers that ask for it. */
+static void report_principles(const Labeler *l, Summary *s) {
+    for (int i = 0; i < l->n_label; i++) {
+        const PrincipleBooks *b = &l->books[l->label_principle[i]];
+        const struct {
+            const char *name;
+            double hits;
+            int n;
+        } row[] = {{"decided", b->decided, b->judged},
+                   {"first_slot", b->first, b->judged},
+                   {"flip_rate", b->flips, b->decided},
+                   {"agreement", b->agree, b->n_label},
+                   {"accuracy", b->right, b->gold}};
+        for (int k = 0; k < COUNT_OF(row); k++) {
+            char key[160];
+            snprintf(key, sizeof key, "principle.%.100s.%s", l->con.principle[l->label_principle[i]].id, row[k].name);
+            if (row[k].n > 0) summary_num(s, key, row[k].hits / row[k].n);
+        }
+    }
+}
+
+/* -- gates --------------------------------------------------------------------------------------------------------- */
+static double own_metric(void *ud, const char *name) {
+    return strncmp(name, "label.", 6) ? NAN : json_num(json_get(ud, name + 6), NAN);
+}
+
+/* Labels that miss a gate are not released: the stage fails, and nothing is trained on them. */
+static bool check_label_gates(const StageCtx *ctx, Error *err) {
+    const CfgList *gates = &ctx->cfg->label.gates;
+    Str path = {0}, missed = {0};
+    Json *root = NULL;
+    path_join(&path, ctx->output, "summary.json");
+    bool ok = gates->n == 0 || json_read_file(&root, str_get(&path), 0, err);
+    for (int i = 0; i < gates->n && ok; i++) {
+        GateResult g;
+        ok = gate_eval(&g, gates->item[i], own_metric, root, err) || error_wrap(err, "label.gates");
+        if (ok && !g.ok)
+            str_printf(&missed, "%s%s (%.4g against %.4g)", missed.n ? "; " : "", g.text, g.value, g.bound);
+    }
+    if (ok && missed.n)
+        ok = error_set(
+            err, ERR_LIMIT,
+            "label.gates missed: %.600s. The labels are not released; they lie with their summary in %s. Another "
+            "judge (judge.kind), label.t_cal or the constitution may mend them",
+            str_get(&missed), ctx->output);
+    json_release(root);
+    str_release(&path);
+    str_release(&missed);
+    return ok;
 }
 
 /* -- the judge against known answers ------------------------------------------------------------------------------- */
@@ -182,6 +259,17 @@ static bool gold_row(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
+/* Known answers name their principle by the words of its request. */
+static void book_gold(Labeler *l, const char *compare, bool hit) {
+    for (int i = 0; i < l->n_label; i++) {
+        int p = l->label_principle[i];
+        if (strcmp(principle_compare(&l->con.principle[p]), compare)) continue;
+        l->books[p].gold++;
+        l->books[p].right += hit;
+        return;
+    }
+}
+
 /* better: 0 a, 1 b, -1 neither (a tie: the judge should be at 0.5). */
 static bool check_judge(Labeler *l, Summary *s, Error *err) {
     const RunConfig *c = l->ctx->cfg;
@@ -212,7 +300,9 @@ static bool check_judge(Labeler *l, Summary *s, Error *err) {
         if (g.better[i] < 0)
             tie += p > 0.5 ? p : 1 - p, n_tie++;
         else {
-            right += (p > 0.5) == (g.better[i] == 0);
+            bool hit = (p > 0.5) == (g.better[i] == 0);
+            right += hit;
+            book_gold(l, g.item[i].compare, hit);
             q[n] = p;
             truth[n++] = g.better[i] == 0;
         }
@@ -264,8 +354,9 @@ static bool label_all(Labeler *l, Error *err) {
         summary_begin(&s);
         report_labels(&s, &pairs, label);
         ok = check_judge(l, &s, err) && (!l->judge.remote || remote_judge_books(l->judge.remote, &s, err));
+        if (ok) report_principles(l, &s);
         if (ok)
-            ok = summary_end(&s, ctx, err);
+            ok = summary_end(&s, ctx, err) && check_label_gates(ctx, err);
         else
             str_release(&s.text);
     }
