@@ -44,7 +44,7 @@ typedef enum {
     DIKAST_ERR_FORMAT = 3,   /* a file is malformed */
     DIKAST_ERR_IO = 4,       /* the file system, the memory or a helper program said no */
     DIKAST_ERR_DIVERGED = 5, /* training diverged */
-    DIKAST_ERR_GATE = 6,     /* a gate was missed; the result is complete */
+    DIKAST_ERR_GATE = 6,     /* a gate was missed: the result is complete; or a stage's own limit was not kept */
 } dikast_code;
 
 typedef struct {

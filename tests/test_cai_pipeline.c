@@ -134,6 +134,9 @@ static void keys_change_where_they_must(void **state) {
         {"rl.schedule=cosine", "rl eval"},
         {"pm.holdout=0.2", "pm rl eval"},
         {"label.clamp=5", "label pm rl eval"},
+        {"judge.remote.model=m", ""}, /* nobody asks it */
+        {"judge.kind=remote", "label pm rl eval"},
+        {"label.gates=[\"label.ties <= 9\"]", "label pm rl eval"},
         {"pairs.max_new=15", "pairs label pm rl eval"},
         {"sl.lr=1e-4", "sl pairs label pm rl eval"},
         {"revise.rounds=1", "revise sl pairs label pm rl eval"},
@@ -167,6 +170,41 @@ static void keys_change_where_they_must(void **state) {
             fail_msg("%s changes '%s', expected '%s'", row[i].set, str_get(&what), row[i].changed);
     }
     str_release(&what);
+}
+
+/* A judge behind HTTP is part of what its answers are; how patiently it is asked is not. */
+static void remote_judge_keys(void **state) {
+    (void)state;
+    static const struct {
+        const char *set, *changed;
+    } row[] = {{"judge.remote.timeout_s=3", ""},     {"judge.remote.key_env=K", ""},
+               {"judge.remote.max_usd=3", ""},       {"judge.remote.cache=c", ""},
+               {"judge.remote.model=m2", "label "},  {"judge.remote.url=https://b", "label "},
+               {"judge.remote.votes=3", "label "},   {"eval.judge=true", "eval "},
+               {"revise.gate=true", "revise label "}};
+    RunConfig c;
+    PipelineResult base, other;
+    Error err = {0};
+    help_config(&c, TINY, (const char *const[]){"judge.kind=remote", "judge.remote.url=https://a", NULL});
+    assert_ok(pipeline_keys(&base, &c, TINY, &err), err);
+    run_config_release(&c);
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        static const char *const watched[] = {"revise", "label", "eval"};
+        char what[64] = "";
+        help_config(&c, TINY,
+                    (const char *const[]){"judge.kind=remote", "judge.remote.url=https://a", row[i].set, NULL});
+        assert_ok(pipeline_keys(&other, &c, TINY, &err), err);
+        run_config_release(&c);
+        bool label = strcmp(help_stage(&base, "label")->key, help_stage(&other, "label")->key) != 0;
+        for (int k = 0; k < COUNT_OF(watched); k++) {
+            if (k == 2 && label) continue; /* eval needs what comes of labels */
+            if (strcmp(help_stage(&base, watched[k])->key, help_stage(&other, watched[k])->key)) {
+                strcat(what, watched[k]);
+                strcat(what, " ");
+            }
+        }
+        if (strcmp(what, row[i].changed)) fail_msg("%s changes '%s', expected '%s'", row[i].set, what, row[i].changed);
+    }
 }
 
 static void only_dependents_run_again(void **state) {
@@ -445,6 +483,7 @@ int main(void) {
                                        cmocka_unit_test(again_is_free),
                                        cmocka_unit_test(one_thread_equals_two),
                                        cmocka_unit_test(keys_change_where_they_must),
+                                       cmocka_unit_test(remote_judge_keys),
                                        cmocka_unit_test(only_dependents_run_again),
                                        cmocka_unit_test(one_principle_changes),
                                        cmocka_unit_test(only_runs_up_to_a_stage),

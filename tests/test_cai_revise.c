@@ -407,9 +407,9 @@ static void judging_has_no_side(void **state) {
     Error err = {0};
     for (int i = 0; i < N; i++) {
         ab[i] = (JudgeItem){
-            {&m, 1}, reply_text[i / N_REPLY], reply_text[i % N_REPLY], principle_compare(&w->con.principle[0])};
+            {&m, 1}, reply_text[i / N_REPLY], reply_text[i % N_REPLY], principle_compare(&w->con.principle[0]), NULL};
         ba[i] = (JudgeItem){
-            {&m, 1}, reply_text[i % N_REPLY], reply_text[i / N_REPLY], principle_compare(&w->con.principle[0])};
+            {&m, 1}, reply_text[i % N_REPLY], reply_text[i / N_REPLY], principle_compare(&w->con.principle[0]), NULL};
     }
     assert_ok(judge_pairs(one, w->engine, &w->text.chat, ab, N, LONG, &err), err);
     assert_ok(judge_pairs(two, w->engine, &w->text.chat, ba, N, LONG, &err), err);
@@ -442,28 +442,31 @@ static void labels_combine(void **state) {
                     guide = {.authority = AUTH_GUIDELINE, .weight = 1};
     const Principle *p[] = {&root, &heavy, &guide};
     /* One level, two weights, the second clamped: 1*2 + 3*6 = 20. */
-    PairLabel l = label_combine((Judged[]){{3, -1, true}, {50, -50, true}}, p, 2, 6, 10, 0.05);
+    PairLabel l = label_combine((Judged[]){{3, -1, true, MISS_NONE}, {50, -50, true, MISS_NONE}}, p, 2, 6, 10, 0.05);
     assert_true(fabs(l.q - 1 / (1 + exp(-2.0))) < 1e-12 && l.weight == 1 && l.level == AUTH_ROOT && !l.flip);
     assert_true(l.first_slot == 0.5);
     /* A decided root is not asked by what guidelines say, however loud. */
-    l = label_combine((Judged[]){{0.3, -0.3, true}, {0, 0, false}, {-50, 50, true}}, p, 3, 6, 1, 0.05);
+    l = label_combine((Judged[]){{0.3, -0.3, true, MISS_NONE}, {0, 0, false, MISS_NONE}, {-50, 50, true, MISS_NONE}}, p,
+                      3, 6, 1, 0.05);
     assert_true(l.q > 0.5 && l.level == AUTH_ROOT);
     /* An undecided root (0.19) hands on; its own disagreement of orders does not count any more. */
-    l = label_combine((Judged[]){{1.19, 0.81, true}, {0, 0, false}, {-5, 5, true}}, p, 3, 6, 1, 0.05);
+    l = label_combine((Judged[]){{1.19, 0.81, true, MISS_NONE}, {0, 0, false, MISS_NONE}, {-5, 5, true, MISS_NONE}}, p,
+                      3, 6, 1, 0.05);
     assert_true(fabs(l.q - 1 / (1 + exp(5.0))) < 1e-12 && l.level == AUTH_GUIDELINE && !l.flip && l.weight == 1);
     /* Nobody decides: near one half and the orders disagree: abstain. The same without disagreement stays a soft label.
      */
-    l = label_combine((Judged[]){{1.1, 1.0, true}}, p, 1, 6, 1, 0.05);
+    l = label_combine((Judged[]){{1.1, 1.0, true, MISS_NONE}}, p, 1, 6, 1, 0.05);
     assert_true(l.flip && l.weight == 0 && fabs(l.q - 0.5) < 0.05 && l.first_slot == 1);
-    l = label_combine((Judged[]){{0.05, -0.05, true}}, p, 1, 6, 1, 0.05);
+    l = label_combine((Judged[]){{0.05, -0.05, true, MISS_NONE}}, p, 1, 6, 1, 0.05);
     assert_true(!l.flip && l.weight == 1);
-    l = label_combine((Judged[]){{4, 1, true}}, p, 1, 6, 1, 0.05); /* disagree, but far from one half */
+    l = label_combine((Judged[]){{4, 1, true, MISS_NONE}}, p, 1, 6, 1, 0.05); /* disagree, but far from one half */
     assert_true(l.flip && l.weight == 1);
-    l = label_combine((Judged[]){{0, 0, false}}, p, 1, 6, 1, 0.05);
+    l = label_combine((Judged[]){{0, 0, false, MISS_REFUSED}}, p, 1, 6, 1, 0.05);
+    assert_int_equal(l.miss, MISS_REFUSED);
     assert_true(l.weight == 0 && l.q == 0.5 && l.level == -1 && isnan(l.first_slot));
     /* Swapped sides give the opposite label. */
-    PairLabel a = label_combine((Judged[]){{2, -0.5, true}, {-1, 0.25, true}}, p, 2, 6, 2, 0.05);
-    PairLabel b = label_combine((Judged[]){{-0.5, 2, true}, {0.25, -1, true}}, p, 2, 6, 2, 0.05);
+    PairLabel a = label_combine((Judged[]){{2, -0.5, true, MISS_NONE}, {-1, 0.25, true, MISS_NONE}}, p, 2, 6, 2, 0.05);
+    PairLabel b = label_combine((Judged[]){{-0.5, 2, true, MISS_NONE}, {0.25, -1, true, MISS_NONE}}, p, 2, 6, 2, 0.05);
     assert_true(fabs(a.q + b.q - 1) < 1e-12 && a.flip == b.flip && a.weight == b.weight);
 }
 

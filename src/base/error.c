@@ -101,6 +101,7 @@ int error_exit_code(ErrorCode code) {
     case ERR_DIVERGED:
         return 5;
     case ERR_GATE:
+    case ERR_LIMIT:
         return 6;
     case ERR_STOPPED:
         return 75;

@@ -26,6 +26,7 @@ typedef enum {
     ERR_DIVERGED, /* exit 5: non-finite loss k times in a row, KL stop */
     ERR_GATE,     /* exit 6: a gate or threshold was not met */
     ERR_STOPPED,  /* exit 75: SIGTERM or SIGINT, state saved, run again to go on */
+    ERR_LIMIT,    /* exit 6: a stage's own limit was not kept: of spending, of its labels' quality; it has no result */
 } ErrorCode;
 
 typedef struct {

@@ -6,7 +6,8 @@
 
 #define REJECTS(X)                                                                                                     \
     X(NONE) X(CONTEXT) X(SHORT) X(TRUNCATED) X(TURN) X(REPEAT) X(META) X(LEAK) X(LANG) X(UNGROUNDED) X(SAME) X(FAR)    \
-    X(WORSE) X(FLIP) X(EVASIVE) X(DUP) X(CONTAM) X(TIE)
+    X(WORSE) X(FLIP) X(EVASIVE) X(DUP) X(CONTAM) X(TIE)                                           \
+    X(ABSTAIN)
 typedef enum {
 #define X(name) REJECT_##name,
     REJECTS(X)

@@ -3,7 +3,19 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "cai/judge_remote.h"
 #include "train/losses.h"
+
+const char *judge_miss_name(JudgeMiss m) {
+    static const char *const name[MISS_COUNT] = {"NONE", "CONTEXT", "REFUSED", "UNREADABLE"};
+    CHECK(m >= 0 && m < MISS_COUNT, "miss %d", (int)m);
+    return name[m];
+}
+
+bool judge_ask(const Judge *j, Judged *out, const JudgeItem *item, int n, Error *err) {
+    return j->remote ? remote_judge_ask(j->remote, out, item, n, err)
+                     : judge_pairs(out, j->engine, j->chat, item, n, j->max_len, err);
+}
 
 PairLabel label_combine(const Judged *j, const Principle *const *principle, int n, double clamp, double t_cal,
                         double abstain) {
@@ -32,6 +44,7 @@ PairLabel label_combine(const Judged *j, const Principle *const *principle, int 
     out.q = sigmoid(total / t_cal);
     out.weight = scored && !(out.flip && fabs(out.q - 0.5) < abstain);
     out.first_slot = scored ? slot / (2 * scored) : NAN;
+    out.miss = !scored && n > 0 ? j[0].miss : MISS_NONE;
     return out;
 }
 
@@ -46,6 +59,7 @@ bool judge_pairs(Judged *out, Engine *e, const Chat *c, const JudgeItem *item, i
         chat_judge_prompt(ab, c, it->prompt, it->a, it->b, it->compare);
         chat_judge_prompt(ba, c, it->prompt, it->b, it->a, it->compare);
         out[i] = (Judged){.scored = ab->tok.n <= max_len && ba->tok.n <= max_len};
+        out[i].miss = out[i].scored ? MISS_NONE : MISS_CONTEXT;
         for (int k = 0; k < 2 && out[i].scored; k++) {
             prompt[m] = (Tokens){seq[2 * i + k].tok.id, seq[2 * i + k].tok.n};
             owner[m++] = 2 * i + k;

@@ -7,10 +7,15 @@
 #include "cai/constitution.h"
 #include "cai/stage_util.h"
 
-typedef struct { Dialogue prompt; const char *a, *b, *compare; } JudgeItem;
+enum { JUDGE_OWN, JUDGE_REMOTE };   /* judge.kind */
+/* rule: the principle's text, for judges that were not trained on the principles; NULL: compare says all. */
+typedef struct { Dialogue prompt; const char *a, *b, *compare, *rule; } JudgeItem;
+typedef enum { MISS_NONE, MISS_CONTEXT, MISS_REFUSED, MISS_UNREADABLE, MISS_COUNT } JudgeMiss;
+const char *judge_miss_name(JudgeMiss m);   /* "CONTEXT" longer than the judge reads; "REFUSED", "UNREADABLE": remote judges */
 typedef struct {
     double l_ab, l_ba;      /* log p(first) - log p(second) as shown */
-    bool scored;            /* false: longer than the context */
+    bool scored;
+    JudgeMiss miss;         /* why it is not */
 } Judged;
 static inline double judged_l(Judged j) { return (j.l_ab - j.l_ba) / 2; }
 static inline bool judged_flip(Judged j) { return (j.l_ab > 0) != (-j.l_ba > 0); }  /* the orders name different winners */
@@ -24,9 +29,15 @@ typedef struct {
     int level;              /* authority that decided; -1: none was scored */
     bool flip;              /* at that level the orders name different winners */
     double first_slot;      /* share of judgements that chose what was shown first; NaN: none */
+    JudgeMiss miss;         /* nothing was scored: why not, of the first principle */
 } PairLabel;
 PairLabel label_combine(const Judged *j, const Principle *const *principle, int n, double clamp, double t_cal, double abstain);
 
 bool judge_pairs(Judged *out, Engine *e, const Chat *c, const JudgeItem *item, int n, int max_len, Error *err);
+
+/* Whoever judges in this run: the engine's net, or a service (cai/judge_remote.h) when remote is set. */
+typedef struct RemoteJudge RemoteJudge;
+typedef struct { Engine *engine; const Chat *chat; int max_len; RemoteJudge *remote; } Judge;
+bool judge_ask(const Judge *j, Judged *out, const JudgeItem *item, int n, Error *err);
 
 #endif

@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
+#include "cai/judge_remote.h"
 #include "cai/manifest.h"
 #include "cai/report.h"
 #include "cai/stage_util.h"
@@ -94,10 +95,12 @@ static bool stage_key(StageResult *out, const PipelineResult *done, const Stage 
         const StageResult *need = &done->stage[find_result(done, s->needs[i])];
         hasher_add_str(f.h, need->applies ? need->key : "-");
     }
-    const char *prefix[10] = {"run."};
+    const char *prefix[COUNT_OF(s->section) + 3] = {"run."};
     int n_prefix = 1;
     for (int i = 0; i < COUNT_OF(s->section) && s->section[i]; i++) prefix[n_prefix++] = s->section[i];
     if (s->uses_constitution) prefix[n_prefix++] = "constitution.";
+    if (s->uses_judge && s->uses_judge(cfg))
+        prefix[n_prefix++] = cfg->judge.kind == JUDGE_OWN ? "judge.kind" : "judge.";
     config_hash_into(f.h, cfg, run_keys, run_key_count, prefix, n_prefix);
     hash_bits(f.h, cfg);
     if (s->files) s->files(cfg, add_file, &f);
@@ -308,6 +311,12 @@ static double metric_possible(void *ud, const char *name) {
     return stage_find(stage) || (!strcmp(stage, "base") && cfg->eval.base[0]) ? 1 : NAN;
 }
 
+/* The label stage knows its own metrics only. */
+static double label_possible(void *ud, const char *name) {
+    (void)ud;
+    return strncmp(name, "label.", 6) ? NAN : 1;
+}
+
 static bool check_gates_early(const RunConfig *cfg, Error *err) {
     PipelineResult *r = NULL;
     Str path = {0};
@@ -322,6 +331,10 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
         GateResult g;
         ok = gate_eval(&g, cfg->eval.gates.item[i], metric_possible, (void *)cfg, err) || error_wrap(err, "eval.gates");
     }
+    for (int i = 0; i < cfg->label.gates.n && ok; i++) {
+        GateResult g;
+        ok = gate_eval(&g, cfg->label.gates.item[i], label_possible, NULL, err) || error_wrap(err, "label.gates");
+    }
     return ok;
 }
 
@@ -329,7 +342,7 @@ enum { RUN_CUDA = 2 }; /* of run.backend */
 
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
-    if (!check_gates_early(cfg, err) || !stage_lora_check(cfg, err)) return false;
+    if (!check_gates_early(cfg, err) || !stage_lora_check(cfg, err) || !remote_judge_check(cfg, false, err)) return false;
     const struct {
         const char *name;
         int n;
@@ -391,7 +404,12 @@ static void want_stages(bool *want, const char *only) {
 /* All keys before the first stage: a data file or constitution that is missing or broken stops the run at once. */
 static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Error *err) {
     for (int i = 0; stages[i]; i++) {
-        if (add_stage(out, stages[i], cfg, err)) continue;
+        if (add_stage(out, stages[i], cfg, err)) {
+            const StageResult *r = &out->stage[i];
+            bool asks = want[i] && r->applies && !r->cached && stages[i]->uses_judge && stages[i]->uses_judge(cfg);
+            if (asks && !remote_judge_check(cfg, true, err)) return false;
+            continue;
+        }
         if (want[i]) return false;
         out->stage[out->n_stage++].applies = false;
         *err = (Error){0};

@@ -32,14 +32,19 @@ static void what_it_shows(Page *p) {
 
 static void feedback(Page *p) {
     double acc = page_metric(p, "label.judge.accuracy"), n = page_metric(p, "pretrain.parameters");
-    str_put(p->out, "<li><strong>The feedback model is the run’s own helpful model");
-    if (isfinite(n)) {
+    bool remote = isfinite(page_metric(p, "label.remote.answers"));
+    str_put(p->out, remote ? "<li><strong>The feedback model is a service’s"
+                           : "<li><strong>The feedback model is the run’s own helpful model");
+    if (isfinite(n) && !remote) {
         str_put(p->out, " (");
         html_count(p->out, n);
         str_put(p->out, " parameters)");
     }
-    str_put(p->out, ".</strong> It wrote the critiques and revisions and judged every pair; no other model and no "
-                    "person labelled the pairs. ");
+    str_put(p->out,
+            remote ? ".</strong> It judged every pair, and what it is may change without notice; the run’s own helpful "
+                     "model wrote the critiques and revisions. "
+                   : ".</strong> It wrote the critiques and revisions and judged every pair; no other model and no "
+                     "person labelled the pairs. ");
     if (isfinite(acc)) {
         str_put(p->out, "On pairs with a known answer it is right in ");
         html_percent(p->out, acc);

@@ -143,15 +143,34 @@ static void judge(Page *p) {
     if (!page_stage(p, "label")) return;
     static const char *const head[] = {"Check", "#Value", "What is good"};
     double pairs = page_metric(p, "label.pairs");
-    str_put(p->out, "<h3>The judge</h3>\n<p>The feedback model is this run’s own helpful model, frozen. It reads every "
-                    "pair in both "
-                    "orders and answers in log-odds; labels stay soft. Of ");
+    bool remote = isfinite(page_metric(p, "label.remote.answers"));
+    str_put(p->out, "<h3>The judge</h3>\n<p>The feedback model is ");
+    if (remote) {
+        str_put(p->out, "a service’s, <code>");
+        html_text(p->out, p->cfg->judge.model);
+        str_put(p->out, "</code>");
+    } else
+        str_put(p->out, "this run’s own helpful model, frozen");
+    str_put(p->out, ". It reads every pair in both orders and answers in log-odds; labels stay soft. Of ");
     html_count(p->out, pairs);
     str_put(p->out, " pairs ");
     html_count(p->out, page_metric(p, "label.decided"));
     str_put(p->out, " have a clear label and ");
     html_count(p->out, page_metric(p, "label.ties"));
-    str_put(p->out, " were left out as ties.</p>\n");
+    str_put(p->out, " were left out as ties.");
+    if (remote) {
+        str_put(p->out, " It gave ");
+        html_count(p->out, page_metric(p, "label.remote.answers"));
+        str_put(p->out, " answers for ");
+        html_count(p->out, page_metric(p, "label.remote.tokens_in") + page_metric(p, "label.remote.tokens_out"));
+        str_printf(p->out,
+                   " tokens (%.4g USD at the prices given); questions refused: ", page_metric(p, "label.remote.usd"));
+        html_count(p->out, page_metric(p, "label.remote.refused"));
+        str_put(p->out, ", without a readable answer: ");
+        html_count(p->out, page_metric(p, "label.remote.unreadable"));
+        str_put(p->out, ".");
+    }
+    str_put(p->out, "</p>\n");
     Str caption = {0};
     str_put(&caption, "The judge against pairs with a known answer");
     if (isfinite(page_metric(p, "label.judge.n"))) {

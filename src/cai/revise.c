@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "cai/format.h"
-#include "cai/judge.h"
 #include "train/losses.h"
 
 enum { MIN_CRITIQUE_TOKENS = 4 };
@@ -305,20 +304,25 @@ static bool gate(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) 
     Message *msg = mem_alloc((size_t)(n_of + 1) * sizeof *msg);
     Judged *out = mem_alloc((size_t)(n_of + 1) * sizeof *out);
     Round **round = mem_alloc((size_t)(n_of + 1) * sizeof *round);
+    Str rule = {0};
+    Heap rules = {0};
     int n = 0;
     for (int i = 0; i < n_of; i++) {
         Chain *c = &chain[of[i]];
         Round *q = &c->round[c->n_round - 1];
         if (!q->violates || q->reject != REJECT_NONE) continue;
-        item[n] = (JudgeItem){user_turn(&msg[n], c), q->revision, c->current,
-                              principle_compare(&r->con->principle[q->principle])};
+        const Principle *p = &r->con->principle[q->principle];
+        principle_text(&rule, p);
+        item[n] = (JudgeItem){user_turn(&msg[n], c), q->revision, c->current, principle_compare(p),
+                              heap_strn(&rules, str_get(&rule), rule.n)};
         round[n++] = q;
     }
-    bool ok = judge_pairs(out, r->engine, &r->text->chat, item, n, r->max_len, err);
+    Judge judge = {r->engine, &r->text->chat, r->max_len, r->remote};
+    bool ok = judge_ask(&judge, out, item, n, err);
     for (int i = 0; i < n && ok; i++) {
         Round *q = round[i];
         if (!out[i].scored) {
-            q->reject = REJECT_CONTEXT;
+            q->reject = out[i].miss == MISS_CONTEXT ? REJECT_CONTEXT : REJECT_ABSTAIN;
             continue;
         }
         q->gate_p = sigmoid(judged_l(out[i]));
@@ -327,6 +331,8 @@ static bool gate(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) 
         else if (q->gate_p < r->ctx->cfg->revise.gate_min)
             q->reject = REJECT_WORSE;
     }
+    str_release(&rule);
+    heap_release(&rules);
     free(item);
     free(msg);
     free(out);

@@ -9,6 +9,7 @@
 #define DIKAST_CAI_REVISE_H
 
 #include "cai/filters.h"
+#include "cai/judge.h"
 #include "cai/stages.h"
 
 enum { MAX_ROUNDS = 4, MAX_CANDIDATES = 8 };
@@ -41,6 +42,7 @@ typedef struct {
 typedef struct {
     const StageCtx *ctx;
     Engine *engine;
+    RemoteJudge *remote;        /* judges in the gate; NULL: the engine does */
     const StageText *text;
     const Constitution *con;
     Selector *selector;

@@ -53,7 +53,14 @@ typedef struct {
     } revise;
     struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;
     struct { SampleKeys s; int64_t redteam, benign, repeats; } pairs;
-    struct { double clamp, t_cal, abstain; bool ensemble; } label;
+    struct {                    /* who judges pairs; all but kind is judge.remote.* */
+        int kind, api, key_header;
+        char *url, *model, *key_env, *cache;
+        double temperature, timeout_s, backoff_s, per_minute, max_usd, price_in, price_out;
+        int64_t max_tokens, votes, retries, concurrency, max_requests, max_total_tokens;
+        bool logprobs;
+    } judge;
+    struct { double clamp, t_cal, abstain; bool ensemble; CfgList gates; } label;
     struct {
         TrainKeys t;
         int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */
@@ -83,6 +90,7 @@ typedef struct {
     struct {
         SampleKeys s;
         int64_t samples, limit, choice_limit, bon;
+        bool judge;
         char *gold;                 /* program that scores the tiny world; "" : beside dikast */
         char *base;                 /* run whose report gates may compare with */
         CfgList gates;

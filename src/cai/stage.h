@@ -38,6 +38,9 @@ typedef struct Stage {
     /* Calls add(ud, path) for every file below data_dir (or absolute) whose content it reads. NULL: none */
     void (*files)(const RunConfig *cfg, void (*add)(void *ud, const char *path), void *ud);
     bool uses_constitution;     /* its canonical hash enters the key */
+    /* Whether it judges pairs: then judge.* enters the key, and a remote judge's key must be there before the run begins.
+     * NULL: never. */
+    bool (*uses_judge)(const RunConfig *cfg);
     bool (*run)(const StageCtx *ctx, Error *err);
 } Stage;
 

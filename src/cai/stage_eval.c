@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cai/eval_replies.h"
+#include "cai/eval_judge.h"
 
 enum { N_MODEL = 3 };
 static const char *const model_name[N_MODEL] = {"helpful", "sl", "rl"};
@@ -188,6 +188,18 @@ static bool best_of(Eval *v, Summary *s, Error *err) {
     return ok;
 }
 
+/* SL-CAI against the helpful model, RL-CAI against both, in the judge's eyes. */
+static bool win_rates(Eval *v, const Replies *r, Summary *s, Error *err) {
+    EvalJudge *j = NULL;
+    if (!v->ctx->cfg->eval.judge) return true;
+    bool ok = eval_judge_open(&j, v->ctx, &v->text, &v->con, err);
+    for (int b = 1; b < N_MODEL && ok; b++)
+        for (int a = 0; a < b && ok; a++) ok = eval_judge_compare(j, &r[a], &r[b], s, v->rng, err);
+    ok = ok && eval_judge_books(j, s, err);
+    eval_judge_close(j);
+    return ok;
+}
+
 static bool eval_all(Eval *v, Error *err) {
     const StageCtx *ctx = v->ctx;
     Replies r[N_MODEL] = {{0}};
@@ -200,7 +212,7 @@ static bool eval_all(Eval *v, Error *err) {
     }
     for (int i = 1; i < N_MODEL && ok; i++) replies_compare(&r[i - 1], &r[i], &s, &v->con, v->rng);
     if (ok) replies_compare(&r[0], &r[2], &s, &v->con, v->rng);
-    ok = ok && best_of(v, &s, err);
+    ok = ok && win_rates(v, r, &s, err) && best_of(v, &s, err);
     for (int i = 0; i < N_MODEL; i++) replies_release(&r[i]);
     if (ok) return summary_end(&s, ctx, err);
     str_release(&s.text);
@@ -240,6 +252,8 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.choice, add, ud);
 }
 
+static bool uses_judge(const RunConfig *c) { return c->eval.judge; }
+
 const Stage stage_eval = {
     .name = "eval",
     .help = "harm, help, over-refusal, consistency and capability of every stage's model on the same prompts",
@@ -248,4 +262,5 @@ const Stage stage_eval = {
     .section = {"eval.", "data.choice", "data.columns", "data.max_rows"},
     .files = files,
     .uses_constitution = true,
+    .uses_judge = uses_judge,
     .run = run};

@@ -1,29 +1,37 @@
-/* AI feedback: the frozen helpful model judges every pair under the label principles, both orders, in log-odds.
+/* AI feedback: the frozen helpful model, or a service (judge.kind), judges every pair under the label principles, both
+ * orders, in log-odds.
  *
  *   l_p = (l_ab - l_ba)/2, clamped;  L = sum of w_p l_p within the deciding authority level;  q = sigmoid(L / T_cal)
  *
  * A level is undecided when |sum| < 0.2; then the next one down speaks (judge.c). Labels stay soft. A pair whose orders
- * disagree and whose q lies within label.abstain of 0.5 gets weight 0 (TIE): never a random label. */
+ * disagree and whose q lies within label.abstain of 0.5 gets weight 0 (TIE), and so does one that no principle could
+ * judge (CONTEXT, REFUSED, UNREADABLE): never a random label. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/io.h"
 #include "cai/format.h"
-#include "cai/judge.h"
+#include "cai/judge_remote.h"
 #include "cai/pair_rows.h"
 #include "eval/stats.h"
 #include "train/losses.h"
 
 static const double DECIDED = 0.2; /* distance from 0.5 of what counts as decided in the summary */
 
+typedef struct { /* one principle's judgements, and the judge under it against known answers */
+    int judged, decided, flips, agree, n_label, gold, right;
+    double first;
+} PrincipleBooks;
+
 typedef struct {
     const StageCtx *ctx;
     const StageText *text;
-    Engine *engine;
+    Judge judge;
+    PrincipleBooks books[64]; /* by principle */
     Constitution con;
     int label_principle[64], n_label; /* as many as a constitution may hold */
-    int max_len;
 } Labeler;
 
 static double clamp(double x, double to) { return x > to ? to : x < -to ? -to : x; }
@@ -35,6 +43,28 @@ static PairLabel combine(const Labeler *l, const Judged *j, const int *principle
     return label_combine(j, of, n, c->label.clamp, c->label.t_cal, c->label.abstain);
 }
 
+/* Why a pair has no label; NULL: it has one. */
+static const char *label_code(const PairLabel *l) {
+    return l->weight > 0 ? NULL : l->level < 0 ? judge_miss_name(l->miss) : "TIE";
+}
+
+/* Whether this principle alone says what the label says: counted where both are clear. */
+static void book_principles(Labeler *l, const PairLabel *label, const Judged *j, const int *principle, int n) {
+    for (int k = 0; k < n; k++) {
+        PrincipleBooks *b = &l->books[principle[k]];
+        double q = sigmoid(judged_l(j[k]) / l->ctx->cfg->label.t_cal);
+        if (!j[k].scored) continue;
+        b->judged++;
+        b->first += ((j[k].l_ab > 0) + (j[k].l_ba > 0)) / 2.0;
+        if (fabs(q - 0.5) < DECIDED) continue;
+        b->decided++;
+        b->flips += judged_flip(j[k]);
+        if (fabs(label->q - 0.5) < DECIDED) continue;
+        b->n_label++;
+        b->agree += (q > 0.5) == (label->q > 0.5);
+    }
+}
+
 static void label_json(Str *out, const PairRow *p, const PairLabel *l, const Judged *j, const int *principle, int n,
                        const Constitution *con) {
     JsonOut o;
@@ -44,7 +74,7 @@ static void label_json(Str *out, const PairRow *p, const PairLabel *l, const Jud
     json_out_str(&o, "id", p->id);
     json_out_num(&o, "q", l->q);
     json_out_num(&o, "weight", l->weight);
-    json_out_str(&o, "code", l->weight > 0 ? NULL : "TIE");
+    json_out_str(&o, "code", label_code(l));
     json_out_bool(&o, "flip", l->flip);
     json_out_str(&o, "constitution", con->sha256);
     json_out_arr(&o, "judged");
@@ -53,6 +83,7 @@ static void label_json(Str *out, const PairRow *p, const PairLabel *l, const Jud
         json_out_str(&o, "principle", con->principle[principle[k]].id);
         json_out_num(&o, "l_ab", j[k].scored ? j[k].l_ab : NAN);
         json_out_num(&o, "l_ba", j[k].scored ? j[k].l_ba : NAN);
+        if (!j[k].scored) json_out_str(&o, "miss", judge_miss_name(j[k].miss));
         json_out_obj_end(&o);
     }
     json_out_arr_end(&o);
@@ -70,6 +101,11 @@ static int principles_for(const Labeler *l, const char *id, int *out) {
     return 1;
 }
 
+static JudgeItem judge_item(const Message *m, const PairRow *p, const Principle *pr, Str *text, Heap *heap) {
+    principle_text(text, pr);
+    return (JudgeItem){{m, 1}, p->a, p->b, principle_compare(pr), heap_strn(heap, str_get(text), text->n)};
+}
+
 enum { CHUNK = 256 };
 
 static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label, Writer *w, Error *err) {
@@ -79,23 +115,24 @@ static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label
     Message *msg = mem_alloc((size_t)n * sizeof *msg);
     int *principle = mem_alloc((size_t)(n * per) * sizeof *principle);
     Str line = {0};
+    Heap rules = {0};
     for (int i = 0; i < n; i++) {
         msg[i] = (Message){ROLE_USER, pair[i].prompt};
         principles_for(l, pair[i].id, principle + i * per);
         for (int k = 0; k < per; k++)
-            item[i * per + k] = (JudgeItem){
-                {&msg[i], 1}, pair[i].a, pair[i].b, principle_compare(&l->con.principle[principle[i * per + k]])};
+            item[i * per + k] = judge_item(&msg[i], &pair[i], &l->con.principle[principle[i * per + k]], &line, &rules);
     }
-    bool ok = judge_pairs(judged, l->engine, &l->text->chat, item, n * per, l->max_len, err);
+    bool ok = judge_ask(&l->judge, judged, item, n * per, err);
     for (int i = 0; i < n && ok; i++) {
         label[i] = combine(l, judged + i * per, principle + i * per, per);
+        book_principles(l, &label[i], judged + i * per, principle + i * per, per);
         label_json(&line, &pair[i], &label[i], judged + i * per, principle + i * per, per, &l->con);
         ok = writer_put(w, line.s, line.n, err);
         ledger_in(l->ctx->ledger, 1, 0);
-        ledger_add(l->ctx->ledger, label[i].weight > 0 ? LEDGER_TRAINED : LEDGER_DROPPED,
-                   label[i].weight > 0 ? NULL : "TIE", 1, 0);
+        ledger_add(l->ctx->ledger, label[i].weight > 0 ? LEDGER_TRAINED : LEDGER_DROPPED, label_code(&label[i]), 1, 0);
     }
     str_release(&line);
+    heap_release(&rules);
     free(item);
     free(judged);
     free(msg);
@@ -104,7 +141,7 @@ static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label
 }
 
 static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *label) {
-    int decided = 0, flips = 0, ties = 0;
+    int decided = 0, flips = 0, ties = 0, missed[MISS_COUNT] = {0};
     double slot = 0;
     int n_slot = 0, n_len = 0;
     double *q = mem_alloc((size_t)(pairs->n + 1) * sizeof *q), *len = mem_alloc((size_t)(pairs->n + 1) * sizeof *len);
@@ -112,7 +149,8 @@ static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *la
         bool clear = fabs(label[i].q - 0.5) >= DECIDED;
         decided += clear;
         flips += clear && label[i].flip;
-        ties += label[i].weight == 0;
+        ties += label[i].weight == 0 && label[i].level >= 0;
+        missed[label[i].miss]++;
         if (!isnan(label[i].first_slot)) slot += label[i].first_slot, n_slot++;
         if (!clear) continue;
         q[n_len] = label[i].q;
@@ -121,11 +159,64 @@ static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *la
     summary_num(s, "pairs", pairs->n);
     summary_num(s, "decided", decided);
     summary_num(s, "ties", ties);
+    summary_num(s, "unjudged", missed[MISS_CONTEXT] + missed[MISS_REFUSED] + missed[MISS_UNREADABLE]);
     summary_num(s, "flip_rate", decided ? (double)flips / decided : 0);
     summary_num(s, "first_slot", n_slot ? slot / n_slot : 0.5);
     summary_num(s, "length_corr", correlation(q, len, n_len));
     free(q);
     free(len);
+}
+
+/* Per principle that judged anything: how often it decides, flips and takes the first place, how often it agrees with
+ * the label, and the judge's accuracy on known answers that ask for it. */
+static void report_principles(const Labeler *l, Summary *s) {
+    for (int i = 0; i < l->n_label; i++) {
+        const PrincipleBooks *b = &l->books[l->label_principle[i]];
+        const struct {
+            const char *name;
+            double hits;
+            int n;
+        } row[] = {{"decided", b->decided, b->judged},
+                   {"first_slot", b->first, b->judged},
+                   {"flip_rate", b->flips, b->decided},
+                   {"agreement", b->agree, b->n_label},
+                   {"accuracy", b->right, b->gold}};
+        for (int k = 0; k < COUNT_OF(row); k++) {
+            char key[160];
+            snprintf(key, sizeof key, "principle.%.100s.%s", l->con.principle[l->label_principle[i]].id, row[k].name);
+            if (row[k].n > 0) summary_num(s, key, row[k].hits / row[k].n);
+        }
+    }
+}
+
+/* -- gates --------------------------------------------------------------------------------------------------------- */
+static double own_metric(void *ud, const char *name) {
+    return strncmp(name, "label.", 6) ? NAN : json_num(json_get(ud, name + 6), NAN);
+}
+
+/* Labels that miss a gate are not released: the stage fails, and nothing is trained on them. */
+static bool check_label_gates(const StageCtx *ctx, Error *err) {
+    const CfgList *gates = &ctx->cfg->label.gates;
+    Str path = {0}, missed = {0};
+    Json *root = NULL;
+    path_join(&path, ctx->output, "summary.json");
+    bool ok = gates->n == 0 || json_read_file(&root, str_get(&path), 0, err);
+    for (int i = 0; i < gates->n && ok; i++) {
+        GateResult g;
+        ok = gate_eval(&g, gates->item[i], own_metric, root, err) || error_wrap(err, "label.gates");
+        if (ok && !g.ok)
+            str_printf(&missed, "%s%s (%.4g against %.4g)", missed.n ? "; " : "", g.text, g.value, g.bound);
+    }
+    if (ok && missed.n)
+        ok = error_set(
+            err, ERR_LIMIT,
+            "label.gates missed: %.600s. The labels are not released; they lie with their summary in %s. Another "
+            "judge (judge.kind), label.t_cal or the constitution may mend them",
+            str_get(&missed), ctx->output);
+    json_release(root);
+    str_release(&path);
+    str_release(&missed);
+    return ok;
 }
 
 /* -- the judge against known answers ------------------------------------------------------------------------------- */
@@ -146,8 +237,11 @@ static void gold_add(Gold *g, const char *prompt, const char *a, const char *b, 
     }
     Heap *h = &g->heap;
     g->msg[g->n] = (Message){ROLE_USER, heap_strn(h, prompt, strlen(prompt))};
-    g->item[g->n] = (JudgeItem){
-        {NULL, 1}, heap_strn(h, a, strlen(a)), heap_strn(h, b, strlen(b)), heap_strn(h, compare, strlen(compare))};
+    g->item[g->n] = (JudgeItem){{NULL, 1},
+                                heap_strn(h, a, strlen(a)),
+                                heap_strn(h, b, strlen(b)),
+                                heap_strn(h, compare, strlen(compare)),
+                                NULL};
     g->better[g->n++] = better;
 }
 
@@ -163,6 +257,17 @@ static bool gold_row(void *ud, const Json *row, int line, Error *err) {
         return error_set(err, ERR_FORMAT, "'better' is %g, expected 0 (a), 1 (b) or -1 (neither)", better);
     gold_add(ud, prompt, a, b, principle, (int)better);
     return true;
+}
+
+/* Known answers name their principle by the words of its request. */
+static void book_gold(Labeler *l, const char *compare, bool hit) {
+    for (int i = 0; i < l->n_label; i++) {
+        int p = l->label_principle[i];
+        if (strcmp(principle_compare(&l->con.principle[p]), compare)) continue;
+        l->books[p].gold++;
+        l->books[p].right += hit;
+        return;
+    }
 }
 
 /* better: 0 a, 1 b, -1 neither (a tie: the judge should be at 0.5). */
@@ -186,7 +291,7 @@ static bool check_judge(Labeler *l, Summary *s, Error *err) {
     for (int i = 0; i < g.n; i++) g.item[i].prompt.msg = &g.msg[i];
     Judged *j = mem_alloc((size_t)(g.n + 1) * sizeof *j);
     double *q = mem_alloc((size_t)(g.n + 1) * sizeof *q), *truth = mem_alloc((size_t)(g.n + 1) * sizeof *truth);
-    ok = ok && judge_pairs(j, l->engine, &l->text->chat, g.item, g.n, l->max_len, err);
+    ok = ok && judge_ask(&l->judge, j, g.item, g.n, err);
     int n = 0, right = 0, n_tie = 0;
     double tie = 0;
     for (int i = 0; i < g.n && ok; i++) {
@@ -195,7 +300,9 @@ static bool check_judge(Labeler *l, Summary *s, Error *err) {
         if (g.better[i] < 0)
             tie += p > 0.5 ? p : 1 - p, n_tie++;
         else {
-            right += (p > 0.5) == (g.better[i] == 0);
+            bool hit = (p > 0.5) == (g.better[i] == 0);
+            right += hit;
+            book_gold(l, g.item[i].compare, hit);
             q[n] = p;
             truth[n++] = g.better[i] == 0;
         }
@@ -229,10 +336,12 @@ static bool label_all(Labeler *l, Error *err) {
     path_join(&path, ctx->output, "labels.jsonl");
     bool ok = pair_rows_read(&pairs, stage_input(ctx, "pairs"), NULL, err) && writer_open(&w, str_get(&path), err);
     PairLabel *label = mem_alloc((size_t)(pairs.n + 1) * sizeof *label);
-    for (int i = 0; i < pairs.n && ok; i += CHUNK) {
-        int n = pairs.n - i < CHUNK ? pairs.n - i : CHUNK;
+    /* A remote judge is asked for everything at once: it answers when it likes, and says itself how far it is. */
+    int chunk = l->judge.remote ? pairs.n : CHUNK;
+    for (int i = 0; i < pairs.n && ok; i += chunk) {
+        int n = pairs.n - i < chunk ? pairs.n - i : chunk;
         ok = label_chunk(l, &pairs.item[i], n, &label[i], w, err);
-        log_progress(ctx->log, i + n, pairs.n, i + n, "pairs", "%s", "");
+        if (!l->judge.remote) log_progress(ctx->log, i + n, pairs.n, i + n, "pairs", "%s", "");
         if (ok && stop_requested(ctx->stop)) ok = error_set(err, ERR_STOPPED, "stopped; run again to go on");
     }
     log_progress_end(ctx->log);
@@ -244,9 +353,10 @@ static bool label_all(Labeler *l, Error *err) {
         Summary s;
         summary_begin(&s);
         report_labels(&s, &pairs, label);
-        ok = check_judge(l, &s, err);
+        ok = check_judge(l, &s, err) && (!l->judge.remote || remote_judge_books(l->judge.remote, &s, err));
+        if (ok) report_principles(l, &s);
         if (ok)
-            ok = summary_end(&s, ctx, err);
+            ok = summary_end(&s, ctx, err) && check_label_gates(ctx, err);
         else
             str_release(&s.text);
     }
@@ -256,22 +366,32 @@ static bool label_all(Labeler *l, Error *err) {
     return ok;
 }
 
+static bool open_judge(Labeler *l, StageNet *net, Error *err) {
+    const StageCtx *ctx = l->ctx;
+    EngineConfig ec = {.share_prefix = true};
+    if (ctx->cfg->judge.kind == JUDGE_REMOTE) return remote_judge_open(&l->judge.remote, ctx, err);
+    if (!stage_net_open(net, ctx, stage_input(ctx, "helpful"), HEAD_LM, false, err) ||
+        !engine_open(&l->judge.engine, net->net, &ec, err))
+        return false;
+    l->judge.chat = &l->text->chat;
+    l->judge.max_len = net->m.cfg.max_seq;
+    return true;
+}
+
 static bool run(const StageCtx *ctx, Error *err) {
     StageText text = {0};
     StageNet net = {0};
     Labeler l = {.ctx = ctx, .text = &text};
-    EngineConfig ec = {.share_prefix = true};
     bool ok = stage_text_open(&text, stage_input(ctx, "tokenizer"), err) &&
-              stage_net_open(&net, ctx, stage_input(ctx, "helpful"), HEAD_LM, false, err) &&
-              stage_constitution(&l.con, ctx->cfg, ctx->data_dir, err) && engine_open(&l.engine, net.net, &ec, err);
+              stage_constitution(&l.con, ctx->cfg, ctx->data_dir, err) && open_judge(&l, &net, err);
     if (ok) {
-        l.max_len = net.m.cfg.max_seq;
         for (int i = 0; i < l.con.n && l.n_label < COUNT_OF(l.label_principle); i++)
             if (l.con.principle[i].use & USE_LABEL) l.label_principle[l.n_label++] = i;
         ok = l.n_label > 0 || error_set(err, ERR_CONFIG, "no principle of the constitution has use 'label'");
         ok = ok && label_all(&l, err);
     }
-    if (l.engine) engine_close(l.engine);
+    if (l.judge.engine) engine_close(l.judge.engine);
+    remote_judge_close(l.judge.remote);
     constitution_release(&l.con);
     stage_net_close(&net);
     stage_text_close(&text);
@@ -283,12 +403,18 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     if (c->data.judge_gold.n == 0) stage_list_files(&c->data.prefs_harmless, add, ud);
 }
 
+static bool uses_judge(const RunConfig *c) {
+    (void)c;
+    return true;
+}
+
 const Stage stage_label = {
     .name = "label",
-    .help = "AI feedback: the helpful model judges the pairs under the principles, both orders, soft",
+    .help = "AI feedback: the helpful model, or a service, judges the pairs under the principles, both orders, soft",
     .version = 1,
     .needs = {"world", "tokenizer", "helpful", "pairs"},
     .section = {"label.", "data.judge_gold", "data.prefs_harmless", "data.columns", "data.max_rows"},
     .files = files,
     .uses_constitution = true,
+    .uses_judge = uses_judge,
     .run = run};

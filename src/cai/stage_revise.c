@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "base/io.h"
+#include "cai/judge_remote.h"
 #include "cai/revise.h"
 
 /* What the selector saw, best first; nothing of an even draw. */
@@ -86,7 +87,7 @@ static void reject_duplicates(Chain *chain, int n) {
     free(seen);
 }
 
-static bool summarise(const StageCtx *ctx, const Chain *chain, int n, Error *err) {
+static bool summarise(const StageCtx *ctx, const RemoteJudge *judge, const Chain *chain, int n, Error *err) {
     int outcome[3] = {0}, reject[REJECT_COUNT] = {0}, rounds = 0, violates = 0, forced = 0, parsed = 0;
     char key[64];
     for (int i = 0; i < n; i++) {
@@ -120,7 +121,9 @@ static bool summarise(const StageCtx *ctx, const Chain *chain, int n, Error *err
         ledger_in(ctx->ledger, 1, 0);
         ledger_add(ctx->ledger, lost ? LEDGER_DROPPED : LEDGER_TRAINED, lost ? reject_name(c->reject) : NULL, 1, 0);
     }
-    return summary_end(&s, ctx, err);
+    if (!judge || remote_judge_books(judge, &s, err)) return summary_end(&s, ctx, err);
+    str_release(&s.text);
+    return false;
 }
 
 static bool write_rows(const StageCtx *ctx, const Chain *chain, int n, const Constitution *con, Error *err) {
@@ -159,13 +162,15 @@ static bool all_rounds(Reviser *r, const Prompts *prompts, Error *err) {
     if (rounds > r->con->n) rounds = r->con->n;
     for (int round = 0; round < rounds && ok; round++) ok = revise_round(r, chain, n, err);
     if (ok && c->revise.dedup) reject_duplicates(chain, n);
-    ok = ok && write_rows(r->ctx, chain, n, r->con, err) && summarise(r->ctx, chain, n, err);
+    ok = ok && write_rows(r->ctx, chain, n, r->con, err) && summarise(r->ctx, r->remote, chain, n, err);
     for (int i = 0; i < n; i++) chain_release(&chain[i]);
     free(chain);
     free(draw);
     str_release(&id);
     return ok;
 }
+
+static bool uses_judge(const RunConfig *c) { return c->revise.gate && c->revise.critique; }
 
 static bool run(const StageCtx *ctx, Error *err) {
     StageText text = {0};
@@ -181,6 +186,7 @@ static bool run(const StageCtx *ctx, Error *err) {
               selector_open(&r.selector, &con, USE_CRITIQUE, (SelectMode)ctx->cfg->constitution.select,
                             ctx->cfg->constitution.epsilon, (Rng){ctx->seed, RNG_PRINCIPLE}, err) &&
               engine_open(&r.engine, net.net, &ec, err);
+    if (ok && ctx->cfg->judge.kind == JUDGE_REMOTE && uses_judge(ctx->cfg)) ok = remote_judge_open(&r.remote, ctx, err);
     if (ok) {
         r.max_len = net.m.cfg.max_seq;
         r.eval_grams = gramset_new(13);
@@ -190,6 +196,7 @@ static bool run(const StageCtx *ctx, Error *err) {
         gramset_free(r.eval_grams);
     }
     if (r.engine) engine_close(r.engine);
+    remote_judge_close(r.remote);
     if (r.selector) selector_close(r.selector);
     prompts_release(&prompts);
     constitution_release(&con);
@@ -204,4 +211,5 @@ const Stage stage_revise = {.name = "revise",
                             .needs = {"world", "tokenizer", "prompts", "helpful"},
                             .section = {"revise."},
                             .uses_constitution = true,
+                            .uses_judge = uses_judge,
                             .run = run};
