@@ -43,6 +43,26 @@ static void put_file(const char *path, const char *text) {
     if (!io_write_file(path, text, strlen(text), &err)) fail_msg("%s", err.msg);
 }
 
+/* A folder with a template of its own: its dialogues, and the mask that follows from it. */
+static void test_template(void **state) {
+    (void)state;
+    static const char *const part[] = {
+        "\n    <|system|>Q:hi<|end|>A:yes<|end|>Q:more<|end|>A:[[no<|end|>]]\n",
+    };
+    Error err = {0};
+    if (!io_make_dirs("t_command.model", &err) || !io_copy_file(TOKENIZER, "t_command.model/tokenizer.json", &err))
+        fail_msg("%s", err.msg);
+    put_file("t_command.model/tokenizer_config.json", "{\"eos_token\": \"<|end|>\", \"bos_token\": \"<|system|>\"}");
+    put_file(
+        "t_command.model/chat_template.jinja",
+        "{{ bos_token }}{% for m in messages %}{{ 'A:' if m.role == 'assistant' else 'Q:' }}{{ m.content + eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}A:{% endif %}\n");
+    put_file("t_command.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", "
+                                "\"content\": \"yes\"}, {\"role\": \"user\", \"content\": \"more\"}, {\"role\": "
+                                "\"assistant\", \"content\": \"no\"}]}\n");
+    expect("inspect t_command.jsonl --tokenizer t_command.model", 0, part, COUNT_OF(part));
+}
+
 static void test_inspect(void **state) {
     (void)state;
     static const char *const part[] = {
@@ -231,8 +251,9 @@ static void test_stages(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect),  cmocka_unit_test(test_json),
-                                       cmocka_unit_test(test_colours),  cmocka_unit_test(test_show),
-                                       cmocka_unit_test(test_mistakes), cmocka_unit_test(test_stages)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect), cmocka_unit_test(test_template),
+                                       cmocka_unit_test(test_json),    cmocka_unit_test(test_colours),
+                                       cmocka_unit_test(test_show),    cmocka_unit_test(test_mistakes),
+                                       cmocka_unit_test(test_stages)};
     return cmocka_run_group_tests_name("data command", tests, NULL, NULL);
 }
