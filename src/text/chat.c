@@ -22,6 +22,8 @@ bool chat_init(Chat *c, const Tokenizer *t, Error *err) {
         c->id[s] = tokenizer_special(t, sentinel_spelling((Sentinel)s));
         if (c->id[s] < 0) str_printf(&missing, " %s", sentinel_spelling((Sentinel)s));
     }
+    c->document = c->id[SENT_ENDOFTEXT];
+    c->pad = c->id[SENT_MASK];
     bool ok = missing.n == 0;
     if (!ok)
         error_set(err, ERR_FORMAT,
@@ -164,6 +166,10 @@ static void put_principle(Sequence *s, const Chat *c, const char *const *part, i
 
 void chat_critique_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
                           const char *critique_request, const char *revision_request) {
+    if (c->headings) {
+        headings_critique(s, c, d, reply, principle, critique_request);
+        return;
+    }
     chat_respond(s, c, d);
     chat_reply(s, c, reply, 0, true);
     put_principle(s, c, (const char *const[]){principle, critique_request, revision_request}, 3);
@@ -171,6 +177,10 @@ void chat_critique_prompt(Sequence *s, const Chat *c, Dialogue d, const char *re
 }
 
 void chat_critique_answer(Sequence *s, const Chat *c, const char *critique, const char *revision, float weight) {
+    if (c->headings) {
+        headings_answer(s, c, HEADING_CRITIQUE, critique, weight);
+        return;
+    }
     sequence_text(s, c, critique, weight);
     put_sentinel(s, c, SENT_VERDICT, weight);
     put_sentinel(s, c, revision ? SENT_VIOLATES : SENT_OK, weight);
@@ -181,7 +191,31 @@ void chat_critique_answer(Sequence *s, const Chat *c, const char *critique, cons
     put_sentinel(s, c, SENT_END, weight);
 }
 
+void chat_revision_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
+                          const char *critique_request, const char *critique, const char *revision_request) {
+    if (c->headings) {
+        headings_revision(s, c, d, reply, principle, critique_request, critique, revision_request);
+        return;
+    }
+    chat_critique_prompt(s, c, d, reply, principle, critique_request, revision_request);
+    sequence_text(s, c, critique, 0);
+    put_sentinel(s, c, SENT_VERDICT, 0);
+    put_sentinel(s, c, SENT_VIOLATES, 0);
+    put_sentinel(s, c, SENT_REVISION, 0);
+}
+
+void chat_revision_answer(Sequence *s, const Chat *c, const char *revision, float weight) {
+    if (c->headings)
+        headings_answer(s, c, HEADING_REVISION, revision, weight);
+    else
+        chat_reply(s, c, revision, weight, true);
+}
+
 void chat_judge_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare) {
+    if (c->headings) {
+        headings_judge(s, c, d, a, b, compare);
+        return;
+    }
     chat_dialogue(s, c, d, 0);
     put_turn(s, c, SENT_OPTION, a, 0);
     put_turn(s, c, SENT_OPTION, b, 0);
@@ -190,6 +224,10 @@ void chat_judge_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, co
 }
 
 void chat_applies_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle) {
+    if (c->headings) {
+        headings_applies(s, c, d, reply, principle);
+        return;
+    }
     chat_respond(s, c, d);
     chat_reply(s, c, reply, 0, true);
     put_principle(s, c, &principle, 1);

@@ -11,4 +11,15 @@ void sequence_encode(Sequence *s, const Chat *c, const char *text, size_t n, con
 /* What the template makes of d; ends ready for a reply when respond is set. Weights as chat_dialogue's. */
 void template_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant, bool respond);
 
+/* ---- chat_headings.c: the same prompts without sentinels */
+typedef enum { HEADING_CRITIQUE, HEADING_REVISION, HEADING_ANSWER } Heading;
+bool headings_open(Chat *c, const char *name, Error *err);  /* sets headings and the ids of the two answers */
+void headings_critique(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle, const char *request);
+void headings_revision(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
+                       const char *critique_request, const char *critique, const char *request);
+/* What follows a heading that stands at the end of s, and the end of the reply. */
+void headings_answer(Sequence *s, const Chat *c, Heading h, const char *text, float weight);
+void headings_judge(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare);
+void headings_applies(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle);
+
 #endif

@@ -54,6 +54,26 @@ const char *chat_native_template(void) {
            "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}";
 }
 
+/* Base models read transcripts: headings on lines of their own, so that a reply begins as a line does. The first reply
+ * ends with eos_token, and so does every other. */
+const char *chat_transcript_template(void) {
+    return "{{- bos_token | default('') }}"
+           "{%- for message in messages %}"
+           "{%- if not loop.first %}{{- '\n\n' }}{%- endif %}"
+           "{%- if message['role'] == 'assistant' %}"
+           "{{- 'Assistant:\n' }}"
+           "{%- generation %}{{- message['content'] + eos_token }}{%- endgeneration %}"
+           "{%- elif message['role'] == 'user' %}"
+           "{{- 'Human:\n' + message['content'] }}"
+           "{%- elif message['role'] == 'system' %}"
+           "{{- message['content'] }}"
+           "{%- else %}"
+           "{{- raise_exception('expected the role system, user or assistant, found ' + message['role']) }}"
+           "{%- endif %}"
+           "{%- endfor %}"
+           "{%- if add_generation_prompt %}{{- '\n\nAssistant:\n' }}{%- endif %}";
+}
+
 /* ---- opening ---- */
 
 static int longer(const void *a, const void *b) {
@@ -103,6 +123,20 @@ static bool template_error(const ChatTemplate *t, const JinjaError *e, Error *er
                      str_get(&e->message));
 }
 
+static int32_t special_named(const Chat *c, const Json *config, const char *key) {
+    const char *s = json_str(config ? token_text(json_get(config, key)) : NULL, NULL);
+    return s ? tokenizer_special(c->tok, s) : -1;
+}
+
+/* What stands for the sentinels of documents and padding in a vocabulary that may lack them. */
+static void name_places(Chat *c, const Json *config) {
+    int32_t end = c->id[SENT_END], bos = special_named(c, config, "bos_token"),
+            pad = special_named(c, config, "pad_token");
+    c->document = c->id[SENT_ENDOFTEXT] >= 0 ? c->id[SENT_ENDOFTEXT] : bos >= 0 ? bos : end;
+    c->pad = c->id[SENT_MASK];
+    if (c->pad < 0 && pad != end && pad != c->document) c->pad = pad;
+}
+
 bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t n, const Json *config, const char *name,
                         int64_t now_s, Error *err) {
     ChatTemplate *m = mem_alloc(sizeof *m);
@@ -123,6 +157,9 @@ bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t 
             "%s: which token ends a reply? 'eos_token' of tokenizer_config.json is %s%s; it must be a special "
             "token of the tokenizer",
             name, end ? end : "missing", end ? "" : ", and there is no <|end|>");
+    if (ok) name_places(c, config);
+    for (int s = SENT_PRINCIPLE; s <= SENT_SECOND && ok && !c->headings; s++)
+        if (c->id[s] < 0) ok = headings_open(c, name, err);
     if (!ok) chat_close(c);
     return ok;
 }
