@@ -49,12 +49,12 @@ static void make_sequence(View *v, const Chat *c, const Row *r, const char *repl
             sequence_instruction(&v->s, c, r);
             break;
         }
-        sequence_put(&v->s, c->id[SENT_ENDOFTEXT], 0);
+        sequence_put(&v->s, c->document, 0);
         sequence_text(&v->s, c, r->a, 1);
-        sequence_put(&v->s, c->id[SENT_ENDOFTEXT], 1);
+        sequence_put(&v->s, c->document, 1);
         break;
     case ROW_FORMAT:
-        format_sequence(&v->s, c, r);
+        format_sequence(&v->s, c, r, 0);
         break;
     case ROW_PROMPT:
         chat_respond(&v->s, c, r->prompt);

@@ -85,6 +85,7 @@ const CfgKey run_keys[] = {
     {"tokenizer.split",  CFG_ENUM, CFG_RESULT, AT(tokenizer.split), "llama3|gpt2", 0, 0, "split pattern of a trained tokenizer"},
 
     {"model.path",       CFG_STR,  CFG_RESULT, AT(model.path), "", 0, 0, "model folder (config.json, safetensors, tokenizer.json) to start from; empty: random weights"},
+    {"model.prompts",    CFG_ENUM, CFG_RESULT, AT(model.prompts), "auto|sentinels|headings", 0, 0, "how a model from model.path is asked to criticise, revise and judge: by special tokens added to its vocabulary, or in plain words by its own chat template, in two calls; auto: headings if it has a template and not the tokens"},
     {"model.family",     CFG_ENUM, CFG_RESULT, AT(model.family), "llama|gpt2", 0, 0, "family of features of a new model"},
     {"model.n_layer",    CFG_INT,  CFG_RESULT, AT(model.n_layer), "4", 1, 1000, "layers"},
     {"model.n_head",     CFG_INT,  CFG_RESULT, AT(model.n_head), "4", 1, 1000, "query heads"},
@@ -119,7 +120,7 @@ const CfgKey run_keys[] = {
     {"revise.repeats",         CFG_INT,  CFG_RESULT, AT(revise.repeats), "1", 1, 1000, "dialogues per prompt"},
     {"revise.rounds",          CFG_INT,  CFG_RESULT, AT(revise.rounds), "1", 1, 4, "critique and revision rounds at most"},
     {"revise.critique_tokens", CFG_INT,  CFG_RESULT, AT(revise.critique_tokens), "96", 4, 4096, "longest critique; then the verdict is forced"},
-    {"revise.mode",            CFG_ENUM, CFG_RESULT, AT(revise.mode), "one|two", 0, 0, "critique and revision in one generation, or two calls (reference)"},
+    {"revise.mode",            CFG_ENUM, CFG_RESULT, AT(revise.mode), "one|two", 0, 0, "critique and revision in one generation, or two calls (reference); headings (model.prompts) always take two"},
     {"revise.critique",        CFG_BOOL, CFG_RESULT, AT(revise.critique), "true", 0, 0, "false: replies are kept as they are (control)"},
     {"revise.min_words",       CFG_INT,  CFG_RESULT, AT(revise.min_words), "5", 0, 1000, "reject SHORT below"},
     {"revise.need_quote",      CFG_BOOL, CFG_RESULT, AT(revise.need_quote), "true", 0, 0, "reject UNGROUNDED critiques that quote nothing"},

@@ -32,6 +32,7 @@ typedef struct {
     struct { char *import; int64_t vocab; int split; } tokenizer;
     struct {
         char *path;         /* a model directory to start from instead of random weights; "" none */
+        int prompts;        /* auto | sentinels | headings */
         int family;
         int64_t n_layer, n_head, n_kv_head, d_model, d_ff, max_seq;
         bool tied;

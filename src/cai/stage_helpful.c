@@ -48,19 +48,19 @@ static bool add_format(const StageCtx *ctx, SampleSet *train, const StageText *t
              stage_rows(&prefs, ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
     if (make && ok) format_rows_make(&made, ctx, &labelled, &prefs);
     for (int i = 0; i < rows.n && ok; i++) {
-        sequence_clear(&s);
-        format_sequence(&s, &text->chat, &rows.row[i]);
-        stage_add(ctx, train, &s, max, stage_id(rows.row[i].id), 0, 1);
+        const Row *r = &rows.row[i];
+        for (int part = 0; sequence_clear(&s), format_sequence(&s, &text->chat, r, part); part++)
+            stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
     }
     double share = c->helpful.format_share, want = share < 1 ? (double)train->n * share / (1 - share) : 1e18;
     int64_t *order = mem_alloc((size_t)(made.n + 1) * sizeof *order), kept = 0;
     rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, 0, order, made.n);
     for (int i = 0; i < made.n && ok && kept < want; i++) {
         const Row *r = &made.row[order[i]];
-        sequence_clear(&s);
-        format_sequence(&s, &text->chat, r);
-        if (s.tok.n > max) continue; /* not counted in: there are more than are wanted */
-        kept += stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
+        bool any = false;
+        for (int part = 0; sequence_clear(&s), format_sequence(&s, &text->chat, r, part); part++)
+            if (s.tok.n <= max) any |= stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
+        kept += any; /* longer ones are not counted in: there are more than are wanted */
     }
     free(order);
     ok = ok && sequence_ok(&s, err);

@@ -38,16 +38,18 @@ static bool add_revision(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
+static bool instruction_or_format(Sequence *s, const Chat *c, const Row *r, bool format, int part) {
+    if (format) return format_sequence(s, c, r, part);
+    if (part == 0) sequence_instruction(s, c, r);
+    return part == 0;
+}
+
 static bool add_rows(SampleSet *set, const StageText *text, const Rows *rows, int max, bool format, Error *err) {
     Sequence s = {0};
     for (int i = 0; i < rows->n; i++) {
         const Row *r = &rows->row[i];
-        sequence_clear(&s);
-        if (format)
-            format_sequence(&s, &text->chat, r);
-        else
-            sequence_instruction(&s, &text->chat, r);
-        if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
+        for (int part = 0; sequence_clear(&s), instruction_or_format(&s, &text->chat, r, format, part); part++)
+            if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
     }
     bool ok = sequence_ok(&s, err);
     sequence_release(&s);
