@@ -42,11 +42,11 @@ static void reply_sequence(View *v, const Chat *c, const Row *r, const char *rep
 static void make_sequence(View *v, const Chat *c, const Row *r, const char *reply) {
     switch (r->kind) {
     case ROW_INSTRUCTION:
-        sequence_instruction(&v->s, c, r);
+        if (!sequence_instruction(&v->s, c, r, true)) reply_sequence(v, c, r, reply, 1); /* without the tools */
         break;
     case ROW_TEXT:
         if (r->tok) {
-            sequence_instruction(&v->s, c, r);
+            sequence_instruction(&v->s, c, r, true);
             break;
         }
         sequence_put(&v->s, c->document, 0);

@@ -52,6 +52,7 @@ const CfgKey run_keys[] = {
     {"data.dir",           CFG_STR,  CFG_RUNTIME, AT(data.dir), "../shared/data/quickstart", 0, 0, "folder of the data files"},
     {"data.pretrain",      CFG_LIST, CFG_RESULT, AT(data.pretrain), "pretrain.jsonl", 0, 0, "text files: {text} rows or plain text"},
     {"data.sft",           CFG_LIST, CFG_RESULT, AT(data.sft), "sft.jsonl", 0, 0, "instruction files: {prompt, response} or chat messages"},
+    {"data.sft_turns",     CFG_ENUM, CFG_RESULT, AT(data.sft_turns), "all|last", 0, 0, "assistant turns of an instruction dialogue that are learned: all that its row leaves to learn (of prompt and completion: the completion's), or the last"},
     {"data.format",        CFG_LIST, CFG_RESULT, AT(data.format), "", 0, 0, "critique and judge demonstrations: {kind, ...}"},
     {"data.redteam",       CFG_LIST, CFG_RESULT, AT(data.redteam), "redteam_prompts.jsonl", 0, 0, "red-team prompts: {prompt, category}"},
     {"data.benign",        CFG_LIST, CFG_RESULT, AT(data.benign), "", 0, 0, "harmless prompts: {prompt} or {turns}"},

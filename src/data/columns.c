@@ -19,6 +19,7 @@ static const struct {
     {"rejected", COLUMN_TEXT},
     {"margin", COLUMN_NUMBER},
     {"messages", COLUMN_JSON},
+    {"tools", COLUMN_JSON},
     {"conversations", COLUMN_JSON},
     {"turns", COLUMN_JSON},
     {"instruction", COLUMN_TEXT},

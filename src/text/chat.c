@@ -125,22 +125,35 @@ static void put_turn(Sequence *s, const Chat *c, Sentinel opener, const char *te
     put_sentinel(s, c, SENT_END, weight);
 }
 
-void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant) {
+void chat_learn(Sequence *s, const Chat *c, Dialogue d, int learn_from, float weight_assistant) {
     static const Sentinel opener[] = {
         [ROLE_SYSTEM] = SENT_SYSTEM, [ROLE_USER] = SENT_USER, [ROLE_ASSISTANT] = SENT_ASSISTANT};
     if (c->tmpl) {
-        template_dialogue(s, c, d, weight_assistant, false);
+        template_dialogue(s, c, &(Spoken){.d = d}, learn_from, weight_assistant, false);
         return;
     }
     for (int i = 0; i < d.n; i++) {
         const Message *m = &d.msg[i];
-        put_turn(s, c, opener[m->role], m->text, m->role == ROLE_ASSISTANT ? weight_assistant : 0);
+        bool learned = m->role == ROLE_ASSISTANT && i >= learn_from;
+        put_turn(s, c, opener[m->role], m->text, learned ? weight_assistant : 0);
     }
+}
+
+void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant) {
+    chat_learn(s, c, d, 0, weight_assistant);
+}
+
+void chat_tools(Sequence *s, const Chat *c, const Json *messages, const Json *tools, int learn_from,
+                float weight_assistant) {
+    if (c->tmpl)
+        template_dialogue(s, c, &(Spoken){.messages = messages, .tools = tools}, learn_from, weight_assistant, false);
+    else
+        sequence_fail(s, "a dialogue with tools needs a chat template that writes them");
 }
 
 void chat_respond(Sequence *s, const Chat *c, Dialogue d) {
     if (c->tmpl) {
-        template_dialogue(s, c, d, 0, true);
+        template_dialogue(s, c, &(Spoken){.d = d}, 0, 0, true);
         return;
     }
     chat_dialogue(s, c, d, 0);

@@ -94,6 +94,11 @@ void sequence_text(Sequence *s, const Chat *c, const char *text, float weight);
  * such blocks, of what an assistant's turn adds to the rendering of the turns before it with add_generation_prompt; the
  * dialogue is refused when that rendering is not how the whole one begins. */
 void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant);
+/* The same, but turns before d.msg[learn_from] are context: what they say has no weight. */
+void chat_learn(Sequence *s, const Chat *c, Dialogue d, int learn_from, float weight_assistant);
+/* A dialogue with tools: messages and tools (NULL: none) are JSON arrays as apply_chat_template takes them. Only a template
+ * writes those; weights as chat_learn's. */
+void chat_tools(Sequence *s, const Chat *c, const Json *messages, const Json *tools, int learn_from, float weight_assistant);
 void chat_respond(Sequence *s, const Chat *c, Dialogue d);                          /* D <|assistant|> */
 /* After chat_respond: the reply. end: append <|end|> with the same weight. */
 void chat_reply(Sequence *s, const Chat *c, const char *text, float weight, bool end);

@@ -8,8 +8,10 @@ void sequence_fail(Sequence *s, const char *why);                               
 void sequence_textn(Sequence *s, const Chat *c, const char *text, size_t n, float weight);
 /* Ids of a text read as o says, weight 0; spans as encoder_encode_opts. */
 void sequence_encode(Sequence *s, const Chat *c, const char *text, size_t n, const EncodeOpts *o, SpanBuf *spans);
-/* What the template makes of d; ends ready for a reply when respond is set. Weights as chat_dialogue's. */
-void template_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant, bool respond);
+/* What a template is given: a dialogue, or JSON messages when those are not NULL. */
+typedef struct { Dialogue d; const Json *messages, *tools; } Spoken;
+/* What the template makes of it; ends ready for a reply when respond is set. Weights as chat_learn's. */
+void template_dialogue(Sequence *s, const Chat *c, const Spoken *p, int learn_from, float weight_assistant, bool respond);
 
 /* ---- chat_headings.c: the same prompts without sentinels */
 typedef enum { HEADING_CRITIQUE, HEADING_REVISION, HEADING_ANSWER } Heading;
