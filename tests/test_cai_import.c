@@ -236,6 +236,24 @@ static void modes(void **state) {
     c = open_imported(&t, other, PROMPTS_HEADINGS);
     assert_true(c.pad == tokenizer_special(t.tok, "<|reserved_1|>") && c.id[SENT_MASK] < 0);
     stage_text_close(&t);
+    help_write(other, "tokenizer_config.json", "{\"eos_token\": \"<|im_end|>\", \"pad_token\": \"<|im_end|>\"}");
+    c = open_imported(&t, other, PROMPTS_HEADINGS);
+    assert_true(c.pad == c.id[SENT_MASK] && c.pad >= 0);
+    stage_text_close(&t);
+    /* The special tokens are there, whatever the template: nothing to ask in words for. */
+    c = open_imported(&t, other, PROMPTS_SENTINELS);
+    stage_text_close(&t);
+    snprintf(file, sizeof file, "%s/text/tokenizer.json", root);
+    char *all = help_read(root, "text/tokenizer.json");
+    help_write(other, "tokenizer.json", all);
+    help_write(other, "chat_template.jinja", CHATML);
+    c = open_imported(&t, other, PROMPTS_AUTO);
+    assert_true(!c.tmpl && !c.headings);
+    stage_text_close(&t);
+    snprintf(file, sizeof file, "%s/chat_template.jinja", other);
+    assert_int_equal(unlink(file), 0);
+    help_write(other, "tokenizer.json", tok);
+    free(all);
     /* What cannot be. */
     help_write(other, "tokenizer_config.json", "{}");
     help_write(other, "config.json", "{}");
