@@ -9,7 +9,7 @@
 #include "cai/revise.h"
 #include "engine_nets.h"
 
-enum { N_PRINCIPLE = 5, N_PROMPT = 6, LONG = 1024 };
+enum { N_PRINCIPLE = 5, N_PROMPT = 6, LONG = 2048 };
 
 typedef struct {
     RunConfig cfg;
@@ -368,6 +368,127 @@ static void candidates_are_kept(void **state) {
     selector_close(best);
 }
 
+/* ---- the same model under a vocabulary without sentinels: asked in words */
+
+/* What t reads from is returned: to be released after it is closed. */
+static Json *words_open(StageText *t, const World *w) {
+    static const char source[] =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    static const char config[] = "{\"eos_token\": \"<|im_end|>\"}";
+    const char *special[SENT_COUNT];
+    char name[SENT_COUNT][20];
+    Str json = {0};
+    Json *root = NULL;
+    int at = 0;
+    Error err = {0};
+    for (int i = 0; i < SENT_COUNT; i++) {
+        snprintf(name[i], sizeof name[i], "<|other_%d|>", i);
+        special[i] = i == SENT_END ? "<|im_end|>" : i == SENT_USER ? "<|im_start|>" : name[i];
+    }
+    BpeTrainParams p = {
+        .n_vocab = 330, .split = SPLIT_GPT2, .special = special, .n_special = SENT_COUNT, .min_count = 2};
+    assert_ok(bpe_train(&json, &p, next_text, &at, &err), err);
+    assert_ok(tokenizer_parse(&t->tok, json.s, json.n, "other", &err), err);
+    assert_int_equal(tokenizer_n_vocab(t->tok), tokenizer_n_vocab(w->tok));
+    assert_ok(json_parse(&root, config, sizeof config - 1, 0, "config", 1, &err), err);
+    assert_ok(chat_open_template(&t->chat, t->tok, source, sizeof source - 1, root, "here", CHAT_FIXED_DAY, &err), err);
+    assert_true(t->chat.headings && t->chat.id[SENT_END] == w->text.chat.id[SENT_END]);
+    str_release(&json);
+    return root;
+}
+
+/* log p(keeps) - log p(breaks), asked with "keeps" as (A) and as (B). */
+static double verdict_of(const World *w, const StageText *t, const char *critique, const Chain *c, int principle) {
+    const int32_t option[] = {t->chat.id[SENT_FIRST], t->chat.id[SENT_SECOND]};
+    const Principle *p = &w->con.principle[principle];
+    double odds = 0;
+    for (int flip = 0; flip < 2; flip++) {
+        Sequence s = {0};
+        float lp[2];
+        Error err = {0};
+        Message m = {ROLE_USER, c->prompt->text};
+        chat_verdict_prompt(&s, &t->chat, (Dialogue){&m, 1}, c->reply, p->text, principle_critique(p), critique, flip);
+        Tokens prompt = {s.tok.id, s.tok.n};
+        assert_ok(engine_options(w->engine, &prompt, 1, option, 2, lp, &err), err);
+        odds += flip ? (double)lp[1] - (double)lp[0] : (double)lp[0] - (double)lp[1];
+        sequence_release(&s);
+    }
+    return odds / 2;
+}
+
+/* What was said for (A) is now said for (B). */
+static void exchange_answers(World *w, const StageText *t) {
+    int c = w->nets.model.cfg.d_model;
+    double *row = mem_alloc(2 * (size_t)c * sizeof *row);
+    const int32_t id[] = {t->chat.id[SENT_FIRST], t->chat.id[SENT_SECOND]};
+    for (int k = 0; k < 2; k++) tensor_get_row(w->nets.be, row + k * c, w->nets.lm.w, id[k]);
+    for (int k = 0; k < 2; k++) tensor_set_row(w->nets.be, w->nets.lm.w, id[!k], row + k * c);
+    free(row);
+    w->nets.model.version++;
+}
+
+static int longest_critique(const World *w, const StageText *t) {
+    int longest = 0;
+    for (int i = 0; i < N_PROMPT; i++) {
+        Sequence s = {0};
+        Message m = {ROLE_USER, w->prompt[i].text};
+        const Principle *p = &w->con.principle[0];
+        chat_critique_prompt(&s, &t->chat, (Dialogue){&m, 1}, "first get tools then sell the cars .", p->text,
+                             principle_critique(p), "");
+        if (s.tok.n > longest) longest = s.tok.n;
+        sequence_release(&s);
+    }
+    return longest;
+}
+
+static void in_words(void **state) {
+    World *w = *state;
+    StageText t = {0};
+    enum { AS_IS, EXCHANGED, NARROW, N_WAY };
+    int violates[N_WAY] = {0}, cut = 0;
+    Json *config = words_open(&t, w);
+    for (int way = 0; way < N_WAY; way++) {
+        w->cfg.revise.mode = way & 1; /* says nothing here: there are always two calls */
+        if (way == EXCHANGED) exchange_answers(w, &t);
+        Reviser r = {.ctx = &w->ctx,
+                     .engine = w->engine,
+                     .text = &t,
+                     .con = &w->con,
+                     .selector = w->selector,
+                     .max_len = way == NARROW ? longest_critique(w, &t) + 20 : LONG};
+        Chain chain[N_CHAIN];
+        Error err = {0};
+        chains_make(w, chain);
+        assert_ok(revise_round(&r, chain, N_CHAIN, &err), err);
+        for (int i = 0; i < N_CHAIN; i++) {
+            const Chain *c = &chain[i];
+            const Round *q = &c->round[0];
+            if (way == NARROW) { /* there is room for the critique, not for the question after it */
+                assert_true(c->n_round == 1 && isnan(q->verdict_odds) && q->violates && !q->revision);
+                cut += c->reject == REJECT_CONTEXT;
+                chain_release(&chain[i]);
+                continue;
+            }
+            assert_true(c->n_round == 1 && isfinite(q->verdict_odds));
+            assert_true(q->violates == (q->verdict_odds < 0) && (q->revision != NULL) == q->violates);
+            if (i % 16 == 0)
+                assert_true(fabs((double)q->verdict_odds - verdict_of(w, &t, q->critique, c, q->principle)) < 1e-5);
+            assert_true(q->critique[0] != ' ' && !strstr(q->critique, "<|im_end|>"));
+            if (q->revision) assert_true(q->revision[0] != ' ');
+            violates[way] += q->violates;
+            chain_release(&chain[i]);
+        }
+    }
+    int less = violates[AS_IS] < violates[EXCHANGED] ? AS_IS : EXCHANGED;
+    assert_true(violates[less] < N_CHAIN / 4 && violates[!less] > N_CHAIN - N_CHAIN / 4);
+    assert_int_equal(cut, N_CHAIN);
+    exchange_answers(w, &t);
+    w->cfg.revise.mode = 0;
+    stage_text_close(&t);
+    json_release(config);
+}
+
 static void first_replies(void **state) {
     World *w = *state;
     Reviser r = {.ctx = &w->ctx,
@@ -474,6 +595,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rule_by_hand),         cmocka_unit_test(any_generation_parses),
                                        cmocka_unit_test(chains_end_correctly), cmocka_unit_test(no_room_is_context),
                                        cmocka_unit_test(first_replies),        cmocka_unit_test(candidates_are_kept),
-                                       cmocka_unit_test(judging_has_no_side),  cmocka_unit_test(labels_combine)};
+                                       cmocka_unit_test(judging_has_no_side),  cmocka_unit_test(labels_combine),
+                                       cmocka_unit_test(in_words)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -307,6 +307,97 @@ static void refusals_open_so(void **state) {
     for (int i = 0; i < COUNT_OF(no); i++) assert_false(text_refuses(no[i]));
 }
 
+/* Rows of a file of the world in another container, as JSON array or CSV; columns of the CSV by name. */
+static void repack(const char *from, const char *to, const char *const *column, int n) {
+    char *text = help_read(help_stage(&run, "world")->dir, from), *rest = text, *line;
+    Str out = {0};
+    Error err = {0};
+    str_put(&out, n ? "" : "[");
+    for (int k = 0; k < n; k++) str_printf(&out, "%s%s", k ? "," : "", column[k]);
+    for (int i = 0; (line = strsep(&rest, "\n")) && *line; i++) {
+        Json *row = NULL;
+        if (n == 0) str_printf(&out, "%s%s", i ? "," : "", line);
+        if (n == 0) continue;
+        assert_ok(json_parse(&row, line, strlen(line), 0, from, i + 1, &err), err);
+        for (int k = 0; k < n; k++) {
+            const char *name = strcmp(column[k], "question") ? column[k] : "prompt";
+            const Json *v = json_get(row, name);
+            str_put(&out, k ? "," : "\r\n");
+            if (json_str(v, NULL))
+                str_printf(&out, "\"%s\"", json_str(v, NULL));
+            else if (v)
+                str_printf(&out, "%lld", (long long)json_int(v, 0));
+        }
+        json_release(row);
+    }
+    str_put(&out, n ? "\r\n" : "]");
+    help_write(root, to, str_get(&out));
+    str_release(&out);
+    free(text);
+}
+
+static char *result_of(const char *stage, const char *file, const char *const *set) {
+    RunConfig c;
+    PipelineResult r;
+    Error err = {0};
+    char out[300];
+    const char *all[8] = {out, "prompts.variants=2", "run.name=again"};
+    int n = 3;
+    snprintf(out, sizeof out, "run.out=%s/out", root);
+    while (*set) all[n++] = *set++;
+    help_config(&c, TINY, all);
+    assert_ok(pipeline_run(&r, &c, TINY, stage, NULL, NULL, &err), err);
+    char *text = help_read(help_stage(&r, stage)->dir, file);
+    run_config_release(&c);
+    return text;
+}
+
+static char *objects_without(char *text, const char *member) { /* "member":1, goes */
+    char key[40];
+    snprintf(key, sizeof key, "\"%s\":", member);
+    for (char *at; (at = strstr(text, key));) memmove(at, strchr(at, ',') + 1, strlen(strchr(at, ',') + 1) + 1);
+    return text;
+}
+
+static void evaluation_files_may_be_any_container(void **state) {
+    static const char *const column[] = {"kind", "id", "question", "category", "seen"};
+    char eval[2][320], gold[320];
+    (void)state;
+    repack("eval_prompts.jsonl", "eval.json", NULL, 0);
+    repack("eval_prompts.jsonl", "eval.csv", column, COUNT_OF(column));
+    repack("judge_gold.jsonl", "gold.json", NULL, 0);
+    snprintf(eval[0], sizeof eval[0], "data.eval=[%s/eval.json]", root);
+    snprintf(eval[1], sizeof eval[1], "data.eval=[%s/eval.csv]", root);
+    snprintf(gold, sizeof gold, "data.judge_gold=[%s/gold.json]", root);
+    char *want = help_read(help_stage(&run, "prompts")->dir, "prompts.jsonl");
+    char *json = result_of("prompts", "prompts.jsonl", (const char *const[]){eval[0], NULL});
+    assert_string_equal(json, want);
+    char *csv =
+        result_of("prompts", "prompts.jsonl", (const char *const[]){eval[1], "data.columns=[prompt:question]", NULL});
+    /* Members of the CSV come in its order and 'named' is not in it; what a reader sees of them is the same. */
+    Prompts p, q;
+    Error err = {0};
+    help_write(root, "prompts.jsonl", csv);
+    assert_ok(prompts_read(&p, root, &err), err);
+    help_write(root, "prompts.jsonl", objects_without(want, "named"));
+    assert_ok(prompts_read(&q, root, &err), err);
+    assert_int_equal(p.n, q.n);
+    for (int i = 0; i < p.n; i++) {
+        assert_string_equal(p.item[i].id, q.item[i].id);
+        assert_string_equal(p.item[i].text, q.item[i].text);
+        assert_string_equal(p.item[i].kind, q.item[i].kind);
+        assert_string_equal(p.item[i].category, q.item[i].category);
+        assert_string_equal(p.item[i].parent, q.item[i].parent);
+        assert_int_equal(p.item[i].unseen, q.item[i].unseen);
+    }
+    prompts_release(&p);
+    prompts_release(&q);
+    char *was = help_read(help_stage(&run, "label")->dir, "summary.json");
+    char *judged = result_of("label", "summary.json", (const char *const[]){gold, NULL});
+    assert_string_equal(judged, was);
+    free(want), free(json), free(csv), free(was), free(judged);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(sl_mixes_by_tokens),
                                        cmocka_unit_test(prompts_split_with_their_variants),
@@ -316,7 +407,8 @@ int main(void) {
                                        cmocka_unit_test(rl_by_groups),
                                        cmocka_unit_test(evaluation_rows_are_checked),
                                        cmocka_unit_test(a_record_has_a_story),
-                                       cmocka_unit_test(refusals_open_so)};
+                                       cmocka_unit_test(refusals_open_so),
+                                       cmocka_unit_test(evaluation_files_may_be_any_container)};
     int failed = cmocka_run_group_tests(tests, setup, teardown);
     if (!failed) help_remove(root);
     return failed;

@@ -43,6 +43,26 @@ static void put_file(const char *path, const char *text) {
     if (!io_write_file(path, text, strlen(text), &err)) fail_msg("%s", err.msg);
 }
 
+/* A folder with a template of its own: its dialogues, and the mask that follows from it. */
+static void test_template(void **state) {
+    (void)state;
+    static const char *const part[] = {
+        "\n    <|system|>Q:hi<|end|>A:[[yes<|end|>]]Q:more<|end|>A:[[no<|end|>]]\n",
+    };
+    Error err = {0};
+    if (!io_make_dirs("t_command.model", &err) || !io_copy_file(TOKENIZER, "t_command.model/tokenizer.json", &err))
+        fail_msg("%s", err.msg);
+    put_file("t_command.model/tokenizer_config.json", "{\"eos_token\": \"<|end|>\", \"bos_token\": \"<|system|>\"}");
+    put_file(
+        "t_command.model/chat_template.jinja",
+        "{{ bos_token }}{% for m in messages %}{{ 'A:' if m.role == 'assistant' else 'Q:' }}{{ m.content + eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}A:{% endif %}\n");
+    put_file("t_command.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", "
+                                "\"content\": \"yes\"}, {\"role\": \"user\", \"content\": \"more\"}, {\"role\": "
+                                "\"assistant\", \"content\": \"no\"}]}\n");
+    expect("inspect t_command.jsonl --tokenizer t_command.model", 0, part, COUNT_OF(part));
+}
+
 static void test_inspect(void **state) {
     (void)state;
     static const char *const part[] = {
@@ -175,7 +195,7 @@ static void test_mistakes(void **state) {
 
 /* Runs a stage over the files of t_stage.d; its ledger, without white space, into *ledger. */
 static int run_stage(Str *ledger, const char *stage, const char *keys, const char *complaint) {
-    char line[2048], buf[4096];
+    char line[4096], buf[4096];
     Error err = {0};
     snprintf(line, sizeof line,
              BUILD_DIR "/dikast stage %s t_stage.d/c.yaml data.dir=t_stage.d run.out=t_stage.d/out -q %s 2>&1; s=$?; "
@@ -226,13 +246,38 @@ static void test_stages(void **state) {
     assert_int_equal(run_stage(&ledger, "pretrain", "data.pretrain=t.jsonl" SMALL,
                                "row t-1: token id 999, the tokenizer has 0..419"),
                      3);
+    /* Replies of one letter: of two turns both are learned, with their ends, or the last; native dialogues have no
+     * tools. */
+    put_file("t_stage.d/p.jsonl", "{\"text\":\"some words\"}\n");
+    put_file(
+        "t_stage.d/s.jsonl",
+        "{\"id\":\"a\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"},"
+        "{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"b\"}]}\n"
+        "{\"id\":\"b\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"}],"
+        "\"tools\":[{}]}\n");
+    static const char *const turns[2][2] = {
+        {"",
+         "\"bins\":[{\"bin\":\"trained\",\"samples\":1,\"tokens\":4},{\"bin\":\"masked\",\"samples\":0,\"tokens\":8}"},
+        {"data.sft_turns=last", "\"bins\":[{\"bin\":\"trained\",\"samples\":1,\"tokens\":2},{\"bin\":\"masked\","
+                                "\"samples\":0,\"tokens\":10}"}};
+    for (int i = 0; i < 2; i++) {
+        char keys[1000];
+        snprintf(keys, sizeof keys,
+                 "data.pretrain=p.jsonl data.sft=s.jsonl data.max_lost=1 helpful.steps=1 " SMALL "%s", turns[i][0]);
+        assert_int_equal(run_stage(&ledger, "helpful", keys, turns[i][1]), 0);
+        if (!strstr(
+                ledger.s,
+                "\"bin\":\"dropped\",\"reason\":\"tools,whichonlyachattemplateofthemodel'sownwrites\",\"samples\":1"))
+            fail_msg("%s", ledger.s);
+    }
     assert_true(io_remove_tree("t_stage.d", &err));
     str_release(&ledger);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect),  cmocka_unit_test(test_json),
-                                       cmocka_unit_test(test_colours),  cmocka_unit_test(test_show),
-                                       cmocka_unit_test(test_mistakes), cmocka_unit_test(test_stages)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect), cmocka_unit_test(test_template),
+                                       cmocka_unit_test(test_json),    cmocka_unit_test(test_colours),
+                                       cmocka_unit_test(test_show),    cmocka_unit_test(test_mistakes),
+                                       cmocka_unit_test(test_stages)};
     return cmocka_run_group_tests_name("data command", tests, NULL, NULL);
 }

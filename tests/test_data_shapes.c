@@ -155,7 +155,14 @@ static void test_tools(void **state) {
     const Case cases[] = {
         {ROW_ANY, calls, "{'kind':'sft','messages':[{'role':'user','content':'q'},{'role':'assistant','content':'','tool_calls':[{'type':'function','function':{'name':'f','arguments':{'x':1}}}]},"
                          "{'role':'tool','content':'4'},{'role':'assistant','content':'a'}]}"},
-        {ROW_INSTRUCTION, calls, "! tool calls"},
+        {ROW_INSTRUCTION, calls, "{'kind':'sft','messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}]}"},
+        {ROW_UNPAIRED, "{'prompt':[{'role':'user','content':'q'}],'completion':[{'role':'assistant','tool_calls':[{'function':{'name':'f','arguments':{}}}]}],'label':true}", "! tool calls"},
+        {ROW_INSTRUCTION, "{'prompt':'q','completion':[{'role':'assistant','tool_calls':[{'function':{'name':'f','arguments':{}}}]},{'role':'assistant','content':'a'}]}", "! tool calls"},
+        {ROW_INSTRUCTION, "{'messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}],'tools':'[{'}", "! tools is a string that is not JSON"},
+        {ROW_INSTRUCTION, "{'messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}],'tools':{'name':'f'}}", "! tools must be a list of functions"},
+        {ROW_INSTRUCTION, "{'messages':[{'role':'user','content':'q'},{'role':'tool','content':'4'}]}", "! no assistant turn to learn from"},
+        {ROW_INSTRUCTION, "{'messages':[{'role':'user','content':'q'},{'role':'assistant','tool_calls':[{'function':{'name':'f','arguments':{'x':'\\u0000'}}}]}]}", "! NUL character in text"},
+        {ROW_INSTRUCTION, "{'messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}],'tools':[{'name':'\\u0000'}]}", "! NUL character in text"},
         {ROW_ANY, "{'conversations':[{'from':'human','value':'q'},{'from':'function_call','value':'f(1)'},{'from':'gpt','value':'a'}]}", "! a function_call is not JSON"},
         {ROW_ANY, "{'messages':[{'role':'user','content':'q'},{'role':'assistant','tool_calls':[{'function':{'name':'f','arguments':'{'}}]},{'role':'assistant','content':'a'}]}", "! the arguments of a tool call are not JSON"},
         {ROW_ANY, "{'messages':[{'role':'user','content':'q'},{'role':'assistant','tool_calls':[{}]},{'role':'assistant','content':'a'}]}", "! a tool call has no name"},
@@ -172,6 +179,45 @@ static void test_tools(void **state) {
     assert_string_equal(r.row[0].prompt.msg[0].text, "q");
     assert_string_equal(r.row[0].a, "a");
     rows_release(&r);
+}
+
+/* What a template is given of instruction rows with tools. */
+static void test_talk(void **state) {
+    (void)state;
+    static const struct {
+        const char *row, *talk, *tools;
+        int from;
+    } table[] = {
+        {"{'messages':[{'role':'user','content':'q'},{'role':'assistant','content':null,'tool_calls':[{'id':'1','type':'function','function':{'name':'f','arguments':'{}'}}]},{'role':'tool','tool_call_id':'1','name':'f','content':'4'}],'tools':[{'name':'f'}]}",
+         "[{'role':'user','content':'q'},{'role':'assistant','content':null,'tool_calls':[{'id':'1','type':'function','function':{'name':'f','arguments':'{}'}}]},{'role':'tool','tool_call_id':'1','name':'f','content':'4'}]",
+         "[{'name':'f'}]", 0},
+        {"{'system':'s','conversations':[{'from':'human','value':'q'},{'from':'function_call','value':'{\\'name\\': \\'f\\', \\'arguments\\': {}}'},{'from':'observation','value':'4'},{'from':'gpt','value':'a'}],'tools':'[{\\'name\\': \\'f\\'}]'}",
+         "[{'role':'system','content':'s'},{'role':'user','content':'q'},{'role':'assistant','content':'','tool_calls':[{'type':'function','function':{'name':'f','arguments':{}}}]},{'role':'tool','content':'4'},{'role':'assistant','content':'a'}]",
+         "[{'name':'f'}]", 0},
+        {"{'prompt':[{'role':'developer','content':'d'},{'role':'human','content':'q'}],'completion':[{'role':'assistant','tool_calls':[{'function':{'name':'f','arguments':{}}}]}]}",
+         "[{'role':'developer','content':'d'},{'role':'user','content':'q'},{'role':'assistant','tool_calls':[{'function':{'name':'f','arguments':{}}}]}]", NULL, 2},
+        {"{'messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}],'tools':[{'name':'f'}]}", "[{'role':'user','content':'q'},{'role':'assistant','content':'a'}]", "[{'name':'f'}]", 0},
+        {"{'messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}],'tools':[]}", NULL, NULL, 0},
+        {"{'messages':[{'role':'user','content':'q'},{'role':'assistant','content':'a'}],'tools':'null'}", NULL, NULL, 0},
+    };
+    for (int i = 0; i < COUNT_OF(table); i++) {
+        Rows r = {0};
+        Error err = {0};
+        Str text[3] = {{0}};
+        const char *from[3] = {table[i].row, table[i].talk, table[i].tools};
+        for (int k = 0; k < 3; k++)
+            for (const char *p = from[k]; p && *p; p++) str_putc(&text[k], *p == '\'' ? '"' : *p);
+        if (!rows_parse_line(&r, text[0].s, text[0].n, ROW_INSTRUCTION, "f", 1, &err)) fail_msg("%d: %s", i, err.msg);
+        if (r.n != 1) fail_msg("%d: %s", i, r.skip[0].reason);
+        const Row *row = &r.row[0];
+        assert_int_equal(row->talk != NULL, from[1] != NULL);
+        assert_int_equal(row->talk_tools != NULL, from[2] != NULL);
+        if (from[1]) assert_string_equal(row->talk, str_get(&text[1]));
+        if (from[2]) assert_string_equal(row->talk_tools, str_get(&text[2]));
+        assert_int_equal(row->talk_from, table[i].from);
+        rows_release(&r);
+        for (int k = 0; k < 3; k++) str_release(&text[k]);
+    }
 }
 
 static void test_kinds(void **state) {
@@ -296,8 +342,8 @@ static void test_ids(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors), cmocka_unit_test(test_tokens),
-                                       cmocka_unit_test(test_tools),   cmocka_unit_test(test_kinds),
-                                       cmocka_unit_test(test_columns), cmocka_unit_test(test_counts),
-                                       cmocka_unit_test(test_ids)};
+                                       cmocka_unit_test(test_tools),   cmocka_unit_test(test_talk),
+                                       cmocka_unit_test(test_kinds),   cmocka_unit_test(test_columns),
+                                       cmocka_unit_test(test_counts),  cmocka_unit_test(test_ids)};
     return cmocka_run_group_tests_name("shapes", tests, NULL, NULL);
 }

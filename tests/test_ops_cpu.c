@@ -440,12 +440,14 @@ static void test_panels(void **state) {
         assert_true(held % (PANEL_ROWS * 2) == 0 || type != DTYPE_BF16);
         assert_true(held >= n && held < (rows + PANEL_ROWS) * (cols + 2) && held == s.rows * s.ld);
         double *x = mem_alloc((size_t)n * sizeof *x), *got = mem_alloc((size_t)held * sizeof *got);
-        float *f = mem_alloc((size_t)n * sizeof *f);
+        float *f = mem_alloc((size_t)n * sizeof *f), *by_column = mem_alloc((size_t)n * sizeof *f);
         for (int64_t i = 0; i < n; i++) f[i] = (float)(x[i] = (double)(i % 250 - 125 + (i % 250 < 126 ? -1 : 0)));
-        for (int way = 0; way < 2; way++) {
+        for (int64_t i = 0; i < n; i++) by_column[i % cols * rows + i / cols] = f[i];
+        for (int way = 0; way < 3; way++) {
             memset(w.data, 0x55, (size_t)held * dtype_bytes(type));
             if (way == 0) tensor_set(be, w, x);
             if (way == 1) tensor_set_f32(be, w, f);
+            if (way == 2) tensor_set_columns_f32(w, by_column);
             be->op->zero(be, copy);
             be->op->copy(be, copy, w);
             assert_memory_equal(copy.data, w.data, (size_t)held * dtype_bytes(type));
@@ -474,7 +476,8 @@ static void test_panels(void **state) {
             assert_true((double)f[n - cols + j] == x[j] && (rows == 1 || (double)f[j] == x[j]));
         be->op->zero(be, w);
         for (int64_t i = 0; i < held * (int64_t)dtype_bytes(type); i++) assert_int_equal(((char *)w.data)[i], 0);
-        free(x), free(got), free(f);
+        free(x), free(got), free(by_column);
+        free(f);
         arena_release(&arena);
     }
     close_cpu(&cpu);

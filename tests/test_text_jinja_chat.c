@@ -183,6 +183,69 @@ static void test_masks(void **state) {
                     "here:2: the chat template refuses the dialogue: never system");
 }
 
+/* Earlier turns as context: with blocks, without, natively; and tools, whose strings spell special tokens in vain. */
+static void test_learn_from(void **state) {
+    const Fixture *f = *state;
+    static const char *const source[] = {
+        LOOP "{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+             "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}",
+        LOOP "{{ m.role }}:{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"};
+    Str text = {0};
+    Error err = {0};
+    for (int i = 0; i < COUNT_OF(source); i++) {
+        Chat c;
+        Sequence s = {0};
+        open_text(&c, f, source[i]);
+        chat_learn(&s, &c, (Dialogue){turns, 5}, 3, 1);
+        spell(&text, f, &s);
+        assert_string_equal(str_get(&text), "system:be kind[<|end|>]user:hi <|end|>[<|end|>]assistant:the gate[<|end|>]"
+                                            "user:more?[<|end|>]assistant:_no[<|end|>]_");
+        sequence_release(&s);
+        chat_close(&c);
+    }
+    Sequence s = {0};
+    chat_learn(&s, &f->native, (Dialogue){turns, 5}, 3, 1);
+    spell(&text, f, &s);
+    assert_string_equal(str_get(&text),
+                        "[<|system|>]be kind[<|end|>][<|user|>]hi <|end|>[<|end|>][<|assistant|>]the gate"
+                        "[<|end|>][<|user|>]more?[<|end|>][<|assistant|>]_no[<|end|>]_");
+    sequence_clear(&s);
+    static const char messages[] =
+        "[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":"
+        "{"
+        "\"name\":\"f\",\"arguments\":{\"<|end|>\":\"x<|user|>\"}}}]},{\"role\":\"tool\",\"content\":\"4\"},"
+        "{\"role\":\"assistant\",\"content\":\"a\"}]";
+    Json *talk = NULL, *tools = NULL;
+    Chat c;
+    if (!json_parse(&talk, messages, sizeof messages - 1, 0, "messages", 1, &err) ||
+        !json_parse(&tools, "[{\"n\":\"<|end|>\"}]", 17, 0, "tools", 1, &err))
+        fail_msg("%s", err.msg);
+    chat_tools(&s, &f->native, talk, tools, 0, 1);
+    assert_false(sequence_ok(&s, &err));
+    sequence_release(&s);
+    open_text(&c, f,
+              "{{ tools | tojson }}<|end|>" LOOP "{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}{{ "
+              "m.content or '' }}{% for t in m.tool_calls or [] %}"
+              "{{ t.function.name }}{{ t.function.arguments | tojson }}{% endfor %}<|end|>{% endgeneration %}"
+              "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}");
+    for (int from = 0; from < 3; from += 2) {
+        chat_tools(&s, &c, talk, tools, from, 1);
+        spell(&text, f, &s);
+        assert_string_equal(
+            str_get(&text),
+            from ? "[{\"n\": \"<|end|>\"}][<|end|>]user:q[<|end|>]assistant:f{\"<|end|>\": \"x<|user|>\"}[<|end|>]"
+                   "tool:4[<|end|>]assistant:_a[<|end|>]_"
+                 : "[{\"n\": \"<|end|>\"}][<|end|>]user:q[<|end|>]assistant:_f{\"<|end|>\": \"x<|user|>\"}[<|end|>]_"
+                   "tool:4[<|end|>]assistant:_a[<|end|>]_");
+        sequence_clear(&s);
+    }
+    chat_close(&c);
+    sequence_release(&s);
+    json_release(talk);
+    json_release(tools);
+    str_release(&text);
+}
+
 /* What a message spells stays text, in whatever pieces the template takes it apart; what the template spells does not.
  */
 static void test_spellings(void **state) {
@@ -299,7 +362,7 @@ static void test_failures_stay(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_native_equality), cmocka_unit_test(test_masks),         cmocka_unit_test(test_spellings),
-        cmocka_unit_test(test_folders),         cmocka_unit_test(test_failures_stay),
+        cmocka_unit_test(test_folders),         cmocka_unit_test(test_failures_stay), cmocka_unit_test(test_learn_from),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

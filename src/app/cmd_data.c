@@ -64,14 +64,17 @@ static bool wanted_open(Wanted *w, const Args *a, Error *err) {
     Str dir = {0};
     Error no_chat = {0};
     str_printf(&dir, "%s/model", tokenizer);
-    bool ok = tokenizer_open(&w->tok, io_exists(str_get(&dir)) ? str_get(&dir) : tokenizer, err);
+    if (!io_is_dir(str_get(&dir))) str_clear(&dir), str_put(&dir, tokenizer);
+    bool ok = tokenizer_open(&w->tok, str_get(&dir), err), folder = io_is_dir(str_get(&dir));
+    w->has_chat = ok && (folder ? chat_open(&w->chat, w->tok, str_get(&dir), CHAT_FIXED_DAY, &no_chat)
+                                : chat_init(&w->chat, w->tok, &no_chat));
     str_release(&dir);
-    w->has_chat = ok && chat_init(&w->chat, w->tok, &no_chat);
     if (ok && !w->has_chat) log_warn(a->log, "%s: tokens are those of the texts alone", no_chat.msg);
     return ok;
 }
 
 static void wanted_close(Wanted *w) {
+    chat_close(&w->chat);
     if (w->tok) tokenizer_close(w->tok);
     columns_release(&w->columns);
 }

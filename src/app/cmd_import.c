@@ -23,7 +23,7 @@ static bool read_tokenizer(Import *im, Error *err) {
     Tokenizer *tok = NULL;
     str_printf(&path, "%s/tokenizer.json", str_get(&im->m.dir));
     bool ok = io_read_file(&im->tokenizer, path.s, (size_t)256 << 20, err) &&
-              add_sentinels(&im->tokenizer, &im->n_new, path.s, err) &&
+              add_sentinels(&im->tokenizer, SENTINELS_ALL, &im->n_new, path.s, err) &&
               tokenizer_parse(&tok, im->tokenizer.s, im->tokenizer.n, path.s, err);
     if (ok) {
         im->n_vocab = tokenizer_n_vocab(tok);
@@ -138,7 +138,7 @@ const Command command_import = {
         "special\n"
         "tokens get ids behind the vocabulary, embedding and head get rows for them, and the folder is written. A run "
         "with\n"
-        "model.path=FOLDER does the same by itself.",
+        "model.path=FOLDER and model.prompts=sentinels does the same by itself.",
     .flag = flags,
     .min_arg = 1,
     .max_arg = 2,

@@ -42,19 +42,19 @@ static void reply_sequence(View *v, const Chat *c, const Row *r, const char *rep
 static void make_sequence(View *v, const Chat *c, const Row *r, const char *reply) {
     switch (r->kind) {
     case ROW_INSTRUCTION:
-        sequence_instruction(&v->s, c, r);
+        if (!sequence_instruction(&v->s, c, r, true)) reply_sequence(v, c, r, reply, 1); /* without the tools */
         break;
     case ROW_TEXT:
         if (r->tok) {
-            sequence_instruction(&v->s, c, r);
+            sequence_instruction(&v->s, c, r, true);
             break;
         }
-        sequence_put(&v->s, c->id[SENT_ENDOFTEXT], 0);
+        sequence_put(&v->s, c->document, 0);
         sequence_text(&v->s, c, r->a, 1);
-        sequence_put(&v->s, c->id[SENT_ENDOFTEXT], 1);
+        sequence_put(&v->s, c->document, 1);
         break;
     case ROW_FORMAT:
-        format_sequence(&v->s, c, r);
+        format_sequence(&v->s, c, r, 0);
         break;
     case ROW_PROMPT:
         chat_respond(&v->s, c, r->prompt);

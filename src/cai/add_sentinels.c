@@ -40,14 +40,15 @@ static int64_t last_id(const Json *root) {
 }
 
 /* The old list without those that are written anew, then all sentinels. Ids ascend as readers expect. */
-static void put_list(JsonOut *j, const Json *root, int *n_new) {
+static void put_list(JsonOut *j, const Json *root, unsigned which, int *n_new) {
     const Json *list = json_get(root, "added_tokens");
     int64_t next = last_id(root) + 1;
     json_out_arr(j, "added_tokens");
     for (int i = 0; i < json_len(list); i++) {
         const char *s = json_str(json_get(json_at(list, i), "content"), NULL);
         bool ours = false;
-        for (int k = 0; k < SENT_COUNT && s; k++) ours = ours || strcmp(s, sentinel_spelling((Sentinel)k)) == 0;
+        for (int k = 0; k < SENT_COUNT && s; k++)
+            ours = ours || ((which >> k & 1) && strcmp(s, sentinel_spelling((Sentinel)k)) == 0);
         if (ours)
             put_added(j, json_int(json_get(json_at(list, i), "id"), -1), s);
         else
@@ -58,7 +59,7 @@ static void put_list(JsonOut *j, const Json *root, int *n_new) {
         const char *spelling = sentinel_spelling((Sentinel)k);
         int added;
         int64_t id = id_of(root, spelling, &added);
-        if (added >= 0) continue;
+        if (added >= 0 || !(which >> k & 1)) continue;
         if (id < 0) {
             id = next++;
             ++*n_new;
@@ -68,21 +69,30 @@ static void put_list(JsonOut *j, const Json *root, int *n_new) {
     json_out_arr_end(j);
 }
 
-static bool all_there(const Json *root) {
+static bool all_there(const Json *root, unsigned which) {
     const Json *list = json_get(root, "added_tokens");
     for (int k = 0; k < SENT_COUNT; k++) {
         int added;
+        if (!(which >> k & 1)) continue;
         id_of(root, sentinel_spelling((Sentinel)k), &added);
         if (added < 0 || !json_bool(json_get(json_at(list, added), "special"), false)) return false;
     }
     return true;
 }
 
-bool add_sentinels(Str *json, int *n_new, const char *name, Error *err) {
+bool sentinels_there(bool *there, const Str *json, const char *name, Error *err) {
+    Json *root = NULL;
+    if (!json_parse(&root, str_get(json), json->n, 0, name, 1, err)) return false;
+    *there = all_there(root, SENTINELS_ALL);
+    json_release(root);
+    return true;
+}
+
+bool add_sentinels(Str *json, unsigned which, int *n_new, const char *name, Error *err) {
     Json *root = NULL;
     if (!json_parse(&root, str_get(json), json->n, 0, name, 1, err)) return false;
     *n_new = 0;
-    if (all_there(root)) {
+    if (all_there(root, which)) {
         json_release(root);
         return true;
     }
@@ -95,7 +105,7 @@ bool add_sentinels(Str *json, int *n_new, const char *name, Error *err) {
         const Json *value;
         const char *key = json_key_at(root, i, &value);
         bool here = there ? strcmp(key, "added_tokens") == 0 : strcmp(key, "model") == 0;
-        if (here) put_list(&j, root, n_new), written = true;
+        if (here) put_list(&j, root, which, n_new), written = true;
         if (!here || !there) json_out_node(&j, key, value);
     }
     json_out_obj_end(&j);

@@ -5,7 +5,10 @@
 
 #include "text/chat.h"
 
-/* *json replaced; n_new: how many ids are new. json names itself `name` in errors. */
-bool add_sentinels(Str *json, int *n_new, const char *name, Error *err);
+enum { SENTINELS_ALL = (1 << SENT_COUNT) - 1 };
+/* *json replaced; which: bits by Sentinel; n_new: how many ids are new. json names itself `name` in errors. */
+bool add_sentinels(Str *json, unsigned which, int *n_new, const char *name, Error *err);
+/* Does it have all of them, as special tokens? */
+bool sentinels_there(bool *there, const Str *json, const char *name, Error *err);
 
 #endif

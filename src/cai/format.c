@@ -3,23 +3,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-void format_principle(Str *out, const Principle *p) {
-    const char *part[] = {principle_critique(p), principle_revise(p)};
+/* The rule and its critique request, as the critique prompt shows them. */
+static void format_principle(Str *out, const Principle *p) {
     str_clear(out);
     principle_text(out, p);
-    for (int i = 0; i < COUNT_OF(part); i++)
-        if (part[i][0]) str_printf(out, " %s", part[i]);
+    if (principle_critique(p)[0]) str_printf(out, " %s", principle_critique(p));
 }
 
-void format_sequence(Sequence *s, const Chat *c, const Row *row) {
-    if (row->label < 0) {
+/* Verdict and revision, which natively are part of the critique. The verdict is shown in either order. */
+static bool later_part(Sequence *s, const Chat *c, const Row *row, int part) {
+    static const Principle none = {.text = ""};
+    if (part == 1) {
+        bool flip = stage_id(row->id) & 1, breaks = row->b != NULL;
+        chat_verdict_prompt(s, c, row->prompt, row->a, row->principle, "", row->critique, flip);
+        sequence_put(s, c->id[breaks == flip ? SENT_FIRST : SENT_SECOND], 1);
+        return true;
+    }
+    if (part != 2 || !row->b) return false;
+    chat_revision_prompt(s, c, row->prompt, row->a, row->principle, "", row->critique,
+                         row->revision_request ? row->revision_request : principle_revise(&none));
+    chat_revision_answer(s, c, row->b, 1);
+    return true;
+}
+
+bool format_sequence(Sequence *s, const Chat *c, const Row *row, int part) {
+    bool critique = row->label < 0;
+    if (part > 0) return critique && c->headings && later_part(s, c, row, part);
+    if (critique) {
         chat_critique_prompt(s, c, row->prompt, row->a, row->principle, "",
                              row->revision_request ? row->revision_request : "");
         chat_critique_answer(s, c, row->critique, row->b, 1);
-        return;
+    } else {
+        chat_judge_prompt(s, c, row->prompt, row->a, row->b, row->principle);
+        sequence_put(s, c->id[row->label == 0 ? SENT_FIRST : SENT_SECOND], 1);
     }
-    chat_judge_prompt(s, c, row->prompt, row->a, row->b, row->principle);
-    sequence_put(s, c->id[row->label == 0 ? SENT_FIRST : SENT_SECOND], 1);
+    return true;
 }
 
 bool format_half(const StageCtx *ctx, const char *id) {
@@ -89,6 +107,7 @@ static void critique_row(Rows *out, const StageCtx *ctx, const Row *from, const 
     r->label = -1;
     format_principle(&text, p);
     r->principle = heap_strn(&out->heap, str_get(&text), text.n);
+    r->revision_request = heap_printf(&out->heap, "%s", principle_revise(p));
     if (from->label) {
         str_clear(&text);
         str_put(&text, "The reply says \"");

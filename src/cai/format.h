@@ -6,10 +6,9 @@
 
 #include "cai/stage_util.h"
 
-/* The whole sequence of a format row; only what the model writes has weight. */
-void format_sequence(Sequence *s, const Chat *c, const Row *row);
-/* The principle as the critique prompt shows it: text, critique request, revision request. */
-void format_principle(Str *out, const Principle *p);
+/* Appends sequence `part` of a format row, 0, 1, ..; only what the model writes has weight. False: the row has no such part,
+ * nothing is appended. One part natively; with headings a critique has a verdict and, when it found fault, a revision too. */
+bool format_sequence(Sequence *s, const Chat *c, const Row *row, int part);
 /* Labelled replies and preferences that may teach the format; the other half belongs to the classifier and the checks. */
 bool format_half(const StageCtx *ctx, const char *id);
 /* Appends critique rows (from harm_qa) and judge rows (from prefs); row texts live in out->heap. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cai/format.h"
+#include "cai/judge.h"
 #include "train/losses.h"
 
 enum { MIN_CRITIQUE_TOKENS = 4 };
@@ -132,9 +133,23 @@ void reply_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule
     rule->ban = r->ban_revision;
 }
 
+/* What follows a heading begins with the space between them. */
+static char *decode_reply(const StageText *t, const int32_t *id, int n) {
+    char *s = decode(t, id, n);
+    size_t blank = t->chat.headings ? strspn(s, " \n") : 0;
+    memmove(s, s + blank, strlen(s) - blank + 1);
+    return s;
+}
+
 /* A span of generated ids between two sentinels -> text. */
 static void read_round(Round *q, const StageText *t, const GenResult *g, const CritiqueRule *rule) {
     CritiqueParse parse = {0};
+    if (t->chat.headings) { /* the verdict is another call */
+        bool ended = g->why == STOP_TOKEN;
+        q->critique = decode_reply(t, g->text, g->n - ended);
+        q->n_forced = 1 + !ended; /* as natively, where one seam always is */
+        return;
+    }
     if (rule->two_calls) { /* ends with the verdict */
         parse.n_critique = g->n - 2;
         parse.violates = g->text[g->n - 1] == t->chat.id[SENT_VIOLATES];
@@ -158,6 +173,7 @@ static bool second_call(Reviser *r, Chain *chain, const int *of, int n_of, Error
     Calls calls;
     SampleParams p;
     Str rule = {0};
+    bool ok = true;
     uint8_t *ban = mem_alloc((size_t)tokenizer_n_vocab(r->text->tok));
     ban_reserved(ban, r->text, SENT_END);
     CritiqueRule only_end = {.ban_revision = ban};
@@ -171,25 +187,72 @@ static bool second_call(Reviser *r, Chain *chain, const int *of, int n_of, Error
         if (!q->violates) continue;
         Message m;
         Sequence *s = calls_add(&calls, of[i]);
-        format_principle(&rule, &r->con->principle[q->principle]);
-        chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&rule), "", "");
-        sequence_text(s, chat, q->critique, 0);
-        sequence_put(s, chat->id[SENT_VERDICT], 0);
-        sequence_put(s, chat->id[SENT_VIOLATES], 0);
-        sequence_put(s, chat->id[SENT_REVISION], 0);
+        const Principle *pr = &r->con->principle[q->principle];
+        principle_text(&rule, pr);
+        chat_revision_prompt(s, chat, user_turn(&m, c), c->current, str_get(&rule), principle_critique(pr), q->critique,
+                             principle_revise(pr));
+        if (s->tok.n + p.max_new <= r->max_len) continue;
+        ok = ok && sequence_ok(s, err); /* no room: the round has no revision, and its filter says CONTEXT */
+        sequence_release(s);
+        calls.n--;
     }
     char what[32];
     snprintf(what, sizeof what, "revise%d", n_of ? chain[of[0]].n_round : 0);
-    bool ok = calls_run(&calls, r, chain, &p, what, err);
-    for (int i = 0; i < calls.n && ok; i++) {
+    bool ran = ok && calls_run(&calls, r, chain, &p, what, err);
+    for (int i = 0; i < calls.n && ran; i++) {
         Round *q = &chain[calls.chain[i]].round[chain[calls.chain[i]].n_round - 1];
         const GenResult *g = &calls.res[i];
         q->truncated = g->why != STOP_TOKEN;
-        q->revision = decode(r->text, g->text, g->n - !q->truncated);
+        q->revision = decode_reply(r->text, g->text, g->n - !q->truncated);
     }
-    calls_release(&calls, ok);
+    calls_release(&calls, ran);
     str_release(&rule);
     free(ban);
+    return ran;
+}
+
+/* Verdicts in words, asked for in both orders so that a liking for (A) cancels: odds = (l - l_flipped) / 2. A dialogue
+ * that has no room left for the question counts as a violation, whose revision has no room either. */
+static bool verdict_calls(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) {
+    const Chat *chat = &r->text->chat;
+    Sequence *seq = mem_alloc((size_t)(2 * n_of + 1) * sizeof *seq);
+    Tokens *prompt = mem_alloc((size_t)(2 * n_of + 1) * sizeof *prompt);
+    float *lp = mem_alloc((size_t)(4 * n_of + 1) * sizeof *lp);
+    int *owner = mem_alloc((size_t)(n_of + 1) * sizeof *owner), n = 0;
+    const int32_t option[] = {chat->id[SENT_FIRST], chat->id[SENT_SECOND]};
+    Str rule = {0};
+    for (int i = 0; i < n_of; i++) {
+        Chain *c = &chain[of[i]];
+        Round *q = &c->round[c->n_round - 1];
+        const Principle *pr = &r->con->principle[q->principle];
+        Message m;
+        bool fits = true;
+        principle_text(&rule, pr);
+        for (int flip = 0; flip < 2; flip++) {
+            Sequence *s = &seq[2 * i + flip];
+            chat_verdict_prompt(s, chat, user_turn(&m, c), c->current, str_get(&rule), principle_critique(pr),
+                                q->critique, flip);
+            prompt[2 * n + flip] = (Tokens){s->tok.id, s->tok.n};
+            fits = fits && s->tok.n <= r->max_len;
+        }
+        q->violates = true;
+        q->verdict_odds = NAN;
+        if (fits) owner[n++] = of[i];
+    }
+    bool ok = sequences_ok(seq, 2 * n_of, err) && engine_options(r->engine, prompt, 2 * n, option, 2, lp, err);
+    for (int i = 0; i < n && ok; i++) {
+        Chain *c = &chain[owner[i]];
+        Round *q = &c->round[c->n_round - 1];
+        const float *l = lp + 4 * i;
+        q->verdict_odds = ((l[0] - l[1]) - (l[2] - l[3])) / 2;
+        q->violates = q->verdict_odds < 0;
+    }
+    for (int i = 0; i < 2 * n_of; i++) sequence_release(&seq[i]);
+    free(seq);
+    free(prompt);
+    free(lp);
+    free(owner);
+    str_release(&rule);
     return ok;
 }
 
@@ -226,13 +289,15 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
                          .critique_tokens = (int)r->ctx->cfg->revise.critique_tokens,
                          .reply_tokens = (int)r->ctx->cfg->revise.s.max_new,
                          .verdict_choice = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]},
-                         .two_calls = r->ctx->cfg->revise.mode == 1};
+                         .two_calls = chat->headings || r->ctx->cfg->revise.mode == 1};
     const int32_t stop_one[] = {chat->id[SENT_END]}, stop_two[] = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]};
+    bool at_verdict = rule.two_calls && !chat->headings;
     SampleParams p;
-    stage_sampling(&p, r->ctx, &r->ctx->cfg->revise.s, rule.two_calls ? stop_two : stop_one, rule.two_calls ? 2 : 1);
-    p.hook = critique_rule;
+    stage_sampling(&p, r->ctx, &r->ctx->cfg->revise.s, at_verdict ? stop_two : stop_one, at_verdict ? 2 : 1);
+    p.hook = chat->headings ? reply_rule : critique_rule;
     p.hook_ud = &rule;
-    p.max_new = rule.critique_tokens + 3 + rule.reply_tokens + 1;
+    int room = rule.critique_tokens + 3 + rule.reply_tokens + 1;
+    p.max_new = chat->headings ? rule.critique_tokens : room;
     Calls calls;
     calls_init(&calls, n);
     Str text = {0};
@@ -243,13 +308,10 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
         Message m;
         Sequence *s = calls_add(&calls, i);
         const Principle *pr = &r->con->principle[c->round[c->n_round - 1].principle];
-        if (rule.two_calls)
-            principle_text(&text, pr);
-        else
-            format_principle(&text, pr);
-        chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&text),
-                             rule.two_calls ? principle_critique(pr) : "", "");
-        if (s->tok.n + p.max_new <= r->max_len) continue;
+        principle_text(&text, pr);
+        chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&text), principle_critique(pr),
+                             rule.two_calls ? "" : principle_revise(pr));
+        if (s->tok.n + room <= r->max_len) continue;
         /* CONTEXT is found before generating: a chain whose room ends here keeps what earlier rounds gave. */
         c->n_round--;
         if (c->outcome == OUTCOME_REVISED)
@@ -271,12 +333,14 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
     calls_release(&calls, ok);
     str_release(&text);
     free(ban);
+    ok = ok && (!chat->headings || verdict_calls(r, chain, of, *n_of, err));
     return ok && (!rule.two_calls || second_call(r, chain, of, *n_of, err));
 }
 
 static Reject filter(Reviser *r, const Chain *c, const Round *q) {
     const RunConfig *cfg = r->ctx->cfg;
     const Principle *p = &r->con->principle[q->principle];
+    if (!q->revision) return REJECT_CONTEXT;
     /* What stood in the prompt must not come back as part of the answer. */
     const char *const shown[] = {p->text, principle_critique(p), principle_revise(p), principle_compare(p)};
     FilterInput f = {.leak = shown,

@@ -19,6 +19,7 @@ typedef struct {
     struct { char *name, *out; int64_t seed, threads, device; int backend, isa, dtype; double state_s; } run;
     struct {
         int source;         /* files | world */
+        int sft_turns;      /* all | last */
         char *dir;
         CfgList pretrain, sft, format, redteam, benign, prefs_helpful, prefs_harmless, harm_qa, choice, eval, judge_gold, pm_gold, columns;
         double dedup, eval_share, max_lost;
@@ -32,6 +33,7 @@ typedef struct {
     struct { char *import; int64_t vocab; int split; } tokenizer;
     struct {
         char *path;         /* a model directory to start from instead of random weights; "" none */
+        int prompts;        /* auto | sentinels | headings */
         int family;
         int64_t n_layer, n_head, n_kv_head, d_model, d_ff, max_seq;
         bool tied;

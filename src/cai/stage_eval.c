@@ -79,7 +79,7 @@ static bool multiple_choice(Eval *v, Engine *e, const char *model, int max, Summ
         Tokens *p = mem_alloc((size_t)r->n_list * sizeof *p), *t = mem_alloc((size_t)r->n_list * sizeof *t);
         float **lp = mem_alloc((size_t)r->n_list * sizeof *lp);
         const char *question = dialogue_last_user(r->prompt);
-        tokbuf_put(&prefix, v->text.chat.id[SENT_ENDOFTEXT]);
+        tokbuf_put(&prefix, v->text.chat.document);
         tokenizer_encode(v->text.tok, question, strlen(question), &prefix);
         bool fits = true;
         for (int k = 0; k < r->n_list; k++) {

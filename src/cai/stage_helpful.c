@@ -6,30 +6,75 @@
 #include "cai/format.h"
 #include "cai/stages.h"
 
-void sequence_instruction(Sequence *s, const Chat *c, const Row *r) {
+static void put_talk(Sequence *s, const Chat *c, const Row *r, bool all_turns) {
+    Json *talk = NULL, *tools = NULL;
+    Error err = {0};
+    bool ok = json_parse(&talk, r->talk, strlen(r->talk), 0, "messages", 1, &err) &&
+              (!r->talk_tools || json_parse(&tools, r->talk_tools, strlen(r->talk_tools), 0, "tools", 1, &err));
+    CHECK(ok, "a row's own JSON does not read back: %s", err.msg);
+    int from = r->talk_from, n = json_len(talk);
+    for (int i = from; i < n && !all_turns; i++) {
+        const char *role = json_str(json_get(json_at(talk, i), "role"), NULL);
+        if (role && !strcmp(role, "assistant")) from = i;
+    }
+    chat_tools(s, c, talk, tools, from, 1);
+    json_release(talk);
+    json_release(tools);
+}
+
+static bool earlier_replies(const Row *r) {
+    for (int i = r->learn_from; i < r->prompt.n; i++)
+        if (r->prompt.msg[i].role == ROLE_ASSISTANT) return true;
+    return false;
+}
+
+bool sequence_instruction(Sequence *s, const Chat *c, const Row *r, bool all_turns) {
     for (int i = 0; i < r->n_tok; i++) sequence_put(s, r->tok[i], r->tok_weight[i]);
-    if (r->tok) return;
-    chat_respond(s, c, r->prompt);
-    chat_reply(s, c, r->a, 1, true);
+    if (r->tok) return true;
+    if (r->talk && !c->tmpl) return false;
+    if (r->talk)
+        put_talk(s, c, r, all_turns);
+    else if (all_turns && earlier_replies(r)) {
+        Message *m = mem_alloc((size_t)(r->prompt.n + 1) * sizeof *m);
+        for (int i = 0; i < r->prompt.n; i++) m[i] = r->prompt.msg[i];
+        m[r->prompt.n] = (Message){ROLE_ASSISTANT, r->a};
+        chat_learn(s, c, (Dialogue){m, r->prompt.n + 1}, r->learn_from, 1);
+        free(m);
+    } else {
+        chat_respond(s, c, r->prompt);
+        chat_reply(s, c, r->a, 1, true);
+    }
+    return true;
+}
+
+bool instruction_ok(const Sequence *s, const Row *r, Error *err) {
+    return sequence_ok(s, err) || error_wrap(err, "row %s (line %d)", r->id, r->line);
 }
 
 static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *test, const StageText *text, int max,
                              Error *err) {
     Rows rows = {0};
     Sequence s = {0};
+    int n_tools = 0;
     bool ok = stage_rows(&rows, ctx, &ctx->cfg->data.sft, ROW_INSTRUCTION, err) &&
               rows_check_ids(&rows, tokenizer_n_vocab(text->tok), err);
     for (int i = 0; i < rows.n && ok; i++) {
         const Row *r = &rows.row[i];
         sequence_clear(&s);
-        sequence_instruction(&s, &text->chat, r);
+        if (!sequence_instruction(&s, &text->chat, r, ctx->cfg->data.sft_turns == 0)) {
+            ledger_in(ctx->ledger, 1, 0);
+            ledger_add(ctx->ledger, LEDGER_DROPPED, INSTRUCTION_TOOLS, 1, 0);
+            n_tools++;
+            continue;
+        }
+        if (!(ok = instruction_ok(&s, r, err))) break;
         bool held = rng_uniform((Rng){ctx->seed, RNG_SPLIT}, stage_id(r->id), 0) < 0.03;
         if (!held)
             stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
         else if (s.tok.n <= max)
             samples_add(test, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
     }
-    ok = ok && sequence_ok(&s, err);
+    if (n_tools) log_warn(ctx->log, "data.sft: %d rows are left out: " INSTRUCTION_TOOLS, n_tools);
     sequence_release(&s);
     rows_release(&rows);
     return ok;
@@ -48,19 +93,19 @@ static bool add_format(const StageCtx *ctx, SampleSet *train, const StageText *t
              stage_rows(&prefs, ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
     if (make && ok) format_rows_make(&made, ctx, &labelled, &prefs);
     for (int i = 0; i < rows.n && ok; i++) {
-        sequence_clear(&s);
-        format_sequence(&s, &text->chat, &rows.row[i]);
-        stage_add(ctx, train, &s, max, stage_id(rows.row[i].id), 0, 1);
+        const Row *r = &rows.row[i];
+        for (int part = 0; sequence_clear(&s), format_sequence(&s, &text->chat, r, part); part++)
+            stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
     }
     double share = c->helpful.format_share, want = share < 1 ? (double)train->n * share / (1 - share) : 1e18;
     int64_t *order = mem_alloc((size_t)(made.n + 1) * sizeof *order), kept = 0;
     rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, 0, order, made.n);
     for (int i = 0; i < made.n && ok && kept < want; i++) {
         const Row *r = &made.row[order[i]];
-        sequence_clear(&s);
-        format_sequence(&s, &text->chat, r);
-        if (s.tok.n > max) continue; /* not counted in: there are more than are wanted */
-        kept += stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
+        bool any = false;
+        for (int part = 0; sequence_clear(&s), format_sequence(&s, &text->chat, r, part); part++)
+            if (s.tok.n <= max) any |= stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
+        kept += any; /* longer ones are not counted in: there are more than are wanted */
     }
     free(order);
     ok = ok && sequence_ok(&s, err);

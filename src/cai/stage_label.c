@@ -277,7 +277,7 @@ static bool check_judge(Labeler *l, Summary *s, Error *err) {
     Rows prefs = {0};
     bool ok = true;
     for (int i = 0; i < c->data.judge_gold.n && ok; i++)
-        ok = jsonl_each(l->ctx->data_dir, c->data.judge_gold.item[i], gold_row, &g, err);
+        ok = stage_each_row(l->ctx, c->data.judge_gold.item[i], gold_row, &g, err);
     if (c->data.judge_gold.n == 0) ok = stage_rows(&prefs, l->ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
     for (int i = 0; i < prefs.n && ok && g.n < 400; i++) {
         const Row *r = &prefs.row[i];

@@ -84,6 +84,9 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Rows *rows, Error *err) {
     const RunConfig *c = ctx->cfg;
     int held = rows->n > 20 ? rows->n / 20 : 0, max = (int)c->model.max_seq;
+    if (c->pretrain.objective == 1 && text->chat.id[SENT_MASK] < 0)
+        return error_set(err, ERR_CONFIG,
+                         "pretrain.objective=masked needs the special token <|mask|>: set model.prompts=sentinels");
     if (max > n->m.cfg.max_seq) max = n->m.cfg.max_seq;
     int max_tok = (int)c->pretrain.t.micro_tokens > max ? (int)c->pretrain.t.micro_tokens : max;
     SampleSet set, test;

@@ -123,7 +123,7 @@ static bool put_all(Out *o, Error *err) {
     bool ok = stage_rows(&red, o->ctx, &c->data.redteam, ROW_PROMPT, err) && put_rows(o, &red, "redteam", err) &&
               stage_rows(&benign, o->ctx, &c->data.benign, ROW_PROMPT, err) && put_rows(o, &benign, "benign", err);
     for (int i = 0; i < c->data.eval.n && ok; i++)
-        ok = jsonl_each(o->ctx->data_dir, c->data.eval.item[i], copy_eval_row, o, err);
+        ok = stage_each_row(o->ctx, c->data.eval.item[i], copy_eval_row, o, err);
     rows_release(&red);
     rows_release(&benign);
     return ok;

@@ -95,7 +95,8 @@ static bool summarise(const StageCtx *ctx, const RemoteJudge *judge, const Chain
         if (chain[i].outcome == OUTCOME_REJECTED) reject[chain[i].reject]++;
         for (int q = 0; q < chain[i].n_round; q++) {
             rounds++;
-            parsed += chain[i].round[q].critique && (!chain[i].round[q].violates || chain[i].round[q].revision);
+            parsed += chain[i].round[q].critique && (!chain[i].round[q].violates || chain[i].round[q].revision ||
+                                                     chain[i].round[q].reject == REJECT_CONTEXT);
             violates += chain[i].round[q].violates;
             forced += chain[i].round[q].n_forced > 1; /* the seam after the verdict is always forced */
         }

@@ -38,18 +38,28 @@ static bool add_revision(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
-static bool add_rows(SampleSet *set, const StageText *text, const Rows *rows, int max, bool format, Error *err) {
+/* Rows of data.sft, or of formats. */
+typedef struct {
+    const Rows *rows;
+    bool format, all_turns;
+} Rest;
+
+static bool put_part(Sequence *s, const Chat *c, const Row *r, const Rest *rest, int part) {
+    sequence_clear(s);
+    if (rest->format) return format_sequence(s, c, r, part);
+    return part == 0 && sequence_instruction(s, c, r, rest->all_turns);
+}
+
+static bool add_rows(SampleSet *set, const StageText *text, const Rest *rest, int max, Error *err) {
+    const Rows *rows = rest->rows;
     Sequence s = {0};
-    for (int i = 0; i < rows->n; i++) {
+    bool ok = true;
+    for (int i = 0; i < rows->n && ok; i++) {
         const Row *r = &rows->row[i];
-        sequence_clear(&s);
-        if (format)
-            format_sequence(&s, &text->chat, r);
-        else
-            sequence_instruction(&s, &text->chat, r);
-        if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
+        for (int part = 0; put_part(&s, &text->chat, r, rest, part); part++)
+            if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
+        ok = instruction_ok(&s, r, err);
     }
-    bool ok = sequence_ok(&s, err);
     sequence_release(&s);
     return ok;
 }
@@ -88,8 +98,9 @@ static bool collect(const StageCtx *ctx, SampleSet part[N_PART], const StageText
              stage_rows(&prefs, ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
     if (ok) {
         if (format.n == 0) format_rows_make(&format, ctx, &labelled, &prefs);
-        ok = sequence_ok(&r.s, err) && add_rows(&part[PART_HELPFUL], text, &sft, max, false, err) &&
-             add_rows(&part[PART_FORMAT], text, &format, max, true, err);
+        ok = sequence_ok(&r.s, err) &&
+             add_rows(&part[PART_HELPFUL], text, &(Rest){&sft, false, c->data.sft_turns == 0}, max, err) &&
+             add_rows(&part[PART_FORMAT], text, &(Rest){&format, true, false}, max, err);
     }
     sequence_release(&r.s);
     rows_release(&sft);

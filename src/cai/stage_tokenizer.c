@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/io.h"
-#include "cai/add_sentinels.h"
+#include "cai/import_text.h"
 #include "cai/stages.h"
 
 typedef struct {
@@ -54,18 +54,9 @@ static bool run(const StageCtx *ctx, Error *err) {
     const RunConfig *c = ctx->cfg;
     Str json = {0}, path = {0};
     const char *import = c->tokenizer.import[0] ? c->tokenizer.import : c->model.path;
-    bool ok;
-    if (import[0]) {
-        int n_new = 0;
-        path_join(&path, import, "tokenizer.json");
-        if (!io_is_dir(import)) path_join(&path, "", import);
-        ok = io_read_file(&json, str_get(&path), (size_t)256 << 20, err) &&
-             add_sentinels(&json, &n_new, str_get(&path), err);
-        if (ok && n_new > 0) log_info(ctx->log, "%d special tokens of the method added to %s", n_new, str_get(&path));
-    } else
-        ok = train(ctx, &json, err);
     path_join(&path, ctx->output, "tokenizer.json");
-    ok = ok && io_write_file(str_get(&path), json.s, json.n, err);
+    bool ok = import[0] ? import_text(import, ctx->output, (PromptsMode)c->model.prompts, ctx->log, err)
+                        : train(ctx, &json, err) && io_write_file(str_get(&path), json.s, json.n, err);
     StageText text = {0};
     ok = ok && stage_text_open(&text, ctx->output, err);
     if (ok) {
@@ -80,10 +71,22 @@ static bool run(const StageCtx *ctx, Error *err) {
     return ok;
 }
 
+typedef struct {
+    const char *dir;
+    void (*add)(void *ud, const char *path);
+    void *ud;
+} ImportFiles;
+
+static void add_import(void *ud, const char *file) {
+    const ImportFiles *f = ud;
+    stage_import_file(f->dir, file, f->add, f->ud);
+}
+
 static void files(const RunConfig *c, void (*add)(void *ud, const char *path), void *ud) {
     const char *import = c->tokenizer.import[0] ? c->tokenizer.import : c->model.path;
     if (import[0]) {
-        stage_import_file(import, io_is_dir(import) ? "tokenizer.json" : "", add, ud);
+        ImportFiles f = {import, add, ud};
+        import_text_files(import, add_import, &f);
         return;
     }
     stage_list_files(&c->data.pretrain, add, ud);
@@ -95,7 +98,7 @@ const Stage stage_tokenizer = {.name = "tokenizer",
                                .help = "train the byte-level BPE tokenizer, or import one",
                                .version = 1,
                                .needs = {"world"},
-                               .section = {"tokenizer.", "model.path", "data.pretrain", "data.sft", "data.format",
-                                           "data.columns", "data.max_rows"},
+                               .section = {"tokenizer.", "model.path", "model.prompts", "data.pretrain", "data.sft",
+                                           "data.format", "data.columns", "data.max_rows"},
                                .files = files,
                                .run = run};

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "cai/hf_folder.h"
+#include "data/source.h"
 
 const char *stage_input(const StageCtx *ctx, const char *name) {
     for (int i = 0; i < STAGE_MAX_NEEDS && ctx->stage->needs[i]; i++)
@@ -98,6 +99,58 @@ bool stage_rows(Rows *out, const StageCtx *ctx, const CfgList *files, RowKind ki
             free(order);
         }
     }
+    columns_release(&columns);
+    str_release(&path);
+    return ok;
+}
+
+/* The row with our names and without nulls; NULL: it is no object. */
+static Json *plain_row(const Json *row, const Columns *c, const char *path, int line, Error *err) {
+    Str text = {0};
+    JsonOut j;
+    Json *out = NULL;
+    if (json_kind(row) != JSON_OBJ) {
+        error_set(err, ERR_FORMAT, "%s:%d: expected an object {...}", path, line);
+        return NULL;
+    }
+    json_out_init(&j, &text, 0);
+    json_out_obj(&j, NULL);
+    for (int i = 0; i < json_len(row); i++) {
+        const Json *value;
+        const char *key = json_key_at(row, i, &value);
+        if (json_kind(value) != JSON_NIL) json_out_node(&j, columns_ours(c, key), value);
+    }
+    json_out_obj_end(&j);
+    if (!json_parse(&out, text.s, text.n, JSON_NUL_OK, path, line, err)) out = NULL;
+    str_release(&text);
+    return out;
+}
+
+bool stage_each_row(const StageCtx *ctx, const char *file, JsonlFn *fn, void *ud, Error *err) {
+    const CfgList *names = &ctx->cfg->data.columns;
+    Str path = {0};
+    Columns columns;
+    Source *in = NULL;
+    SourceRow row;
+    int n = 0;
+    if (!columns_parse(&columns, (const char *const *)names->item, names->n, "data.columns", err)) return false;
+    stage_data_path(&path, ctx->data_dir, file);
+    err->code = ERR_NONE;
+    bool ok = source_open(&in, str_get(&path), false, &columns, err), more = ok;
+    for (; ok && more; n++) {
+        Json *parsed = NULL, *plain = NULL;
+        ok = source_next(in, &row, err);
+        more = ok && (row.text || row.value);
+        if (!more) break;
+        ok = row.value || json_parse(&parsed, row.text, row.n, JSON_NUL_OK, str_get(&path), row.line, err);
+        if (ok) plain = plain_row(row.value ? row.value : parsed, &columns, str_get(&path), row.line, err);
+        ok = ok && plain && (fn(ud, plain, row.line, err) || error_wrap(err, "%s:%d", str_get(&path), row.line));
+        json_release(plain);
+        json_release(parsed);
+        if (source_held(in) > (size_t)1 << 20) source_forget(in);
+    }
+    if (ok && n == 0) ok = error_set(err, ERR_FORMAT, "%s: no rows: the file is empty", str_get(&path));
+    source_close(in);
     columns_release(&columns);
     str_release(&path);
     return ok;
@@ -234,7 +287,8 @@ static void name_tokens(ModelTokens *t, const Chat *chat) {
         for (int i = 0; i < old.n_eos && t->n_eos < MODEL_MAX_EOS; i++)
             if (old.eos[i] != end) t->eos[t->n_eos++] = old.eos[i];
     }
-    if (t->pad < 0 || t->pad == t->bos || is_eos(t, t->pad)) t->pad = chat->id[SENT_MASK];
+    /* With a template of its own the tokenizer's files are there, and name one. */
+    if (chat->tmpl || t->pad < 0 || t->pad == t->bos || is_eos(t, t->pad)) t->pad = chat->pad;
 }
 
 /* Later stages and other programs open a whole model; what was learnt stays readable beside it. */
@@ -262,10 +316,14 @@ bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *e
         if (!text.chat.tmpl) x.chat_template = chat_native_template();
         ok = net_save(net, str_get(&to), err) && hf_extras_write(str_get(&to), &x, err);
     }
-    if (ok) {
-        path_join(&from, text_dir, "tokenizer.json");
-        path_join(&to, ctx->output, "model/tokenizer.json");
-        ok = io_copy_file(str_get(&from), str_get(&to), err);
+    /* With a template of its own the tokenizer's stage has what stands beside it, and that goes over what was written.
+     */
+    static const char *const file[] = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
+    for (int i = 0; i < COUNT_OF(file) && ok; i++) {
+        path_join(&from, text_dir, file[i]);
+        path_join(&to, ctx->output, "model");
+        str_printf(&to, "/%s", file[i]);
+        if (i == 0 || io_exists(str_get(&from))) ok = io_copy_file(str_get(&from), str_get(&to), err);
     }
     stage_text_close(&text);
     str_release(&from);

@@ -73,5 +73,8 @@ bool summary_end(Summary *s, const StageCtx *ctx, Error *err);
 /* Reads output JSONL of another stage, calling fn per line until it returns false. */
 typedef bool JsonlFn(void *ud, const Json *row, int line, Error *err);
 bool jsonl_each(const char *dir, const char *file, JsonlFn *fn, void *ud, Error *err);
+/* The same for a file of the data folder in any container of data/source.h, columns under our names (data.columns); members
+ * that are null are left out. line: where the row begins; of Parquet its number. */
+bool stage_each_row(const StageCtx *ctx, const char *file, JsonlFn *fn, void *ud, Error *err);
 
 #endif

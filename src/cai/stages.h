@@ -7,8 +7,11 @@
 extern const Stage stage_world, stage_tokenizer, stage_prompts, stage_pretrain, stage_helpful, stage_revise, stage_sl,
     stage_pairs, stage_label, stage_pm, stage_rl, stage_classifier, stage_eval;
 
-/* The chat of an instruction row; the reply and its end have weight. */
-void sequence_instruction(Sequence *s, const Chat *c, const Row *r);
+/* The chat of an instruction row; the replies and their ends have weight: every one that the row leaves to learn, or the last
+ * alone. False, with nothing appended: the row uses tools, and dialogues are written natively. */
+bool sequence_instruction(Sequence *s, const Chat *c, const Row *r, bool all_turns);
+bool instruction_ok(const Sequence *s, const Row *r, Error *err);     /* sequence_ok; the error names the row */
+#define INSTRUCTION_TOOLS "tools, which only a chat template of the model's own writes"
 
 /* Tells the pipeline of every file in a list. */
 void stage_list_files(const CfgList *list, void (*add)(void *ud, const char *path), void *ud);

@@ -19,6 +19,8 @@
  *   unpaired     {prompt, completion, label|kto_tag} or {messages, label|kto_tag}
  *   any          whichever of these the columns say, each row by itself
  *
+ * Messages may call tools, and 'tools' may list them (JSON, or JSON inside a string): only instruction rows have room for that.
+ *
  * A prompt that is a string holding a transcript becomes its turns. Adjacent turns of one role are merged, empty ones
  * dropped; both are counted. Columns that are null count as absent. Mis-typed fields, columns that make no shape and invalid
  * UTF-8 are errors "file:line: ..."; a file without rows is one too. Well-formed rows that teach nothing (empty reply, both
@@ -57,7 +59,10 @@ typedef struct {
     int learn_from;             /* INSTRUCTION: assistant turns before this one of prompt + reply are context by the row's
                                    own structure; 0: all may be learned */
     const char *tools;          /* all messages in normal form as JSON, when tools are used: prompt, a and b leave those out.
-                                   Only rows of ROW_ANY have it, others are skipped */
+                                   Only rows of ROW_ANY have it */
+    const char *talk, *talk_tools;      /* INSTRUCTION that uses tools, or is told of some: all messages, and the list of tools
+                                   or NULL, as JSON arrays for a chat template (chat_tools); other kinds are skipped */
+    int talk_from;              /* as learn_from, counted in messages of talk */
     const int32_t *tok;         /* INSTRUCTION, TEXT: (n_tok) ids of a row that was tokenised before; NULL otherwise */
     const float *tok_weight;    /* (n_tok) loss weight of each */
     int n_tok;

@@ -46,6 +46,13 @@ void read_transcript(Turns *t, const char *s, size_t n, bool *open_reply);
 bool read_messages(RowIn *in, Turns *t, const Json *list, const char *what);
 bool messages_use_tools(const Json *list);
 /* All messages in normal form, as JSON text; system may be NULL. */
-bool messages_to_json(RowIn *in, const Json *list, const char *system, const char *what, const char **out);
+bool messages_to_json(RowIn *in, const Json *list, const Json *more, const char *system, const char *what, const char **out);
+/* For a chat template: with role and content all members stay as they are, other spellings become the normal form. more, a
+ * second list that goes on (as above), may be NULL. *n_first: messages before it. */
+bool messages_to_talk(RowIn *in, const Json *list, const Json *more, const char *system, const char *what, const char **out,
+                      int *n_first);
+bool messages_of_assistant(const Json *list);
+/* The row's list of tools as JSON text; NULL when it has none. */
+bool row_tools(RowIn *in, const char **out);
 
 #endif

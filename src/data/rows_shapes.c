@@ -58,11 +58,31 @@ static bool finish_prompt(RowIn *in, const Turns *t, Row *row) {
     return true;
 }
 
-/* Message lists that use tools are in row->tools as a whole; other kinds of rows have no room for them. */
-static bool tools_ok(RowIn *in, Row *row, const Json *list, const char *system, const char *what) {
-    if (!messages_use_tools(list)) return true;
-    if (!in->any) return row_skip(in, "tool calls");
-    return messages_to_json(in, list, system, what, &row->tools);
+/* Message lists that use tools are in row->tools and row->talk as a whole; kinds of rows other than instructions have
+ * no room for them. before: messages of the prompt, when list goes on from there; or NULL. */
+static bool tools_ok(RowIn *in, Row *row, const Json *before, const Json *list, const char *system, const char *what) {
+    bool uses = messages_use_tools(list) || messages_use_tools(before), instruction = in->kind == ROW_INSTRUCTION;
+    const char *told = NULL;
+    if (instruction && !row_tools(in, &told)) return false;
+    if (!uses && !told) return true;
+    if (!in->any && !instruction) return row_skip(in, "tool calls");
+    const Json *first = before ? before : list, *more = before ? list : NULL;
+    if (in->any && uses && !messages_to_json(in, first, more, system, what, &row->tools)) return false;
+    if (!instruction) return true;
+    row->talk_tools = told;
+    int n_first;
+    bool ok = messages_to_talk(in, first, more, system, what, &row->talk, &n_first);
+    if (before) row->talk_from = n_first;
+    return ok;
+}
+
+/* A dialogue with tools may end with a call or with what a tool says: a template writes that too. What prompt and reply
+ * are then is the dialogue without it, for those who look at texts alone. */
+static bool talk_is_enough(const RowIn *in, const Turns *t, Row *row) {
+    if (in->any || !row->talk) return false;
+    row->prompt = turns_dialogue(t, t->n);
+    row->a = "";
+    return true;
 }
 
 /* *plain: a string that is no transcript, so one user turn, or text to be continued. */
@@ -73,7 +93,8 @@ static bool put_prompt(RowIn *in, Turns *t, Row *row, const char *key, bool *pla
     bool open_reply;
     *plain = false;
     if (!j) return row_bad(in, "'%s' is missing", key);
-    if (json_kind(j) != JSON_STR) return tools_ok(in, row, j, NULL, key) && read_messages(in, t, j, key);
+    if (json_kind(j) != JSON_STR)
+        return (in->kind == ROW_INSTRUCTION || tools_ok(in, row, NULL, j, NULL, key)) && read_messages(in, t, j, key);
     if (!row_text(in, j, key, &s, &n)) return false;
     *plain = !is_transcript(s, n);
     if (*plain)
@@ -114,6 +135,8 @@ static bool finish_reply(RowIn *in, const Turns *t, Dialogue *prompt, const char
     return true;
 }
 
+static bool ends_with_reply(const Turns *t) { return t->n && t->msg[t->n - 1].role == ROLE_ASSISTANT; }
+
 static bool has_assistant(const Turns *t) {
     for (int i = 0; i < t->n; i++)
         if (t->msg[i].role == ROLE_ASSISTANT) return true;
@@ -127,9 +150,11 @@ static bool read_chat(RowIn *in, Row *row, const char *key) {
     if (in->kind == ROW_PROMPT) return read_prompt_of(in, row, key);
     if (system_json && !row_text(in, system_json, "system", &system, NULL)) return false;
     if (system) turns_put(&t, ROLE_SYSTEM, system, strlen(system));
-    bool ok = tools_ok(in, row, list, system, key) && read_messages(in, &t, list, key);
-    if (ok && t.n && !has_assistant(&t)) ok = row_skip(in, "no assistant turn to learn from");
-    ok = ok && finish_reply(in, &t, &row->prompt, &row->a);
+    bool ok = tools_ok(in, row, NULL, list, system, key) && read_messages(in, &t, list, key);
+    bool learn = has_assistant(&t) || (row->talk && !in->any && messages_of_assistant(list));
+    if (ok && t.n && !learn) ok = row_skip(in, "no assistant turn to learn from");
+    ok = ok &&
+         (ends_with_reply(&t) || !talk_is_enough(in, &t, row) ? finish_reply(in, &t, &row->prompt, &row->a) : true);
     free(t.msg);
     return ok;
 }
@@ -193,8 +218,12 @@ static bool read_alpaca(RowIn *in, Row *row) {
 
 /* The reply: a string, or messages that go on where the prompt stopped. */
 static bool read_reply(RowIn *in, Row *row, const char *key) {
-    const Json *j = row_get(in, key);
+    const Json *j = row_get(in, key), *before = row_get(in, "prompt");
+    bool text = json_len(before) == 0;
     if (!j) return row_bad(in, "'%s' is missing", key);
+    /* Half text, half messages: no template is given such a dialogue. */
+    if (text != (json_kind(j) == JSON_STR) && (messages_use_tools(before) || messages_use_tools(j)))
+        return row_skip(in, "tool calls");
     if (json_kind(j) == JSON_STR) {
         row->plain = row->plain && !strcmp(key, "completion");
         return row_text(in, j, key, &row->a, NULL) && need_reply(in, row);
@@ -204,9 +233,10 @@ static bool read_reply(RowIn *in, Row *row, const char *key) {
     row->learn_from = row->prompt.n;
     for (int i = 0; i < row->prompt.n; i++)
         turns_put(&t, row->prompt.msg[i].role, row->prompt.msg[i].text, strlen(row->prompt.msg[i].text));
-    bool ok = tools_ok(in, row, j, NULL, key) && read_messages(in, &t, j, key);
-    if (ok && t.n == row->prompt.n) ok = row_skip(in, "empty reply");
-    ok = ok && finish_reply(in, &t, &row->prompt, &row->a);
+    bool ok = (text || tools_ok(in, row, before, j, NULL, key)) && read_messages(in, &t, j, key);
+    bool enough = ok && !ends_with_reply(&t) && messages_of_assistant(j) && talk_is_enough(in, &t, row);
+    if (ok && !enough && t.n == row->prompt.n) ok = row_skip(in, "empty reply");
+    ok = ok && (enough || finish_reply(in, &t, &row->prompt, &row->a));
     free(t.msg);
     return ok;
 }

@@ -237,37 +237,142 @@ static bool put_calls(RowIn *in, JsonOut *j, const Json *calls) {
     return true;
 }
 
-bool messages_to_json(RowIn *in, const Json *list, const char *system, const char *what, const char **out) {
-    static const char *const role[] = {"system", "user", "assistant", "tool", "assistant"};
-    Str text = {0}, content = {0};
+static const char *const role_name[] = {[SAYS_SYSTEM] = "system",
+                                        [SAYS_USER] = "user",
+                                        [SAYS_ASSISTANT] = "assistant",
+                                        [SAYS_TOOL] = "tool",
+                                        [SAYS_CALL] = "assistant"};
+
+static void put_system(JsonOut *j, const char *text) {
+    json_out_obj(j, NULL);
+    json_out_str(j, "role", "system");
+    json_out_str(j, "content", text);
+    json_out_obj_end(j);
+}
+
+/* {role, content, tool_calls?} */
+static bool put_normal(RowIn *in, JsonOut *j, const Json *m, const char *what, int number) {
+    Said said;
+    Str content = {0};
+    bool ok = read_message(in, m, what, number, &said) && read_content(in, said.content, &content);
+    if (ok) {
+        bool call = said.says == SAYS_CALL;
+        json_out_obj(j, NULL);
+        json_out_str(j, "role", role_name[said.says]);
+        json_out_str(j, "content", call ? "" : str_get(&content));
+        if (call || said.calls) {
+            json_out_arr(j, "tool_calls");
+            ok = call ? put_spelled_calls(in, j, str_get(&content), content.n) : put_calls(in, j, said.calls);
+            json_out_arr_end(j);
+        }
+        json_out_obj_end(j);
+    }
+    str_release(&content);
+    return ok;
+}
+
+bool messages_to_json(RowIn *in, const Json *list, const Json *more, const char *system, const char *what,
+                      const char **out) {
+    Str text = {0};
     JsonOut j;
     bool ok = true;
     json_out_init(&j, &text, 0);
     json_out_arr(&j, NULL);
-    if (system) {
-        json_out_obj(&j, NULL);
-        json_out_str(&j, "role", "system");
-        json_out_str(&j, "content", system);
-        json_out_obj_end(&j);
-    }
-    for (int i = 0; ok && i < json_len(list); i++) {
-        Said said;
-        ok = read_message(in, json_at(list, i), what, i + 1, &said) && read_content(in, said.content, &content);
-        if (!ok) break;
-        bool call = said.says == SAYS_CALL;
-        json_out_obj(&j, NULL);
-        json_out_str(&j, "role", role[said.says]);
-        json_out_str(&j, "content", call ? "" : str_get(&content));
-        if (call || said.calls) {
-            json_out_arr(&j, "tool_calls");
-            ok = call ? put_spelled_calls(in, &j, str_get(&content), content.n) : put_calls(in, &j, said.calls);
-            json_out_arr_end(&j);
-        }
-        json_out_obj_end(&j);
-    }
+    if (system) put_system(&j, system);
+    for (int i = 0; ok && i < json_len(list); i++) ok = put_normal(in, &j, json_at(list, i), what, i + 1);
+    for (int i = 0; ok && i < json_len(more); i++) ok = put_normal(in, &j, json_at(more, i), what, i + 1);
     json_out_arr_end(&j);
     if (ok) *out = heap_strn(&in->rows->heap, text.s, text.n);
     str_release(&text);
-    str_release(&content);
     return ok;
+}
+
+/* ---- for templates */
+
+/* {role, content, ..} as it stands, its role under the name that templates know. */
+static bool put_as_is(RowIn *in, JsonOut *j, const Json *m, const char *what, int number) {
+    Said said;
+    if (!read_message(in, m, what, number, &said)) return false;
+    json_out_obj(j, NULL);
+    for (int i = 0; i < json_len(m); i++) {
+        const Json *value;
+        const char *key = json_key_at(m, i, &value);
+        if (!strcmp(key, "role") && said.says != SAYS_SYSTEM) /* templates tell "developer" from "system" */
+            json_out_str(j, key, role_name[said.says]);
+        else
+            json_out_node(j, key, value);
+    }
+    json_out_obj_end(j);
+    return true;
+}
+
+static bool put_list(RowIn *in, JsonOut *j, const Json *list, const char *what) {
+    bool ok = true;
+    for (int i = 0; ok && i < json_len(list); i++) {
+        bool from;
+        const Json *m = json_at(list, i);
+        role_of(m, &from);
+        ok = from ? put_normal(in, j, m, what, i + 1) : put_as_is(in, j, m, what, i + 1);
+    }
+    return ok;
+}
+
+bool messages_to_talk(RowIn *in, const Json *list, const Json *more, const char *system, const char *what,
+                      const char **out, int *n_first) {
+    Str text = {0};
+    JsonOut j;
+    json_out_init(&j, &text, 0);
+    json_out_arr(&j, NULL);
+    if (system) put_system(&j, system);
+    bool ok = put_list(in, &j, list, what) && put_list(in, &j, more, what);
+    json_out_arr_end(&j);
+    *n_first = json_len(list) + (system != NULL);
+    /* It will be read back, where no string may hold NUL. */
+    Json *check = NULL;
+    Error err = {0};
+    if (ok && !json_parse(&check, text.s, text.n, 0, in->file, in->line, &err))
+        ok = row_skip(in, "NUL character in text");
+    json_release(check);
+    if (ok) *out = heap_strn(&in->rows->heap, text.s, text.n);
+    str_release(&text);
+    return ok;
+}
+
+bool messages_of_assistant(const Json *list) {
+    for (int i = 0; i < json_len(list); i++) {
+        bool from;
+        Says says = SAYS_USER;
+        const char *role = role_of(json_at(list, i), &from);
+        if (role && find_role(role, &says) && (says == SAYS_ASSISTANT || says == SAYS_CALL)) return true;
+    }
+    return false;
+}
+
+bool row_tools(RowIn *in, const char **out) {
+    const Json *j = row_get(in, "tools");
+    Json *parsed = NULL;
+    Error err = {0};
+    size_t n = 0;
+    const char *s = j ? json_str(j, &n) : NULL;
+    *out = NULL;
+    if (!j || (s && n == 0)) return true;
+    if (s && !json_parse(&parsed, s, n, 0, in->file, in->line, &err))
+        return row_bad(in, "tools is a string that is not JSON: %s", err.msg);
+    if (parsed) j = parsed;
+    bool none = json_kind(j) == JSON_NIL, ok = none || json_kind(j) == JSON_ARR;
+    if (ok && json_len(j) > 0) {
+        Str text = {0};
+        JsonOut o;
+        Json *check = NULL;
+        json_out_init(&o, &text, 0);
+        json_out_node(&o, NULL, j);
+        bool read = json_parse(&check, text.s, text.n, 0, in->file, in->line, &err);
+        if (read) *out = heap_strn(&in->rows->heap, text.s, text.n);
+        json_release(check);
+        json_release(parsed);
+        str_release(&text);
+        return read || row_skip(in, "NUL character in text");
+    }
+    json_release(parsed);
+    return ok || row_bad(in, "tools must be a list of functions, or such a list as JSON inside a string");
 }

@@ -146,7 +146,7 @@ void samples_add_texts(SampleSet *s, const Chat *c, TextAt *text, void *ud, int6
     Pool *pool;
     CHECK(pool_open(&pool, n_thread, &err), "%s", err.msg);
     TextsEncoder *enc = texts_encoder_open(c->tok, pool);
-    TextJob job = {.set = s, .enc = enc, .text = text, .ud = ud, .mark = c->id[SENT_ENDOFTEXT], .max_len = max_len};
+    TextJob job = {.set = s, .enc = enc, .text = text, .ud = ud, .mark = c->document, .max_len = max_len};
     job.sample = mem_alloc(sizeof *job.sample * (BATCH_DOCS + 1));
     job.tok = mem_alloc(sizeof *job.tok * (BATCH_DOCS + 1));
     for (job.first = 0; job.first < n_text; job.first += BATCH_DOCS) {

@@ -200,40 +200,51 @@ typedef struct {
     const StEntry *e;
     const FileName *f;
     Element type;
-    float *host;            /* (threads, PANEL_ROWS * cols) */
+    int64_t tile_rows;
+    float *host;            /* (threads, tile_rows * cols) */
     int64_t *n_nan, *n_inf; /* (threads) */
 } LoadTensor;
 
-/* Panel by panel, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
+/* A transposed tensor is read in runs of so many numbers, which lie a row of the file apart. */
+enum { RUN_ROWS = 16 * PANEL_ROWS };
+
+/* Tile by tile, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
+static bool is_transposed(const LoadTensor *job) { return job->f->transposed && job->w.rows > 1; }
+
 static void load_panel(void *ud, int64_t tile, int thread) {
     LoadTensor *job = ud;
     Tensor w = job->w;
     const FileName *f = job->f;
-    int64_t size = (int64_t)element_bytes(job->type), first = tile * PANEL_ROWS, nan, inf;
-    int64_t n = w.rows - first < PANEL_ROWS ? w.rows - first : PANEL_ROWS;
-    float *host = job->host + thread * PANEL_ROWS * w.cols;
-    if (!f->transposed || w.rows == 1) {
+    int64_t size = (int64_t)element_bytes(job->type), first = tile * job->tile_rows, nan, inf;
+    int64_t n = w.rows - first < job->tile_rows ? w.rows - first : job->tile_rows;
+    float *host = job->host + thread * job->tile_rows * w.cols;
+    bool columns = is_transposed(job) && job->be->panels;
+    if (!is_transposed(job)) {
         element_load(host, job->e->data + (f->part * w.rows + first) * w.cols * size, job->type, n * w.cols);
     } else {
-        float column[PANEL_ROWS];
+        float run[RUN_ROWS];
         for (int64_t c = 0; c < w.cols; c++) {
-            element_load(column, job->e->data + (c * (w.rows * f->n_part) + f->part * w.rows + first) * size, job->type,
-                         n);
-            for (int64_t i = 0; i < n; i++) host[i * w.cols + c] = column[i];
+            float *to = columns ? host + c * n : run;
+            element_load(to, job->e->data + (c * (w.rows * f->n_part) + f->part * w.rows + first) * size, job->type, n);
+            for (int64_t i = 0; i < n && !columns; i++) host[i * w.cols + c] = run[i];
         }
     }
     count_nonfinite(&nan, &inf, host, n * w.cols);
     job->n_nan[thread] += nan, job->n_inf[thread] += inf;
-    tensor_set_f32(job->be, tensor_rows(w, first, n), host);
+    if (columns)
+        tensor_set_columns_f32(tensor_rows(w, first, n), host);
+    else
+        tensor_set_f32(job->be, tensor_rows(w, first, n), host);
 }
 
 void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note) {
     /* Threads where tensors lie in host memory and rows of a panel belong together. */
     Pool *pool = be->panels ? be->pool : NULL;
-    int64_t n_tile = (w.rows + PANEL_ROWS - 1) / PANEL_ROWS, nan = 0, inf = 0;
     size_t n_thread = pool ? (size_t)pool_threads(pool) : 1;
     LoadTensor job = {.be = be, .w = w, .e = e, .f = f, .type = element_of(e->dtype)};
-    job.host = mem_alloc(n_thread * (size_t)(PANEL_ROWS * w.cols) * sizeof *job.host);
+    job.tile_rows = is_transposed(&job) ? RUN_ROWS : PANEL_ROWS;
+    int64_t n_tile = (w.rows + job.tile_rows - 1) / job.tile_rows, nan = 0, inf = 0;
+    job.host = mem_alloc(n_thread * (size_t)(job.tile_rows * w.cols) * sizeof *job.host);
     job.n_nan = mem_alloc(2 * n_thread * sizeof *job.n_nan);
     job.n_inf = job.n_nan + n_thread;
     if (pool)

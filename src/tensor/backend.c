@@ -205,9 +205,18 @@ static void set_panels_f32(Tensor y, const float *in) {
     }
 }
 
+static void set_panels_bf16(Tensor y, const float *in) {
+    for (int64_t i = 0; i < y.rows; i++, in += y.cols) {
+        uint16_t *to = (uint16_t *)y.data + tensor_at(y, i, 0);
+        for (int64_t j = 0; j < y.cols; j++) to[(j - j % 2) * PANEL_ROWS + j % 2] = float_bf16(in[j]);
+    }
+}
+
 static void set_f32(Tensor y, const float *in, int64_t stride) {
     if (y.panels && y.dtype == DTYPE_F32)
         set_panels_f32(y, in);
+    else if (y.panels && y.dtype == DTYPE_BF16)
+        set_panels_bf16(y, in);
     else if (y.dtype == DTYPE_F32)
         for (int64_t i = 0; i < y.rows; i++)
             memcpy((float *)y.data + i * y.ld, in + i * stride, (size_t)y.cols * sizeof *in);
@@ -326,6 +335,17 @@ void tensor_set_f32(Backend *be, Tensor y, const float *in) {
         set_f32(here, in + at, y.cols);
         piece_in(p, be, there, here);
     }
+}
+
+/* Of panels of floats, a column of a panel is one piece of memory, here as there. */
+void tensor_set_columns_f32(Tensor y, const float *in) {
+    int64_t whole = y.panels && y.dtype == DTYPE_F32 ? y.rows - y.rows % PANEL_ROWS : 0;
+    for (int64_t j = 0; j < y.cols; j++, in += y.rows) {
+        for (int64_t i = 0; i < whole; i += PANEL_ROWS)
+            memcpy((float *)y.data + tensor_at(y, i, j), in + i, PANEL_ROWS * sizeof *in);
+        for (int64_t i = whole; i < y.rows; i++) store(y, tensor_at(y, i, j), (double)in[i]);
+    }
+    zero_padding(y);
 }
 
 void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {

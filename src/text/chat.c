@@ -22,6 +22,8 @@ bool chat_init(Chat *c, const Tokenizer *t, Error *err) {
         c->id[s] = tokenizer_special(t, sentinel_spelling((Sentinel)s));
         if (c->id[s] < 0) str_printf(&missing, " %s", sentinel_spelling((Sentinel)s));
     }
+    c->document = c->id[SENT_ENDOFTEXT];
+    c->pad = c->id[SENT_MASK];
     bool ok = missing.n == 0;
     if (!ok)
         error_set(err, ERR_FORMAT,
@@ -123,22 +125,35 @@ static void put_turn(Sequence *s, const Chat *c, Sentinel opener, const char *te
     put_sentinel(s, c, SENT_END, weight);
 }
 
-void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant) {
+void chat_learn(Sequence *s, const Chat *c, Dialogue d, int learn_from, float weight_assistant) {
     static const Sentinel opener[] = {
         [ROLE_SYSTEM] = SENT_SYSTEM, [ROLE_USER] = SENT_USER, [ROLE_ASSISTANT] = SENT_ASSISTANT};
     if (c->tmpl) {
-        template_dialogue(s, c, d, weight_assistant, false);
+        template_dialogue(s, c, &(Spoken){.d = d}, learn_from, weight_assistant, false);
         return;
     }
     for (int i = 0; i < d.n; i++) {
         const Message *m = &d.msg[i];
-        put_turn(s, c, opener[m->role], m->text, m->role == ROLE_ASSISTANT ? weight_assistant : 0);
+        bool learned = m->role == ROLE_ASSISTANT && i >= learn_from;
+        put_turn(s, c, opener[m->role], m->text, learned ? weight_assistant : 0);
     }
+}
+
+void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant) {
+    chat_learn(s, c, d, 0, weight_assistant);
+}
+
+void chat_tools(Sequence *s, const Chat *c, const Json *messages, const Json *tools, int learn_from,
+                float weight_assistant) {
+    if (c->tmpl)
+        template_dialogue(s, c, &(Spoken){.messages = messages, .tools = tools}, learn_from, weight_assistant, false);
+    else
+        sequence_fail(s, "a dialogue with tools needs a chat template that writes them");
 }
 
 void chat_respond(Sequence *s, const Chat *c, Dialogue d) {
     if (c->tmpl) {
-        template_dialogue(s, c, d, 0, true);
+        template_dialogue(s, c, &(Spoken){.d = d}, 0, 0, true);
         return;
     }
     chat_dialogue(s, c, d, 0);
@@ -164,6 +179,10 @@ static void put_principle(Sequence *s, const Chat *c, const char *const *part, i
 
 void chat_critique_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
                           const char *critique_request, const char *revision_request) {
+    if (c->headings) {
+        headings_critique(s, c, d, reply, principle, critique_request);
+        return;
+    }
     chat_respond(s, c, d);
     chat_reply(s, c, reply, 0, true);
     put_principle(s, c, (const char *const[]){principle, critique_request, revision_request}, 3);
@@ -171,6 +190,10 @@ void chat_critique_prompt(Sequence *s, const Chat *c, Dialogue d, const char *re
 }
 
 void chat_critique_answer(Sequence *s, const Chat *c, const char *critique, const char *revision, float weight) {
+    if (c->headings) {
+        headings_answer(s, c, HEADING_CRITIQUE, critique, weight);
+        return;
+    }
     sequence_text(s, c, critique, weight);
     put_sentinel(s, c, SENT_VERDICT, weight);
     put_sentinel(s, c, revision ? SENT_VIOLATES : SENT_OK, weight);
@@ -181,7 +204,31 @@ void chat_critique_answer(Sequence *s, const Chat *c, const char *critique, cons
     put_sentinel(s, c, SENT_END, weight);
 }
 
+void chat_revision_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
+                          const char *critique_request, const char *critique, const char *revision_request) {
+    if (c->headings) {
+        headings_revision(s, c, d, reply, principle, critique_request, critique, revision_request);
+        return;
+    }
+    chat_critique_prompt(s, c, d, reply, principle, critique_request, revision_request);
+    sequence_text(s, c, critique, 0);
+    put_sentinel(s, c, SENT_VERDICT, 0);
+    put_sentinel(s, c, SENT_VIOLATES, 0);
+    put_sentinel(s, c, SENT_REVISION, 0);
+}
+
+void chat_revision_answer(Sequence *s, const Chat *c, const char *revision, float weight) {
+    if (c->headings)
+        headings_answer(s, c, HEADING_REVISION, revision, weight);
+    else
+        chat_reply(s, c, revision, weight, true);
+}
+
 void chat_judge_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare) {
+    if (c->headings) {
+        headings_judge(s, c, d, a, b, compare);
+        return;
+    }
     chat_dialogue(s, c, d, 0);
     put_turn(s, c, SENT_OPTION, a, 0);
     put_turn(s, c, SENT_OPTION, b, 0);
@@ -190,6 +237,10 @@ void chat_judge_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, co
 }
 
 void chat_applies_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle) {
+    if (c->headings) {
+        headings_applies(s, c, d, reply, principle);
+        return;
+    }
     chat_respond(s, c, d);
     chat_reply(s, c, reply, 0, true);
     put_principle(s, c, &principle, 1);

@@ -15,8 +15,15 @@
  * Texts are encoded with no added spaces. <|endoftext|> separates pre-training documents and is where one begins.
  *
  * With a template, D <|assistant|> is what it makes of D with add_generation_prompt; a reply is its text and the end token,
- * here too; what stands after D needs the sentinels in the vocabulary all the same. Spellings of special tokens in messages
- * stay text, as natively; the template's own become ids. */
+ * here too. Spellings of special tokens in messages stay text, as natively; the template's own become ids. What stands after
+ * D is written with the sentinels when the vocabulary has them. When it has not (Chat.headings: a model from elsewhere), it
+ * is asked for in plain words, as further turns of the dialogue; the reply begins with a heading, two calls make a revision:
+ *
+ *   critique   D, y, user "Rule: text / critique request"                   -> "What is wrong:" c
+ *   verdict    .., user "does the reply keep to the rule? (A) .. (B) .."    -> "The answer is (" A | B
+ *   revision   D, y, user "Rule: ..", "What is wrong:" c, user request      -> "Better reply:" y'
+ *   applies    D, y, user "Rule: .. Does it bear on this? (A) .. (B) .."    -> "The answer is (" A | B
+ *   judge      user "D as a transcript, (A) a (B) b, Rule: compare"         -> "The answer is (" A | B */
 #ifndef DIKAST_TEXT_CHAT_H
 #define DIKAST_TEXT_CHAT_H
 
@@ -41,7 +48,14 @@ const char *sentinel_spelling(Sentinel s);
 typedef struct ChatTemplate ChatTemplate;
 /* tmpl NULL: native. With a template an id is -1 when the vocabulary has no such sentinel; SENT_END is the token that ends a
  * reply, the folder's eos_token. */
-typedef struct { const Tokenizer *tok; int32_t id[SENT_COUNT]; ChatTemplate *tmpl; } Chat;
+typedef struct {
+    const Tokenizer *tok;
+    int32_t id[SENT_COUNT];
+    ChatTemplate *tmpl;
+    int32_t document;       /* begins and separates documents: <|endoftext|>, else bos_token, else what ends a reply */
+    int32_t pad;            /* an id that is never text: <|mask|>, else pad_token when nothing ends with it; -1: none */
+    bool headings;          /* SENT_FIRST and SENT_SECOND, SENT_YES and SENT_NO are the tokens that tell (A) from (B) */
+} Chat;
 /* Native, nothing to close: ERR_FORMAT naming the sentinels the tokenizer lacks. */
 bool chat_init(Chat *c, const Tokenizer *t, Error *err);
 /* By the folder's chat_template.jinja, else "chat_template" of its tokenizer_config.json; native when it has neither or the
@@ -55,6 +69,8 @@ bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t 
                         int64_t now_s, Error *err);
 void chat_close(Chat *c);               /* zeroed and chat_init'ed ones too */
 const char *chat_native_template(void); /* for chat_template.jinja and tokenizer_config.json of our models */
+/* Of turns headed "Human:" and "Assistant:", for models that come without a template of their own. */
+const char *chat_transcript_template(void);
 
 typedef enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT } Role;
 typedef struct { Role role; const char *text; } Message;
@@ -78,13 +94,25 @@ void sequence_text(Sequence *s, const Chat *c, const char *text, float weight);
  * such blocks, of what an assistant's turn adds to the rendering of the turns before it with add_generation_prompt; the
  * dialogue is refused when that rendering is not how the whole one begins. */
 void chat_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant);
+/* The same, but turns before d.msg[learn_from] are context: what they say has no weight. */
+void chat_learn(Sequence *s, const Chat *c, Dialogue d, int learn_from, float weight_assistant);
+/* A dialogue with tools: messages and tools (NULL: none) are JSON arrays as apply_chat_template takes them. Only a template
+ * writes those; weights as chat_learn's. */
+void chat_tools(Sequence *s, const Chat *c, const Json *messages, const Json *tools, int learn_from, float weight_assistant);
 void chat_respond(Sequence *s, const Chat *c, Dialogue d);                          /* D <|assistant|> */
 /* After chat_respond: the reply. end: append <|end|> with the same weight. */
 void chat_reply(Sequence *s, const Chat *c, const char *text, float weight, bool end);
 void chat_critique_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
                           const char *critique_request, const char *revision_request);      /* up to <|critique|> */
-/* Demonstration of what follows; revision NULL: verdict ok. */
+/* Demonstration of what follows; revision NULL: verdict ok. With headings the critique alone. */
 void chat_critique_answer(Sequence *s, const Chat *c, const char *critique, const char *revision, float weight);
+/* The second of two calls: the critique has found fault, the revision is to follow. */
+void chat_revision_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
+                          const char *critique_request, const char *critique, const char *revision_request);
+void chat_revision_answer(Sequence *s, const Chat *c, const char *revision, float weight);
+/* With headings only: SENT_FIRST is "keeps to the rule", SENT_SECOND "breaks it"; with flip the other way round. */
+void chat_verdict_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
+                         const char *critique_request, const char *critique, bool flip);
 void chat_judge_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare);
 void chat_applies_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle);
 

@@ -18,7 +18,7 @@
 
 /* U+FDD0 and U+FDD1: noncharacters, for use inside a program; of three bytes each. */
 static const char mark_open[] = "\xEF\xB7\x90", mark_close[] = "\xEF\xB7\x91";
-enum { MARK = 3, MAX_CONFIG = 64 << 20 };
+enum { MARK = 3, MAX_CONFIG = 64 << 20, MAX_DEPTH = 64 };
 
 typedef struct {
     char *s;
@@ -52,6 +52,26 @@ const char *chat_native_template(void) {
            "{%- endif %}"
            "{%- endfor %}"
            "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}";
+}
+
+/* Base models read transcripts: headings on lines of their own, so that a reply begins as a line does. The first reply
+ * ends with eos_token, and so does every other. */
+const char *chat_transcript_template(void) {
+    return "{{- bos_token | default('') }}"
+           "{%- for message in messages %}"
+           "{%- if not loop.first %}{{- '\n\n' }}{%- endif %}"
+           "{%- if message['role'] == 'assistant' %}"
+           "{{- 'Assistant:\n' }}"
+           "{%- generation %}{{- message['content'] + eos_token }}{%- endgeneration %}"
+           "{%- elif message['role'] == 'user' %}"
+           "{{- 'Human:\n' + message['content'] }}"
+           "{%- elif message['role'] == 'system' %}"
+           "{{- message['content'] }}"
+           "{%- else %}"
+           "{{- raise_exception('expected the role system, user or assistant, found ' + message['role']) }}"
+           "{%- endif %}"
+           "{%- endfor %}"
+           "{%- if add_generation_prompt %}{{- '\n\nAssistant:\n' }}{%- endif %}";
 }
 
 /* ---- opening ---- */
@@ -103,6 +123,20 @@ static bool template_error(const ChatTemplate *t, const JinjaError *e, Error *er
                      str_get(&e->message));
 }
 
+static int32_t special_named(const Chat *c, const Json *config, const char *key) {
+    const char *s = json_str(config ? token_text(json_get(config, key)) : NULL, NULL);
+    return s ? tokenizer_special(c->tok, s) : -1;
+}
+
+/* What stands for the sentinels of documents and padding in a vocabulary that may lack them. */
+static void name_places(Chat *c, const Json *config) {
+    int32_t end = c->id[SENT_END], bos = special_named(c, config, "bos_token"),
+            pad = special_named(c, config, "pad_token");
+    c->document = c->id[SENT_ENDOFTEXT] >= 0 ? c->id[SENT_ENDOFTEXT] : bos >= 0 ? bos : end;
+    c->pad = c->id[SENT_MASK];
+    if (c->pad < 0 && pad != end && pad != c->document) c->pad = pad;
+}
+
 bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t n, const Json *config, const char *name,
                         int64_t now_s, Error *err) {
     ChatTemplate *m = mem_alloc(sizeof *m);
@@ -123,6 +157,9 @@ bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t 
             "%s: which token ends a reply? 'eos_token' of tokenizer_config.json is %s%s; it must be a special "
             "token of the tokenizer",
             name, end ? end : "missing", end ? "" : ", and there is no <|end|>");
+    if (ok) name_places(c, config);
+    for (int s = SENT_PRINCIPLE; s <= SENT_SECOND && ok && !c->headings; s++)
+        if (c->id[s] < 0) ok = headings_open(c, name, err);
     if (!ok) chat_close(c);
     return ok;
 }
@@ -220,6 +257,50 @@ static void put_marked(Str *out, const ChatTemplate *t, const char *s) {
     }
 }
 
+/* A copy of a node, its strings and keys marked; of a message the role is left as it is. False: nested too deep. */
+static bool put_marked_node(JsonBuild *b, const ChatTemplate *t, const char *key, const Json *j, int depth) {
+    Str text = {0};
+    bool ok = depth < MAX_DEPTH;
+    JsonKind kind = json_kind(j);
+    size_t n;
+    if (!ok) return false;
+    if (kind == JSON_OBJ) {
+        json_build_obj(b, key);
+        for (int i = 0; i < json_len(j) && ok; i++) {
+            const Json *value;
+            const char *name = json_key_at(j, i, &value);
+            str_clear(&text);
+            put_marked(&text, t, name);
+            bool role = depth == 1 && !strcmp(name, "role") && json_str(value, &n);
+            if (role)
+                json_build_strn(b, name, json_str(value, NULL), n);
+            else
+                ok = put_marked_node(b, t, json_build_copy(b, str_get(&text), text.n), value, depth + 1);
+        }
+        ok = json_build_obj_end(b) && ok;
+    } else if (kind == JSON_ARR) {
+        json_build_arr(b, key);
+        for (int i = 0; i < json_len(j) && ok; i++) ok = put_marked_node(b, t, NULL, json_at(j, i), depth + 1);
+        json_build_arr_end(b);
+    } else if (kind == JSON_STR) {
+        put_marked(&text, t, json_str(j, NULL));
+        json_build_strn(b, key, str_get(&text), text.n);
+    } else
+        json_build_share(b, key, j);
+    str_release(&text);
+    return ok;
+}
+
+/* NULL: nested too deep. n: so many of the array's items. */
+static const Json *marked(JsonBuild *b, const ChatTemplate *t, const Json *list, int n) {
+    bool ok = true;
+    json_build_arr(b, NULL);
+    for (int i = 0; i < n && ok; i++) ok = put_marked_node(b, t, NULL, json_at(list, i), 1);
+    json_build_arr_end(b);
+    const Json *out = json_build_take(b);
+    return ok ? out : NULL;
+}
+
 static void put_messages(Str *out, const ChatTemplate *t, Dialogue d) {
     static const char *const role[] = {[ROLE_SYSTEM] = "system", [ROLE_USER] = "user", [ROLE_ASSISTANT] = "assistant"};
     JsonOut j;
@@ -238,17 +319,34 @@ static void put_messages(Str *out, const ChatTemplate *t, Dialogue d) {
     str_release(&text);
 }
 
-static bool render(JinjaOut *out, const ChatTemplate *t, Dialogue d, bool respond, Error *err) {
+static int n_turns(const Spoken *p) { return p->messages ? json_len(p->messages) : p->d.n; }
+
+static bool by_assistant(const Spoken *p, int i) {
+    if (!p->messages) return p->d.msg[i].role == ROLE_ASSISTANT;
+    const char *role = json_str(json_get(json_at(p->messages, i), "role"), NULL);
+    return role && !strcmp(role, "assistant");
+}
+
+/* Its first n turns. */
+static bool render(JinjaOut *out, const ChatTemplate *t, const Spoken *p, int n, bool respond, Error *err) {
     Str text = {0};
     Json *messages = NULL;
+    JsonBuild *b = p->messages ? json_build_new() : NULL;
     JinjaError e = {0};
-    put_messages(&text, t, d);
-    bool ok = json_parse(&messages, text.s, text.n, 0, "messages", 1, err);
-    if (ok) {
-        JinjaChat c = {.messages = messages, .var = t->var, .n_var = t->n_var, .add_generation_prompt = respond};
-        c.now_s = t->now_s;
-        ok = jinja_render(t->jinja, &c, out, &e) || template_error(t, &e, err);
+    JinjaChat c = {.var = t->var, .n_var = t->n_var, .add_generation_prompt = respond, .now_s = t->now_s};
+    bool ok = true;
+    if (p->messages) {
+        c.messages = marked(b, t, p->messages, n);
+        c.tools = p->tools ? marked(b, t, p->tools, json_len(p->tools)) : NULL;
+        ok = (c.messages && (c.tools || !p->tools)) ||
+             error_set(err, ERR_FORMAT, "messages or tools are nested deeper than %d", (int)MAX_DEPTH);
+    } else {
+        put_messages(&text, t, (Dialogue){p->d.msg, n});
+        ok = json_parse(&messages, text.s, text.n, 0, "messages", 1, err);
+        c.messages = messages;
     }
+    ok = ok && (jinja_render(t->jinja, &c, out, &e) || template_error(t, &e, err));
+    json_build_free(b);
     json_release(messages);
     jinja_error_release(&e);
     str_release(&text);
@@ -353,21 +451,24 @@ static bool begins(const JinjaOut *whole, const JinjaOut *part) {
     return part->text.n <= whole->text.n && memcmp(str_get(&whole->text), str_get(&part->text), part->text.n) == 0;
 }
 
+static bool not_prefix(const ChatTemplate *t, int turns, const char *marks, Error *err) {
+    return error_set(
+        err, ERR_FORMAT,
+        "%s: %s, and what the template writes up to turn %d is not how it writes the whole dialogue: nobody "
+        "can say which tokens to train on",
+        str_get(&t->name), marks, turns);
+}
+
 /* The spans of a template that marks none: what each assistant's turn adds. */
-static bool grow_spans(JinjaOut *whole, const ChatTemplate *t, Dialogue d, Error *err) {
+static bool grow_spans(JinjaOut *whole, const ChatTemplate *t, const Spoken *p, int learn_from, Error *err) {
     JinjaOut before = {0}, after = {0};
     bool ok = true;
-    for (int i = 0; i < d.n && ok; i++) {
-        if (d.msg[i].role != ROLE_ASSISTANT) continue;
-        ok = render(&before, t, (Dialogue){d.msg, i}, true, err) &&
-             render(&after, t, (Dialogue){d.msg, i + 1}, false, err);
+    for (int i = learn_from; i < n_turns(p) && ok; i++) {
+        if (!by_assistant(p, i)) continue;
+        ok = render(&before, t, p, i, true, err) && render(&after, t, p, i + 1, false, err);
         if (!ok) break;
         if (!begins(whole, &before) || !begins(whole, &after) || after.text.n < before.text.n) {
-            ok = error_set(
-                err, ERR_FORMAT,
-                "%s: the template marks no assistant turns with {%% generation %%}, and what it writes up to turn "
-                "%d is not how it writes the whole dialogue: nobody can say which tokens to train on",
-                str_get(&t->name), i + 1);
+            ok = not_prefix(t, i + 1, "the template marks no assistant turns with {% generation %}", err);
             break;
         }
         whole->span = mem_grow(whole->span, (size_t)(whole->n_span + 1) * sizeof *whole->span);
@@ -379,13 +480,30 @@ static bool grow_spans(JinjaOut *whole, const ChatTemplate *t, Dialogue d, Error
     return ok;
 }
 
-void template_dialogue(Sequence *s, const Chat *c, Dialogue d, float weight_assistant, bool respond) {
+/* Of a template that marks them: those that turns from learn_from on have added. */
+static bool drop_spans(JinjaOut *whole, const ChatTemplate *t, const Spoken *p, int learn_from, Error *err) {
+    JinjaOut before = {0};
+    bool ok = render(&before, t, p, learn_from, false, err);
+    if (ok && !begins(whole, &before)) ok = not_prefix(t, learn_from, "the first turns are context", err);
+    int64_t from = ok ? (int64_t)chars(str_get(&before.text), before.text.n) : 0;
+    int n = 0;
+    for (int i = 0; i < whole->n_span && ok; i++)
+        if (whole->span[i].begin >= from) whole->span[n++] = whole->span[i];
+    whole->n_span = n;
+    jinja_out_release(&before);
+    return ok;
+}
+
+void template_dialogue(Sequence *s, const Chat *c, const Spoken *p, int learn_from, float weight_assistant,
+                       bool respond) {
+    const ChatTemplate *t = c->tmpl;
     Error err = {0};
     JinjaOut out = {0};
     Rendering r = {0};
     if (s->failed) return;
-    bool ok = render(&out, c->tmpl, d, respond, &err);
-    if (ok && weight_assistant != 0 && !jinja_has_generation(c->tmpl->jinja)) ok = grow_spans(&out, c->tmpl, d, &err);
+    bool ok = render(&out, t, p, n_turns(p), respond, &err), marks = jinja_has_generation(t->jinja);
+    if (ok && weight_assistant != 0 && !marks) ok = grow_spans(&out, t, p, learn_from, &err);
+    if (ok && weight_assistant != 0 && marks && learn_from > 0) ok = drop_spans(&out, t, p, learn_from, &err);
     if (ok) {
         unmark(&r, &out);
         put_rendering(s, c, &r, weight_assistant);

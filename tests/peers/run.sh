@@ -45,6 +45,7 @@ data=$here/../../../shared/data/quickstart
 check tokenizers "$here/tokenizers_equal.py" "$build/tests/vec_adapter" --mb 2 --random 40 $texts
 check jinja_random "$here/jinja_random.py" --seed 1 --count 3000 "$build/tests/vec_adapter"
 check native_template "$here/native_template.py" "$here/../golden/text_llama3.json" "$build/tests/vec_adapter"
+check sft_rows "$here/sft_rows.py" "$here/../golden/text_llama3.json" "$build/dikast"
 check parquet "$here/parquet_equal.py" "$build/dikast" --files 150
 if [ "$kind" = heavy ]; then
     check chat_templates "$here/chat_templates.py" --packages "$env/archives" --download "$build/tests/vec_adapter"
