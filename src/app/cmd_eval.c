@@ -234,7 +234,6 @@ static void put_metrics(JsonOut *j, const TaskResult *r) {
 }
 
 static void put_entry(JsonOut *j, const Eval *v, const Entry *e) {
-    char hash[33];
     const TaskConfig *c = &e->task.cfg;
     int64_t shots = c->shots.n;
     Error none = {0};
@@ -250,7 +249,6 @@ static void put_entry(JsonOut *j, const Eval *v, const Entry *e) {
         put_metrics(j, r);
         json_out_obj_end(j);
     }
-    (void)hash;
 }
 
 static void put_results(Str *out, const Eval *v, bool ok, const Error *err) {
@@ -312,7 +310,7 @@ static void put_table(Str *out, const Eval *v) {
                 if (isnan(r->of[m].se))
                     str_printf(out, "%9s", "n/a");
                 else
-                    str_printf(out, "%9.4f", r->of[m].se);
+                    str_printf(out, "%9.4g", r->of[m].se);
                 if (!isnan(r->of[m].lo)) str_printf(out, "  %.4f .. %.4f", r->of[m].lo, r->of[m].hi);
                 str_putc(out, '\n');
             }

@@ -194,13 +194,16 @@ static double per_unit(const Task *t, int leaf, Metric m) {
     return m == METRIC_BITS_PER_BYTE ? -ll / units / log(2) : exp(-ll / units);
 }
 
+static const double z95 = 1.959963984540054;
+static double share(double v) { return v < 0 ? 0 : v > 1 ? 1 : v; } /* NaN stays */
+
 static void leaf_metric(TaskResult *r, const Task *t, int leaf, Metric m, const double *x, int n_draw, Pool *pool) {
     double v = NAN, se = NAN, lo = NAN, hi = NAN;
     if (m < METRIC_PERPLEXITY) {
         v = mean_of(x, r->n);
         se = stderr_mean(x, r->n);
-        lo = v - 1.959963984540054 * se;
-        hi = v + 1.959963984540054 * se;
+        lo = share(v - z95 * se);
+        hi = share(v + z95 * se);
         if (t->cfg.type != TASK_CHOICE || !t->cfg.labels[0]) {
             Interval w = interval_wilson(round(v * (double)r->n), r->n);
             lo = w.lo, hi = w.hi;
@@ -248,12 +251,12 @@ static void group_result(TaskResult *r, const Task *t, const TaskResult *leaf, c
             size[n++] = leaf[i].n;
             r->n += leaf[i].n;
         }
-        double v = sum / all, s = stderr_group(se, size, n, t->cfg.split.weighted), half = 1.959963984540054 * s;
+        double v = sum / all, s = stderr_group(se, size, n, t->cfg.split.weighted);
         r->of[r->n_metric].metric = t->metric[k];
         r->of[r->n_metric].value = v;
         r->of[r->n_metric].se = s;
-        r->of[r->n_metric].lo = v - half;
-        r->of[r->n_metric++].hi = v + half;
+        r->of[r->n_metric].lo = share(v - z95 * s);
+        r->of[r->n_metric++].hi = share(v + z95 * s);
     }
     free(se);
     free(size);

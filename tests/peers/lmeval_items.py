@@ -169,6 +169,9 @@ def tokenizer(kind, texts, vocab):
     tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, show_progress=False, initial_alphabet=alphabet,
                                                        limit_alphabet=60 if kind == "sentencepiece" else 256, max_token_length=12))
     if kind == "sentencepiece":
+        parts = json.loads(tok.to_str())                               # bytes are tokens like others, not special ones
+        parts["added_tokens"] = [t for t in parts["added_tokens"] if not t["content"].startswith("<0x")]
+        tok = Tokenizer.from_str(json.dumps(parts))
         tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         tok.pre_tokenizer = None
         tok.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
@@ -300,7 +303,7 @@ def main():
     bad = 0
     for kind, window in (("bytelevel", 1024), ("sentencepiece", 384)):
         model = f"{w}/{kind}"
-        make_model(model, kind, docs, 420 if a.golden else 900, 16 if a.golden else 64, window if not a.golden else window // 2, 40 if a.golden else 150)
+        make_model(model, kind, docs, 420 if a.golden else 900, 16 if a.golden else 64, window if not a.golden else window // 2, 600 if a.golden else 150)
         theirs = run_theirs(w, model, f"{w}/out_{kind}")
         if a.golden:
             golden(a.golden, kind, model, theirs)
