@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """dikast eval beside lm-evaluation-harness: every item, every metric.
 
-  lmeval_items.py DIKAST [--docs 210] [--work DIR] [--golden DIR]
+  lmeval_items.py DIKAST [--docs 210] [--work DIR] [--golden DIR] [--speed]
 
 Writes documents of our own, generated from word lists, in the columns of ten benchmarks; task files for the harness that include
 its installed definitions and replace only where the data come from; and two small models trained on those texts for a moment, so
@@ -19,10 +19,12 @@ import math
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 try:
     import lm_eval
@@ -181,6 +183,7 @@ def tokenizer(kind, texts, vocab):
 def make_model(path, kind, docs, vocab, width, window, steps):
     torch.set_num_threads(1)
     torch.manual_seed(1)
+    layers = 2 if width < 256 else 4
     w = Words(99)
     texts = [json.dumps(x, ensure_ascii=False) for rows in docs.values() for x in rows][:400] + [w.sentence() for _ in range(400)]
     tok, names = tokenizer(kind, texts, vocab)
@@ -188,14 +191,14 @@ def make_model(path, kind, docs, vocab, width, window, steps):
     fast.save_pretrained(path)
     size = len(fast)
     if kind == "bytelevel":
-        net = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=width, n_layer=2, n_head=2, n_positions=window, bos_token_id=0, eos_token_id=0,
+        net = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=width, n_layer=layers, n_head=2, n_positions=window, bos_token_id=0, eos_token_id=0,
                                          resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
     else:
-        net = LlamaForCausalLM(LlamaConfig(vocab_size=size, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
+        net = LlamaForCausalLM(LlamaConfig(vocab_size=size, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=4,
                                            num_key_value_heads=2, max_position_embeddings=window, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True))
-    opt = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    opt = torch.optim.AdamW(net.parameters(), lr=4e-3)
     for _ in range(steps):
-        x = torch.tensor([fast.encode(" ".join(w.sentence() for _ in range(12)))[:120]])
+        x = torch.tensor([fast.encode(" ".join(w.sentence() for _ in range(12)))[:160]])
         opt.zero_grad()
         net(x, labels=x).loss.backward()
         opt.step()
@@ -275,6 +278,36 @@ def compare(kind, ours, theirs):
     return bad
 
 
+# ------------------------------------------------------------------ speed
+def timed(cmd, env):
+    a, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+    p = subprocess.run(cmd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    b = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if p.returncode:
+        sys.exit(f"{cmd[0]} failed:\n" + p.stdout[-4000:])
+    return time.time() - start, b.ru_utime + b.ru_stime - a.ru_utime - a.ru_stime
+
+
+def speed(dikast, w, model):
+    """2,000 items of four tasks on a model of three million parameters; of each program also a run on one item per task, which is
+    what starting costs"""
+    names = ["l_mmlu", "l_hellaswag", "l_arc", "l_piqa"]
+    env = dict(os.environ, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_CACHE=f"{w}/cache")
+    theirs = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--tasks", ",".join(names), "--include_path",
+              f"{w}/theirs", "--device", "cpu", "--batch_size", "32"]
+    ours = [dikast, "eval", model] + [f"{w}/ours/{t}.yaml" for t in names] + ["--data", f"{w}/data", "-q"]
+    rows = {}
+    for name, cmd in (("dikast", ours), ("lm_eval", theirs)):
+        start, all_ = timed(cmd + ["--limit", "1"], env), timed(cmd, env)
+        rows[name] = all_
+        print(f"{name}: {all_[0]:.1f} s, {all_[1]:.1f} s of CPU; starting: {start[0]:.1f} s, {start[1]:.1f} s of CPU", flush=True)
+        rows[name + " scoring"] = [max(x - y, 1e-3) for x, y in zip(all_, start)]
+    for what in ("", " scoring"):
+        a, b = rows["dikast" + what], rows["lm_eval" + what]
+        print(f"{what.strip() or 'all'}: {b[0] / a[0]:.1f} times faster by the clock, {b[1] / a[1]:.1f} times less CPU")
+    return rows["lm_eval scoring"][1] < 5 * rows["dikast scoring"][1]
+
+
 def golden(folder, kind, model, theirs):
     items, metrics = theirs
     to = f"{folder}/{kind}"
@@ -295,15 +328,20 @@ def main():
     ap.add_argument("--docs", type=int, default=210)
     ap.add_argument("--work")
     ap.add_argument("--golden")
+    ap.add_argument("--speed", action="store_true", help="time both on 2,000 multiple-choice items instead")
     a = ap.parse_args()
+    a.docs = 500 if a.speed else a.docs
     w = os.path.abspath(a.work or tempfile.mkdtemp(prefix="lmeval_items."))
     docs = documents(a.docs)
     here = os.path.dirname(os.path.abspath(__file__))
     write_tasks(w, docs, "../../../../conf/tasks" if a.golden else os.path.abspath(f"{here}/../../conf/tasks"))
     bad = 0
-    for kind, window in (("bytelevel", 1024), ("sentencepiece", 384)):
+    if a.speed:
+        make_model(f"{w}/speed", "bytelevel", docs, 2000, 256, 1024, 5)
+        bad += speed(a.dikast, w, f"{w}/speed")
+    for kind, window in (("bytelevel", 1024), ("sentencepiece", 384)) if not a.speed else ():
         model = f"{w}/{kind}"
-        make_model(model, kind, docs, 420 if a.golden else 900, 16 if a.golden else 64, window if not a.golden else window // 2, 600 if a.golden else 150)
+        make_model(model, kind, docs, 420 if a.golden else 900, 16 if a.golden else 64, window if not a.golden else window // 2, 900 if a.golden else 400)
         theirs = run_theirs(w, model, f"{w}/out_{kind}")
         if a.golden:
             golden(a.golden, kind, model, theirs)
