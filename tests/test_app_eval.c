@@ -221,6 +221,10 @@ static void test_flags(void **state) {
     expect_run(PIQA " --limit -1", 2, NULL, "--limit must lie in");
     expect_run("eval " PM " " GOLDEN "/tasks/l_piqa.yaml" DATA, 2, NULL, "scoring model");
     expect_run("eval " GOLDEN "/bytelevel", 2, NULL, "an argument is missing");
+    put_file(DIR "/choice.jsonl",
+             "{\"prompt\":\"q\",\"choices\":[\"x\"],\"gold\":0}\n{\"prompt\":\"q\",\"choices\":[\"\"],\"gold\":0}\n");
+    expect_run("eval " MODEL " choice --tasks " TEST_DIR "/../conf/tasks --data " DIR " delimiter=", 3, NULL,
+               "choice: document 1, request 0: no token of its own is left for the continuation");
     /* Longer than the context: cut on the left, and said so. */
     line = "eval " MODEL " " GOLDEN "/tasks/l_mmlu.yaml --json --data " GOLDEN "/data";
     r = run(line);

@@ -156,10 +156,22 @@ static bool hash_weights(Eval *v, Error *err) {
     return ok;
 }
 
+/* "hellaswag: document 4, request 1: ..." */
+static bool name_request(const Task *t, int64_t bad, Error *err) {
+    for (int64_t i = 0; bad >= 0 && i < t->n_item; i++) {
+        const TaskItem *it = &t->item[i];
+        if (bad >= it->first && bad < it->first + it->n)
+            return error_wrap(err, "%s: document %d, request %d", t->leaf[it->leaf].name, it->doc,
+                              (int)(bad - it->first));
+    }
+    return error_wrap(err, "%s", t->cfg.name);
+}
+
 static bool run_entry(Eval *v, Entry *e, const LikelihoodModel *lm, int n_draw, Error *err) {
     Task *t = &e->task;
     log_stage(v->a->log, t->cfg.name);
-    bool ok = likelihood(lm, t->request, t->n_request, v->a->log, err) || error_wrap(err, "%s", t->cfg.name);
+    int64_t bad = -1;
+    bool ok = likelihood(lm, t->request, t->n_request, &bad, v->a->log, err) || name_request(t, bad, err);
     log_stage(v->a->log, NULL);
     if (!ok) return false;
     for (int64_t i = 0; i < t->n_request; i++) {

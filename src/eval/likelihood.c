@@ -116,26 +116,23 @@ static void roll(Chunk *c, int64_t i) {
 /* -- scoring --------------------------------------------------------------------------------------------------------
  */
 
-static bool check_window(const Chunk *c, const Window *w, int64_t at, Error *err) {
+static bool check_window(const Chunk *c, const Window *w, Error *err) {
     int n = w->ids.n - w->n_ctx;
-    const LikelihoodRequest *r = &c->r[w->owner];
     if (w->n_ctx < 1)
-        return error_set(
-            err, ERR_FORMAT,
-            "request %lld: its context is empty, and the tokenizer has neither a BOS nor an EOS token to begin with",
-            (long long)(at + w->owner));
+        return error_set(err, ERR_FORMAT,
+                         "the context is empty, and the tokenizer has neither a BOS nor an EOS token to begin with");
     if (n < 1)
-        return error_set(err, ERR_FORMAT, "request %lld: no token of its own is left for the continuation '%.40s'",
-                         (long long)(at + w->owner), r->cont ? r->cont : "");
+        return error_set(err, ERR_FORMAT, "no token of its own is left for the continuation '%.40s'",
+                         c->r[w->owner].cont);
     return n <= c->m->max_seq ||
-           error_set(err, ERR_FORMAT, "request %lld: its continuation has %d tokens, the model's context holds %d",
-                     (long long)(at + w->owner), n, c->m->max_seq);
+           error_set(err, ERR_FORMAT, "the continuation has %d tokens, the model's context holds %d", n, c->m->max_seq);
 }
 
-static bool score(const Chunk *c, Window *w, int64_t n, int64_t at, Error *err) {
+static bool score(const Chunk *c, Window *w, int64_t n, int64_t at, int64_t *bad, Error *err) {
     size_t cells = 0, size = (size_t)(n > 0 ? n : 1);
     for (int64_t i = 0; i < n; i++) {
-        if (!check_window(c, &w[i], at, err)) return false;
+        *bad = at + w[i].owner;
+        if (!check_window(c, &w[i], err)) return false;
         cells += (size_t)(w[i].ids.n - w[i].n_ctx);
     }
     Tokens *prefix = mem_alloc(size * sizeof *prefix), *text = mem_alloc(size * sizeof *text);
@@ -148,6 +145,7 @@ static bool score(const Chunk *c, Window *w, int64_t n, int64_t at, Error *err) 
         each[i] = all + cells;
         cells += (size_t)text[i].n;
     }
+    *bad = -1;
     bool ok = engine_score_greedy(c->m->engine, prefix, text, (int)n, each, greedy, err);
     for (int64_t i = 0; ok && i < n; i++) {
         LikelihoodRequest *r = &c->r[w[i].owner];
@@ -168,7 +166,7 @@ static bool score(const Chunk *c, Window *w, int64_t n, int64_t at, Error *err) 
 }
 
 /* Pairs keep their places; those of rolling requests are empty and left out. */
-static bool run_chunk(Chunk *c, int64_t at, Error *err) {
+static bool run_chunk(Chunk *c, int64_t at, int64_t *bad, Error *err) {
     c->window = mem_alloc((size_t)c->n * sizeof *c->window);
     pool_for(c->m->pool, (c->n + TILE - 1) / TILE, encode_tile, c);
     int64_t n_pair = 0;
@@ -179,12 +177,13 @@ static bool run_chunk(Chunk *c, int64_t at, Error *err) {
             c->window[n_pair++] = c->window[i];
             continue;
         }
-        if (ok && c->m->prefix < 0)
-            ok = error_set(err, ERR_FORMAT, "request %lld: a text needs a BOS or EOS token to begin with",
-                           (long long)(at + i));
+        if (ok && c->m->prefix < 0) {
+            *bad = at + i;
+            ok = error_set(err, ERR_FORMAT, "a text needs a BOS or EOS token to begin with");
+        }
         if (ok) roll(c, i);
     }
-    ok = ok && score(c, c->window, n_pair, at, err) && score(c, c->rolling, c->n_rolling, at, err);
+    ok = ok && score(c, c->window, n_pair, at, bad, err) && score(c, c->rolling, c->n_rolling, at, bad, err);
     for (int64_t i = 0; i < n_pair; i++) tokbuf_release(&c->window[i].ids);
     for (int64_t i = 0; i < c->n_rolling; i++) tokbuf_release(&c->rolling[i].ids);
     free(c->window);
@@ -192,7 +191,7 @@ static bool run_chunk(Chunk *c, int64_t at, Error *err) {
     return ok;
 }
 
-bool likelihood(const LikelihoodModel *m, LikelihoodRequest *r, int64_t n, Log *log, Error *err) {
+bool likelihood(const LikelihoodModel *m, LikelihoodRequest *r, int64_t n, int64_t *bad, Log *log, Error *err) {
     int threads = pool_threads(m->pool);
     Encoder **encoder = mem_alloc((size_t)threads * sizeof *encoder);
     for (int i = 0; i < threads; i++) encoder[i] = encoder_open(m->tok);
@@ -201,7 +200,7 @@ bool likelihood(const LikelihoodModel *m, LikelihoodRequest *r, int64_t n, Log *
     bool ok = true;
     for (int64_t at = 0; ok && at < n; at += CHUNK) {
         Chunk c = {.m = m, .r = r + at, .n = n - at < CHUNK ? n - at : CHUNK, .encoder = encoder, .prefix = prefix};
-        ok = run_chunk(&c, at, err);
+        ok = run_chunk(&c, at, bad, err);
         log_progress(log, at + c.n, n, (double)(at + c.n), "requests", "scored");
     }
     log_progress_end(log);

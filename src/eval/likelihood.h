@@ -28,7 +28,8 @@ typedef struct {
     int n_cut;              /* tokens cut off on the left */
 } LikelihoodRequest;
 
-/* Fills ll, greedy and n_cut. Errors name the request by its number. The same bits for any number of threads. */
-bool likelihood(const LikelihoodModel *m, LikelihoodRequest *r, int64_t n, Log *log, Error *err);
+/* Fills ll, greedy and n_cut. On failure *bad is the number of the request that is to blame, -1: none in particular. The same
+ * bits for any number of threads. */
+bool likelihood(const LikelihoodModel *m, LikelihoodRequest *r, int64_t n, int64_t *bad, Log *log, Error *err);
 
 #endif

@@ -87,7 +87,7 @@ def documents(n):
         return dict(question=f"{w.sentence()} What did {w.who} carry?", choices=dict(text=w.distinct(k, lambda: w.what + r.choice(["", " "])), label=labels),
                     answerKey=r.choice(labels))
     d["arc"], d["arc_train"] = [arc() for _ in range(n)], [arc() for _ in range(40)]
-    d["openbookqa"] = [dict(question_stem=w.sentence()[:-1] + " because", choices=(a := arc())["choices"], answerKey=a["answerKey"]) for _ in range(n)]
+    d["openbookqa"] = [dict(question_stem=w.sentence()[:-1] + " because" + r.choice(["", " "]), choices=(a := arc())["choices"], answerKey=a["answerKey"]) for _ in range(n)]
     d["piqa"] = [dict(goal=f"To keep {w.what} {w.where},", sol1=w.sentence(), sol2=w.sentence(), label=r.randrange(2)) for _ in range(n)]
     d["winogrande"] = [dict(sentence=r.choice(["{} did not trust {} because _ was late {}.", "_ {} {}, so nobody {}.", "{} gave {} a lamp, so the reader {} is _ ."])
                             .replace("{}", w.who, 1).replace("{}", w.what, 1).replace("{}", w.where, 1), option1=w.who, option2=w.who, answer=r.choice("12"))
