@@ -245,8 +245,14 @@ static int setup(void **state) {
     return 0;
 }
 
+static int teardown(void **state) {
+    (void)state;
+    Error err = {0};
+    return io_remove_tree(DIR, &err) ? 0 : -1;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_harness), cmocka_unit_test(test_gates),
                                        cmocka_unit_test(test_flags)};
-    return cmocka_run_group_tests(tests, setup, NULL);
+    return cmocka_run_group_tests(tests, setup, teardown);
 }

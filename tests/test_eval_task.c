@@ -235,8 +235,7 @@ static void test_refusals(void **state) {
     bad_task(TASKS "choice.yaml", good, "metrics=perplexity", ERR_CONFIG, "'perplexity' is no metric of this type");
     bad_task(TASKS "choice.yaml", good, "target=x", ERR_CONFIG, "'target' means nothing in a task of type choice");
     bad_task(TASKS "choice.yaml", good, "type=text", ERR_CONFIG, "'choices' means nothing in a task of type text");
-    bad_task(TASKS "winogrande.yaml", good, "target=", ERR_CONFIG,
-             "no 'target', which a task of type contexts needs");
+    bad_task(TASKS "winogrande.yaml", good, "target=", ERR_CONFIG, "no 'target', which a task of type contexts needs");
     bad_task(TASKS "choice.yaml", good, "name=a/b", ERR_CONFIG, "name 'a/b'");
     bad_task(TASKS "choice.yaml", good, "data.test=nowhere.jsonl", ERR_IO,
              "nowhere.jsonl: no such file; task 'choice'");
@@ -338,11 +337,17 @@ static void test_groups(void **state) {
     }
 }
 
+static int teardown(void **state) {
+    (void)state;
+    Error err = {0};
+    return io_remove_tree(DIR, &err) ? 0 : -1;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mmlu),    cmocka_unit_test(test_hellaswag), cmocka_unit_test(test_python_text),
         cmocka_unit_test(test_others),  cmocka_unit_test(test_own_shots), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_metrics), cmocka_unit_test(test_groups),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, teardown);
 }
