@@ -296,6 +296,53 @@ static void test_adapters_training_is_the_cpus(void **state) {
     training(true);
 }
 
+/* What the model writes greedily is greedy, another last token is not; with pages and without, in exact mode to the
+ * bit. */
+static void test_greedy_scores(void **state) {
+    (void)state;
+    enum { N = 8, SHOTS = 130, K = 5 };
+    static int32_t tok[N][SHOTS + 2 + K];
+    ModelConfig c = config(0);
+    Error err = {0};
+    for (int exact = 0; exact < 2; exact++) {
+        Side s;
+        side_open(&s, "cuda", exact ? "exact" : NULL, false, &c, false);
+        Engine *paged = engine_of(side_lm(&s), (EngineConfig){.share_prefix = true, .max_batch_tok = 256});
+        Engine *packed = engine_of(side_lm(&s), (EngineConfig){.max_batch_tok = 256});
+        GenRequest req[N];
+        GenResult res[N];
+        for (int i = 0; i < N; i++) {
+            for (int p = 0; p < SHOTS; p++) tok[i][p] = (7 * p + 3) % c.n_vocab;
+            for (int p = 0; p < 2; p++) tok[i][SHOTS + p] = (11 * i + p) % c.n_vocab;
+            req[i] = (GenRequest){.id = (uint64_t)i, .prompt = {tok[i], SHOTS + 2}};
+            req[i].sample = (SampleParams){.top_p = 1, .repetition = 1, .max_new = K};
+        }
+        generate(packed, req, N, res);
+        Tokens prefix[N], text[N];
+        float value[2][N][K], *out[2][N];
+        bool greedy[2][N];
+        for (int i = 0; i < N; i++) {
+            memcpy(tok[i] + SHOTS + 2, res[i].text, K * sizeof(int32_t));
+            if (i % 2) tok[i][SHOTS + 1 + K] = (tok[i][SHOTS + 1 + K] + 1) % c.n_vocab;
+            prefix[i] = req[i].prompt;
+            text[i] = (Tokens){tok[i] + SHOTS + 2, K};
+            for (int v = 0; v < 2; v++) out[v][i] = value[v][i];
+        }
+        engine_free_results(res, N);
+        assert_true(engine_score_greedy(paged, prefix, text, N, out[0], greedy[0], &err));
+        assert_true(engine_score_greedy(packed, prefix, text, N, out[1], greedy[1], &err));
+        assert_true(engine_stats(paged).n_shared > 0 && engine_stats(packed).n_shared == 0);
+        for (int i = 0; i < N; i++) {
+            assert_true(greedy[0][i] == (i % 2 == 0) && greedy[1][i] == (i % 2 == 0));
+            double w = worst(value[0][i], value[1][i], K);
+            if (!(w <= (exact ? 0 : 1e-4))) fail_msg("exact %d, sequence %d: %g", exact, i, w);
+        }
+        engine_close(paged);
+        engine_close(packed);
+        side_close(&s);
+    }
+}
+
 int main(void) {
     Error err = {0};
     Backend *be = NULL;
@@ -309,6 +356,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scores_are_the_cpus),
         cmocka_unit_test(test_generation_is_scoring),
+        cmocka_unit_test(test_greedy_scores),
         cmocka_unit_test(test_training_is_the_cpus),
         cmocka_unit_test(test_adapters_training_is_the_cpus),
     };

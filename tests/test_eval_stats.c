@@ -206,7 +206,7 @@ static void test_gates(void **state) {
 }
 
 #define EXPECTED "; expected 'metric <= number or metric [+- ...]'"
-#define UNKNOWN(name) "no stage of this run reports a metric '" name "'; summary.json of each stage lists them"
+#define UNKNOWN(name) "nothing reports a metric '" name "'; summary.json of each stage, or the results of an evaluation, list them"
 
 static void test_gate_errors(void **state) {
     (void)state;

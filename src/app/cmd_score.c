@@ -18,10 +18,9 @@ typedef struct {
     int line;
     Sequence prompt, text; /* a scoring model: the whole sequence in prompt */
     double logprob;
-    float *each; /* (text.tok.n) log-prob of every token */
-    bool greedy;
-    int32_t absent; /* an id that text does not hold */
-    float *score;   /* (n_out) */
+    float *each;  /* (text.tok.n) log-prob of every token */
+    bool greedy;  /* every token is the likeliest after those before it: greedy decoding writes it */
+    float *score; /* (n_out) */
 } Item;
 
 typedef struct {
@@ -86,6 +85,7 @@ static bool read_item(Score *s, const char *line, size_t n, int number, Error *e
 static bool score_logprob(Score *s, Error *err) {
     Tokens prefix[ROWS], text[ROWS];
     float *each[ROWS], *all;
+    bool greedy[ROWS];
     size_t total = 0;
     for (int i = 0; i < s->n; i++) total += (size_t)s->item[i].text.tok.n;
     all = mem_alloc(total * sizeof *all);
@@ -97,54 +97,17 @@ static bool score_logprob(Score *s, Error *err) {
         each[i] = all + total;
         total += (size_t)text[i].n;
     }
-    bool ok = engine_score(s->m.engine, prefix, text, s->n, 1, each, err);
+    bool ok = engine_score_greedy(s->m.engine, prefix, text, s->n, each, greedy, err);
     for (int i = 0; ok && i < s->n; i++) {
         Item *it = &s->item[i];
         it->logprob = 0;
+        it->greedy = greedy[i];
         it->each = mem_grow(it->each, (size_t)text[i].n * sizeof *it->each);
         memcpy(it->each, each[i], (size_t)text[i].n * sizeof *it->each);
         for (int k = 0; k < text[i].n; k++) it->logprob += (double)each[i][k];
     }
     free(all);
     return ok;
-}
-
-/* Greedy: every token is the likeliest after those before it, so greedy decoding writes the continuation itself. A row
- * that has left it is ended by forcing a token that the continuation does not hold. */
-static void leave_when_lost(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule) {
-    const Score *s = ud;
-    const Item *it = &s->item[id];
-    if (n > 0 && text[n - 1] != it->text.tok.id[n - 1]) rule->force = it->absent;
-}
-
-static int32_t absent_id(const TokBuf *t, int n_vocab) {
-    for (int32_t id = 0; id < n_vocab; id++) {
-        bool seen = false;
-        for (int i = 0; i < t->n && !seen; i++) seen = t->id[i] == id;
-        if (!seen) return id;
-    }
-    return n_vocab - 1; /* as long as the vocabulary: such a row is decoded to its end */
-}
-
-static bool find_greedy(Score *s, Error *err) {
-    GenRequest req[ROWS];
-    GenResult res[ROWS];
-    for (int i = 0; i < s->n; i++) {
-        Item *it = &s->item[i];
-        it->absent = absent_id(&it->text.tok, s->m.model.cfg.n_vocab);
-        req[i] = (GenRequest){.id = (uint64_t)i, .prompt = {it->prompt.tok.id, it->prompt.tok.n}};
-        req[i].sample =
-            (SampleParams){.top_p = 1, .repetition = 1, .max_new = it->text.tok.n, .stop = &it->absent, .n_stop = 1};
-        req[i].sample.hook = leave_when_lost;
-        req[i].sample.hook_ud = s;
-    }
-    if (!engine_generate(s->m.engine, req, s->n, res, NULL, NULL, err)) return false;
-    for (int i = 0; i < s->n; i++) {
-        const TokBuf *want = &s->item[i].text.tok;
-        s->item[i].greedy = res[i].n == want->n && !memcmp(res[i].text, want->id, (size_t)want->n * sizeof *want->id);
-    }
-    engine_free_results(res, s->n);
-    return true;
 }
 
 static bool score_last(Score *s, Error *err) {
@@ -194,7 +157,7 @@ static void put_item(JsonOut *j, const Score *s, const Item *it) {
 
 static bool flush_items(Score *s, Error *err) {
     if (s->n == 0) return true;
-    bool ok = s->m.head.kind == HEAD_LM ? score_logprob(s, err) && find_greedy(s, err) : score_last(s, err);
+    bool ok = s->m.head.kind == HEAD_LM ? score_logprob(s, err) : score_last(s, err);
     for (int i = 0; ok && i < s->n; i++) {
         if (s->a->json) {
             put_item(&s->j, s, &s->item[i]);

@@ -25,6 +25,7 @@ static const Command *const commands[] = {
     &command_chat,
     &command_generate,
     &command_score,
+    &command_eval,
     &command_logits,
     &command_import,
     &command_export,

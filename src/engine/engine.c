@@ -57,6 +57,9 @@ bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
     e->host = mem_alloc((size_t)e->n_slice * (size_t)e->n_out * sizeof *e->host);
     e->target = mem_alloc((size_t)e->n_slice * sizeof *e->target);
     e->column = mem_alloc((size_t)e->n_slice * sizeof *e->column);
+    e->draw.temp = mem_alloc((size_t)e->n_slice * sizeof *e->draw.temp);
+    e->draw.u = mem_alloc((size_t)e->n_slice * sizeof *e->draw.u);
+    e->draw.token = mem_alloc((size_t)e->n_slice * sizeof *e->draw.token);
     *out = e;
     return true;
 }
@@ -71,6 +74,9 @@ void engine_close(Engine *e) {
     for (int i = 0; i < COUNT_OF(array); i++) free(array[i]);
     free(e->host);
     free(e->column);
+    free(e->draw.temp);
+    free(e->draw.u);
+    free(e->draw.token);
     free(e);
 }
 
@@ -146,6 +152,27 @@ void pass_logprob(Engine *e, int first, int n, float temp, float *out) {
     Tensor value = tensor_rows(e->value, first, n), none = {0};
     e->be->op->logprob_fwd(e->be, value, none, tensor_rows(e->out, first, n), e->target + first, temp);
     tensor_get_f32(e->be, out, value);
+}
+
+static void best_tile(void *ud, int64_t tile, int thread) {
+    Engine *e = ud;
+    (void)thread;
+    float *z = e->host + (size_t)tile * (size_t)e->n_out;
+    tensor_get_f32(e->be, z, tensor_rows(e->out, tile, 1));
+    int best = 0;
+    for (int k = 1; k < e->n_out; k++)
+        if (z[k] > z[best]) best = k;
+    e->draw.token[tile] = z[best] == z[best] ? best : -1;
+}
+
+/* Temperature 0 draws the likeliest, the lowest index among equals. */
+void pass_best(Engine *e, int n) {
+    if (!e->be->op->draw) {
+        pool_for(e->be->pool, n, best_tile, e);
+        return;
+    }
+    for (int i = 0; i < n; i++) e->draw.temp[i] = 0.0f, e->draw.u[i] = 0.0;
+    e->be->op->draw(e->be, e->draw.token, tensor_rows(e->out, 0, n), e->draw.temp, e->draw.u);
 }
 
 bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err) {

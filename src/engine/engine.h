@@ -61,6 +61,11 @@ void engine_free_results(GenResult *r, int n);
 /* logprob[i] (text[i].n floats, caller's memory): of each token of text given prefix and the tokens before it, temperature
  * temp, packed in batches of rows; the same bits as training. */
 bool engine_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, float temp, float *const *logprob, Error *err);
+/* The same at temperature 1, and greedy[i]: every token of text[i] is the likeliest in its place (the lowest id among equals).
+ * With share_prefix, pages hold the common beginnings, across calls too, where that computes less than packing neighbours
+ * together does; the bits are those of engine_score. */
+bool engine_score_greedy(Engine *e, const Tokens *prefix, const Tokens *text, int n, float *const *logprob, bool *greedy,
+                         Error *err);
 /* logprob[i*n_option + k] = log p(option k | prompt i) over the full vocabulary. With share_prefix, prompts that begin alike
  * share pages as in generation: a thousand questions behind the same examples cost little more than the questions. */
 bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *option, int n_option, float *logprob, Error *err);

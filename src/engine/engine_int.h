@@ -49,6 +49,11 @@ struct Engine {
     float *host;       /* (n_slice, n_out) */
     int32_t *target;   /* (n_slice) */
     float *column;     /* (n_slice) log-probs of a slice */
+    struct {           /* (n_slice) each: what a device draws by, and what it drew */
+        float *temp;
+        double *u;
+        int32_t *token;
+    } draw;
 
     /* generation only, opened with the first call */
     bool kv_ready;
@@ -59,11 +64,6 @@ struct Engine {
     Slot *slot;       /* (max_slots) */
     int32_t *slot_page, *slot_seen;
     bool *row_ready;        /* (n_slice) logits are in host memory, masked as the request's hook asked */
-    struct {                /* (n_slice) each: what a device draws by, and what it drew */
-        float *temp;
-        double *u;
-        int32_t *token;
-    } draw;
     SampleScratch *scratch; /* one per thread */
 };
 
@@ -74,10 +74,16 @@ void pass_begin(Engine *e);
 void pass_forward(Engine *e, KvCache *kv);                              /* b is complete but for its pointers */
 Tensor pass_head(Engine *e, int first, int n);                          /* head output of rows [first, first+n) */
 void pass_logprob(Engine *e, int first, int n, float temp, float *out); /* of e->target, slice rows [first, first+n) */
+void pass_best(Engine *e, int n); /* the likeliest token of each of the slice's first n rows, into draw.token; -1: none */
 bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err);
+bool gen_open_cache(Engine *e, Error *err); /* keys and values, of the trunk as it is now */
 void gen_release(Engine *e);
 /* engine_options by way of the cache: prompts that begin alike are computed once. */
 bool gen_options(Engine *e, const Tokens *prompt, int n, const int32_t *option, int n_option, float *logprob,
+                 Error *err);
+/* engine_score_greedy by way of the cache (score_pages.c); what it would compute, in rows. */
+int64_t pages_rows(const Tokens *prefix, const Tokens *text, int n);
+bool pages_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, float *const *logprob, bool *greedy,
                  Error *err);
 static inline float temperature_of(double t) { return t > 0.0 ? (float)t : 1.0f; }
 

@@ -428,9 +428,6 @@ static bool open_cache(Engine *e, Error *err) {
     e->slot_page = mem_alloc(slots * (size_t)e->max_page * sizeof *e->slot_page);
     e->slot_seen = mem_alloc(slots * (size_t)m->max_seq * sizeof *e->slot_seen);
     e->row_ready = mem_alloc((size_t)e->n_slice * sizeof *e->row_ready);
-    e->draw.temp = mem_alloc((size_t)e->n_slice * sizeof *e->draw.temp);
-    e->draw.u = mem_alloc((size_t)e->n_slice * sizeof *e->draw.u);
-    e->draw.token = mem_alloc((size_t)e->n_slice * sizeof *e->draw.token);
     e->scratch = mem_alloc(threads * sizeof *e->scratch);
     for (size_t i = 0; i < threads; i++) sample_scratch_open(&e->scratch[i], e->n_out);
     for (size_t i = 0; i < slots; i++) {
@@ -443,13 +440,19 @@ static bool open_cache(Engine *e, Error *err) {
     return true;
 }
 
+bool gen_open_cache(Engine *e, Error *err) {
+    if (!open_cache(e, err)) return false;
+    if (e->version != e->net.trunk->version) {
+        pages_forget(&e->pages);
+        e->version = e->net.trunk->version;
+    }
+    return true;
+}
+
 void gen_release(Engine *e) {
     if (!e->kv_ready) return;
     for (int i = 0; i < pool_threads(e->be->pool); i++) sample_scratch_release(&e->scratch[i]);
     light_release(&e->light);
-    free(e->draw.temp);
-    free(e->draw.u);
-    free(e->draw.token);
     free(e->scratch);
     free(e->row_ready);
     free(e->slot_seen);
@@ -463,11 +466,7 @@ void gen_release(Engine *e) {
 static bool prepare(Gen *g, Error *err) {
     Engine *e = g->e;
     CHECK(e->net.head->kind == HEAD_LM, "generation needs a language model head");
-    if (!open_cache(e, err)) return false;
-    if (e->version != e->net.trunk->version) {
-        pages_forget(&e->pages);
-        e->version = e->net.trunk->version;
-    }
+    if (!gen_open_cache(e, err)) return false;
     e->now = e->net;
     if (e->cfg.weights != DTYPE_F32) {
         light_update(&e->light, e->net);

@@ -24,6 +24,7 @@ typedef struct {
     bool last_row;               /* only the last row is chosen; else all from the last prefix token on */
     float *const *each;          /* results of sequence i, row after row; NULL: */
     float *flat;                 /* all results, one after another */
+    bool *greedy;                /* of WANT_LOGPROB, (n) or NULL; true until a token is not the likeliest */
     bool share;                  /* of rows among neighbours */
     int room, last;              /* rows of a pass; the sequence added last */
 } Score;
@@ -120,6 +121,9 @@ static void slice_values(Score *c, int first, int n) {
         tensor_get_f32(e->be, e->host, tensor_rows(e->out, 0, n));
     } else if (c->want == WANT_LOGPROB) {
         for (int i = 0; i < n; i++) e->target[i] = token_of(c, e->row_owner[first + i], e->pos[e->row[first + i]] + 1);
+        if (c->greedy) pass_best(e, n);
+        for (int i = 0; c->greedy && i < n; i++)
+            if (e->draw.token[i] != e->target[i]) c->greedy[e->row_owner[first + i]] = false;
         pass_logprob(e, 0, n, c->temp, e->host);
     } else {
         float *column = e->column;
@@ -200,6 +204,41 @@ bool engine_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, fl
                .skip_last = true,
                .each = logprob};
     return score(&c, n, err);
+}
+
+/* Rows that packing computes, and a quarter of those that attention sees again. */
+static int64_t packed_rows(Score *c, int n) {
+    int64_t rows = 0, seen_all = 0, tok = 0, seen = 0;
+    int room = c->e->cfg.max_batch_tok;
+    bool share = worth_sharing(c, n);
+    for (int i = 0; i < n; i++) {
+        int len = fed(c, i), same = share && tok > 0 ? common(c, i - 1, i) : 0;
+        if (len > room) room = len;
+        if (tok + len - same > room || (share && seen + len > SEEN_PER_ROW * room)) tok = seen = same = 0;
+        tok += len - same;
+        seen += len;
+        rows += len - same;
+        seen_all += same;
+    }
+    return rows + seen_all / 4;
+}
+
+bool engine_score_greedy(Engine *e, const Tokens *prefix, const Tokens *text, int n, float *const *logprob,
+                         bool *greedy, Error *err) {
+    CHECK(e->net.head->kind == HEAD_LM, "log-probs need a language model head");
+    Score c = {.e = e,
+               .want = WANT_LOGPROB,
+               .temp = 1.0f,
+               .width = 1,
+               .prefix = prefix,
+               .text = text,
+               .skip_last = true,
+               .each = logprob,
+               .greedy = greedy};
+    for (int i = 0; i < n; i++) greedy[i] = true;
+    bool cached = e->cfg.share_prefix && e->cfg.weights == DTYPE_F32; /* else the cache is of other weights */
+    if (!cached || pages_rows(prefix, text, n) >= packed_rows(&c, n)) return score(&c, n, err);
+    return check_sequences(&c, n, err) && pages_score(e, prefix, text, n, logprob, greedy, err);
 }
 
 bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *option, int n_option, float *logprob,

@@ -35,7 +35,8 @@ static bool read_metric(Parser *p, double *out) {
     if (!isnan(*out)) return true;
     p->at = start;
     return error_set(p->err, ERR_CONFIG,
-                     "gate '%s': no stage of this run reports a metric '%s'; summary.json of each stage lists them",
+                     "gate '%s': nothing reports a metric '%s'; summary.json of each stage, or the results of an "
+                     "evaluation, list them",
                      p->expr, name);
 }
 

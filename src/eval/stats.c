@@ -148,3 +148,8 @@ Detection detection(const double *p, const int32_t *label, int64_t n, double thr
     d.accuracy = n ? (double)(d.tp + d.tn) / (double)n : NAN;
     return d;
 }
+
+double balanced_accuracy(const Detection *d) {
+    double recall = d->tp + d->fn ? d->recall : 0, specificity = d->fp + d->tn ? 1 - d->fpr : 0;
+    return (recall + specificity) / 2;
+}

@@ -3,6 +3,7 @@
 #define DIKAST_EVAL_STATS_H
 
 #include "base/error.h"
+#include "base/pool.h"
 #include "base/rng.h"
 
 typedef struct { double mean, lo, hi; int64_t n; } Interval;     /* 95 % */
@@ -15,10 +16,26 @@ Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rn
 double ece(const double *p, const double *label, int64_t n, int n_bin);
 double brier(const double *p, const double *label, int64_t n);
 double auroc(const double *score, const int32_t *label, int64_t n);          /* ties count half; NaN with one class or a NaN score */
+/* sum (R_k - R_(k-1)) P_k over distinct thresholds from high to low; equal scores are one step. NaN with no positive label or
+ * a NaN score. */
+double average_precision(const double *score, const int32_t *label, int64_t n);
+/* Largest recall at a threshold whose false-positive rate is at most `most`; *threshold (may be NULL) is that threshold. */
+double recall_at_fpr(const double *score, const int32_t *label, int64_t n, double most, double *threshold);
 double correlation(const double *x, const double *y, int64_t n);             /* Pearson; 0 when a side is constant */
 /* A share of nothing is NaN; precision is 0 when nothing was flagged but should have been. */
 typedef struct { double recall, fpr, precision, f1, accuracy; int64_t tp, fp, tn, fn; } Detection;
 Detection detection(const double *p, const int32_t *label, int64_t n, double threshold);   /* positive: p >= threshold */
+
+double balanced_accuracy(const Detection *d);                                /* mean of recall and specificity; a share of nothing counts 0 */
+
+/* Standard errors as evaluation harnesses print them; NaN: none. */
+double mean_of(const double *x, int64_t n);
+double stderr_mean(const double *x, int64_t n);                              /* s_(n-1) / sqrt n; NaN for n < 2 */
+/* Of a group of leaf tasks: its mean weighted by their sizes, or (weighted false) each counting once. NaN if any leaf has none. */
+double stderr_group(const double *se, const int64_t *size, int n, bool weighted);
+/* sd of exp(-mean x) over n_draw bootstrap resamples, drawn as the harness draws them: thousands of draws, each thousand from
+ * Python's generator seeded by its number. The same for any number of threads; pool NULL: this thread alone. */
+double stderr_perplexity(const double *x, int64_t n, int n_draw, Pool *pool);
 
 typedef struct { char text[200]; double value, bound; bool ok; } GateResult;
 /* eval/gates.c — "harm.sl.named <= harm.helpful.named - 0.30": metric, <= or >= or < or >, sum of metrics and numbers

@@ -11,7 +11,7 @@ build=$2
 here=$(cd "$(dirname "$0")" && pwd)
 env=$here/../../build/peers/$kind
 light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1"
-heavy="$light torch==2.15.0 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549 accelerate==1.15.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0"
+heavy="$light torch==2.15.0 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549 accelerate==1.15.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 lm_eval==0.4.13"
 [ "$kind" = heavy ] && packages=$heavy || packages=$light
 
 if [ ! -x "$env/bin/python" ] && ! python3 -m venv "$env" > /dev/null 2>&1; then
@@ -57,6 +57,7 @@ if [ "$kind" = heavy ]; then
     [ -d "$env/trl112" ] || "$env/bin/pip" install -q --disable-pip-version-check --no-deps --target "$env/trl112" trl==1.12.0 \
         > "$env/pip.log" 2>&1 || echo "peers: cannot install trl==1.12.0: $(tail -1 "$env/pip.log")"
     [ -d "$env/trl112" ] && check trl_ppo "$here/trl_equal.py" "$build/tests/train_adapter" --trl112 "$env/trl112"
+    check lm_eval "$here/lmeval_items.py" "$build/dikast"
     check run_imported "$here/run_imported.py" "$build/dikast" "$here/../../conf/tiny.yaml"
 fi
 exit $failed
