@@ -60,8 +60,8 @@ static void compare(Nets *n, const EngineConfig *c, Set *s, bool pages, int line
     static Set plain;
     Error err = {0};
     Engine *e = NULL, *alone = NULL;
-    assert_true(engine_open(&e, (Net){&n->model, &n->lm}, c, &err));
-    assert_true(engine_open(&alone, (Net){&n->model, &n->lm}, &(EngineConfig){.max_batch_tok = 32}, &err));
+    assert_true(engine_open(&e, (Net){&n->model, &n->lm, NULL}, c, &err));
+    assert_true(engine_open(&alone, (Net){&n->model, &n->lm, NULL}, &(EngineConfig){.max_batch_tok = 32}, &err));
     follow(alone, s);
     memcpy(&plain, s, sizeof plain);
     for (int i = 0; i < N; i++) {
@@ -120,15 +120,15 @@ static void test_limits(void **state) {
     nets_open(&n, "cpu", 1, &m, 5);
     fill(&s, 150, 30, 3);
     size_t page = kv_page_bytes(&n.model);
-    assert_true(
-        engine_open(&e, (Net){&n.model, &n.lm}, &(EngineConfig){.share_prefix = true, .kv_bytes = 2 * page}, &err));
+    assert_true(engine_open(&e, (Net){&n.model, &n.lm, NULL},
+                            &(EngineConfig){.share_prefix = true, .kv_bytes = 2 * page}, &err));
     assert_false(engine_score_greedy(e, s.prefix, s.text, N, s.each, s.greedy, &err));
     assert_non_null(strstr(err.msg, "more keys and values"));
     s.text[3].n = 0; /* nothing is asked of it, and nothing is said against it */
     s.text[4].n = 0;
     engine_close(e);
     err = (Error){0};
-    assert_true(engine_open(&e, (Net){&n.model, &n.lm}, &(EngineConfig){.share_prefix = true}, &err));
+    assert_true(engine_open(&e, (Net){&n.model, &n.lm, NULL}, &(EngineConfig){.share_prefix = true}, &err));
     assert_true(engine_score_greedy(e, s.prefix, s.text, N, s.each, s.greedy, &err));
     assert_true(s.greedy[3] && s.value[5][0] < 0);
     assert_true(engine_score_greedy(e, s.prefix, s.text, 0, s.each, s.greedy, &err));

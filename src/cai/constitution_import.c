@@ -59,7 +59,7 @@ bool import_fail(Importer *w, const char *what) {
     return error_set(w->b->err, ERR_FORMAT, "%s: entry %d: %s", w->b->name, w->at, what);
 }
 
-bool import_text(Importer *w, const char **out, const char *s, size_t n) {
+bool import_clean(Importer *w, const char **out, const char *s, size_t n) {
     Fault f;
     *out = builder_text(w->b, s, n, &f);
     return *out || import_fail(w, f.what);
@@ -81,7 +81,7 @@ static bool member(Importer *w, const Json *obj, const char *key, bool required,
     const char *s = json_str(j, &n);
     snprintf(what, sizeof what, "expected a text at '%.40s'", key);
     if (!s) return import_fail(w, what);
-    if (!import_text(w, out, s, n)) return false;
+    if (!import_clean(w, out, s, n)) return false;
     snprintf(what, sizeof what, "'%.40s' is empty", key);
     return (*out)[0] || import_fail(w, what);
 }
@@ -93,7 +93,7 @@ static bool strip(Importer *w, const char **out, const char *s, size_t n, const 
     size_t h = strlen(head), t = strlen(tail);
     if (n >= h && !memcmp(s, head, h)) s += h, n -= h;
     if (n >= t && !memcmp(s + n - t, tail, t)) n -= t;
-    if (!import_text(w, out, s, n)) return false;
+    if (!import_clean(w, out, s, n)) return false;
     return (*out)[0] || import_fail(w, "nothing is left without its headings");
 }
 
@@ -203,7 +203,7 @@ static bool trait(Importer *w, const Json *obj) {
             const char *s = json_str(json_at(list, i), &len);
             if (!s || !len) return import_fail(w, "the questions must be a list of texts");
             e[p->n_example].applies = true;
-            if (!import_text(w, &e[p->n_example].text, s, len)) return false;
+            if (!import_clean(w, &e[p->n_example].text, s, len)) return false;
             if (!e[p->n_example++].text[0]) return import_fail(w, "a question is empty");
         }
     }

@@ -44,7 +44,7 @@ typedef struct {
 void import_note(Importer *w, const char *who, const char *what);
 const char *import_id(Importer *w, const char *s, const char *otherwise); /* a valid, unused id made of s */
 bool import_fail(Importer *w, const char *what);
-bool import_text(Importer *w, const char **out, const char *s, size_t n); /* cleaned copy in the constitution's heap */
+bool import_clean(Importer *w, const char **out, const char *s, size_t n); /* cleaned copy in the constitution's heap */
 bool import_check(Importer *w);                                           /* the last principle */
 bool import_markdown(Importer *w, const char *s, size_t n);
 

@@ -82,7 +82,7 @@ static bool paragraph(Markdown *m, Principle *p) {
         str_putn(&text, l.s, l.n);
     }
     m->w->at = m->line;
-    bool ok = text.n ? import_text(m->w, &p->text, text.s, text.n)
+    bool ok = text.n ? import_clean(m->w, &p->text, text.s, text.n)
                      : import_fail(m->w, "a heading with an authority, but no paragraph follows");
     str_release(&text);
     return ok && import_check(m->w);
@@ -137,8 +137,8 @@ static bool put_test(Markdown *m, Span prompt, Span better, Span worse) {
         m->cap_test = m->cap_test ? 2 * m->cap_test : 8;
         m->test = mem_grow(m->test, (size_t)m->cap_test * sizeof *m->test);
     }
-    if (!import_text(m->w, &t.prompt, prompt.s, prompt.n) || !import_text(m->w, &t.better, better.s, better.n) ||
-        !import_text(m->w, &t.worse, worse.s, worse.n))
+    if (!import_clean(m->w, &t.prompt, prompt.s, prompt.n) || !import_clean(m->w, &t.better, better.s, better.n) ||
+        !import_clean(m->w, &t.worse, worse.s, worse.n))
         return false;
     if (t.prompt[0] && t.better[0] && t.worse[0])
         m->test[m->n_test++] = t;

@@ -65,8 +65,8 @@ static bool judge_all(Judged *out, const JudgeTests *t, const int *under, const 
         for (int i = 0; i < n; i++) {
             const JudgeTest *x = &t->test[at + i];
             msg[i] = (Message){ROLE_USER, x->prompt};
-            item[i] = (JudgeItem){
-                {&msg[i], 1}, x->better, x->worse, principle_compare(&c->principle[under ? *under : x->principle])};
+            const Principle *p = &c->principle[under ? *under : x->principle];
+            item[i] = (JudgeItem){{&msg[i], 1}, x->better, x->worse, principle_compare(p), p->text};
         }
         ok = judge_pairs(out + at, e, chat, item, n, max_len, err);
     }
