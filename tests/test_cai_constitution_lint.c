@@ -235,8 +235,8 @@ static void test_foreign(void **state) {
 
 static void test_cross(void **state) {
     (void)state;
-    Judged yes = {2, -2, true}, no = {-2, 2, true}, flip = {2, 2, true}, weak = {0.1, -0.1, true},
-           unread = {9, -9, false};
+    Judged yes = {2, -2, true, MISS_NONE}, no = {-2, 2, true, MISS_NONE}, flip = {2, 2, true, MISS_NONE},
+           weak = {0.1, -0.1, true, MISS_NONE}, unread = {9, -9, false, MISS_CONTEXT};
     const Judged j[] = {yes,  yes,  no,   flip, yes,     /* 0 */
                         no,   yes,  yes,  yes,  unread,  /* 1 */
                         weak, flip, weak, weak, unread}; /* 2: decides nothing */
