@@ -22,7 +22,11 @@
 #ifndef DIKAST_TENSOR_CPU_KERNELS_AMX_H
 #define DIKAST_TENSOR_CPU_KERNELS_AMX_H
 
-enum { HALF_PANELS = 4, TILE_K = 32, TILE_VALUES = 512 }; /* values of a tile: 16 x 32 */
+enum { TILE_K = 32, TILE_VALUES = 512 }; /* values of a tile: 16 x 32 */
+
+/* Panels of a task. With many rows each block of them is read once for all of these, which stay in L2; with few there
+ * should be tasks for all threads. */
+INLINE int64_t half_panels(int64_t rows) { return rows > 64 ? 8 : 4; }
 
 /* The operand of LDTILECFG. */
 typedef struct {
@@ -277,7 +281,7 @@ static void pack_products_task(void *ud, int64_t panel, int thread) {
 static void tiles_input_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t row = task / b->n_group * CHUNK, row_end = least(b->dx.rows, row + CHUNK), bv = b->depth * 16;
-    int64_t first = task % b->n_group * HALF_PANELS, end = least(ceil_div(b->dx.cols, 16), first + HALF_PANELS);
+    int64_t first = task % b->n_group * b->per, end = least(ceil_div(b->dx.cols, 16), first + b->per);
     const uint16_t *panels;
     if (b->packed) {
         panels = b->packed + first * bv;
@@ -311,14 +315,15 @@ static void tiles_input_grad_task(void *ud, int64_t task, int thread) {
 /* Rows of one chunk use what their task packs; more of them share it. */
 static void half_input_grad(Backward *b, double work) {
     int64_t panels = ceil_div(b->dx.cols, 16);
-    b->n_group = ceil_div(panels, HALF_PANELS);
+    b->per = half_panels(b->dx.rows);
+    b->n_group = ceil_div(panels, b->per);
     b->depth = 0;
     for (int i = 0; i < b->n; i++) b->depth += tile_depth(&b->grad[i]);
     if (b->dx.rows > CHUNK) {
         b->packed = cpu_scratch_shared(b->be, (size_t)(panels * b->depth * 16) * sizeof *b->packed);
         cpu_tiles(b->be, panels, 32.0 * (double)(panels * b->depth), pack_products_task, b);
     } else {
-        cpu_scratch_threads(b->be, b->depth * 16 * HALF_PANELS / 2);
+        cpu_scratch_threads(b->be, b->depth * 16 * b->per / 2);
     }
     cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, tiles_input_grad_task, b);
 }
@@ -368,6 +373,7 @@ INLINE void transpose_8(uint16_t *dst, const uint16_t *src, int64_t ld) {
  */
 static void transposed_tile(uint16_t *dst, Tensor x, int64_t row, int64_t col) {
     if (row + 32 <= x.rows && col + 16 <= x.cols) {
+        for (int64_t i = 0; i < 32 && col % 32 == 0; i++) __builtin_prefetch(half_row(x, row + i) + col + 32);
         transpose_8(dst, half_row(x, row) + col, x.ld);
         transpose_8(dst + 8 * 32, half_row(x, row) + col + 8, x.ld);
         return;

@@ -248,7 +248,7 @@ typedef struct {
     uint16_t *zipped; /* x, two rows in one */
     uint16_t *packed; /* AMX: transposed weights that all tasks share */
     int64_t depth;    /* dx: of a panel of transposed weights, in values */
-    int64_t per;      /* AMX, dw: panels of a task at most */
+    int64_t per;      /* AMX: panels of a task at most */
 } Backward;
 
 /* dst[m][lane] = w[m][col + lane] for all rows m of w; lanes past the last column are 0. */

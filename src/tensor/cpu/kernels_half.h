@@ -1,5 +1,5 @@
 /* tensor/cpu/kernels_half.h — products of BF16 matrices by pairs; on AMX kernels_amx.h stands in its place and defines
- * the same: half_forward, half_input_grad, half_weight_grad, HALF_PANELS and half_spin.
+ * the same: half_forward, half_input_grad, half_weight_grad, half_panels and half_spin.
  *
  * The tiles of kernels_gemm.h with pairs of k for single ones. Sums are F32; each pair adds its odd product, then
  * its even one (vec_pairs.h), so a row's bits depend on nothing but its own numbers, as in F32. Both operands hold the
@@ -8,7 +8,11 @@
 #ifndef DIKAST_TENSOR_CPU_KERNELS_HALF_H
 #define DIKAST_TENSOR_CPU_KERNELS_HALF_H
 
-enum { HALF_PANELS = TILE_VECS };
+/* Panels of a task. */
+INLINE int64_t half_panels(int64_t rows) {
+    (void)rows;
+    return TILE_VECS;
+}
 
 typedef struct {
     int64_t k;         /* values, not pairs */

@@ -28,7 +28,7 @@ static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool 
     for (int i = 0; i < n; i++) {
         check_out(&out[i], x, add_y);
         CHECK(out[i].w.dtype == out[0].w.dtype, "linear_fwd: weights of two dtypes");
-        f.per = out[i].w.dtype != x.dtype ? WIDE_PANELS : is_half(x) ? HALF_PANELS : TILE_VECS;
+        f.per = out[i].w.dtype != x.dtype ? WIDE_PANELS : is_half(x) ? half_panels(x.rows) : TILE_VECS;
         f.n_group += ceil_div(ceil_div(out[i].w.rows, 16), f.per);
         weights += (double)tensor_count(out[i].w);
     }
