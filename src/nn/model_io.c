@@ -204,6 +204,16 @@ typedef struct {
     int64_t *n_nan, *n_inf; /* (threads) */
 } LoadTensor;
 
+enum { FORGET = 64 }; /* panels */
+
+/* The pages of a run of panels, once the next run is through: by then most threads have left it, and one that has not
+ * finds them in the file again. */
+static void forget_run(const LoadTensor *job, int64_t tile) {
+    if (tile % FORGET != FORGET - 1 || tile < 2 * FORGET - 1) return;
+    int64_t row = (int64_t)element_bytes(job->type) * job->w.cols, first = (tile + 1 - 2 * FORGET) * PANEL_ROWS;
+    io_map_forget(job->e->data + (job->f->part * job->w.rows + first) * row, (size_t)(FORGET * PANEL_ROWS * row));
+}
+
 /* Panel by panel, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
 static void load_panel(void *ud, int64_t tile, int thread) {
     LoadTensor *job = ud;
@@ -214,6 +224,7 @@ static void load_panel(void *ud, int64_t tile, int thread) {
     float *host = job->host + thread * PANEL_ROWS * w.cols;
     if (!f->transposed || w.rows == 1) {
         element_load(host, job->e->data + (f->part * w.rows + first) * w.cols * size, job->type, n * w.cols);
+        forget_run(job, tile);
     } else {
         float column[PANEL_ROWS];
         for (int64_t c = 0; c < w.cols; c++) {
