@@ -398,6 +398,23 @@ static void evaluation_files_may_be_any_container(void **state) {
     free(want), free(json), free(csv), free(was), free(judged);
 }
 
+/* A pass has room for the longest group, and for no context that nobody fills. */
+static void passes_are_as_long_as_they_must(void **state) {
+    (void)state;
+    static const int32_t tok[9];
+    static const float weight[9];
+    for (int group = 1; group <= 2; group++) {
+        SampleSet s;
+        samples_init(&s, group);
+        assert_int_equal(stage_pass_tokens(&s, 4), 4);
+        static const int len[] = {3, 5, 9, 2};
+        for (int i = 0; i < COUNT_OF(len); i++) samples_add(&s, tok, weight, len[i], (uint64_t)i, 0, 1);
+        assert_int_equal(stage_pass_tokens(&s, 4), group == 1 ? 9 : 11);
+        assert_int_equal(stage_pass_tokens(&s, 400), 400);
+        samples_release(&s);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(sl_mixes_by_tokens),
                                        cmocka_unit_test(prompts_split_with_their_variants),
@@ -407,6 +424,7 @@ int main(void) {
                                        cmocka_unit_test(rl_by_groups),
                                        cmocka_unit_test(evaluation_rows_are_checked),
                                        cmocka_unit_test(a_record_has_a_story),
+                                       cmocka_unit_test(passes_are_as_long_as_they_must),
                                        cmocka_unit_test(refusals_open_so),
                                        cmocka_unit_test(evaluation_files_may_be_any_container)};
     int failed = cmocka_run_group_tests(tests, setup, teardown);

@@ -379,7 +379,8 @@ static void test_init(void **state) {
     assert_true(mc.be->op->sumsq(mc.be, b) == 0);
     assert_true(x[n_base] != x[n_base + 1]);
 
-    static const char *const wrong[] = {"q_proj", "c_attn"};
+    assert_true(l.a->scale == 4.0 / 3);
+    static const char *const wrong[] = {"q_proj", "c_attn"}, *const half[] = {"proj"};
     Adapter *no;
     assert_false(adapter_init(&no, &l.t.model, &(LoraConfig){.r = 2, .alpha = 2, .target = wrong, .n_target = 2}, 0,
                               false, &err));
@@ -387,6 +388,10 @@ static void test_init(void **state) {
     assert_string_equal(
         err.msg, "no module that LoRA can have is called 'c_attn': expected all-linear, or some of q_proj, k_proj, "
                  "v_proj, o_proj, gate_proj, up_proj, down_proj");
+    assert_false(/* the end of a name begins at a dot */
+                 adapter_init(&no, &l.t.model, &(LoraConfig){.r = 2, .alpha = 2, .target = half, .n_target = 1}, 0,
+                              false, &err));
+    assert_non_null(strstr(err.msg, "is called 'proj'"));
     assert_false(
         adapter_init(&no, &l.t.model, &(LoraConfig){.r = 0, .alpha = 2, .target = all, .n_target = 1}, 0, false, &err));
     assert_non_null(strstr(err.msg, "rank of 1..65536"));
@@ -420,7 +425,7 @@ static void check_round_trip(Backend *be, const ModelConfig *c) {
     double *x = gather_all(l.net, true, &n), *y = gather_all((Net){&l.t.model, &head, back}, true, &n_back);
     assert_int_equal(n, n_back);
     for (size_t i = 0; i < n; i++) assert_true((float)x[i] == (float)y[i]);
-    assert_true(back->scale == l.a->scale && adapter_config(back)->rslora);
+    assert_true(back->scale == 2.5 / sqrt(3) && back->scale == l.a->scale && adapter_config(back)->rslora);
     /* what was saved goes into an equal net again */
     lora_visit(l.a, zero_part, be);
     OK(adapter_load(l.net, DIR, &err));
@@ -621,6 +626,12 @@ static void test_copy(void **state) {
     machine_close(&mc);
 }
 
+static int teardown(void **state) {
+    (void)state;
+    Error err = {0};
+    return io_remove_tree(DIR, &err) && io_remove_tree(DIR "_optim.safetensors", &err) ? 0 : -1;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_differences), cmocka_unit_test(test_differences_gpt2),
@@ -631,5 +642,5 @@ int main(void) {
         cmocka_unit_test(test_some_layers), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_tensors),     cmocka_unit_test(test_copy),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, teardown);
 }

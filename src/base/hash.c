@@ -43,10 +43,19 @@ Hash hash_bytes(const void *p, size_t n) {
     return (Hash){.lo = v.low64, .hi = v.high64};
 }
 
+enum { HASH_RUN = 1 << 23 };
+
+/* Run by run, so that a file of a model's size is never in memory. */
 bool hash_file(Hash *out, const char *path, Error *err) {
     IoMap m;
     if (!io_map(&m, path, err)) return false;
-    *out = hash_bytes(m.p, m.n);
+    Hasher *h = hasher_new();
+    for (size_t at = 0; at < m.n; at += HASH_RUN) {
+        size_t n = m.n - at < HASH_RUN ? m.n - at : HASH_RUN;
+        hasher_add(h, m.p + at, n);
+        io_map_forget(m.p + at, n);
+    }
+    *out = hasher_finish(h);
     io_unmap(&m);
     return true;
 }

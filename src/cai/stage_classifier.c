@@ -132,7 +132,7 @@ static bool train(const StageCtx *ctx, Net net, const StageText *t, const Rows *
     *n_train = set.n;
     ObjPm *o = NULL;
     Objective obj;
-    int max_tok = (int)k->micro_tokens > max ? (int)k->micro_tokens : max;
+    int max_tok = stage_pass_tokens(&set, k->micro_tokens);
     bool ok = sequence_ok(&s, err) &&
               obj_classifier_open(&o, &obj, &set, max_tok, ctx->seed, t->chat.id[SENT_END], err) &&
               stage_train(ctx, net, k, &obj, obj_pm_packs(o, 0), err);

@@ -119,7 +119,7 @@ static bool add_format(const StageCtx *ctx, SampleSet *train, const StageText *t
 
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Error *err) {
     const TrainKeys *k = &ctx->cfg->helpful.t;
-    int max = n->m.cfg.max_seq, max_tok = (int)k->micro_tokens > max ? (int)k->micro_tokens : max;
+    int max = n->m.cfg.max_seq;
     SampleSet train, test;
     samples_init(&train, 1);
     samples_init(&test, 1);
@@ -127,9 +127,9 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Er
     Objective obj;
     double loss = NAN;
     bool ok = add_instructions(ctx, &train, &test, text, max, err) && add_format(ctx, &train, text, max, err) &&
-              obj_lm_open(&o, &obj, &train, max_tok, ctx->seed, err) &&
+              obj_lm_open(&o, &obj, &train, stage_pass_tokens(&train, k->micro_tokens), ctx->seed, err) &&
               stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) &&
-              stage_lm_loss(&loss, n->net, &test, max_tok, err);
+              stage_lm_loss(&loss, n->net, &test, stage_pass_tokens(&test, k->micro_tokens), err);
     if (o) obj_lm_close(o);
     if (ok) {
         Summary s;

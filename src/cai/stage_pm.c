@@ -292,7 +292,7 @@ static bool train(PmJob *j, Error *err) {
     }
     ObjPm *o = NULL;
     Objective obj;
-    int max_tok = (int)k->micro_tokens > 2 * j->max ? (int)k->micro_tokens : 2 * j->max;
+    int max_tok = stage_pass_tokens(&set, k->micro_tokens);
     bool ok =
         obj_pm_open(&o, &obj, &set, max_tok, j->ctx->seed, j->text->chat.id[SENT_END], j->ctx->cfg->pm.center, err) &&
         stage_train(j->ctx, j->pm->net, k, &obj, obj_pm_packs(o, 0), err);

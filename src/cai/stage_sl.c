@@ -134,7 +134,7 @@ static bool mix(const StageCtx *ctx, SampleSet *set, SampleSet part[N_PART], Sum
 
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Error *err) {
     const TrainKeys *k = &ctx->cfg->sl.t;
-    int max = n->m.cfg.max_seq, max_tok = (int)k->micro_tokens > max ? (int)k->micro_tokens : max;
+    int max = n->m.cfg.max_seq;
     SampleSet part[N_PART], set;
     for (int p = 0; p < N_PART; p++) samples_init(&part[p], 1);
     samples_init(&set, 1);
@@ -143,7 +143,7 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Er
     ObjLm *o = NULL;
     Objective obj;
     bool ok = collect(ctx, part, text, max, err) && mix(ctx, &set, part, &sum, err) &&
-              obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err) &&
+              obj_lm_open(&o, &obj, &set, stage_pass_tokens(&set, k->micro_tokens), ctx->seed, err) &&
               stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err);
     if (o) obj_lm_close(o);
     if (ok)

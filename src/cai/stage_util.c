@@ -367,6 +367,13 @@ void stage_schedule(Schedule *s, const char *section, const TrainKeys *k, int64_
                     .warmup_from_one = true};
 }
 
+int stage_pass_tokens(const SampleSet *s, int64_t micro_tokens) {
+    int64_t longest = micro_tokens;
+    for (int64_t i = 0; i + s->group <= s->n; i += s->group)
+        if (s->off[i + s->group] - s->off[i] > longest) longest = s->off[i + s->group] - s->off[i];
+    return (int)longest;
+}
+
 bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objective *obj, int64_t packs_in_epoch,
                  Error *err) {
     TrainConfig c = {.accum = (int)((k->batch_tokens + k->micro_tokens / 2) / k->micro_tokens),

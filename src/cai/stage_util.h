@@ -49,6 +49,8 @@ void stage_warn_notes(Log *log, const char *dir, const char *note);
  * ids it names: the dialogue's end ends a text, <|mask|> pads unless another id can: padding must never be an id of text. */
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err);
 
+/* Tokens of one forward pass over the set: micro_tokens, or as many as its longest group has. */
+int stage_pass_tokens(const SampleSet *s, int64_t micro_tokens);
 /* Steps, schedule and optimizer from the keys; packs in one epoch decide steps when keys->steps is 0. */
 bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *keys, const Objective *obj, int64_t packs_in_epoch, Error *err);
 /* Mean next-token loss per weighted token of the whole set, nats; NaN when it is empty. */

@@ -208,9 +208,19 @@ typedef struct {
 /* A transposed tensor is read in runs of so many numbers, which lie a row of the file apart. */
 enum { RUN_ROWS = 16 * PANEL_ROWS };
 
-/* Tile by tile, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
 static bool is_transposed(const LoadTensor *job) { return job->f->transposed && job->w.rows > 1; }
 
+enum { FORGET = 64 }; /* tiles */
+
+/* The pages of a run of tiles, once the next run is through: by then most threads have left it, and one that has not
+ * finds them in the file again. */
+static void forget_run(const LoadTensor *job, int64_t tile) {
+    if (tile % FORGET != FORGET - 1 || tile < 2 * FORGET - 1) return;
+    int64_t row = (int64_t)element_bytes(job->type) * job->w.cols, first = (tile + 1 - 2 * FORGET) * job->tile_rows;
+    io_map_forget(job->e->data + (job->f->part * job->w.rows + first) * row, (size_t)(FORGET * job->tile_rows * row));
+}
+
+/* Tile by tile, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
 static void load_panel(void *ud, int64_t tile, int thread) {
     LoadTensor *job = ud;
     Tensor w = job->w;
@@ -221,6 +231,7 @@ static void load_panel(void *ud, int64_t tile, int thread) {
     bool columns = is_transposed(job) && job->be->panels;
     if (!is_transposed(job)) {
         element_load(host, job->e->data + (f->part * w.rows + first) * w.cols * size, job->type, n * w.cols);
+        forget_run(job, tile);
     } else {
         float run[RUN_ROWS];
         for (int64_t c = 0; c < w.cols; c++) {

@@ -210,15 +210,24 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
 
 static const char updates_name[] = "updates";
 
-/* Bits as they are: F32 in cpu, F64 in ref. */
-static void *host_moments(const Optim *o, Heap *heap, Tensor t, size_t *bytes) {
-    *bytes = (size_t)tensor_count(t) * dtype_bytes(t.dtype);
-    void *p = heap_alloc(heap, *bytes);
-    if (t.dtype == DTYPE_F64)
-        tensor_get(o->be, p, t);
+typedef struct {
+    Backend *be;
+    const StOut *out;
+    Tensor *state; /* as out */
+} SaveJob;
+
+/* Bits as they are: F32 in cpu, F64 in ref. One tensor at a time, so that a state costs no memory. */
+static bool put_state(void *ud, const StOut *t, Writer *w, Error *err) {
+    const SaveJob *job = ud;
+    Tensor state = job->state[t - job->out];
+    void *host = mem_alloc(t->bytes);
+    if (state.dtype == DTYPE_F64)
+        tensor_get(job->be, host, state);
     else
-        tensor_get_f32(o->be, p, t);
-    return p;
+        tensor_get_f32(job->be, host, state);
+    bool ok = writer_put(w, host, t->bytes, err);
+    free(host);
+    return ok;
 }
 
 enum { STATES = 3 };
@@ -237,18 +246,21 @@ bool optim_save(const Optim *o, const char *path, Error *err) {
     Heap heap = {0};
     int n = count_states(o) + 1, at = 0;
     StOut *out = mem_alloc((size_t)n * sizeof *out);
+    SaveJob job = {o->be, out, mem_alloc((size_t)n * sizeof *job.state)};
     for (int i = 0; i < STATES * o->n_param; i++) {
         const OptimParam *p = &o->param[i / STATES];
         Tensor t = state_of(p, i % STATES);
         if (tensor_empty(t)) continue;
+        job.state[at] = t;
         out[at] = (StOut){.dtype = dtype_name(t.dtype), .n_dim = 2, .dim = {t.rows, t.cols}};
         out[at].name = heap_printf(&heap, "%s.%c", p->name, state_kind[i % STATES]);
-        out[at].data = host_moments(o, &heap, t, &out[at].bytes);
+        out[at].bytes = (size_t)tensor_count(t) * dtype_bytes(t.dtype);
         at++;
     }
     out[at] = (StOut){.name = updates_name, .dtype = "I64", .n_dim = 1, .dim = {1}, .data = &o->updates, .bytes = 8};
-    bool ok = st_write(path, out, n, err);
+    bool ok = st_write_with(path, out, n, put_state, &job, err);
     heap_release(&heap);
+    free(job.state);
     free(out);
     return ok;
 }
