@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Losses and updates of TRL's trainers and ours on the same tiny random models and the same tokens.
 
-    python tests/peers/trl_equal.py TRAIN_ADAPTER [--trl112 DIR] [dpo|sft|ppo ...]     needs torch, transformers, trl, datasets
+    python tests/peers/trl_equal.py TRAIN_ADAPTER [--trl112 DIR]     needs torch, transformers, trl, datasets
 
+Without --trl112:
 dpo: DPOTrainer, one step at learning rate 0: loss, rewards, margin, accuracy (sigmoid, IPO).
 sft: SFTTrainer, one step at learning rate 0: loss over rows of unequal length, at accumulation 1 and 4, ours packed and not.
+With it:
 ppo: one whole update of TRL 1.12's PPOTrainer (the last with one; DIR holds that package) in float64 on the replies that ours
 drew: the change of every weight, relative L2."""
 import argparse, json, os, subprocess, sys, tempfile, warnings
@@ -13,9 +15,8 @@ os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRL_EXPERI
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("adapter")
 ap.add_argument("--trl112")
-ap.add_argument("checks", nargs="*")
 ARGS = ap.parse_args()
-CHECKS = ARGS.checks or (["ppo"] if ARGS.trl112 else ["dpo", "sft"])
+CHECKS = ["ppo"] if ARGS.trl112 else ["dpo", "sft"]
 if ARGS.trl112:
     sys.path.insert(0, ARGS.trl112)
 try:
