@@ -57,7 +57,7 @@ def model(kind, folder, seed, **more):
     torch.manual_seed(seed)
     config = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                          num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2, bos_token_id=None,
-                         eos_token_id=EOS, pad_token_id=PAD, **more)
+                         eos_token_id=EOS, **{"pad_token_id": PAD, **more})
     kind.from_config(config).save_pretrained(folder)
     return folder
 
@@ -130,8 +130,9 @@ def ppo(work):
     from trl.experimental.ppo import ppo_trainer
     g = torch.Generator().manual_seed(7)
     n, n_prompt, n_new, epochs, lr = 8, 4, 12, 4, 1e-3
-    policy, ref = model(AutoModelForCausalLM, f"{work}/p", 1), model(AutoModelForCausalLM, f"{work}/r", 2)
-    value = model(AutoModelForSequenceClassification, f"{work}/v", 3, num_labels=1)
+    # No padding id: its embedding would get no gradient in transformers, and a reply may hold any id.
+    policy, ref = (model(AutoModelForCausalLM, f"{work}/{k}", seed, pad_token_id=None) for k, seed in (("p", 1), ("r", 2)))
+    value = model(AutoModelForSequenceClassification, f"{work}/v", 3, num_labels=1, pad_token_id=None)
     prompts, scores = [draw(g, n_prompt) for _ in range(n)], torch.randn(n, generator=g, dtype=torch.float64).tolist()
     ours = adapter(work, op="ppo", policy=policy, reference=ref, value=value, out=f"{work}/out", prompts=prompts, scores=scores,
                    max_new=n_new, epochs=epochs, lr=lr, beta=0.05, temperature=1 + 1e-7, **{"lambda": 0.95})
