@@ -110,6 +110,24 @@ static void switches(void **state) {
     }
 }
 
+/* What contradicts itself is refused before anything runs. */
+static void refused(void **state) {
+    (void)state;
+    static const char *const bad[][3] = {
+        {"rl.policy_term=cispo", NULL, "rl.policy_term cispo cuts ratios at rl.clip_high 0.2"},
+        {"rl.method=rloo", "rl.group=5", "with rl.method rloo every update has whole groups"}};
+    for (int i = 0; i < COUNT_OF(bad); i++) {
+        RunConfig cfg;
+        PipelineResult r;
+        Error err = {0};
+        help_config(&cfg, TINY, (const char *const[]){out_set, bad[i][0], bad[i][1], NULL});
+        assert_false(pipeline_run(&r, &cfg, TINY, "rl", NULL, NULL, &err));
+        assert_int_equal(err.code, ERR_CONFIG);
+        if (!strstr(err.msg, bad[i][2])) fail_msg("'%s' does not say '%s'", err.msg, bad[i][2]);
+        run_config_release(&cfg);
+    }
+}
+
 static void pause_ms(int ms) {
     struct timespec t = {0, ms * 1000000L};
     nanosleep(&t, NULL);
@@ -174,6 +192,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_method),
         cmocka_unit_test(switches),
+        cmocka_unit_test(refused),
         cmocka_unit_test(killed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -100,17 +100,19 @@ static void test_hand_made(void **state) {
         "{\"id\":\"e\",\"function\":\"group_advantage\",\"block\":\"b\",\"tol\":1e-12,\"in\":{\"kind\":\"rloo\","
         "\"group\":[7,7]},\"out\":{\"adv\":[[-1,-1],[1,0]]}},"
         "{\"id\":\"f\",\"function\":\"dpo_loss\",\"tol\":1e-9,\"in\":{\"pc\":[1],\"pr\":[1],\"qc\":[1],\"qr\":[1],"
-        "\"beta\":0.5,\"label_smoothing\":0.25},\"out\":{\"loss\":0.6931471805599453,\"dpc\":[-0.1]}}";
+        "\"beta\":0.5,\"label_smoothing\":0.25},\"out\":{\"loss\":0.6931471805599453,\"dpc\":[-0.1]}},"
+        "{\"id\":\"g\",\"function\":\"soft_bt\",\"tol\":1e-9,\"in\":{\"d\":[0],\"q\":[1]},"
+        "\"out\":{\"loss\":1.3862943611198906,\"dd\":[-0.5]}}";
     if (!run_text(&r, BLOCK, cases, &err)) fail_msg("%s", err.msg);
-    static const double want[] = {0, 0.5, 0.5, 0.1, 0, 0.25};
-    static const bool ok[] = {true, true, false, true, true, false};
+    static const double want[] = {0, 0.5, 0.5, 0.1, 0, 0.25, 0.5};
+    static const bool ok[] = {true, true, false, true, true, false, false};
     assert_int_equal(r.n, COUNT_OF(want));
-    assert_int_equal(r.n_failed, 2);
+    assert_int_equal(r.n_failed, 3);
     for (int i = 0; i < r.n; i++) {
         assert_true(fabs(r.at[i].max_err - want[i]) < 1e-12);
         assert_true(r.at[i].ok == ok[i]);
     }
-    assert_string_equal(r.at[5].worst, "dpc");
+    assert_true(!strcmp(r.at[5].worst, "dpc") && !strcmp(r.at[6].worst, "loss"));
     oracle_release(&r);
 }
 
@@ -199,7 +201,7 @@ static void test_edges(void **state) {
     assert_true(t.loss == -1.5 && dlp == -1.5 && t.ratio == 1 && t.clipfrac == 0 && t.approx_kl == 0);
     t = policy_token(&dlp, &(PolicyRule){.clip = {0.2, 0.2, 0}}, NULL, 0, -30, 0,
                      -1); /* beyond the cut: value held, no gradient */
-    assert_true(dlp == 0 && t.loss == exp(20));
+    assert_true(dlp == 0 && t.loss == exp(20) && t.ppo_kl == -20 && t.log_ratio == 30 && t.approx_kl == 450);
     double dv, clipped;
     assert_true(ppo_value_token(&dv, &clipped, 5, 1, 2, 0) == 4.5 && dv == 3 && clipped == 0);
 

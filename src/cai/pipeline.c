@@ -367,6 +367,12 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             err, ERR_CONFIG,
             "rl.rollouts %lld is no multiple of rl.group %lld: with rl.method %s every update has whole groups",
             (long long)cfg->rl.rollouts, (long long)cfg->rl.group, rl_methods[cfg->rl.method].name);
+    if (cfg->rl.policy_term == TERM_CISPO && cfg->rl.clip_high < 1)
+        return error_set(
+            err, ERR_CONFIG,
+            "rl.policy_term cispo cuts ratios at rl.clip_high %g, which would weigh every token down: with it "
+            "rl.clip_high is the ratio itself, such as 5",
+            cfg->rl.clip_high);
     if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)

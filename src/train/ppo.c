@@ -104,7 +104,7 @@ static double policy_loss(void *self, Backend *be, const Batch *b, int first, Te
         *weight += share.share;
         if (p->lp_new) p->lp_new[t] = lp;
         metrics_add(m, "policy_loss", term.loss, 1);
-        if (p->rule.kl_beta > 0) metrics_add(m, "kl_k3", kl_estimate(lp, x->lr[t], KL_K3, 0), 1);
+        if (method(p)->kl == KL_IN_LOSS) metrics_add(m, "kl_k3", kl_estimate(lp, x->lr[t], KL_K3, 0), 1);
         metrics_add(m, "approx_kl", term.approx_kl, 1);
         metrics_add(m, "ppo_kl", term.ppo_kl, 1);
         metrics_add(m, "clipfrac", term.clipfrac, 1);

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Losses and updates of TRL's trainers and ours on the same tiny random models and the same tokens.
 
-    python tests/peers/trl_equal.py TRAIN_ADAPTER [--trl112 DIR] [dpo|sft|ppo ...]     needs torch, transformers, trl, datasets
+    python tests/peers/trl_equal.py TRAIN_ADAPTER [--trl112 DIR]     needs torch, transformers, trl, datasets
 
+Without --trl112:
 dpo: DPOTrainer, one step at learning rate 0: loss, rewards, margin, accuracy (sigmoid, IPO).
 sft: SFTTrainer, one step at learning rate 0: loss over rows of unequal length, at accumulation 1 and 4, ours packed and not.
+With it:
 ppo: one whole update of TRL 1.12's PPOTrainer (the last with one; DIR holds that package) in float64 on the replies that ours
 drew: the change of every weight, relative L2."""
 import argparse, json, os, subprocess, sys, tempfile, warnings
@@ -13,9 +15,8 @@ os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRL_EXPERI
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("adapter")
 ap.add_argument("--trl112")
-ap.add_argument("checks", nargs="*")
 ARGS = ap.parse_args()
-CHECKS = ARGS.checks or (["ppo"] if ARGS.trl112 else ["dpo", "sft"])
+CHECKS = ["ppo"] if ARGS.trl112 else ["dpo", "sft"]
 if ARGS.trl112:
     sys.path.insert(0, ARGS.trl112)
 try:
@@ -56,7 +57,7 @@ def model(kind, folder, seed, **more):
     torch.manual_seed(seed)
     config = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                          num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2, bos_token_id=None,
-                         eos_token_id=EOS, pad_token_id=PAD, **more)
+                         eos_token_id=EOS, **{"pad_token_id": PAD, **more})
     kind.from_config(config).save_pretrained(folder)
     return folder
 
@@ -129,8 +130,9 @@ def ppo(work):
     from trl.experimental.ppo import ppo_trainer
     g = torch.Generator().manual_seed(7)
     n, n_prompt, n_new, epochs, lr = 8, 4, 12, 4, 1e-3
-    policy, ref = model(AutoModelForCausalLM, f"{work}/p", 1), model(AutoModelForCausalLM, f"{work}/r", 2)
-    value = model(AutoModelForSequenceClassification, f"{work}/v", 3, num_labels=1)
+    # No padding id: its embedding would get no gradient in transformers, and a reply may hold any id.
+    policy, ref = (model(AutoModelForCausalLM, f"{work}/{k}", seed, pad_token_id=None) for k, seed in (("p", 1), ("r", 2)))
+    value = model(AutoModelForSequenceClassification, f"{work}/v", 3, num_labels=1, pad_token_id=None)
     prompts, scores = [draw(g, n_prompt) for _ in range(n)], torch.randn(n, generator=g, dtype=torch.float64).tolist()
     ours = adapter(work, op="ppo", policy=policy, reference=ref, value=value, out=f"{work}/out", prompts=prompts, scores=scores,
                    max_new=n_new, epochs=epochs, lr=lr, beta=0.05, temperature=1 + 1e-7, **{"lambda": 0.95})
