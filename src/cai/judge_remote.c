@@ -207,6 +207,8 @@ static bool advance(RemoteJudge *r, Question *q, const JudgeItem *item, Str *bod
 static bool open_http(RemoteJudge *r, Error *err) {
     int n = 0;
     if (r->http) return true;
+    if (!io_make_dirs(str_get(&r->cache), err))
+        return error_wrap(err, "judge.remote.cache"); /* before anything is paid for */
     if (r->auth.n) r->header[n++] = r->auth.s;
     if (r->form.api == API_ANTHROPIC) r->header[n++] = "anthropic-version: 2023-06-01";
     const char *url = str_get(&r->url);
