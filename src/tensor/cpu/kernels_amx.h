@@ -249,8 +249,8 @@ INLINE void pairs_transposed(__m512i t[8]) {
     for (int i = 0; i < 8; i++) t[i] = u[i];
 }
 
-/* dst: pairs (2m, 2m + 1) of rows of w at columns col .. col + 15, m ascending, whole tiles; what w does not have is 0.
- */
+/* dst: pairs (2m, 2m + 1) of rows of w at columns col .. col + 15, m ascending; rows and columns that w does not have
+ * are 0. */
 static void pack_weight_tiles(uint16_t *dst, Tensor w, int64_t col) {
     int64_t panels = ceil_div(w.rows, 16), pairs = least(ceil_div(w.cols - col, 2), 8);
     for (int64_t p = 0; p < panels; p++, dst += 8 * 32) {
@@ -262,7 +262,6 @@ static void pack_weight_tiles(uint16_t *dst, Tensor w, int64_t col) {
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) _mm512_storeu_si512(dst + 32 * j, t[j]);
     }
-    if (panels % 2) memset(dst, 0, 8 * 32 * sizeof *dst);
 }
 
 INLINE int64_t tile_depth(const LinearGrad *g) { return ceil_div(g->w.rows, TILE_K) * TILE_K; }
