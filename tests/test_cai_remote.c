@@ -85,6 +85,8 @@ static void rate(void **state) {
     double wait = rate_wait(&b, now);
     assert_true(wait > 0 && wait <= 1);
     assert_true(rate_wait(&b, now + wait) == 0);
+    for (sent = 0; rate_wait(&b, now + 1000) == 0; sent++) rate_take(&b);
+    assert_int_equal(sent, 2); /* an idle hour is not saved up */
     b = rate_bucket(0, 1, 0);
     for (int i = 0; i < 1000; i++, rate_take(&b)) assert_true(rate_wait(&b, 0) == 0);
 }
