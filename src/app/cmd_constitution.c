@@ -24,10 +24,10 @@ static const Flag flags[] = {
     {"--sources", "LIST", "select: rows of these sources only"},
     {"--fit", "LIST", "select: naive Bayes beside it, learned from rows of these sources"},
     CONSTITUTION_TEST_FLAGS,
-    MACHINE_FLAGS,
+    MODEL_FLAGS,
     {0}};
-static const int flag_of[] = {SHOW,   LINT,   LINT, LINT, CONVERT, CONVERT, CONVERT, CONVERT, SELECT,
-                              SELECT, SELECT, TEST, TEST, TEST,    TEST,    TEST,    TEST,    TEST};
+static const int flag_of[] = {SHOW,   LINT, LINT, LINT, CONVERT, CONVERT, CONVERT, CONVERT, SELECT, SELECT,
+                              SELECT, TEST, TEST, TEST, TEST,    TEST,    TEST,    TEST,    TEST};
 _Static_assert(COUNT_OF(flag_of) == COUNT_OF(flags) - 1, "each flag belongs to a subcommand");
 
 static void list_out(JsonOut *j, const char *key, const char *lines) {

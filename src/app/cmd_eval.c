@@ -20,7 +20,7 @@ static const Flag flags[] = {
     {"--out", "DIR", "write results.json and items.jsonl, a line per request, there"},
     {"--gate", "FILE", "YAML with conditions on metrics, 'gates: [hellaswag.acc_norm >= 0.3]'; one missed: exit 6"},
     {"--bootstrap", "N", "resamples for the standard error of perplexity (default 100000); 0: none"},
-    MACHINE_FLAGS,
+    MODEL_FLAGS,
     {0}};
 
 typedef struct {
