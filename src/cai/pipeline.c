@@ -76,8 +76,8 @@ static const char *isa_name(const RunConfig *cfg) {
     return name[cfg->run.isa];
 }
 
-/* run.isa=auto names what the machine has; where that decides bits, a store that moves to another machine keeps results of
- * both apart. */
+/* run.isa=auto names what the machine has; where that decides bits, a store that moves to another machine keeps results
+ * of both apart. */
 static void hash_bits(Hasher *h, const RunConfig *cfg) {
     char backend[32];
     backend_name(backend, sizeof backend, cfg);
