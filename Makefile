@@ -5,6 +5,7 @@
 #   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
 #   make cuda         the CUDA build, and what can be said of it without a GPU
 #   make test-peers   the same program beside transformers, llama.cpp and others, in a virtual environment
+#   make fuzz         every fuzz target for FUZZ_SECONDS (60) under sanitizers; what it finds is left in build/fuzz
 #   make format       clang-format over sources; headers are set by hand, their columns of comments are documentation
 #   make clean        removes build/ and out/
 
@@ -13,7 +14,7 @@ TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline
 SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
 NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: quickstart build test test-peers check asan tsan cuda format clean setup
+.PHONY: quickstart build test test-peers check asan tsan cuda fuzz format clean setup
 
 build: setup
 	cmake --preset release
@@ -66,6 +67,13 @@ else
 	cmake --build build/cuda -j $(JOBS) --target dikast dikast-gold test_ops_cuda test_engine_cuda test_tensor_cuda_host
 	sh tools/check_cuda build/cuda
 endif
+
+FUZZ_SECONDS := 60
+fuzz:
+	@sh tools/setup.sh clang
+	cmake --preset fuzz
+	cmake --build build/fuzz -j $(JOBS) --target fuzzers
+	sh tools/fuzz build/fuzz $(FUZZ_SECONDS)
 
 format:
 	clang-format -i $(SOURCES)
