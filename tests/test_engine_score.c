@@ -17,7 +17,7 @@ typedef struct {
  * their last token. */
 static void fill(Set *s, int shots, int question, int answer) {
     for (int i = 0; i < N; i++) {
-        int n = 0, k = i < 18 ? answer + i % 3 : 1;
+        int n = 0, k = i < 18 && i % 4 != 3 ? answer + i % 3 : 1;
         for (int p = 0; p < shots; p++) s->tok[i][n++] = (int32_t)((7 * p + 3) % VOCAB);
         for (int p = 0; p < question + (i / 2) % 5; p++) s->tok[i][n++] = (int32_t)((11 * p + 5 * (i / 6)) % VOCAB);
         s->prefix[i] = (Tokens){s->tok[i], n};
@@ -103,6 +103,8 @@ static void test_equal(void **state) {
             compare(&n, &(EngineConfig){.share_prefix = true, .kv_bytes = 4 * page}, &s, true,
                     __LINE__); /* one by one */
             compare(&n, &(EngineConfig){.share_prefix = false}, &s, false, __LINE__);
+            fill(&s, 150, 38, 6); /* answers reach beyond a page that their prefixes do not fill */
+            compare(&n, &(EngineConfig){.share_prefix = true}, &s, true, __LINE__);
             fill(&s, 5, 12, 3);
             compare(&n, &(EngineConfig){.share_prefix = true}, &s, false, __LINE__);
             nets_close(&n);

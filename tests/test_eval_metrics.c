@@ -172,7 +172,8 @@ static void test_case_file(void **state) {
 static void test_agreement_edges(void **state) {
     (void)state;
     static const int32_t a[] = {0, 1, 2, 2, 1, 0, 0, 1}, b[] = {0, 1, 2, 1, 1, 0, 2, 1}, one[8] = {0};
-    assert_near(cohen_kappa(a, b, 8, 3, KAPPA_PLAIN), 13.0 / 21, 1e-12); /* (6/8 - 22/64) / (1 - 22/64) */
+    assert_near(cohen_kappa(a, b, 8, 3, KAPPA_PLAIN), 13.0 / 21, 1e-12);   /* (6/8 - 22/64) / (1 - 22/64) */
+    assert_near(cohen_kappa(a, b, 8, 3, KAPPA_QUADRATIC), 4.0 / 9, 1e-12); /* 1 - 5 / 9 */
     assert_near(cohen_kappa(a, a, 8, 3, KAPPA_QUADRATIC), 1, 0);
     assert_true(isnan(cohen_kappa(one, one, 8, 3, KAPPA_PLAIN)) && isnan(cohen_kappa(a, b, 0, 3, KAPPA_PLAIN)));
     static const int32_t all[] = {0, 4, 0, 4}, split[] = {4, 0, 0, 4};
@@ -217,6 +218,10 @@ static void test_python(void **state) {
     pyrandom_sample(&r, got, 30, 25);
     assert_memory_equal(got, most, sizeof most);
     assert_near(pyrandom_unit(&r), 0.6751269332239689, 0);
+    static const int between[] = {55, 54, 3, 5, 56, 23, 53}; /* a list here, a set would draw others */
+    pyrandom_seed(&r, 2);
+    pyrandom_sample(&r, got, 60, 7);
+    assert_memory_equal(got, between, sizeof between);
     pyrandom_seed(&r, 0);
     assert_near(pyrandom_unit(&r), 0.8444218515250481, 0);
     pyrandom_seed(&r, ((uint64_t)1 << 40) + 7);

@@ -206,7 +206,8 @@ static void test_gates(void **state) {
 }
 
 #define EXPECTED "; expected 'metric <= number or metric [+- ...]'"
-#define UNKNOWN(name) "nothing reports a metric '" name "'; summary.json of each stage, or the results of an evaluation, list them"
+#define UNKNOWN(name)                                                                                                  \
+    "nothing reports a metric '" name "'; summary.json of each stage, or the results of an evaluation, list them"
 
 static void test_gate_errors(void **state) {
     (void)state;
