@@ -11,7 +11,7 @@ build=$2
 here=$(cd "$(dirname "$0")" && pwd)
 env=$here/../../build/peers/$kind
 light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1"
-heavy="$light torch==2.15.0 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549"
+heavy="$light torch==2.15.0 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549 lm-eval==0.4.13"
 [ "$kind" = heavy ] && packages=$heavy || packages=$light
 
 if [ ! -x "$env/bin/python" ] && ! python3 -m venv "$env" > /dev/null 2>&1; then
@@ -51,6 +51,7 @@ if [ "$kind" = heavy ]; then
     check chat_templates "$here/chat_templates.py" --packages "$env/archives" --download "$build/tests/vec_adapter"
     check transformers "$here/hf_equal.py" "$build/dikast"
     check llama_cpp "$here/gguf_equal.py" "$build/dikast"
+    check score_lm_eval "$here/score_equal.py" "$build/dikast"
     check run_imported "$here/run_imported.py" "$build/dikast" "$here/../../conf/tiny.yaml"
 fi
 exit $failed
