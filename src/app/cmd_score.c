@@ -67,7 +67,7 @@ static bool build_pair(Score *s, Item *it, const char *prompt, const char *text,
     encoder_encode_opts(e, str_get(&both), both.n, &around, &whole, NULL);
     if (core > 0) encoder_encode_opts(e, prompt, core, &around, &first, NULL);
     bool ok = core > 0 || open_model_begin_empty(&s->m, &begin, err);
-    if (core > 0 && s->bos) begin = s->m.model.tokens.bos;
+    if (core > 0 && s->bos) begin = open_model_begin(&s->m);
     if (begin >= 0 && !(first.n > 0 && first.id[0] == begin)) sequence_put(&it->prompt, begin, 0);
     put_ids(&it->prompt, &first, 0, 0);
     put_ids(&it->text, &whole, first.n, 1);
