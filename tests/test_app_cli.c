@@ -517,7 +517,7 @@ static void test_score(void **state) {
                 json_out_obj_end(&o);
                 str_putc(&row, '\n');
             }
-            Ran s = run_in("score " MODEL " --json", row.s, row.n);
+            Ran s = run_in("score " MODEL " --bos --json", row.s, row.n); /* as generate begins */
             Json *rows = one_object(&s, "score");
             const Json *first = json_at(json_get(rows, "rows"), 0), *second = json_at(json_get(rows, "rows"), 1);
             assert_int_equal(json_int(json_get(first, "tokens"), 0), 1);

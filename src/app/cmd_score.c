@@ -9,6 +9,7 @@
 
 static const Flag flags[] = {
     {"--chat", NULL, "prompt is a user's turn and continuation the reply with its end; else plain text"},
+    {"--bos", NULL, "put the model's bos_token_id before every text, also where its tokenizer puts none"},
     MODEL_FLAGS,
     {0}};
 
@@ -26,7 +27,7 @@ typedef struct {
 typedef struct {
     const Args *a;
     OpenModel m;
-    bool chat;
+    bool chat, bos;
     const char *file;
     Item item[ROWS];
     int n;
@@ -45,15 +46,42 @@ static bool item_fits(const Score *s, const Item *it, Error *err) {
     return true;
 }
 
+static void put_ids(Sequence *to, const TokBuf *ids, int from, float weight) {
+    for (int i = from; i < ids->n; i++) sequence_put(to, ids->id[i], weight);
+}
+
+/* As evaluation harnesses cut a pair: white space at the end of the prompt belongs to the continuation, whose ids are
+ * what the two together have beyond the prompt's own; what a tokenizer puts around a text (BOS) it puts here. An empty
+ * prompt is the token that texts begin with. */
+static bool build_pair(Score *s, Item *it, const char *prompt, const char *text, Error *err) {
+    size_t n = strlen(prompt), core = n;
+    while (core > 0 && strchr(" \t\n\v\f\r", prompt[core - 1])) core--;
+    int32_t begin = -1;
+    Str both = {0};
+    TokBuf whole = {0}, first = {0};
+    EncodeOpts around = {.around = core > 0};
+    Encoder *e = encoder_open(s->m.tok);
+    str_put(&both, prompt);
+    str_put(&both, text);
+    encoder_encode_opts(e, str_get(&both), both.n, &around, &whole, NULL);
+    if (core > 0) encoder_encode_opts(e, prompt, core, &around, &first, NULL);
+    bool ok = core > 0 || open_model_begin_empty(&s->m, &begin, err);
+    if (core > 0 && s->bos) begin = open_model_begin(&s->m);
+    if (begin >= 0 && !(first.n > 0 && first.id[0] == begin)) sequence_put(&it->prompt, begin, 0);
+    put_ids(&it->prompt, &first, 0, 0);
+    put_ids(&it->text, &whole, first.n, 1);
+    encoder_close(e);
+    tokbuf_release(&whole);
+    tokbuf_release(&first);
+    str_release(&both);
+    return ok;
+}
+
 static bool build_item(Score *s, Item *it, const char *prompt, const char *text, Error *err) {
     bool lm = s->m.head.kind == HEAD_LM;
     Message user = {ROLE_USER, prompt};
     if (lm && !s->chat) {
-        int32_t begin = open_model_begin(&s->m);
-        if (!prompt[0] && !open_model_begin_empty(&s->m, &begin, err)) return false;
-        if (begin >= 0) sequence_put(&it->prompt, begin, 0);
-        sequence_text(&it->prompt, &s->m.chat, prompt, 0);
-        sequence_text(&it->text, &s->m.chat, text, 1);
+        if (!build_pair(s, it, prompt, text, err)) return error_wrap(err, "%s:%d", s->file, it->line);
     } else {
         chat_respond(&it->prompt, &s->m.chat, (Dialogue){&user, 1});
         chat_reply(lm ? &it->text : &it->prompt, &s->m.chat, text, 1, true);
@@ -193,6 +221,7 @@ static bool run(const Args *a, Error *err) {
     Score *s = mem_alloc(sizeof *s);
     s->a = a;
     s->chat = args_flag(a, &command_score, "--chat");
+    s->bos = args_flag(a, &command_score, "--bos");
     bool ok = open_model(&s->m, a, &command_score, err);
     if (ok && !s->m.has_chat && (s->chat || s->m.head.kind == HEAD_SCORE)) {
         *err = s->m.no_chat;
@@ -225,7 +254,7 @@ static bool run(const Args *a, Error *err) {
 
 const Command command_score = {
     .name = "score",
-    .usage = "score MODEL [FILE|-] [--chat] [--json]",
+    .usage = "score MODEL [FILE|-] [--chat] [--bos] [--json]",
     .help =
         "log-probabilities of continuations, or a scoring model's scores\n\n"
         "FILE: JSONL rows {prompt, continuation}, or context for prompt; plain, gzip or zstd; - or none: standard "
@@ -234,7 +263,10 @@ const Command command_score = {
         "would\n"
         "write it; with --json also ids and logprobs, token by token. A scoring model (preference model, classifier) "
         "reads\n"
-        "{prompt, response} and gives {line, score, tokens}.",
+        "{prompt, response} and gives {line, score, tokens}. A pair is cut as evaluation harnesses do: ids of both "
+        "together "
+        "beyond\n"
+        "those of the prompt, white space at the prompt's end to the continuation, BOS where the tokenizer puts one.",
     .flag = flags,
     .min_arg = 1,
     .max_arg = 2,

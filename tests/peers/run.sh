@@ -58,6 +58,7 @@ if [ "$kind" = heavy ]; then
         > "$env/pip.log" 2>&1 || echo "peers: cannot install trl==1.12.0: $(tail -1 "$env/pip.log")"
     [ -d "$env/trl112" ] && check trl_ppo "$here/trl_equal.py" "$build/tests/train_adapter" --trl112 "$env/trl112"
     check lm_eval "$here/lmeval_items.py" "$build/dikast"
+    check score_lm_eval "$here/score_equal.py" "$build/dikast"
     check run_imported "$here/run_imported.py" "$build/dikast" "$here/../../conf/tiny.yaml"
 fi
 exit $failed
