@@ -592,10 +592,14 @@ static void labels_combine(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rule_by_hand),         cmocka_unit_test(any_generation_parses),
-                                       cmocka_unit_test(chains_end_correctly), cmocka_unit_test(no_room_is_context),
-                                       cmocka_unit_test(first_replies),        cmocka_unit_test(candidates_are_kept),
-                                       cmocka_unit_test(judging_has_no_side),  cmocka_unit_test(labels_combine),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rule_by_hand),
+                                       cmocka_unit_test(any_generation_parses),
+                                       cmocka_unit_test(chains_end_correctly),
+                                       cmocka_unit_test(no_room_is_context),
+                                       cmocka_unit_test(first_replies),
+                                       cmocka_unit_test(candidates_are_kept),
+                                       cmocka_unit_test(judging_has_no_side),
+                                       cmocka_unit_test(labels_combine),
                                        cmocka_unit_test(in_words)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

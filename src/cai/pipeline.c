@@ -342,7 +342,8 @@ enum { RUN_CUDA = 2 }; /* of run.backend */
 
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
-    if (!check_gates_early(cfg, err) || !stage_lora_check(cfg, err) || !remote_judge_check(cfg, false, err)) return false;
+    if (!check_gates_early(cfg, err) || !stage_lora_check(cfg, err) || !remote_judge_check(cfg, false, err))
+        return false;
     const struct {
         const char *name;
         int n;
