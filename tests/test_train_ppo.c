@@ -678,31 +678,6 @@ static void test_rounded_rollouts(void **state) {
     str_release(&metrics);
 }
 
-/* From two replies of 1 and 2 tokens to advantages, by hand; 2 prompts' groups in one update look alike. */
-static void test_advantages(void **state) {
-    (void)state;
-    const double lp[3] = {-1, -2, -0.5}, lr[3] = {-1.5, -2.5, -1}, score[2] = {1, 0}, kl[2] = {0.5, 1}, beta = 0.2;
-    int64_t off[3] = {0, 1, 3};
-    /* RLOO: 1 - .1 against 0 - .2. REINFORCE++ with token rewards .9, -.1, -.1: what follows is .9, -.2, -.1. */
-    static const double want[RL_METHODS][3] = {[RL_GRPO] = {0.5, -0.5, -0.5},
-                                               [RL_RLOO] = {1.1, -1.1, -1.1},
-                                               [RL_REINFORCE_PP] = {0.9, -0.2, -0.1},
-                                               [RL_REINFORCE_PP_BASELINE] = {0.55, -0.55, -0.55}};
-    for (RlMethod m = RL_GRPO; m < RL_DPO; m++) {
-        Error err = {0};
-        double adv[3];
-        Experience x = {.n = 2, .n_tok = 3, .off = off, .lp = (double *)lp, .lr = (double *)lr, .adv = adv};
-        x.score = (double *)score, x.kl = (double *)kl;
-        PpoConfig c = {.method = m, .group = 2, .group_kind = GROUP_CENTRED, .gamma = 1};
-        must(experience_judge(&x, &c, beta, NULL, &err), &err);
-        for (int t = 0; t < 3; t++) assert_true(fabs(adv[t] - want[m][t]) < 1e-12);
-        c.whiten_advantages = true;
-        must(experience_judge(&x, &c, beta, NULL, &err), &err);
-        bool whitens = m == RL_REINFORCE_PP || m == RL_REINFORCE_PP_BASELINE;
-        assert_true((fabs(adv[0] + adv[1] + adv[2]) < 1e-9) == whitens);
-    }
-}
-
 /* -- what only some runs switch on */
 
 /* While the value net warms up, the policy keeps its bits; both learn after that, and a stop within changes nothing. */
@@ -800,25 +775,15 @@ static void test_no_end(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_rounded_rollouts),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_passes),
-        cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_flat_groups),
-        cmocka_unit_test(test_aggregations),
-        cmocka_unit_test(test_pm_score),
-        cmocka_unit_test(test_value_weight),
-        cmocka_unit_test(test_scores_and_prompts),
-        cmocka_unit_test(test_bad_setup),
-        cmocka_unit_test(test_kl_stop),
-        cmocka_unit_test(test_weights_changed),
-        cmocka_unit_test(test_doctor),
-        cmocka_unit_test(test_advantages),
-        cmocka_unit_test(test_value_warmup),
-        cmocka_unit_test(test_mix),
-        cmocka_unit_test(test_no_end),
-        cmocka_unit_test(test_doctor_zero_weight),
+        cmocka_unit_test(test_resume),          cmocka_unit_test(test_rounded_rollouts),
+        cmocka_unit_test(test_threads),         cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_groups),          cmocka_unit_test(test_flat_groups),
+        cmocka_unit_test(test_aggregations),    cmocka_unit_test(test_pm_score),
+        cmocka_unit_test(test_value_weight),    cmocka_unit_test(test_scores_and_prompts),
+        cmocka_unit_test(test_bad_setup),       cmocka_unit_test(test_kl_stop),
+        cmocka_unit_test(test_weights_changed), cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_value_warmup),    cmocka_unit_test(test_mix),
+        cmocka_unit_test(test_no_end),          cmocka_unit_test(test_doctor_zero_weight),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
