@@ -73,6 +73,9 @@ TEXT = "{python} {peers}/tok_peer.py --corpus {models}/corpus.txt --threads 1 --
 RUNS = {
     "gemm hot": gemm("--m 64,512"),
     "gemm cold": gemm("--m 1,8,32 --cold 1"),
+    "gemm bf16": Run("{dikast} bench gemm --model b --threads 1 --json {isa} --dtype bf16 --m 512",
+                     {"torch": "{python} {peers}/gemm_torch.py --model b --threads 1 {isa} --dtype bf16 --m 512"},
+                     "--ms 2"),
     "train a fp32": train("a", "fp32"),
     "train b fp32": train("b", "fp32"),
     "train c fp32": train("c", "fp32"),
@@ -116,6 +119,7 @@ REGIMES = [
     Regime("product fp32, cold weights, M = 8", "gemm cold", "/M8/cold$", "gflops", LIBRARIES, (1.5, 2.0), (1.5, 1.8)),
     Regime("product fp32, cold weights, M = 32", "gemm cold", "/M32/cold$", "gflops", LIBRARIES, (1.5, 2.0),
            (1.2, 1.4)),
+    Regime("product bf16, M = 512", "gemm bf16", "/M512/hot$", "gflops_best", ("torch",), (1.0, 1.6)),
     Regime("train a fp32", "train a fp32", "^train/", "tok_s", TORCH, (1.15, 1.35), (1.1, 1.25)),
     Regime("train b fp32", "train b fp32", "^train/", "tok_s", TORCH, (1.3, 1.5), (1.15, 1.25)),
     Regime("train c fp32", "train c fp32", "^train/", "tok_s", TORCH, (1.4, 1.6), (1.2, 1.35)),
