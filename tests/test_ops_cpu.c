@@ -443,11 +443,14 @@ static void test_panels(void **state) {
         float *f = mem_alloc((size_t)n * sizeof *f), *by_column = mem_alloc((size_t)n * sizeof *f);
         for (int64_t i = 0; i < n; i++) f[i] = (float)(x[i] = (double)(i % 250 - 125 + (i % 250 < 126 ? -1 : 0)));
         for (int64_t i = 0; i < n; i++) by_column[i % cols * rows + i / cols] = f[i];
-        for (int way = 0; way < 3; way++) {
+        unsigned char *half = mem_alloc((size_t)(2 * n + 1));
+        for (int64_t i = 0; i < n; i++) memcpy(half + 1 + 2 * i, (const unsigned char *)&f[i] + 2, 2);
+        for (int way = 0; way < (type == DTYPE_BF16 ? 4 : 3); way++) {
             memset(w.data, 0x55, (size_t)held * dtype_bytes(type));
             if (way == 0) tensor_set(be, w, x);
             if (way == 1) tensor_set_f32(be, w, f);
             if (way == 2) tensor_set_columns_f32(w, by_column);
+            if (way == 3) tensor_set_bf16(w, half + 1); /* as in a file: at any address */
             be->op->zero(be, copy);
             be->op->copy(be, copy, w);
             assert_memory_equal(copy.data, w.data, (size_t)held * dtype_bytes(type));
@@ -459,6 +462,7 @@ static void test_panels(void **state) {
             assert_int_equal(n_bad, 0);
             assert_int_equal(n_set, n); /* the rest is 0 */
         }
+        free(half);
         for (int64_t first = 0; first < rows; first += PANEL_ROWS) {
             int64_t count = rows - first < 3 ? rows - first : 3, col = cols > 4 ? 2 : 0;
             Tensor view = tensor_cols(tensor_rows(w, first, count), col, cols - col);

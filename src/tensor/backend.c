@@ -197,11 +197,13 @@ static void set_f64(Tensor y, const double *in, int64_t stride) {
     zero_padding(y);
 }
 
-/* Loading a model is this: a panel of floats stays in the first cache while its rows are written one after another. */
+/* Loading a model is this. A column of a panel is one line of memory, written once; the rows are sixteen streams. */
 static void set_panels_f32(Tensor y, const float *in) {
-    for (int64_t i = 0; i < y.rows; i++, in += y.cols) {
-        float *to = (float *)y.data + tensor_at(y, i, 0);
-        for (int64_t j = 0; j < y.cols; j++) to[j * PANEL_ROWS] = in[j];
+    for (int64_t p = 0; p < y.rows; p += PANEL_ROWS, in += PANEL_ROWS * y.cols) {
+        float *to = (float *)y.data + tensor_at(y, p, 0);
+        int64_t n = y.rows - p < PANEL_ROWS ? y.rows - p : PANEL_ROWS;
+        for (int64_t j = 0; j < y.cols; j++, to += PANEL_ROWS)
+            for (int64_t i = 0; i < n; i++) to[i] = in[i * y.cols + j];
     }
 }
 
@@ -344,6 +346,23 @@ void tensor_set_columns_f32(Tensor y, const float *in) {
         for (int64_t i = 0; i < whole; i += PANEL_ROWS)
             memcpy((float *)y.data + tensor_at(y, i, j), in + i, PANEL_ROWS * sizeof *in);
         for (int64_t i = whole; i < y.rows; i++) store(y, tensor_at(y, i, j), (double)in[i]);
+    }
+    zero_padding(y);
+}
+
+/* The two values of a pair lie side by side in a row as in a panel: words, placed as floats are in panels of F32. */
+void tensor_set_bf16(Tensor y, const unsigned char *in) {
+    CHECK(y.panels && y.dtype == DTYPE_BF16, "no panels of BF16");
+    size_t row = (size_t)y.cols * sizeof(uint16_t);
+    for (int64_t p = 0; p < y.rows; p += PANEL_ROWS, in += PANEL_ROWS * row) {
+        uint16_t *to = (uint16_t *)y.data + tensor_at(y, p, 0);
+        int64_t n = y.rows - p < PANEL_ROWS ? y.rows - p : PANEL_ROWS;
+        for (int64_t j = 0; j < y.cols; j += 2, to += 2 * PANEL_ROWS) {
+            const unsigned char *from = in + (size_t)j * sizeof *to;
+            bool whole = j + 1 < y.cols;
+            for (int64_t i = 0; i < n && whole; i++) memcpy(to + 2 * i, from + (size_t)i * row, 2 * sizeof *to);
+            for (int64_t i = 0; i < n && !whole; i++) memcpy(to + 2 * i, from + (size_t)i * row, sizeof *to);
+        }
     }
     zero_padding(y);
 }
