@@ -65,17 +65,6 @@ typedef struct {
     int trained, frozen;
 } DiffJob;
 
-static double difference(const DiffJob *job, Tensor w, int64_t at) {
-    double *x = (double *)w.data + at, old = *x, eps = 5e-5, f[4];
-    static const double step[4] = {-2, -1, 1, 2};
-    for (int i = 0; i < 4; i++) {
-        *x = old + step[i] * eps;
-        f[i] = run_rows(job->net, job->acts, job->rows, 5, false, NULL);
-    }
-    *x = old;
-    return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * eps);
-}
-
 static void check_one(void *ud, int index, const ParamInfo *p) {
     DiffJob *job = ud;
     double err2 = 0, norm2 = 0;
@@ -87,7 +76,8 @@ static void check_one(void *ud, int index, const ParamInfo *p) {
     int64_t n = tensor_count(p->w);
     for (uint32_t k = 0; k < 8; k++) {
         int64_t at = (int64_t)rng_below((Rng){3, RNG_TEST}, (uint64_t)index, k, (uint32_t)n);
-        double expected = difference(job, p->w, at), got = ((double *)p->dw.data)[at];
+        double expected = loss_difference(job->net, job->acts, job->rows, p->w, at, 5e-5),
+               got = ((double *)p->dw.data)[at];
         err2 += (got - expected) * (got - expected);
         norm2 += expected * expected;
     }

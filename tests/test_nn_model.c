@@ -17,18 +17,6 @@ typedef struct {
     bool frozen;
 } DiffJob;
 
-/* Fourth-order central difference of the loss by element (at) of w. */
-static double difference(const DiffJob *job, Tensor w, int64_t at) {
-    double *x = (double *)w.data + at, old = *x, eps = 1e-3, f[4];
-    static const double step[4] = {-2, -1, 1, 2};
-    for (int i = 0; i < 4; i++) {
-        *x = old + step[i] * eps;
-        f[i] = run_rows(job->net, job->acts, job->rows, 5, false, NULL);
-    }
-    *x = old;
-    return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * eps);
-}
-
 static void check_one(void *ud, int index, const ParamInfo *p) {
     DiffJob *job = ud;
     double err2 = 0, norm2 = 0;
@@ -37,7 +25,8 @@ static void check_one(void *ud, int index, const ParamInfo *p) {
     for (int k = 0; k < tries; k++) {
         int64_t at =
             tries < 12 ? k : (int64_t)rng_below((Rng){job->seed, RNG_TEST}, (uint64_t)index, (uint32_t)k, (uint32_t)n);
-        double expected = difference(job, p->w, at), got = ((double *)p->dw.data)[at];
+        double expected = loss_difference(job->net, job->acts, job->rows, p->w, at, 1e-3),
+               got = ((double *)p->dw.data)[at];
         err2 += (got - expected) * (got - expected);
         norm2 += expected * expected;
     }
@@ -601,9 +590,15 @@ static void test_counts(void **state) {
     mc.be->attn_half = true;
     assert_int_equal(kv_page_bytes(&half), 12 * 2 * 64 * 768 * 2);
     mc.be->attn_half = false;
+    mc.be->recompute_cheap = false;
     assert_true(acts_bytes(&m, 1024, 1024, KEEP_NONE) < acts_bytes(&m, 1024, 1024, KEEP_INPUTS));
-    assert_true(acts_bytes(&m, 1024, 1024, KEEP_INPUTS) < acts_bytes(&m, 1024, 1024, KEEP_ALL) / 3);
-    assert_true(acts_bytes(&half, 1024, 1024, KEEP_ALL) < acts_bytes(&m, 1024, 1024, KEEP_ALL) * 7 / 8);
+    assert_true(acts_bytes(&m, 1024, 1024, KEEP_INPUTS) < acts_bytes(&m, 1024, 1024, KEEP_ALL) / 4);
+    assert_true(acts_bytes(&half, 1024, 1024, KEEP_ALL) < acts_bytes(&m, 1024, 1024, KEEP_ALL) * 3 / 4);
+    /* Eleven layers do without h1, h2 and act of their own. */
+    size_t kept = acts_bytes(&m, 1024, 1024, KEEP_ALL);
+    mc.be->recompute_cheap = true;
+    size_t saved = kept - acts_bytes(&m, 1024, 1024, KEEP_ALL), values = (size_t)11 * 1024 * (768 + 768 + 3072) * 4;
+    assert_in_range(saved, values, values + 33 * 512); /* and the space between 33 tensors */
     machine_close(&mc);
 }
 

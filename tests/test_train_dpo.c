@@ -121,25 +121,6 @@ static Grads all_pairs(Dpo *d, const DpoConfig *c, int max_tok, double *loss) {
     return g;
 }
 
-typedef struct {
-    Backend *be;
-    const double *direction;
-    double step;
-    int64_t at;
-} Shift;
-
-static void shift_param(void *ud, int index, const ParamInfo *p) {
-    Shift *sh = ud;
-    (void)index;
-    int64_t n = tensor_count(p->w);
-    double *x = mem_alloc((size_t)n * sizeof(double));
-    tensor_get(sh->be, x, p->w);
-    for (int64_t i = 0; i < n; i++) x[i] += sh->step * sh->direction[sh->at + i];
-    tensor_set(sh->be, p->w, x);
-    sh->at += n;
-    free(x);
-}
-
 /* Sigmoid, conservative, IPO, each by sums and by means: the loss by hand; one or many micro-batches; the slope along
  * the gradient is its square. */
 static void test_loss_and_gradient(void **state) {

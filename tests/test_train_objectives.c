@@ -38,25 +38,6 @@ static double loss_by_hand(Fixture *f, const SampleSet *s, bool pairs) {
     return sum / weight;
 }
 
-typedef struct {
-    Backend *be;
-    const double *direction;
-    double step;
-    int64_t at;
-} Shift;
-
-static void shift_param(void *ud, int index, const ParamInfo *p) {
-    Shift *sh = ud;
-    (void)index;
-    int64_t n = tensor_count(p->w);
-    double *x = mem_alloc((size_t)n * sizeof(double));
-    tensor_get(sh->be, x, p->w);
-    for (int64_t i = 0; i < n; i++) x[i] += sh->step * sh->direction[sh->at + i];
-    tensor_set(sh->be, p->w, x);
-    sh->at += n;
-    free(x);
-}
-
 /* Along the gradient itself the loss changes by its square: one number that a wrong factor anywhere changes. */
 static void test_loss_and_gradient(void **state) {
     (void)state;

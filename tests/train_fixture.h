@@ -230,4 +230,24 @@ static inline double distance(Grads a, Grads b) {
     return sqrt(d / n);
 }
 
+/* Moves all parameters by step along direction, in the net's order: net_visit(net, shift_param, &(Shift){...}). */
+typedef struct {
+    Backend *be;
+    const double *direction;
+    double step;
+    int64_t at;
+} Shift;
+
+static inline void shift_param(void *ud, int index, const ParamInfo *p) {
+    Shift *sh = ud;
+    (void)index;
+    int64_t n = tensor_count(p->w);
+    double *x = mem_alloc((size_t)n * sizeof(double));
+    tensor_get(sh->be, x, p->w);
+    for (int64_t i = 0; i < n; i++) x[i] += sh->step * sh->direction[sh->at + i];
+    tensor_set(sh->be, p->w, x);
+    sh->at += n;
+    free(x);
+}
+
 #endif

@@ -90,16 +90,9 @@ static void finish(Gen *g, Slot *s, StopReason why) {
 
 /* Name of the slot's next page, if its tokens were the last ones: a chain over all tokens up to its end. */
 static Hash next_name(const Gen *g, const Slot *s) {
-    struct {
-        Hash chain;
-        uint64_t version;
-        int32_t tok[KV_PAGE];
-    } key;
-    memset(&key, 0, sizeof key);
-    key.chain = s->chain;
-    key.version = g->e->version;
-    for (int i = 0; i < KV_PAGE; i++) key.tok[i] = token_at(g, s, s->n_named * KV_PAGE + i);
-    return hash_bytes(&key, sizeof key);
+    int32_t tok[KV_PAGE];
+    for (int i = 0; i < KV_PAGE; i++) tok[i] = token_at(g, s, s->n_named * KV_PAGE + i);
+    return pages_next_name(s->chain, g->e->version, tok);
 }
 
 /* Holds the full pages that begin this prompt and exist already. At least one token is left to compute: its hidden

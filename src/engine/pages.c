@@ -93,3 +93,16 @@ void pages_forget(Pages *p) {
         if (p->page[i].named) unname(p, i);
     }
 }
+
+Hash pages_next_name(Hash chain, uint64_t version, const int32_t *tok) {
+    struct {
+        Hash chain;
+        uint64_t version;
+        int32_t tok[KV_PAGE];
+    } key;
+    memset(&key, 0, sizeof key);
+    key.chain = chain;
+    key.version = version;
+    memcpy(key.tok, tok, sizeof key.tok);
+    return hash_bytes(&key, sizeof key);
+}

@@ -11,6 +11,7 @@
 #define DIKAST_ENGINE_PAGES_H
 
 #include "base/hash.h"
+#include "tensor/backend.h" /* KV_PAGE */
 
 typedef struct {
     int32_t held; /* holders */
@@ -30,6 +31,8 @@ typedef struct {
 void pages_init(Pages *p, int n_page);
 void pages_release(Pages *p);
 static inline int pages_free(const Pages *p) { return p->n_free; } /* pages nobody holds, named ones included */
+/* Name of the page whose KV_PAGE tokens follow on the page named chain (the first: all zero), under weights of this version. */
+Hash pages_next_name(Hash chain, uint64_t version, const int32_t *tok);
 int32_t pages_take(Pages *p);                       /* a page with one holder and no name; CHECKs that one is free */
 void pages_name(Pages *p, int32_t page, Hash name); /* a second page of the same name stays unnamed */
 int32_t pages_find(Pages *p, Hash name);            /* holds and returns it; -1: no such page */

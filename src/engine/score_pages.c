@@ -65,16 +65,9 @@ int64_t pages_rows(const Tokens *prefix, const Tokens *text, int n) {
 }
 
 static Hash next_name(const Paged *s) {
-    struct {
-        Hash chain;
-        uint64_t version;
-        int32_t tok[KV_PAGE];
-    } key;
-    memset(&key, 0, sizeof key);
-    key.chain = s->chain;
-    key.version = s->e->version;
-    for (int i = 0; i < KV_PAGE; i++) key.tok[i] = token_at(s, s->at, s->n_named * KV_PAGE + i);
-    return hash_bytes(&key, sizeof key);
+    int32_t tok[KV_PAGE];
+    for (int i = 0; i < KV_PAGE; i++) tok[i] = token_at(s, s->at, s->n_named * KV_PAGE + i);
+    return pages_next_name(s->chain, s->e->version, tok);
 }
 
 /* -- one pass ------------------------------------------------------------------------------------------------------ */

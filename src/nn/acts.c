@@ -23,7 +23,7 @@ static void place_again(BlockActs *a, Arena *mem, const Acts *acts, Types t, int
     bool lean = acts->keep == KEEP_NONE;
     a->h1 = tensor_place(mem, t.dtype, acts->max_tok, c->d_model);
     a->h2 = lean ? a->h1 : tensor_place(mem, t.dtype, n_mlp, c->d_model);
-    a->act = lean ? (Tensor){0} : tensor_place(mem, t.dtype, n_mlp, c->d_ff);
+    if (!lean) a->act = tensor_place(mem, t.dtype, n_mlp, c->d_ff);
 }
 
 /* n rows as far as attention, n_mlp from there on; */

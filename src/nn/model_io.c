@@ -220,8 +220,8 @@ static void forget_run(const LoadTensor *job, int64_t tile) {
     io_map_forget(job->e->data + (job->f->part * job->w.rows + first) * row, (size_t)(FORGET * job->tile_rows * row));
 }
 
-/* Four at a time: a 16 bit lane of y is 0 where an exponent is all ones, and only below such a lane does y - 1 in every
- * lane reach a top bit; then the four are looked at. */
+/* Four at a time: a lane of 16 bits whose exponent is all ones becomes 0, and 1 taken from every lane then sets its top
+ * bit (and, by the borrow, perhaps that of lanes above it); without any top bit none of the four needs a look. */
 static void count_nonfinite_bf16(int64_t *nan, int64_t *inf, const unsigned char *in, int64_t n) {
     const uint64_t exponent = UINT64_C(0x7f807f807f807f80), one = UINT64_C(0x0001000100010001);
     for (int64_t i = 0, step; i < n; i += step) {

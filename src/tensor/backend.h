@@ -156,8 +156,8 @@ struct Backend {
     DType dtype;        /* of weight matrices and of what products read: real; BF16 after backend_set_dtype */
     bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; others: row-major */
     bool exact;         /* row invariance holds; else what a row gives alone and in company differs by rounding */
-    bool recompute_cheap; /* training does not keep what one elementwise pass brings back: a sixth less memory for 1 % of the time
-                           where products are slow beside memory (cpu); cuda keeps it, there it would be 2 % */
+    bool recompute_cheap; /* training does not keep what one elementwise pass brings back: a sixth less memory for about 1 % of the
+                           time where products are slow beside memory (cpu); cuda keeps it: 2 % by the times of its kernels */
     bool attn_half;     /* under a BF16 model queries, keys, values, attention's output and their gradients are BF16 too: cuda,
                            whose attention multiplies BF16; cpu: they stay F32 */
     int64_t slice_values; /* logits made at once that fill the machine, */
