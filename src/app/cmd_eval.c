@@ -362,10 +362,7 @@ static bool write_items(const Eval *v, const char *dir, Error *err) {
                 ok = writer_put(w, line.s, line.n, err);
             }
     }
-    if (ok)
-        ok = writer_commit(w, err);
-    else
-        writer_abandon(w);
+    ok = writer_end(w, ok, err);
     str_release(&path);
     str_release(&line);
     return ok;

@@ -154,10 +154,7 @@ bool io_copy_file(const char *from, const char *to, Error *err) {
         if (got <= 0) break;
         ok = writer_put(w, chunk, (size_t)got, err);
     }
-    if (ok)
-        ok = writer_commit(w, err);
-    else
-        writer_abandon(w);
+    ok = writer_end(w, ok, err);
     free(chunk);
     close(fd);
     return ok;

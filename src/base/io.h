@@ -32,6 +32,12 @@ bool writer_open(Writer **out, const char *path, Error *err);
 bool writer_put(Writer *w, const void *data, size_t n, Error *err);
 bool writer_commit(Writer *w, Error *err);      /* flush, fsync, rename; releases w whatever the outcome */
 void writer_abandon(Writer *w);                 /* removes the temporary; NULL is fine */
+/* The one or the other; returns whether the file is there. */
+static inline bool writer_end(Writer *w, bool ok, Error *err) {
+    if (ok) return writer_commit(w, err);
+    writer_abandon(w);
+    return false;
+}
 
 /* Appender for logs (metrics.jsonl): one write per line; truncate_at drops what a killed run wrote beyond its last state. */
 typedef struct Appender Appender;

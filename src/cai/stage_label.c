@@ -345,10 +345,7 @@ static bool label_all(Labeler *l, Error *err) {
         if (ok && stop_requested(ctx->stop)) ok = error_set(err, ERR_STOPPED, "stopped; run again to go on");
     }
     log_progress_end(ctx->log);
-    if (ok)
-        ok = writer_commit(w, err);
-    else
-        writer_abandon(w);
+    ok = writer_end(w, ok, err);
     if (ok) {
         Summary s;
         summary_begin(&s);

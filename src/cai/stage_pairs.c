@@ -83,10 +83,7 @@ static bool write_pairs(const Pair *pair, const PromptDraw *draw, int n, const P
         str_putc(&line, '\n');
         ok = writer_put(w, line.s, line.n, err);
     }
-    if (ok)
-        ok = writer_commit(w, err);
-    else
-        writer_abandon(w);
+    ok = writer_end(w, ok, err);
     str_release(&path);
     str_release(&line);
     str_release(&id);

@@ -136,10 +136,7 @@ static bool write_rows(const StageCtx *ctx, const Chain *chain, int n, const Con
         row_json(&line, &chain[i], con, ctx);
         ok = writer_put(w, line.s, line.n, err);
     }
-    if (ok)
-        ok = writer_commit(w, err);
-    else
-        writer_abandon(w);
+    ok = writer_end(w, ok, err);
     str_release(&path);
     str_release(&line);
     return ok;

@@ -480,10 +480,7 @@ bool gguf_write(const char *path, const GgufOut *g, GgufPut *put, void *ud, Erro
         size_t pad = (GGUF_ALIGNMENT - t->bytes % GGUF_ALIGNMENT) % GGUF_ALIGNMENT;
         ok = put(ud, t, i, w, err) && (pad == 0 || writer_put(w, zero, pad, err));
     }
-    if (ok)
-        ok = writer_commit(w, err);
-    else
-        writer_abandon(w);
+    ok = writer_end(w, ok, err);
     str_release(&head);
     return ok;
 }

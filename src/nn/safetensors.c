@@ -288,10 +288,7 @@ bool st_write_with(const char *path, const StOut *t, int n, StPut *put, void *ud
     for (int i = 0; ok && i < n; i++)
         ok = order[i]->data || order[i]->bytes == 0 ? writer_put(w, order[i]->data, order[i]->bytes, err)
                                                     : put(ud, order[i], w, err);
-    if (ok)
-        ok = writer_commit(w, err);
-    else
-        writer_abandon(w);
+    ok = writer_end(w, ok, err);
     str_release(&header);
     free(order);
     return ok;
