@@ -131,18 +131,18 @@ static void ran_release(Ran *r) {
     str_release(&r->err);
 }
 
-static void expect_code(const Ran *r, const char *line, int code) {
+static inline void expect_code(const Ran *r, const char *line, int code) {
     if (r->sig || r->code != code)
         fail_msg("dikast %s: code %d signal %d, expected %d; stderr: %s", line, r->code, r->sig, code,
                  str_get(&r->err));
 }
 
-static void expect_holds(const Str *text, const char *part) {
+static inline void expect_holds(const Str *text, const char *part) {
     if (!strstr(str_get(text), part)) fail_msg("'%s' is not in: %s", part, str_get(text));
 }
 
 /* The whole of stdout is one JSON object on one line. */
-static Json *one_object(const Ran *r, const char *line) {
+static inline Json *one_object(const Ran *r, const char *line) {
     Json *j = NULL;
     Error err = {0};
     const char *end = strchr(str_get(&r->out), '\n');
@@ -152,7 +152,7 @@ static Json *one_object(const Ran *r, const char *line) {
     return j;
 }
 
-static const char *member(const Json *j, const char *key) {
+static inline const char *member(const Json *j, const char *key) {
     const char *s = json_str(json_get(j, key), NULL);
     return s ? s : "(absent)";
 }
@@ -183,7 +183,7 @@ static void make_tokenizer(Str *json) {
     OK(bpe_train(json, &p, one_text, &text, &err));
 }
 
-static void make_models(void) {
+static inline void make_models(void) {
     Pool *pool;
     Backend *be;
     Model m;

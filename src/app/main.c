@@ -16,6 +16,7 @@
 // clang-format off
 static const Command *const commands[] = {
     &command_run,
+    &command_plan,
     &command_stage,
     &command_why,
     &command_report,
