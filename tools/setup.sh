@@ -4,7 +4,7 @@ set -eu
 
 packages="build-essential cmake ninja-build pkg-config libjansson-dev libfyaml-dev libexpat1-dev libpcre2-dev
 libutf8proc-dev zlib1g-dev libzstd-dev libxxhash-dev libssl-dev libcurl4-openssl-dev
-libcmocka-dev $*"
+libmicrohttpd-dev libcmocka-dev $*"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
     echo "setup: this is not Debian or Ubuntu; install the equivalents of:" $packages >&2

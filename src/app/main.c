@@ -17,6 +17,7 @@
 static const Command *const commands[] = {
     &command_run,
     &command_plan,
+    &command_monitor,
     &command_stage,
     &command_why,
     &command_report,
