@@ -48,6 +48,7 @@ struct Log {
     Warning *warning;
     int n_warning;
     Progress progress;
+    Pulse *pulse;
 };
 
 double now_s(void) {
@@ -95,8 +96,11 @@ Log *log_new(LogLevel level) {
     CHECK(pthread_mutex_init(&l->lock, NULL) == 0, "mutex");
     l->level = level;
     l->terminal = isatty(STDERR_FILENO) == 1;
+    l->pulse = pulse_new();
     return l;
 }
+
+Pulse *log_pulse(const Log *l) { return l ? l->pulse : NULL; }
 
 /* ---- all below run under the lock ---- */
 
@@ -279,6 +283,7 @@ void log_event(Log *l, const char *event, const char *fmt, ...) {
 }
 
 void log_progress(Log *l, int64_t step, int64_t total, double units_done, const char *unit, const char *fmt, ...) {
+    pulse_alive(log_pulse(l));
     if (!l || l->level == LOG_QUIET) return;
     va_list ap;
     va_start(ap, fmt);
@@ -316,6 +321,7 @@ void log_progress_end(Log *l) {
 void log_stage(Log *l, const char *stage) {
     if (!l) return;
     char *copy = mem_str(stage);
+    pulse_stage(l->pulse, stage);
     pthread_mutex_lock(&l->lock);
     finish_progress(l);
     free(l->stage);
@@ -346,6 +352,7 @@ void log_free(Log *l) {
     }
     free(l->warning);
     appender_close(l->events);
+    pulse_free(l->pulse);
     str_release(&l->progress.line);
     pthread_mutex_destroy(&l->lock);
     free(l);
