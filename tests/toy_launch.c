@@ -1,7 +1,7 @@
 /* tests/toy_launch.c — the supervisor over toy ranks, as a program: what tests and tests/faults/ start and kill.
  *
- *   toy_launch [-n N] [--via "mpirun ..."] [--hosts a:2,b:2] [--address A] [--group G] [--micro M] [--floor S] [--hello S]
- *              DIR STEPS            supervises toy_rank beside it; its files are in DIR/launch; exit codes as dikast's */
+ *   toy_launch [-n N] [--via "mpirun ..."] [--hosts a:2,b:2] [--address A] [--group G] [--micro M] [--floor S] [--hello
+ * S] DIR STEPS            supervises toy_rank beside it; its files are in DIR/launch; exit codes as dikast's */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

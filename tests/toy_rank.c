@@ -1,7 +1,9 @@
-/* tests/toy_rank.c — a rank that trains nothing worth having, deterministically: what the supervisor's tests launch. Its ranks meet
- * in a file that all map, so it needs no MPI; the final state is a function of the steps alone, whatever the ranks and kills.
+/* tests/toy_rank.c — a rank that trains nothing worth having, deterministically: what the supervisor's tests launch.
+ * Its ranks meet in a file that all map, so it needs no MPI; the final state is a function of the steps alone, whatever
+ * the ranks and kills.
  *
- *   toy_rank DIR STEPS        DIR/ckpt-SSSSSS.bin every five steps, DIR/final.bin; DIR/writes.log, DIR/crash.log for the tests
+ *   toy_rank DIR STEPS        DIR/ckpt-SSSSSS.bin every five steps, DIR/final.bin; DIR/writes.log, DIR/crash.log for
+ * the tests
  *
  *   DIKAST_CRASH_AT   SECTION:STEP:RANK[:FAULT], several with commas: the i-th one happens in attempt i
  *   FAULT             kill (default) stop stopall segv exitN hang | miss mismatch cross (collectives) | nan flip slow
@@ -243,8 +245,8 @@ static void update(Toy *t, double leaf[MICRO][DIM]) {
         sum[i] = tree(leaf, i, 0, MICRO);
         norm += sum[i] * sum[i];
     }
-    pulse_numbers(t->pulse, own_finite(t, leaf) ? 1 : NAN, own_finite(t, leaf) ? sqrt(norm) : NAN,
-                  (double)t->step * MICRO);
+    bool own = own_finite(t, leaf); /* whose micro-batch was it? */
+    pulse_numbers(t->pulse, own ? 1 : NAN, own ? 1 : NAN, (double)t->step * MICRO);
     if (isfinite(norm) && !(skip && atoll(skip) == t->step))
         for (int i = 0; i < DIM; i++) t->w[i] -= 0.05 * sum[i];
     if (fault_now(t, "flip")) {
@@ -272,8 +274,8 @@ static void compare_replicas(Toy *t) {
     meet(t, WORLD, "hash", 1, "toy.hash");
     if (replicas_compare(&bad, 1, t->shared->hash, t->world, 1) > 0) {
         if (t->rank == 0) {
-            snprintf(text, sizeof text, "{\"event\":\"corrupt\",\"rank\":%d,\"msg\":\"bucket %d at step %lld\"}", bad.rank,
-                     bad.bucket, (long long)t->step);
+            snprintf(text, sizeof text, "{\"event\":\"corrupt\",\"rank\":%d,\"msg\":\"bucket %d at step %lld\"}",
+                     bad.rank, bad.bucket, (long long)t->step);
             beat_event(t->beat, text);
         }
         for (;;) nap(0.01); /* until it is stopped */

@@ -1,5 +1,5 @@
-/* base/pulse.c — the numbers of pulse.h. One writer, so an addition is a load and a store; readers may see a section with the
- * time of the one before it, which is off by one pass and nobody minds. */
+/* base/pulse.c — the numbers of pulse.h. One writer, so an addition is a load and a store; readers may see a section
+ * with the time of the one before it, which is off by one pass and nobody minds. */
 #include "base/pulse.h"
 
 #include <math.h>

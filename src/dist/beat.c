@@ -89,8 +89,7 @@ bool beat_config_env(BeatConfig *out, bool *supervised, Error *err) {
     if (strlen(address) >= sizeof out->address) return error_set(err, ERR_CONFIG, "DIKAST_SUP is too long");
     snprintf(out->address, sizeof out->address, "%s", address);
     if (!token || !hex_bytes(out->hello.token, sizeof out->hello.token, token))
-        return error_set(err, ERR_CONFIG, "DIKAST_TOKEN: expected %zu hexadecimal digits",
-                         2 * sizeof out->hello.token);
+        return error_set(err, ERR_CONFIG, "DIKAST_TOKEN: expected %zu hexadecimal digits", 2 * sizeof out->hello.token);
     if (!env_number(&out->hello.run, "DIKAST_RUN", 16, UINT64_MAX, err) ||
         !env_number(&attempt, "DIKAST_ATTEMPT", 10, UINT32_MAX, err))
         return false;
@@ -256,14 +255,17 @@ static void obey(Beat *b, const Frame *f) {
         b->heard_s = now_s();
         pulse_lease(b->c.pulse, b->c.dead_s);
         break;
-    case FRAME_DUMP: put_dump(b, f); break;
+    case FRAME_DUMP:
+        put_dump(b, f);
+        break;
     case FRAME_CKPT:
         if (b->c.stop) stop_request(b->c.stop);
         break;
     case FRAME_ABORT:
         snprintf(why, sizeof why, "%.*s", (int)f->n, (const char *)f->p);
         die(b, why);
-    default: break; /* the parser let it through, but it is no command: a rank does not answer ranks */
+    default:
+        break; /* the parser let it through, but it is no command: a rank does not answer ranks */
     }
 }
 

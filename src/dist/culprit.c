@@ -209,13 +209,14 @@ static void say_place(Verdict *v, const Hang *h, int r) {
             (long long)k->step, k->age_s);
 }
 
-/* Ranks that wait for nobody: outside any call first, then those that left, then those whose call has everybody in it. */
-static bool sinks(Verdict *v, const Hang *h) {
+/* Ranks that wait for nobody: outside any call first, then those that left, then those whose call has everybody in it.
+ * wanted: only such that somebody waits for; the others are busy with what is theirs. */
+static bool find_sinks(Verdict *v, const Hang *h, bool wanted) {
     for (int kind = 0; kind < 3 && v->n_all == 0; kind++)
         for (int r = 0; r < h->n; r++) {
             bool is[3] = {live(h, r) && !h->call[r].in, !live(h, r),
                           live(h, r) && h->call[r].in && first_waited_for(h, r) < 0};
-            bool waited = kind != 1;
+            bool waited = !wanted;
             for (int k = 0; k < h->n && !waited; k++) waited = waits_for(h, k, r);
             if (!is[kind] || !waited) continue;
             name(v, r);
@@ -232,6 +233,9 @@ static bool sinks(Verdict *v, const Hang *h) {
         }
     return true;
 }
+
+static bool sinks(Verdict *v, const Hang *h) { return find_sinks(v, h, true); }
+static bool busy(Verdict *v, const Hang *h) { return find_sinks(v, h, false); }
 
 static bool cycle(Verdict *v, const Hang *h) {
     int at = -1;
@@ -253,8 +257,8 @@ static bool cycle(Verdict *v, const Hang *h) {
 }
 
 void culprit_find(Verdict *out, const HangRank *rank, int n) {
-    static bool (*const rule[])(Verdict *, const Hang *) = {silent, mismatched, transport, sinks, cycle};
-    static const int number[] = {1, 2, 3, 4, 4};
+    static bool (*const rule[])(Verdict *, const Hang *) = {silent, mismatched, transport, sinks, cycle, busy};
+    static const int number[] = {1, 2, 3, 4, 4, 4};
     Hang h = {rank, mem_alloc((size_t)(n > 0 ? n : 1) * sizeof(Call)), n};
     for (int r = 0; r < n; r++)
         if (rank[r].dump && !rank[r].left) read_call(&h.call[r], rank[r].dump);

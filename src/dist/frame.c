@@ -39,16 +39,29 @@ static float get_f32(const unsigned char **p) {
 /* Least and greatest payload of a type; false: there is no such type. */
 static bool limits(uint32_t type, size_t *least, size_t *most) {
     switch (type) {
-    case FRAME_HELLO: *least = 50, *most = 50 + FRAME_HOST_MAX; return true;
-    case FRAME_BEAT: *least = *most = BEAT_BYTES; return true;
+    case FRAME_HELLO:
+        *least = 50, *most = 50 + FRAME_HOST_MAX;
+        return true;
+    case FRAME_BEAT:
+        *least = *most = BEAT_BYTES;
+        return true;
     case FRAME_EVENT:
-    case FRAME_DUMP_REPLY: *least = 2, *most = FRAME_MAX; return true;
-    case FRAME_BYE: *least = *most = 4; return true;
-    case FRAME_PONG: *least = *most = 0; return true;
+    case FRAME_DUMP_REPLY:
+        *least = 2, *most = FRAME_MAX;
+        return true;
+    case FRAME_BYE:
+        *least = *most = 4;
+        return true;
+    case FRAME_PONG:
+        *least = *most = 0;
+        return true;
     case FRAME_DUMP:
     case FRAME_CKPT:
-    case FRAME_ABORT: *least = 0, *most = FRAME_REASON_MAX; return true;
-    default: return false;
+    case FRAME_ABORT:
+        *least = 0, *most = FRAME_REASON_MAX;
+        return true;
+    default:
+        return false;
     }
 }
 

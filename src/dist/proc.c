@@ -50,13 +50,19 @@ bool proc_signal(int pid, uint64_t start, int sig) {
 const char *proc_state_text(char state) {
     switch (state) {
     case 'T':
-    case 't': return "stopped (SIGSTOP)";
-    case 'D': return "waiting for input or output";
-    case 'R': return "running";
-    case 'S': return "asleep";
+    case 't':
+        return "stopped (SIGSTOP)";
+    case 'D':
+        return "waiting for input or output";
+    case 'R':
+        return "running";
+    case 'S':
+        return "asleep";
     case 'Z':
-    case 'X': return "dead";
-    default: return "in an unknown state";
+    case 'X':
+        return "dead";
+    default:
+        return "in an unknown state";
     }
 }
 

@@ -28,14 +28,14 @@ int launch_world(int usable, int group, int64_t micro) {
     return dp * (group > 0 ? group : 1);
 }
 
-bool rank_live(const Sup *s, int r) { return s->rank[r].hello && !s->rank[r].bye && !s->rank[r].reaped; }
+bool sup_rank_live(const Sup *s, int r) { return s->rank[r].hello && !s->rank[r].bye && !s->rank[r].reaped; }
 
-void phase_set(Sup *s, Phase phase) {
+void sup_phase(Sup *s, Phase phase) {
     s->phase = phase;
     s->phase_s = now_s();
 }
 
-void fault_set(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) {
+void sup_fault(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) {
     if (s->now.cause) return;
     Fault *f = &s->now;
     *f = (Fault){.cause = cause, .rank = rank, .attempt = s->attempt, .detail = detail};
@@ -43,7 +43,7 @@ void fault_set(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) 
     va_start(ap, fmt);
     vsnprintf(f->what, sizeof f->what, fmt, ap);
     va_end(ap);
-    say_time(f->when);
+    sup_time(f->when);
     if (rank >= 0) {
         const Rank *k = &s->rank[rank];
         snprintf(f->host, sizeof f->host, "%s", k->hello ? k->id.host : k->local ? s->here : "");
@@ -51,25 +51,29 @@ void fault_set(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) 
         f->step = (int64_t)k->beat.step;
     }
     s->result->faults++;
-    say(s, "warning", cause == CAUSE_HANG ? "hang" : cause == CAUSE_SILENT ? "silent_rank" : "fault", rank, "%s", f->what);
+    sup_say(s, "warning",
+            cause == CAUSE_HANG     ? "hang"
+            : cause == CAUSE_SILENT ? "silent_rank"
+                                    : "fault",
+            rank, "%s", f->what);
 }
 
-void ask_checkpoint(Sup *s, const char *why) {
+void sup_ask_checkpoint(Sup *s, const char *why) {
     s->stopping = true;
-    send_ranks(s, FRAME_CKPT, why);
+    sup_send_all(s, FRAME_CKPT, why);
 }
 
 /* -- signals */
 
 static void on_signal(Sup *s, int sig) {
     if (sig == SIGCHLD) {
-        reap_all(s);
+        sup_reap(s);
         return;
     }
     if (!s->first_signal && !s->stopping) {
         s->first_signal = sig;
-        say(s, "info", "stop", -1, "%s: the ranks finish their step, save and end; again to die", strsignal(sig));
-        ask_checkpoint(s, "the launch was asked to stop");
+        sup_say(s, "info", "stop", -1, "%s: the ranks finish their step, save and end; again to die", strsignal(sig));
+        sup_ask_checkpoint(s, "the launch was asked to stop");
         return;
     }
     if (!s->first_signal) { /* a rank was asked before: the same wish */
@@ -78,9 +82,9 @@ static void on_signal(Sup *s, int sig) {
     }
     s->result->stopped_by_signal = true;
     s->result->signal = sig;
-    send_ranks(s, FRAME_ABORT, "a second signal");
-    signal_all(s, SIGKILL);
-    phase_set(s, PHASE_OVER);
+    sup_send_all(s, FRAME_ABORT, "a second signal");
+    sup_signal(s, SIGKILL);
+    sup_phase(s, PHASE_OVER);
 }
 
 static void read_signals(Sup *s) {
@@ -115,7 +119,7 @@ static bool every_rank_ended_well(const Sup *s) {
 
 static bool everybody_replied(const Sup *s) {
     for (int r = 0; r < s->world; r++)
-        if (rank_live(s, r) && s->rank[r].dump.n == 0) return false;
+        if (sup_rank_live(s, r) && s->rank[r].dump.n == 0) return false;
     return true;
 }
 
@@ -135,51 +139,52 @@ static void begin_stop(Sup *s) {
     char reason[80], rank[24] = "the launcher";
     if (s->now.rank >= 0) snprintf(rank, sizeof rank, "rank %d", s->now.rank);
     snprintf(reason, sizeof reason, "attempt %d is given up because of %s", s->attempt, rank);
-    send_ranks(s, FRAME_ABORT, reason);
-    phase_set(s, PHASE_ABORT);
+    sup_send_all(s, FRAME_ABORT, reason);
+    sup_phase(s, PHASE_ABORT);
 }
 
 static void step_phase(Sup *s) {
     double age = now_s() - s->phase_s;
     switch (s->phase) {
     case PHASE_RUN:
-        watch(s);
+        sup_watch(s);
         if (s->now.cause == CAUSE_HANG) {
-            send_ranks(s, FRAME_DUMP, s->now.what);
-            phase_set(s, PHASE_DUMP);
+            sup_send_all(s, FRAME_DUMP, s->now.what);
+            sup_phase(s, PHASE_DUMP);
         } else if (s->now.cause) {
             begin_stop(s);
-        } else if (all_gone(s) && (!s->launched || s->launcher_reaped)) {
-            phase_set(s, PHASE_OVER);
+        } else if (sup_all_gone(s) && (!s->launched || s->launcher_reaped)) {
+            sup_phase(s, PHASE_OVER);
         }
         break;
     case PHASE_DUMP:
         if (age < dump_s && !everybody_replied(s)) break;
-        say_dumps(s);
-        hang_verdict(s);
+        sup_write_dumps(s);
+        sup_verdict(s);
         begin_stop(s);
         break;
     case PHASE_ABORT:
         if (age > settle_s) kill_stopped(s);
-        if (all_gone(s)) {
-            phase_set(s, PHASE_OVER);
+        if (sup_all_gone(s)) {
+            sup_phase(s, PHASE_OVER);
         } else if (age > abort_s) {
-            signal_all(s, SIGTERM);
-            phase_set(s, PHASE_TERM);
+            sup_signal(s, SIGTERM);
+            sup_phase(s, PHASE_TERM);
         }
         break;
     case PHASE_TERM:
-        if (all_gone(s)) {
-            phase_set(s, PHASE_OVER);
+        if (sup_all_gone(s)) {
+            sup_phase(s, PHASE_OVER);
         } else if (age > term_s) {
-            signal_all(s, SIGKILL);
-            phase_set(s, PHASE_KILL);
+            sup_signal(s, SIGKILL);
+            sup_phase(s, PHASE_KILL);
         }
         break;
     case PHASE_KILL:
-        if (all_gone(s) || age > kill_s) phase_set(s, PHASE_OVER);
+        if (sup_all_gone(s) || age > kill_s) sup_phase(s, PHASE_OVER);
         break;
-    case PHASE_OVER: break;
+    case PHASE_OVER:
+        break;
     }
 }
 
@@ -193,23 +198,23 @@ static void poll_once(Sup *s, int wait_ms) {
     if (poll(fd, (nfds_t)n + 2, wait_ms) > 0) {
         if (fd[0].revents) read_signals(s);
         for (int i = 0; i < n; i++) {
-            if (fd[i + 2].revents & POLLOUT) conn_flush(s, i);
-            if (fd[i + 2].revents & (POLLIN | POLLHUP | POLLERR)) conn_read(s, i);
+            if (fd[i + 2].revents & POLLOUT) sup_conn_flush(s, i);
+            if (fd[i + 2].revents & (POLLIN | POLLHUP | POLLERR)) sup_conn_read(s, i);
         }
-        if (fd[1].revents) conn_accept(s);
+        if (fd[1].revents) sup_conn_accept(s);
     }
-    conn_sweep(s);
+    sup_conn_sweep(s);
     free(fd);
 }
 
 /* Who has ended said BYE before, if at all: it may still be in the socket. */
 static void read_last_words(Sup *s) {
     for (int r = 0; r < s->world; r++)
-        if (s->rank[r].reaped && !s->rank[r].skipped && s->rank[r].conn >= 0) conn_read(s, s->rank[r].conn);
+        if (s->rank[r].reaped && !s->rank[r].skipped && s->rank[r].conn >= 0) sup_conn_read(s, s->rank[r].conn);
 }
 
 static void attempt_clear(Sup *s) {
-    conn_close_all(s);
+    sup_conn_close_all(s);
     for (int r = 0; r < s->world && s->rank; r++) str_release(&s->rank[r].dump);
     free(s->rank);
     s->rank = NULL;
@@ -225,23 +230,23 @@ static bool attempt_run(Sup *s, int world, Error *err) {
     s->begun_s = s->watched_s = now_s();
     s->result->attempts = s->attempt;
     s->result->world = world;
-    phase_set(s, PHASE_RUN);
-    say(s, s->attempt > 1 ? "info" : "debug", "attempt", -1, "attempt %d begins on %d rank%s", s->attempt, world,
-        world == 1 ? "" : "s");
-    bool ok = spawn_all(s, err);
+    sup_phase(s, PHASE_RUN);
+    sup_say(s, s->attempt > 1 ? "info" : "debug", "attempt", -1, "attempt %d begins on %d rank%s", s->attempt, world,
+            world == 1 ? "" : "s");
+    bool ok = sup_spawn(s, err);
     if (ok) {
-        say_ranks(s);
-        say_status(s, "running");
+        sup_write_ranks(s);
+        sup_status(s, "running");
     } else {
-        signal_all(s, SIGKILL);
+        sup_signal(s, SIGKILL);
     }
     while (ok && s->phase != PHASE_OVER) {
         poll_once(s, s->phase == PHASE_RUN ? 200 : 50);
-        reap_all(s);
+        sup_reap(s);
         read_last_words(s);
         if (s->phase != PHASE_OVER) step_phase(s);
-        if (s->ranks_changed && now_s() - s->ranks_s > ranks_s) say_ranks(s);
-        if (now_s() - s->said_s > status_s) say_status(s, s->stopping ? "stopping" : "running");
+        if (s->ranks_changed && now_s() - s->ranks_s > ranks_s) sup_write_ranks(s);
+        if (now_s() - s->said_s > status_s) sup_status(s, s->stopping ? "stopping" : "running");
     }
     return ok;
 }
@@ -278,12 +283,12 @@ static void leave_out(Sup *s) {
     if (!h || h->out || ++h->failures < TWICE || h->slots == 0) return;
     h->out = true;
     if (launch_world(usable_ranks(s), s->c->group, s->c->micro) > 0) {
-        say(s, "warning", "host_left_out", -1, "host %s is left out after %d faults", h->name, h->failures);
+        sup_say(s, "warning", "host_left_out", -1, "host %s is left out after %d faults", h->name, h->failures);
         return;
     }
     h->out = false;
-    say(s, "debug", "host_kept", -1, "host %s had %d faults, but nothing would be left without it", h->name,
-        h->failures);
+    sup_say(s, "debug", "host_kept", -1, "host %s had %d faults, but nothing would be left without it", h->name,
+            h->failures);
 }
 
 static bool is_persistent(const Sup *s) {
@@ -310,14 +315,14 @@ static bool ended_for_good(Sup *s, Error *err) {
     static const ErrorCode code[] = {[2] = ERR_CONFIG, [3] = ERR_FORMAT, [5] = ERR_DIVERGED, [6] = ERR_GATE};
     s->result->exit_code = s->now.permanent;
     remember(s, "nothing: the same would happen again");
-    say_status(s, "failed");
+    sup_status(s, "failed");
     return error_set(err, code[s->now.permanent], "rank %d ended with exit code %d; its own message is above",
                      s->now.rank, s->now.permanent);
 }
 
 static bool stopped(Sup *s, Error *err) {
     if (s->now.cause) remember(s, "the launch was stopping; run again to go on from the last checkpoint");
-    say_status(s, "stopped");
+    sup_status(s, "stopped");
     return error_set(err, ERR_STOPPED, "stopped; last checkpoint: %s; run again to go on",
                      s->last_checkpoint[0] ? s->last_checkpoint : "none");
 }
@@ -325,8 +330,8 @@ static bool stopped(Sup *s, Error *err) {
 static bool given_up(Sup *s, Error *err) {
     Str causes = {0};
     remember(s, "nothing more: the attempts end here");
-    say(s, "warning", "crash_loop", s->now.rank, "%d attempts without a new checkpoint", s->fruitless);
-    say_status(s, "failed");
+    sup_say(s, "warning", "crash_loop", s->now.rank, "%d attempts without a new checkpoint", s->fruitless);
+    sup_status(s, "failed");
     for (int i = s->n_fault - 1; i >= 0; i--) {
         const Fault *f = &s->fault[i];
         if (causes.n) str_put(&causes, "; ");
@@ -341,7 +346,7 @@ static bool given_up(Sup *s, Error *err) {
 
 static bool nothing_left(Sup *s, Error *err) {
     remember(s, "nothing: too few hosts are left");
-    say_status(s, "failed");
+    sup_status(s, "failed");
     return error_set(err, ERR_NET,
                      "%d ranks can still be placed, which make no world of multiples of %d that divides %lld "
                      "micro-batches",
@@ -354,27 +359,29 @@ static bool decide(Sup *s, int *world, Error *err) {
     *world = 0;
     if (s->result->stopped_by_signal) return error_set(err, ERR_STOPPED, "a second signal: everything was ended");
     if (!s->now.cause && every_rank_ended_well(s)) {
-        say(s, "debug", "done", -1, "every rank has ended with exit code 0");
-        say_status(s, "done");
+        sup_say(s, "debug", "done", -1, "every rank has ended with exit code 0");
+        sup_status(s, "done");
         return true;
     }
     if (s->now.permanent) return ended_for_good(s, err);
     if (s->stopping) return stopped(s, err);
     s->fruitless = s->progressed ? 0 : s->fruitless + 1;
     if (is_persistent(s))
-        say(s, "warning", "persistent", s->now.rank, "the same rank failed in the same way at the same step as before");
+        sup_say(s, "warning", "persistent", s->now.rank,
+                "the same rank failed in the same way at the same step as before");
     if (s->fruitless >= (s->c->max_fruitless > 0 ? s->c->max_fruitless : 3)) return given_up(s, err);
     leave_out(s);
     *world = launch_world(usable_ranks(s), s->c->group, s->c->micro);
     if (*world == 0) return nothing_left(s, err);
     double delay = s->fruitless == 0 ? 0 : 1 << (s->fruitless < 7 ? s->fruitless - 1 : 6);
     if (delay > delay_most_s) delay = delay_most_s;
-    snprintf(done, sizeof done, "all ranks were stopped; attempt %d on %d rank%s after %.0f s, from the last checkpoint (%s)",
+    snprintf(done, sizeof done,
+             "all ranks were stopped; attempt %d on %d rank%s after %.0f s, from the last checkpoint (%s)",
              s->attempt + 1, *world, *world == 1 ? "" : "s", delay,
              s->last_checkpoint[0] ? s->last_checkpoint : "none yet");
     remember(s, done);
-    say(s, "info", "restart", s->now.rank, "%s", done);
-    say_status(s, "restarting");
+    sup_say(s, "info", "restart", s->now.rank, "%s", done);
+    sup_status(s, "restarting");
     if (!wait_before(s, delay)) {
         *world = 0;
         s->now = (Fault){0};
@@ -444,7 +451,7 @@ static bool launch(Sup *s, Error *err) {
                getrandom(&s->run, sizeof s->run, 0) != sizeof s->run))
         ok = error_errno(err, "read", "random bytes");
     if (ok) {
-        end_leftovers(s);
+        sup_end_leftovers(s);
         ok = attempts(s, err);
     }
     if (s->listener >= 0) close(s->listener);
@@ -461,7 +468,7 @@ bool supervise(LaunchResult *out, const LaunchConfig *c, Log *log, Error *err) {
     *s = (Sup){.c = c, .log = log, .result = out, .listener = -1, .signals = -1};
     *out = (LaunchResult){0};
     net_host(s->here);
-    say_time(s->started);
+    sup_time(s->started);
     bool ok = open_signals(s, &before, err) && check(c, err) && io_make_dirs(c->dir, err);
     str_printf(&path, "%s/.lock", c->dir);
     if (ok && !(ok = io_lock(&lock, path.s, err)) && err->code == ERR_CONFIG)

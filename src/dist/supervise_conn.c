@@ -1,5 +1,5 @@
-/* dist/supervise_conn.c — connections: who is it, and what does it say. Until HELLO names a rank of this attempt with the launch's
- * token, a connection is a stranger that may send one small frame and nothing else. */
+/* dist/supervise_conn.c — connections: who is it, and what does it say. Until HELLO names a rank of this attempt with
+ * the launch's token, a connection is a stranger that may send one small frame and nothing else. */
 #include <math.h>
 #include <poll.h>
 #include <stdio.h>
@@ -13,7 +13,7 @@
 enum { MOST_STRANGERS = 256, HELLO_MOST = 256, MOST_UNSENT = 1 << 20 };
 static const double stranger_s = 10;
 
-void conn_accept(Sup *s) {
+void sup_conn_accept(Sup *s) {
     int fd, strangers = 0;
     for (int i = 0; i < s->n_conn; i++) strangers += s->conn[i].rank < 0;
     while (strangers++ < MOST_STRANGERS && net_accept(&fd, s->listener)) {
@@ -31,7 +31,7 @@ static void put(Sup *s, int i, FrameType type, const char *reason) {
     if (k->fd < 0 || k->out.n > MOST_UNSENT) return;
     if (n > FRAME_REASON_MAX) n = 0;
     frame_put(&k->out, type, reason, n);
-    conn_flush(s, i);
+    sup_conn_flush(s, i);
 }
 
 static void drop(Sup *s, int i) {
@@ -45,12 +45,12 @@ static void drop(Sup *s, int i) {
     }
 }
 
-void conn_flush(Sup *s, int i) {
+void sup_conn_flush(Sup *s, int i) {
     Conn *k = &s->conn[i];
     if (k->fd >= 0 && !net_write(k->fd, &k->out)) drop(s, i);
 }
 
-void conn_sweep(Sup *s) {
+void sup_conn_sweep(Sup *s) {
     double now = now_s();
     for (int i = 0; i < s->n_conn;) {
         Conn *k = &s->conn[i];
@@ -66,7 +66,7 @@ void conn_sweep(Sup *s) {
     }
 }
 
-void conn_close_all(Sup *s) {
+void sup_conn_close_all(Sup *s) {
     for (int i = 0; i < s->n_conn; i++) {
         if (s->conn[i].fd >= 0) close(s->conn[i].fd);
         str_release(&s->conn[i].in);
@@ -75,19 +75,19 @@ void conn_close_all(Sup *s) {
     s->n_conn = 0;
 }
 
-void send_rank(Sup *s, int rank, FrameType type, const char *reason) {
+void sup_send(Sup *s, int rank, FrameType type, const char *reason) {
     if (s->rank[rank].conn >= 0) put(s, s->rank[rank].conn, type, reason);
 }
 
-void send_ranks(Sup *s, FrameType type, const char *reason) {
-    for (int r = 0; r < s->world; r++) send_rank(s, r, type, reason);
+void sup_send_all(Sup *s, FrameType type, const char *reason) {
+    for (int r = 0; r < s->world; r++) sup_send(s, r, type, reason);
 }
 
 /* -- what they say */
 
 static bool refuse(Sup *s, int i, const Hello *h, const char *why) {
-    say(s, "warning", "refused", -1, "rank %u of attempt %u (host %s, process %u) was sent away: %s", h->rank,
-        h->attempt, h->host, h->pid, why);
+    sup_say(s, "warning", "refused", -1, "rank %u of attempt %u (host %s, process %u) was sent away: %s", h->rank,
+            h->attempt, h->host, h->pid, why);
     put(s, i, FRAME_ABORT, why);
     s->conn[i].closing = true;
     return true;
@@ -128,7 +128,7 @@ static bool on_hello(Sup *s, int i, const Frame *f, Error *err) {
     k->heard_s = now_s();
     k->local = k->child > 0 || !strcmp(h.host, s->here);
     note_host(s, h.host);
-    if (!again) say(s, "debug", "hello", (int)h.rank, "host %s, process %u", h.host, h.pid);
+    if (!again) sup_say(s, "debug", "hello", (int)h.rank, "host %s, process %u", h.host, h.pid);
     s->ranks_changed = true;
     if (s->phase >= PHASE_ABORT)
         put(s, i, FRAME_ABORT, s->now.what);
@@ -141,8 +141,7 @@ static bool on_hello(Sup *s, int i, const Frame *f, Error *err) {
 static void learn_length(Sup *s, const BeatMsg *before, const BeatMsg *now) {
     bool over = before->section != now->section || before->passes != now->passes || now->age_ms < before->age_ms;
     double age = 1e-3 * before->age_ms;
-    if (over && before->section < SECTION_COUNT && age > s->longest[before->section])
-        s->longest[before->section] = age;
+    if (over && before->section < SECTION_COUNT && age > s->longest[before->section]) s->longest[before->section] = age;
 }
 
 static bool on_beat(Sup *s, int r, const Frame *f, Error *err) {
@@ -152,12 +151,12 @@ static bool on_beat(Sup *s, int r, const Frame *f, Error *err) {
     if (b.section >= SECTION_COUNT) return error_set(err, ERR_FORMAT, "BEAT: section %u", b.section);
     learn_length(s, &k->beat, &b);
     if (b.flags & BEAT_NONFINITE)
-        say(s, "warning", "non-finite", r, "a loss or gradient norm was not finite, at step %llu or a little before",
-            (unsigned long long)b.step);
+        sup_say(s, "warning", "non-finite", r,
+                "a loss or gradient norm was not finite, at step %llu or a little before", (unsigned long long)b.step);
     k->said_silent = false;
     k->beat = b;
     k->heard_s = now_s();
-    send_rank(s, r, FRAME_PONG, NULL);
+    sup_send(s, r, FRAME_PONG, NULL);
     return true;
 }
 
@@ -180,7 +179,7 @@ static void on_checkpoint(Sup *s, int r, const Json *j) {
     else
         snprintf(s->last_checkpoint, sizeof s->last_checkpoint, "%s%sstep %lld", stage, *stage ? " " : "",
                  (long long)step);
-    say(s, "debug", "checkpoint", r, "%s", s->last_checkpoint);
+    sup_say(s, "debug", "checkpoint", r, "%s", s->last_checkpoint);
 }
 
 static void on_times(Sup *s, int r, const Json *j) {
@@ -211,9 +210,9 @@ static bool on_event(Sup *s, int r, const Frame *f, Error *err) {
     else if (!strcmp(event, "times"))
         on_times(s, r, j);
     else
-        say_from(s, r, j);
+        sup_say_from(s, r, j);
     if (!strcmp(event, "corrupt"))
-        fault_set(s, CAUSE_CORRUPT, named >= 0 && named < s->world ? (int)named : r, 0, "its parameters differ: %.300s",
+        sup_fault(s, CAUSE_CORRUPT, named >= 0 && named < s->world ? (int)named : r, 0, "its parameters differ: %.300s",
                   msg ? msg : "no word why");
     json_release(j);
     return true;
@@ -224,26 +223,31 @@ static bool on_bye(Sup *s, int r, const Frame *f, Error *err) {
     if (!bye_get(&code, f, err)) return false;
     s->rank[r].bye = true;
     s->rank[r].bye_code = (int)code;
-    say(s, "debug", "bye", r, "exit code %u", code);
+    sup_say(s, "debug", "bye", r, "exit code %u", code);
     return true;
 }
 
 static bool on_frame(Sup *s, int i, const Frame *f, Error *err) {
     int r = s->conn[i].rank;
-    if (r < 0) return f->type == FRAME_HELLO ? on_hello(s, i, f, err) : error_set(err, ERR_FORMAT, "HELLO must be first");
+    if (r < 0)
+        return f->type == FRAME_HELLO ? on_hello(s, i, f, err) : error_set(err, ERR_FORMAT, "HELLO must be first");
     switch (f->type) {
-    case FRAME_BEAT: return on_beat(s, r, f, err);
-    case FRAME_EVENT: return on_event(s, r, f, err);
-    case FRAME_BYE: return on_bye(s, r, f, err);
+    case FRAME_BEAT:
+        return on_beat(s, r, f, err);
+    case FRAME_EVENT:
+        return on_event(s, r, f, err);
+    case FRAME_BYE:
+        return on_bye(s, r, f, err);
     case FRAME_DUMP_REPLY:
         str_clear(&s->rank[r].dump);
         str_putn(&s->rank[r].dump, f->p, f->n);
         return true;
-    default: return error_set(err, ERR_FORMAT, "a frame of type %d is not a rank's to send", (int)f->type);
+    default:
+        return error_set(err, ERR_FORMAT, "a frame of type %d is not a rank's to send", (int)f->type);
     }
 }
 
-void conn_read(Sup *s, int i) {
+void sup_conn_read(Sup *s, int i) {
     Error err = {0};
     Frame f;
     size_t used, at = 0;
@@ -259,7 +263,6 @@ void conn_read(Sup *s, int i) {
         if (!good) break;
     }
     net_drop(&k->in, at);
-    if (!good)
-        say(s, "warning", "bad_frame", k->rank, "a connection was closed: %s", err.msg);
+    if (!good) sup_say(s, "warning", "bad_frame", k->rank, "a connection was closed: %s", err.msg);
     if (!good || !open) drop(s, i);
 }

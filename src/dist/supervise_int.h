@@ -70,7 +70,7 @@ typedef struct {
     /* the attempt */
     int attempt, world;
     Phase phase;
-    double phase_s, begun_s, watched_s, said_s, ranks_s;
+    double phase_s, begun_s, watched_s, paced_s, said_s, ranks_s;
     bool ranks_changed;                 /* since the file `ranks` was written */
     Rank *rank;                         /* (world) */
     Conn *conn;
@@ -84,41 +84,41 @@ typedef struct {
 } Sup;
 
 /* supervise.c */
-void fault_set(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) FORMAT(5, 6);   /* the first one counts */
-void phase_set(Sup *s, Phase phase);
-void ask_checkpoint(Sup *s, const char *why);
-bool rank_live(const Sup *s, int r);    /* reported, and has neither said BYE nor been reaped */
+void sup_fault(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) FORMAT(5, 6);   /* the first one counts */
+void sup_phase(Sup *s, Phase phase);
+void sup_ask_checkpoint(Sup *s, const char *why);
+bool sup_rank_live(const Sup *s, int r);    /* reported, and has neither said BYE nor been reaped */
 
 /* supervise_spawn.c */
-bool spawn_all(Sup *s, Error *err);
-void signal_all(Sup *s, int sig);       /* the launcher and every rank of this machine that is still there */
-void reap_all(Sup *s);
-bool all_gone(Sup *s);                  /* no process of this attempt is left, as far as can be known */
+bool sup_spawn(Sup *s, Error *err);
+void sup_signal(Sup *s, int sig);       /* the launcher and every rank of this machine that is still there */
+void sup_reap(Sup *s);
+bool sup_all_gone(Sup *s);                  /* no process of this attempt is left, as far as can be known */
 
 /* supervise_conn.c */
-void conn_accept(Sup *s);
-void conn_read(Sup *s, int i);
-void conn_flush(Sup *s, int i);
-void conn_sweep(Sup *s);                /* closed ones, and those that never said who they are */
-void conn_close_all(Sup *s);
-void send_rank(Sup *s, int rank, FrameType type, const char *reason);
-void send_ranks(Sup *s, FrameType type, const char *reason);
+void sup_conn_accept(Sup *s);
+void sup_conn_read(Sup *s, int i);
+void sup_conn_flush(Sup *s, int i);
+void sup_conn_sweep(Sup *s);                /* closed ones, and those that never said who they are */
+void sup_conn_close_all(Sup *s);
+void sup_send(Sup *s, int rank, FrameType type, const char *reason);
+void sup_send_all(Sup *s, FrameType type, const char *reason);
 
 /* supervise_watch.c */
-void watch(Sup *s);
-void watch_pace(Sup *s);
-void hang_verdict(Sup *s);
-double section_floor(const Sup *s, Section section);
+void sup_watch(Sup *s);
+void sup_pace(Sup *s);
+void sup_verdict(Sup *s);
+double sup_floor(const Sup *s, Section section);
 
 /* supervise_say.c */
-void say_time(char out[40]);
+void sup_time(char out[40]);
 /* One line of events.jsonl, and with level not "debug" one for people. rank -1: none. */
-void say(Sup *s, const char *level, const char *event, int rank, const char *fmt, ...) FORMAT(5, 6);
-void say_from(Sup *s, int rank, const Json *event);     /* what a rank reports */
-void say_status(Sup *s, const char *state);
-void say_ranks(Sup *s);                 /* the file `ranks` */
-void end_leftovers(Sup *s);             /* of a supervisor that is gone */
-void say_dumps(Sup *s);
-void rank_place(char out[96], const Sup *s, int r);     /* "FWD of step 12 of pretrain" */
+void sup_say(Sup *s, const char *level, const char *event, int rank, const char *fmt, ...) FORMAT(5, 6);
+void sup_say_from(Sup *s, int rank, const Json *event);     /* what a rank reports */
+void sup_status(Sup *s, const char *state);
+void sup_write_ranks(Sup *s);                 /* the file `ranks` */
+void sup_end_leftovers(Sup *s);             /* of a supervisor that is gone */
+void sup_write_dumps(Sup *s);
+void sup_place(char out[96], const Sup *s, int r);     /* "FWD of step 12 of pretrain" */
 
 #endif

@@ -1,4 +1,5 @@
-/* dist/supervise_say.c — what the supervisor leaves for people and scripts: events.jsonl, STATUS, hang-<attempt>/, ranks. */
+/* dist/supervise_say.c — what the supervisor leaves for people and scripts: events.jsonl, STATUS, hang-<attempt>/,
+ * ranks. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,7 +13,7 @@
 
 static const double leftover_s = 5;
 
-void say_time(char out[40]) {
+void sup_time(char out[40]) {
     struct timespec now;
     struct tm tm;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -21,7 +22,7 @@ void say_time(char out[40]) {
     snprintf(out + n, 40 - n, ".%03dZ", (int)(now.tv_nsec / 1000000));
 }
 
-void rank_place(char out[96], const Sup *s, int r) {
+void sup_place(char out[96], const Sup *s, int r) {
     const BeatMsg *b = &s->rank[r].beat;
     snprintf(out, 96, "%s of step %" PRIu64, section_name((Section)b->section), b->step);
 }
@@ -30,7 +31,7 @@ void rank_place(char out[96], const Sup *s, int r) {
 
 static void event_begin(JsonOut *j, Str *line, const Sup *s, const char *level, const char *event, int rank) {
     char t[40];
-    say_time(t);
+    sup_time(t);
     json_out_init(j, line, 0);
     json_out_obj(j, NULL);
     json_out_str(j, "t", t);
@@ -54,7 +55,7 @@ static void event_end(JsonOut *j, Str *line, Sup *s) {
     str_release(line);
 }
 
-void say(Sup *s, const char *level, const char *event, int rank, const char *fmt, ...) {
+void sup_say(Sup *s, const char *level, const char *event, int rank, const char *fmt, ...) {
     char text[1200];
     Str line = {0};
     JsonOut j;
@@ -75,7 +76,7 @@ void say(Sup *s, const char *level, const char *event, int rank, const char *fmt
         log_debug(s->log, "%s: %s%s", event, who, text);
 }
 
-void say_from(Sup *s, int rank, const Json *event) {
+void sup_say_from(Sup *s, int rank, const Json *event) {
     Str line = {0};
     JsonOut j;
     const char *name = json_str(json_get(event, "event"), NULL);
@@ -95,12 +96,12 @@ static const char *who_text(char out[200], const Fault *f) {
     return out;
 }
 
-void say_status(Sup *s, const char *state) {
+void sup_status(Sup *s, const char *state) {
     char now[40], who[200];
     Str text = {0}, path = {0};
     Error err = {0};
     int64_t step = 0;
-    say_time(now);
+    sup_time(now);
     for (int r = 0; r < s->world && s->rank; r++)
         if ((int64_t)s->rank[r].beat.step > step) step = (int64_t)s->rank[r].beat.step;
     str_printf(&text, "%s: attempt %d on %d rank%s, step %" PRId64 ", last checkpoint: %s, %d fault%s (%s)\n", state,
@@ -112,7 +113,8 @@ void say_status(Sup *s, const char *state) {
             str_printf(&text, "host %s is left out after %d faults\n", s->host[i].name, s->host[i].failures);
     for (int i = 0; i < s->n_fault; i++) {
         const Fault *f = &s->fault[i];
-        str_printf(&text, "\nfault in attempt %d\n  who   %s\n  what  %s\n  where %s of step %" PRId64
+        str_printf(&text,
+                   "\nfault in attempt %d\n  who   %s\n  what  %s\n  where %s of step %" PRId64
                    "\n  when  %s\n  done  %s\n",
                    f->attempt, who_text(who, f), f->what, section_name(f->section), f->step, f->when, f->done);
     }
@@ -125,7 +127,7 @@ void say_status(Sup *s, const char *state) {
 
 /* -- the ranks that were started, for a successor */
 
-void say_ranks(Sup *s) {
+void sup_write_ranks(Sup *s) {
     Str text = {0}, path = {0};
     Error err = {0};
     for (int r = 0; r < s->world; r++)
@@ -145,9 +147,11 @@ static int kill_listed(Sup *s, const char *text, bool tell) {
         char host[FRAME_HOST_MAX + 1];
         int pid;
         uint64_t start;
-        if (sscanf(p, "%64s %d %" SCNu64, host, &pid, &start) == 3 && !strcmp(host, s->here) && proc_alive(pid, start)) {
+        if (sscanf(p, "%64s %d %" SCNu64, host, &pid, &start) == 3 && !strcmp(host, s->here) &&
+            proc_alive(pid, start)) {
             alive++;
-            if (tell) say(s, "warning", "leftover", -1, "process %d of an earlier launch still ran: it is ended", pid);
+            if (tell)
+                sup_say(s, "warning", "leftover", -1, "process %d of an earlier launch still ran: it is ended", pid);
             proc_signal(pid, start, SIGKILL);
         }
         p += strcspn(p, "\n");
@@ -156,7 +160,7 @@ static int kill_listed(Sup *s, const char *text, bool tell) {
     return alive;
 }
 
-void end_leftovers(Sup *s) {
+void sup_end_leftovers(Sup *s) {
     Str path = {0}, text = {0};
     Error ignore = {0};
     str_printf(&path, "%s/ranks", s->c->dir);
@@ -171,7 +175,7 @@ void end_leftovers(Sup *s) {
 
 /* -- hang-<attempt>/ */
 
-void say_dumps(Sup *s) {
+void sup_write_dumps(Sup *s) {
     Str path = {0};
     Error err = {0};
     bool ok = true;

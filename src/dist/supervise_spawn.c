@@ -1,5 +1,5 @@
-/* dist/supervise_spawn.c — starting and ending processes. Children get their environment built before the fork, so that nothing
- * but system calls happens between fork and exec. */
+/* dist/supervise_spawn.c — starting and ending processes. Children get their environment built before the fork, so that
+ * nothing but system calls happens between fork and exec. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -46,9 +46,9 @@ static void words_release(Words *w) {
 
 static const char *const ours[] = {"DIKAST_SUP", "DIKAST_RUN", "DIKAST_ATTEMPT", "DIKAST_TOKEN"};
 /* What says which rank this is: a local rank must not take it from the batch system that the supervisor runs under. */
-static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK",     "PMI_SIZE",
-                                    "PMIX_RANK",            "SLURM_PROCID",         "SLURM_NTASKS", "RANK",
-                                    "WORLD_SIZE"};
+static const char *const ranks[] = {
+    "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",  "PMIX_RANK",
+    "SLURM_PROCID",         "SLURM_NTASKS",         "RANK",     "WORLD_SIZE"};
 
 static bool is_one_of(const char *entry, const char *const *name, int n) {
     for (int i = 0; i < n; i++) {
@@ -182,7 +182,7 @@ static bool spawn_launcher(Sup *s, Error *err) {
     return ok;
 }
 
-bool spawn_all(Sup *s, Error *err) {
+bool sup_spawn(Sup *s, Error *err) {
     if (s->c->via != VIA_LOCAL) return spawn_launcher(s, err);
     bool ok = true;
     for (int r = 0; r < s->world && ok; r++) {
@@ -210,13 +210,13 @@ static bool reap(pid_t *pid, int *status) {
     return true;
 }
 
-void reap_all(Sup *s) {
+void sup_reap(Sup *s) {
     if (reap(&s->launcher, &s->launcher_status)) s->launcher_reaped = true;
     for (int r = 0; r < s->world; r++)
         if (reap(&s->rank[r].child, &s->rank[r].status)) s->rank[r].reaped = true;
 }
 
-void signal_all(Sup *s, int sig) {
+void sup_signal(Sup *s, int sig) {
     if (s->launcher > 0) kill(-s->launcher, sig);
     for (int r = 0; r < s->world; r++) {
         Rank *k = &s->rank[r];
@@ -227,7 +227,7 @@ void signal_all(Sup *s, int sig) {
     }
 }
 
-bool all_gone(Sup *s) {
+bool sup_all_gone(Sup *s) {
     if (s->launcher > 0) return false;
     for (int r = 0; r < s->world; r++) {
         const Rank *k = &s->rank[r];

@@ -1,4 +1,5 @@
-/* dist/supervise_watch.c — the rules by which a rank is found to be dead, silent or hanging; looked at twice a second. */
+/* dist/supervise_watch.c — the rules by which a rank is found to be dead, silent or hanging; looked at twice a second.
+ */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,16 +11,20 @@
 #include "dist/proc.h"
 #include "dist/supervise_int.h"
 
-/* A beat comes every second. A process that is stopped, or out of sight, is lost after lost_s; one that may only be starved of
- * processor time gets starved_s. */
+/* A beat comes every second. A process that is stopped, or out of sight, is lost after lost_s; one that may only be
+ * starved of processor time gets starved_s. */
 static const double look_s = 3, lost_s = 5, starved_s = 10, reconnect_s = 3;
+static const double fresh_s =
+    1.5;                        /* who has not beaten since then is judged by silence, not by the age of its section */
+static const double pace_s = 1; /* between judgements of speed: windows come once a second */
 static const double longest_factor = 5; /* times the longest pass ever seen */
-enum { FREE_PASSES = 3, SLOW_TIMES = 2 };
+enum { FREE_PASSES = 3, SLOW_TIMES = 3 };
 
-double section_floor(const Sup *s, Section section) {
+double sup_floor(const Sup *s, Section section) {
     static const double floor_s[SECTION_COUNT] = {
-        [SECTION_INIT] = 60, [SECTION_DATA] = 30,  [SECTION_FWD] = 60,      [SECTION_BWD] = 60,    [SECTION_COMM] = 60,
-        [SECTION_OPT] = 30,  [SECTION_CKPT] = 120, [SECTION_ROLLOUT] = 120, [SECTION_SCORE] = 120, [SECTION_EVAL] = 300};
+        [SECTION_INIT] = 60,   [SECTION_DATA] = 30, [SECTION_FWD] = 60,   [SECTION_BWD] = 60,
+        [SECTION_COMM] = 60,   [SECTION_OPT] = 30,  [SECTION_CKPT] = 120, [SECTION_ROLLOUT] = 120,
+        [SECTION_SCORE] = 120, [SECTION_EVAL] = 300};
     return s->c->floor_s > 0 ? s->c->floor_s : floor_s[section];
 }
 
@@ -32,15 +37,15 @@ static void rank_exit(Sup *s, int r, int code) {
     if (code == 0) return;
     if (code == EXIT_RESUMABLE && (k->bye || s->stopping)) {
         if (!s->stopping) {
-            say(s, "info", "stop", r, "it was asked to stop from outside, has saved and left; the others follow");
-            ask_checkpoint(s, "another rank was asked to stop");
+            sup_say(s, "info", "stop", r, "it was asked to stop from outside, has saved and left; the others follow");
+            sup_ask_checkpoint(s, "another rank was asked to stop");
         }
         return;
     }
     if (code == EXIT_RESUMABLE)
-        fault_set(s, CAUSE_EXIT, r, code, "it ended itself, having lost its supervisor");
+        sup_fault(s, CAUSE_EXIT, r, code, "it ended itself, having lost its supervisor");
     else
-        fault_set(s, CAUSE_EXIT, r, code, "it ended with exit code %d", code);
+        sup_fault(s, CAUSE_EXIT, r, code, "it ended with exit code %d", code);
     if (code == 2 || code == 3 || code == 5 || code == 6) s->now.permanent = code;
 }
 
@@ -52,7 +57,7 @@ static void reaped(Sup *s) {
             if (!k->reaped || k->skipped || WIFSIGNALED(k->status) != (kind == 0)) continue;
             k->skipped = true;
             if (kind == 0)
-                fault_set(s, CAUSE_DIED, r, WTERMSIG(k->status), "it was killed by signal %d (%s)", WTERMSIG(k->status),
+                sup_fault(s, CAUSE_DIED, r, WTERMSIG(k->status), "it was killed by signal %d (%s)", WTERMSIG(k->status),
                           strsignal(WTERMSIG(k->status)));
             else
                 rank_exit(s, r, WEXITSTATUS(k->status));
@@ -70,10 +75,10 @@ static void vanished(Sup *s) {
             rank_exit(s, r, k->bye_code);
         } else if (k->lost_s > 0 && k->local && !proc_alive((int)k->id.pid, k->id.start)) {
             k->skipped = true;
-            fault_set(s, CAUSE_DIED, r, 0, "its process is gone");
+            sup_fault(s, CAUSE_DIED, r, 0, "its process is gone");
         } else if (k->lost_s > 0 && !k->local && now - k->lost_s > reconnect_s) {
             k->skipped = true;
-            fault_set(s, CAUSE_SILENT, r, 0, "its connection ended and it did not come back");
+            sup_fault(s, CAUSE_SILENT, r, 0, "its connection ended and it did not come back");
         }
     }
 }
@@ -89,13 +94,13 @@ static void launcher_ended(Sup *s) {
     if (left == s->world || (WIFEXITED(st) && WEXITSTATUS(st) == 0 && left > 0 && first < 0)) return;
     if (s->stopping && left > 0) return;
     if (WIFSIGNALED(st))
-        fault_set(s, CAUSE_LAUNCHER, -1, WTERMSIG(st), "%s was killed by signal %d (%s)", s->c->launcher[0],
+        sup_fault(s, CAUSE_LAUNCHER, -1, WTERMSIG(st), "%s was killed by signal %d (%s)", s->c->launcher[0],
                   WTERMSIG(st), strsignal(WTERMSIG(st)));
     else if (first >= 0)
-        fault_set(s, CAUSE_DIED, first, 0, "it ended without a word, and %s with exit code %d", s->c->launcher[0],
+        sup_fault(s, CAUSE_DIED, first, 0, "it ended without a word, and %s with exit code %d", s->c->launcher[0],
                   WEXITSTATUS(st));
     else
-        fault_set(s, CAUSE_LAUNCHER, -1, WEXITSTATUS(st), "%s ended with exit code %d", s->c->launcher[0],
+        sup_fault(s, CAUSE_LAUNCHER, -1, WEXITSTATUS(st), "%s ended with exit code %d", s->c->launcher[0],
                   WEXITSTATUS(st));
 }
 
@@ -104,7 +109,7 @@ static void never_reported(Sup *s) {
     if (age < limit) return;
     for (int r = 0; r < s->world; r++)
         if (!s->rank[r].hello && !s->rank[r].reaped)
-            fault_set(s, CAUSE_HELLO, r, 0, "it has not reported %.0f s after its start", age);
+            sup_fault(s, CAUSE_HELLO, r, 0, "it has not reported %.0f s after its start", age);
 }
 
 /* -- silent */
@@ -116,7 +121,7 @@ static void host_silence(const Sup *s, int r, int *n, int *n_silent, bool *other
     *n = *n_silent = 0;
     *other_host = false;
     for (int k = 0; k < s->world; k++) {
-        if (!rank_live(s, k)) continue;
+        if (!sup_rank_live(s, k)) continue;
         if (!same_host(s, r, k)) {
             *other_host = true;
             continue;
@@ -132,15 +137,15 @@ static void silent_rank(Sup *s, int r, double silence, char state) {
     const Rank *k = &s->rank[r];
     host_silence(s, r, &n, &n_silent, &others);
     if (!k->local && n == n_silent)
-        fault_set(s, CAUSE_SILENT, r, 0, "host or link: no beat from any of the %d rank%s of host %s for %.1f s", n,
+        sup_fault(s, CAUSE_SILENT, r, 0, "host or link: no beat from any of the %d rank%s of host %s for %.1f s", n,
                   n == 1 ? "" : "s", k->id.host, silence);
     else if (state == 0)
-        fault_set(s, CAUSE_SILENT, r, 0, "no beat for %.1f s", silence);
+        sup_fault(s, CAUSE_SILENT, r, 0, "no beat for %.1f s", silence);
     else if (n == n_silent && n > 1)
-        fault_set(s, CAUSE_SILENT, r, 0, "no beat from any of the %d ranks for %.1f s: its process is %s", n, silence,
+        sup_fault(s, CAUSE_SILENT, r, 0, "no beat from any of the %d ranks for %.1f s: its process is %s", n, silence,
                   proc_state_text(state));
     else
-        fault_set(s, CAUSE_SILENT, r, 0, "no beat for %.1f s: its process is %s", silence, proc_state_text(state));
+        sup_fault(s, CAUSE_SILENT, r, 0, "no beat for %.1f s: its process is %s", silence, proc_state_text(state));
 }
 
 static void silent(Sup *s) {
@@ -149,11 +154,12 @@ static void silent(Sup *s) {
         double silence = now_s() - k->heard_s;
         uint64_t start;
         char state = 0;
-        if (!rank_live(s, r) || silence <= look_s) continue;
-        if (k->local && (!proc_look((int)k->id.pid, &start, &state) || start != k->id.start)) continue; /* dead: above */
+        if (!sup_rank_live(s, r) || silence <= look_s) continue;
+        if (k->local && (!proc_look((int)k->id.pid, &start, &state) || start != k->id.start))
+            continue; /* dead: above */
         if (!k->said_silent)
-            say(s, "debug", "silent", r, "no beat for %.1f s%s%s", silence, state ? ": its process is " : "",
-                state ? proc_state_text(state) : "");
+            sup_say(s, "debug", "silent", r, "no beat for %.1f s%s%s", silence, state ? ": its process is " : "",
+                    state ? proc_state_text(state) : "");
         k->said_silent = true;
         bool stopped = state == 'T' || state == 't' || state == 0;
         if (silence > (stopped ? lost_s : starved_s)) silent_rank(s, r, silence, state);
@@ -167,7 +173,7 @@ static double age_of(const Rank *k) { return 1e-3 * k->beat.age_ms + (now_s() - 
 static double limit_of(const Sup *s, const Rank *k) {
     double most = cap(s), limit = longest_factor * s->longest[k->beat.section];
     if (k->beat.passes < FREE_PASSES) return most;
-    if (limit < section_floor(s, (Section)k->beat.section)) limit = section_floor(s, (Section)k->beat.section);
+    if (limit < sup_floor(s, (Section)k->beat.section)) limit = sup_floor(s, (Section)k->beat.section);
     return limit < most ? limit : most;
 }
 
@@ -175,11 +181,11 @@ static void hang_in_compute(Sup *s) {
     for (int r = 0; r < s->world && !s->now.cause; r++) {
         const Rank *k = &s->rank[r];
         char place[96];
-        if (!rank_live(s, r) || k->beat.section == SECTION_COMM || now_s() - k->heard_s > look_s) continue;
+        if (!sup_rank_live(s, r) || k->beat.section == SECTION_COMM || now_s() - k->heard_s > fresh_s) continue;
         if (age_of(k) <= limit_of(s, k)) continue;
-        rank_place(place, s, r);
+        sup_place(place, s, r);
         s->hang_rank = r;
-        fault_set(s, CAUSE_HANG, r, 0, "it is in %s for %.1f s; allowed %.1f s, the longest so far took %.1f s", place,
+        sup_fault(s, CAUSE_HANG, r, 0, "it is in %s for %.1f s; allowed %.1f s, the longest so far took %.1f s", place,
                   age_of(k), limit_of(s, k), s->longest[k->beat.section]);
     }
 }
@@ -190,16 +196,16 @@ static void hang_in_comm(Sup *s) {
     for (int r = 0; r < s->world; r++) {
         const Rank *k = &s->rank[r];
         if (!k->hello) return;
-        if (!rank_live(s, r)) continue;
-        if (k->beat.section != SECTION_COMM || now_s() - k->heard_s > look_s) return;
+        if (!sup_rank_live(s, r)) continue;
+        if (k->beat.section != SECTION_COMM || now_s() - k->heard_s > fresh_s) return;
         if (age_of(k) < youngest) youngest = age_of(k);
     }
-    if (!isfinite(youngest) || youngest <= section_floor(s, SECTION_COMM)) return;
+    if (!isfinite(youngest) || youngest <= sup_floor(s, SECTION_COMM)) return;
     s->hang_rank = -1;
-    fault_set(s, CAUSE_HANG, -1, 0, "nobody computes and nothing was communicated for %.1f s", youngest);
+    sup_fault(s, CAUSE_HANG, -1, 0, "nobody computes and nothing was communicated for %.1f s", youngest);
 }
 
-void watch(Sup *s) {
+void sup_watch(Sup *s) {
     if (!s->now.cause) reaped(s);
     if (!s->now.cause) vanished(s);
     if (!s->now.cause) launcher_ended(s);
@@ -210,15 +216,16 @@ void watch(Sup *s) {
     if (!s->now.cause) silent(s);
     if (!s->now.cause) hang_in_compute(s);
     if (!s->now.cause) hang_in_comm(s);
-    watch_pace(s);
+    sup_pace(s);
 }
 
 /* -- stragglers: told, not stopped */
 
-void watch_pace(Sup *s) {
+void sup_pace(Sup *s) {
     static const Section judged[] = {SECTION_DATA, SECTION_FWD, SECTION_BWD, SECTION_OPT};
     static const double least_s = 5e-3; /* shorter passes are noise */
-    if (s->world < 2) return;
+    if (s->world < 2 || now_s() - s->paced_s < pace_s) return;
+    s->paced_s = now_s();
     Pace *pace = mem_alloc((size_t)s->world * sizeof *pace);
     double *score = mem_alloc((size_t)s->world * sizeof *score);
     bool *slow = mem_alloc((size_t)s->world * sizeof *slow);
@@ -230,8 +237,10 @@ void watch_pace(Sup *s) {
             slow[r] = true;
             if (s->rank[r].slow < SLOW_TIMES || s->rank[r].said_slow) continue;
             s->rank[r].said_slow = true;
-            say(s, "warning", "straggler", r, "%s takes %.3g s, the fastest rank's %.3g s (score %.2f, alert below %.2f)",
-                section_name(judged[i]), pace_median(&pace[r]), score[r] * pace_median(&pace[r]), score[r], HEALTH_SLOW);
+            sup_say(s, "warning", "straggler", r,
+                    "%s takes %.3g s, the fastest rank's %.3g s (score %.2f, alert below %.2f)",
+                    section_name(judged[i]), pace_median(&pace[r]), score[r] * pace_median(&pace[r]), score[r],
+                    HEALTH_SLOW);
         }
     }
     for (int r = 0; r < s->world; r++) {
@@ -245,7 +254,7 @@ void watch_pace(Sup *s) {
 
 /* -- the verdict on a hang */
 
-void hang_verdict(Sup *s) {
+void sup_verdict(Sup *s) {
     HangRank *hang = mem_alloc((size_t)s->world * sizeof *hang);
     Json **parsed = mem_alloc((size_t)s->world * sizeof *parsed);
     Error ignore;
@@ -277,7 +286,7 @@ void hang_verdict(Sup *s) {
             s->now.step = (int64_t)k->beat.step;
         }
     }
-    say(s, "warning", "culprit", s->now.rank, "rule %d: %s", v.rule, s->now.what);
+    sup_say(s, "warning", "culprit", s->now.rank, "rule %d: %s", v.rule, s->now.what);
     for (int r = 0; r < s->world; r++) json_release(parsed[r]);
     free(parsed);
     free(hang);
