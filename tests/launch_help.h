@@ -32,6 +32,7 @@
 typedef struct Case {
     const char *name;
     void (*run)(struct Case *c);
+    const char *launch;     /* the supervisor's folder below dir; NULL: "launch" */
     char dir[256], failed[1500];
     pthread_t thread;
 } Case;
@@ -87,7 +88,9 @@ static double unix_time(const char *rfc3339) {
 
 /* Calls fn for each event of that name; -1 rank: any. The last whole lines count. */
 static int each_event(const Case *c, const char *name, int rank, int want, Event *out) {
-    char *text = text_of(c, "launch/events.jsonl");
+    char file[200];
+    snprintf(file, sizeof file, "%s/events.jsonl", c->launch ? c->launch : "launch");
+    char *text = text_of(c, file);
     int n = 0;
     for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
         Json *j;
@@ -185,7 +188,7 @@ static inline void wait_steps(Case *c, int steps) { WAIT_FOR(c, last_state(c) >=
 
 extern char **environ;
 
-/* argv ends with NULL; set: "A=b\nC=d", before what the test's own environment holds. */
+/* In the case's folder. argv ends with NULL; set: "A=b\nC=d", before what the test's own environment holds. */
 static pid_t spawn_in(Case *c, char *const *argv, const char *set) {
     char said[400], *copy = mem_str(set), *env[512];
     int n = 0;
@@ -196,6 +199,7 @@ static pid_t spawn_in(Case *c, char *const *argv, const char *set) {
     env[n] = NULL;
     snprintf(said, sizeof said, "%s/said", c->dir);
     posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addchdir_np(&files, c->dir);
     posix_spawn_file_actions_addopen(&files, 1, said, O_WRONLY | O_CREAT | O_APPEND, 0666);
     posix_spawn_file_actions_adddup2(&files, 1, 2);
     int e = posix_spawn(&pid, argv[0], &files, NULL, argv, env);

@@ -176,6 +176,15 @@ bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_p
     return true;
 }
 
+/* A folder with a lock of its own is somebody else's: the supervisor's. */
+static bool has_lock(const char *dir) {
+    Str path = {0};
+    path_join(&path, dir, ".lock");
+    bool there = io_exists(str_get(&path));
+    str_release(&path);
+    return there;
+}
+
 /* What a killed writer left under a temporary name. The caller holds the lock, so none of them is anyone's. */
 static bool remove_temporaries(const char *dir, Error *err) {
     char **name;
@@ -187,7 +196,7 @@ static bool remove_temporaries(const char *dir, Error *err) {
         path_join(&path, dir, name[i]);
         if (strstr(name[i], ".tmp-"))
             ok = io_remove_tree(str_get(&path), err);
-        else if (io_is_dir(str_get(&path)))
+        else if (io_is_dir(str_get(&path)) && !has_lock(str_get(&path)))
             ok = remove_temporaries(str_get(&path), err);
     }
     io_free_list(name, n);

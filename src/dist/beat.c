@@ -318,6 +318,9 @@ static void say_bye(Beat *b, int code) {
         }
         wait_a_while(b, now_s() + 0.05);
     }
+    /* Closing while a PONG lies unread would reset the connection, and BYE with it: so the supervisor closes first. */
+    if (b->fd >= 0) shutdown(b->fd, SHUT_WR);
+    for (double end = now_s() + bye_s; now_s() < end && b->fd >= 0;) wait_a_while(b, now_s() + 0.05);
 }
 
 static void *side(void *arg) {

@@ -35,6 +35,17 @@ void sup_phase(Sup *s, Phase phase) {
     s->phase_s = now_s();
 }
 
+/* Where a rank that never reported was to be: hosts are filled in order. */
+static const char *planned_host(const Sup *s, int rank) {
+    if (s->c->via == VIA_LOCAL) return s->here;
+    for (int i = 0; s->c->hosts && i < s->n_host; i++) {
+        if (s->host[i].out) continue;
+        if (rank < s->host[i].slots) return s->host[i].name;
+        rank -= s->host[i].slots;
+    }
+    return "";
+}
+
 void sup_fault(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) {
     if (s->now.cause) return;
     Fault *f = &s->now;
@@ -46,7 +57,7 @@ void sup_fault(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) 
     sup_time(f->when);
     if (rank >= 0) {
         const Rank *k = &s->rank[rank];
-        snprintf(f->host, sizeof f->host, "%s", k->hello ? k->id.host : k->local ? s->here : "");
+        snprintf(f->host, sizeof f->host, "%s", k->hello ? k->id.host : planned_host(s, rank));
         f->section = (Section)k->beat.section;
         f->step = (int64_t)k->beat.step;
     }
@@ -153,7 +164,7 @@ static void step_phase(Sup *s) {
             sup_phase(s, PHASE_DUMP);
         } else if (s->now.cause) {
             begin_stop(s);
-        } else if (sup_all_gone(s) && (!s->launched || s->launcher_reaped)) {
+        } else if (sup_all_gone(s) && (!s->launched || every_rank_ended_well(s) || s->stopping)) {
             sup_phase(s, PHASE_OVER);
         }
         break;
@@ -443,10 +454,29 @@ static bool attempts(Sup *s, Error *err) {
     return ok;
 }
 
+/* What a killed supervisor left under a temporary name. */
+static bool sweep(const char *dir, Error *err) {
+    char **name;
+    int n;
+    Str path = {0};
+    if (!io_list_dir(&name, &n, dir, err)) return false;
+    bool ok = true;
+    for (int i = 0; i < n && ok; i++) {
+        if (!strstr(name[i], ".tmp-")) continue;
+        str_clear(&path);
+        str_printf(&path, "%s/%s", dir, name[i]);
+        ok = io_remove_tree(path.s, err);
+    }
+    io_free_list(name, n);
+    str_release(&path);
+    return ok;
+}
+
 static bool launch(Sup *s, Error *err) {
     Str path = {0};
     str_printf(&path, "%s/events.jsonl", s->c->dir);
-    bool ok = appender_open(&s->events, path.s, -1, err) && parse_hosts(s, err) && open_listener(s, err);
+    bool ok = sweep(s->c->dir, err) && appender_open(&s->events, path.s, -1, err) && parse_hosts(s, err) &&
+              open_listener(s, err);
     if (ok && (getrandom(s->token, sizeof s->token, 0) != sizeof s->token ||
                getrandom(&s->run, sizeof s->run, 0) != sizeof s->run))
         ok = error_errno(err, "read", "random bytes");

@@ -78,6 +78,7 @@ typedef struct {
     pid_t launcher;                     /* mpirun or srun; 0: none, or reaped */
     bool launched, launcher_reaped;
     int launcher_status;
+    double launcher_end_s;
     Fault now;                          /* cause != NONE: why this attempt is being stopped */
     int hang_rank;                      /* of a hang in compute; -1: in COMM */
     double longest[SECTION_COUNT];      /* seconds of a finished pass, over all ranks and attempts */

@@ -211,7 +211,10 @@ static bool reap(pid_t *pid, int *status) {
 }
 
 void sup_reap(Sup *s) {
-    if (reap(&s->launcher, &s->launcher_status)) s->launcher_reaped = true;
+    if (reap(&s->launcher, &s->launcher_status)) {
+        s->launcher_reaped = true;
+        s->launcher_end_s = now_s();
+    }
     for (int r = 0; r < s->world; r++)
         if (reap(&s->rank[r].child, &s->rank[r].status)) s->rank[r].reaped = true;
 }

@@ -15,8 +15,9 @@
  * starved of processor time gets starved_s. */
 static const double look_s = 3, lost_s = 5, starved_s = 10, reconnect_s = 3;
 static const double fresh_s =
-    1.5;                        /* who has not beaten since then is judged by silence, not by the age of its section */
-static const double pace_s = 1; /* between judgements of speed: windows come once a second */
+    1.5; /* who has not beaten since then is judged by silence, not by the age of its section */
+static const double last_words_s = 0.3;
+static const double pace_s = 1;         /* between judgements of speed: windows come once a second */
 static const double longest_factor = 5; /* times the longest pass ever seen */
 enum { FREE_PASSES = 3, SLOW_TIMES = 3 };
 
@@ -85,6 +86,7 @@ static void vanished(Sup *s) {
 
 static void launcher_ended(Sup *s) {
     if (!s->launched || !s->launcher_reaped || s->now.cause) return;
+    if (now_s() - s->launcher_end_s < last_words_s) return; /* BYEs may be on their way */
     int first = -1, left = 0, st = s->launcher_status;
     for (int r = 0; r < s->world; r++) {
         Rank *k = &s->rank[r];
