@@ -332,8 +332,8 @@ static void pulses(void **state) {
     pulse_stage(p, "pm");
     pulse_step(p, 3);
     pulse_section(p, SECTION_FWD);
-    Section back = pulse_call(p, 1, 2);
-    pulse_section(p, back);
+    pulse_call(p, 1, 2);
+    pulse_call_end(p);
     pulse_section(p, SECTION_OPT);
     pulse_numbers(p, 1, NAN, 100);
     pulse_commit(p, 3);

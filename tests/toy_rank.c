@@ -93,7 +93,10 @@ static void hurt(Toy *t) {
     note(t, "crash.log", what);
     if (!strcmp(what, "kill")) raise(SIGKILL);
     if (!strcmp(what, "stop") || !strcmp(what, "stopall")) raise(SIGSTOP);
-    if (!strcmp(what, "segv")) raise(SIGSEGV);
+    if (!strcmp(what, "segv")) {
+        signal(SIGSEGV, SIG_DFL); /* a sanitizer would make an exit code of it */
+        raise(SIGSEGV);
+    }
     if (!strncmp(what, "exit", 4)) {
         beat_close(t->beat, atoi(what + 4));
         _exit(atoi(what + 4));
@@ -132,7 +135,7 @@ static void meet(Toy *t, int group, const char *op, int64_t count, const char *s
     Record *r = &t->record[t->n_record % RECORDS];
     int64_t seq = ++t->seq[group];
     uint64_t call = (uint64_t)(unsigned char)op[0] << 32 | (uint64_t)count;
-    Section back = pulse_call(t->pulse, (uint32_t)group, (unsigned char)op[0]);
+    pulse_call(t->pulse, (uint32_t)group, (unsigned char)op[0]);
     r->group = group_name[group], r->op = op, r->site = site, r->seq = seq, r->count = count, r->start_s = now_s();
     atomic_store(&r->over, false);
     atomic_fetch_add(&t->n_record, 1);
@@ -148,7 +151,7 @@ static void meet(Toy *t, int group, const char *op, int64_t count, const char *s
         if (!all) nap(0.0005);
     }
     atomic_store(&r->over, true);
-    pulse_section(t->pulse, back);
+    pulse_call_end(t->pulse);
 }
 
 static void recorder(void *ud, Str *out) {

@@ -25,6 +25,7 @@ struct Pulse {
     _Atomic int64_t spent_ns[SECTION_COUNT];
     _Atomic int64_t lease_ns; /* when it ends; 0: nobody supervises */
     _Atomic int wake_fd;
+    Section before_call; /* the main thread's alone */
     pthread_mutex_t lock; /* of what follows: names are no single store */
     char stage[32], commit_stage[32];
     uint64_t commits;
@@ -97,14 +98,17 @@ void pulse_numbers(Pulse *p, double loss, double grad_norm, double tokens) {
     if (!isfinite(loss) || !isfinite(grad_norm)) PUT(nonfinite, true);
 }
 
-Section pulse_call(Pulse *p, uint32_t group, uint32_t op) {
-    if (!p) return SECTION_INIT;
-    Section back = (Section)GET(section);
+void pulse_call(Pulse *p, uint32_t group, uint32_t op) {
+    if (!p) return;
+    p->before_call = (Section)GET(section);
     PUT(group, group);
     PUT(op, op);
     PUT(calls, GET(calls) + 1);
     pulse_section(p, SECTION_COMM);
-    return back;
+}
+
+void pulse_call_end(Pulse *p) {
+    if (p) pulse_section(p, p->before_call);
 }
 
 void pulse_stage(Pulse *p, const char *stage) {

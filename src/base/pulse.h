@@ -23,7 +23,8 @@ void pulse_section(Pulse *p, Section s);                /* the section now begin
 void pulse_alive(Pulse *p);                             /* it goes on: its age begins again */
 void pulse_step(Pulse *p, int64_t step);                /* number of the step being made, from 1 */
 void pulse_numbers(Pulse *p, double loss, double grad_norm, double tokens);     /* of the step just made; tokens: so far */
-Section pulse_call(Pulse *p, uint32_t group, uint32_t op);  /* a collective begins: COMM; returns the section to go back to */
+void pulse_call(Pulse *p, uint32_t group, uint32_t op); /* a collective begins: the section is COMM ... */
+void pulse_call_end(Pulse *p);                          /* ... and again what it was before */
 void pulse_stage(Pulse *p, const char *stage);          /* name for the following steps; at most 31 bytes are kept */
 /* State that a restart can begin from is durable up to this step of the stage; PULSE_DONE: the stage has its result. */
 #define PULSE_DONE INT64_MAX
