@@ -242,6 +242,23 @@ static void culprits_by_group(void **state) {
           "ordering deadlock: rank 0 (host h) in barrier of 1 f32 (group a, number 3, at x) waits for rank 1");
 }
 
+/* All members of a small group are in its call, and the others wait for them elsewhere: the small group's transport it
+ * is. */
+static void culprits_inside_one_call(void **state) {
+    Scene s = {0};
+    Error err = {0};
+    char text[2000];
+    (void)state;
+    for (int r = 0; r < N; r++) {
+        int n = snprintf(text, sizeof text,
+                         "{\"comm\":{\"groups\":[{\"id\":\"pair\",\"ranks\":[0,1]}],\"records\":[%s,%s]}}", EARLIER,
+                         r < 2 ? CALL("pair", 3, "barrier", 1, "p.c", 0) : GATHER);
+        if (!json_parse(&s.dump[r], text, (size_t)n, 0, "scene", 1, &err)) fail_msg("%s", err.msg);
+        s.rank[r] = (HangRank){.dump = s.dump[r], .section = SECTION_COMM, .step = 7, .host = "h"};
+    }
+    judge(&s, 4, 0, 2, "rank 0 (host h) is in COMM");
+}
+
 /* Whatever a rank sends is no reason to fall over. */
 static void strange_replies(void **state) {
     static const char *const odd[] = {
@@ -368,10 +385,18 @@ static void processes(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(frames_come_back),  cmocka_unit_test(frame_bytes),     cmocka_unit_test(damaged_frames),
-        cmocka_unit_test(refused_payloads),  cmocka_unit_test(worlds),          cmocka_unit_test(culprits),
-        cmocka_unit_test(culprits_by_group), cmocka_unit_test(strange_replies), cmocka_unit_test(stragglers),
-        cmocka_unit_test(replicas),          cmocka_unit_test(pulses),          cmocka_unit_test(processes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(frames_come_back),
+                                       cmocka_unit_test(frame_bytes),
+                                       cmocka_unit_test(damaged_frames),
+                                       cmocka_unit_test(refused_payloads),
+                                       cmocka_unit_test(worlds),
+                                       cmocka_unit_test(culprits),
+                                       cmocka_unit_test(culprits_by_group),
+                                       cmocka_unit_test(culprits_inside_one_call),
+                                       cmocka_unit_test(strange_replies),
+                                       cmocka_unit_test(stragglers),
+                                       cmocka_unit_test(replicas),
+                                       cmocka_unit_test(pulses),
+                                       cmocka_unit_test(processes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -272,7 +272,7 @@ static Host *host_of(Sup *s, const char *name) {
 
 /* Ranks that can still be placed: all of them less those of hosts that are left out. */
 static int usable_ranks(const Sup *s) {
-    int n = s->c->n, lost = 0;
+    int n = s->c->n, lost = 0; /* those that did not fit before may do now */
     for (int i = 0; i < s->n_host; i++)
         if (s->host[i].out) lost += s->host[i].slots;
     return n > lost ? n - lost : 0;
@@ -434,19 +434,21 @@ static bool open_listener(Sup *s, Error *err) {
 static bool check(const LaunchConfig *c, Error *err) {
     if (c->n < 1 || c->n > LAUNCH_MAX_RANKS)
         return error_set(err, ERR_CONFIG, "%d ranks, expected 1 to %d", c->n, LAUNCH_MAX_RANKS);
-    if (launch_world(c->n, c->group, c->micro) != c->n)
+    if (launch_world(c->n, c->group, c->micro) == 0)
         return error_set(err, ERR_CONFIG,
-                         "%d ranks: expected %d times a power of two that divides the %lld micro-batches of a step; "
-                         "%d would do",
-                         c->n, c->group > 0 ? c->group : 1, (long long)c->micro,
-                         launch_world(c->n, c->group, c->micro));
+                         "%d ranks, expected at least %d: tensor, pipeline and context parallelism fill so many", c->n,
+                         c->group);
     CHECK(c->argv && c->argv[0] && (c->via == VIA_LOCAL || (c->launcher && c->launcher[0])), "nothing to launch");
     return true;
 }
 
 static bool attempts(Sup *s, Error *err) {
-    int world = s->c->n;
+    int world = launch_world(s->c->n, s->c->group, s->c->micro);
     bool ok = true;
+    if (world < s->c->n)
+        sup_say(s, "warning", "fewer_ranks", -1,
+                "%d of %d ranks are used: data parallelism takes a power of two that divides the step's micro-batches",
+                world, s->c->n);
     while (ok && world > 0) {
         ok = attempt_run(s, world, err) && decide(s, &world, err);
         attempt_clear(s);

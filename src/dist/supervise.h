@@ -23,7 +23,7 @@ enum { LAUNCH_MAX_RANKS = 4096, LAUNCH_MAX_WORDS = 128, LAUNCH_MAX_HOSTS = 1024 
 typedef struct {
     const char *dir;                    /* made when absent */
     const char *const *argv;            /* program and its arguments; NULL at the end */
-    int n;                              /* ranks, 1.. */
+    int n;                              /* ranks there is room for, 1..; launch_world of them are used */
     LaunchVia via;
     const char *const *launcher;        /* words of the mpirun or srun command; NULL at the end. local: unused */
     const char *hosts;                  /* "a:2,b:2": hosts with slots, for mpirun and to leave hosts out; NULL: unknown */

@@ -19,7 +19,7 @@ static const double fresh_s =
 static const double last_words_s = 0.3;
 static const double pace_s = 1;         /* between judgements of speed: windows come once a second */
 static const double longest_factor = 5; /* times the longest pass ever seen */
-enum { FREE_PASSES = 3, SLOW_TIMES = 3 };
+enum { FREE_PASSES = 3, SLOW_TIMES = 2 };
 
 double sup_floor(const Sup *s, Section section) {
     static const double floor_s[SECTION_COUNT] = {
