@@ -25,7 +25,7 @@ struct Pulse {
     _Atomic int64_t spent_ns[SECTION_COUNT];
     _Atomic int64_t lease_ns; /* when it ends; 0: nobody supervises */
     _Atomic int wake_fd;
-    Section before_call; /* the main thread's alone */
+    Section before_call;  /* the main thread's alone */
     pthread_mutex_t lock; /* of what follows: names are no single store */
     char stage[32], commit_stage[32];
     uint64_t commits;
