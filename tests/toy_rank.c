@@ -389,8 +389,7 @@ int main(int argc, char **argv) {
     open_shared(&t);
     c.pulse = t.pulse;
     c.stop = t.stop;
-    c.dump = recorder;
-    c.dump_ud = &t;
+    pulse_recorder(t.pulse, recorder, &t);
     host_by_rank(c.hello.host, t.rank);
     if (supervised) CHECK(beat_open(&t.beat, &c, &err), "%s", err.msg);
     pulse_stage(t.pulse, "toy");
@@ -403,6 +402,7 @@ int main(int argc, char **argv) {
         CHECK(io_write_file(path, t.w, sizeof t.w, &err), "%s", err.msg);
     }
     beat_close(t.beat, code);
+    pulse_recorder(t.pulse, NULL, NULL);
     stop_close(t.stop);
     log_free(t.log);
     munmap(t.shared, sizeof(Shared));

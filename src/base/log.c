@@ -249,7 +249,7 @@ void log_warn(Log *l, const char *fmt, ...) {
     char *text = format_text(fmt, ap);
     va_end(ap);
     pthread_mutex_lock(&l->lock);
-    if (new_warning(l, text)) {
+    if (l->level > LOG_NOTHING && new_warning(l, text)) {
         say(l, "warning: ", text);
         record(l, "warning", "warning", text);
     }
@@ -284,7 +284,7 @@ void log_event(Log *l, const char *event, const char *fmt, ...) {
 
 void log_progress(Log *l, int64_t step, int64_t total, double units_done, const char *unit, const char *fmt, ...) {
     pulse_alive(log_pulse(l));
-    if (!l || l->level == LOG_QUIET) return;
+    if (!l || l->level <= LOG_QUIET) return;
     va_list ap;
     va_start(ap, fmt);
     char *text = format_text(fmt, ap);
@@ -330,7 +330,7 @@ void log_stage(Log *l, const char *stage) {
 }
 
 bool log_events_to(Log *l, const char *path, Error *err) {
-    if (!l) return true;
+    if (!l || l->level == LOG_NOTHING) return true;
     Appender *a;
     if (!appender_open(&a, path, -1, err)) return false;
     pthread_mutex_lock(&l->lock);
@@ -338,6 +338,16 @@ bool log_events_to(Log *l, const char *path, Error *err) {
     l->events = a;
     pthread_mutex_unlock(&l->lock);
     return true;
+}
+
+void log_silence(Log *l) {
+    if (!l) return;
+    pthread_mutex_lock(&l->lock);
+    finish_progress(l);
+    l->level = LOG_NOTHING;
+    appender_close(l->events);
+    l->events = NULL;
+    pthread_mutex_unlock(&l->lock);
 }
 
 void log_free(Log *l) {

@@ -9,10 +9,11 @@
 #include "base/pulse.h"
 
 typedef struct Log Log;
-typedef enum { LOG_QUIET, LOG_NORMAL, LOG_VERBOSE } LogLevel;
+typedef enum { LOG_NOTHING = -1, LOG_QUIET, LOG_NORMAL, LOG_VERBOSE } LogLevel;
 
 Log *log_new(LogLevel level);
 void log_free(Log *l);
+void log_silence(Log *l);                                       /* from now on it says and records nothing; its pulse goes on */
 Pulse *log_pulse(const Log *l);                                 /* what this process is doing; log_progress says that it goes on */
 bool log_events_to(Log *l, const char *path, Error *err);       /* appends JSON objects {t, level, event, stage, msg} */
 void log_stage(Log *l, const char *stage);                      /* name for the following lines; NULL: none */

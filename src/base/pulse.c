@@ -30,6 +30,9 @@ struct Pulse {
     char stage[32], commit_stage[32];
     uint64_t commits;
     int64_t commit_step;
+    pthread_mutex_t recorder_lock;
+    PulseRecorder *recorder;
+    void *recorder_ud;
 };
 
 static const char *const names[SECTION_COUNT] = {"INIT", "DATA", "FWD",     "BWD",   "COMM",
@@ -57,7 +60,7 @@ static int64_t now_ns(void) {
 
 Pulse *pulse_new(void) {
     Pulse *p = mem_alloc(sizeof *p);
-    CHECK(pthread_mutex_init(&p->lock, NULL) == 0, "mutex");
+    CHECK(pthread_mutex_init(&p->lock, NULL) == 0 && pthread_mutex_init(&p->recorder_lock, NULL) == 0, "mutex");
     int64_t now = now_ns();
     PUT(since_ns, now);
     PUT(begun_ns, now);
@@ -67,6 +70,7 @@ Pulse *pulse_new(void) {
 
 void pulse_free(Pulse *p) {
     if (!p) return;
+    pthread_mutex_destroy(&p->recorder_lock);
     pthread_mutex_destroy(&p->lock);
     free(p);
 }
@@ -129,6 +133,22 @@ void pulse_commit(Pulse *p, int64_t step) {
     int fd = GET(wake_fd);
     uint64_t one = 1;
     if (fd >= 0 && write(fd, &one, sizeof one) < 0) return; /* the next beat tells of it */
+}
+
+void pulse_recorder(Pulse *p, PulseRecorder *dump, void *ud) {
+    if (!p) return;
+    pthread_mutex_lock(&p->recorder_lock);
+    p->recorder = dump;
+    p->recorder_ud = ud;
+    pthread_mutex_unlock(&p->recorder_lock);
+}
+
+bool pulse_dump(Pulse *p, Str *out) {
+    pthread_mutex_lock(&p->recorder_lock);
+    bool any = p->recorder != NULL;
+    if (any) p->recorder(p->recorder_ud, out);
+    pthread_mutex_unlock(&p->recorder_lock);
+    return any;
 }
 
 bool pulse_leased(const Pulse *p) {

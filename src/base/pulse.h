@@ -6,7 +6,7 @@
 #ifndef DIKAST_BASE_PULSE_H
 #define DIKAST_BASE_PULSE_H
 
-#include "base/compiler.h"
+#include "base/str.h"
 
 typedef enum {
     SECTION_INIT, SECTION_DATA, SECTION_FWD, SECTION_BWD, SECTION_COMM, SECTION_OPT, SECTION_CKPT, SECTION_ROLLOUT,
@@ -30,6 +30,11 @@ void pulse_stage(Pulse *p, const char *stage);          /* name for the followin
 #define PULSE_DONE INT64_MAX
 void pulse_commit(Pulse *p, int64_t step);
 
+/* Who can say what was communicated lately, as one JSON object (comm of culprit.h): called by the watching side, on its thread,
+ * while the main thread may be anywhere. NULL: nobody any more, which waits until it is not being asked. */
+typedef void PulseRecorder(void *ud, Str *out);
+void pulse_recorder(Pulse *p, PulseRecorder *dump, void *ud);
+
 /* A lease: while somebody supervises this process, results may be put in their place only as long as the supervisor was heard
  * lately; a process that slept (SIGSTOP, a link that was down) may have been replaced. Always true without a supervisor. */
 bool pulse_leased(const Pulse *p);
@@ -52,6 +57,7 @@ typedef struct {
     char commit_stage[32];
 } PulseView;
 void pulse_read(PulseView *out, Pulse *p);
+bool pulse_dump(Pulse *p, Str *out);                    /* the recorder's object; false: there is none */
 bool pulse_take_nonfinite(Pulse *p);                    /* whether a loss or norm was not finite since this was asked last */
 void pulse_wake(Pulse *p, int fd);                      /* an eventfd that is written to at each commit; -1: none */
 void pulse_lease(Pulse *p, double seconds);             /* the supervisor was heard just now; the lease holds so long */

@@ -54,8 +54,7 @@ static bool env_number(uint64_t *out, const char *name, int base, uint64_t max, 
 static bool env_rank(uint32_t *rank, uint32_t *world, Error *err) {
     static const char *const name[][2] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
                                           {"PMI_RANK", "PMI_SIZE"},
-                                          {"PMIX_RANK", "SLURM_NTASKS"},
-                                          {"SLURM_PROCID", "SLURM_NTASKS"},
+                                          {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"},
                                           {"RANK", "WORLD_SIZE"}};
     uint64_t r, w;
     for (int i = 0; i < COUNT_OF(name); i++) {
@@ -128,8 +127,7 @@ static void put_recorder(Beat *b, JsonOut *j) {
     Str text = {0};
     Json *comm;
     Error err = {0};
-    if (!b->c.dump) return;
-    b->c.dump(b->c.dump_ud, &text);
+    if (!pulse_dump(b->c.pulse, &text)) return;
     if (json_parse(&comm, str_get(&text), text.n, 0, "flight recorder", 1, &err)) {
         json_out_node(j, "comm", comm);
         json_release(comm);

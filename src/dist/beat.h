@@ -22,14 +22,10 @@ typedef struct {
     Pulse *pulse;
     Stop *stop;             /* asked by CKPT; may be NULL */
     double dead_s;          /* 0: 10 */
-    /* Writes one JSON object with what the flight recorder knows ("comm" of the reply to DUMP, see culprit.h), on the side thread
-     * and while the main thread may be anywhere. NULL: nothing. */
-    void (*dump)(void *ud, Str *out);
-    void *dump_ud;
 } BeatConfig;
 
-/* From DIKAST_SUP, _RUN, _ATTEMPT, _TOKEN, and the launcher's variables for rank and world: OMPI_COMM_WORLD_*, PMIX_RANK or PMI_*,
- * SLURM_PROCID/NTASKS, RANK/WORLD_SIZE. *supervised false: nobody supervises this process. */
+/* From DIKAST_SUP, _RUN, _ATTEMPT, _TOKEN, and the launcher's variables for rank and world: OMPI_COMM_WORLD_RANK and _SIZE, PMI_RANK
+ * and PMI_SIZE, SLURM_PROCID and SLURM_STEP_NUM_TASKS, RANK and WORLD_SIZE, in this order. *supervised false: nobody supervises this process. */
 bool beat_config_env(BeatConfig *out, bool *supervised, Error *err);
 
 typedef struct Beat Beat;

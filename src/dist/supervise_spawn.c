@@ -46,9 +46,8 @@ static void words_release(Words *w) {
 
 static const char *const ours[] = {"DIKAST_SUP", "DIKAST_RUN", "DIKAST_ATTEMPT", "DIKAST_TOKEN"};
 /* What says which rank this is: a local rank must not take it from the batch system that the supervisor runs under. */
-static const char *const ranks[] = {
-    "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",  "PMIX_RANK",
-    "SLURM_PROCID",         "SLURM_NTASKS",         "RANK",     "WORLD_SIZE"};
+static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",
+                                    "SLURM_PROCID",         "SLURM_STEP_NUM_TASKS", "RANK",     "WORLD_SIZE"};
 
 static bool is_one_of(const char *entry, const char *const *name, int n) {
     for (int i = 0; i < n; i++) {
