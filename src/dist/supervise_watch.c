@@ -70,17 +70,21 @@ static void vanished(Sup *s) {
     double now = now_s();
     for (int r = 0; r < s->world; r++) {
         Rank *k = &s->rank[r];
-        if (k->child > 0 || k->reaped || !k->hello || k->skipped) continue;
-        if (k->bye) {
-            k->skipped = true;
-            rank_exit(s, r, k->bye_code);
-        } else if (k->lost_s > 0 && k->local && !proc_alive((int)k->id.pid, k->id.start)) {
+        if (k->child > 0 || k->reaped || !k->hello || k->skipped || k->bye) continue;
+        if (k->lost_s > 0 && k->local && !proc_alive((int)k->id.pid, k->id.start)) {
             k->skipped = true;
             sup_fault(s, CAUSE_DIED, r, 0, "its process is gone");
         } else if (k->lost_s > 0 && !k->local && now - k->lost_s > reconnect_s) {
             k->skipped = true;
             sup_fault(s, CAUSE_SILENT, r, 0, "its connection ended and it did not come back");
         }
+    }
+    for (int r = 0; r < s->world;
+         r++) { /* after those that were killed: who gave up may have done so because of them */
+        Rank *k = &s->rank[r];
+        if (k->child > 0 || k->reaped || !k->bye || k->skipped) continue;
+        k->skipped = true;
+        rank_exit(s, r, k->bye_code);
     }
 }
 
