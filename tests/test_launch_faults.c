@@ -217,6 +217,19 @@ static void leftovers(Case *c) {
     need_result(c, 30);
 }
 
+/* Stopped for longer than a beat may be late, but not for so long that the ranks end themselves. */
+static void supervisor_stopped(Case *c) {
+    pid_t p = launch_start(c, 500, NULL, "");
+    wait_steps(c, 10);
+    kill(p, SIGSTOP);
+    nap(6);
+    kill(p, SIGCONT);
+    need_code(c, launch_wait(c, p), 0);
+    need(c, count_events(c, "attempt") == 1, "%s", event(c, "silent_rank", 0).msg);
+    need(c, count_events(c, "slept") == 1, "it did not notice");
+    need_result(c, 500);
+}
+
 static void two_supervisors(Case *c) {
     pid_t p = launch_start(c, 2000, NULL, "");
     wait_steps(c, 5);
@@ -296,6 +309,7 @@ static Case cases[] = {
     {.name = "second_signal", .run = second_signal},
     {.name = "supervisor_killed", .run = supervisor_killed},
     {.name = "leftovers", .run = leftovers},
+    {.name = "supervisor_stopped", .run = supervisor_stopped},
     {.name = "two_supervisors", .run = two_supervisors},
     {.name = "under_a_launcher", .run = under_a_launcher},
     {.name = "launcher_killed", .run = launcher_killed},

@@ -18,7 +18,7 @@
 #include "dist/supervise_int.h"
 
 static const double dump_s = 2, abort_s = 2, term_s = 3, kill_s = 10; /* 15 s from ABORT to the next attempt, at most */
-static const double status_s = 10, ranks_s = 0.5, delay_most_s = 60, settle_s = 0.3;
+static const double status_s = 10, ranks_s = 0.5, delay_most_s = 60, settle_s = 0.3, slept_s = 2;
 enum { TWICE = 2 };
 
 int launch_world(int usable, int group, int64_t micro) {
@@ -224,6 +224,19 @@ static void read_last_words(Sup *s) {
         if (s->rank[r].reaped && !s->rank[r].skipped && s->rank[r].conn >= 0) sup_conn_read(s, s->rank[r].conn);
 }
 
+/* A supervisor that slept (a stopped process, a paused machine) judges nobody by the time it did not see. */
+static void forgive_own_sleep(Sup *s, double *looked_s) {
+    double now = now_s(), slept = now - *looked_s;
+    *looked_s = now;
+    if (slept < slept_s) return;
+    sup_say(s, "debug", "slept", -1, "the supervisor itself did not run for %.1f s", slept);
+    for (int r = 0; r < s->world; r++) {
+        s->rank[r].heard_s += slept;
+        if (s->rank[r].lost_s > 0) s->rank[r].lost_s += slept;
+    }
+    s->begun_s += slept;
+}
+
 static void attempt_clear(Sup *s) {
     sup_conn_close_all(s);
     for (int r = 0; r < s->world && s->rank; r++) str_release(&s->rank[r].dump);
@@ -251,8 +264,9 @@ static bool attempt_run(Sup *s, int world, Error *err) {
     } else {
         sup_signal(s, SIGKILL);
     }
-    while (ok && s->phase != PHASE_OVER) {
+    for (double looked_s = now_s(); ok && s->phase != PHASE_OVER;) {
         poll_once(s, s->phase == PHASE_RUN ? 200 : 50);
+        forgive_own_sleep(s, &looked_s);
         sup_reap(s);
         read_last_words(s);
         if (s->phase != PHASE_OVER) step_phase(s);

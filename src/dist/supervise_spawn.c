@@ -73,13 +73,15 @@ static void environment(Words *env, const Sup *s, int rank) {
 
 /* -- one process */
 
-static NORETURN void become(char *const *argv, char *const *env, const sigset_t *mask, int report, int out) {
+static NORETURN void become(pid_t parent, char *const *argv, char *const *env, const sigset_t *mask, int report,
+                            int out) {
     int null = open("/dev/null", O_RDONLY);
     if (null >= 0) dup2(null, STDIN_FILENO);
     if (out >= 0) dup2(out, STDOUT_FILENO);
     setpgid(0, 0); /* Ctrl-C on a terminal is the supervisor's, who asks the ranks in order */
     /* SIGTERM, not SIGKILL: it can still save. One that cannot is ended by its dead-man switch. */
     prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(CANNOT_EXEC); /* it died before that was said */
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, mask, NULL);
     execvpe(argv[0], argv, env);
@@ -94,10 +96,7 @@ static bool spawn(pid_t *pid, char *const *argv, char *const *env, const sigset_
     pid_t parent = getpid();
     if (pipe2(report, O_CLOEXEC) != 0) return error_errno(err, "make", "a pipe");
     *pid = fork();
-    if (*pid == 0) {
-        if (getppid() != parent) _exit(CANNOT_EXEC);
-        become(argv, env, mask, report[1], out);
-    }
+    if (*pid == 0) become(parent, argv, env, mask, report[1], out);
     close(report[1]);
     if (*pid < 0) {
         close(report[0]);
