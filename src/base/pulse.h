@@ -8,6 +8,7 @@
 
 #include "base/str.h"
 
+/* INIT is whatever stands before, between and after the others: opening, reading, writing results; it has no usual length. */
 typedef enum {
     SECTION_INIT, SECTION_DATA, SECTION_FWD, SECTION_BWD, SECTION_COMM, SECTION_OPT, SECTION_CKPT, SECTION_ROLLOUT,
     SECTION_SCORE, SECTION_EVAL, SECTION_COUNT

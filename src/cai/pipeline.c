@@ -220,6 +220,7 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
     Str path = {0};
     path_join(&path, ctx->output, "ledger.json");
     bool ok = remove_temporaries(ctx->output, err) && ctx->stage->run(ctx, err);
+    pulse_section(log_pulse(ctx->log), SECTION_INIT);
     Error lost;
     /* "Nothing to train on" has its reason in what was lost before. */
     if (!ok && err->code == ERR_STATE && !ledger_check(ctx->ledger, ctx->cfg->data.max_lost, &lost)) *err = lost;
@@ -454,7 +455,7 @@ static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backen
     else {
         log_event(log, "stage_start", "%s", r->dir);
         run_status(out, "running", r->name);
-        pulse_section(log_pulse(log), SECTION_DATA);
+        pulse_section(log_pulse(log), SECTION_INIT);
         ok = run_stage(out, i, stages[i], cfg, be, log, stop, err);
         char took[32];
         format_time(took, r->seconds);

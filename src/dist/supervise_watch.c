@@ -23,9 +23,8 @@ enum { FREE_PASSES = 3, SLOW_TIMES = 2 };
 
 double sup_floor(const Sup *s, Section section) {
     static const double floor_s[SECTION_COUNT] = {
-        [SECTION_INIT] = 60,   [SECTION_DATA] = 30, [SECTION_FWD] = 60,   [SECTION_BWD] = 60,
-        [SECTION_COMM] = 60,   [SECTION_OPT] = 30,  [SECTION_CKPT] = 120, [SECTION_ROLLOUT] = 120,
-        [SECTION_SCORE] = 120, [SECTION_EVAL] = 300};
+        [SECTION_DATA] = 30,  [SECTION_FWD] = 60,      [SECTION_BWD] = 60,    [SECTION_COMM] = 60, [SECTION_OPT] = 30,
+        [SECTION_CKPT] = 120, [SECTION_ROLLOUT] = 120, [SECTION_SCORE] = 120, [SECTION_EVAL] = 300};
     return s->c->floor_s > 0 ? s->c->floor_s : floor_s[section];
 }
 

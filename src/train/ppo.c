@@ -613,6 +613,7 @@ bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, c
     bool ok = start(&p, dir, err);
     if (ok) {
         ok = loop(&p, dir, err);
+        pulse_section(p.pulse, SECTION_INIT);
         if (ok && p.file) ok = appender_sync(p.file, err);
         log_progress_end(log);
         if (p.file) appender_close(p.file);

@@ -318,6 +318,7 @@ bool trainer_run(Trainer *t, const char *dir, Error *err) {
     if (ok) {
         ok = loop(t, dir, err);
         if (ok) ok = appender_sync(t->file, err);
+        pulse_section(t->pulse, SECTION_INIT);
         log_progress_end(t->log);
         appender_close(t->file);
         t->file = NULL;
