@@ -177,7 +177,7 @@ static double age_of(const Rank *k) { return 1e-3 * k->beat.age_ms + (now_s() - 
 
 static double limit_of(const Sup *s, const Rank *k) {
     double most = cap(s), limit = longest_factor * s->longest[k->beat.section];
-    if (k->beat.passes < FREE_PASSES) return most;
+    if (k->beat.passes < FREE_PASSES || k->beat.section == SECTION_INIT) return most;
     if (limit < sup_floor(s, (Section)k->beat.section)) limit = sup_floor(s, (Section)k->beat.section);
     return limit < most ? limit : most;
 }
