@@ -167,6 +167,31 @@ static void say_quietly(void) {
     log_free(NULL);
 }
 
+/* A rank that follows another: nothing is said twice, and who watches still sees what it does. */
+static void silenced(void) {
+    Log *l = log_new(LOG_VERBOSE);
+    PulseView v;
+    log_silence(l);
+    log_silence(NULL);
+    log_stage(l, "sl");
+    log_info(l, "said");
+    log_warn(l, "warned");
+    log_warn(l, "warned");
+    log_progress(l, 1, 1, 1, "tok", "x");
+    log_progress_end(l);
+    pulse_read(&v, log_pulse(l));
+    if (strcmp(v.stage, "sl")) _exit(1);
+    log_free(l);
+}
+
+static void test_silence(void **state) {
+    Str out = {0};
+    (void)state;
+    assert_int_equal(run_child(&out, silenced, false), 0);
+    assert_string_equal(str_get(&out), "");
+    str_release(&out);
+}
+
 static void test_quiet(void **state) {
     (void)state;
     Str out = {0};
@@ -291,6 +316,7 @@ int main(void) {
         cmocka_unit_test(test_lines_on_a_pipe),
         cmocka_unit_test(test_redraws_on_a_terminal),
         cmocka_unit_test(test_quiet),
+        cmocka_unit_test(test_silence),
         cmocka_unit_test(test_many_threads),
         cmocka_unit_test(test_formats),
         cmocka_unit_test(test_first_signal_asks),

@@ -43,10 +43,14 @@ bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwi
 bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double min, double max, double *out,
               Error *err);
 
+/* The arguments of another command line (argv[0] is the program, argv[1] the command), for a command that starts commands. */
+bool args_parse(Args *out, const Command *c, int argc, char **argv, Error *err);
+
 /* stdout, whose failures main reports once: text, then a newline when there is none. Empties *text. */
 void print_text(Str *text);
 
 extern const Command command_run, command_plan, command_monitor, command_stage, command_why, command_report, command_config, command_constitution,
     command_data, command_tokenize, command_generate, command_chat, command_score, command_eval, command_logits, command_import, command_export,
-    command_verify_export, command_bench, command_oracle, command_doctor;
+    command_verify_export, command_bench, command_oracle, command_doctor,
+    command_launch;
 #endif

@@ -11,6 +11,7 @@
 #include "app/command.h"
 #include "base/json.h"
 #include "cai/stage.h"
+#include "dist/beat.h"
 #include "tensor/backend.h"
 
 // clang-format off
@@ -19,6 +20,7 @@ static const Command *const commands[] = {
     &command_plan,
     &command_monitor,
     &command_stage,
+    &command_launch,
     &command_why,
     &command_report,
     &command_config,
@@ -201,6 +203,12 @@ static bool parse(Args *a, Common *common_out, const Command *c, int argc, char 
     return error_set(err, ERR_CONFIG, "an argument is missing; usage: dikast %s", c->usage);
 }
 
+bool args_parse(Args *out, const Command *c, int argc, char **argv, Error *err) {
+    Common ignore = {0};
+    *out = (Args){0};
+    return parse(out, &ignore, c, argc, argv, err);
+}
+
 static const char *const error_word[] = {"none", "io",    "format",   "config", "memory",
                                          "net",  "state", "diverged", "gate",   "stopped"};
 
@@ -229,8 +237,21 @@ static int finish_stdout(Error *err) {
     return error_exit_code(err->code);
 }
 
+/* A process that a supervisor started tells it what it does. Commands that keep no state have no section to name. */
+static bool open_beat(Beat **out, const Command *c, const Args *a, Error *err) {
+    BeatConfig b;
+    bool supervised;
+    *out = NULL;
+    if (!c->saves_state) return true;
+    if (!beat_config_env(&b, &supervised, err)) return false;
+    b.pulse = log_pulse(a->log);
+    b.stop = a->stop;
+    return !supervised || beat_open(out, &b, err);
+}
+
 static int run_command(const Command *c, int argc, char **argv) {
     Args a = {0};
+    Beat *beat;
     Common flags = {0};
     Error err = {0};
     if (!parse(&a, &flags, c, argc, argv, &err)) {
@@ -244,7 +265,8 @@ static int run_command(const Command *c, int argc, char **argv) {
     bool ok = !c->saves_state || stop_open(&a.stop, &err);
     if (ok) {
         a.log = log_new(flags.quiet ? LOG_QUIET : flags.verbose ? LOG_VERBOSE : LOG_NORMAL);
-        ok = c->run(&a, &err);
+        ok = open_beat(&beat, c, &a, &err) && c->run(&a, &err);
+        beat_close(beat, ok ? 0 : error_exit_code(err.code));
         log_free(a.log);
         stop_close(a.stop);
     }

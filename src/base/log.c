@@ -48,6 +48,7 @@ struct Log {
     Warning *warning;
     int n_warning;
     Progress progress;
+    Pulse *pulse;
 };
 
 double now_s(void) {
@@ -95,8 +96,11 @@ Log *log_new(LogLevel level) {
     CHECK(pthread_mutex_init(&l->lock, NULL) == 0, "mutex");
     l->level = level;
     l->terminal = isatty(STDERR_FILENO) == 1;
+    l->pulse = pulse_new();
     return l;
 }
+
+Pulse *log_pulse(const Log *l) { return l ? l->pulse : NULL; }
 
 /* ---- all below run under the lock ---- */
 
@@ -245,7 +249,7 @@ void log_warn(Log *l, const char *fmt, ...) {
     char *text = format_text(fmt, ap);
     va_end(ap);
     pthread_mutex_lock(&l->lock);
-    if (new_warning(l, text)) {
+    if (l->level > LOG_NOTHING && new_warning(l, text)) {
         say(l, "warning: ", text);
         record(l, "warning", "warning", text);
     }
@@ -279,7 +283,8 @@ void log_event(Log *l, const char *event, const char *fmt, ...) {
 }
 
 void log_progress(Log *l, int64_t step, int64_t total, double units_done, const char *unit, const char *fmt, ...) {
-    if (!l || l->level == LOG_QUIET) return;
+    pulse_alive(log_pulse(l));
+    if (!l || l->level <= LOG_QUIET) return;
     va_list ap;
     va_start(ap, fmt);
     char *text = format_text(fmt, ap);
@@ -316,6 +321,7 @@ void log_progress_end(Log *l) {
 void log_stage(Log *l, const char *stage) {
     if (!l) return;
     char *copy = mem_str(stage);
+    pulse_stage(l->pulse, stage);
     pthread_mutex_lock(&l->lock);
     finish_progress(l);
     free(l->stage);
@@ -324,7 +330,7 @@ void log_stage(Log *l, const char *stage) {
 }
 
 bool log_events_to(Log *l, const char *path, Error *err) {
-    if (!l) return true;
+    if (!l || l->level == LOG_NOTHING) return true;
     Appender *a;
     if (!appender_open(&a, path, -1, err)) return false;
     pthread_mutex_lock(&l->lock);
@@ -332,6 +338,16 @@ bool log_events_to(Log *l, const char *path, Error *err) {
     l->events = a;
     pthread_mutex_unlock(&l->lock);
     return true;
+}
+
+void log_silence(Log *l) {
+    if (!l) return;
+    pthread_mutex_lock(&l->lock);
+    finish_progress(l);
+    l->level = LOG_NOTHING;
+    appender_close(l->events);
+    l->events = NULL;
+    pthread_mutex_unlock(&l->lock);
 }
 
 void log_free(Log *l) {
@@ -346,6 +362,7 @@ void log_free(Log *l) {
     }
     free(l->warning);
     appender_close(l->events);
+    pulse_free(l->pulse);
     str_release(&l->progress.line);
     pthread_mutex_destroy(&l->lock);
     free(l);

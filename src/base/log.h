@@ -6,12 +6,15 @@
 #define DIKAST_BASE_LOG_H
 
 #include "base/error.h"
+#include "base/pulse.h"
 
 typedef struct Log Log;
-typedef enum { LOG_QUIET, LOG_NORMAL, LOG_VERBOSE } LogLevel;
+typedef enum { LOG_NOTHING = -1, LOG_QUIET, LOG_NORMAL, LOG_VERBOSE } LogLevel;
 
 Log *log_new(LogLevel level);
 void log_free(Log *l);
+void log_silence(Log *l);                                       /* from now on it says and records nothing; its pulse goes on */
+Pulse *log_pulse(const Log *l);                                 /* what this process is doing; log_progress says that it goes on */
 bool log_events_to(Log *l, const char *path, Error *err);       /* appends JSON objects {t, level, event, stage, msg} */
 void log_stage(Log *l, const char *stage);                      /* name for the following lines; NULL: none */
 void log_info(Log *l, const char *fmt, ...) FORMAT(2, 3);       /* a line for people, level normal */
@@ -27,12 +30,12 @@ void format_count(char buf[16], double v);                      /* 12.3k, 4.1M *
 void format_time(char buf[32], double seconds);                 /* 45 s, 14 min, 1 h 02 min */
 
 /* First SIGINT, SIGTERM or SIGUSR1: stop_requested turns true and one line says so; the second kills the process with the
- * signal's default action. A watcher thread owns the signals (signalfd), so there is no handler and no global. Open it
+ * signal's default action (stop_request is no signal: after it, the next one is the first). A watcher thread owns the signals (signalfd), so there is no handler and no global. Open it
  * first thing in main, before any other thread. */
 typedef struct Stop Stop;
 bool stop_open(Stop **out, Error *err);
 bool stop_requested(const Stop *s);     /* NULL: false */
-void stop_request(Stop *s);             /* as if a signal had come; tests */
+void stop_request(Stop *s);             /* another way to be asked: a supervisor's, a test's */
 void stop_close(Stop *s);
 
 #endif

@@ -35,13 +35,16 @@ static void die_of(int sig) {
 
 static void *watch(void *arg) {
     Stop *s = arg;
+    bool signalled = false;
     struct pollfd fd[2] = {{.fd = s->signal_fd, .events = POLLIN}, {.fd = s->quit_fd, .events = POLLIN}};
     for (;;) {
         if (poll(fd, 2, -1) < 0) continue; /* EINTR */
         if (fd[0].revents & POLLIN) {
             struct signalfd_siginfo info;
             if (read(s->signal_fd, &info, sizeof info) != sizeof info) continue;
-            if (atomic_exchange(&s->requested, true)) die_of((int)info.ssi_signo);
+            if (signalled) die_of((int)info.ssi_signo);
+            signalled = true;
+            atomic_store(&s->requested, true);
             tell("stopping after this step; state will be saved; again to die\n");
         } else if (fd[1].revents & POLLIN) {
             return NULL;

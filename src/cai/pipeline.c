@@ -146,7 +146,7 @@ static bool add_stage(PipelineResult *out, const Stage *s, const RunConfig *cfg,
     return true;
 }
 
-static bool name_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
+bool pipeline_name(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
     char name[128];
     const char *given = cfg->run.name, *slash = conf_path ? strrchr(conf_path, '/') : NULL;
     const char *base = slash ? slash + 1 : conf_path ? conf_path : "run";
@@ -170,10 +170,19 @@ static bool name_run(PipelineResult *out, const RunConfig *cfg, const char *conf
 
 bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
     *out = (PipelineResult){0};
-    if (!name_run(out, cfg, conf_path, err)) return false;
+    if (!pipeline_name(out, cfg, conf_path, err)) return false;
     for (int i = 0; stages[i]; i++)
         if (!add_stage(out, stages[i], cfg, err)) return false;
     return true;
+}
+
+/* A folder with a lock of its own is somebody else's: the supervisor's. */
+static bool has_lock(const char *dir) {
+    Str path = {0};
+    path_join(&path, dir, ".lock");
+    bool there = io_exists(str_get(&path));
+    str_release(&path);
+    return there;
 }
 
 /* What a killed writer left under a temporary name. The caller holds the lock, so none of them is anyone's. */
@@ -187,7 +196,7 @@ static bool remove_temporaries(const char *dir, Error *err) {
         path_join(&path, dir, name[i]);
         if (strstr(name[i], ".tmp-"))
             ok = io_remove_tree(str_get(&path), err);
-        else if (io_is_dir(str_get(&path)))
+        else if (io_is_dir(str_get(&path)) && !has_lock(str_get(&path)))
             ok = remove_temporaries(str_get(&path), err);
     }
     io_free_list(name, n);
@@ -211,6 +220,7 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
     Str path = {0};
     path_join(&path, ctx->output, "ledger.json");
     bool ok = remove_temporaries(ctx->output, err) && ctx->stage->run(ctx, err);
+    pulse_section(log_pulse(ctx->log), SECTION_INIT);
     Error lost;
     /* "Nothing to train on" has its reason in what was lost before. */
     if (!ok && err->code == ERR_STATE && !ledger_check(ctx->ledger, ctx->cfg->data.max_lost, &lost)) *err = lost;
@@ -221,6 +231,7 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
     str_release(&path);
     r->seconds = now_s() - start;
     ok = ok && manifest_write(ctx, r, all, err) && write_done(ctx, err);
+    if (ok) pulse_commit(log_pulse(ctx->log), PULSE_DONE);
     return ok || error_wrap(err, "%s", ctx->stage->name);
 }
 
@@ -444,6 +455,7 @@ static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backen
     else {
         log_event(log, "stage_start", "%s", r->dir);
         run_status(out, "running", r->name);
+        pulse_section(log_pulse(log), SECTION_INIT);
         ok = run_stage(out, i, stages[i], cfg, be, log, stop, err);
         char took[32];
         format_time(took, r->seconds);
@@ -497,7 +509,7 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
     *err = (Error){0};
     if (only && !stage_find(only))
         return error_set(err, ERR_CONFIG, "unknown stage '%s'; 'dikast --help' lists them", only);
-    if (!name_run(out, cfg, conf_path, err) || !check_config(cfg, err) || !io_make_dirs(out->run_dir, err))
+    if (!pipeline_name(out, cfg, conf_path, err) || !check_config(cfg, err) || !io_make_dirs(out->run_dir, err))
         return false;
     Str path = {0};
     path_join(&path, out->run_dir, ".lock");

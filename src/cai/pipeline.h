@@ -22,6 +22,8 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
 /* The story of one record through every stage of a run: id is that of a prompt, a dialogue (rv-), a pair (pr-), a rollout
  * (ro-) or a reply. run_dir NULL: the run below out/runs that was written last. */
 bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char *id, Error *err);
+/* Fills run_dir and report only. */
+bool pipeline_name(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err);
 /* Fills keys and directories without running: used by plans and reports. */
 bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err);
 

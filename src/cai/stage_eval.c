@@ -236,6 +236,7 @@ static bool open_all(Eval *v, Error *err) {
 
 static bool run(const StageCtx *ctx, Error *err) {
     Eval v = {.ctx = ctx, .rng = {ctx->seed, RNG_BOOT}};
+    pulse_section(log_pulse(ctx->log), SECTION_EVAL);
     bool ok = open_all(&v, err) && eval_all(&v, err);
     if (v.pm_engine) engine_close(v.pm_engine);
     if (v.classifier_engine) engine_close(v.classifier_engine);

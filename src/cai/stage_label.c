@@ -382,6 +382,7 @@ static bool run(const StageCtx *ctx, Error *err) {
     bool ok = stage_text_open(&text, stage_input(ctx, "tokenizer"), err) &&
               stage_constitution(&l.con, ctx->cfg, ctx->data_dir, err) && open_judge(&l, &net, err);
     if (ok) {
+        pulse_section(log_pulse(ctx->log), SECTION_SCORE);
         for (int i = 0; i < l.con.n && l.n_label < COUNT_OF(l.label_principle); i++)
             if (l.con.principle[i].use & USE_LABEL) l.label_principle[l.n_label++] = i;
         ok = l.n_label > 0 || error_set(err, ERR_CONFIG, "no principle of the constitution has use 'label'");

@@ -112,6 +112,7 @@ static bool run(const StageCtx *ctx, Error *err) {
     if (ok) {
         const RunConfig *c = ctx->cfg;
         int n;
+        pulse_section(log_pulse(ctx->log), SECTION_ROLLOUT);
         PromptDraw *draw = prompts_draw(&prompts, ctx, c->pairs.redteam, c->pairs.benign, c->pairs.repeats, &n);
         Pair *pair = mem_alloc((size_t)(n + 1) * sizeof *pair);
         ok = generate(pair, draw, n, &prompts, ctx, e, &text, err) && write_pairs(pair, draw, n, &prompts, ctx, err);

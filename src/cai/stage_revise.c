@@ -190,6 +190,7 @@ static bool run(const StageCtx *ctx, Error *err) {
         r.eval_grams = gramset_new(13);
         for (int i = 0; i < prompts.n; i++)
             if (!strcmp(prompts.item[i].split, "eval")) gramset_add(r.eval_grams, prompts.item[i].text);
+        pulse_section(log_pulse(ctx->log), SECTION_ROLLOUT);
         ok = all_rounds(&r, &prompts, err);
         gramset_free(r.eval_grams);
     }

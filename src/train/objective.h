@@ -9,6 +9,7 @@
 #ifndef DIKAST_TRAIN_OBJECTIVE_H
 #define DIKAST_TRAIN_OBJECTIVE_H
 
+#include "base/pulse.h"
 #include "nn/model.h"
 
 enum { METRIC_NAME = 32 };          /* bytes of a name, its NUL too */
@@ -31,6 +32,7 @@ typedef struct {
     int max_tok, max_row;   /* capacity the trainer must provide */
     double (*wait_s)(void *self);   /* seconds spent waiting for data so far; NULL: none */
     void (*look)(void *self, Backend *be, const Batch *b, int first, Tensor out);
+    Pulse *pulse;           /* told when forward and backward begin; the trainers set it */
 } Objective;
 
 #endif

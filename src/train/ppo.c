@@ -36,6 +36,7 @@ typedef struct {
     const PpoConfig *c;
     const PpoSetup *s;
     Log *log;
+    Pulse *pulse;
     const Stop *stop;
     Optim *optim;
     Acts *policy_acts,
@@ -233,8 +234,9 @@ static bool mix_in(Ppo *p, int64_t number, double weight, double *loss, Error *e
 static bool gradients(Ppo *p, const int64_t *seq, int n, int64_t number, double *loss, double *weight, Error *err) {
     const PpoConfig *c = p->c;
     const Objective policy = {
-        "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL};
-    const Objective value = {"value", 1, NULL, value_loss, p, c->max_tok, c->max_tok, NULL, NULL};
+        "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL,
+        p->pulse};
+    const Objective value = {"value", 1, NULL, value_loss, p, c->max_tok, c->max_tok, NULL, NULL, p->pulse};
     bool share = method(p)->groups && shares_rows(&p->x, seq, n), warm = warms_up(p);
     double value_rows = 0;
     for (int k = 0; k < n;) {
@@ -262,10 +264,12 @@ static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, E
         net_zero_grads(p->s->policy);
         if (has_value(p)) net_zero_grads(p->s->value);
     } else {
+        pulse_section(p->pulse, SECTION_OPT);
         OptimResult r =
             optim_step(p->warm ? p->warm : p->optim, schedule_factor(&p->c->schedule, p->update), 1 / weight);
         skipped = r.skipped;
         metrics_add(p->metrics, "grad_norm", r.grad_norm, skipped ? 0 : 1);
+        pulse_numbers(p->pulse, loss / weight, r.grad_norm, p->tok_done);
     }
     p->n_skipped = skipped ? p->n_skipped + 1 : 0;
     p->n_skipped_now += skipped;
@@ -403,7 +407,10 @@ static bool write_state(void *ud, const char *dir, Error *err) {
 }
 
 static bool save(Ppo *p, const char *dir, Error *err) {
-    return appender_sync(p->file, err) && state_save(dir, write_state, p, err);
+    pulse_section(p->pulse, SECTION_CKPT);
+    bool ok = train_may_save(p->pulse, err) && appender_sync(p->file, err) && state_save(dir, write_state, p, err);
+    if (ok) pulse_commit(p->pulse, p->update);
+    return ok;
 }
 
 static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
@@ -475,6 +482,7 @@ static bool ppo_open(Ppo *p, Error *err) {
         !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
         (method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
+    p->rollout.pulse = p->pulse;
     if (has_value(p)) {
         bool same = same_shape(nets[0].trunk, nets[1].trunk);
         if (!open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err))
@@ -540,6 +548,7 @@ static bool make_update(Ppo *p, Error *err) {
     metrics_clear(p->metrics);
     p->n_skipped_now = 0;
     p->rule = (PolicyRule){c->clip, c->term, c->level, method(p)->kl == KL_IN_LOSS ? p->beta : 0, c->kl_by_ratio};
+    pulse_step(p->pulse, p->update + 1);
     if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->stop, err)) return false;
     Summary s = summarise(&p->x);
     s.start_s = start_s;
@@ -600,10 +609,11 @@ static bool start(Ppo *p, const char *dir, Error *err) {
 }
 
 bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err) {
-    Ppo p = {.c = c, .s = s, .log = log, .stop = stop, .beta = c->beta};
+    Ppo p = {.c = c, .s = s, .log = log, .pulse = log_pulse(log), .stop = stop, .beta = c->beta};
     bool ok = start(&p, dir, err);
     if (ok) {
         ok = loop(&p, dir, err);
+        pulse_section(p.pulse, SECTION_INIT);
         if (ok && p.file) ok = appender_sync(p.file, err);
         log_progress_end(log);
         if (p.file) appender_close(p.file);

@@ -227,8 +227,10 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     x->kl = doubles(n);
     bool value = rl_methods[r->c->method].value;
     double start = now_s();
+    pulse_section(r->pulse, SECTION_ROLLOUT);
     bool ok = generate(x, r, update, stop, err);
     x->generate_s = now_s() - start;
+    pulse_section(r->pulse, SECTION_SCORE);
     if (ok) place_tokens(x, r->c->method);
     ok = ok && score_reference(x, r, err) && (!value || score_values(x, r, err)) && score_replies(x, r, err);
     if (ok && update == 0 && r->c->rollout_weights == DTYPE_F32 && doctor_same_weights(r->s->policy, r->s->reference))

@@ -23,6 +23,7 @@ typedef struct {            /* engines over the setup's nets, and the order of p
     Engine *policy, *reference, *value; /* value: PPO */
     int64_t *order;         /* (n_prompt) of epoch order_epoch */
     int64_t order_epoch;
+    Pulse *pulse;           /* told what it does; NULL is fine */
 } Rollout;
 
 bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err);

@@ -10,7 +10,9 @@
 struct Trainer {
     Net net;
     TrainConfig cfg;
+    Objective obj_here; /* the caller's, with our pulse */
     const Objective *obj;
+    Pulse *pulse;
     Log *log;
     const Stop *stop;
     Optim *optim;
@@ -29,6 +31,7 @@ struct Trainer {
 static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m,
                     bool grads) {
     if (b->n_row == 0) return 0; /* nothing in it is trained */
+    pulse_section(obj->pulse, SECTION_FWD);
     net_forward(net, a, b, NULL);
     double loss = 0;
     int rows = (int)slice.rows, step = rows - rows % obj->row_group;
@@ -44,7 +47,10 @@ static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tens
         loss += obj->loss(obj->self, net.trunk->be, b, first, out, weight, m);
         if (grads) head_backward(net, a, first, out);
     }
-    if (grads) net_backward(net, a, b);
+    if (grads) {
+        pulse_section(obj->pulse, SECTION_BWD);
+        net_backward(net, a, b);
+    }
     return loss;
 }
 
@@ -97,7 +103,9 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     CHECK(c->accum >= 1 && c->keep != KEEP_NONE, "accum %d, keep %d", c->accum, (int)c->keep);
     CHECK(net_trains(net), "the net was opened without gradients");
     Trainer *t = mem_alloc(sizeof *t);
-    *t = (Trainer){.net = net, .cfg = *c, .obj = obj, .log = log, .stop = stop, .last_loss = NAN};
+    *t = (Trainer){.net = net, .cfg = *c, .obj_here = *obj, .log = log, .stop = stop, .last_loss = NAN};
+    t->obj = &t->obj_here;
+    t->obj_here.pulse = t->pulse = log_pulse(log);
     if (t->cfg.max_skipped == 0) t->cfg.max_skipped = 10;
     if (t->cfg.state_s == 0) t->cfg.state_s = 60;
     t->metrics = metrics_new();
@@ -148,9 +156,19 @@ static bool write_state(void *ud, const char *dir, Error *err) {
     return ok;
 }
 
+bool train_may_save(const Pulse *pulse, Error *err) {
+    return pulse_leased(pulse) ||
+           error_set(err, ERR_STOPPED,
+                     "nothing was saved: the supervisor was not heard for too long, and may have "
+                     "started another process in this one's place");
+}
+
 /* The metrics file is synced first: the state names a size that must be there. */
 static bool save(Trainer *t, const char *dir, Error *err) {
-    return appender_sync(t->file, err) && state_save(dir, write_state, t, err);
+    pulse_section(t->pulse, SECTION_CKPT);
+    bool ok = train_may_save(t->pulse, err) && appender_sync(t->file, err) && state_save(dir, write_state, t, err);
+    if (ok) pulse_commit(t->pulse, t->step);
+    return ok;
 }
 
 static bool load(Trainer *t, const char *dir, int64_t *metrics_bytes, Error *err) {
@@ -193,8 +211,10 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     double sum = 0;
     *s = (Step){.start_s = now_s(), .wait_s = waited(t)};
     metrics_clear(t->metrics);
+    pulse_step(t->pulse, t->step + 1);
     for (int i = 0; i < c->accum; i++) {
         Batch b;
+        pulse_section(t->pulse, SECTION_DATA);
         if ((s->stopped = stop_requested(t->stop))) break;
         if (!t->obj->micro(t->obj->self, t->step * c->accum + i, &b, err)) return false;
         CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
@@ -207,6 +227,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
         return true;
     }
     double factor = schedule_factor(&c->schedule, t->step);
+    pulse_section(t->pulse, SECTION_OPT);
     s->lr = c->optim.lr * factor;
     s->loss = s->weight > 0 ? sum / s->weight : 0;
     if (s->weight > 0 && isfinite(sum)) {
@@ -222,6 +243,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     t->last_loss = s->loss;
     t->tok_done += s->n_tok;
     t->step++;
+    pulse_numbers(t->pulse, s->loss, s->grad_norm, t->tok_done);
     return true;
 }
 
@@ -296,6 +318,7 @@ bool trainer_run(Trainer *t, const char *dir, Error *err) {
     if (ok) {
         ok = loop(t, dir, err);
         if (ok) ok = appender_sync(t->file, err);
+        pulse_section(t->pulse, SECTION_INIT);
         log_progress_end(t->log);
         appender_close(t->file);
         t->file = NULL;

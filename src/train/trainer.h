@@ -23,6 +23,9 @@ typedef struct {
     int64_t state_steps;    /* > 0: also every so many steps (deterministic kill tests) */
 } TrainConfig;
 
+/* False (ERR_STOPPED) when the supervisor of this process was not heard lately, so that another may be at work in its place. */
+bool train_may_save(const Pulse *pulse, Error *err);
+
 typedef struct Trainer Trainer;
 /* Allocates activations for obj->max_tok, max_row. What of the net has no gradients is frozen. */
 bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective *obj, Log *log, const Stop *stop, Error *err);

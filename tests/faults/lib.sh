@@ -1,0 +1,30 @@
+# tests/faults/lib.sh — what the scripts here share: toy launches below $DIR, waiting, judging. Sourced by bash scripts whose $1 is
+# the folder with toy_launch and toy_rank. A script prints what it checks; the first thing that is not as it must be ends it.
+set -u
+BIN=${1:?the folder with toy_launch and toy_rank}
+HERE=$(cd "$(dirname "$0")" && pwd)
+DIR=$(mktemp -d "${TMPDIR:-/tmp}/dikast-faults-XXXXXX")
+unset DIKAST_SUP DIKAST_TOKEN
+
+skip() { echo "$(basename "$0"): skipped: $*"; exit 77; }
+fail() { echo "FAIL: $*"; tail -n 20 "$CASE/said" "$CASE/launch/events.jsonl" 2>/dev/null; exit 1; }
+now() { date +%s.%N; }
+# within A B SECONDS WHAT: the time from A to B
+within() { awk -v a="$1" -v b="$2" -v most="$3" 'BEGIN { exit !(b - a <= most) }' || fail "$4 after $(awk "BEGIN { print $2 - $1 }") s, allowed $3 s"; }
+wait_for() { # SECONDS COMMAND...: until it succeeds
+    local end=$((SECONDS + $1)); shift
+    until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || fail "waited in vain for: $*"; sleep 0.05; done
+}
+begin() { CASE=$DIR/$1; mkdir -p "$CASE"; echo "$1"; }
+events() { grep "\"event\":\"$1\"" "$CASE/launch/events.jsonl" 2>/dev/null; }
+said() { events "$1" | grep -q -- "$2" || fail "no event '$1' with: $2"; }
+event_time() { date -d "$(events "$1" | head -n 1 | sed 's/.*"t":"\([^"]*\)".*/\1/')" +%s.%N; }
+state_at() { [ -e "$CASE/$(printf 'ckpt-%06d.bin' "$1")" ]; }
+rank_pids() { events hello | sed -n "s/.*\"attempt\":${1:-1},.*\"pid\":\([0-9]*\).*/\1/p"; }
+gone() { local p; for p in "$@"; do [ ! -e "/proc/$p" ] || grep -q '^State:.Z' "/proc/$p/status" 2>/dev/null || return 1; done; }
+# The bytes of one undisturbed rank.
+same_result() {
+    mkdir -p "$DIR/alone-$1"
+    [ -e "$DIR/alone-$1/final.bin" ] || TOY_STEP_MS=0 "$BIN/toy_rank" "$DIR/alone-$1" "$1" || fail "the undisturbed run"
+    cmp -s "$DIR/alone-$1/final.bin" "$CASE/final.bin" || fail "the result is not that of an undisturbed run"
+}
