@@ -64,6 +64,12 @@ static bool write_shard(Save *v, Error *err) {
 
 /* -- c6 to c10: rank 0 */
 
+static bool size_is(Save *v, const CkptFile *f, Error *err) {
+    int64_t bytes = io_size(at(v, v->tmp.s, f->name));
+    return bytes == f->sums.bytes || error_set(err, ERR_STATE, "%s: has %" PRId64 " bytes, its record says %" PRId64,
+                                               v->path.s, bytes, f->sums.bytes);
+}
+
 static bool take_record(Save *v, int rank, Error *err) {
     char name[64];
     Str text = {0};
@@ -73,9 +79,10 @@ static bool take_record(Save *v, int rank, Error *err) {
               ckpt_record_parse(&m, text.s, text.n, v->path.s, err);
     if (ok) {
         bool own = m.step == v->s->step && m.world == v->c->n_ranks && m.n_file == 1;
-        if (own)
+        ok = !own || size_is(v, &m.file[0], err);
+        if (own && ok)
             ckpt_manifest_merge(&v->all, &m);
-        else
+        else if (!own)
             ok = error_set(err, ERR_STATE, "%s: of step %" PRId64 " and %d ranks, expected %" PRId64 " and %d",
                            v->path.s, m.step, m.world, v->s->step, v->c->n_ranks);
         ckpt_manifest_release(&m);
