@@ -20,7 +20,7 @@ typedef struct { /* what the thread works on */
     Tensor *like; /* (n) the pieces' tensors; their memory is not touched by the thread */
     size_t *at;   /* (n) where each lies in raw */
     int n;
-    unsigned char *raw; /* NULL: taken from the backend piece by piece */
+    unsigned char *raw; /* the writer's; NULL: taken from the backend piece by piece */
     size_t bytes;
     Backend *be;
     void *piece; /* raw NULL: storage of one piece */
@@ -43,14 +43,14 @@ struct CkptWriter {
     bool failed;  /* the last save; err says why */
     Error err;
     CkptStats stats;
+    unsigned char *room; /* of the copies */
+    size_t room_bytes;
 };
 
 /* -- one job */
 
 static void job_free(Job *j) {
     if (!j) return;
-    MemSource host = mem_source_host();
-    if (j->raw) host.put(host.ud, j->raw, j->bytes);
     for (int s = 0; s < CKPT_SECTIONS; s++) free(j->section[s]);
     heap_release(&j->heap);
     free(j->piece);
@@ -88,13 +88,29 @@ static Job *job_new(Backend *be, const CkptState *s) {
     return j;
 }
 
-/* c1. False: there is no memory for a copy. */
-static bool job_copy(Job *j) {
+/* The copy's memory stays for the next one: fresh pages would cost as much as the copy. */
+static unsigned char *room_for(CkptWriter *w, size_t bytes) {
     MemSource host = mem_source_host();
-    j->raw = host.get(host.ud, j->bytes + 1);
+    if (w->room_bytes >= bytes) return w->room;
+    if (w->room) host.put(host.ud, w->room, w->room_bytes);
+    w->room = host.get(host.ud, bytes);
+    w->room_bytes = w->room ? bytes : 0;
+    return w->room;
+}
+
+static void copy_piece(void *ud, int64_t i, int thread) {
+    Job *j = ud;
+    (void)thread;
+    tensor_get_raw(j->be, j->raw + j->at[i], j->like[i]);
+}
+
+/* c1. False: there is no memory for a copy. */
+static bool job_copy(CkptWriter *w, Job *j) {
+    j->raw = room_for(w, j->bytes + 1);
     if (!j->raw) return false;
-    j->bytes++;
-    for (int i = 0; i < j->n; i++) tensor_get_raw(j->be, j->raw + j->at[i], j->like[i]);
+    bool shared = j->be && j->be->pool && !backend_queues(j->be);
+    if (shared) pool_for(j->be->pool, j->n, copy_piece, j);
+    for (int64_t i = 0; i < j->n && !shared; i++) copy_piece(j, i, 0);
     free(j->piece);
     j->piece = NULL;
     return true;
@@ -178,6 +194,8 @@ void ckpt_writer_close(CkptWriter *w) {
         pthread_mutex_unlock(&w->lock);
         pthread_join(w->thread, NULL);
     }
+    MemSource host = mem_source_host();
+    if (w->room) host.put(host.ud, w->room, w->room_bytes);
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->changed);
     free(w->dir);
@@ -227,7 +245,7 @@ static bool has_room(const CkptWriter *w, const Job *j, Error *err) {
 }
 
 static bool save(CkptWriter *w, Job *j, double start, Error *err) {
-    bool copied = w->has_thread && job_copy(j);
+    bool copied = w->has_thread && job_copy(w, j);
     if (w->has_thread && !copied)
         log_event(w->c.log, "ckpt_memory", "no memory for a copy of %zu bytes: training waits for this save", j->bytes);
     crash_point("ckpt.c1", w->c.rank, j->step);
