@@ -135,7 +135,7 @@ static bool list(const Args *a, bool verify, Error *err) {
     Error first = {0};
     int bad = 0;
     if (!find(&f, a->arg[1], err)) return false;
-    json_out_init(&j, &text, 1);
+    json_out_init(&j, &text, 0);
     json_out_obj(&j, NULL);
     json_out_arr(&j, "checkpoints");
     for (int i = 0; i < f.n; i++) {
