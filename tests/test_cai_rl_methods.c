@@ -174,7 +174,7 @@ static void killed(void **state) {
             assert_ok(io_make_dirs(dir, &err), err);
             if (k) {
                 pid_t child = help_spawn(dir, command);
-                while (!find_rl(rl, dir) || !help_exists(rl, "state")) pause_ms(2);
+                while (!find_rl(rl, dir) || !help_exists(rl, "state/LATEST")) pause_ms(2);
                 pause_ms(20);
                 kill(child, SIGKILL);
                 assert_int_equal(help_wait(child), 1000 + SIGKILL);

@@ -168,6 +168,13 @@ static void put_replies(void *ud, const PpoReport *r) {
     json_out_arr_end(run->out);
 }
 
+static void put_net(Request *a, Net net, const char *name) {
+    Str path = {0};
+    str_printf(&path, "%s/%s", text(a, "out"), name);
+    must(a, net_save(net, path.s, &a->err));
+    str_release(&path);
+}
+
 static void ppo(Request *a, JsonOut *out) {
     Opened policy, reference, value;
     const Json *prompts = json_get(a->q, "prompts");
@@ -194,8 +201,8 @@ static void ppo(Request *a, JsonOut *out) {
     s.end_id = -1, s.score_sd = 1, s.score = given_scores, s.score_ud = &run, s.report = put_replies,
     s.report_ud = &run;
     must(a, ppo_run(&c, &s, NULL, NULL, NULL, &a->err));
-    must(a, state_put_net(policy.net, text(a, "out"), "policy", &a->err));
-    must(a, state_put_net(value.net, text(a, "out"), "value", &a->err));
+    put_net(a, policy.net, "policy");
+    put_net(a, value.net, "value");
     free(prompt);
     free(tok);
     close_net(&policy);

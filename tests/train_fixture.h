@@ -119,6 +119,14 @@ static inline void fresh_dir(Str *dir, const char *name) {
     must(io_remove_tree(dir->s, &err) && io_make_dirs(dir->s, &err), &err);
 }
 
+static inline bool there(const char *dir, const char *name) {
+    Str path = {0};
+    str_printf(&path, "%s/%s", dir, name);
+    bool found = io_exists(path.s);
+    str_release(&path);
+    return found;
+}
+
 /* metrics.jsonl without the times, which end each line. */
 static inline void read_metrics(Str *out, const char *dir) {
     Error err = {0};

@@ -67,6 +67,7 @@ bool bench_train(Bench *b, Error *err);
 bool bench_generate(Bench *b, Error *err);
 bool bench_tokenize(Bench *b, Error *err);
 bool bench_load(Bench *b, Error *err);
+bool bench_ckpt(Bench *b, Error *err);
 bool bench_open(Bench *b, Error *err);
 bool bench_gemm(Bench *b, Error *err);
 bool bench_kernels(Bench *b, Error *err);

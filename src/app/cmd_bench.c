@@ -25,8 +25,10 @@ static const Flag flags[] = {
     {"--lora", "R", "train: adapters of rank R on every matrix of the layers, the model frozen (default: all weights)"},
     {"--weights", "DTYPE",
      "generate, ppo, grpo: tokens drawn from a rounded copy of the matrices: bf16 or int8 (default: the model's own)"},
-    {"--dir", "DIR", "generate: a model folder of this size; also times the way to its first token; open: the folder"},
-    {"--reps", "N", "generate, tokenize, load, open: repetitions (default 3)"},
+    {"--dir", "DIR",
+     "generate: a model folder of this size; also times the way to its first token; open: the folder; ckpt: where to "
+     "write"},
+    {"--reps", "N", "generate, tokenize, load, open, ckpt: repetitions (default 3)"},
     {"--m", "LIST", "gemm: rows (default 1,8,32,64,512; dx and dw from 64 on)"},
     {"--ops", "LIST", "gemm: of qkv,proj,ff1,ff2,head (default all)"},
     {"--cold", NULL, "gemm: walk through 256 MB of weights, as decoding does"},
@@ -312,9 +314,9 @@ void case_end(Case *c, Meter m, const char *say, ...) {
 static const struct {
     const char *name;
     bool (*run)(Bench *b, Error *err);
-} kinds[] = {{"train", bench_train},     {"generate", bench_generate}, {"tokenize", bench_tokenize},
-             {"load", bench_load},       {"open", bench_open},         {"gemm", bench_gemm},
-             {"kernels", bench_kernels}, {"ppo", bench_ppo},           {"grpo", bench_grpo}};
+} kinds[] = {{"train", bench_train}, {"generate", bench_generate}, {"tokenize", bench_tokenize}, {"load", bench_load},
+             {"open", bench_open},   {"gemm", bench_gemm},         {"kernels", bench_kernels},   {"ppo", bench_ppo},
+             {"grpo", bench_grpo},   {"ckpt", bench_ckpt}};
 
 static bool read_rl_flags(Bench *b, const Args *a, Error *err) {
     const Command *c = &command_bench;
@@ -374,14 +376,15 @@ static bool run(const Args *a, Error *err) {
         machine_close(&b.machine);
         return ok;
     }
-    return error_set(err, ERR_CONFIG,
-                     "no benchmark '%s'; there are train, generate, tokenize, load, open, gemm, kernels, ppo and grpo",
-                     a->arg[0]);
+    return error_set(
+        err, ERR_CONFIG,
+        "no benchmark '%s'; there are train, generate, tokenize, load, open, gemm, kernels, ppo, grpo and ckpt",
+        a->arg[0]);
 }
 
 const Command command_bench = {
     .name = "bench",
-    .usage = "bench train|generate|tokenize|load|open|gemm|kernels|ppo|grpo [flags] [--json]",
+    .usage = "bench train|generate|tokenize|load|open|gemm|kernels|ppo|grpo|ckpt [flags] [--json]",
     .help =
         "speed on this machine\n\n"
         "Random weights and random tokens, one line per case; --json: one object per case. Rates are medians over the\n"

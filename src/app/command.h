@@ -51,6 +51,6 @@ void print_text(Str *text);
 
 extern const Command command_run, command_plan, command_monitor, command_stage, command_why, command_report, command_config, command_constitution,
     command_data, command_tokenize, command_generate, command_chat, command_score, command_eval, command_logits, command_import, command_export,
-    command_verify_export, command_bench, command_oracle, command_doctor,
+    command_verify_export, command_ckpt, command_bench, command_oracle, command_doctor,
     command_launch;
 #endif

@@ -34,6 +34,7 @@ static const Command *const commands[] = {
     &command_import,
     &command_export,
     &command_verify_export,
+    &command_ckpt,
     &command_tokenize,
     &command_bench,
     &command_oracle,

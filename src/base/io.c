@@ -69,6 +69,8 @@ bool sys_fsync(int fd) {
     return fsync(fd) == 0 || errno == EINVAL;
 }
 
+bool sys_fdatasync(int fd) { return !faulty("fsync") && (fdatasync(fd) == 0 || errno == EINVAL); }
+
 static bool sys_rename(const char *from, const char *to) { return !faulty("rename") && rename(from, to) == 0; }
 
 static bool sys_mkdir(const char *path) { return !faulty("mkdir") && mkdir(path, 0777) == 0; }
@@ -202,6 +204,15 @@ bool io_rename(const char *from, const char *to, Error *err) {
     if (!sys_rename(from, to)) return error_errno(err, "rename into place", to);
     return sync_parent(to, err);
 }
+
+/* Some network file systems know no RENAME_NOREPLACE; there a folder with something in it is never replaced either. */
+bool io_rename_new(const char *from, const char *to, Error *err) {
+    bool ok = !faulty("rename") && renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0;
+    if (!ok && errno == EINVAL) ok = rename(from, to) == 0;
+    return ok || error_errno(err, "rename into place", to);
+}
+
+bool io_sync(const char *path, Error *err) { return sync_path(path, O_RDONLY, err); }
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 

@@ -13,6 +13,8 @@ bool io_is_dir(const char *path);
 int64_t io_size(const char *path);                                              /* -1 when absent */
 bool io_make_dirs(const char *path, Error *err);                                /* mkdir -p */
 bool io_rename(const char *from, const char *to, Error *err);                   /* durable: fsyncs the directory */
+bool io_rename_new(const char *from, const char *to, Error *err);                /* not yet durable; fails if `to` is there */
+bool io_sync(const char *path, Error *err);                                     /* fsync of one file or folder */
 bool io_remove_tree(const char *path, Error *err);                              /* absent is fine */
 bool io_sync_tree(const char *path, Error *err);                                /* fsync every file and folder below */
 bool io_copy_file(const char *from, const char *to, Error *err);                /* atomic */

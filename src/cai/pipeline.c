@@ -207,9 +207,10 @@ static bool remove_temporaries(const char *dir, Error *err) {
 /* DONE before the state goes: killed in between, the result is there and some disk space is not. */
 static bool write_done(const StageCtx *ctx, Error *err) {
     Str path = {0};
+    StateConfig state = stage_state(ctx);
     path_join(&path, ctx->output, "DONE");
     bool ok = io_sync_tree(ctx->output, err) && io_write_file(str_get(&path), "done\n", 5, err) &&
-              state_remove(ctx->output, err);
+              state_finish(ctx->output, &state, err);
     str_release(&path);
     return ok;
 }

@@ -48,6 +48,12 @@ const CfgKey run_keys[] = {
     {"run.dtype",   CFG_ENUM,  CFG_RESULT,  AT(run.dtype),   "fp32|bf16", 0, 0, "of weights and of what products read; bf16: F32 sums, masters, statistics, losses"},
     {"run.state_s", CFG_FLOAT, CFG_RUNTIME, AT(run.state_s), "30",   0, 1e9,  "seconds between saved training states"},
 
+    {"ckpt.every",      CFG_INT,  CFG_RUNTIME, AT(ckpt.every),      "0",    0, BIG,  "steps (rl: updates) between saved training states, beside run.state_s; 0: by the clock alone"},
+    {"ckpt.keep",       CFG_INT,  CFG_RUNTIME, AT(ckpt.keep),       "2",    1, 1e6,  "newest training states that stay while a stage runs"},
+    {"ckpt.keep_every", CFG_INT,  CFG_RUNTIME, AT(ckpt.keep_every), "0",    0, BIG,  "states whose step is a multiple stay, also after the stage is done; 0: none"},
+    {"ckpt.keep_best",  CFG_BOOL, CFG_RUNTIME, AT(ckpt.keep_best),  "false", 0, 0,   "the state with the lowest loss (rl: highest reward) stays, also after the stage is done"},
+    {"ckpt.async",      CFG_BOOL, CFG_RUNTIME, AT(ckpt.async),      "true", 0, 0,    "write states in the background, from a copy in memory; false: training waits, without a copy"},
+
     {"data.source",        CFG_ENUM, CFG_RESULT, AT(data.source), "files|world", 0, 0, "files: data.dir; world: the generated tiny world"},
     {"data.dir",           CFG_STR,  CFG_RUNTIME, AT(data.dir), "../shared/data/quickstart", 0, 0, "folder of the data files"},
     {"data.pretrain",      CFG_LIST, CFG_RESULT, AT(data.pretrain), "pretrain.jsonl", 0, 0, "text files: {text} rows or plain text"},

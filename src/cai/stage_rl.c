@@ -158,6 +158,8 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
                      .kl_stop = c->rl.kl_stop,
                      .value_lr = c->rl.value_lr,
                      .state_s = c->run.state_s,
+                     .state_updates = c->ckpt.every,
+                     .state = stage_state(ctx),
                      .seed = ctx->seed,
                      .keep = c->rl.t.recompute ? KEEP_INPUTS : KEEP_ALL};
     stage_optim(&p->optim, &c->rl.t);

@@ -374,11 +374,22 @@ int stage_pass_tokens(const SampleSet *s, int64_t micro_tokens) {
     return (int)longest;
 }
 
+StateConfig stage_state(const StageCtx *ctx) {
+    const RunConfig *c = ctx->cfg;
+    return (StateConfig){.keep = (int)c->ckpt.keep,
+                         .keep_every = c->ckpt.keep_every,
+                         .keep_best = c->ckpt.keep_best,
+                         .wait = !c->ckpt.async,
+                         .seed = ctx->seed};
+}
+
 bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objective *obj, int64_t packs_in_epoch,
                  Error *err) {
     TrainConfig c = {.accum = (int)((k->batch_tokens + k->micro_tokens / 2) / k->micro_tokens),
                      .keep = k->recompute ? KEEP_INPUTS : KEEP_ALL,
-                     .state_s = ctx->cfg->run.state_s};
+                     .state_s = ctx->cfg->run.state_s,
+                     .state_steps = ctx->cfg->ckpt.every,
+                     .state = stage_state(ctx)};
     if (c.accum < 1) c.accum = 1;
     c.steps = k->steps;
     if (c.steps == 0) c.steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c.accum);

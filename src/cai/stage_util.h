@@ -56,6 +56,7 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *keys, const Obje
 /* Mean next-token loss per weighted token of the whole set, nats; NaN when it is empty. */
 bool stage_lm_loss(double *out, Net net, const SampleSet *s, int max_tok, Error *err);
 void stage_optim(OptimConfig *o, const TrainKeys *k);
+StateConfig stage_state(const StageCtx *ctx);    /* ckpt.* */
 void stage_schedule(Schedule *s, const char *section, const TrainKeys *k, int64_t steps);
 void stage_sampling(SampleParams *p, const StageCtx *ctx, const SampleKeys *k, const int32_t *stop, int n_stop);
 /* One sequence into the set, unless it is longer than max_len: then it is dropped with a ledger entry. Tokens with weight

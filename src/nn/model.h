@@ -12,6 +12,7 @@
 #ifndef DIKAST_NN_MODEL_H
 #define DIKAST_NN_MODEL_H
 
+#include "base/json.h"
 #include "base/rng.h"
 #include "base/str.h"
 #include "tensor/backend.h"
@@ -159,6 +160,8 @@ typedef struct {
     int64_t shard;          /* 0: 5e9 */
 } SaveOptions;
 bool net_save(Net n, const char *dir, Error *err);
+/* {"config": config.json's content, "head": "lm" | "score", "outputs", "adapter": {r, alpha, rslora} or null} */
+bool net_describe(JsonOut *j, const char *key, Net n, Error *err);
 bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err);
 /* More rows of embedding and head, in place: new ones near the mean of the old, drawn from seed. HEAD_LM. On failure
  * nothing has changed. */
@@ -177,6 +180,7 @@ typedef struct {
 } ParamInfo;
 typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);
 int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk, untied head, adapter; fixed order; returns the count */
+int net_visit_own(Net n, ParamVisitor *fn, void *ud);   /* what is the net's alone: of one with an adapter that, and a scoring head */
 bool net_trains(Net n);                                 /* has anything gradients? */
 void net_zero_grads(Net n);
 

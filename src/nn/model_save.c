@@ -211,12 +211,41 @@ static bool remove_stale(const char *dir, int n_shard, Error *err) {
     return ok;
 }
 
+static void put_config(Str *out, Net n, const char *dtype) {
+    Model *m = n.trunk;
+    if (!dtype) dtype = m->dtype == DTYPE_BF16 ? "BF16" : "F32";
+    family_config_write(out, &m->cfg, &m->tokens, dtype, n.head ? n.head->kind : HEAD_LM, n.head ? n.head->n_out : 0);
+}
+
+bool net_describe(JsonOut *j, const char *key, Net n, Error *err) {
+    Str text = {0};
+    Json *config;
+    put_config(&text, n, NULL);
+    bool ok = json_parse(&config, text.s, text.n, 0, "config.json", 1, err);
+    str_release(&text);
+    if (!ok) return false;
+    json_out_obj(j, key);
+    json_out_node(j, "config", config);
+    json_out_str(j, "head", n.head && n.head->kind == HEAD_SCORE ? "score" : "lm");
+    json_out_int(j, "outputs", n.head ? n.head->n_out : 0);
+    if (n.adapter) {
+        const LoraConfig *c = adapter_config(n.adapter);
+        json_out_obj(j, "adapter");
+        json_out_int(j, "r", c->r);
+        json_out_num(j, "alpha", c->alpha);
+        json_out_bool(j, "rslora", c->rslora);
+        json_out_obj_end(j);
+    } else {
+        json_out_str(j, "adapter", NULL);
+    }
+    json_out_obj_end(j);
+    json_release(config);
+    return true;
+}
+
 static bool write_config(const SaveJob *job, const char *dir, Error *err) {
-    Model *m = job->net.trunk;
-    const Head *h = job->net.head;
     Str path = {0}, config = {0};
-    const char *dtype = job->dtype ? job->dtype : m->dtype == DTYPE_BF16 ? "BF16" : "F32";
-    family_config_write(&config, &m->cfg, &m->tokens, dtype, h ? h->kind : HEAD_LM, h ? h->n_out : 0);
+    put_config(&config, job->net, job->dtype);
     str_printf(&path, "%s/config.json", dir);
     bool ok = io_write_file(path.s, config.s, config.n, err);
     str_release(&path);

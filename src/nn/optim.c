@@ -58,6 +58,7 @@ double schedule_factor(const Schedule *c, int64_t s) {
 
 typedef struct {
     char *name; /* "<net>.<name>" */
+    int net;
     Tensor w, dw, m, v;
     Tensor master; /* BF16 weights: what they are rounded from; else empty */
     double lr_scale;
@@ -91,7 +92,7 @@ static void collect(void *ud, int index, const ParamInfo *p) {
         if (o->param[i].w.data == p->w.data) return; /* nets may share a trunk; its parameters are updated once */
     OptimParam *q = &o->param[o->n_param++];
     *q = (OptimParam){.name = heap_printf(&o->names, "%d.%s", job->net, p->name), .lr_scale = job->lr_scale};
-    q->w = p->w, q->dw = p->dw, q->decay = p->decay;
+    q->w = p->w, q->dw = p->dw, q->decay = p->decay, q->net = job->net;
 }
 
 static void place_moments(Optim *o, Arena *mem) {
@@ -235,6 +236,17 @@ static const char state_kind[STATES] = {'m', 'v', 'w'};
 
 /* A parameter's tensors of state: moments, and the master of BF16 weights; empty where there is none. */
 static Tensor state_of(const OptimParam *p, int k) { return k == 0 ? p->m : k == 1 ? p->v : p->master; }
+
+void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
+    static const OptimKind kind[STATES] = {OPTIM_M, OPTIM_V, OPTIM_MASTER};
+    for (int i = 0; i < STATES * o->n_param; i++) {
+        const OptimParam *p = &o->param[i / STATES];
+        Tensor t = state_of(p, i % STATES);
+        if (!tensor_empty(t)) fn(ud, p->net, strchr(p->name, '.') + 1, kind[i % STATES], t);
+    }
+}
+
+void optim_resume(Optim *o, int64_t updates) { o->updates = updates; }
 
 static int count_states(const Optim *o) {
     int n = 0;

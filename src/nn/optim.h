@@ -31,6 +31,12 @@ void optim_close(Optim *o);
 /* lr_factor from the schedule; grad_scale: 1 / total loss weight. Raises every trunk's version unless skipped. */
 OptimResult optim_step(Optim *o, double lr_factor, double grad_scale);
 int64_t optim_updates(const Optim *o);      /* t: updates made (skipped ones not counted) */
+/* What a state must hold beside the weights: for each parameter m, v and, of BF16 weights, the master. name: the parameter's in its
+ * net, the net's number as in optim_open. Those who fill the tensors say how many updates they have seen. */
+typedef enum { OPTIM_M, OPTIM_V, OPTIM_MASTER } OptimKind;
+typedef void OptimVisitor(void *ud, int net, const char *name, OptimKind kind, Tensor t);
+void optim_visit(const Optim *o, OptimVisitor *fn, void *ud);
+void optim_resume(Optim *o, int64_t updates);
 /* Moments, F32 masters of BF16 weights and t, as safetensors "<net>.<name>.m/.v/.w". Loading is strict. */
 bool optim_save(const Optim *o, const char *path, Error *err);
 bool optim_load(Optim *o, const char *path, Error *err);

@@ -172,19 +172,29 @@ static void visit_adapter(void *ud, const LoraPart *p) {
     job->n++;
 }
 
+static void visit_head(VisitJob *job, const Head *h) {
+    char name[PARAM_NAME_MAX];
+    family_head_name(name, h->kind);
+    ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
+    info.w = h->w, info.dw = h->dw;
+    if (job->fn) job->fn(job->ud, job->n, &info);
+    job->n++;
+}
+
 int net_visit(Net n, ParamVisitor *fn, void *ud) {
     Model *m = n.trunk;
     VisitJob job = {&m->cfg, fn, ud, 0};
     params_walk(&m->cfg, &m->w, &m->dw, visit_one, &job);
-    if (n.head && !n.head->tied) {
-        char name[PARAM_NAME_MAX];
-        family_head_name(name, n.head->kind);
-        ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
-        info.w = n.head->w, info.dw = n.head->dw;
-        if (fn) fn(ud, job.n, &info);
-        job.n++;
-    }
+    if (n.head && !n.head->tied) visit_head(&job, n.head);
     if (n.adapter) lora_visit(n.adapter, visit_adapter, &job);
+    return job.n;
+}
+
+int net_visit_own(Net n, ParamVisitor *fn, void *ud) {
+    if (!n.adapter) return net_visit(n, fn, ud);
+    VisitJob job = {&n.trunk->cfg, fn, ud, 0};
+    if (n.head && n.head->kind == HEAD_SCORE) visit_head(&job, n.head);
+    lora_visit(n.adapter, visit_adapter, &job);
     return job.n;
 }
 

@@ -248,12 +248,13 @@ static int by_width(const void *a, const void *b) {
     return strcmp(x->name, y->name);
 }
 
-static void put_header(Str *out, const StOut *const *t, int n) {
+static void put_header(Str *out, const StOut *const *t, int n, const char *const (*meta)[2], int n_meta) {
     JsonOut j;
     json_out_init(&j, out, 0);
     json_out_obj(&j, NULL);
     json_out_obj(&j, "__metadata__");
     json_out_str(&j, "format", "pt");
+    for (int i = 0; i < n_meta; i++) json_out_str(&j, meta[i][0], meta[i][1]);
     json_out_obj_end(&j);
     int64_t at = 0;
     for (int i = 0; i < n; i++) {
@@ -272,24 +273,32 @@ static void put_header(Str *out, const StOut *const *t, int n) {
     while (out->n % 8) str_putc(out, ' ');
 }
 
-bool st_write_with(const char *path, const StOut *t, int n, StPut *put, void *ud, Error *err) {
-    const StOut **order = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *order);
-    for (int i = 0; i < n; i++) order[i] = &t[i];
-    qsort(order, (size_t)n, sizeof *order, by_width);
-    for (int i = 1; i < n; i++) CHECK(strcmp(order[i - 1]->name, order[i]->name) != 0, "'%s' twice", order[i]->name);
-
+void st_head(Str *out, int *order, const StOut *t, int n, const char *const (*meta)[2], int n_meta) {
+    const StOut **sorted = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *sorted);
+    for (int i = 0; i < n; i++) sorted[i] = &t[i];
+    qsort(sorted, (size_t)n, sizeof *sorted, by_width);
+    for (int i = 1; i < n; i++) CHECK(strcmp(sorted[i - 1]->name, sorted[i]->name) != 0, "'%s' twice", sorted[i]->name);
+    for (int i = 0; i < n; i++) order[i] = (int)(sorted[i] - t);
     Str header = {0};
-    put_header(&header, order, n);
-    unsigned char length[8];
-    for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header.n >> 8 * i);
-    Writer *w = NULL;
-    bool ok = writer_open(&w, path, err) && writer_put(w, length, sizeof length, err) &&
-              writer_put(w, header.s, header.n, err);
-    for (int i = 0; ok && i < n; i++)
-        ok = order[i]->data || order[i]->bytes == 0 ? writer_put(w, order[i]->data, order[i]->bytes, err)
-                                                    : put(ud, order[i], w, err);
-    ok = writer_end(w, ok, err);
+    put_header(&header, sorted, n, meta, n_meta);
+    for (int i = 0; i < 8; i++) str_putc(out, (char)((uint64_t)header.n >> 8 * i));
+    str_putn(out, header.s, header.n);
     str_release(&header);
+    free(sorted);
+}
+
+bool st_write_with(const char *path, const StOut *t, int n, StPut *put, void *ud, Error *err) {
+    int *order = mem_alloc((size_t)(n > 0 ? n : 1) * sizeof *order);
+    Str head = {0};
+    st_head(&head, order, t, n, NULL, 0);
+    Writer *w = NULL;
+    bool ok = writer_open(&w, path, err) && writer_put(w, head.s, head.n, err);
+    for (int i = 0; ok && i < n; i++) {
+        const StOut *o = &t[order[i]];
+        ok = o->data || o->bytes == 0 ? writer_put(w, o->data, o->bytes, err) : put(ud, o, w, err);
+    }
+    ok = writer_end(w, ok, err);
+    str_release(&head);
     free(order);
     return ok;
 }

@@ -24,6 +24,9 @@ const StEntry *st_find(const StFile *f, const char *name);      /* NULL when abs
 
 typedef struct { const char *name, *dtype; int n_dim; int64_t dim[4]; const void *data; size_t bytes; } StOut;
 bool st_write(const char *path, const StOut *t, int n, Error *err);     /* sorted as the format asks; metadata format=pt */
+/* What such a file begins with: length and header. order (n): numbers of the tensors as they follow, without gaps; meta: n_meta pairs
+ * of key and value for __metadata__. */
+void st_head(Str *out, int *order, const StOut *t, int n, const char *const (*meta)[2], int n_meta);
 /* The same where data is NULL: put writes tensor i's bytes, one tensor after the other. */
 typedef bool StPut(void *ud, const StOut *t, Writer *w, Error *err);
 bool st_write_with(const char *path, const StOut *t, int n, StPut *put, void *ud, Error *err);

@@ -367,6 +367,57 @@ void tensor_set_bf16(Tensor y, const unsigned char *in) {
     zero_padding(y);
 }
 
+size_t tensor_raw_bytes(Tensor x) {
+    Tensor s = tensor_storage(x);
+    return (size_t)tensor_count(s) * dtype_bytes(s.dtype);
+}
+
+void tensor_get_raw(Backend *be, void *out, Tensor x) {
+    Tensor from = tensor_storage(x), to = tensor_over(out, from.dtype, from.rows, from.cols);
+    const BackendProvider *p = elsewhere(be, x);
+    size_t row = (size_t)from.cols * dtype_bytes(from.dtype);
+    if (p)
+        piece_out(p, be, to, from);
+    else if (from.ld == from.cols)
+        memcpy(out, from.data, (size_t)from.rows * row);
+    else
+        for (int64_t i = 0; i < from.rows; i++)
+            memcpy((char *)out + (size_t)i * row,
+                   (const char *)from.data + (size_t)(i * from.ld) * dtype_bytes(from.dtype), row);
+}
+
+void tensor_raw_rows(void *out, const void *raw, Tensor like) {
+    size_t size = dtype_bytes(like.dtype);
+    if (!like.panels) {
+        memcpy(out, raw, (size_t)tensor_count(like) * size);
+        return;
+    }
+    like.ld = tensor_storage(like).cols / PANEL_ROWS; /* a panel was copied whole, without what lies beside a view */
+    for (int64_t i = 0; i < like.rows; i++, out = (char *)out + (size_t)like.cols * size) {
+        if (like.dtype == DTYPE_F32) {
+            const float *from = (const float *)raw + tensor_at(like, i, 0);
+            for (int64_t j = 0; j < like.cols; j++) ((float *)out)[j] = from[j * PANEL_ROWS];
+            continue;
+        }
+        for (int64_t j = 0; j < like.cols; j++)
+            memcpy((char *)out + (size_t)j * size, (const char *)raw + (size_t)tensor_at(like, i, j) * size, size);
+    }
+}
+
+void tensor_set_rows(Backend *be, Tensor y, const void *in) {
+    if (y.dtype == DTYPE_F32) {
+        tensor_set_f32(be, y, in);
+    } else if (y.dtype == DTYPE_F64) {
+        tensor_set(be, y, in);
+    } else {
+        float *wide = mem_alloc((size_t)tensor_count(y) * sizeof *wide);
+        Tensor from = tensor_over((void *)(uintptr_t)in, y.dtype, y.rows, y.cols);
+        get_f32(wide, y.cols, from);
+        tensor_set_f32(be, y, wide);
+        free(wide);
+    }
+}
+
 void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
     if (elsewhere(be, x))
         tensor_get(be, out, tensor_rows(x, i, 1));

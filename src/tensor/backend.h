@@ -215,6 +215,12 @@ void tensor_get_f32(Backend *be, float *out, Tensor x);
 void tensor_set_f32(Backend *be, Tensor y, const float *in);
 void tensor_set_bf16(Tensor y, const unsigned char *in);    /* y: panels of BF16 in host memory; in: rows*cols of BF16, little-endian */
 void tensor_set_columns_f32(Tensor y, const float *in);     /* y in host memory; in: its columns one after another, cols*rows */
+/* The cheapest way to the host: bytes of tensor_storage(x), rows next to each other; and from them, later and without the backend,
+ * the elements row-major in their own dtype. like: x, of which only shape, dtype and panels are looked at. */
+size_t tensor_raw_bytes(Tensor x);
+void tensor_get_raw(Backend *be, void *out, Tensor x);
+void tensor_raw_rows(void *out, const void *raw, Tensor like);
+void tensor_set_rows(Backend *be, Tensor y, const void *in);    /* elements row-major in y's dtype, aligned */
 void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i);     /* out: cols; a row inside a panel too */
 void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in);
 

@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,8 +63,11 @@ typedef struct {
     bool keeps_good;
     Metrics *metrics;
     Appender *file;
+    State *state; /* NULL without a folder */
     int64_t update, n_skipped, n_skipped_now;
-    double beta, tok_done;
+    double beta, tok_done, last_reward;
+    int64_t n_tok;       /* of replies since update 0 */
+    uint64_t last_batch; /* state_batch_hash of the last pass */
 } Ppo;
 
 static const RlMethodInfo *method(const Ppo *p) { return &rl_methods[p->c->method]; }
@@ -358,6 +362,9 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     bool ok = !p->file || appender_line(p->file, line.s, line.n, err);
     str_release(&line);
     p->tok_done += (double)p->x.n_tok;
+    p->n_tok += p->x.n_tok;
+    p->last_reward = s->score - p->beta * s->kl;
+    p->last_batch = state_batch_hash(p->pass.b.tok, p->pass.b.n_tok);
     log_progress(p->log, p->update, p->c->updates, p->tok_done, "tok", "score %.3f  kl %.2f  end %.0f %%  clip %.2f",
                  s->score, s->kl, 100 * s->end_share, metrics_mean(p->metrics, "clipfrac"));
     ReplyShape now = {s->end_share, s->length};
@@ -380,67 +387,49 @@ static Net good_net(Ppo *p) {
     return (Net){&p->good_trunk, &p->good_head, NULL};
 }
 
-static bool write_state(void *ud, const char *dir, Error *err) {
-    Ppo *p = ud;
-    Str path = {0}, text = {0};
-    JsonOut j;
-    json_out_init(&j, &text, 1);
-    json_out_obj(&j, NULL);
-    json_out_int(&j, "update", p->update);
-    json_out_num(&j, "beta", p->beta);
-    json_out_int(&j, "skipped_in_a_row", p->n_skipped);
-    json_out_num(&j, "first_end_share", p->shape.end_share);
-    json_out_num(&j, "first_length", p->shape.length);
-    json_out_int(&j, "metrics_bytes", appender_size(p->file));
-    json_out_obj_end(&j);
-    str_printf(&path, "%s/optim.safetensors", dir);
-    bool ok = state_put_net(p->s->policy, dir, "policy", err) &&
-              (!has_value(p) || state_put_net(p->s->value, dir, "value", err)) &&
-              (!p->keeps_good || state_put_net(good_net(p), dir, "good", err)) &&
-              optim_save(warms_up(p) ? p->warm : p->optim, path.s, err);
-    str_clear(&path);
-    str_printf(&path, "%s/state.json", dir);
-    ok = ok && io_write_file(path.s, text.s, text.n, err);
-    str_release(&path);
-    str_release(&text);
-    return ok;
+static StateView view(Ppo *p) {
+    StateView v = {.net = {{"policy", p->s->policy}}, .n_net = 1, .step = p->update, .metric = -p->last_reward};
+    if (has_value(p)) v.net[v.n_net].name = "value", v.net[v.n_net++].net = p->s->value;
+    if (p->keeps_good) v.net[v.n_net].name = "good", v.net[v.n_net++].net = good_net(p);
+    v.optim = warms_up(p) ? p->warm : p->optim;
+    v.optim_net[0] = warms_up(p) ? "value" : "policy";
+    v.optim_net[1] = "value";
+    v.schedule = &p->c->schedule, v.lr = p->c->optim.lr, v.metrics = p->file;
+    return v;
 }
 
-static bool save(Ppo *p, const char *dir, Error *err) {
-    pulse_section(p->pulse, SECTION_CKPT);
-    bool ok = train_may_save(p->pulse, err) && appender_sync(p->file, err) && state_save(dir, write_state, p, err);
-    if (ok) pulse_commit(p->pulse, p->update);
-    return ok;
+static void put_state(void *ud, JsonOut *j) {
+    const Ppo *p = ud;
+    char hash[20];
+    snprintf(hash, sizeof hash, "%016" PRIx64, p->last_batch);
+    json_out_int(j, "update", p->update);
+    json_out_int(j, "rollouts", p->update * p->c->rollouts);
+    json_out_int(j, "tokens", p->n_tok);
+    json_out_str(j, "last_batch", hash);
+    json_out_num(j, "beta", p->beta);
+    json_out_int(j, "skipped_in_a_row", p->n_skipped);
+    json_out_num(j, "first_end_share", p->shape.end_share);
+    json_out_num(j, "first_length", p->shape.length);
+    json_out_num(j, "reward", p->last_reward);
 }
 
-static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
-    Str path = {0}, base = {0};
-    Json *j = NULL;
-    str_printf(&base, "%s/state", dir);
-    str_printf(&path, "%s/state.json", base.s);
-    bool ok = json_read_file(&j, path.s, 0, err);
-    if (ok) {
-        p->update = json_int(json_get(j, "update"), -1);
-        p->beta = json_num(json_get(j, "beta"), NAN);
-        p->n_skipped = json_int(json_get(j, "skipped_in_a_row"), 0);
-        p->shape.end_share = json_num(json_get(j, "first_end_share"), 0);
-        p->shape.length = json_num(json_get(j, "first_length"), 0);
-        *metrics_bytes = json_int(json_get(j, "metrics_bytes"), -1);
-        if (p->update < 0 || *metrics_bytes < 0 || !isfinite(p->beta))
-            ok = error_set(err, ERR_FORMAT,
-                           "%s: expected 'update', 'beta' and 'metrics_bytes'; remove the folder to start again",
-                           path.s);
-    }
-    str_clear(&path);
-    str_printf(&path, "%s/optim.safetensors", base.s);
-    ok = ok && state_get_net(p->s->policy, base.s, "policy", err) &&
-         (!has_value(p) || state_get_net(p->s->value, base.s, "value", err)) &&
-         (!p->keeps_good || state_get_net(good_net(p), base.s, "good", err)) &&
-         optim_load(warms_up(p) ? p->warm : p->optim, path.s, err);
-    json_release(j);
-    str_release(&path);
-    str_release(&base);
-    return ok;
+static bool load(Ppo *p, int64_t *metrics_bytes, Error *err) {
+    const Json *j;
+    if (!state_find(p->state, &j, err)) return false;
+    if (!j) return true;
+    p->update = json_int(json_get(j, "update"), -1);
+    p->n_tok = json_int(json_get(j, "tokens"), 0);
+    p->beta = json_num(json_get(j, "beta"), NAN);
+    p->n_skipped = json_int(json_get(j, "skipped_in_a_row"), 0);
+    p->shape.end_share = json_num(json_get(j, "first_end_share"), 0);
+    p->shape.length = json_num(json_get(j, "first_length"), 0);
+    p->last_reward = json_num(json_get(j, "reward"), NAN);
+    *metrics_bytes = json_int(json_get(j, "metrics_bytes"), -1);
+    if (p->update < 0 || *metrics_bytes < 0 || !isfinite(p->beta))
+        return error_set(err, ERR_FORMAT,
+                         "the saved state has no 'update', 'beta' or 'metrics_bytes' in its 'progress'");
+    StateView v = view(p);
+    return state_load(p->state, &v, err);
 }
 
 /* -- the run */
@@ -575,22 +564,31 @@ static bool make_update(Ppo *p, Error *err) {
     return ok;
 }
 
-static bool loop(Ppo *p, const char *dir, Error *err) {
-    double saved_s = now_s(), state_s = p->c->state_s > 0 ? p->c->state_s : 60;
+/* By the clock only when nothing waits for it; by updates whatever it costs. */
+static bool save_is_due(const Ppo *p, double saved_s) {
+    const PpoConfig *c = p->c;
+    if (!p->state || p->update >= c->updates) return false;
+    bool busy = state_busy(p->state);
+    if (c->state_updates > 0 && p->update % c->state_updates == 0) return true;
+    return now_s() - saved_s >= (c->state_s > 0 ? c->state_s : 60) && !busy;
+}
+
+static bool loop(Ppo *p, Error *err) {
+    double saved_s = now_s();
     while (p->update < p->c->updates) {
         bool stopped = stop_requested(p->stop);
         if (!stopped && !make_update(p, err)) {
             if (err->code != ERR_STOPPED) return false;
             stopped = true; /* during generation: this update has not begun to change anything */
         }
-        bool due = now_s() - saved_s >= state_s || (p->c->state_updates > 0 && p->update % p->c->state_updates == 0);
-        if (dir && (stopped || (due && p->update < p->c->updates))) {
-            if (!save(p, dir, err)) return false;
-            saved_s = now_s();
-        }
+        StateView v = view(p);
+        if (stopped && p->state && !state_save_last(p->state, &v, put_state, p, err)) return false;
         if (stopped)
             return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on",
                              p->update, p->c->updates);
+        if (!save_is_due(p, saved_s)) continue;
+        if (!state_save(p->state, &v, put_state, p, err)) return false;
+        saved_s = now_s();
     }
     return true;
 }
@@ -599,7 +597,7 @@ static bool start(Ppo *p, const char *dir, Error *err) {
     int64_t metrics_bytes = 0;
     if (!ppo_open(p, err)) return false;
     if (!dir) return true;
-    if (state_exists(dir) && !load(p, dir, &metrics_bytes, err)) return false;
+    if (!state_open(&p->state, dir, &p->c->state, p->log, err) || !load(p, &metrics_bytes, err)) return false;
     if (p->update > 0) log_info(p->log, "resumed at update %" PRId64 " of %" PRId64, p->update, p->c->updates);
     Str path = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
@@ -609,15 +607,18 @@ static bool start(Ppo *p, const char *dir, Error *err) {
 }
 
 bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err) {
-    Ppo p = {.c = c, .s = s, .log = log, .pulse = log_pulse(log), .stop = stop, .beta = c->beta};
+    Ppo p = {.c = c, .s = s, .log = log, .pulse = log_pulse(log), .stop = stop, .beta = c->beta, .last_reward = NAN};
     bool ok = start(&p, dir, err);
     if (ok) {
-        ok = loop(&p, dir, err);
+        ok = loop(&p, err);
+        Error said; /* by the log; the result does not need the state */
+        if (p.state) state_settle(p.state, &said);
         pulse_section(p.pulse, SECTION_INIT);
         if (ok && p.file) ok = appender_sync(p.file, err);
         log_progress_end(log);
         if (p.file) appender_close(p.file);
     }
+    state_close(p.state);
     ppo_close(&p);
     return ok;
 }

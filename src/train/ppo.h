@@ -59,7 +59,8 @@ typedef struct {
     Schedule schedule;              /* over updates */
     double value_lr;                /* learning-rate of the value net relative to the policy's: 1 */
     double state_s;                 /* seconds between states; 0: 60 */
-    int64_t state_updates;          /* > 0: also every so many updates (deterministic kill tests) */
+    int64_t state_updates;          /* > 0: also every so many updates */
+    StateConfig state;
     uint64_t seed;
     Keep keep;                      /* KEEP_ALL (0) or KEEP_INPUTS */
     DType rollout_weights;          /* EngineConfig.weights of rollouts; DTYPE_F32 (0): the policy's own. Else the recorded

@@ -1,78 +1,339 @@
+#include "train/state.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
-#include "base/io.h"
-#include "nn/lora.h"
-#include "train/trainer.h"
+#include "base/hash.h"
 
-/* A folder cannot be replaced in one rename, so the old one steps aside first:
- *
- *      write state.new, sync    state -> state.old    state.new -> state    remove state.old
- *
- * Killed between the two renames there is a state.old and no state: the next start takes the old one back and loses at
- * most one interval. A state.new that is found was never finished and is thrown away. */
+struct State {
+    CkptWriter *writer;
+    Ckpt *found; /* between state_find and state_load */
+    Str dir;
+    StateConfig c;
+    Log *log;
+    int64_t handed; /* step of the save that was handed to the writer last */
+    int64_t told;   /* saves whose success was told */
+};
 
-static void join(Str *out, const char *a, const char *b) {
-    str_clear(out);
-    str_printf(out, "%s/%s", a, b);
+/* -- life */
+
+/* Earlier versions kept one folder with files of other names. Their states are not read: the stage begins again. */
+static bool refuse_old(const char *dir, Error *err) {
+    static const char *const old[] = {"state/state.json", "state.old/state.json"};
+    Str path = {0};
+    bool found = false;
+    for (int i = 0; i < COUNT_OF(old) && !found; i++) {
+        str_clear(&path);
+        str_printf(&path, "%s/%s", dir, old[i]);
+        found = io_exists(path.s);
+    }
+    if (found)
+        error_set(err, ERR_STATE,
+                  "%s: a state of an earlier version, whose format is not read any more; remove the folder it is in "
+                  "to begin this stage again, or finish the run with that version",
+                  path.s);
+    str_release(&path);
+    return !found;
 }
 
+static const char *base_name(const char *dir) {
+    const char *slash = strrchr(dir, '/');
+    return slash ? slash + 1 : dir;
+}
+
+bool state_open(State **out, const char *dir, const StateConfig *c, Log *log, Error *err) {
+    const char *attempt = getenv("DIKAST_ATTEMPT");
+    State *s = mem_alloc(sizeof *s);
+    s->c = *c, s->log = log;
+    str_printf(&s->dir, "%s/state", dir);
+    CkptConfig config = {.dir = s->dir.s, .run = base_name(dir), .wait = c->wait, .keep = c->keep, .log = log};
+    config.keep_every = c->keep_every, config.keep_best = c->keep_best;
+    config.attempt = attempt ? (int)strtol(attempt, NULL, 10) : 0;
+    *out = NULL;
+    if (!refuse_old(dir, err) || !ckpt_writer_open(&s->writer, &config, err)) {
+        state_close(s);
+        return false;
+    }
+    *out = s;
+    return true;
+}
+
+void state_close(State *s) {
+    if (!s) return;
+    ckpt_writer_close(s->writer);
+    ckpt_close(s->found);
+    str_release(&s->dir);
+    free(s);
+}
+
+/* One save is under way at a time: when there is one more on disk, it is the one handed over last. */
+static void tell(State *s) {
+    int64_t saved = ckpt_stats(s->writer).saved;
+    if (saved > s->told) pulse_commit(log_pulse(s->log), s->handed);
+    s->told = saved;
+}
+
+bool state_busy(State *s) {
+    bool busy = ckpt_busy(s->writer);
+    tell(s);
+    return busy;
+}
+
+bool state_settle(State *s, Error *err) {
+    bool ok = ckpt_wait(s->writer, err);
+    tell(s);
+    return ok;
+}
+
+CkptStats state_stats(State *s) { return ckpt_stats(s->writer); }
+
+/* -- pieces */
+
+typedef struct {
+    const StateView *v;
+    const char *net;
+    Heap heap;
+    CkptPiece *piece;
+    int n, cap;
+} Pieces;
+
+static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t) {
+    if (p->n == p->cap) {
+        p->cap = p->cap ? 2 * p->cap : 128;
+        p->piece = mem_grow(p->piece, (size_t)p->cap * sizeof *p->piece);
+    }
+    const char *full = heap_printf(&p->heap, "%s.%s", net, name);
+    p->piece[p->n++] = (CkptPiece){.name = full, .kind = kind, .rows = t.rows, .cols = t.cols, .t = t};
+}
+
+static void add_param(void *ud, int index, const ParamInfo *info) {
+    Pieces *p = ud;
+    (void)index;
+    add(p, p->net, info->name, CKPT_PARAM, info->w);
+}
+
+static void add_moment(void *ud, int net, const char *name, OptimKind kind, Tensor t) {
+    static const CkptKind kinds[] = {[OPTIM_M] = CKPT_M, [OPTIM_V] = CKPT_V, [OPTIM_MASTER] = CKPT_MASTER};
+    Pieces *p = ud;
+    add(p, p->v->optim_net[net], name, kinds[kind], t);
+}
+
+static Pieces pieces_of(const StateView *v) {
+    Pieces p = {.v = v};
+    for (int i = 0; i < v->n_net; i++) {
+        p.net = v->net[i].name;
+        net_visit_own(v->net[i].net, add_param, &p);
+    }
+    optim_visit(v->optim, add_moment, &p);
+    return p;
+}
+
+static void pieces_release(Pieces *p) {
+    heap_release(&p->heap);
+    free(p->piece);
+}
+
+/* -- sections */
+
+static void put_progress(Str *out, const StateView *v, StatePut *put, void *ud) {
+    JsonOut j;
+    json_out_init(&j, out, 0);
+    json_out_obj(&j, NULL);
+    json_out_int(&j, "updates", optim_updates(v->optim));
+    json_out_int(&j, "metrics_bytes", appender_size(v->metrics));
+    put(ud, &j);
+    json_out_obj_end(&j);
+}
+
+static void put_rng(Str *out, uint64_t seed) {
+    JsonOut j;
+    json_out_init(&j, out, 0);
+    json_out_obj(&j, NULL);
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, seed);
+    json_out_str(&j, "seed", text); /* may be larger than JSON's integers */
+    json_out_str(&j, "keys", "philox4x32-10/1");
+    json_out_obj_end(&j);
+}
+
+static void put_schedule(Str *out, const StateView *v) {
+    JsonOut j;
+    json_out_init(&j, out, 0);
+    json_out_obj(&j, NULL);
+    json_out_num(&j, "lr_factor", schedule_factor(v->schedule, v->step));
+    json_out_num(&j, "lr_peak", v->lr);
+    json_out_int(&j, "total", v->schedule->total);
+    json_out_obj_end(&j);
+}
+
+static void put_env(Str *out, const Backend *be) {
+    JsonOut j;
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    json_out_init(&j, out, 0);
+    json_out_obj(&j, NULL);
+    json_out_str(&j, "dikast", DIKAST_VERSION);
+    json_out_str(&j, "compiler", __VERSION__);
+    json_out_str(&j, "backend", be->op->name);
+    json_out_str(&j, "isa", backend_isa(be));
+    json_out_str(&j, "dtype", dtype_name(be->dtype));
+    json_out_str(&j, "host", host);
+    json_out_obj_end(&j);
+}
+
+static bool put_nets(Str *out, const StateView *v, Error *err) {
+    JsonOut j;
+    bool ok = true;
+    json_out_init(&j, out, 0);
+    json_out_obj(&j, NULL);
+    for (int i = 0; i < v->n_net && ok; i++) ok = net_describe(&j, v->net[i].name, v->net[i].net, err);
+    json_out_obj_end(&j);
+    return ok;
+}
+
+/* -- saving */
+
+static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
+    Str text[CKPT_SECTIONS] = {0};
+    Backend *be = v->net[0].net.trunk->be;
+    put_progress(&text[CKPT_PROGRESS], v, put, ud);
+    put_rng(&text[CKPT_RNG], s->c.seed);
+    put_schedule(&text[CKPT_SCHEDULE], v);
+    put_env(&text[CKPT_ENV], be);
+    bool ok = put_nets(&text[CKPT_NETS], v, err);
+    if (ok) {
+        Pieces p = pieces_of(v);
+        CkptState state = {.step = v->step, .piece = p.piece, .n_piece = p.n, .metric = v->metric, .first = v->metrics};
+        for (int k = 0; k < CKPT_SECTIONS; k++) state.section[k] = text[k].s;
+        ok = ckpt_save(s->writer, be, &state, err);
+        pieces_release(&p);
+    }
+    for (int k = 0; k < CKPT_SECTIONS; k++) str_release(&text[k]);
+    return ok;
+}
+
+static bool may_save(const State *s, Error *err) {
+    return pulse_leased(log_pulse(s->log)) ||
+           error_set(err, ERR_STOPPED,
+                     "nothing was saved: the supervisor was not heard for too long, and may have "
+                     "started another process in this one's place");
+}
+
+static bool hand_over(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
+    pulse_section(log_pulse(s->log), SECTION_CKPT);
+    Error ignore; /* of the save before, which the writer has said */
+    state_settle(s, &ignore);
+    s->handed = v->step;
+    return save(s, v, put, ud, err);
+}
+
+bool state_save(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
+    Error why = {0};
+    if (!may_save(s, err)) return false;
+    if (!hand_over(s, v, put, ud, &why)) log_warn(s->log, "training goes on without a newer saved state: %s", why.msg);
+    tell(s);
+    return true;
+}
+
+bool state_save_last(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
+    return may_save(s, err) && hand_over(s, v, put, ud, err) && state_settle(s, err);
+}
+
+/* -- resuming */
+
+bool state_find(State *s, const Json **progress, Error *err) {
+    const char *run = s->dir.s; /* .../run/state */
+    size_t n = s->dir.n - strlen("/state");
+    char *own = mem_str(run);
+    own[n] = 0;
+    *progress = NULL;
+    bool ok = ckpt_newest(&s->found, s->dir.s, base_name(own), s->log, err);
+    free(own);
+    if (ok && s->found) {
+        *progress = ckpt_manifest(s->found)->section[CKPT_PROGRESS];
+        ckpt_resumed(s->writer, ckpt_manifest(s->found)->step);
+    }
+    return ok;
+}
+
+/* Bits are promised on one machine with one build only. */
+static void compare_env(State *s, const Backend *be) {
+    const Json *env = ckpt_manifest(s->found)->section[CKPT_ENV];
+    const char *const now[][2] = {{"dikast", DIKAST_VERSION},
+                                  {"compiler", __VERSION__},
+                                  {"backend", be->op->name},
+                                  {"isa", backend_isa(be)},
+                                  {"dtype", dtype_name(be->dtype)}};
+    for (int i = 0; i < COUNT_OF(now); i++) {
+        const char *was = json_str(json_get(env, now[i][0]), NULL);
+        if (was && strcmp(was, now[i][1]) != 0)
+            log_warn(s->log, "the state was saved with %s %s, this is %s: results may differ in their last bits",
+                     now[i][0], was, now[i][1]);
+    }
+}
+
+bool state_load(State *s, const StateView *v, Error *err) {
+    Backend *be = v->net[0].net.trunk->be;
+    Pieces p = pieces_of(v);
+    int64_t updates = json_int(json_get(ckpt_manifest(s->found)->section[CKPT_PROGRESS], "updates"), -1);
+    bool ok = updates >= 0 || error_set(err, ERR_FORMAT, "%s: 'progress' has no 'updates'", ckpt_dir(s->found));
+    compare_env(s, be);
+    ok = ok && ckpt_load(s->found, be, p.piece, p.n, true, err);
+    if (ok) {
+        optim_resume(v->optim, updates);
+        for (int i = 0; i < v->n_net; i++) v->net[i].net.trunk->version++;
+    }
+    pieces_release(&p);
+    ckpt_close(s->found);
+    s->found = NULL;
+    return ok || error_wrap(err, "cannot go on from the saved state; remove the folder %s to begin this stage again",
+                            s->dir.s);
+}
+
+/* -- folders */
+
 bool state_exists(const char *dir) {
-    Str now = {0}, old = {0};
-    Error err;
-    join(&now, dir, "state");
-    join(&old, dir, "state.old");
-    bool there = io_is_dir(now.s) || (io_is_dir(old.s) && io_rename(old.s, now.s, &err));
-    str_release(&now);
-    str_release(&old);
+    char **name;
+    int n;
+    Str path = {0};
+    Error ignore;
+    str_printf(&path, "%s/state", dir);
+    bool there = false;
+    if (ckpt_list(&name, &n, path.s, &ignore)) {
+        there = n > 0;
+        io_free_list(name, n);
+    }
+    str_clear(&path);
+    str_printf(&path, "%s/state/state.json", dir);
+    there = there || io_exists(path.s);
+    str_release(&path);
     return there;
 }
 
-bool state_save(const char *dir, StateWriter *write, void *ud, Error *err) {
-    Str now = {0}, old = {0}, fresh = {0};
-    join(&now, dir, "state");
-    join(&old, dir, "state.old");
-    join(&fresh, dir, "state.new");
-    bool ok = io_remove_tree(fresh.s, err) && io_make_dirs(fresh.s, err) && write(ud, fresh.s, err) &&
-              io_sync_tree(fresh.s, err);
-    if (ok && state_exists(dir)) ok = io_remove_tree(old.s, err) && io_rename(now.s, old.s, err);
-    ok = ok && io_rename(fresh.s, now.s, err) && io_remove_tree(old.s, err);
-    str_release(&now);
-    str_release(&old);
-    str_release(&fresh);
-    return ok || error_wrap(err, "saving the state to resume from");
-}
-
 bool state_remove(const char *dir, Error *err) {
-    static const char *const names[] = {"state", "state.old", "state.new"};
+    static const char *const names[] = {"state", "state.old", "state.new"}; /* the last two: of earlier versions */
     Str path = {0};
     bool ok = true;
     for (int i = 0; ok && i < COUNT_OF(names); i++) {
-        join(&path, dir, names[i]);
+        str_clear(&path);
+        str_printf(&path, "%s/%s", dir, names[i]);
         ok = io_remove_tree(path.s, err);
     }
     str_release(&path);
     return ok;
 }
 
-bool state_put_net(Net net, const char *dir, const char *name, Error *err) {
+bool state_finish(const char *dir, const StateConfig *c, Error *err) {
     Str path = {0};
-    join(&path, dir, name);
-    bool ok = io_make_dirs(path.s, err) && (net.adapter ? adapter_save(net, path.s, err) : net_save(net, path.s, err));
+    str_printf(&path, "%s/state", dir);
+    bool ok = c->keep_every > 0 || c->keep_best ? ckpt_finish(path.s, c->keep_every, c->keep_best, err)
+                                                : state_remove(dir, err);
     str_release(&path);
     return ok;
 }
 
-bool state_get_net(Net net, const char *dir, const char *name, Error *err) {
-    Str path = {0};
-    Model m = {0};
-    Head h = {0};
-    join(&path, dir, name);
-    bool ok = net.adapter ? adapter_load(net, path.s, err) : model_open(&m, net.trunk->be, path.s, false, err);
-    if (ok && !net.adapter) {
-        ok = head_open(&h, &m, net.head->kind, path.s, false, err) && net_copy_weights(net, (Net){&m, &h, NULL}, err);
-        head_release(&h);
-    }
-    model_release(&m);
-    str_release(&path);
-    return ok || error_wrap(err, "%s/%s", dir, name);
-}
+uint64_t state_batch_hash(const int32_t *tok, int64_t n) { return hash_bytes(tok, (size_t)n * sizeof *tok).lo; }

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/io.h"
@@ -24,6 +25,9 @@ struct Trainer {
     int64_t step;      /* steps made */
     int64_t n_skipped; /* in a row, up to now */
     double last_loss, tok_done;
+    int64_t n_tok, n_seq; /* seen since step 0 */
+    uint64_t last_batch;  /* state_batch_hash of the last micro-batch */
+    CkptStats saves;
 };
 
 /* -- one micro-batch */
@@ -133,72 +137,51 @@ void trainer_close(Trainer *t) {
 double trainer_last_loss(const Trainer *t) { return t->last_loss; }
 Metrics *trainer_metrics(Trainer *t) { return t->metrics; }
 
+CkptStats trainer_saves(const Trainer *t) { return t->saves; }
+
 /* -- state */
 
-static bool write_state(void *ud, const char *dir, Error *err) {
-    Trainer *t = ud;
-    Str path = {0}, text = {0};
-    JsonOut j;
-    json_out_init(&j, &text, 1);
-    json_out_obj(&j, NULL);
-    json_out_int(&j, "step", t->step);
-    json_out_int(&j, "skipped_in_a_row", t->n_skipped);
-    json_out_num(&j, "last_loss", t->last_loss);
-    json_out_int(&j, "metrics_bytes", appender_size(t->file));
-    json_out_obj_end(&j);
-    str_printf(&path, "%s/optim.safetensors", dir);
-    bool ok = state_put_net(t->net, dir, "net", err) && optim_save(t->optim, path.s, err);
-    str_clear(&path);
-    str_printf(&path, "%s/state.json", dir);
-    ok = ok && io_write_file(path.s, text.s, text.n, err);
-    str_release(&path);
-    str_release(&text);
-    return ok;
+static StateView view(Trainer *t) {
+    StateView v = {.net = {{"net", t->net}}, .n_net = 1, .optim = t->optim, .optim_net = {"net"}, .step = t->step};
+    v.metric = t->last_loss, v.schedule = &t->cfg.schedule, v.lr = t->cfg.optim.lr, v.metrics = t->file;
+    return v;
 }
 
-bool train_may_save(const Pulse *pulse, Error *err) {
-    return pulse_leased(pulse) ||
-           error_set(err, ERR_STOPPED,
-                     "nothing was saved: the supervisor was not heard for too long, and may have "
-                     "started another process in this one's place");
+static void put_state(void *ud, JsonOut *j) {
+    const Trainer *t = ud;
+    char hash[20];
+    snprintf(hash, sizeof hash, "%016" PRIx64, t->last_batch);
+    json_out_int(j, "step", t->step);
+    json_out_int(j, "micro_batches", t->step * t->cfg.accum);
+    json_out_int(j, "tokens", t->n_tok);
+    json_out_int(j, "sequences", t->n_seq);
+    json_out_str(j, "last_batch", hash);
+    json_out_int(j, "skipped_in_a_row", t->n_skipped);
+    json_out_num(j, "last_loss", t->last_loss);
 }
 
-/* The metrics file is synced first: the state names a size that must be there. */
-static bool save(Trainer *t, const char *dir, Error *err) {
-    pulse_section(t->pulse, SECTION_CKPT);
-    bool ok = train_may_save(t->pulse, err) && appender_sync(t->file, err) && state_save(dir, write_state, t, err);
-    if (ok) pulse_commit(t->pulse, t->step);
-    return ok;
-}
-
-static bool load(Trainer *t, const char *dir, int64_t *metrics_bytes, Error *err) {
-    Str path = {0}, base = {0};
-    Json *j = NULL;
-    str_printf(&base, "%s/state", dir);
-    str_printf(&path, "%s/state.json", base.s);
-    bool ok = json_read_file(&j, path.s, 0, err);
-    if (ok) {
-        t->step = json_int(json_get(j, "step"), -1);
-        t->n_skipped = json_int(json_get(j, "skipped_in_a_row"), 0);
-        t->last_loss = json_num(json_get(j, "last_loss"), NAN);
-        *metrics_bytes = json_int(json_get(j, "metrics_bytes"), -1);
-        if (t->step < 0 || *metrics_bytes < 0)
-            ok = error_set(err, ERR_FORMAT, "%s: expected 'step' and 'metrics_bytes'; remove the folder to start again",
-                           path.s);
-    }
-    str_clear(&path);
-    str_printf(&path, "%s/optim.safetensors", base.s);
-    ok = ok && state_get_net(t->net, base.s, "net", err) && optim_load(t->optim, path.s, err);
-    json_release(j);
-    str_release(&path);
-    str_release(&base);
-    return ok;
+static bool load(Trainer *t, State *s, int64_t *metrics_bytes, Error *err) {
+    const Json *j;
+    if (!state_find(s, &j, err)) return false;
+    if (!j) return true;
+    t->step = json_int(json_get(j, "step"), -1);
+    t->n_tok = json_int(json_get(j, "tokens"), 0);
+    t->n_seq = json_int(json_get(j, "sequences"), 0);
+    t->n_skipped = json_int(json_get(j, "skipped_in_a_row"), 0);
+    t->last_loss = json_num(json_get(j, "last_loss"), NAN);
+    *metrics_bytes = json_int(json_get(j, "metrics_bytes"), -1);
+    if (t->step < 0 || *metrics_bytes < 0)
+        return error_set(err, ERR_FORMAT, "the saved state has no 'step' or 'metrics_bytes' in its 'progress'");
+    StateView v = view(t);
+    return state_load(s, &v, err);
 }
 
 /* -- the loop */
 
 typedef struct {
     double loss, weight, lr, grad_norm, n_tok, start_s, wait_s;
+    int64_t n_seq;
+    uint64_t last_batch;
     bool skipped, stopped;
 } Step;
 
@@ -221,6 +204,8 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
               b.n_row);
         sum += train_micro(t->net, t->acts, &b, t->obj, t->slice, &s->weight, t->metrics);
         s->n_tok += b.n_tok;
+        s->n_seq += b.seqs.n_seq;
+        s->last_batch = state_batch_hash(b.tok, b.n_tok);
     }
     if (s->stopped) { /* an unfinished step leaves nothing behind: it is made again from its start */
         net_zero_grads(t->net);
@@ -242,6 +227,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     t->n_skipped = s->skipped ? t->n_skipped + 1 : 0;
     t->last_loss = s->loss;
     t->tok_done += s->n_tok;
+    t->n_tok += (int64_t)s->n_tok, t->n_seq += s->n_seq, t->last_batch = s->last_batch;
     t->step++;
     pulse_numbers(t->pulse, s->loss, s->grad_norm, t->tok_done);
     return true;
@@ -285,13 +271,24 @@ static bool diverged(const Trainer *t, const Step *s, Error *err) {
         t->step, t->n_skipped, s->loss, s->grad_norm, s->lr, t->cfg.optim.clip);
 }
 
-static bool loop(Trainer *t, const char *dir, Error *err) {
+/* By the clock only when nothing waits for it; by steps whatever it costs. */
+static bool save_is_due(const Trainer *t, State *state, double saved_s) {
+    const TrainConfig *c = &t->cfg;
+    if (t->step >= c->steps) return false;
+    bool busy = state_busy(state);
+    if (c->state_steps > 0 && t->step % c->state_steps == 0) return true;
+    return now_s() - saved_s >= c->state_s && !busy;
+}
+
+static bool loop(Trainer *t, State *state, Error *err) {
     double saved_s = now_s();
     while (t->step < t->cfg.steps) {
         Step s;
+        StateView v;
         if (!make_step(t, &s, err)) return false;
         if (s.stopped) {
-            if (!save(t, dir, err)) return false;
+            v = view(t);
+            if (!state_save_last(state, &v, put_state, t, err)) return false;
             return error_set(err, ERR_STOPPED, "stopped after step %" PRId64 " of %" PRId64 "; run again to go on",
                              t->step, t->cfg.steps);
         }
@@ -299,30 +296,34 @@ static bool loop(Trainer *t, const char *dir, Error *err) {
         if (s.skipped)
             log_warn(t->log, "step %" PRId64 " skipped: loss %g, gradient norm %g", t->step, s.loss, s.grad_norm);
         if (t->n_skipped >= t->cfg.max_skipped) return diverged(t, &s, err);
-        bool due = now_s() - saved_s >= t->cfg.state_s || (t->cfg.state_steps > 0 && t->step % t->cfg.state_steps == 0);
-        if (due && t->step < t->cfg.steps) {
-            if (!save(t, dir, err)) return false;
-            saved_s = now_s();
-        }
+        if (!save_is_due(t, state, saved_s)) continue;
+        v = view(t);
+        if (!state_save(state, &v, put_state, t, err)) return false;
+        saved_s = now_s();
     }
     return true;
 }
 
 bool trainer_run(Trainer *t, const char *dir, Error *err) {
     int64_t metrics_bytes = 0;
+    State *state = NULL;
     Str path = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
-    bool ok = !state_exists(dir) || load(t, dir, &metrics_bytes, err);
+    bool ok = state_open(&state, dir, &t->cfg.state, t->log, err) && load(t, state, &metrics_bytes, err);
     if (ok && t->step > 0) log_info(t->log, "resumed at step %" PRId64 " of %" PRId64, t->step, t->cfg.steps);
     ok = ok && appender_open(&t->file, path.s, metrics_bytes, err);
     if (ok) {
-        ok = loop(t, dir, err);
+        ok = loop(t, state, err);
+        Error said; /* by the log; the result does not need the state */
+        state_settle(state, &said);
+        t->saves = state_stats(state);
         if (ok) ok = appender_sync(t->file, err);
         pulse_section(t->pulse, SECTION_INIT);
         log_progress_end(t->log);
         appender_close(t->file);
         t->file = NULL;
     }
+    state_close(state);
     str_release(&path);
     return ok;
 }

@@ -3,14 +3,14 @@
  *   step: for each of its micro-batches: forward, head in slices with loss, backward (gradients add up); then one update.
  *
  * Everything about step s follows from the configuration and s, so resuming needs the weights, the moments and the number.
- * State is written every state_s seconds and when *stop is requested: state/ holds net/ (model.safetensors),
- * optim.safetensors and state.json (step, metrics offset), replaced atomically as a folder (state.new -> state). */
+ * Checkpoints (train/state.h) are written every state_s seconds and when *stop is requested, in the background. */
 #ifndef DIKAST_TRAIN_TRAINER_H
 #define DIKAST_TRAIN_TRAINER_H
 
 #include "base/log.h"
 #include "nn/optim.h"
 #include "train/objective.h"
+#include "train/state.h"
 
 typedef struct {
     OptimConfig optim;
@@ -20,11 +20,9 @@ typedef struct {
     Keep keep;              /* KEEP_ALL or KEEP_INPUTS */
     int max_skipped;        /* non-finite steps in a row that end the run with ERR_DIVERGED; 0: 10 */
     double state_s;         /* seconds between states; 0: 60; tests use small values */
-    int64_t state_steps;    /* > 0: also every so many steps (deterministic kill tests) */
+    int64_t state_steps;    /* > 0: also every so many steps */
+    StateConfig state;
 } TrainConfig;
-
-/* False (ERR_STOPPED) when the supervisor of this process was not heard lately, so that another may be at work in its place. */
-bool train_may_save(const Pulse *pulse, Error *err);
 
 typedef struct Trainer Trainer;
 /* Allocates activations for obj->max_tok, max_row. What of the net has no gradients is frozen. */
@@ -38,6 +36,7 @@ void trainer_close(Trainer *t);
 bool trainer_run(Trainer *t, const char *dir, Error *err);
 double trainer_last_loss(const Trainer *t);     /* mean loss of the last step, also one that an earlier process made */
 Metrics *trainer_metrics(Trainer *t);           /* the objective's means of the last step made here */
+CkptStats trainer_saves(const Trainer *t);      /* of the last trainer_run */
 
 /* The two verbs below the loop, used by PPO (which has its own): one micro-batch's forward, loss, backward into gradients. */
 double train_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
@@ -49,15 +48,5 @@ int head_slice_rows(Net net);   /* rows of the head computed at once: HEAD_SLICE
 bool head_slice_open(Arena *mem, Tensor *slice, Net net, Error *err);   /* released with mem */
 /* Mean loss over micro-batches 0..n_micro-1, no gradients needed; m collects the objective's means (NULL: none). */
 bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metrics *m, Error *err);
-
-/* state folder, shared with PPO: atomically replace dir/state by what the callback writes into a fresh folder. */
-typedef bool StateWriter(void *ud, const char *dir, Error *err);
-bool state_save(const char *dir, StateWriter *write, void *ud, Error *err);
-bool state_exists(const char *dir);                     /* undoes a replacement that was cut in two */
-bool state_remove(const char *dir, Error *err);         /* when the stage has its result */
-/* A net as part of a state: dir/name/ holds it, of a net with an adapter only that and a scoring head; loading is strict and
- * takes the weights into net. */
-bool state_put_net(Net net, const char *dir, const char *name, Error *err);
-bool state_get_net(Net net, const char *dir, const char *name, Error *err);
 
 #endif

@@ -1,0 +1,176 @@
+#include "base/blocks.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/crc32c.h"
+#include "base/io_int.h"
+
+int64_t blocks_count(int64_t bytes) { return (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES; }
+
+void block_sums_release(BlockSums *s) {
+    free(s->crc);
+    *s = (BlockSums){0};
+}
+
+/* -- writing */
+
+struct BlockWriter {
+    int fd;
+    char *path;
+    unsigned char *buf;
+    size_t n;
+    BlockSums sums;
+};
+
+static void writer_free(BlockWriter *w) {
+    if (w->fd >= 0) close(w->fd);
+    free(w->path);
+    free(w->buf);
+    block_sums_release(&w->sums);
+    free(w);
+}
+
+bool blocks_create(BlockWriter **out, const char *path, Error *err) {
+    *out = NULL;
+    unlink(path); /* a new file, not the old one's pages */
+    int fd = sys_open(path, O_WRONLY | O_CREAT | O_EXCL);
+    if (fd < 0) return error_errno(err, "create", path);
+    BlockWriter *w = mem_alloc(sizeof *w);
+    *w = (BlockWriter){.fd = fd, .path = mem_str(path), .buf = mem_alloc(BLOCK_BYTES)};
+    *out = w;
+    return true;
+}
+
+static bool put_block(BlockWriter *w, Error *err) {
+    if (w->n == 0) return true;
+    w->sums.crc = mem_grow(w->sums.crc, (size_t)(w->sums.n + 1) * sizeof *w->sums.crc);
+    w->sums.crc[w->sums.n++] = crc32c(0, w->buf, w->n);
+    w->sums.bytes += (int64_t)w->n;
+    bool ok = sys_write_all(w->fd, w->buf, w->n);
+    w->n = 0;
+    return ok || error_errno(err, "write", w->path);
+}
+
+bool blocks_put(BlockWriter *w, const void *p, size_t n, Error *err) {
+    const unsigned char *b = p;
+    while (n > 0) {
+        size_t room = BLOCK_BYTES - w->n, now = n < room ? n : room;
+        memcpy(w->buf + w->n, b, now);
+        w->n += now, b += now, n -= now;
+        if (w->n == BLOCK_BYTES && !put_block(w, err)) return false;
+    }
+    return true;
+}
+
+bool blocks_flush(BlockWriter *w, Error *err) { return put_block(w, err); }
+
+void blocks_abandon(BlockWriter *w) {
+    if (!w) return;
+    unlink(w->path);
+    writer_free(w);
+}
+
+bool blocks_finish(BlockWriter *w, BlockSums *s, Error *err) {
+    *s = (BlockSums){0};
+    bool ok = put_block(w, err);
+    if (ok && !sys_fdatasync(w->fd)) ok = error_errno(err, "sync to disk", w->path);
+    if (ok) { /* network file systems report a full disk only here */
+        ok = close(w->fd) == 0 || errno == EINTR || error_errno(err, "write", w->path);
+        w->fd = -1;
+    }
+    if (!ok) {
+        blocks_abandon(w);
+        return false;
+    }
+    *s = w->sums;
+    w->sums = (BlockSums){0};
+    writer_free(w);
+    return true;
+}
+
+/* -- reading */
+
+struct BlockReader {
+    int fd;
+    char *path;
+    const BlockSums *sums;
+    int64_t held; /* block in buf, -1: none */
+    unsigned char *buf;
+};
+
+void blocks_close(BlockReader *r) {
+    if (!r) return;
+    close(r->fd);
+    free(r->path);
+    free(r->buf);
+    free(r);
+}
+
+bool blocks_open(BlockReader **out, const char *path, const BlockSums *s, Error *err) {
+    *out = NULL;
+    int fd = sys_open(path, O_RDONLY);
+    if (fd < 0 && errno == ENOENT) return error_set(err, ERR_FORMAT, "%s: is missing", path);
+    if (fd < 0) return error_errno(err, "open", path);
+    struct stat st;
+    bool ok = fstat(fd, &st) == 0 || error_errno(err, "look at", path);
+    if (ok && st.st_size != s->bytes)
+        ok = error_set(err, ERR_FORMAT, "%s: has %lld bytes, expected %lld", path, (long long)st.st_size,
+                       (long long)s->bytes);
+    if (!ok) {
+        close(fd);
+        return false;
+    }
+    BlockReader *r = mem_alloc(sizeof *r);
+    *r = (BlockReader){.fd = fd, .path = mem_str(path), .sums = s, .held = -1, .buf = mem_alloc(BLOCK_BYTES)};
+    *out = r;
+    return true;
+}
+
+static bool hold(BlockReader *r, int64_t block, Error *err) {
+    if (r->held == block) return true;
+    int64_t from = block * BLOCK_BYTES, left = r->sums->bytes - from;
+    size_t n = (size_t)(left < BLOCK_BYTES ? left : BLOCK_BYTES);
+    r->held = -1;
+    if (lseek(r->fd, (off_t)from, SEEK_SET) < 0) return error_errno(err, "read", r->path);
+    for (size_t at = 0; at < n;) {
+        ssize_t got = sys_read(r->fd, r->buf + at, n - at);
+        if (got < 0) return error_errno(err, "read", r->path);
+        if (got == 0) return error_set(err, ERR_FORMAT, "%s: became shorter while it was read", r->path);
+        at += (size_t)got;
+    }
+    uint32_t crc = crc32c(0, r->buf, n);
+    if (crc != r->sums->crc[block])
+        return error_set(err, ERR_FORMAT, "%s: block %lld (bytes %lld..%lld) is damaged: crc32c %08x, expected %08x",
+                         r->path, (long long)block, (long long)from, (long long)from + (long long)n, crc,
+                         r->sums->crc[block]);
+    r->held = block;
+    return true;
+}
+
+bool blocks_read(BlockReader *r, void *out, int64_t at, int64_t n, Error *err) {
+    CHECK(at >= 0 && n >= 0 && at + n <= r->sums->bytes, "%s: %lld bytes at %lld of %lld", r->path, (long long)n,
+          (long long)at, (long long)r->sums->bytes);
+    unsigned char *to = out;
+    while (n > 0) {
+        int64_t block = at / BLOCK_BYTES, in = at % BLOCK_BYTES, now = BLOCK_BYTES - in < n ? BLOCK_BYTES - in : n;
+        if (!hold(r, block, err)) return false;
+        memcpy(to, r->buf + in, (size_t)now);
+        to += now, at += now, n -= now;
+    }
+    return true;
+}
+
+bool blocks_check(const char *path, const BlockSums *s, bool past_cache, Error *err) {
+    BlockReader *r;
+    if (!blocks_open(&r, path, s, err)) return false;
+    if (past_cache) posix_fadvise(r->fd, 0, 0, POSIX_FADV_DONTNEED); /* a wish; synced pages can be dropped */
+    bool ok = true;
+    for (int64_t b = 0; b < s->n && ok; b++) ok = hold(r, b, err);
+    blocks_close(r);
+    return ok;
+}

@@ -1,0 +1,56 @@
+/* train/state.h — what a training stage needs to go on, as a checkpoint (nn/ckpt.h) in dir/state: nets, optimizer, and a few
+ * numbers as JSON. Shared by the trainer and PPO; everything else follows from configuration and step.
+ *
+ * Tensors are called <net>.<parameter>; a net with an adapter is that and a scoring head, never its frozen trunk. */
+#ifndef DIKAST_TRAIN_STATE_H
+#define DIKAST_TRAIN_STATE_H
+
+#include "nn/ckpt.h"
+#include "nn/optim.h"
+
+typedef struct {            /* zeroed: the usual */
+    int keep;               /* the last so many checkpoints stay; 0: 2 */
+    int64_t keep_every;     /* also those whose step is a multiple, 0: none, */
+    bool keep_best;         /* and the one of the lowest metric; these two even when the stage has its result */
+    bool wait;              /* training waits until a save is on disk */
+    uint64_t seed;          /* told in the manifest */
+} StateConfig;
+
+enum { STATE_NETS = 3 };
+typedef struct {
+    struct { const char *name; Net net; } net[STATE_NETS];
+    int n_net;
+    Optim *optim;
+    const char *optim_net[STATE_NETS];  /* names of its nets, in its order */
+    int64_t step;
+    double metric;              /* lower is better; NAN: none */
+    const Schedule *schedule;   /* and the peak rate it multiplies */
+    double lr;
+    Appender *metrics;          /* synced before a checkpoint names its size */
+} StateView;
+
+typedef struct State State;
+bool state_open(State **out, const char *dir, const StateConfig *c, Log *log, Error *err);
+void state_close(State *s);     /* waits for what is being written; NULL is fine */
+/* Saves when it can: a failure is said and training goes on. put adds the owner's numbers to "progress". False with ERR_STOPPED:
+ * the supervisor was not heard for so long that another process may have this one's place (pulse_leased), which must end. What
+ * is on disk is told to the supervisor by the next call of any of these. */
+typedef void StatePut(void *ud, JsonOut *progress);
+bool state_save(State *s, const StateView *v, StatePut *put, void *ud, Error *err);
+/* The same, and waits: nothing will be saved after it. */
+bool state_save_last(State *s, const StateView *v, StatePut *put, void *ud, Error *err);
+bool state_busy(State *s);      /* a save is being written: another one would wait for it */
+bool state_settle(State *s, Error *err);    /* waits until it is; whether it succeeded */
+/* The newest good checkpoint's numbers, before the view can be made; *progress NULL: there is none. Then its tensors. */
+bool state_find(State *s, const Json **progress, Error *err);
+bool state_load(State *s, const StateView *v, Error *err);
+CkptStats state_stats(State *s);
+
+bool state_exists(const char *dir);                     /* is there something to resume from? */
+bool state_remove(const char *dir, Error *err);
+/* When the stage has its result: leaves what is to be kept for people. */
+bool state_finish(const char *dir, const StateConfig *c, Error *err);
+/* How a batch is told in a state: XXH3 of its token ids, for people who look for the batch before a spike. */
+uint64_t state_batch_hash(const int32_t *tok, int64_t n);
+
+#endif
