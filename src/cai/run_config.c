@@ -48,6 +48,12 @@ const CfgKey run_keys[] = {
     {"run.dtype",   CFG_ENUM,  CFG_RESULT,  AT(run.dtype),   "fp32|bf16", 0, 0, "of weights and of what products read; bf16: F32 sums, masters, statistics, losses"},
     {"run.state_s", CFG_FLOAT, CFG_RUNTIME, AT(run.state_s), "30",   0, 1e9,  "seconds between saved training states"},
 
+    {"dist.ranks",     CFG_INT,   CFG_RUNTIME, AT(dist.ranks),     "0",  0, 4096, "ranks that train together, each on its share of every step; 0: as many as mpirun or srun started, else one. Results do not depend on it"},
+    {"dist.comm",      CFG_ENUM,  CFG_RUNTIME, AT(dist.comm),      "auto|self|threads|mpi", 0, 0, "what ranks are: threads of this process, or processes that mpirun or srun started (mpi); auto: these where there are some, else threads"},
+    {"dist.zero",      CFG_BOOL,  CFG_RUNTIME, AT(dist.zero),      "false", 0, 0, "ZeRO-1: each rank holds its part of the optimizer's state, 12 of 16 bytes per parameter, and updates that"},
+    {"dist.tree",      CFG_BOOL,  CFG_RESULT,  AT(dist.tree),      "true", 0, 0, "gradients of micro-batches add up as one fixed tree, the same for any number of ranks; false, one rank: in the order they come, which needs less memory"},
+    {"dist.timeout_s", CFG_FLOAT, CFG_RUNTIME, AT(dist.timeout_s), "1800", 0, 1e9, "seconds that a rank waits for the others in one call; 0: for ever"},
+
     {"data.source",        CFG_ENUM, CFG_RESULT, AT(data.source), "files|world", 0, 0, "files: data.dir; world: the generated tiny world"},
     {"data.dir",           CFG_STR,  CFG_RUNTIME, AT(data.dir), "../shared/data/quickstart", 0, 0, "folder of the data files"},
     {"data.pretrain",      CFG_LIST, CFG_RESULT, AT(data.pretrain), "pretrain.jsonl", 0, 0, "text files: {text} rows or plain text"},

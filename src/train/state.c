@@ -1,6 +1,7 @@
 #include <stdlib.h>
 
 #include "base/io.h"
+#include "dist/agree.h"
 #include "nn/lora.h"
 #include "train/trainer.h"
 
@@ -40,6 +41,35 @@ bool state_save(const char *dir, StateWriter *write, void *ud, Error *err) {
     str_release(&old);
     str_release(&fresh);
     return ok || error_wrap(err, "saving the state to resume from");
+}
+
+typedef struct {
+    Comm *world;
+    const Optim *optim;
+    StateWriter *write;
+    void *ud;
+    bool met; /* the other ranks have been told to hand in their parts, or that there is nothing to hand in to */
+} RanksJob;
+
+static bool write_all(void *ud, const char *dir, Error *err) {
+    RanksJob *job = ud;
+    Error mine = {0};
+    Str path = {0};
+    job->write(job->ud, dir, &mine);
+    job->met = true;
+    join(&path, dir, "optim.safetensors");
+    bool ok = agree(job->world, &mine, NULL, 0, NULL, err) && optim_save(job->optim, path.s, err);
+    str_release(&path);
+    return ok;
+}
+
+bool state_save_ranks(const Mesh *mesh, const Optim *o, const char *dir, StateWriter *write, void *ud, Error *err) {
+    Error mine = {0}, none = {0};
+    RanksJob job = {mesh ? mesh->world : NULL, o, write, ud, false};
+    bool ok = mesh_leads(mesh) ? state_save(dir, write_all, &job, &mine)
+                               : agree(job.world, &none, NULL, 0, NULL, &mine) && optim_save(o, NULL, &mine);
+    if (mesh_leads(mesh) && !job.met) agree(job.world, &mine, NULL, 0, NULL, err);
+    return agree(job.world, ok ? &none : &mine, NULL, 0, NULL, err);
 }
 
 bool state_remove(const char *dir, Error *err) {

@@ -6,6 +6,7 @@
 
 #include "base/io.h"
 #include "base/json.h"
+#include "train/leaves.h"
 
 struct Trainer {
     Net net;
@@ -14,6 +15,7 @@ struct Trainer {
     Log *log;
     const Stop *stop;
     Optim *optim;
+    Leaves *leaves;
     Acts *acts;
     Arena mem;
     Tensor slice;
@@ -101,13 +103,16 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     if (t->cfg.max_skipped == 0) t->cfg.max_skipped = 10;
     if (t->cfg.state_s == 0) t->cfg.state_s = 60;
     t->metrics = metrics_new();
+    t->cfg.optim.mesh = c->mesh;
+    t->cfg.optim.shard = c->shard;
     double scale = 1;
-    if (!optim_open(&t->optim, &net, &scale, 1, &c->optim, err) ||
+    if (!optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err) ||
         !acts_open(&t->acts, net.trunk, obj->max_tok, obj->max_row, c->keep, err) ||
         !head_slice_open(&t->mem, &t->slice, net, err)) {
         trainer_close(t);
         return false;
     }
+    leaves_open(&t->leaves, t->optim, c->mesh, c->running_sum);
     *out = t;
     return true;
 }
@@ -117,6 +122,7 @@ void trainer_close(Trainer *t) {
     appender_close(t->file);
     arena_release(&t->mem);
     acts_close(t->acts);
+    leaves_close(t->leaves);
     optim_close(t->optim);
     metrics_free(t->metrics);
     free(t);
@@ -138,19 +144,21 @@ static bool write_state(void *ud, const char *dir, Error *err) {
     json_out_num(&j, "last_loss", t->last_loss);
     json_out_int(&j, "metrics_bytes", appender_size(t->file));
     json_out_obj_end(&j);
-    str_printf(&path, "%s/optim.safetensors", dir);
-    bool ok = state_put_net(t->net, dir, "net", err) && optim_save(t->optim, path.s, err);
-    str_clear(&path);
     str_printf(&path, "%s/state.json", dir);
-    ok = ok && io_write_file(path.s, text.s, text.n, err);
+    bool ok = state_put_net(t->net, dir, "net", err) && io_write_file(path.s, text.s, text.n, err);
     str_release(&path);
     str_release(&text);
     return ok;
 }
 
+static Comm *world_of(const Trainer *t) { return t->cfg.mesh ? t->cfg.mesh->world : NULL; }
+static bool leads(const Trainer *t) { return mesh_leads(t->cfg.mesh); }
+
 /* The metrics file is synced first: the state names a size that must be there. */
 static bool save(Trainer *t, const char *dir, Error *err) {
-    return appender_sync(t->file, err) && state_save(dir, write_state, t, err);
+    Error mine = {0};
+    return agree(world_of(t), leads(t) && !appender_sync(t->file, &mine) ? &mine : &(Error){0}, NULL, 0, NULL, err) &&
+           state_save_ranks(t->cfg.mesh, t->optim, dir, write_state, t, err);
 }
 
 static bool load(Trainer *t, const char *dir, int64_t *metrics_bytes, Error *err) {
@@ -186,35 +194,51 @@ typedef struct {
 
 static double waited(const Trainer *t) { return t->obj->wait_s ? t->obj->wait_s(t->obj->self) : 0; }
 
-/* Gradients of all micro-batches add up, then one update by their sum over the step's whole loss weight: a mean of
- * micro-batch means would weigh the tokens of short ones more. */
-static bool make_step(Trainer *t, Step *s, Error *err) {
-    const TrainConfig *c = &t->cfg;
-    double sum = 0;
-    *s = (Step){.start_s = now_s(), .wait_s = waited(t)};
-    metrics_clear(t->metrics);
-    for (int i = 0; i < c->accum; i++) {
+/* This rank's micro-batches. False: *err, which may be ERR_STOPPED. */
+static bool make_leaves(Trainer *t, Error *err) {
+    for (int64_t i = leaves_first(t->leaves); i < leaves_end(t->leaves); i++) {
         Batch b;
-        if ((s->stopped = stop_requested(t->stop))) break;
-        if (!t->obj->micro(t->obj->self, t->step * c->accum + i, &b, err)) return false;
+        LeafSum leaf = {0};
+        if (stop_requested(t->stop)) return error_set(err, ERR_STOPPED, "stopped");
+        if (!t->obj->micro(t->obj->self, t->step * t->cfg.accum + i, &b, err)) return false;
         CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
               b.n_row);
-        sum += train_micro(t->net, t->acts, &b, t->obj, t->slice, &s->weight, t->metrics);
-        s->n_tok += b.n_tok;
+        leaf.loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &leaf.weight, leaves_metrics(t->leaves));
+        leaf.tokens = b.n_tok;
+        leaf.rows = b.n_row;
+        if (!leaves_add(t->leaves, leaf, err)) return false;
     }
-    if (s->stopped) { /* an unfinished step leaves nothing behind: it is made again from its start */
-        net_zero_grads(t->net);
-        return true;
+    return true;
+}
+
+/* Gradients of all micro-batches add up, then one update by their sum over the step's whole loss weight: a mean of
+ * micro-batch means would weigh the tokens of short ones more. An unfinished step leaves nothing behind: it is made
+ * again from its start. */
+static bool make_step(Trainer *t, Step *s, Error *err) {
+    const TrainConfig *c = &t->cfg;
+    LeafSum sum;
+    Error mine = {0};
+    *s = (Step){.start_s = now_s(), .wait_s = waited(t)};
+    metrics_clear(t->metrics);
+    leaves_begin(t->leaves, c->accum);
+    make_leaves(t, &mine);
+    if (!leaves_agree(t->leaves, &mine, &sum, t->metrics, err)) {
+        s->stopped = err->code == ERR_STOPPED;
+        return s->stopped;
     }
     double factor = schedule_factor(&c->schedule, t->step);
     s->lr = c->optim.lr * factor;
-    s->loss = s->weight > 0 ? sum / s->weight : 0;
-    if (s->weight > 0 && isfinite(sum)) {
+    s->weight = sum.weight;
+    s->n_tok = sum.tokens;
+    s->loss = s->weight > 0 ? sum.loss / s->weight : 0;
+    if (s->weight > 0 && isfinite(sum.loss)) {
+        if (!leaves_sum(t->leaves, err)) return false;
         OptimResult r = optim_step(t->optim, factor, 1 / s->weight);
+        if (!comm_ok(world_of(t), err)) return false;
         s->grad_norm = r.grad_norm;
         s->skipped = r.skipped;
     } else {
-        net_zero_grads(t->net);
+        leaves_drop(t->leaves);
         s->skipped = s->weight > 0;
         s->grad_norm = s->weight > 0 ? NAN : 0;
     }
@@ -263,21 +287,34 @@ static bool diverged(const Trainer *t, const Step *s, Error *err) {
         t->step, t->n_skipped, s->loss, s->grad_norm, s->lr, t->cfg.optim.clip);
 }
 
+/* Rank 0's clock decides for all: `due` is its answer, everywhere. */
+static bool after_step(Trainer *t, const Step *s, double saved_s, bool *due, Error *err) {
+    Error mine = {0};
+    Gathered all;
+    unsigned char now =
+        now_s() - saved_s >= t->cfg.state_s || (t->cfg.state_steps > 0 && t->step % t->cfg.state_steps == 0);
+    if (leads(t)) write_metrics(t, s, &mine);
+    if (!agree(world_of(t), &mine, &now, 1, &all, err)) return false;
+    *due = all.data[0] != 0;
+    gathered_release(&all);
+    return true;
+}
+
 static bool loop(Trainer *t, const char *dir, Error *err) {
     double saved_s = now_s();
     while (t->step < t->cfg.steps) {
         Step s;
+        bool due;
         if (!make_step(t, &s, err)) return false;
         if (s.stopped) {
             if (!save(t, dir, err)) return false;
             return error_set(err, ERR_STOPPED, "stopped after step %" PRId64 " of %" PRId64 "; run again to go on",
                              t->step, t->cfg.steps);
         }
-        if (!write_metrics(t, &s, err)) return false;
+        if (!after_step(t, &s, saved_s, &due, err)) return false;
         if (s.skipped)
             log_warn(t->log, "step %" PRId64 " skipped: loss %g, gradient norm %g", t->step, s.loss, s.grad_norm);
         if (t->n_skipped >= t->cfg.max_skipped) return diverged(t, &s, err);
-        bool due = now_s() - saved_s >= t->cfg.state_s || (t->cfg.state_steps > 0 && t->step % t->cfg.state_steps == 0);
         if (due && t->step < t->cfg.steps) {
             if (!save(t, dir, err)) return false;
             saved_s = now_s();
@@ -286,16 +323,30 @@ static bool loop(Trainer *t, const char *dir, Error *err) {
     return true;
 }
 
+/* Whether there is a state: rank 0 looks, for looking may repair it. */
+static bool start(Trainer *t, const char *dir, int64_t *metrics_bytes, Error *err) {
+    Error mine = {0};
+    Gathered all;
+    unsigned char there = leads(t) && state_exists(dir);
+    if (!agree(world_of(t), &mine, &there, 1, &all, err)) return false;
+    there = all.data[0];
+    gathered_release(&all);
+    if (there) load(t, dir, metrics_bytes, &mine);
+    return agree(world_of(t), &mine, NULL, 0, NULL, err);
+}
+
 bool trainer_run(Trainer *t, const char *dir, Error *err) {
     int64_t metrics_bytes = 0;
     Str path = {0};
+    Error mine = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
-    bool ok = !state_exists(dir) || load(t, dir, &metrics_bytes, err);
+    bool ok = start(t, dir, &metrics_bytes, err);
     if (ok && t->step > 0) log_info(t->log, "resumed at step %" PRId64 " of %" PRId64, t->step, t->cfg.steps);
-    ok = ok && appender_open(&t->file, path.s, metrics_bytes, err);
+    if (ok && leads(t)) appender_open(&t->file, path.s, metrics_bytes, &mine);
+    ok = ok && agree(world_of(t), &mine, NULL, 0, NULL, err);
     if (ok) {
         ok = loop(t, dir, err);
-        if (ok) ok = appender_sync(t->file, err);
+        if (ok && leads(t)) ok = appender_sync(t->file, err);
         log_progress_end(t->log);
         appender_close(t->file);
         t->file = NULL;

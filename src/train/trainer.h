@@ -1,6 +1,10 @@
 /* train/trainer.h — the training loop, once, for every objective.
  *
- *   step: for each of its micro-batches: forward, head in slices with loss, backward (gradients add up); then one update.
+ *   step: for each of its micro-batches: forward, head in slices with loss, backward; gradients add up (leaves.h); one update.
+ *
+ * Ranks of a mesh: every rank runs the same trainer over the same objective and takes its share of each step's micro-batches;
+ * weights, losses and metrics come out equal everywhere, to the bit those of one rank. Rank 0 writes metrics and states, all read
+ * them: the folder must be seen by all.
  *
  * Everything about step s follows from the configuration and s, so resuming needs the weights, the moments and the number.
  * State is written every state_s seconds and when *stop is requested: state/ holds net/ (model.safetensors),
@@ -21,6 +25,9 @@ typedef struct {
     int max_skipped;        /* non-finite steps in a row that end the run with ERR_DIVERGED; 0: 10 */
     double state_s;         /* seconds between states; 0: 60; tests use small values */
     int64_t state_steps;    /* > 0: also every so many steps (deterministic kill tests) */
+    const Mesh *mesh;       /* borrowed; NULL: one rank */
+    bool shard;             /* ZeRO-1, see OptimConfig */
+    bool running_sum;       /* of one rank: gradients of micro-batches are added as they come, not as a tree; one sum in memory */
 } TrainConfig;
 
 typedef struct Trainer Trainer;
@@ -50,6 +57,9 @@ bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metr
 /* state folder, shared with PPO: atomically replace dir/state by what the callback writes into a fresh folder. */
 typedef bool StateWriter(void *ud, const char *dir, Error *err);
 bool state_save(const char *dir, StateWriter *write, void *ud, Error *err);
+/* The same by the ranks of a mesh: rank 0 writes dir/state, with what write writes and optim.safetensors of o; the others hand in
+ * their parts of a sharded optimizer. All succeed or all fail. */
+bool state_save_ranks(const Mesh *mesh, const Optim *o, const char *dir, StateWriter *write, void *ud, Error *err);
 bool state_exists(const char *dir);                     /* undoes a replacement that was cut in two */
 bool state_remove(const char *dir, Error *err);         /* when the stage has its result */
 /* A net as part of a state: dir/name/ holds it, of a net with an adapter only that and a scoring head; loading is strict and
