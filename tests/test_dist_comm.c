@@ -99,7 +99,7 @@ static void test_one_rank(void **state) {
 static void mesh_groups(Rank *r) {
     Mesh m;
     Error err = {0};
-    bool ok = mesh_open(&m, r->world, 2, 1, 2, &err);
+    bool ok = mesh_open(&m, r->world, NULL, 2, 1, 2, &err);
     expect(r, ok);
     if (!ok) return;
     expect(r, m.size.dp == 2 && m.at.tp == r->rank % 2 && m.at.pp == r->rank / 2 % 2 && m.at.dp == r->rank / 4);
@@ -121,7 +121,7 @@ static void mesh_groups(Rank *r) {
 static void bad_mesh(Rank *r) {
     Mesh m;
     Error err = {0};
-    expect(r, !mesh_open(&m, r->world, 4, 1, 1, &err));
+    expect(r, !mesh_open(&m, r->world, NULL, 4, 1, 1, &err));
     expect(r, strstr(err.msg, "6 ranks are no multiple") != NULL && err.code == ERR_CONFIG);
 }
 

@@ -134,7 +134,7 @@ static void ppo_rank(Rank *r) {
     Nets n;
     Mesh mesh;
     Str got = {0};
-    bool ok = mesh_open(&mesh, r->world, 1, 1, 1, &err) && nets_open(&n, c, &err);
+    bool ok = mesh_open(&mesh, r->world, NULL, 1, 1, 1, &err) && nets_open(&n, c, &err);
     expect(r, ok);
     if (c->stop_after && r->rank == 0) {
         expect(r, stop_open(&n.stop, &err));

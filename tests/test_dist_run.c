@@ -80,7 +80,9 @@ static void test_refused(void **state) {
         ErrorCode code;
     } row[] = {{{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
                {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
-               {{"dist.ranks=2", "data.sft=nowhere.jsonl", "data.source=files", NULL}, "nowhere.jsonl", ERR_FORMAT}};
+               {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
+                "nowhere.jsonl: no such file",
+                ERR_FORMAT}};
     for (int i = 0; i < COUNT_OF(row); i++) {
         PipelineResult r;
         Error err = {0};

@@ -354,7 +354,6 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
     }
     if (ok && o->end.code != ERR_NONE) {
         *err = o->end;
-        err->msg[0] = 0; /* rank 0 says it */
         ok = false;
     }
     free(o);
@@ -369,7 +368,10 @@ typedef struct {
 
 static bool follow(const Following *f, Comm *world, RankPlace place, Error *err) {
     Site site = {.cfg = f->cfg, .stop = f->stop};
-    return mesh_open(&site.mesh, world, 1, 1, 1, err) && follow_orders(&site, place, err);
+    Comm *data;
+    bool ok = ranks_mesh(&site.mesh, &data, f->cfg, world, place, err) && follow_orders(&site, place, err);
+    comm_close(data);
+    return ok;
 }
 
 /* What becomes of it rank 0 hears. */
@@ -617,10 +619,13 @@ static bool run_in_dir(PipelineResult *out, const char *conf_path, const char *o
 static bool lead(PipelineResult *out, const char *conf_path, const char *only, Site *site, Ranks *ranks, Error *err) {
     Following f = {site->cfg, site->stop};
     Comm *world = ranks_world(ranks);
+    Comm *data = NULL;
     Error lost;
-    bool ok = ranks_start(ranks, follow_thread, &f, err) && mesh_open(&site->mesh, world, 1, 1, 1, err) &&
-              run_in_dir(out, conf_path, only, site, ranks_place(ranks, 0), err);
-    order_tell(world, ORDER_END, 0, ok ? NULL : err, out);
+    bool met = ranks_start(ranks, follow_thread, &f, err) &&
+               ranks_mesh(&site->mesh, &data, site->cfg, world, ranks_place(ranks, 0), err);
+    bool ok = met && run_in_dir(out, conf_path, only, site, ranks_place(ranks, 0), err);
+    if (met) order_tell(world, ORDER_END, 0, ok ? NULL : err, out); /* else nobody waits for one */
+    comm_close(data);
     if (!comm_ok(world, &lost)) comm_abort(world, ok ? &lost : err);
     return ok;
 }
@@ -641,6 +646,7 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
     if (out->follows) {
         ok = follow(&(Following){cfg, stop}, world, ranks_place(ranks, comm_rank(world)), err);
         if (!comm_ok(world, &lost)) comm_abort(world, &lost);
+        if (!ok) err->msg[0] = 0; /* all fail by the same thing, and rank 0 says it */
     } else {
         ok = lead(out, conf_path, only, &site, ranks, err);
     }

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COMM_AUTO, COMM_KEY_SELF, COMM_KEY_THREADS, COMM_KEY_MPI }; /* of dist.comm */
+#include "dist/comm_nccl.h"
+
+enum { COMM_KEY_AUTO, COMM_KEY_SELF, COMM_KEY_THREADS, COMM_KEY_MPI, COMM_KEY_NCCL }; /* of dist.comm */
 
 typedef struct {
     Ranks *ranks;
@@ -69,7 +71,8 @@ static bool open_world(Ranks *r, const RunConfig *cfg, Error *err) {
     RankPlace place = ranks_environment();
     int64_t want = cfg->dist.ranks;
     int how = cfg->dist.comm;
-    if (how == COMM_AUTO) how = place.size > 1 ? COMM_KEY_MPI : want > 1 ? COMM_KEY_THREADS : COMM_KEY_SELF;
+    if (how == COMM_KEY_AUTO || how == COMM_KEY_NCCL)
+        how = place.size > 1 ? COMM_KEY_MPI : want > 1 ? COMM_KEY_THREADS : COMM_KEY_SELF;
     if (how == COMM_KEY_SELF && want > 1)
         return error_set(err, ERR_CONFIG, "dist.comm self is one rank, dist.ranks says %lld", (long long)want);
     int n = how == COMM_KEY_THREADS && want > 1 ? (int)want : 1;
@@ -89,11 +92,26 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
                        "leave it at true",
                        comm_size(r->world[0]));
     if (!ok) {
+        if (comm_rank(r->world ? r->world[0] : NULL) > 0) err->msg[0] = 0; /* rank 0 says it */
         ranks_close(r);
         return false;
     }
     *out = r;
     return true;
+}
+
+bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPlace place, Error *err) {
+    NcclApi api;
+    Error mine = {0};
+    *data = NULL;
+    if (comm_size(world) > 1 && cfg->dist.comm == COMM_KEY_NCCL) {
+        nccl_load(&api, &mine);
+        if (!agree(world, &mine, NULL, 0, NULL, err) ||
+            !comm_open_nccl(data, world, &api, (int)cfg->run.device + place.local_rank, err))
+            return false;
+        comm_deadline(*data, cfg->dist.timeout_s);
+    }
+    return mesh_open(m, world, *data, 1, 1, 1, err);
 }
 
 Comm *ranks_world(const Ranks *r) { return comm_size(r->world[0]) > 1 ? r->world[0] : NULL; }

@@ -2,6 +2,7 @@
  *
  *      dikast run conf dist.ranks=2            threads of this process (dist.comm=threads)
  *      mpirun -np 2 dikast run conf            processes (dist.comm=mpi)
+ *      either with dist.comm=nccl              gradients and weights travel between GPUs, one a rank; all else as above
  *
  * A process knows that it is one of several from what its launcher left in the environment: OMPI_COMM_WORLD_RANK and _SIZE, PMI_RANK
  * and PMI_SIZE, SLURM_PROCID and SLURM_STEP_NUM_TASKS, RANK and WORLD_SIZE, in this order.
@@ -26,6 +27,9 @@ RankPlace ranks_place(const Ranks *r, int rank);
 /* Threads: fn(ud, world of its rank, place) begins on a thread for every rank but 0. Processes: nothing. */
 typedef void RankFn(void *ud, Comm *world, RankPlace place);
 bool ranks_start(Ranks *r, RankFn *fn, void *ud, Error *err);
+/* The mesh of one rank, whose world is given; with dist.comm=nccl its groups are of another backend: *data, closed first. Every rank
+ * calls it. */
+bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPlace place, Error *err);
 void ranks_close(Ranks *r);                 /* waits for those threads; closes the world */
 
 /* What rank 0 says to the others, in one message. */

@@ -252,7 +252,7 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
     double sum = gradient_sumsq(o);
     Error lost;
     OptimResult r = {.grad_norm = sqrt(sum) * fabs(grad_scale), .clip_factor = 1};
-    r.skipped = !isfinite(r.grad_norm) || !comm_ok(dp_of(o), &lost);
+    r.skipped = !isfinite(r.grad_norm) || !mesh_ok(o->cfg.mesh, &lost);
     if (!r.skipped) {
         if (o->cfg.clip > 0) r.clip_factor = fmin(1, o->cfg.clip / (r.grad_norm + 1e-6));
         o->updates++;
@@ -299,7 +299,8 @@ static void get_rows(Backend *be, void *host, Tensor t) {
         tensor_get_f32(be, host, t);
 }
 
-/* Rank 0 of a sharded optimizer asks the others for a tensor, in whatever order the file wants them; -1: that was all. */
+/* Rank 0 of a sharded optimizer asks the others for a tensor, in whatever order the file wants them; -1: that was all.
+ */
 static int64_t ask(const Optim *o, int64_t index) {
     Error lost;
     comm_broadcast(dp_of(o), &index, (int64_t)sizeof index, DTYPE_I8, 0, "optim.ask");

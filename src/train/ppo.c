@@ -304,7 +304,7 @@ static bool descend(Ppo *p, Leaves *l, const LeafSum *sum, Error *err) {
         if (!leaves_sum(l, err)) return false;
         OptimResult r =
             optim_step(p->warm ? p->warm : p->optim, schedule_factor(&p->c->schedule, p->update), 1 / sum->weight);
-        if (!comm_ok(world_of(p), err)) return false;
+        if (!mesh_ok(p->c->mesh, err)) return false;
         skipped = r.skipped;
         metrics_add(p->metrics, "grad_norm", r.grad_norm, skipped ? 0 : 1);
     }

@@ -234,7 +234,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     if (s->weight > 0 && isfinite(sum.loss)) {
         if (!leaves_sum(t->leaves, err)) return false;
         OptimResult r = optim_step(t->optim, factor, 1 / s->weight);
-        if (!comm_ok(world_of(t), err)) return false;
+        if (!mesh_ok(t->cfg.mesh, err)) return false;
         s->grad_norm = r.grad_norm;
         s->skipped = r.skipped;
     } else {
