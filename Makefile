@@ -10,7 +10,7 @@
 #   make clean        removes build/ and out/
 
 JOBS := $(shell nproc 2>/dev/null || echo 2)
-TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline test_dist_supervise test_launch_faults
+TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline test_dist_supervise test_launch_faults test_dist_comm test_dist_tree test_dist_train
 SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
 NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 

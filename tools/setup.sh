@@ -1,5 +1,6 @@
 #!/bin/sh
 # Installs the Debian 12 packages this project is built with, and those named as arguments. Does nothing when all are there.
+# Optional, for ranks as processes: libopenmpi-dev openmpi-bin (docs/scale.md); without them that backend and its tests are left out.
 set -eu
 
 packages="build-essential cmake ninja-build pkg-config libjansson-dev libfyaml-dev libexpat1-dev libpcre2-dev

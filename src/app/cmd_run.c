@@ -89,9 +89,9 @@ static bool run_to(const Args *a, const char *conf, const char *only, const char
     if (ok) {
         ok = pipeline_run(&r, &cfg, conf, only, a->log, a->stop, err);
         run_config_release(&cfg);
-        print_summary(&r, (ok || err->code == ERR_GATE) && !only);
+        if (!r.follows) print_summary(&r, (ok || err->code == ERR_GATE) && !only);
     }
-    if (a->json) print_json(&r, ok, err);
+    if (a->json && !r.follows) print_json(&r, ok, err);
     return ok;
 }
 

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "cai/judge_remote.h"
 #include "cai/manifest.h"
+#include "cai/ranks.h"
 #include "cai/report.h"
 #include "cai/stage_util.h"
 #include "eval/stats.h"
@@ -64,11 +65,14 @@ static int find_result(const PipelineResult *r, const char *name) {
     return -1;
 }
 
-/* "cuda:1". */
-static void backend_name(char *out, size_t n, const RunConfig *cfg) {
+enum { RUN_CUDA = 2 }; /* of run.backend */
+
+/* "cuda:1". Ranks of one machine take one GPU each, from run.device on. */
+static void backend_name(char *out, size_t n, const RunConfig *cfg, int local_rank) {
     static const char *const name[] = {"cpu", "ref", "cuda"};
     int at = snprintf(out, n, "%s", name[cfg->run.backend]);
-    if (cfg->run.device > 0) snprintf(out + at, n - (size_t)at, ":%d", (int)cfg->run.device);
+    int device = (int)cfg->run.device + (cfg->run.backend == RUN_CUDA ? local_rank : 0);
+    if (device > 0) snprintf(out + at, n - (size_t)at, ":%d", device);
 }
 
 static const char *isa_name(const RunConfig *cfg) {
@@ -80,7 +84,7 @@ static const char *isa_name(const RunConfig *cfg) {
  * of both apart. */
 static void hash_bits(Hasher *h, const RunConfig *cfg) {
     char backend[32];
-    backend_name(backend, sizeof backend, cfg);
+    backend_name(backend, sizeof backend, cfg, 0);
     const char *bits = backend_bits(backend, isa_name(cfg), cfg->run.dtype == 0 ? DTYPE_F32 : DTYPE_BF16);
     if (*bits) hasher_add_str(h, bits);
 }
@@ -215,12 +219,34 @@ static bool write_done(const StageCtx *ctx, Error *err) {
     return ok;
 }
 
+/* A rank's part of a stage, and how all fared. Whoever is through first waits as long as it takes: rank 0 measures and
+ * writes when the others have done their part. */
+static bool run_with_ranks(const StageCtx *ctx, Comm *world, Error *err) {
+    Error mine = {0};
+    comm_deadline(world, ctx->cfg->dist.timeout_s);
+    ctx->stage->run(ctx, &mine);
+    comm_deadline(world, 0);
+    return agree(world, &mine, NULL, 0, NULL, err);
+}
+
+static int stage_number(const Stage *s) {
+    int i = 0;
+    while (stages[i] != s) i++;
+    return i;
+}
+
+static bool run_here(const StageCtx *ctx, const PipelineResult *all, Error *err) {
+    if (!ctx->mesh) return ctx->stage->run(ctx, err);
+    order_tell(ctx->mesh->world, ORDER_STAGE, stage_number(ctx->stage), NULL, all);
+    return run_with_ranks(ctx, ctx->mesh->world, err);
+}
+
 static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all, Error *err) {
     double start = now_s();
     ctx->ledger = ledger_new();
     Str path = {0};
     path_join(&path, ctx->output, "ledger.json");
-    bool ok = remove_temporaries(ctx->output, err) && ctx->stage->run(ctx, err);
+    bool ok = remove_temporaries(ctx->output, err) && run_here(ctx, all, err);
     pulse_section(log_pulse(ctx->log), SECTION_INIT);
     Error lost;
     /* "Nothing to train on" has its reason in what was lost before. */
@@ -249,28 +275,60 @@ static bool lock_stage(IoLock *lock, const char *path, Log *log, const Stop *sto
     return true;
 }
 
-static bool run_stage(PipelineResult *out, int at, const Stage *s, const RunConfig *cfg, Backend *be, Log *log,
-                      const Stop *stop, Error *err) {
-    StageResult *r = &out->stage[at];
-    const char *input[STAGE_MAX_NEEDS] = {0};
+typedef struct { /* where a rank runs stages */
+    const RunConfig *cfg;
+    Pool *pool;
+    Backend *be;
+    Mesh mesh;
+    Log *log;
+    const Stop *stop;
+} Site;
+
+/* Threads of ranks on one machine share its CPUs. */
+static bool site_open(Site *s, RankPlace place, Error *err) {
+    const RunConfig *cfg = s->cfg;
+    char backend[32];
+    int threads = (int)cfg->run.threads;
+    if (threads == 0 && place.local_size > 1) threads = pool_cpus() / place.local_size;
+    if (threads == 0 && place.local_size > 1) threads = 1;
+    backend_name(backend, sizeof backend, cfg, place.local_rank);
+    return pool_open(&s->pool, threads, err) && backend_open(&s->be, backend, s->pool, isa_name(cfg), err) &&
+           (cfg->run.dtype == 0 || backend_set_dtype(s->be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
+}
+
+static void site_close(Site *s) {
+    backend_close(s->be);
+    pool_close(s->pool);
+}
+
+/* input: (STAGE_MAX_NEEDS), filled here. */
+static StageCtx stage_ctx(const Site *site, const PipelineResult *r, int at, const char **input) {
+    const Stage *s = stages[at];
     for (int i = 0; i < STAGE_MAX_NEEDS && s->needs[i]; i++) {
-        const StageResult *need = &out->stage[find_result(out, s->needs[i])];
+        const StageResult *need = &r->stage[find_result(r, s->needs[i])];
         input[i] = need->applies ? need->dir : NULL;
     }
-    StageCtx ctx = {.cfg = cfg,
-                    .be = be,
-                    .log = log,
-                    .stop = stop,
-                    .seed = rng_derive((Rng){(uint64_t)cfg->run.seed, 0}, s->name).seed,
-                    .data_dir = world_dir(out, cfg),
-                    .output = r->dir,
-                    .input = input,
-                    .stage = s};
-    if (!io_make_dirs(r->dir, err)) return error_wrap(err, "%s", s->name);
+    return (StageCtx){.cfg = site->cfg,
+                      .be = site->be,
+                      .mesh = s->spread && comm_size(site->mesh.world) > 1 ? &site->mesh : NULL,
+                      .log = site->log,
+                      .stop = site->stop,
+                      .seed = rng_derive((Rng){(uint64_t)site->cfg->run.seed, 0}, s->name).seed,
+                      .data_dir = world_dir(r, site->cfg),
+                      .output = r->stage[at].dir,
+                      .input = input,
+                      .stage = s};
+}
+
+static bool run_stage(PipelineResult *out, int at, const Site *site, Error *err) {
+    StageResult *r = &out->stage[at];
+    const char *input[STAGE_MAX_NEEDS] = {0};
+    StageCtx ctx = stage_ctx(site, out, at, input);
+    if (!io_make_dirs(r->dir, err)) return error_wrap(err, "%s", r->name);
     Str path = {0};
     path_join(&path, r->dir, ".lock");
     IoLock lock;
-    bool ok = lock_stage(&lock, str_get(&path), log, stop, err);
+    bool ok = lock_stage(&lock, str_get(&path), site->log, site->stop, err);
     if (ok) {
         /* Whoever held the lock before us may have finished the stage meanwhile. */
         path_join(&path, r->dir, "DONE");
@@ -282,6 +340,56 @@ static bool run_stage(PipelineResult *out, int at, const Stage *s, const RunConf
     }
     str_release(&path);
     return ok;
+}
+
+/* -- the other ranks */
+
+static bool follow_stage(const Site *site, const Order *o, const Error *broken, Error *err) {
+    const char *input[STAGE_MAX_NEEDS] = {0};
+    StageCtx ctx = stage_ctx(site, &o->run, o->stage, input);
+    if (broken->code != ERR_NONE) return agree(site->mesh.world, broken, NULL, 0, NULL, err);
+    ctx.ledger = ledger_new();
+    bool ok = run_with_ranks(&ctx, site->mesh.world, err);
+    ledger_free(ctx.ledger);
+    return ok;
+}
+
+/* A rank that cannot even begin says so when it is asked to. */
+static bool follow_orders(Site *site, RankPlace place, Error *err) {
+    Order *o = mem_alloc(sizeof *o);
+    Error broken = {0};
+    site_open(site, place, &broken);
+    bool ok = true;
+    while ((ok = order_hear(site->mesh.world, o, err)) && o->kind == ORDER_STAGE) {
+        Error told = {0}; /* rank 0 ends the run by what it was told, too */
+        follow_stage(site, o, &broken, &told);
+    }
+    if (ok && o->end.code != ERR_NONE) {
+        *err = o->end;
+        ok = false;
+    }
+    free(o);
+    site_close(site);
+    return ok;
+}
+
+typedef struct {
+    const RunConfig *cfg;
+    const Stop *stop;
+} Following;
+
+static bool follow(const Following *f, Comm *world, RankPlace place, Error *err) {
+    Site site = {.cfg = f->cfg, .stop = f->stop};
+    Comm *data;
+    bool ok = ranks_mesh(&site.mesh, &data, f->cfg, world, place, err) && follow_orders(&site, place, err);
+    comm_close(data);
+    return ok;
+}
+
+/* What becomes of it rank 0 hears. */
+static void follow_thread(void *ud, Comm *world, RankPlace place) {
+    Error err = {0}, lost;
+    if (!follow(ud, world, place, &err) && !comm_ok(world, &lost)) comm_abort(world, &lost);
 }
 
 static double metric_of(void *ud, const char *name) { return run_metric(ud, name); }
@@ -349,8 +457,6 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
     }
     return ok;
 }
-
-enum { RUN_CUDA = 2 }; /* of run.backend */
 
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
@@ -444,10 +550,10 @@ static bool check_world(const PipelineResult *r, const RunConfig *cfg, Error *er
     return true;
 }
 
-static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backend *be, Log *log, const Stop *stop,
-                        Error *err) {
+static bool visit_stage(PipelineResult *out, int i, const Site *site, Error *err) {
     StageResult *r = &out->stage[i];
-    if (!r->cached && stop_requested(stop))
+    Log *log = site->log;
+    if (!r->cached && stop_requested(site->stop))
         return error_set(err, ERR_STOPPED, "stopped before stage '%s'; run the same command again to go on", r->name);
     log_stage(log, r->name);
     bool ok = true;
@@ -457,7 +563,7 @@ static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backen
         log_event(log, "stage_start", "%s", r->dir);
         run_status(out, "running", r->name);
         pulse_section(log_pulse(log), SECTION_INIT);
-        ok = run_stage(out, i, stages[i], cfg, be, log, stop, err);
+        ok = run_stage(out, i, site, err);
         char took[32];
         format_time(took, r->seconds);
         if (ok && r->cached)
@@ -467,31 +573,26 @@ static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backen
         log_event(log, ok ? "stage_done" : "stage_failed", "%s", ok ? r->dir : err->msg);
     }
     log_stage(log, NULL);
-    return ok && (stages[i] != stage_find("world") || check_world(out, cfg, err));
+    return ok && (stages[i] != stage_find("world") || check_world(out, site->cfg, err));
 }
 
-static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop,
-                    Error *err) {
-    Pool *pool = NULL;
-    Backend *be = NULL;
+static bool run_all(PipelineResult *out, const char *only, Site *site, RankPlace place, Error *err) {
     bool want[COUNT_OF(((PipelineResult *)0)->stage)];
-    char backend[32];
-    backend_name(backend, sizeof backend, cfg);
     want_stages(want, only);
-    if (!plan(out, cfg, want, err) || !pool_open(&pool, (int)cfg->run.threads, err)) return false;
-    bool ok = backend_open(&be, backend, pool, isa_name(cfg), err) &&
-              (cfg->run.dtype == 0 || backend_set_dtype(be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
+    bool ok = plan(out, site->cfg, want, err) && site_open(site, place, err);
+    if (ok && place.size > 1)
+        log_info(site->log, "%d ranks (%s), %d thread%s each", place.size, comm_kind(site->mesh.world),
+                 pool_threads(site->pool), pool_threads(site->pool) > 1 ? "s" : "");
     for (int i = 0; i < out->n_stage && ok; i++)
-        if (out->stage[i].applies && want[i]) ok = visit_stage(out, i, cfg, be, log, stop, err);
-    backend_close(be);
-    pool_close(pool);
+        if (out->stage[i].applies && want[i]) ok = visit_stage(out, i, site, err);
+    site_close(site);
     return ok;
 }
 
-static bool run_and_report(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop,
-                           Error *err) {
+static bool run_and_report(PipelineResult *out, const char *only, Site *site, RankPlace place, Error *err) {
+    const RunConfig *cfg = site->cfg;
     double start = now_s();
-    bool ok = run_all(out, cfg, only, log, stop, err);
+    bool ok = run_all(out, only, site, place, err);
     out->seconds = now_s() - start;
     if (!ok || only) return ok;
     Error gates = {0};
@@ -504,14 +605,10 @@ static bool run_and_report(PipelineResult *out, const RunConfig *cfg, const char
     return ok;
 }
 
-bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, Log *log,
-                  const Stop *stop, Error *err) {
-    *out = (PipelineResult){0};
-    *err = (Error){0};
-    if (only && !stage_find(only))
-        return error_set(err, ERR_CONFIG, "unknown stage '%s'; 'dikast --help' lists them", only);
-    if (!pipeline_name(out, cfg, conf_path, err) || !check_config(cfg, err) || !io_make_dirs(out->run_dir, err))
-        return false;
+static bool run_in_dir(PipelineResult *out, const char *conf_path, const char *only, Site *site, RankPlace place,
+                       Error *err) {
+    const RunConfig *cfg = site->cfg;
+    if (!io_make_dirs(out->run_dir, err)) return false;
     Str path = {0};
     path_join(&path, out->run_dir, ".lock");
     IoLock lock;
@@ -521,13 +618,53 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
         return err->code == ERR_CONFIG ? error_wrap(err, "another dikast is working in %s", out->run_dir) : false;
     }
     path_join(&path, out->run_dir, "events.jsonl");
-    ok = remove_temporaries(out->run_dir, err) && log_events_to(log, str_get(&path), err) &&
-         run_dir_begin(out, cfg, conf_path, log, err) && run_and_report(out, cfg, only, log, stop, err);
+    ok = remove_temporaries(out->run_dir, err) && log_events_to(site->log, str_get(&path), err) &&
+         run_dir_begin(out, cfg, conf_path, site->log, err) && run_and_report(out, only, site, place, err);
     Error ignore = {0}, none = {0};
     bool complete = ok || err->code == ERR_GATE;
     run_dir_end(out, complete ? "done" : err->code == ERR_STOPPED ? "stopped" : "failed", ok ? &none : err, &ignore);
     io_unlock(&lock);
     str_release(&path);
+    return ok;
+}
+
+/* Rank 0 with all that it has to do, then the end of the others, whatever came. */
+static bool lead(PipelineResult *out, const char *conf_path, const char *only, Site *site, Ranks *ranks, Error *err) {
+    Following f = {site->cfg, site->stop};
+    Comm *world = ranks_world(ranks);
+    Comm *data = NULL;
+    Error lost;
+    bool met = ranks_start(ranks, follow_thread, &f, err) &&
+               ranks_mesh(&site->mesh, &data, site->cfg, world, ranks_place(ranks, 0), err);
+    bool ok = met && run_in_dir(out, conf_path, only, site, ranks_place(ranks, 0), err);
+    if (met) order_tell(world, ORDER_END, 0, ok ? NULL : err, out); /* else nobody waits for one */
+    comm_close(data);
+    if (!comm_ok(world, &lost)) comm_abort(world, ok ? &lost : err);
+    return ok;
+}
+
+bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, Log *log,
+                  const Stop *stop, Error *err) {
+    *out = (PipelineResult){0};
+    *err = (Error){0};
+    if (only && !stage_find(only))
+        return error_set(err, ERR_CONFIG, "unknown stage '%s'; 'dikast --help' lists them", only);
+    Ranks *ranks;
+    if (!pipeline_name(out, cfg, conf_path, err) || !check_config(cfg, err) || !ranks_open(&ranks, cfg, err))
+        return false;
+    Comm *world = ranks_world(ranks);
+    Site site = {.cfg = cfg, .log = log, .stop = stop};
+    Error lost;
+    bool ok;
+    out->follows = comm_rank(world) > 0;
+    if (out->follows) {
+        ok = follow(&(Following){cfg, stop}, world, ranks_place(ranks, comm_rank(world)), err);
+        if (!comm_ok(world, &lost)) comm_abort(world, &lost);
+        if (!ok) err->msg[0] = 0; /* all fail by the same thing, and rank 0 says it */
+    } else {
+        ok = lead(out, conf_path, only, &site, ranks, err);
+    }
+    ranks_close(ranks);
     return ok;
 }
 

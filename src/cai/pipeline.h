@@ -14,6 +14,7 @@ typedef struct {
     Gate gate[64];
     int n_gate;
     double seconds;
+    bool follows;           /* a process of ranks that is not rank 0: it did its part, and there is nothing to say */
 } PipelineResult;
 
 /* only: run up to this stage and no further, without gates and report (NULL: all). Gates missed: returns false with ERR_GATE, result complete. */

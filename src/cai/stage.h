@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cai/run_config.h"
 #include "data/ledger.h"
+#include "dist/mesh.h"
 #include "tensor/backend.h"
 
 enum { STAGE_MAX_NEEDS = 10 };
@@ -17,7 +18,8 @@ enum { STAGE_MAX_NEEDS = 10 };
 typedef struct {
     const RunConfig *cfg;
     Backend *be;
-    Log *log;
+    const Mesh *mesh;           /* the ranks that run this stage together; NULL: this one alone */
+    Log *log;                   /* NULL on all ranks but 0 */
     const Stop *stop;
     Ledger *ledger;             /* closed by the pipeline after run() */
     uint64_t seed;              /* of this stage: derived from run.seed and the stage's name */
@@ -32,11 +34,13 @@ typedef struct Stage {
     const char *help;           /* one line */
     int version;                /* raised when equal inputs would now give another result */
     const char *needs[STAGE_MAX_NEEDS];     /* other stages */
-    const char *section[8];     /* configuration sections that change its result: "pm.", "model." */
+    const char *section[10];     /* configuration sections that change its result: "pm.", "model." */
     /* false: this stage does not apply under this configuration (then needs[] entries naming it are NULL). NULL: always */
     bool (*applies)(const RunConfig *cfg);
     /* Calls add(ud, path) for every file below data_dir (or absolute) whose content it reads. NULL: none */
     void (*files)(const RunConfig *cfg, void (*add)(void *ud, const char *path), void *ud);
+    /* It trains: every rank runs it, on its share of the work, and only rank 0 (stage_leads) writes. Other stages are rank 0's. */
+    bool spread;
     bool uses_constitution;     /* its canonical hash enters the key */
     /* Whether it judges pairs: then judge.* enters the key, and a remote judge's key must be there before the run begins.
      * NULL: never. */

@@ -151,7 +151,7 @@ static bool run(const StageCtx *ctx, Error *err) {
     bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, err) &&
               stage_rows(&rows, ctx, &ctx->cfg->data.harm_qa, ROW_LABELLED, err) &&
               train(ctx, net.net, &text, &rows, net.m.cfg.max_seq, &n_train, err) &&
-              evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err) &&
+              (!stage_leads(ctx) || evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err)) &&
               stage_net_save(ctx, net.net, tokenizer, err);
     rows_release(&rows);
     stage_net_close(&net);
@@ -165,11 +165,13 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.harm_qa, add, ud);
 }
 
-const Stage stage_classifier = {.name = "classifier",
-                                .help = "an independent harm classifier, for evaluation only (with data.harm_qa)",
-                                .version = 2,
-                                .needs = {"tokenizer", "pretrain"},
-                                .section = {"classifier.", "lora.", "data.harm_qa", "data.columns", "data.max_rows"},
-                                .applies = applies,
-                                .files = files,
-                                .run = run};
+const Stage stage_classifier = {
+    .name = "classifier",
+    .help = "an independent harm classifier, for evaluation only (with data.harm_qa)",
+    .version = 2,
+    .needs = {"tokenizer", "pretrain"},
+    .section = {"classifier.", "lora.", "dist.", "data.harm_qa", "data.columns", "data.max_rows"},
+    .applies = applies,
+    .files = files,
+    .spread = true,
+    .run = run};

@@ -126,10 +126,11 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Er
     ObjLm *o = NULL;
     Objective obj;
     double loss = NAN;
-    bool ok = add_instructions(ctx, &train, &test, text, max, err) && add_format(ctx, &train, text, max, err) &&
-              obj_lm_open(&o, &obj, &train, stage_pass_tokens(&train, k->micro_tokens), ctx->seed, err) &&
-              stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) &&
-              stage_lm_loss(&loss, n->net, &test, stage_pass_tokens(&test, k->micro_tokens), err);
+    bool ok =
+        add_instructions(ctx, &train, &test, text, max, err) && add_format(ctx, &train, text, max, err) &&
+        obj_lm_open(&o, &obj, &train, stage_pass_tokens(&train, k->micro_tokens), ctx->seed, err) &&
+        stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) &&
+        (!stage_leads(ctx) || stage_lm_loss(&loss, n->net, &test, stage_pass_tokens(&test, k->micro_tokens), err));
     if (o) obj_lm_close(o);
     if (ok) {
         Summary s;
@@ -166,7 +167,8 @@ const Stage stage_helpful = {.name = "helpful",
                              .help = "SFT on helpful dialogue and on the critique and judge formats",
                              .version = 2,
                              .needs = {"world", "tokenizer", "pretrain"},
-                             .section = {"helpful.", "lora.", "data.sft", "data.format", "data.harm_qa",
+                             .section = {"helpful.", "lora.", "dist.", "data.sft", "data.format", "data.harm_qa",
                                          "data.prefs_harmless", "data.columns", "data.max_rows"},
                              .files = files,
+                             .spread = true,
                              .run = run};

@@ -320,7 +320,7 @@ static bool run(const StageCtx *ctx, Error *err) {
         Summary s;
         summary_begin(&s);
         summary_num(&s, "pairs", j.pairs.n);
-        ok = ok && evaluate(&j, &ai, &s, err) && stage_net_save(ctx, pm.net, tokenizer, err);
+        ok = ok && (!stage_leads(ctx) || evaluate(&j, &ai, &s, err)) && stage_net_save(ctx, pm.net, tokenizer, err);
         if (ok)
             ok = summary_end(&s, ctx, err);
         else
@@ -345,8 +345,9 @@ const Stage stage_pm = {.name = "pm",
                         .help = "preference model on AI labels and helpfulness preferences",
                         .version = 2,
                         .needs = {"world", "tokenizer", "sl", "pairs", "label"},
-                        .section = {"pm.", "lora.", "data.prefs_helpful", "data.prefs_harmless", "data.pm_gold",
-                                    "data.columns", "data.max_rows"},
+                        .section = {"pm.", "lora.", "dist.", "data.prefs_helpful", "data.prefs_harmless",
+                                    "data.pm_gold", "data.columns", "data.max_rows"},
                         .files = files,
                         .uses_constitution = true,
+                        .spread = true,
                         .run = run};

@@ -108,7 +108,7 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
                      : obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err);
     double held_loss = NAN;
     ok = ok && (!trains(c) || stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err)) &&
-         (held == 0 || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
+         (held == 0 || !stage_leads(ctx) || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
     if (o) obj_lm_close(o);
     if (ok) {
         Summary s;
@@ -164,10 +164,12 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     if (c->model.path[0]) import_files(c->model.path, add, ud);
 }
 
-const Stage stage_pretrain = {.name = "pretrain",
-                              .help = "language modelling on text, from random weights or model.path",
-                              .version = 3,
-                              .needs = {"world", "tokenizer"},
-                              .section = {"pretrain.", "model.", "data.columns", "data.max_rows", "data.pretrain"},
-                              .files = files,
-                              .run = run};
+const Stage stage_pretrain = {
+    .name = "pretrain",
+    .help = "language modelling on text, from random weights or model.path",
+    .version = 3,
+    .needs = {"world", "tokenizer"},
+    .section = {"pretrain.", "model.", "dist.", "data.columns", "data.max_rows", "data.pretrain"},
+    .files = files,
+    .spread = true,
+    .run = run};

@@ -161,6 +161,9 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
                      .state_updates = c->ckpt.every,
                      .state = stage_state(ctx),
                      .seed = ctx->seed,
+                     .mesh = ctx->mesh,
+                     .shard = c->dist.zero,
+                     .running_sum = !c->dist.tree,
                      .keep = c->rl.t.recompute ? KEEP_INPUTS : KEEP_ALL};
     stage_optim(&p->optim, &c->rl.t);
     stage_schedule(&p->schedule, "rl", &c->rl.t, c->rl.t.steps);
@@ -304,7 +307,7 @@ static bool update(const StageCtx *ctx, const PpoConfig *c, PpoSetup *setup, Err
         log_warn(ctx->log, "%s; going on with those", err->msg);
         *err = (Error){0};
     }
-    return (done || kl_stop) && summarise(ctx, kl_stop, err);
+    return (done || kl_stop) && (!stage_leads(ctx) || summarise(ctx, kl_stop, err));
 }
 
 static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Prompts *prompts, Error *err) {
@@ -336,11 +339,12 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
     ok = ok && sequences_ok(p.seq, p.n_seq, err) &&
          read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
          read_mix(&mix, ctx, text, max, err) &&
-         appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);
+         (!stage_leads(ctx) ||
+          appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err));
     if (ok) {
         ok = rl_methods[c.method].rollouts ? update(ctx, &c, &setup, err) : stage_rl_dpo(ctx, text, &c, &setup, err);
         appender_close(reporter.samples);
-        ok = ok && unique_samples(ctx->output, err);
+        ok = ok && (!stage_leads(ctx) || unique_samples(ctx->output, err));
     }
     samples_release(&mix);
     prompts_free(&p);
@@ -375,6 +379,7 @@ const Stage stage_rl = {
     .help = "RL-CAI: policy gradients against the preference model, or DPO, near SL-CAI by a KL penalty",
     .version = 3,
     .needs = {"world", "tokenizer", "prompts", "sl", "pairs", "label", "pm"},
-    .section = {"rl.", "dpo.", "lora.", "data.columns", "data.max_rows"},
+    .section = {"rl.", "dpo.", "lora.", "dist.", "data.columns", "data.max_rows"},
     .files = files,
+    .spread = true,
     .run = run};

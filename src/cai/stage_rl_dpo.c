@@ -56,7 +56,8 @@ static bool learn(const StageCtx *ctx, const SampleSet *set, const PpoSetup *s, 
     ObjDpo *o = NULL;
     Objective obj;
     DpoConfig d = {{c->dpo.beta, c->dpo.label_smoothing, c->dpo.loss == 1}, c->dpo.average, false};
-    d.equal = s->policy.trunk->be->exact && !state_exists(ctx->output) && doctor_same_weights(s->policy, s->reference);
+    d.equal = stage_leads(ctx) && s->policy.trunk->be->exact && !state_exists(ctx->output) &&
+              doctor_same_weights(s->policy, s->reference);
     bool ok = obj_dpo_reference(ref, set, s->reference, max_tok, err) &&
               obj_dpo_open(&o, &obj, set, ref, max_tok, ctx->seed, &d, err) &&
               stage_train(ctx, s->policy, &c->dpo.t, &obj, obj_dpo_packs(o, 0), err) && obj_dpo_check(o, err);
@@ -83,7 +84,7 @@ static bool measure(const StageCtx *ctx, const PpoConfig *c, const PpoSetup *s, 
     double ended = 0;
     for (int i = 0; i < x.n; i++) ended += x.reply[i].why == STOP_TOKEN;
     PpoReport report = {1, x.n, x.prompt, x.reply, x.score, x.kl, x.generate_s, x.score_s, 0};
-    if (s->report) s->report(s->report_ud, &report);
+    if (s->report && stage_leads(ctx)) s->report(s->report_ud, &report);
     Summary sum;
     summary_begin(&sum);
     summary_num(&sum, "pairs", (double)pairs);

@@ -10,6 +10,8 @@
 #include "cai/hf_folder.h"
 #include "data/source.h"
 
+bool stage_leads(const StageCtx *ctx) { return mesh_leads(ctx->mesh); }
+
 const char *stage_input(const StageCtx *ctx, const char *name) {
     for (int i = 0; i < STAGE_MAX_NEEDS && ctx->stage->needs[i]; i++)
         if (!strcmp(ctx->stage->needs[i], name)) return ctx->input[i];
@@ -304,6 +306,7 @@ static bool save_adapter(const StageCtx *ctx, Net *net, Error *err) {
 }
 
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err) {
+    if (!stage_leads(ctx)) return true;
     Str from = {0}, to = {0};
     StageText text = {0};
     Model *m = net.trunk;
@@ -389,11 +392,19 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objecti
                      .keep = k->recompute ? KEEP_INPUTS : KEEP_ALL,
                      .state_s = ctx->cfg->run.state_s,
                      .state_steps = ctx->cfg->ckpt.every,
-                     .state = stage_state(ctx)};
+                     .state = stage_state(ctx),
+                     .mesh = ctx->mesh,
+                     .shard = ctx->cfg->dist.zero,
+                     .running_sum = !ctx->cfg->dist.tree};
     if (c.accum < 1) c.accum = 1;
     c.steps = k->steps;
     if (c.steps == 0) c.steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c.accum);
     if (c.steps < 1) c.steps = 1;
+    if (ctx->mesh && ctx->mesh->size.dp > c.accum)
+        log_warn(ctx->log,
+                 "a step has %d micro-batches for %d ranks, so some have nothing to do: lower %s.micro_tokens, "
+                 "or raise %s.batch_tokens",
+                 c.accum, ctx->mesh->size.dp, ctx->stage->name, ctx->stage->name);
     if (!ledger_check(ctx->ledger, ctx->cfg->data.max_lost, err)) return false;
     stage_optim(&c.optim, k);
     stage_schedule(&c.schedule, ctx->stage->name, k, c.steps);
@@ -492,7 +503,7 @@ bool summary_end(Summary *s, const StageCtx *ctx, Error *err) {
     str_putc(&s->text, '\n');
     Str path = {0};
     path_join(&path, ctx->output, "summary.json");
-    bool ok = io_write_file(str_get(&path), s->text.s, s->text.n, err);
+    bool ok = !stage_leads(ctx) || io_write_file(str_get(&path), s->text.s, s->text.n, err);
     str_release(&path);
     str_release(&s->text);
     return ok;

@@ -11,6 +11,7 @@
 #include "train/obj.h"
 #include "train/trainer.h"
 
+bool stage_leads(const StageCtx *ctx);      /* rank 0: the one that measures and writes */
 const char *stage_input(const StageCtx *ctx, const char *name);     /* directory of that need; NULL if it does not apply */
 void path_join(Str *out, const char *a, const char *b);             /* replaces *out by a/b; b beginning with / or ./ or ../ stays as it is */
 void stage_data_path(Str *out, const char *data_dir, const char *name);     /* absolute names as they are */

@@ -59,8 +59,10 @@ double schedule_factor(const Schedule *c, int64_t s) {
 typedef struct {
     char *name; /* "<net>.<name>" */
     int net;
-    Tensor w, dw, m, v;
-    Tensor master; /* BF16 weights: what they are rounded from; else empty */
+    Tensor w, dw;
+    int64_t row, n_row; /* of w and dw: what this rank updates; all, unless the state is sharded */
+    Tensor m, v;        /* of those rows */
+    Tensor master;      /* BF16 weights: what they are rounded from; else empty */
     double lr_scale;
     bool decay;
 } OptimParam;
@@ -73,6 +75,8 @@ struct Optim {
     int n_net;
     OptimParam *param;
     int n_param;
+    Tensor *grad, *weight; /* (n_param) dw, w */
+    Blocks blocks;
     Heap names;
     Arena mem;
 };
@@ -95,13 +99,39 @@ static void collect(void *ud, int index, const ParamInfo *p) {
     q->w = p->w, q->dw = p->dw, q->decay = p->decay, q->net = job->net;
 }
 
+static Comm *dp_of(const Optim *o) { return o->cfg.mesh ? o->cfg.mesh->dp : NULL; }
+static bool sharded(const Optim *o) { return o->cfg.shard && comm_size(dp_of(o)) > 1; }
+
+static void cut_state(Optim *o) {
+    o->grad = mem_alloc((size_t)o->n_param * sizeof *o->grad);
+    o->weight = mem_alloc((size_t)o->n_param * sizeof *o->weight);
+    for (int i = 0; i < o->n_param; i++) o->grad[i] = o->param[i].dw, o->weight[i] = o->param[i].w;
+    blocks_make(&o->blocks, o->grad, o->n_param, comm_size(dp_of(o)));
+    for (int i = 0; i < o->n_param; i++) {
+        OptimParam *p = &o->param[i];
+        p->n_row = p->w.rows;
+        if (sharded(o)) blocks_rows(&o->blocks, i, comm_rank(dp_of(o)), &p->row, &p->n_row);
+    }
+}
+
+static Tensor own(const OptimParam *p, Tensor t) { return tensor_rows(t, p->n_row > 0 ? p->row : 0, p->n_row); }
+
+const Tensor *optim_grads(const Optim *o, int *n) {
+    *n = o->n_param;
+    return o->grad;
+}
+
+const Blocks *optim_blocks(const Optim *o) { return &o->blocks; }
+Backend *optim_backend(const Optim *o) { return o->be; }
+bool optim_shards(const Optim *o) { return sharded(o); }
+
 static void place_moments(Optim *o, Arena *mem) {
     for (int i = 0; i < o->n_param; i++) {
         OptimParam *p = &o->param[i];
         DType real = o->be->real;
-        p->m = tensor_place_weight(mem, real, p->w.rows, p->w.cols, p->w.panels);
-        p->v = tensor_place_weight(mem, real, p->w.rows, p->w.cols, p->w.panels);
-        if (p->w.dtype != real) p->master = tensor_place_weight(mem, real, p->w.rows, p->w.cols, p->w.panels);
+        p->m = tensor_place_weight(mem, real, p->n_row, p->w.cols, p->w.panels);
+        p->v = tensor_place_weight(mem, real, p->n_row, p->w.cols, p->w.panels);
+        if (p->w.dtype != real) p->master = tensor_place_weight(mem, real, p->n_row, p->w.cols, p->w.panels);
     }
 }
 
@@ -129,6 +159,7 @@ bool optim_open(Optim **out, const Net *net, const double *lr_scale, int n_net, 
     o->param = mem_alloc((size_t)max_param * sizeof *o->param);
     for (int i = 0; i < n_net; i++) net_visit(net[i], collect, &(CollectJob){o, i, lr_scale ? lr_scale[i] : 1});
     CHECK(o->n_param > 0, "an optimizer over nets without gradients");
+    cut_state(o);
     Arena measure;
     arena_init_measure(&measure, "optimizer moments");
     place_moments(o, &measure);
@@ -138,9 +169,11 @@ bool optim_open(Optim **out, const Net *net, const double *lr_scale, int n_net, 
     }
     place_moments(o, &o->mem);
     for (int i = 0; i < o->n_param; i++) {
-        o->be->op->zero(o->be, o->param[i].m);
-        o->be->op->zero(o->be, o->param[i].v);
-        if (!tensor_empty(o->param[i].master)) widen(o->be, o->param[i].master, o->param[i].w);
+        OptimParam *p = &o->param[i];
+        if (p->n_row == 0) continue;
+        o->be->op->zero(o->be, p->m);
+        o->be->op->zero(o->be, p->v);
+        if (!tensor_empty(p->master)) widen(o->be, p->master, own(p, p->w));
     }
     *out = o;
     return true;
@@ -150,6 +183,9 @@ void optim_close(Optim *o) {
     if (!o) return;
     arena_release(&o->mem);
     heap_release(&o->names);
+    blocks_release(&o->blocks);
+    free(o->grad);
+    free(o->weight);
     free(o->param);
     free(o->net);
     free(o);
@@ -168,41 +204,65 @@ static void raise_versions(Optim *o) {
     }
 }
 
-static double gradient_sumsq(const Optim *o) {
-    Backend *be = o->be;
-    double sum = 0;
-    if (!be->op->sumsq_all) {
-        for (int i = 0; i < o->n_param; i++) sum += be->op->sumsq(be, o->param[i].dw);
-        return sum;
-    }
-    Tensor *dw = mem_alloc((size_t)o->n_param * sizeof *dw);
-    for (int i = 0; i < o->n_param; i++) dw[i] = o->param[i].dw;
-    sum = be->op->sumsq_all(be, dw, o->n_param);
-    free(dw);
+/* Each rank's own blocks, then the sums of all, added in the order of blocks. */
+static double sharded_sumsq(const Optim *o) {
+    const Blocks *b = &o->blocks;
+    int size = comm_size(dp_of(o)), me = comm_rank(dp_of(o));
+    double *own_sum = mem_alloc((size_t)(b->n + 1) * sizeof *own_sum), *all = mem_alloc((size_t)b->n * sizeof *all),
+           sum = 0;
+    int64_t *count = mem_alloc((size_t)size * sizeof *count);
+    for (int i = b->cut[me]; i < b->cut[me + 1]; i++)
+        own_sum[i - b->cut[me]] = o->be->op->sumsq(o->be, block_of(o->grad, b->at[i]));
+    for (int r = 0; r < size; r++) count[r] = b->cut[r + 1] - b->cut[r];
+    comm_all_gather(o->cfg.mesh->world, all, own_sum, count, DTYPE_F64, "optim.norm");
+    for (int i = 0; i < b->n; i++) sum += all[i];
+    free(own_sum);
+    free(all);
+    free(count);
     return sum;
 }
 
-OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
+static double gradient_sumsq(const Optim *o) {
     Backend *be = o->be;
+    const Blocks *b = &o->blocks;
+    double sum = 0;
+    if (sharded(o)) return sharded_sumsq(o);
+    if (!be->op->sumsq_all) {
+        for (int i = 0; i < b->n; i++) sum += be->op->sumsq(be, block_of(o->grad, b->at[i]));
+        return sum;
+    }
+    Tensor *part = mem_alloc((size_t)b->n * sizeof *part);
+    for (int i = 0; i < b->n; i++) part[i] = block_of(o->grad, b->at[i]);
+    sum = be->op->sumsq_all(be, part, b->n);
+    free(part);
+    return sum;
+}
+
+static void update(Optim *o, const OptimParam *p, double lr, double grad_scale) {
+    Backend *be = o->be;
+    AdamwParams a = {.beta1 = o->cfg.beta1, .beta2 = o->cfg.beta2, .eps = o->cfg.eps, .t = o->updates};
+    a.lr = lr * p->lr_scale;
+    a.weight_decay = p->decay ? o->cfg.weight_decay : 0;
+    a.grad_scale = grad_scale;
+    bool half = !tensor_empty(p->master);
+    be->op->adamw(be, half ? p->master : own(p, p->w), p->m, p->v, own(p, p->dw), a);
+    if (half) be->op->cast(be, own(p, p->w), p->master);
+}
+
+OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
     double sum = gradient_sumsq(o);
+    Error lost;
     OptimResult r = {.grad_norm = sqrt(sum) * fabs(grad_scale), .clip_factor = 1};
-    r.skipped = !isfinite(r.grad_norm);
+    r.skipped = !isfinite(r.grad_norm) || !mesh_ok(o->cfg.mesh, &lost);
     if (!r.skipped) {
         if (o->cfg.clip > 0) r.clip_factor = fmin(1, o->cfg.clip / (r.grad_norm + 1e-6));
         o->updates++;
-        for (int i = 0; i < o->n_param; i++) {
-            OptimParam *p = &o->param[i];
-            AdamwParams a = {.beta1 = o->cfg.beta1, .beta2 = o->cfg.beta2, .eps = o->cfg.eps, .t = o->updates};
-            a.lr = o->cfg.lr * lr_factor * p->lr_scale;
-            a.weight_decay = p->decay ? o->cfg.weight_decay : 0;
-            a.grad_scale = grad_scale * r.clip_factor;
-            bool half = !tensor_empty(p->master);
-            be->op->adamw(be, half ? p->master : p->w, p->m, p->v, p->dw, a);
-            if (half) be->op->cast(be, p->w, p->master);
-        }
+        for (int i = 0; i < o->n_param; i++)
+            if (o->param[i].n_row > 0) update(o, &o->param[i], o->cfg.lr * lr_factor, grad_scale * r.clip_factor);
+        if (sharded(o)) blocks_gather(&o->blocks, dp_of(o), o->be, o->weight, "optim.weights");
         raise_versions(o);
     }
-    for (int i = 0; i < o->n_param; i++) be->op->zero(be, o->param[i].dw);
+    for (int i = 0; i < o->n_param; i++) o->be->op->zero(o->be, o->param[i].dw);
     return r;
 }
 
@@ -212,24 +272,10 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
 static const char updates_name[] = "updates";
 
 typedef struct {
-    Backend *be;
+    const Optim *o;
     const StOut *out;
-    Tensor *state; /* as out */
+    int *state; /* as out: STATES * parameter + kind */
 } SaveJob;
-
-/* Bits as they are: F32 in cpu, F64 in ref. One tensor at a time, so that a state costs no memory. */
-static bool put_state(void *ud, const StOut *t, Writer *w, Error *err) {
-    const SaveJob *job = ud;
-    Tensor state = job->state[t - job->out];
-    void *host = mem_alloc(t->bytes);
-    if (state.dtype == DTYPE_F64)
-        tensor_get(job->be, host, state);
-    else
-        tensor_get_f32(job->be, host, state);
-    bool ok = writer_put(w, host, t->bytes, err);
-    free(host);
-    return ok;
-}
 
 enum { STATES = 3 };
 static const char state_kind[STATES] = {'m', 'v', 'w'};
@@ -241,32 +287,57 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
     static const OptimKind kind[STATES] = {OPTIM_M, OPTIM_V, OPTIM_MASTER};
     for (int i = 0; i < STATES * o->n_param; i++) {
         const OptimParam *p = &o->param[i / STATES];
-        Tensor t = state_of(p, i % STATES);
-        if (!tensor_empty(t)) fn(ud, p->net, strchr(p->name, '.') + 1, kind[i % STATES], t);
+        OptimPiece piece = {p->net, strchr(p->name, '.') + 1, kind[i % STATES], p->w.rows,
+                            p->row, state_of(p, i % STATES)};
+        if (!tensor_empty(piece.t)) fn(ud, &piece);
     }
 }
 
 void optim_resume(Optim *o, int64_t updates) { o->updates = updates; }
 
+/* What of them the whole parameter has. */
+static bool has_state(const Optim *o, const OptimParam *p, int k) { return k < 2 || p->w.dtype != o->be->real; }
+
 static int count_states(const Optim *o) {
     int n = 0;
-    for (int i = 0; i < STATES * o->n_param; i++) n += !tensor_empty(state_of(&o->param[i / STATES], i % STATES));
+    for (int i = 0; i < STATES * o->n_param; i++) n += has_state(o, &o->param[i / STATES], i % STATES);
     return n;
 }
 
+static void get_rows(Backend *be, void *host, Tensor t) {
+    if (tensor_empty(t)) return;
+    if (t.dtype == DTYPE_F64)
+        tensor_get(be, host, t);
+    else
+        tensor_get_f32(be, host, t);
+}
+
+/* Bits as they are: F32 in cpu, F64 in ref. One tensor at a time, so that a state costs no memory. */
+static bool put_state(void *ud, const StOut *t, Writer *w, Error *err) {
+    SaveJob *job = ud;
+    const Optim *o = job->o;
+    int index = job->state[t - job->out];
+    void *host = mem_alloc(t->bytes);
+    get_rows(o->be, host, state_of(&o->param[index / STATES], index % STATES));
+    bool ok = writer_put(w, host, t->bytes, err);
+    free(host);
+    return ok;
+}
+
 bool optim_save(const Optim *o, const char *path, Error *err) {
+    CHECK(!sharded(o), "a divided state has no file of one rank");
     Heap heap = {0};
     int n = count_states(o) + 1, at = 0;
     StOut *out = mem_alloc((size_t)n * sizeof *out);
-    SaveJob job = {o->be, out, mem_alloc((size_t)n * sizeof *job.state)};
+    SaveJob job = {o, out, mem_alloc((size_t)n * sizeof *job.state)};
+    DType real = o->be->real;
     for (int i = 0; i < STATES * o->n_param; i++) {
         const OptimParam *p = &o->param[i / STATES];
-        Tensor t = state_of(p, i % STATES);
-        if (tensor_empty(t)) continue;
-        job.state[at] = t;
-        out[at] = (StOut){.dtype = dtype_name(t.dtype), .n_dim = 2, .dim = {t.rows, t.cols}};
+        if (!has_state(o, p, i % STATES)) continue;
+        job.state[at] = i;
+        out[at] = (StOut){.dtype = dtype_name(real), .n_dim = 2, .dim = {p->w.rows, p->w.cols}};
         out[at].name = heap_printf(&heap, "%s.%c", p->name, state_kind[i % STATES]);
-        out[at].bytes = (size_t)tensor_count(t) * dtype_bytes(t.dtype);
+        out[at].bytes = (size_t)tensor_count(p->w) * dtype_bytes(real);
         at++;
     }
     out[at] = (StOut){.name = updates_name, .dtype = "I64", .n_dim = 1, .dim = {1}, .data = &o->updates, .bytes = 8};
@@ -277,17 +348,20 @@ bool optim_save(const Optim *o, const char *path, Error *err) {
     return ok;
 }
 
-static bool load_moment(Optim *o, const StFile *f, const char *name, char kind, Tensor t, bool store, Error *err) {
+static bool load_moment(Optim *o, const StFile *f, const OptimParam *p, int k, bool store, Error *err) {
     char full[256];
-    snprintf(full, sizeof full, "%s.%c", name, kind);
+    Tensor t = state_of(p, k);
+    DType real = o->be->real;
+    snprintf(full, sizeof full, "%s.%c", p->name, state_kind[k]);
     const StEntry *e = st_find(f, full);
     if (!e) return error_set(err, ERR_FORMAT, "tensor '%s' is missing", full);
-    if (strcmp(e->dtype, dtype_name(t.dtype)) != 0 || e->n_dim != 2 || e->dim[0] != t.rows || e->dim[1] != t.cols)
-        return error_set(err, ERR_FORMAT, "tensor '%s': expected %s of shape [%lld, %lld]", full, dtype_name(t.dtype),
-                         (long long)t.rows, (long long)t.cols);
-    if (!store) return true;
-    void *host = mem_alloc(e->bytes); /* aligned, which the mapping need not be */
-    memcpy(host, e->data, e->bytes);
+    if (strcmp(e->dtype, dtype_name(real)) != 0 || e->n_dim != 2 || e->dim[0] != p->w.rows || e->dim[1] != p->w.cols)
+        return error_set(err, ERR_FORMAT, "tensor '%s': expected %s of shape [%lld, %lld]", full, dtype_name(real),
+                         (long long)p->w.rows, (long long)p->w.cols);
+    if (!store || tensor_empty(t)) return true;
+    size_t row_bytes = (size_t)p->w.cols * dtype_bytes(real);
+    void *host = mem_alloc((size_t)p->n_row * row_bytes); /* aligned, which the mapping need not be */
+    memcpy(host, (const unsigned char *)e->data + (size_t)p->row * row_bytes, (size_t)p->n_row * row_bytes);
     if (t.dtype == DTYPE_F64)
         tensor_set(o->be, t, host);
     else
@@ -306,9 +380,7 @@ static bool load_state(Optim *o, const StFile *f, Error *err) {
     for (int store = 0; store < 2; store++) {
         for (int i = 0; i < STATES * o->n_param; i++) {
             const OptimParam *p = &o->param[i / STATES];
-            Tensor state = state_of(p, i % STATES);
-            if (!tensor_empty(state) && !load_moment(o, f, p->name, state_kind[i % STATES], state, store, err))
-                return false;
+            if (has_state(o, p, i % STATES) && !load_moment(o, f, p, i % STATES, store, err)) return false;
         }
     }
     memcpy(&o->updates, t->data, sizeof o->updates);

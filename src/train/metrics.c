@@ -31,7 +31,7 @@ static int find(const Metrics *m, const char *name) {
     return -1;
 }
 
-void metrics_add(Metrics *m, const char *name, double value, double weight) {
+void metrics_add_sum(Metrics *m, const char *name, double sum, double weight) {
     if (!m) return;
     int i = find(m, name);
     if (i < 0) {
@@ -44,10 +44,22 @@ void metrics_add(Metrics *m, const char *name, double value, double weight) {
         m->at[i] = (Metric){.sum = 0};
         snprintf(m->at[i].name, METRIC_NAME, "%s", name);
     }
-    /* 0 * NaN is NaN: what has no weight must leave no trace. */
+    /* What has no weight must leave no trace, and 0 + -0 would. */
     if (weight == 0) return;
-    m->at[i].sum += value * weight;
+    m->at[i].sum += sum;
     m->at[i].weight += weight;
+}
+
+void metrics_add(Metrics *m, const char *name, double value, double weight) {
+    /* 0 * NaN is NaN. */
+    metrics_add_sum(m, name, weight == 0 ? 0 : value * weight, weight);
+}
+
+const char *metrics_sum_at(const Metrics *m, int i, double *sum, double *weight) {
+    CHECK(i >= 0 && i < m->n, "metric %d of %d", i, m->n);
+    *sum = m->at[i].sum;
+    *weight = m->at[i].weight;
+    return m->at[i].name;
 }
 
 double metrics_mean(const Metrics *m, const char *name) {

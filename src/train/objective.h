@@ -21,6 +21,9 @@ double metrics_mean(const Metrics *m, const char *name);                        
 int metrics_count(const Metrics *m);
 const char *metrics_at(const Metrics *m, int i, double *mean, double *weight);
 void metrics_clear(Metrics *m);
+/* The sums behind a mean, and such sums added as they are: what travels between ranks. m NULL: nothing. */
+const char *metrics_sum_at(const Metrics *m, int i, double *sum, double *weight);
+void metrics_add_sum(Metrics *m, const char *name, double sum, double weight);
 
 typedef struct {
     const char *name;

@@ -1,9 +1,9 @@
 /* Rollout, then `epochs` passes over it in minibatches, one optimizer step each, over policy and (PPO) value together.
  *
- * A minibatch is split into forward passes by tokens; gradients of sums add up over the passes and are divided by the
- * minibatch's tokens (or replies, see Aggregation) once, so the split changes nothing but rounding. Whatever an update
- * does follows from the weights it starts with, its number and beta: so a state holds both nets, the moments and those
- * two numbers. */
+ * A minibatch is split into forward passes by tokens, the leaves of its gradient tree, which ranks share out; gradients
+ * of sums add up over the passes and are divided by the minibatch's tokens (or replies, see Aggregation) once, so the
+ * split changes nothing but rounding, and the ranks not even that. Whatever an update does follows from the weights it
+ * starts with, its number and beta: so a state holds both nets, the moments and those two numbers. */
 #include "train/ppo.h"
 
 #include <inttypes.h>
@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "nn/lora.h"
 #include "train/batch.h"
+#include "train/leaves.h"
 #include "train/obj.h"
 #include "train/rollout.h"
 
@@ -40,6 +41,7 @@ typedef struct {
     Pulse *pulse;
     const Stop *stop;
     Optim *optim;
+    Leaves *leaves;
     Acts *policy_acts,
         *value_acts; /* one and the same where the nets agree in shape: one is done before the other begins */
     Arena policy_mem, value_mem;
@@ -51,8 +53,9 @@ typedef struct {
     PolicyRule rule; /* of this update */
     ObjLm *mix;      /* texts beside the rollouts, or NULL */
     Objective mix_obj;
-    Optim *warm;       /* the value net's alone during its warm-up, else NULL */
-    int64_t n_trained; /* rows of the pass over the rollout */
+    Optim *warm; /* the value net's alone during its warm-up, else NULL */
+    Leaves *warm_leaves;
+    int64_t n_trained; /* rows of the pass over the rollout, of all ranks */
     ReplyShape shape;  /* of the first rollout */
     bool said_drift;
     double *value_rows;     /* (HEAD_SLICE_MOST) */
@@ -66,12 +69,13 @@ typedef struct {
     State *state; /* NULL without a folder */
     int64_t update, n_skipped, n_skipped_now;
     double beta, tok_done, last_reward;
-    int64_t n_tok;       /* of replies since update 0 */
-    uint64_t last_batch; /* state_batch_hash of the last pass */
+    int64_t n_tok; /* of replies since update 0 */
 } Ppo;
 
 static const RlMethodInfo *method(const Ppo *p) { return &rl_methods[p->c->method]; }
 static bool has_value(const Ppo *p) { return method(p)->value; }
+static Comm *world_of(const Ppo *p) { return p->c->mesh ? p->c->mesh->world : NULL; }
+static bool leads(const Ppo *p) { return mesh_leads(p->c->mesh); }
 static bool warms_up(const Ppo *p) { return has_value(p) && p->update < p->c->value_warmup; }
 
 /* -- the two losses, as objectives of train_micro */
@@ -117,7 +121,6 @@ static double policy_loss(void *self, Backend *be, const Batch *b, int first, Te
         metrics_add(m, "ratio", term.ratio, 1);
         metrics_add(m, "entropy", p->logp.ent[i], 1);
     }
-    p->n_trained += out.rows;
     logp_backward(&p->logp, be, out, p->pass.target + first, temp);
     return loss;
 }
@@ -167,25 +170,39 @@ static bool shares_rows(const Experience *x, const int64_t *seq, int n) {
     return 6 * saved >= all;
 }
 
-/* Fills the pass with replies seq[0..] as long as they fit; returns how many it took. */
-static int fill_pass(Ppo *p, const int64_t *seq, int n, bool sharing) {
+/* How many of replies seq[0..] one pass takes; *weight: what their tokens count in the minibatch. */
+static int pass_takes(const Ppo *p, const int64_t *seq, int n, bool sharing, double *weight) {
+    const Experience *x = &p->x;
+    int n_tok = 0, n_own = 0, taken = 0;
+    *weight = 0;
+    for (; taken < n; taken++) {
+        const GenResult *reply = &x->reply[seq[taken]];
+        int len = x->prompt[seq[taken]]->n + reply->n - 1;
+        n_own += len - (sharing && taken > 0 ? shared_with(x, seq[taken - 1], seq[taken]) : 0);
+        if (n_own > p->c->max_tok || n_tok + len > (sharing ? SEEN_PER_ROW : 1) * p->c->max_tok) break;
+        n_tok += len;
+        double share = aggregate_token(p->c->aggregation, reply->n, p->c->max_new).share;
+        for (int t = 0; t < reply->n; t++) *weight += share;
+    }
+    CHECK(taken > 0, "a reply does not fit a pass of %d tokens", p->c->max_tok);
+    return taken;
+}
+
+/* Fills the pass with replies seq[0..taken). */
+static void fill_pass(Ppo *p, const int64_t *seq, int taken, bool sharing) {
     Pass *f = &p->pass;
     const Experience *x = &p->x;
-    int n_tok = 0, n_own = 0, n_row = 0, taken = 0;
+    int n_tok = 0, n_row = 0;
     f->seq_off[0] = 0;
-    for (; taken < n; taken++) {
-        const PpoPrompt *prompt = x->prompt[seq[taken]];
-        const GenResult *reply = &x->reply[seq[taken]];
-        int len = prompt->n + reply->n - 1;
-        f->same[taken] = sharing && taken > 0 ? shared_with(x, seq[taken - 1], seq[taken]) : 0;
-        n_own += len - f->same[taken];
-        if (n_own > p->c->max_tok || n_tok + len > (sharing ? SEEN_PER_ROW : 1) * p->c->max_tok) break;
+    for (int k = 0; k < taken; k++) {
+        const PpoPrompt *prompt = x->prompt[seq[k]];
+        const GenResult *reply = &x->reply[seq[k]];
+        f->same[k] = sharing && k > 0 ? shared_with(x, seq[k - 1], seq[k]) : 0;
         memcpy(f->tok + n_tok, prompt->tok, (size_t)prompt->n * sizeof(int32_t));
         memcpy(f->tok + n_tok + prompt->n, reply->text, (size_t)(reply->n - 1) * sizeof(int32_t));
         n_tok += prompt->n + reply->n - 1;
-        f->seq_off[taken + 1] = n_tok;
+        f->seq_off[k + 1] = n_tok;
     }
-    CHECK(taken > 0, "a reply does not fit a pass of %d tokens", p->c->max_tok);
     batch_layout(&f->buf, &f->b, f->tok, n_tok, f->seq_off, taken, true);
     if (sharing) batch_share(&f->buf, &f->b, f->same);
     for (int k = 0; k < taken; k++) {
@@ -201,18 +218,17 @@ static int fill_pass(Ppo *p, const int64_t *seq, int n, bool sharing) {
         }
     }
     f->b.n_row = n_row;
-    return taken;
 }
 
 /* The doctor's first questions, asked before anything is learnt from this rollout. */
-static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
+static bool check_first(Ppo *p, const int64_t *seq, int n, Metrics *m, Error *err) {
     bool exact = p->s->policy.trunk->be->exact;
     bool rounded = p->c->rollout_weights != DTYPE_F32;
     for (int k = 0; k < n; k++) {
         int64_t at = p->x.off[seq[k]];
         int64_t n_tok = p->x.off[seq[k] + 1] - at;
         for (int64_t t = at; (rounded || !exact) && t < at + n_tok; t++)
-            metrics_add(p->metrics, "rollout_gap", fabs(p->lp_new[t] - p->x.lp[t]), 1);
+            metrics_add(m, "rollout_gap", fabs(p->lp_new[t] - p->x.lp[t]), 1);
         if (!rounded && !doctor_first_minibatch(p->lp_new + at, p->x.lp + at, n_tok, exact, err)) return false;
         if (has_value(p) && !doctor_first_values(p->v_new + at, p->x.v + at, n_tok, exact, err)) return false;
     }
@@ -221,69 +237,112 @@ static bool check_first(Ppo *p, const int64_t *seq, int n, Error *err) {
 
 /* mix_weight times the mean next-token loss of one pack, in units of the minibatch's loss, which is divided by weight.
  */
-static bool mix_in(Ppo *p, int64_t number, double weight, double *loss, Error *err) {
+static bool mix_in(Ppo *p, int64_t number, double weight, LeafSum *leaf, Metrics *m, Error *err) {
     Batch b;
     double rows = 0;
     if (!p->mix_obj.micro(p->mix_obj.self, number, &b, err)) return false;
     double all = obj_lm_weight(p->mix), by = p->c->mix_weight * weight / all;
     if (!(all > 0)) return true;
     obj_lm_scale(p->mix, by);
-    double l = train_micro(p->s->policy, p->policy_acts, &b, &p->mix_obj, p->policy_slice, &rows, p->metrics);
-    metrics_add(p->metrics, "mix_loss", l / by / all, 1);
-    *loss += l;
+    leaf->loss = train_micro(p->s->policy, p->policy_acts, &b, &p->mix_obj, p->policy_slice, &rows, m);
+    metrics_add(m, "mix_loss", leaf->loss / by / all, 1);
     return true;
 }
 
-/* All gradients of a minibatch. During the value net's warm-up the policy is only looked at. */
-static bool gradients(Ppo *p, const int64_t *seq, int n, int64_t number, double *loss, double *weight, Error *err) {
+typedef struct { /* a minibatch: replies in order of their numbers, cut into passes; one more leaf is the mix */
+    const int64_t *seq;
+    int n_pass, *from; /* (n_pass+1) into seq */
+    int64_t number, n_leaf;
+    double weight; /* of all passes, in order */
+    bool first, share, warm;
+} Minibatch;
+
+static Minibatch minibatch_plan(const Ppo *p, const int64_t *seq, int n, int64_t number, bool first) {
+    Minibatch m = {.seq = seq, .number = number, .first = first, .warm = warms_up(p)};
+    m.share = method(p)->groups && shares_rows(&p->x, seq, n);
+    m.from = mem_alloc((size_t)(n + 1) * sizeof *m.from);
+    for (int k = 0; k < n; m.from[++m.n_pass] = k) {
+        double weight;
+        k += pass_takes(p, seq + k, n - k, m.share, &weight);
+        m.weight += weight;
+    }
+    m.n_leaf = m.n_pass + (p->mix && !m.warm);
+    return m;
+}
+
+/* One pass: the policy's gradients and (PPO) the value net's. During the value net's warm-up the policy is only looked
+ * at. */
+static bool pass_leaf(Ppo *p, const Minibatch *b, int64_t i, LeafSum *leaf, Metrics *m, Error *err) {
     const PpoConfig *c = p->c;
     const Objective policy = {
         "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL,
         p->pulse};
     const Objective value = {"value", 1, NULL, value_loss, p, c->max_tok, c->max_tok, NULL, NULL, p->pulse};
-    bool share = method(p)->groups && shares_rows(&p->x, seq, n), warm = warms_up(p);
+    const int64_t *seq = b->seq + b->from[i];
+    int n = b->from[i + 1] - b->from[i];
     double value_rows = 0;
-    for (int k = 0; k < n;) {
-        k += fill_pass(p, seq + k, n - k, share);
-        *loss += (warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice,
-                                                   weight, p->metrics);
-        if (!has_value(p)) continue;
-        *loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
-    }
-    return !p->mix || warm || mix_in(p, number, *weight, loss, err);
+    fill_pass(p, seq, n, b->share);
+    leaf->loss = (b->warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy,
+                                                      p->policy_slice, &leaf->weight, m);
+    leaf->rows = p->pass.b.n_row;
+    if (has_value(p))
+        leaf->loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, m);
+    return !b->first || check_first(p, seq, n, m, err);
 }
 
-static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, Error *err) {
-    double loss = 0, weight = 0;
-    qsort(seq, (size_t)n, sizeof *seq, by_number);
-    p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
-    p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
-    bool made = gradients(p, seq, n, number, &loss, &weight, err);
-    bool ok = made && (!first || check_first(p, seq, n, err));
-    free(p->lp_new);
-    p->lp_new = p->v_new = NULL;
-    if (!ok) return false;
-    bool skipped = !isfinite(loss);
+/* The gradients of this rank's leaves. */
+static bool gradients(Ppo *p, Leaves *l, const Minibatch *b, Error *err) {
+    for (int64_t i = leaves_first(l); i < leaves_end(l); i++) {
+        LeafSum leaf = {0};
+        bool ok = i < b->n_pass ? pass_leaf(p, b, i, &leaf, leaves_metrics(l), err)
+                                : mix_in(p, b->number, b->weight, &leaf, leaves_metrics(l), err);
+        if (!ok || !leaves_add(l, leaf, err)) return false;
+    }
+    return true;
+}
+
+static bool descend(Ppo *p, Leaves *l, const LeafSum *sum, Error *err) {
+    bool skipped = !isfinite(sum->loss);
     if (skipped) {
-        net_zero_grads(p->s->policy);
-        if (has_value(p)) net_zero_grads(p->s->value);
+        leaves_drop(l);
     } else {
+        if (!leaves_sum(l, err)) return false;
         pulse_section(p->pulse, SECTION_OPT);
         OptimResult r =
-            optim_step(p->warm ? p->warm : p->optim, schedule_factor(&p->c->schedule, p->update), 1 / weight);
+            optim_step(p->warm ? p->warm : p->optim, schedule_factor(&p->c->schedule, p->update), 1 / sum->weight);
+        if (!mesh_ok(p->c->mesh, err)) return false;
         skipped = r.skipped;
         metrics_add(p->metrics, "grad_norm", r.grad_norm, skipped ? 0 : 1);
-        pulse_numbers(p->pulse, loss / weight, r.grad_norm, p->tok_done);
+        pulse_numbers(p->pulse, sum->loss / sum->weight, r.grad_norm, p->tok_done);
     }
     p->n_skipped = skipped ? p->n_skipped + 1 : 0;
     p->n_skipped_now += skipped;
+    return true;
+}
+
+static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, Error *err) {
+    Leaves *l = p->warm ? p->warm_leaves : p->leaves;
+    LeafSum sum;
+    Error mine = {0};
+    qsort(seq, (size_t)n, sizeof *seq, by_number);
+    p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
+    p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
+    Minibatch b = minibatch_plan(p, seq, n, number, first);
+    leaves_begin(l, b.n_leaf);
+    gradients(p, l, &b, &mine);
+    free(p->lp_new);
+    p->lp_new = p->v_new = NULL;
+    free(b.from);
+    if (!leaves_agree(l, &mine, &sum, p->metrics, err)) return false;
+    p->n_trained += (int64_t)sum.rows;
+    if (!descend(p, l, &sum, err)) return false;
     if (p->n_skipped < MAX_SKIPPED) return true;
     return error_set(
         err, ERR_DIVERGED,
         "update %" PRId64 ": %d optimizer steps in a row had a non-finite loss or gradient norm (last loss %g). "
         "Likely causes: the learning rate (%g) is too high; gradient clipping is off (clip %g); scores far "
         "outside their usual range (deviation %g)",
-        p->update, MAX_SKIPPED, loss, p->c->optim.lr, p->c->optim.clip, p->s->score_sd);
+        p->update, MAX_SKIPPED, sum.loss, p->c->optim.lr, p->c->optim.clip, p->s->score_sd);
 }
 
 static bool learn(Ppo *p, Error *err) {
@@ -364,7 +423,6 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     p->tok_done += (double)p->x.n_tok;
     p->n_tok += p->x.n_tok;
     p->last_reward = s->score - p->beta * s->kl;
-    p->last_batch = state_batch_hash(p->pass.b.tok, p->pass.b.n_tok);
     log_progress(p->log, p->update, p->c->updates, p->tok_done, "tok", "score %.3f  kl %.2f  end %.0f %%  clip %.2f",
                  s->score, s->kl, 100 * s->end_share, metrics_mean(p->metrics, "clipfrac"));
     ReplyShape now = {s->end_share, s->length};
@@ -400,12 +458,9 @@ static StateView view(Ppo *p) {
 
 static void put_state(void *ud, JsonOut *j) {
     const Ppo *p = ud;
-    char hash[20];
-    snprintf(hash, sizeof hash, "%016" PRIx64, p->last_batch);
     json_out_int(j, "update", p->update);
     json_out_int(j, "rollouts", p->update * p->c->rollouts);
     json_out_int(j, "tokens", p->n_tok);
-    json_out_str(j, "last_batch", hash);
     json_out_num(j, "beta", p->beta);
     json_out_int(j, "skipped_in_a_row", p->n_skipped);
     json_out_num(j, "first_end_share", p->shape.end_share);
@@ -462,16 +517,21 @@ static bool ppo_open(Ppo *p, Error *err) {
     const PpoConfig *c = p->c;
     const Net nets[2] = {p->s->policy, p->s->value};
     const double lr_scale[2] = {1, c->value_lr};
+    OptimConfig optim = c->optim;
+    optim.mesh = c->mesh;
+    optim.shard = c->shard;
     CHECK(p->s->score && method(p)->rollouts, "%s: no score function, or no method of rollouts", method(p)->name);
     CHECK(!has_value(p) || (nets[1].head->kind == HEAD_SCORE && nets[1].head->n_out == 1),
           "ppo needs a value head of one output");
     if (!rollout_open(&p->rollout, c, p->s, err) ||
-        !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &c->optim, err) ||
-        (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &c->optim, err)) ||
+        !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &optim, err) ||
+        (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &optim, err)) ||
         !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
         (method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     p->rollout.pulse = p->pulse;
+    leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);
+    if (p->warm) leaves_open(&p->warm_leaves, p->warm, c->mesh, c->running_sum);
     if (has_value(p)) {
         bool same = same_shape(nets[0].trunk, nets[1].trunk);
         if (!open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err))
@@ -514,6 +574,8 @@ static void ppo_close(Ppo *p) {
     arena_release(&p->value_mem);
     if (p->value_acts != p->policy_acts) acts_close(p->value_acts);
     acts_close(p->policy_acts);
+    leaves_close(p->leaves);
+    leaves_close(p->warm_leaves);
     optim_close(p->optim);
     optim_close(p->warm);
     rollout_close(&p->rollout);
@@ -529,6 +591,13 @@ static bool kl_stop(Ppo *p, double kl, Error *err) {
         "weights of the rollout before were put back. Likely causes: the penalty (%g) is too small for these "
         "scores; the learning rate (%g) is too high",
         p->update, kl, p->c->kl_stop, p->beta, p->c->optim.lr);
+}
+
+static void end_warmup(Ppo *p) {
+    leaves_close(p->warm_leaves);
+    optim_close(p->warm);
+    p->warm = NULL;
+    p->warm_leaves = NULL;
 }
 
 static bool make_update(Ppo *p, Error *err) {
@@ -550,60 +619,81 @@ static bool make_update(Ppo *p, Error *err) {
     ok = ok && learn(p, err);
     if (ok) {
         p->update++;
-        if (!warms_up(p)) {
-            optim_close(p->warm);
-            p->warm = NULL;
-        }
-        ok = write_metrics(p, &s, lr, err);
+        if (!warms_up(p)) end_warmup(p);
+        Error mine = {0};
+        if (leads(p)) write_metrics(p, &s, lr, &mine);
+        ok = agree(world_of(p), &mine, NULL, 0, NULL, err);
         if (c->kl_target > 0) p->beta = kl_controller(p->beta, s.kl, c->kl_target, p->x.n, c->kl_horizon);
         PpoReport report = {p->update, p->x.n,          p->x.prompt,  p->x.reply,       p->x.score,
                             p->x.kl,   p->x.generate_s, p->x.score_s, now_s() - learn_s};
-        if (ok && p->s->report) p->s->report(p->s->report_ud, &report);
+        if (ok && leads(p) && p->s->report) p->s->report(p->s->report_ud, &report);
     }
     experience_release(&p->x);
     return ok;
 }
 
-/* By the clock only when nothing waits for it; by updates whatever it costs. */
-static bool save_is_due(const Ppo *p, double saved_s) {
+/* What rank 0's clock, and anybody's signal, say before an update: is a state due, is it time to stop? By the clock
+ * only when nothing waits for a state; by updates whatever it costs. */
+static bool look_up(Ppo *p, double saved_s, bool *due, bool *stopped, Error *err) {
     const PpoConfig *c = p->c;
-    if (!p->state || p->update >= c->updates) return false;
-    bool busy = state_busy(p->state);
-    if (c->state_updates > 0 && p->update % c->state_updates == 0) return true;
-    return now_s() - saved_s >= (c->state_s > 0 ? c->state_s : 60) && !busy;
+    double state_s = c->state_s > 0 ? c->state_s : 60;
+    bool busy = p->state && state_busy(p->state);
+    bool by_updates = c->state_updates > 0 && p->update > 0 && p->update % c->state_updates == 0;
+    unsigned char now = p->state && (by_updates || (now_s() - saved_s >= state_s && !busy));
+    Error mine = {0}, why = {0};
+    Gathered all;
+    if (stop_requested(p->stop)) error_set(&mine, ERR_STOPPED, "stopped");
+    *due = false;
+    *stopped = !agree(world_of(p), &mine, &now, 1, &all, &why);
+    if (*stopped && why.code != ERR_STOPPED) {
+        *err = why;
+        return false;
+    }
+    if (!*stopped) *due = all.data[0] != 0;
+    gathered_release(&all);
+    return true;
+}
+
+static bool suspend(Ppo *p, Error *err) {
+    StateView v = view(p);
+    if (p->state && !state_save_last(p->state, &v, put_state, p, err)) return false;
+    return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on", p->update,
+                     p->c->updates);
 }
 
 static bool loop(Ppo *p, Error *err) {
     double saved_s = now_s();
     while (p->update < p->c->updates) {
-        bool stopped = stop_requested(p->stop);
-        if (!stopped && !make_update(p, err)) {
-            if (err->code != ERR_STOPPED) return false;
-            stopped = true; /* during generation: this update has not begun to change anything */
+        bool due, stopped;
+        if (!look_up(p, saved_s, &due, &stopped, err)) return false;
+        if (stopped) return suspend(p, err);
+        if (due) {
+            StateView v = view(p);
+            if (!state_save(p->state, &v, put_state, p, err)) return false;
+            saved_s = now_s();
         }
-        StateView v = view(p);
-        if (stopped && p->state && !state_save_last(p->state, &v, put_state, p, err)) return false;
-        if (stopped)
-            return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on",
-                             p->update, p->c->updates);
-        if (!save_is_due(p, saved_s)) continue;
-        if (!state_save(p->state, &v, put_state, p, err)) return false;
-        saved_s = now_s();
+        /* Stopped while generating: this update has not begun to change anything. */
+        if (!make_update(p, err)) return err->code == ERR_STOPPED && suspend(p, err);
     }
     return true;
 }
 
 static bool start(Ppo *p, const char *dir, Error *err) {
     int64_t metrics_bytes = 0;
-    if (!ppo_open(p, err)) return false;
+    Error mine = {0};
+    ppo_open(p, &mine);
+    if (!agree(world_of(p), &mine, NULL, 0, NULL, err)) return false;
     if (!dir) return true;
-    if (!state_open(&p->state, dir, &p->c->state, p->log, err) || !load(p, &metrics_bytes, err)) return false;
+    if (!state_open(&p->state, dir, &p->c->state, p->c->mesh, optim_shards(p->optim), p->log, err) ||
+        !load(p, &metrics_bytes, err))
+        return false;
+    if (p->update > 0 && !warms_up(p)) end_warmup(p);
     if (p->update > 0) log_info(p->log, "resumed at update %" PRId64 " of %" PRId64, p->update, p->c->updates);
     Str path = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
-    bool ok = appender_open(&p->file, path.s, metrics_bytes, err);
+    if (leads(p)) appender_open(&p->file, path.s, metrics_bytes, &mine);
     str_release(&path);
-    return ok;
+    return agree(world_of(p), &mine, NULL, 0, NULL, err);
 }
 
 bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err) {

@@ -9,7 +9,10 @@
  *   dpo              no rollouts: pairs, see obj.h; here only its rollouts to look at (rollout.h)
  *
  * One loop: the methods differ in rl_methods[], where advantages come from (advantage.c), and in the value net, which only PPO
- * has. The log-probs of the rollout are the old log-probs; in the first minibatch after a rollout ratio 1 is asserted bitwise
+ * has. Ranks of a mesh share an update: each generates and scores the replies to some of its prompts (whole groups), all get all
+ * of them; of a minibatch each computes some of the forward passes. Records are rank 0's.
+ *
+ * The log-probs of the rollout are the old log-probs; in the first minibatch after a rollout ratio 1 is asserted bitwise
  * (doctor). Policy and value are nets of their own with one optimizer: joint gradient norm; the value loss times c_v. */
 #ifndef DIKAST_TRAIN_PPO_H
 #define DIKAST_TRAIN_PPO_H
@@ -63,13 +66,15 @@ typedef struct {
     StateConfig state;
     uint64_t seed;
     Keep keep;                      /* KEEP_ALL (0) or KEEP_INPUTS */
+    const Mesh *mesh;               /* borrowed; NULL: one rank */
+    bool shard, running_sum;        /* as in TrainConfig */
     DType rollout_weights;          /* EngineConfig.weights of rollouts; DTYPE_F32 (0): the policy's own. Else the recorded
                                        log-probs are the rounded policy's: the gap is measured, ratio 1 is not asserted */
 } PpoConfig;
 
 typedef struct { uint64_t id; const int32_t *tok; int n; } PpoPrompt;   /* ids up to and including <|assistant|> */
 
-/* Scores whole sequences: prompt + reply -> R. reply[i] holds <|end|> if it was drawn. */
+/* Scores whole sequences: prompt + reply -> R. reply[i] holds <|end|> if it was drawn. With ranks: of those of this rank. */
 typedef bool PpoScoreFn(void *ud, const PpoPrompt *p, const Tokens *reply, int n, double *score, Error *err);
 /* The usual one: a PM's score at the last token; a reply cut by length gets its <|end|> where the PM's context has room. */
 typedef struct { Engine *pm; int32_t end_id; int max_seq; } PpoPmScore;

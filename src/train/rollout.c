@@ -1,6 +1,7 @@
 /* Rollouts -> experience. Rollout j of the whole run (j = update * rollouts + i) takes prompt j / group of an endless
  * series of seeded permutations (group: 1 in methods without groups) and draws its tokens under id j, so nothing
- * depends on what else is generated beside it.
+ * depends on what else is generated beside it, nor on whom: ranks take runs of prompts by their numbers, with all
+ * replies to each, and one message from each to all brings them together.
  *
  * Rows: reply token t of a prompt of P tokens stands at position P + t and is predicted by the row before it, P + t
  * - 1. The value of the state in which it is drawn is read from that same row. */
@@ -10,6 +11,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "dist/agree.h"
 
 enum { MAX_SLOTS = 64 }; /* replies generated at once */
 
@@ -102,12 +105,15 @@ static void ban_hook(void *ud, uint64_t id, const int32_t *text, int n, GenRule 
     rule->ban = ((const PpoSetup *)ud)->ban;
 }
 
-static bool generate(Experience *x, Rollout *r, int64_t update, const Stop *stop, Error *err) {
+/* Replies to one prompt, which one rank makes. */
+static int together(const PpoConfig *c) { return rl_methods[c->method].groups ? c->group : 1; }
+
+static bool generate(Experience *x, Rollout *r, int64_t first, const Stop *stop, Error *err) {
     const PpoConfig *c = r->c;
     GenRequest *req = mem_alloc((size_t)x->n * sizeof(GenRequest));
     for (int i = 0; i < x->n; i++) {
-        int64_t j = update * c->rollouts + i;
-        x->prompt[i] = prompt_of(r, rl_methods[c->method].groups ? j / c->group : j);
+        int64_t j = first + i;
+        x->prompt[i] = prompt_of(r, j / together(c));
         SampleParams p = {.temperature = c->temperature, .top_p = 1, .repetition = 1, .max_new = c->max_new};
         p.rng = rng_derive((Rng){c->seed, RNG_SAMPLE}, "ppo rollout");
         p.stop = &r->s->end_id;
@@ -118,7 +124,8 @@ static bool generate(Experience *x, Rollout *r, int64_t update, const Stop *stop
         }
         req[i] = (GenRequest){(uint64_t)j, {x->prompt[i]->tok, x->prompt[i]->n}, p};
     }
-    bool ok = engine_generate(r->policy, req, x->n, x->reply, NULL, stop, err); /* the run has its own progress line */
+    /* The run has its own progress line. */
+    bool ok = x->n == 0 || engine_generate(r->policy, req, x->n, x->reply, NULL, stop, err);
     free(req);
     return ok;
 }
@@ -216,8 +223,7 @@ static bool all_finite(const Experience *x, Error *err) {
            (!x->v || doctor_finite("value", "the last update broke the value net's weights", x->v, x->n_tok, err));
 }
 
-bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const Stop *stop, Error *err) {
-    int n = r->c->rollouts;
+static void experience_open(Experience *x, int n) {
     *x = (Experience){.n = n};
     x->prompt = mem_alloc((size_t)n * sizeof *x->prompt);
     x->reply = mem_alloc((size_t)n * sizeof *x->reply);
@@ -225,14 +231,109 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     x->raw = doubles(n);
     x->score = doubles(n);
     x->kl = doubles(n);
-    bool value = rl_methods[r->c->method].value;
+}
+
+/* Replies first.. of the whole run, generated and scored. */
+static bool make_replies(Experience *x, Rollout *r, int64_t first, const Stop *stop, Error *err) {
     double start = now_s();
     pulse_section(r->pulse, SECTION_ROLLOUT);
-    bool ok = generate(x, r, update, stop, err);
+    bool ok = generate(x, r, first, stop, err);
     x->generate_s = now_s() - start;
+    if (!ok || x->n == 0) return ok;
     pulse_section(r->pulse, SECTION_SCORE);
-    if (ok) place_tokens(x, r->c->method);
-    ok = ok && score_reference(x, r, err) && (!value || score_values(x, r, err)) && score_replies(x, r, err);
+    place_tokens(x, r->c->method);
+    return score_reference(x, r, err) && (!rl_methods[r->c->method].value || score_values(x, r, err)) &&
+           score_replies(x, r, err);
+}
+
+/* -- ranks */
+
+typedef struct { /* one reply as it travels; behind it its ids, log-probs, the reference's, and values where there are
+                    some */
+    int64_t n, why, n_forced;
+    double raw, score, odds;
+} Sent;
+
+static void put_floats(Str *out, const double *x, int64_t n) {
+    for (int64_t t = 0; t < n; t++) { /* all of them came as floats */
+        float f = (float)x[t];
+        str_putn(out, &f, sizeof f);
+    }
+}
+
+static void pack_replies(Str *out, const Experience *x) {
+    for (int i = 0; i < x->n; i++) {
+        const GenResult *g = &x->reply[i];
+        Sent s = {g->n, (int64_t)g->why, g->n_forced, x->raw[i], x->score[i], g->odds};
+        str_putn(out, &s, sizeof s);
+        str_putn(out, g->text, (size_t)g->n * sizeof *g->text);
+        str_putn(out, g->logprob, (size_t)g->n * sizeof *g->logprob);
+        put_floats(out, x->lr + x->off[i], g->n);
+        if (x->v) put_floats(out, x->v + x->off[i], g->n);
+    }
+}
+
+static const unsigned char *get_floats(double *out, const unsigned char *at, int64_t n) {
+    for (int64_t t = 0; t < n; t++) {
+        float f;
+        memcpy(&f, at + (size_t)t * sizeof f, sizeof f);
+        out[t] = f;
+    }
+    return at + (size_t)n * sizeof(float);
+}
+
+/* Heads and texts first, for places follow from lengths; then what stands at them. */
+static void unpack_replies(Experience *x, Rollout *r, int64_t first, const unsigned char *data) {
+    bool value = rl_methods[r->c->method].value;
+    const unsigned char *at = data;
+    for (int i = 0; i < x->n; i++) {
+        Sent s;
+        memcpy(&s, at, sizeof s);
+        GenResult *g = &x->reply[i];
+        size_t bytes = (size_t)s.n * sizeof(float);
+        *g = (GenResult){.id = (uint64_t)(first + i), .n = (int)s.n, .why = (StopReason)s.why};
+        g->n_forced = (int)s.n_forced, g->odds = (float)s.odds;
+        g->text = memcpy(mem_alloc(bytes), at + sizeof s, bytes);
+        g->logprob = memcpy(mem_alloc(bytes), at + sizeof s + bytes, bytes);
+        x->raw[i] = s.raw;
+        x->score[i] = s.score;
+        x->prompt[i] = prompt_of(r, (first + i) / together(r->c));
+        at += sizeof s + bytes * (value ? 4 : 3);
+    }
+    place_tokens(x, r->c->method);
+    for (int i = 0; i < x->n; i++) {
+        data += sizeof(Sent) + 2 * (size_t)x->reply[i].n * sizeof(float);
+        data = get_floats(x->lr + x->off[i], data, x->reply[i].n);
+        if (value) data = get_floats(x->v + x->off[i], data, x->reply[i].n);
+    }
+}
+
+/* Each rank's share, and everybody's to everybody. */
+static bool make_together(Experience *x, Rollout *r, int64_t first, const Stop *stop, Error *err) {
+    const Mesh *mesh = r->c->mesh;
+    int size = mesh->size.dp, me = mesh->at.dp, unit = together(r->c);
+    int64_t units = x->n / unit, from = units * me / size * unit, to = units * (me + 1) / size * unit;
+    Experience own;
+    Gathered all;
+    Str out = {0};
+    Error mine = {0};
+    experience_open(&own, (int)(to - from));
+    if (make_replies(&own, r, first + from, stop, &mine)) pack_replies(&out, &own);
+    x->generate_s = own.generate_s;
+    experience_release(&own);
+    bool ok = agree(mesh->world, &mine, out.s, (int64_t)out.n, &all, err);
+    if (ok) unpack_replies(x, r, first, all.data);
+    gathered_release(&all);
+    str_release(&out);
+    return ok;
+}
+
+bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const Stop *stop, Error *err) {
+    int64_t first = update * r->c->rollouts;
+    double start = now_s();
+    experience_open(x, r->c->rollouts);
+    bool alone = !r->c->mesh || comm_size(r->c->mesh->world) == 1;
+    bool ok = alone ? make_replies(x, r, first, stop, err) : make_together(x, r, first, stop, err);
     if (ok && update == 0 && r->c->rollout_weights == DTYPE_F32 && doctor_same_weights(r->s->policy, r->s->reference))
         ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, r->s->policy.trunk->be->exact, err);
     if (ok) sum_kl(x);

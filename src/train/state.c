@@ -8,12 +8,15 @@
 #include <unistd.h>
 
 #include "base/hash.h"
+#include "dist/agree.h"
 
 struct State {
     CkptWriter *writer;
     Ckpt *found; /* between state_find and state_load */
     Str dir;
     StateConfig c;
+    const Mesh *mesh;
+    bool divided;
     Log *log;
     int64_t handed; /* step of the save that was handed to the writer last */
     int64_t told;   /* saves whose success was told */
@@ -45,16 +48,32 @@ static const char *base_name(const char *dir) {
     return slash ? slash + 1 : dir;
 }
 
-bool state_open(State **out, const char *dir, const StateConfig *c, Log *log, Error *err) {
+static Comm *world_of(const State *s) { return s->mesh ? s->mesh->world : NULL; }
+static bool writes(const State *s) { return s->divided || mesh_leads(s->mesh); }
+
+static bool all_well(const State *s, const Error *mine, Error *err) {
+    return agree(world_of(s), mine, NULL, 0, NULL, err);
+}
+
+static bool open_writer(State *s, const char *run, Error *err) {
     const char *attempt = getenv("DIKAST_ATTEMPT");
-    State *s = mem_alloc(sizeof *s);
-    s->c = *c, s->log = log;
-    str_printf(&s->dir, "%s/state", dir);
-    CkptConfig config = {.dir = s->dir.s, .run = base_name(dir), .wait = c->wait, .keep = c->keep, .log = log};
-    config.keep_every = c->keep_every, config.keep_best = c->keep_best;
+    CkptConfig config = {.dir = s->dir.s, .run = run, .wait = s->c.wait, .keep = s->c.keep, .log = s->log};
+    config.keep_every = s->c.keep_every, config.keep_best = s->c.keep_best;
     config.attempt = attempt ? (int)strtol(attempt, NULL, 10) : 0;
+    config.rank = s->divided ? comm_rank(world_of(s)) : 0;
+    config.n_ranks = s->divided ? comm_size(world_of(s)) : 1;
+    return ckpt_writer_open(&s->writer, &config, err);
+}
+
+bool state_open(State **out, const char *dir, const StateConfig *c, const Mesh *mesh, bool divided, Log *log,
+                Error *err) {
+    State *s = mem_alloc(sizeof *s);
+    Error mine = {0};
+    s->c = *c, s->mesh = mesh, s->divided = divided, s->log = log;
+    str_printf(&s->dir, "%s/state", dir);
     *out = NULL;
-    if (!refuse_old(dir, err) || !ckpt_writer_open(&s->writer, &config, err)) {
+    if (refuse_old(dir, &mine) && writes(s)) open_writer(s, base_name(dir), &mine);
+    if (!all_well(s, &mine, err)) {
         state_close(s);
         return false;
     }
@@ -64,7 +83,7 @@ bool state_open(State **out, const char *dir, const StateConfig *c, Log *log, Er
 
 void state_close(State *s) {
     if (!s) return;
-    ckpt_writer_close(s->writer);
+    if (s->writer) ckpt_writer_close(s->writer);
     ckpt_close(s->found);
     str_release(&s->dir);
     free(s);
@@ -72,24 +91,26 @@ void state_close(State *s) {
 
 /* One save is under way at a time: when there is one more on disk, it is the one handed over last. */
 static void tell(State *s) {
+    if (!s->writer) return;
     int64_t saved = ckpt_stats(s->writer).saved;
     if (saved > s->told) pulse_commit(log_pulse(s->log), s->handed);
     s->told = saved;
 }
 
 bool state_busy(State *s) {
-    bool busy = ckpt_busy(s->writer);
+    bool busy = s->writer && ckpt_busy(s->writer);
     tell(s);
     return busy;
 }
 
 bool state_settle(State *s, Error *err) {
-    bool ok = ckpt_wait(s->writer, err);
+    Error mine = {0};
+    if (s->writer) ckpt_wait(s->writer, &mine);
     tell(s);
-    return ok;
+    return all_well(s, &mine, err);
 }
 
-CkptStats state_stats(State *s) { return ckpt_stats(s->writer); }
+CkptStats state_stats(State *s) { return s->writer ? ckpt_stats(s->writer) : (CkptStats){0}; }
 
 /* -- pieces */
 
@@ -101,30 +122,32 @@ typedef struct {
     int n, cap;
 } Pieces;
 
-static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t) {
+/* t: rows row.. of all rows. */
+static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t, int64_t rows, int64_t row) {
     if (p->n == p->cap) {
         p->cap = p->cap ? 2 * p->cap : 128;
         p->piece = mem_grow(p->piece, (size_t)p->cap * sizeof *p->piece);
     }
     const char *full = heap_printf(&p->heap, "%s.%s", net, name);
-    p->piece[p->n++] = (CkptPiece){.name = full, .kind = kind, .rows = t.rows, .cols = t.cols, .t = t};
+    p->piece[p->n++] = (CkptPiece){.name = full, .kind = kind, .rows = rows, .cols = t.cols, .row = row, .t = t};
 }
 
 static void add_param(void *ud, int index, const ParamInfo *info) {
     Pieces *p = ud;
     (void)index;
-    add(p, p->net, info->name, CKPT_PARAM, info->w);
+    add(p, p->net, info->name, CKPT_PARAM, info->w, info->w.rows, 0);
 }
 
-static void add_moment(void *ud, int net, const char *name, OptimKind kind, Tensor t) {
+static void add_moment(void *ud, const OptimPiece *o) {
     static const CkptKind kinds[] = {[OPTIM_M] = CKPT_M, [OPTIM_V] = CKPT_V, [OPTIM_MASTER] = CKPT_MASTER};
     Pieces *p = ud;
-    add(p, p->v->optim_net[net], name, kinds[kind], t);
+    add(p, p->v->optim_net[o->net], o->name, kinds[o->kind], o->t, o->rows, o->row);
 }
 
-static Pieces pieces_of(const StateView *v) {
+/* weights: those too, which every rank has whole. */
+static Pieces pieces_of(const StateView *v, bool weights) {
     Pieces p = {.v = v};
-    for (int i = 0; i < v->n_net; i++) {
+    for (int i = 0; weights && i < v->n_net; i++) {
         p.net = v->net[i].name;
         net_visit_own(v->net[i].net, add_param, &p);
     }
@@ -144,7 +167,8 @@ static void put_progress(Str *out, const StateView *v, StatePut *put, void *ud) 
     json_out_init(&j, out, 0);
     json_out_obj(&j, NULL);
     json_out_int(&j, "updates", optim_updates(v->optim));
-    json_out_int(&j, "metrics_bytes", appender_size(v->metrics));
+    json_out_int(&j, "metrics_bytes",
+                 v->metrics ? appender_size(v->metrics) : 0); /* ranks that do not lead: not written */
     put(ud, &j);
     json_out_obj_end(&j);
 }
@@ -206,7 +230,7 @@ static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *e
     put_env(&text[CKPT_ENV], be);
     bool ok = put_nets(&text[CKPT_NETS], v, err);
     if (ok) {
-        Pieces p = pieces_of(v);
+        Pieces p = pieces_of(v, mesh_leads(s->mesh));
         CkptState state = {.step = v->step, .piece = p.piece, .n_piece = p.n, .metric = v->metric, .first = v->metrics};
         for (int k = 0; k < CKPT_SECTIONS; k++) state.section[k] = text[k].s;
         ok = ckpt_save(s->writer, be, &state, err);
@@ -216,48 +240,75 @@ static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *e
     return ok;
 }
 
+/* One rank that may not save is enough: what the others wrote would lack its part. */
 static bool may_save(const State *s, Error *err) {
-    return pulse_leased(log_pulse(s->log)) ||
-           error_set(err, ERR_STOPPED,
-                     "nothing was saved: the supervisor was not heard for too long, and may have "
-                     "started another process in this one's place");
+    Error mine = {0};
+    if (!pulse_leased(log_pulse(s->log)))
+        error_set(&mine, ERR_STOPPED,
+                  "nothing was saved: the supervisor was not heard for too long, and may have "
+                  "started another process in this one's place");
+    return all_well(s, &mine, err);
 }
 
 static bool hand_over(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
     pulse_section(log_pulse(s->log), SECTION_CKPT);
+    if (!s->writer) return true;
     Error ignore; /* of the save before, which the writer has said */
-    state_settle(s, &ignore);
+    ckpt_wait(s->writer, &ignore);
+    tell(s);
     s->handed = v->step;
-    return save(s, v, put, ud, err);
+    bool ok = save(s, v, put, ud, err);
+    tell(s);
+    return ok;
 }
 
 bool state_save(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
     Error why = {0};
     if (!may_save(s, err)) return false;
     if (!hand_over(s, v, put, ud, &why)) log_warn(s->log, "training goes on without a newer saved state: %s", why.msg);
-    tell(s);
     return true;
 }
 
 bool state_save_last(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
-    return may_save(s, err) && hand_over(s, v, put, ud, err) && state_settle(s, err);
+    Error mine = {0};
+    if (!may_save(s, err)) return false;
+    hand_over(s, v, put, ud, &mine);
+    return all_well(s, &mine, err) && state_settle(s, err);
 }
 
 /* -- resuming */
 
-bool state_find(State *s, const Json **progress, Error *err) {
-    const char *run = s->dir.s; /* .../run/state */
-    size_t n = s->dir.n - strlen("/state");
-    char *own = mem_str(run);
-    own[n] = 0;
-    *progress = NULL;
+static bool find(State *s, Error *err) {
+    char *own = mem_str(s->dir.s); /* .../run/state */
+    own[s->dir.n - strlen("/state")] = 0;
     bool ok = ckpt_newest(&s->found, s->dir.s, base_name(own), s->log, err);
     free(own);
-    if (ok && s->found) {
-        *progress = ckpt_manifest(s->found)->section[CKPT_PROGRESS];
-        ckpt_resumed(s->writer, ckpt_manifest(s->found)->step);
-    }
     return ok;
+}
+
+/* Rank 0 first, for looking puts aside what is damaged; then the others, who must find the same. */
+bool state_find(State *s, const Json **progress, Error *err) {
+    Error mine = {0};
+    Gathered all;
+    int64_t step = -1;
+    *progress = NULL;
+    if (mesh_leads(s->mesh)) find(s, &mine);
+    if (!all_well(s, &mine, err)) return false;
+    if (!mesh_leads(s->mesh)) find(s, &mine);
+    if (s->found) step = ckpt_manifest(s->found)->step;
+    if (!agree(world_of(s), &mine, &step, (int64_t)sizeof step, &all, err)) return false;
+    int64_t first;
+    memcpy(&first, all.data, sizeof first);
+    gathered_release(&all);
+    if (first != step)
+        error_set(&mine, ERR_STATE,
+                  "%s: this rank sees step %" PRId64 ", rank 0 step %" PRId64 ": is it the same folder?", s->dir.s,
+                  step, first);
+    if (!all_well(s, &mine, err)) return false;
+    if (!s->found) return true;
+    *progress = ckpt_manifest(s->found)->section[CKPT_PROGRESS];
+    if (s->writer) ckpt_resumed(s->writer, step);
+    return true;
 }
 
 /* Bits are promised on one machine with one build only. */
@@ -276,13 +327,14 @@ static void compare_env(State *s, const Backend *be) {
     }
 }
 
-bool state_load(State *s, const StateView *v, Error *err) {
+static bool load(State *s, const StateView *v, Error *err) {
     Backend *be = v->net[0].net.trunk->be;
-    Pieces p = pieces_of(v);
+    Pieces p = pieces_of(v, true);
     int64_t updates = json_int(json_get(ckpt_manifest(s->found)->section[CKPT_PROGRESS], "updates"), -1);
     bool ok = updates >= 0 || error_set(err, ERR_FORMAT, "%s: 'progress' has no 'updates'", ckpt_dir(s->found));
     compare_env(s, be);
-    ok = ok && ckpt_load(s->found, be, p.piece, p.n, true, err);
+    /* Of a divided state this rank names its own pieces only. */
+    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !s->divided, err);
     if (ok) {
         optim_resume(v->optim, updates);
         for (int i = 0; i < v->n_net; i++) v->net[i].net.trunk->version++;
@@ -292,6 +344,12 @@ bool state_load(State *s, const StateView *v, Error *err) {
     s->found = NULL;
     return ok || error_wrap(err, "cannot go on from the saved state; remove the folder %s to begin this stage again",
                             s->dir.s);
+}
+
+bool state_load(State *s, const StateView *v, Error *err) {
+    Error mine = {0};
+    load(s, v, &mine);
+    return all_well(s, &mine, err);
 }
 
 /* -- folders */
@@ -335,5 +393,3 @@ bool state_finish(const char *dir, const StateConfig *c, Error *err) {
     str_release(&path);
     return ok;
 }
-
-uint64_t state_batch_hash(const int32_t *tok, int64_t n) { return hash_bytes(tok, (size_t)n * sizeof *tok).lo; }

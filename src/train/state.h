@@ -5,6 +5,7 @@
 #ifndef DIKAST_TRAIN_STATE_H
 #define DIKAST_TRAIN_STATE_H
 
+#include "dist/mesh.h"
 #include "nn/ckpt.h"
 #include "nn/optim.h"
 
@@ -16,6 +17,9 @@ typedef struct {            /* zeroed: the usual */
     uint64_t seed;          /* told in the manifest */
 } StateConfig;
 
+/* Ranks of a mesh: every rank calls each of these, and all succeed or all fail. Rank 0 writes weights and numbers; of a divided
+ * optimizer (ZeRO-1) each rank writes its own rows. The folder must be seen by all. */
+
 enum { STATE_NETS = 3 };
 typedef struct {
     struct { const char *name; Net net; } net[STATE_NETS];
@@ -26,11 +30,12 @@ typedef struct {
     double metric;              /* lower is better; NAN: none */
     const Schedule *schedule;   /* and the peak rate it multiplies */
     double lr;
-    Appender *metrics;          /* synced before a checkpoint names its size */
+    Appender *metrics;          /* synced before a checkpoint names its size; rank 0's */
 } StateView;
 
 typedef struct State State;
-bool state_open(State **out, const char *dir, const StateConfig *c, Log *log, Error *err);
+/* divided: each rank's view holds other rows of the optimizer's state. mesh: borrowed; NULL: one rank. */
+bool state_open(State **out, const char *dir, const StateConfig *c, const Mesh *mesh, bool divided, Log *log, Error *err);
 void state_close(State *s);     /* waits for what is being written; NULL is fine */
 /* Saves when it can: a failure is said and training goes on. put adds the owner's numbers to "progress". False with ERR_STOPPED:
  * the supervisor was not heard for so long that another process may have this one's place (pulse_leased), which must end. What
@@ -50,7 +55,5 @@ bool state_exists(const char *dir);                     /* is there something to
 bool state_remove(const char *dir, Error *err);
 /* When the stage has its result: leaves what is to be kept for people. */
 bool state_finish(const char *dir, const StateConfig *c, Error *err);
-/* How a batch is told in a state: XXH3 of its token ids, for people who look for the batch before a spike. */
-uint64_t state_batch_hash(const int32_t *tok, int64_t n);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "base/io.h"
 #include "base/json.h"
+#include "train/leaves.h"
 
 struct Trainer {
     Net net;
@@ -17,6 +18,7 @@ struct Trainer {
     Log *log;
     const Stop *stop;
     Optim *optim;
+    Leaves *leaves;
     Acts *acts;
     Arena mem;
     Tensor slice;
@@ -26,7 +28,6 @@ struct Trainer {
     int64_t n_skipped; /* in a row, up to now */
     double last_loss, tok_done;
     int64_t n_tok, n_seq; /* seen since step 0 */
-    uint64_t last_batch;  /* state_batch_hash of the last micro-batch */
     CkptStats saves;
 };
 
@@ -113,13 +114,16 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     if (t->cfg.max_skipped == 0) t->cfg.max_skipped = 10;
     if (t->cfg.state_s == 0) t->cfg.state_s = 60;
     t->metrics = metrics_new();
+    t->cfg.optim.mesh = c->mesh;
+    t->cfg.optim.shard = c->shard;
     double scale = 1;
-    if (!optim_open(&t->optim, &net, &scale, 1, &c->optim, err) ||
+    if (!optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err) ||
         !acts_open(&t->acts, net.trunk, obj->max_tok, obj->max_row, c->keep, err) ||
         !head_slice_open(&t->mem, &t->slice, net, err)) {
         trainer_close(t);
         return false;
     }
+    leaves_open(&t->leaves, t->optim, c->mesh, c->running_sum);
     *out = t;
     return true;
 }
@@ -129,6 +133,7 @@ void trainer_close(Trainer *t) {
     appender_close(t->file);
     arena_release(&t->mem);
     acts_close(t->acts);
+    leaves_close(t->leaves);
     optim_close(t->optim);
     metrics_free(t->metrics);
     free(t);
@@ -138,6 +143,9 @@ double trainer_last_loss(const Trainer *t) { return t->last_loss; }
 Metrics *trainer_metrics(Trainer *t) { return t->metrics; }
 
 CkptStats trainer_saves(const Trainer *t) { return t->saves; }
+
+static Comm *world_of(const Trainer *t) { return t->cfg.mesh ? t->cfg.mesh->world : NULL; }
+static bool leads(const Trainer *t) { return mesh_leads(t->cfg.mesh); }
 
 /* -- state */
 
@@ -149,13 +157,10 @@ static StateView view(Trainer *t) {
 
 static void put_state(void *ud, JsonOut *j) {
     const Trainer *t = ud;
-    char hash[20];
-    snprintf(hash, sizeof hash, "%016" PRIx64, t->last_batch);
     json_out_int(j, "step", t->step);
     json_out_int(j, "micro_batches", t->step * t->cfg.accum);
     json_out_int(j, "tokens", t->n_tok);
     json_out_int(j, "sequences", t->n_seq);
-    json_out_str(j, "last_batch", hash);
     json_out_int(j, "skipped_in_a_row", t->n_skipped);
     json_out_num(j, "last_loss", t->last_loss);
 }
@@ -180,54 +185,67 @@ static bool load(Trainer *t, State *s, int64_t *metrics_bytes, Error *err) {
 
 typedef struct {
     double loss, weight, lr, grad_norm, n_tok, start_s, wait_s;
-    int64_t n_seq;
-    uint64_t last_batch;
     bool skipped, stopped;
 } Step;
 
 static double waited(const Trainer *t) { return t->obj->wait_s ? t->obj->wait_s(t->obj->self) : 0; }
 
-/* Gradients of all micro-batches add up, then one update by their sum over the step's whole loss weight: a mean of
- * micro-batch means would weigh the tokens of short ones more. */
-static bool make_step(Trainer *t, Step *s, Error *err) {
-    const TrainConfig *c = &t->cfg;
-    double sum = 0;
-    *s = (Step){.start_s = now_s(), .wait_s = waited(t)};
-    metrics_clear(t->metrics);
-    pulse_step(t->pulse, t->step + 1);
-    for (int i = 0; i < c->accum; i++) {
+/* This rank's micro-batches. False: *err, which may be ERR_STOPPED. */
+static bool make_leaves(Trainer *t, Error *err) {
+    for (int64_t i = leaves_first(t->leaves); i < leaves_end(t->leaves); i++) {
         Batch b;
+        LeafSum leaf = {0};
         pulse_section(t->pulse, SECTION_DATA);
-        if ((s->stopped = stop_requested(t->stop))) break;
-        if (!t->obj->micro(t->obj->self, t->step * c->accum + i, &b, err)) return false;
+        if (stop_requested(t->stop)) return error_set(err, ERR_STOPPED, "stopped");
+        if (!t->obj->micro(t->obj->self, t->step * t->cfg.accum + i, &b, err)) return false;
         CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
               b.n_row);
-        sum += train_micro(t->net, t->acts, &b, t->obj, t->slice, &s->weight, t->metrics);
-        s->n_tok += b.n_tok;
-        s->n_seq += b.seqs.n_seq;
-        s->last_batch = state_batch_hash(b.tok, b.n_tok);
+        leaf.loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &leaf.weight, leaves_metrics(t->leaves));
+        leaf.tokens = b.n_tok;
+        leaf.rows = b.n_row;
+        leaf.sequences = b.seqs.n_seq;
+        if (!leaves_add(t->leaves, leaf, err)) return false;
     }
-    if (s->stopped) { /* an unfinished step leaves nothing behind: it is made again from its start */
-        net_zero_grads(t->net);
-        return true;
+    return true;
+}
+
+/* Gradients of all micro-batches add up, then one update by their sum over the step's whole loss weight: a mean of
+ * micro-batch means would weigh the tokens of short ones more. An unfinished step leaves nothing behind: it is made
+ * again from its start. */
+static bool make_step(Trainer *t, Step *s, Error *err) {
+    const TrainConfig *c = &t->cfg;
+    LeafSum sum;
+    Error mine = {0};
+    *s = (Step){.start_s = now_s(), .wait_s = waited(t)};
+    metrics_clear(t->metrics);
+    leaves_begin(t->leaves, c->accum);
+    make_leaves(t, &mine);
+    if (!leaves_agree(t->leaves, &mine, &sum, t->metrics, err)) {
+        s->stopped = err->code == ERR_STOPPED;
+        return s->stopped;
     }
     double factor = schedule_factor(&c->schedule, t->step);
     pulse_section(t->pulse, SECTION_OPT);
     s->lr = c->optim.lr * factor;
-    s->loss = s->weight > 0 ? sum / s->weight : 0;
-    if (s->weight > 0 && isfinite(sum)) {
+    s->weight = sum.weight;
+    s->n_tok = sum.tokens;
+    s->loss = s->weight > 0 ? sum.loss / s->weight : 0;
+    if (s->weight > 0 && isfinite(sum.loss)) {
+        if (!leaves_sum(t->leaves, err)) return false;
         OptimResult r = optim_step(t->optim, factor, 1 / s->weight);
+        if (!mesh_ok(t->cfg.mesh, err)) return false;
         s->grad_norm = r.grad_norm;
         s->skipped = r.skipped;
     } else {
-        net_zero_grads(t->net);
+        leaves_drop(t->leaves);
         s->skipped = s->weight > 0;
         s->grad_norm = s->weight > 0 ? NAN : 0;
     }
     t->n_skipped = s->skipped ? t->n_skipped + 1 : 0;
     t->last_loss = s->loss;
     t->tok_done += s->n_tok;
-    t->n_tok += (int64_t)s->n_tok, t->n_seq += s->n_seq, t->last_batch = s->last_batch;
+    t->n_tok += (int64_t)s->n_tok;
+    t->n_seq += (int64_t)sum.sequences;
     t->step++;
     pulse_numbers(t->pulse, s->loss, s->grad_norm, t->tok_done);
     return true;
@@ -271,13 +289,19 @@ static bool diverged(const Trainer *t, const Step *s, Error *err) {
         t->step, t->n_skipped, s->loss, s->grad_norm, s->lr, t->cfg.optim.clip);
 }
 
-/* By the clock only when nothing waits for it; by steps whatever it costs. */
-static bool save_is_due(const Trainer *t, State *state, double saved_s) {
+/* Rank 0's clock decides for all: `due` is its answer, everywhere. By the clock only when nothing waits for it; by
+ * steps whatever it costs. */
+static bool after_step(Trainer *t, const Step *s, State *state, double saved_s, bool *due, Error *err) {
     const TrainConfig *c = &t->cfg;
-    if (t->step >= c->steps) return false;
-    bool busy = state_busy(state);
-    if (c->state_steps > 0 && t->step % c->state_steps == 0) return true;
-    return now_s() - saved_s >= c->state_s && !busy;
+    Error mine = {0};
+    Gathered all;
+    bool busy = state_busy(state), by_steps = c->state_steps > 0 && t->step % c->state_steps == 0;
+    unsigned char now = t->step < c->steps && (by_steps || (now_s() - saved_s >= c->state_s && !busy));
+    if (leads(t)) write_metrics(t, s, &mine);
+    if (!agree(world_of(t), &mine, &now, 1, &all, err)) return false;
+    *due = all.data[0] != 0;
+    gathered_release(&all);
+    return true;
 }
 
 static bool loop(Trainer *t, State *state, Error *err) {
@@ -285,6 +309,7 @@ static bool loop(Trainer *t, State *state, Error *err) {
     while (t->step < t->cfg.steps) {
         Step s;
         StateView v;
+        bool due;
         if (!make_step(t, &s, err)) return false;
         if (s.stopped) {
             v = view(t);
@@ -292,11 +317,11 @@ static bool loop(Trainer *t, State *state, Error *err) {
             return error_set(err, ERR_STOPPED, "stopped after step %" PRId64 " of %" PRId64 "; run again to go on",
                              t->step, t->cfg.steps);
         }
-        if (!write_metrics(t, &s, err)) return false;
+        if (!after_step(t, &s, state, saved_s, &due, err)) return false;
         if (s.skipped)
             log_warn(t->log, "step %" PRId64 " skipped: loss %g, gradient norm %g", t->step, s.loss, s.grad_norm);
         if (t->n_skipped >= t->cfg.max_skipped) return diverged(t, &s, err);
-        if (!save_is_due(t, state, saved_s)) continue;
+        if (!due) continue;
         v = view(t);
         if (!state_save(state, &v, put_state, t, err)) return false;
         saved_s = now_s();
@@ -308,16 +333,19 @@ bool trainer_run(Trainer *t, const char *dir, Error *err) {
     int64_t metrics_bytes = 0;
     State *state = NULL;
     Str path = {0};
+    Error mine = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
-    bool ok = state_open(&state, dir, &t->cfg.state, t->log, err) && load(t, state, &metrics_bytes, err);
+    bool ok = state_open(&state, dir, &t->cfg.state, t->cfg.mesh, optim_shards(t->optim), t->log, err) &&
+              load(t, state, &metrics_bytes, err);
     if (ok && t->step > 0) log_info(t->log, "resumed at step %" PRId64 " of %" PRId64, t->step, t->cfg.steps);
-    ok = ok && appender_open(&t->file, path.s, metrics_bytes, err);
+    if (ok && leads(t)) appender_open(&t->file, path.s, metrics_bytes, &mine);
+    ok = ok && agree(world_of(t), &mine, NULL, 0, NULL, err);
     if (ok) {
         ok = loop(t, state, err);
         Error said; /* by the log; the result does not need the state */
         state_settle(state, &said);
         t->saves = state_stats(state);
-        if (ok) ok = appender_sync(t->file, err);
+        if (ok && leads(t)) ok = appender_sync(t->file, err);
         pulse_section(t->pulse, SECTION_INIT);
         log_progress_end(t->log);
         appender_close(t->file);

@@ -1,6 +1,10 @@
 /* train/trainer.h — the training loop, once, for every objective.
  *
- *   step: for each of its micro-batches: forward, head in slices with loss, backward (gradients add up); then one update.
+ *   step: for each of its micro-batches: forward, head in slices with loss, backward; gradients add up (leaves.h); one update.
+ *
+ * Ranks of a mesh: every rank runs the same trainer over the same objective and takes its share of each step's micro-batches;
+ * weights, losses and metrics come out equal everywhere, to the bit those of one rank. Rank 0 writes metrics and states, all read
+ * them: the folder must be seen by all.
  *
  * Everything about step s follows from the configuration and s, so resuming needs the weights, the moments and the number.
  * Checkpoints (train/state.h) are written every state_s seconds and when *stop is requested, in the background. */
@@ -22,6 +26,9 @@ typedef struct {
     double state_s;         /* seconds between states; 0: 60; tests use small values */
     int64_t state_steps;    /* > 0: also every so many steps */
     StateConfig state;
+    const Mesh *mesh;       /* borrowed; NULL: one rank */
+    bool shard;             /* ZeRO-1, see OptimConfig */
+    bool running_sum;       /* of one rank: gradients of micro-batches are added as they come, not as a tree; one sum in memory */
 } TrainConfig;
 
 typedef struct Trainer Trainer;

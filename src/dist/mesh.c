@@ -1,0 +1,34 @@
+#include "dist/mesh.h"
+
+Layout layout_at(Layout size, int rank) {
+    Layout at;
+    at.tp = rank % size.tp, rank /= size.tp;
+    at.cp = rank % size.cp, rank /= size.cp;
+    at.pp = rank % size.pp, rank /= size.pp;
+    at.dp = rank;
+    return at;
+}
+
+int layout_rank(Layout size, Layout at) { return at.tp + size.tp * (at.cp + size.cp * (at.pp + size.pp * at.dp)); }
+
+/* The ranks that differ from this one in one digit have the same number once that digit is 0. */
+static bool split(Comm **out, const Mesh *m, Comm *data, const char *name, int which, Error *err) {
+    Layout base = m->at;
+    int *digit[] = {&base.tp, &base.cp, &base.pp, &base.dp};
+    const int key = *digit[which];
+    *digit[which] = 0;
+    return comm_split(out, data, name, layout_rank(m->size, base), key, err);
+}
+
+bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *err) {
+    int n = comm_size(world), one = tp * cp * pp;
+    *m = (Mesh){0};
+    if (tp < 1 || cp < 1 || pp < 1 || n % one)
+        return error_set(err, ERR_CONFIG, "%d ranks are no multiple of tp %d x cp %d x pp %d", n, tp, cp, pp);
+    m->size = (Layout){tp, cp, pp, n / one};
+    m->at = layout_at(m->size, comm_rank(world));
+    m->world = n > 1 ? world : NULL;
+    if (!data) data = m->world;
+    return split(&m->tp, m, data, "tp", 0, err) && split(&m->cp, m, data, "cp", 1, err) &&
+           split(&m->pp, m, data, "pp", 2, err) && split(&m->dp, m, data, "dp", 3, err);
+}

@@ -1,0 +1,26 @@
+/* dist/mesh.h — which ranks work together. rank = tp + T (cp + C (pp + P dp)): tensor-parallel ranks are neighbours, so they share
+ * a machine; data-parallel replicas are outermost, so a lost machine takes whole replicas with it (Llama Team 2024, sec. 3.3).
+ *
+ * Groups are digits of the rank in that mixed radix: dp's group has the ranks that differ in dp alone. world: every rank; control
+ * messages go there, so that the counters of the others hold gradients and weights only. data: the same ranks over another backend,
+ * which the other groups are of (nccl beside mpi); NULL: world. */
+#ifndef DIKAST_DIST_MESH_H
+#define DIKAST_DIST_MESH_H
+
+#include "dist/comm.h"
+
+typedef struct { int tp, cp, pp, dp; } Layout;      /* sizes, or a rank's place */
+
+typedef struct {
+    Layout size, at;
+    Comm *world, *dp, *pp, *cp, *tp;                /* NULL: of one rank. They belong to the world */
+} Mesh;
+
+Layout layout_at(Layout size, int rank);
+int layout_rank(Layout size, Layout at);
+/* ERR_CONFIG where tp * cp * pp does not divide the world; size.dp is what is left. */
+bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *err);
+static inline bool mesh_ok(const Mesh *m, Error *err) { return !m || (comm_ok(m->world, err) && comm_ok(m->dp, err)); }
+static inline bool mesh_leads(const Mesh *m) { return !m || comm_rank(m->world) == 0; }
+
+#endif

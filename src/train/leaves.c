@@ -1,0 +1,128 @@
+#include "train/leaves.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "dist/tree.h"
+
+/* A leaf as it travels: LeafSum, number of metrics, then each metric's name, sum and weight. */
+typedef struct {
+    LeafSum sum;
+    int64_t n_metric;
+} LeafHead;
+typedef struct {
+    char name[METRIC_NAME];
+    double sum, weight;
+} Entry;
+
+struct Leaves {
+    const Mesh *mesh;
+    Backend *be;
+    const Tensor *grad;
+    int n_grad;
+    bool shard;
+    TreeSum *tree; /* NULL: a running sum */
+    int64_t n, first, end, next;
+    Metrics *metrics;
+    Str record; /* this rank's leaves */
+};
+
+static Comm *dp_of(const Leaves *l) { return l->mesh ? l->mesh->dp : NULL; }
+static Comm *world_of(const Leaves *l) { return l->mesh ? l->mesh->world : NULL; }
+
+void leaves_open(Leaves **out, Optim *o, const Mesh *mesh, bool running) {
+    Leaves *l = mem_alloc(sizeof *l);
+    *l = (Leaves){.mesh = mesh, .be = optim_backend(o), .shard = optim_shards(o), .metrics = metrics_new()};
+    CHECK(!running || comm_size(dp_of(l)) == 1, "a running sum over %d ranks", comm_size(dp_of(l)));
+    l->grad = optim_grads(o, &l->n_grad);
+    if (!running) tree_open(&l->tree, l->be, l->grad, l->n_grad, optim_blocks(o), dp_of(l));
+    *out = l;
+}
+
+void leaves_close(Leaves *l) {
+    if (!l) return;
+    tree_close(l->tree);
+    metrics_free(l->metrics);
+    str_release(&l->record);
+    free(l);
+}
+
+void leaves_begin(Leaves *l, int64_t n) {
+    CHECK(n > 0, "a step of %lld micro-batches", (long long)n);
+    l->n = n;
+    tree_range(n, comm_rank(dp_of(l)), comm_size(dp_of(l)), &l->first, &l->end);
+    l->next = l->first;
+    str_clear(&l->record);
+    metrics_clear(l->metrics);
+    if (l->tree) tree_begin(l->tree, n);
+}
+
+int64_t leaves_first(const Leaves *l) { return l->first; }
+int64_t leaves_end(const Leaves *l) { return l->end; }
+Metrics *leaves_metrics(Leaves *l) { return l->metrics; }
+
+static void put_record(Leaves *l, const LeafSum *s) {
+    LeafHead head = {*s, metrics_count(l->metrics)};
+    str_putn(&l->record, &head, sizeof head);
+    for (int i = 0; i < head.n_metric; i++) {
+        Entry e = {.sum = 0};
+        const char *name = metrics_sum_at(l->metrics, i, &e.sum, &e.weight);
+        memcpy(e.name, name, strlen(name));
+        str_putn(&l->record, &e, sizeof e);
+    }
+    metrics_clear(l->metrics);
+}
+
+bool leaves_add(Leaves *l, LeafSum s, Error *err) {
+    CHECK(l->next < l->end, "micro-batch %lld is not this rank's", (long long)l->next);
+    l->next++;
+    put_record(l, &s);
+    return !l->tree || tree_push(l->tree, err);
+}
+
+/* The leaves of one rank after those of the ranks before it: so all are added in their order. */
+static const unsigned char *add_record(const unsigned char *at, LeafSum *total, Metrics *m) {
+    LeafHead head;
+    memcpy(&head, at, sizeof head);
+    at += sizeof head;
+    total->loss += head.sum.loss;
+    total->weight += head.sum.weight;
+    total->tokens += head.sum.tokens;
+    total->rows += head.sum.rows;
+    total->sequences += head.sum.sequences;
+    for (int64_t i = 0; i < head.n_metric; i++, at += sizeof(Entry)) {
+        Entry e;
+        memcpy(&e, at, sizeof e);
+        metrics_add_sum(m, e.name, e.sum, e.weight);
+    }
+    return at;
+}
+
+bool leaves_agree(Leaves *l, const Error *mine, LeafSum *total, Metrics *m, Error *err) {
+    Gathered all;
+    int size = comm_size(world_of(l));
+    *total = (LeafSum){0};
+    if (!agree(world_of(l), mine, l->record.s, (int64_t)l->record.n, &all, err)) {
+        leaves_drop(l);
+        return false;
+    }
+    for (int r = 0; r < size; r++)
+        for (const unsigned char *at = all.data + all.off[r]; at < all.data + all.off[r + 1];)
+            at = add_record(at, total, m);
+    gathered_release(&all);
+    return true;
+}
+
+bool leaves_sum(Leaves *l, Error *err) {
+    CHECK(l->next == l->end, "%lld micro-batches are missing", (long long)(l->end - l->next));
+    if (l->tree) tree_finish(l->tree, !l->shard);
+    return comm_ok(dp_of(l), err);
+}
+
+void leaves_drop(Leaves *l) {
+    if (l->tree) {
+        tree_drop(l->tree);
+        return;
+    }
+    for (int i = 0; i < l->n_grad; i++) l->be->op->zero(l->be, l->grad[i]);
+}

@@ -1,0 +1,125 @@
+// layer: cai
+// label: slow
+/* A whole run by ranks as threads: keys, and the SHA-256 of every trained model, are those of one rank; what cannot be
+ * is refused before anything is computed. */
+#include "cai_help.h"
+
+#include "cai/ranks.h"
+
+static char root[256];
+
+static int setup(void **state) {
+    (void)state;
+    help_scratch(root, "ranks");
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    help_remove(root);
+    return 0;
+}
+
+static const char *const trained[] = {"pretrain", "helpful", "sl", "pm", "rl"};
+
+/* micro-batches small enough that a step has several; 6 and 5 are no powers of two. */
+static const char *const small[] = {"pretrain.batch_tokens=768", "pretrain.micro_tokens=128",
+                                    "pretrain.steps=20",         "helpful.micro_tokens=128",
+                                    "helpful.steps=20",          "sl.micro_tokens=104",
+                                    "pm.micro_tokens=128",       "rl.micro_tokens=96",
+                                    "model.max_seq=96",          "rl.kl_stop=0"};
+
+static bool run(PipelineResult *r, const char *out, const char *const *more, Error *err) {
+    const char *set[24];
+    char dir[300];
+    int n = 0;
+    RunConfig cfg;
+    snprintf(dir, sizeof dir, "run.out=%s/%s", root, out);
+    set[n++] = dir;
+    for (int i = 0; i < COUNT_OF(small); i++) set[n++] = small[i];
+    for (; *more; more++) set[n++] = *more;
+    set[n] = NULL;
+    help_config(&cfg, TINY, set);
+    bool ok = pipeline_run(r, &cfg, TINY, "rl", NULL, NULL, err);
+    run_config_release(&cfg);
+    return ok;
+}
+
+static void test_equal(void **state) {
+    (void)state;
+    static const char *const how[][4] = {{NULL}, {"dist.ranks=2", NULL}, {"dist.ranks=4", "dist.zero=true", NULL}};
+    PipelineResult *r = mem_alloc(COUNT_OF(how) * sizeof *r);
+    for (int k = 0; k < COUNT_OF(how); k++) {
+        char out[16];
+        Error err = {0};
+        snprintf(out, sizeof out, "out%d", k);
+        assert_ok(run(&r[k], out, how[k], &err), err);
+        for (int i = 0; i < COUNT_OF(trained); i++) {
+            char want[65], got[65];
+            const StageResult *a = help_stage(&r[0], trained[i]), *b = help_stage(&r[k], trained[i]);
+            assert_string_equal(a->key, b->key);
+            help_sha(want, a->dir, "model/model.safetensors");
+            help_sha(got, b->dir, "model/model.safetensors");
+            if (strcmp(want, got)) fail_msg("stage %s differs with %s", trained[i], how[k][0]);
+            help_sha(want, a->dir, "summary.json");
+            help_sha(got, b->dir, "summary.json");
+            assert_string_equal(want, got);
+        }
+        char want[65], got[65];
+        help_sha(want, help_stage(&r[0], "rl")->dir, "samples.jsonl");
+        help_sha(got, help_stage(&r[k], "rl")->dir, "samples.jsonl");
+        assert_string_equal(want, got);
+    }
+    free(r);
+}
+
+static void test_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *set[4], *says;
+        ErrorCode code;
+    } row[] = {{{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
+               {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
+               {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
+                "nowhere.jsonl: no such file",
+                ERR_FORMAT}};
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        PipelineResult r;
+        Error err = {0};
+        assert_false(run(&r, "refused", row[i].set, &err));
+        if (!strstr(err.msg, row[i].says)) fail_msg("'%s' does not say '%s'", err.msg, row[i].says);
+    }
+}
+
+static void test_environment(void **state) {
+    (void)state;
+    static const char *const launcher[][2] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
+                                              {"PMI_RANK", "PMI_SIZE"},
+                                              {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"},
+                                              {"RANK", "WORLD_SIZE"}};
+    for (int i = 0; i < COUNT_OF(launcher); i++)
+        for (int k = 0; k < 2; k++) unsetenv(launcher[i][k]);
+    RankPlace p = ranks_environment();
+    assert_true(p.rank == 0 && p.size == 1);
+    setenv("RANK", "3", 1);
+    assert_int_equal(ranks_environment().size, 1);      /* a rank of nothing */
+    for (int i = COUNT_OF(launcher) - 1; i >= 0; i--) { /* the first in the list wins */
+        char rank[4], size[4];
+        snprintf(rank, sizeof rank, "%d", i);
+        snprintf(size, sizeof size, "%d", i + 2);
+        setenv(launcher[i][0], rank, 1);
+        setenv(launcher[i][1], size, 1);
+        p = ranks_environment();
+        assert_true(p.rank == i && p.size == i + 2);
+    }
+    setenv("OMPI_COMM_WORLD_RANK", "7", 1); /* not below its size: not believed */
+    assert_int_equal(ranks_environment().size, 3);
+    for (int i = 0; i < COUNT_OF(launcher); i++)
+        for (int k = 0; k < 2; k++) unsetenv(launcher[i][k]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment), cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_equal)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
