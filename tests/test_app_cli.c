@@ -37,7 +37,8 @@ static void golden(const char *line, const char *file) {
 
 static const char *const documented[] = {"run",    "stage",         "why",   "config",   "constitution", "data",
                                          "chat",   "generate",      "score", "tokenize", "logits",       "import",
-                                         "export", "verify-export", "bench", "oracle",   "doctor"};
+                                         "export", "verify-export", "bench", "oracle",   "doctor",       "harm",
+                                         "contamination", "train-classifier"};
 
 static void test_help(void **state) {
     (void)state;

@@ -5,10 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/harm_run.h"
 #include "app/open.h"
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/io.h"
+#include "eval/contamination.h"
 #include "eval/stats.h"
 #include "eval/task.h"
 
@@ -20,6 +22,9 @@ static const Flag flags[] = {
     {"--out", "DIR", "write results.json and items.jsonl, a line per request, there"},
     {"--gate", "FILE", "YAML with conditions on metrics, 'gates: [hellaswag.acc_norm >= 0.3]'; one missed: exit 6"},
     {"--bootstrap", "N", "resamples for the standard error of perplexity (default 100000); 0: none"},
+    {"--train", "FILES", "training data, a comma between the files: which documents stand in it (13 words in a row)"},
+    {"--harm", "FILES", "red-team suites too, as dikast harm, whose flags follow; a comma between the files"},
+    HARM_FLAGS,
     MODEL_FLAGS,
     {0}};
 
@@ -47,6 +52,8 @@ typedef struct {
     int n_gate;
     Hash weights;
     double seconds;
+    Contamination *contamination; /* NULL: not asked for */
+    Str harm, harm_table;         /* harm.json; empty: not asked for */
 } Eval;
 
 /* -- what is asked --------------------------------------------------------------------------------------------------
@@ -187,6 +194,37 @@ static bool run_entry(Eval *v, Entry *e, const LikelihoodModel *lm, int n_draw, 
     return true;
 }
 
+/* -- beside the tasks -----------------------------------------------------------------------------------------------
+ */
+
+static bool run_contamination(Eval *v, Error *err) {
+    const char *train = args_flag(v->a, &command_eval, "--train");
+    if (!train) return true;
+    v->contamination = contamination_new(CONTAMINATION_N);
+    for (int i = 0; i < v->n_entry; i++) contamination_task(v->contamination, &v->entry[i].task);
+    return contamination_train_list(v->contamination, train, v->m.machine.pool, err);
+}
+
+static bool run_harm(Eval *v, Error *err) {
+    const char *list = args_flag(v->a, &command_eval, "--harm"), *file[MAX_ARGS];
+    char *names = mem_str(list ? list : ""), *rest = NULL;
+    int n = 0;
+    for (char *s = strtok_r(names, ",", &rest); s && n < MAX_ARGS; s = strtok_r(NULL, ",", &rest)) file[n++] = s;
+    HarmJob job = {v->a, &command_eval, file, n, args_flag(v->a, &command_eval, "--out"), NULL};
+    bool ok = n == 0 || harm_run(&job, &v->m, &v->m.machine, &v->harm, &v->harm_table, err);
+    free(names);
+    return ok;
+}
+
+static void put_harm(JsonOut *j, const Eval *v) {
+    Json *parsed = NULL;
+    Error err = {0};
+    if (!v->harm.n) return;
+    CHECK(json_parse(&parsed, v->harm.s, v->harm.n, 0, "harm.json", 1, &err), "%s", err.msg);
+    json_out_node(j, "harm", parsed);
+    json_release(parsed);
+}
+
 /* -- gates ----------------------------------------------------------------------------------------------------------
  */
 
@@ -304,6 +342,8 @@ static void put_results(Str *out, const Eval *v, bool ok, const Error *err) {
         json_out_obj_end(&j);
     }
     json_out_arr_end(&j);
+    if (v->contamination) contamination_out(&j, "contamination", v->contamination, NAN);
+    put_harm(&j, v);
     json_out_obj_end(&j);
 }
 
@@ -393,6 +433,7 @@ static bool evaluate(Eval *v, Error *err) {
     const LikelihoodModel lm = {v->m.tok, v->m.engine, v->m.machine.pool, prefix, v->m.model.cfg.max_seq};
     for (int i = 0; i < v->n_entry; i++)
         if (!run_entry(v, &v->entry[i], &lm, (int)n_draw, err)) return false;
+    if (!run_contamination(v, err) || !run_harm(v, err)) return false;
     v->seconds = now_s() - start;
     return true;
 }
@@ -406,6 +447,9 @@ static void release(Eval *v) {
     config_release(&v->gates, gate_keys, COUNT_OF(gate_keys));
     free(v->entry);
     free(v->gate);
+    contamination_free(v->contamination);
+    str_release(&v->harm);
+    str_release(&v->harm_table);
     open_model_close(&v->m);
 }
 
@@ -420,6 +464,8 @@ static bool run(const Args *a, Error *err) {
     if (!a->json && scored) {
         str_clear(&text);
         put_table(&text, &v);
+        if (v.contamination) contamination_table(&text, v.contamination);
+        str_put(&text, str_get(&v.harm_table));
     }
     if (a->json || scored) print_text(&text);
     str_release(&text);

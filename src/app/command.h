@@ -47,6 +47,6 @@ bool args_num(const Args *a, const Command *c, const char *name, double otherwis
 void print_text(Str *text);
 
 extern const Command command_run, command_stage, command_why, command_report, command_config, command_constitution,
-    command_data, command_tokenize, command_generate, command_chat, command_score, command_eval, command_logits, command_import, command_export,
+    command_data, command_tokenize, command_generate, command_chat, command_score, command_eval, command_train_classifier, command_harm, command_contamination, command_logits, command_import, command_export,
     command_verify_export, command_bench, command_oracle, command_doctor;
 #endif
