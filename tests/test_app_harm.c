@@ -182,6 +182,14 @@ static void test_classifier(void **state) {
     assert_true(json_num(json_get(all, "value"), 0) > 0.95);
     assert_true(json_num(at(j, "test", "overall", "ece"), 1) < 0.08);
     assert_int_equal(json_len(json_get(json_get(j, "test"), "categories")), 2);
+    for (int k = 1; k < 3; k++) /* each category's own label */
+        assert_true(json_num(json_get(json_get(json_at(json_get(json_get(j, "test"), "labels"), k), "auprc"), "value"),
+                             0) > 0.9);
+    json_release(j);
+    j = read_json(DIR "/c1/model/config.json");
+    assert_string_equal(member(json_get(j, "id2label"), "2"), "harmful: heat");
+    assert_int_equal(json_int(json_get(json_get(j, "label2id"), "harmful: blades"), -1), 1);
+    assert_string_equal(member(j, "problem_type"), "multi_label_classification");
     json_release(j);
     /* Saved and opened again it says what it said: p of the test rows, by way of harm. */
     expect_run("harm " DIR "/labelled.jsonl -q --classifier " DIR "/c1 --out " DIR "/judged", 0,

@@ -72,11 +72,12 @@ static void test_complies(void **state) {
     HarmItem item[2 * PER];
     HarmGroups g;
     system_of(item, never, NULL);
+    item[PER].refusal = REFUSAL_PARTIAL;
     harm_judge(&g, item, 2 * PER, 0.5, 0.5);
     PolicyCounts c = harm_policy(item, 2 * PER, -1);
     assert_true(c.n == PER && c.harmful == PER && c.refused == 0 && c.least == PER && c.disputed == 0);
     OverRefusal o = harm_over_refusal(item, 2 * PER, -1);
-    assert_true(o.n == PER && o.full == 0 && o.none == PER);
+    assert_true(o.n == PER && o.full == 0 && o.partial == 1 && o.none == PER - 1);
     DetectorCounts d = harm_detector(item, 2 * PER, -1, 0.5); /* the verdict is gold itself */
     assert_true(d.n == 2 * PER && d.at.f1 == 1 && d.auprc == 1 && d.auroc == 1 && d.ece == 0 && d.at.fpr == 0);
     harm_groups_release(&g);
@@ -285,7 +286,7 @@ static void test_ngrams(void **state) {
     assert_within(request, NGRAM_REQUEST * NGRAM_REQUEST, 1e-6, __LINE__);
     assert_within(reply, 1, 1e-6, __LINE__);
     const double c = 10;
-    ngram_fit(m, row, label, TEXTS, c, (Rng){1, RNG_SHUFFLE}, NULL);
+    ngram_fit(m, row, label, TEXTS, 2, c, (Rng){1, RNG_SHUFFLE}, NULL);
     /* The optimum: every weight is C sum y (1 - s(y z)) x; the constant's is the bias. */
     double z[TEXTS][2], bias = 0, zero[2];
     for (int i = 0; i < TEXTS; i++) {

@@ -361,11 +361,11 @@ static void train_ngrams(ClassifierRun *r) {
     for (int i = 0; i < n; i++) ngram_row(&row[i], r->ngrams, text[i]);
     double best = INFINITY;
     for (int k = 0; k < COUNT_OF(c); k++) {
-        ngram_fit(r->ngrams, row, label, n_train, c[k], rng, pool);
+        ngram_fit(r->ngrams, row, label, n_train, 1, c[k], rng, pool);
         double loss = valid_loss(r, row + n_train);
         if (loss < best) best = loss, r->ngram_c = c[k];
     }
-    ngram_fit(r->ngrams, row, label, n_train, r->ngram_c, rng, pool);
+    ngram_fit(r->ngrams, row, label, n_train, r->n_label, r->ngram_c, rng, pool);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);
     for (int i = n_train; i < n; i++) {
         ngram_score(r->ngrams, &row[i], z);
@@ -378,6 +378,51 @@ static void train_ngrams(ClassifierRun *r) {
     free(label);
 }
 
+/* -- the folder --------------------------------------------------------------------------------------------------- */
+
+static void put_names(JsonOut *j, const ClassifierRun *r) {
+    char id[16];
+    json_out_obj(j, "id2label");
+    for (int k = 0; k < r->n_label; k++) {
+        snprintf(id, sizeof id, "%d", k);
+        json_out_str(j, id, r->label[k].name);
+    }
+    json_out_obj_end(j);
+    json_out_obj(j, "label2id");
+    for (int k = 0; k < r->n_label; k++) json_out_int(j, r->label[k].name, k);
+    json_out_obj_end(j);
+    json_out_str(j, "problem_type", "multi_label_classification");
+}
+
+/* Loaders show labels by the names in config.json. */
+static bool name_labels(const ClassifierRun *r, Error *err) {
+    static const char *const ours[] = {"id2label", "label2id", "problem_type"};
+    Str path = {0}, text = {0};
+    Json *j = NULL;
+    str_printf(&path, "%s/model/config.json", r->job->out);
+    bool ok = json_read_file(&j, str_get(&path), 0, err);
+    if (ok) {
+        JsonOut out;
+        json_out_init(&out, &text, 2);
+        json_out_obj(&out, NULL);
+        for (int i = 0; i < json_len(j); i++) {
+            const Json *value;
+            const char *key = json_key_at(j, i, &value);
+            bool named = false;
+            for (int k = 0; k < COUNT_OF(ours); k++) named |= !strcmp(key, ours[k]);
+            if (!named) json_out_node(&out, key, value);
+        }
+        put_names(&out, r);
+        json_out_obj_end(&out);
+        str_putc(&text, '\n');
+        ok = io_write_file(str_get(&path), text.s, text.n, err);
+        json_release(j);
+    }
+    str_release(&path);
+    str_release(&text);
+    return ok;
+}
+
 /* -- the whole ----------------------------------------------------------------------------------------------------- */
 
 static bool save(ClassifierRun *r, Error *err) {
@@ -385,7 +430,7 @@ static bool save(ClassifierRun *r, Error *err) {
     StageCtx ctx = r->ctx;
     ctx.output = r->job->out;
     path_join(&path, r->job->out, "ngrams.safetensors");
-    bool ok = stage_net_save(&ctx, r->net.net, str_get(&r->text_dir), err) &&
+    bool ok = stage_net_save(&ctx, r->net.net, str_get(&r->text_dir), err) && name_labels(r, err) &&
               (!r->ngrams || ngram_save(r->ngrams, str_get(&path), err));
     path_join(&path, r->job->out, "ledger.json");
     ok = ok && ledger_close(r->ctx.ledger, 1, str_get(&path), err);

@@ -9,6 +9,7 @@
 #include "nn/safetensors.h"
 
 enum { HALF = NGRAM_BUCKETS / 2, PASSES = 100, NEWTON = 40 };
+static const double STILL = 1e-4; /* of C: a pass that moves no row's weight further is the last */
 
 struct NgramModel {
     int n_label;
@@ -203,7 +204,7 @@ static void fit_label(void *ud, int64_t k, int thread) {
         w[NGRAM_BUCKETS] += y * alpha[i];
     }
     double moved = 1;
-    for (int pass = 0; pass < PASSES && n && moved > 1e-3 * f->c; pass++) {
+    for (int pass = 0; pass < PASSES && n && moved > STILL * f->c; pass++) {
         moved = 0;
         rng_shuffle(f->rng, (uint64_t)(k * PASSES + pass), order, n);
         for (int64_t o = 0; o < n; o++) {
@@ -228,14 +229,15 @@ static void fit_label(void *ud, int64_t k, int thread) {
     free(use);
 }
 
-void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, double c, Rng rng, Pool *pool) {
+void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng,
+               Pool *pool) {
     Fit f = {m, row, label, n, c, rng};
     memset(m->w, 0, (size_t)m->n_label * NGRAM_BUCKETS * sizeof *m->w);
     memset(m->bias, 0, (size_t)m->n_label * sizeof *m->bias);
     if (pool)
-        pool_for(pool, m->n_label, fit_label, &f);
+        pool_for(pool, n_fit, fit_label, &f);
     else
-        for (int k = 0; k < m->n_label; k++) fit_label(&f, k, 0);
+        for (int k = 0; k < n_fit; k++) fit_label(&f, k, 0);
 }
 
 void ngram_score(const NgramModel *m, const NgramRow *row, double *z) {

@@ -27,8 +27,9 @@ NgramModel *ngram_new(const NgramText *text, int64_t n, int n_label);
 void ngram_free(NgramModel *m);                                 /* NULL is fine */
 void ngram_row(NgramRow *out, const NgramModel *m, NgramText t);
 void ngram_row_release(NgramRow *r);
-/* label (n, n_label): 0 or 1, NaN: the row is none of this label's. A label of one kind only gets the constant alone. */
-void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, double c, Rng rng, Pool *pool);
+/* label (n, n_label): 0 or 1, NaN: the row is none of this label's. A label of one kind only gets the constant alone. Only the
+ * first n_fit labels are fitted, the others' weights are 0. */
+void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng, Pool *pool);
 void ngram_score(const NgramModel *m, const NgramRow *row, double *z); /* (n_label) */
 int ngram_labels(const NgramModel *m);
 
