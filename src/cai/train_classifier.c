@@ -21,7 +21,7 @@ const char *const classifier_defaults[] = {"tokenizer.vocab=4096",
                                            "pretrain.batch_tokens=4096",
                                            "pretrain.micro_tokens=4096",
                                            "classifier.holdout=0.4",
-                                           "classifier.epochs=3",
+                                           "classifier.epochs=1",
                                            "classifier.lr=1e-3",
                                            "classifier.warmup=50",
                                            "classifier.batch_tokens=4096",
@@ -337,19 +337,26 @@ static bool score_trunk(ClassifierRun *r, Error *err) {
 
 /* -- n-grams ------------------------------------------------------------------------------------------------------- */
 
-static double valid_loss(const ClassifierRun *r, const NgramRow *row) {
-    double loss = 0, *z = mem_alloc((size_t)r->n_label * sizeof *z);
-    for (int i = 0; i < r->n_part[PART_VALID]; i++) {
-        double d;
+/* Average precision of the first label on validation rows: what a blend cannot repair, unlike the scale of the
+ * log-odds. */
+static double valid_precision(const ClassifierRun *r, const NgramRow *row) {
+    int n = r->n_part[PART_VALID];
+    double *p = mem_alloc((size_t)(n + 1) * sizeof *p), *z = mem_alloc((size_t)r->n_label * sizeof *z);
+    int32_t *label = mem_alloc((size_t)(n + 1) * sizeof *label);
+    for (int i = 0; i < n; i++) {
         ngram_score(r->ngrams, &row[i], z);
-        loss += logistic_loss(&d, z[0], r->item[r->first[PART_VALID] + i].harmful);
+        p[i] = z[0];
+        label[i] = r->item[r->first[PART_VALID] + i].harmful;
     }
+    double out = average_precision(p, label, n);
+    free(p);
     free(z);
-    return loss / r->n_part[PART_VALID];
+    free(label);
+    return out;
 }
 
 static void train_ngrams(ClassifierRun *r) {
-    static const double c[] = {1, 3, 10, 30, 100};
+    static const double c[] = {3, 10, 30, 100, 300};
     int n = r->rows.n, n_train = r->n_part[PART_TRAIN];
     NgramText *text = mem_alloc((size_t)(n + 1) * sizeof *text);
     NgramRow *row = mem_alloc((size_t)(n + 1) * sizeof *row);
@@ -359,11 +366,11 @@ static void train_ngrams(ClassifierRun *r) {
     for (int i = 0; i < n; i++) text[i] = (NgramText){classifier_request(r->item[i].row->prompt), r->item[i].row->a};
     r->ngrams = ngram_new(text, n_train, r->n_label);
     for (int i = 0; i < n; i++) ngram_row(&row[i], r->ngrams, text[i]);
-    double best = INFINITY;
+    double best = -1;
     for (int k = 0; k < COUNT_OF(c); k++) {
         ngram_fit(r->ngrams, row, label, n_train, 1, c[k], rng, pool);
-        double loss = valid_loss(r, row + n_train);
-        if (loss < best) best = loss, r->ngram_c = c[k];
+        double precision = valid_precision(r, row + n_train);
+        if (precision > best) best = precision, r->ngram_c = c[k];
     }
     ngram_fit(r->ngrams, row, label, n_train, r->n_label, r->ngram_c, rng, pool);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);

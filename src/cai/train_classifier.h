@@ -4,7 +4,7 @@
  *   rows {prompt, response, harmful, category} -> parts by prompt: train | valid | test
  *   train   tokenizer, unless model.path brings one; trunk: next token on the dialogues (pretrain.*), then all labels at once
  *           (classifier.*); n-grams for each C of a short list
- *   valid   the C with the least loss; blend of the two parts = temperature (eval/detect.h); thresholds: best F1, FPR 5 %
+ *   valid   the C with the best AUPRC; blend of the two parts = temperature (eval/detect.h); thresholds: best F1, FPR 5 %
  *   test    the figures
  *
  * Labels: "harmful", then "harmful: <category>" for every category with at least CLASSIFIER_LEAST harmful rows in train and one
