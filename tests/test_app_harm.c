@@ -124,7 +124,7 @@ static void test_given(void **state) {
     expect_run("harm " DIR "/strange.jsonl", 3, NULL, "strange.jsonl:1: 'kind' is 'blue'");
     expect_run("harm " DIR "/beyond.jsonl", 3, NULL, "'harmful' must be a number in 0..1");
     expect_run("harm " DIR "/absent.jsonl", 4, NULL, "absent.jsonl");
-    expect_run("harm " DIR "/reply.jsonl --judge remote judge.url=", 2, NULL, "judge.");
+    expect_run("harm " DIR "/reply.jsonl --judge remote judge.remote.url=", 2, NULL, "judge.remote.url");
     expect_run("harm " DIR "/reply.jsonl --classifier " MODEL, 3, NULL, "classifier: ");
 }
 
@@ -220,6 +220,13 @@ static void test_classifier(void **state) {
     }
     lines_close(b);
     assert_true(seen > 200);
+    /* What was trained is kept, but not for another seed. */
+    OK(io_remove_tree(DIR "/c3/model", &err));
+    expect_run(TRAIN "--threads 3 --out " DIR "/c3", 0, NULL, NULL);
+    expect_equal_files(DIR "/c1/predictions.jsonl", DIR "/c3/predictions.jsonl");
+    expect_run(TRAIN "--out " DIR "/c3 run.seed=1", 0, NULL, NULL);
+    expect_run(TRAIN "--out " DIR "/c5 run.seed=1", 0, NULL, NULL);
+    expect_equal_files(DIR "/c5/predictions.jsonl", DIR "/c3/predictions.jsonl");
     /* Its trunk alone is a scoring model, and serves as a classifier too. */
     expect_run("harm " DIR "/labelled.jsonl -q --classifier " DIR "/c1/model", 0, "threshold 0.5", NULL);
     expect_run(TRAIN "--no-ngrams --out " DIR "/c0", 0, "harmful: heat", NULL);

@@ -141,28 +141,6 @@ static bool prefix_of(int32_t *id, const OpenModel *m, Error *err) {
     return ok;
 }
 
-static bool hash_weights(Eval *v, Error *err) {
-    char **name = NULL;
-    int n = 0;
-    const char *dir = str_get(&v->m.dir);
-    if (!io_list_dir(&name, &n, dir, err)) return false;
-    Hasher *h = hasher_new();
-    bool ok = true;
-    for (int i = 0; i < n && ok; i++) {
-        size_t len = strlen(name[i]);
-        if (len < 12 || strcmp(name[i] + len - 12, ".safetensors") != 0) continue;
-        Str path = {0};
-        Hash one;
-        str_printf(&path, "%s/%s", dir, name[i]);
-        ok = hash_file(&one, str_get(&path), err);
-        if (ok) hasher_add(h, &one, sizeof one);
-        str_release(&path);
-    }
-    v->weights = hasher_finish(h);
-    io_free_list(name, n);
-    return ok;
-}
-
 /* "hellaswag: document 4, request 1: ..." */
 static bool name_request(const Task *t, int64_t bad, Error *err) {
     for (int64_t i = 0; bad >= 0 && i < t->n_item; i++) {
@@ -428,7 +406,7 @@ static bool evaluate(Eval *v, Error *err) {
     double start = now_s();
     if (!args_int(v->a, &command_eval, "--bootstrap", 100000, 0, 100000000, &n_draw, err) || !open_gates(v, err) ||
         !open_tasks(v, err) || !open_model(&v->m, v->a, &command_eval, err) || !open_model_need(&v->m, HEAD_LM, err) ||
-        !prefix_of(&prefix, &v->m, err) || !hash_weights(v, err))
+        !prefix_of(&prefix, &v->m, err) || !open_model_hash(&v->m, &v->weights, err))
         return false;
     const LikelihoodModel lm = {v->m.tok, v->m.engine, v->m.machine.pool, prefix, v->m.model.cfg.max_seq};
     for (int i = 0; i < v->n_entry; i++)

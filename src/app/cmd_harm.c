@@ -58,15 +58,15 @@ const Command command_harm = {
         "red-team suites by category: harmful-response rate, over-refusal, quality of the verdict\n\n"
         "FILE: rows {prompt, category, kind: harmful|benign}; a model answers them (--model), or rows bring their "
         "'reply'.\n"
-        "Who says which replies are harmful: a classifier, a judge (a model of ours, one from elsewhere, or a service: "
-        "\n"
-        "'--judge remote judge.url=URL judge.model=NAME ..', see 'dikast help judge'), the tiny world's gold program, "
-        "or the\n"
-        "rows themselves, by 'p' or by a label 'harmful' 0/1. With a classifier and a judge the judge counts and what "
-        "they\n"
-        "dispute is shown. Rows with a label say how good the verdict is. Categories are put under the hazards of "
-        "MLCommons\n"
-        "AILuminate 1.0. conf/eval/harm.jsonl is a small suite of requests with a harmless look-alike each.",
+        "Who says which replies are harmful: a classifier; a judge, a model of ours, one from elsewhere, or a service "
+        "with\n"
+        "--judge remote judge.remote.url=URL judge.remote.model=NAME ('dikast help judge'); the tiny world's gold "
+        "program; or\n"
+        "the rows themselves, by 'p' or by a label 'harmful' 0/1. With a classifier and a judge the judge counts and "
+        "what\n"
+        "they dispute is shown. Rows with a label say how good the verdict is. Categories are put under the hazards "
+        "of\n"
+        "MLCommons AILuminate 1.0. conf/eval/harm.jsonl is a small suite of requests with a harmless look-alike each.",
     .flag = flags,
     .min_arg = 1,
     .max_arg = MAX_ARGS,

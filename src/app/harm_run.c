@@ -41,6 +41,7 @@ typedef struct {
     int first, second; /* verdict kinds; second -1 */
     int64_t n_flip, n_unscored;
     SampleParams sample;
+    Hash weights; /* of the model that answers */
     double start;
 } Harm;
 
@@ -282,6 +283,8 @@ static bool judge_own(Harm *h, const char *dir, Error *err) {
     OpenModel m = {0};
     Args with = *h->job->a;
     with.arg[0] = dir;
+    for (int i = 0; h->job->c->flag[i].name; i++) /* the adapter is of the model that answers */
+        if (!strcmp(h->job->c->flag[i].name, "--adapter")) with.flag[i] = NULL;
     if (!open_model(&m, &with, h->job->c, err)) return error_wrap(err, "judge");
     Judge judge = {m.engine, &m.chat, m.model.cfg.max_seq, NULL};
     bool ok = open_model_need(&m, HEAD_LM, err) && need_judge(&m, err) && ask_judge(h, &judge, err);
@@ -448,6 +451,8 @@ static void put_head(JsonOut *j, const Harm *h) {
     json_out_int(j, "schema", 1);
     json_out_str(j, "system", system_name(h));
     json_out_str(j, "model", h->m ? str_get(&h->m->dir) : NULL);
+    hash_hex(hash, h->weights);
+    json_out_str(j, "weights", h->m ? hash : NULL);
     json_out_num(j, "seconds", round((now_s() - h->start) * 10) / 10);
     json_out_int(j, "seed", (int64_t)h->sample.rng.seed);
     if (h->m) {
@@ -522,7 +527,8 @@ static bool read_sampling(Harm *h, Error *err) {
 
 bool harm_run(const HarmJob *job, OpenModel *m, const Machine *machine, Str *result, Str *table, Error *err) {
     Harm h = {.job = job, .m = m, .machine = machine, .start = now_s()};
-    bool ok = read_sampling(&h, err) && read_all(&h, err) && (!m || generate(&h, err));
+    bool ok = read_sampling(&h, err) && read_all(&h, err) &&
+              (!m || (open_model_hash(m, &h.weights, err) && generate(&h, err)));
     for (int i = 0; i < h.rows.n && ok; i++) {
         h.item[i].reply = h.reply[i];
         h.item[i].refusal = refusal_of(h.reply[i]);
