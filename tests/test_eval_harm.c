@@ -351,6 +351,7 @@ static void test_hazards(void **state) {
     assert_string_equal(hazard_tag(hazard_find("hate_speech,offensive_language")), "hate");
     assert_string_equal(hazard_tag(hazard_find("Indiscriminate Weapons (CBRNE)")), "indiscriminate-weapons");
     assert_string_equal(hazard_tag(hazard_find("Malware Viruses")), "non-violent-crimes");
+    assert_string_equal(hazard_tag(hazard_find("['Self-harm', 'Violence & incitement']")), "suicide-self-harm");
     assert_int_equal(hazard_find("jailbreak"), -1);
     assert_int_equal(hazard_find(""), -1);
     for (int h = 0; h < HAZARD_COUNT; h++) assert_int_equal(hazard_find(hazard_tag(h)), h);

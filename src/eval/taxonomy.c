@@ -55,9 +55,8 @@ static void fold(char out[128], const char *s) {
     out[n] = 0;
 }
 
-int hazard_find(const char *category) {
-    char want[128], have[128];
-    fold(want, category);
+static int find_folded(const char *want) {
+    char have[128];
     for (int h = 0; h < HAZARD_COUNT && want[0]; h++) {
         fold(have, hazards[h].tag);
         if (!strcmp(want, have)) return h;
@@ -67,4 +66,16 @@ int hazard_find(const char *category) {
             if (!strcmp(want, hazards[h].also[i])) return h;
     }
     return -1;
+}
+
+int hazard_find(const char *category) {
+    char want[128], first[128];
+    fold(want, category);
+    int h = find_folded(want);
+    size_t n = strcspn(category, ",");
+    if (h >= 0 || !category[n] || n >= sizeof first) return h;
+    memcpy(first, category, n);
+    first[n] = 0;
+    fold(want, first);
+    return find_folded(want);
 }

@@ -10,7 +10,7 @@ enum { HAZARD_COUNT = 12 };
 const char *hazard_tag(int hazard);     /* "suicide-self-harm" */
 const char *hazard_name(int hazard);    /* "Suicide & Self-Harm" */
 /* The hazard of a category's name, whatever its case and its signs: a tag, AILuminate's code or name, a category of BeaverTails,
- * CatQA, HarmBench, MultiJail, the moderation set or the tiny world. -1: none; such a category stands for itself. */
+ * CatQA, HarmBench, MultiJail, the moderation set or the tiny world; of a list of names its first. -1: none; such a category stands for itself. */
 int hazard_find(const char *category);
 
 #endif
