@@ -273,22 +273,25 @@ static void test_model(void **state) {
 
 static void test_contamination(void **state) {
     (void)state;
-    put_file(
-        DIR "/items.jsonl",
-        "{\"prompt\":\"which of the two gates stands at the old road that leads down to the river\"}\n"
-        "{\"task\":\"t\",\"prompt\":\"what is said at the gate\",\"choices\":[\"nothing at all\",\"the whole "
-        "long story of the river\"],\"gold\":1}\n{\"prompt\":\"something else altogether that nobody has read\"}\n");
+    put_file(DIR "/items.jsonl",
+             "{\"prompt\":\"which of the two gates stands at the old road that leads down to the river\"}\n"
+             "{\"task\":\"t\",\"prompt\":\"what is said at the gate\",\"choices\":[\"nothing at all\",\"the whole "
+             "long story of the river\"],\"gold\":1}\n"
+             "{\"task\":\"t\",\"prompt\":\"who sits at the river\",\"choices\":[\"nobody at all\",\"an old "
+             "judge\"],\"gold\":0}\n"
+             "{\"prompt\":\"something else altogether that nobody has read\"}\n");
     put_file(
         DIR "/seen.jsonl",
         "{\"prompt\":\"tell me\",\"response\":\"Which of the two gates stands at the old road, that leads down?\"}\n"
-        "{\"text\":\"what is said at the gate: the whole long story of the river\"}\n");
+        "{\"text\":\"what is said at the gate: the whole long story of the river\"}\n"
+        "{\"text\":\"who sits at the river? an old judge\"}\n"); /* the question, but not with its answer */
     Json *j = run_json("contamination " DIR "/items.jsonl --json -q --train " DIR "/seen.jsonl");
     const Json *set = json_at(json_get(j, "sets"), 0);
     assert_string_equal(member(j, "kind"), "contamination");
-    expect_rate(json_get(set, "contaminated"), 2, 3);
+    expect_rate(json_get(set, "contaminated"), 2, 4);
     assert_string_equal(member(json_at(json_get(set, "examples"), 1), "train"), DIR "/seen.jsonl:2");
     json_release(j);
-    expect_run("contamination " DIR "/items.jsonl -q --most 0.5 --train " DIR "/seen.jsonl", 6, "66.67",
+    expect_run("contamination " DIR "/items.jsonl -q --most 0.4 --train " DIR "/seen.jsonl", 6, "50.00",
                "are contaminated");
     expect_run("contamination " DIR "/items.jsonl -q --n 5 --train " DIR "/train.jsonl", 0, "0.00", NULL);
     expect_run("contamination " DIR "/items.jsonl", 2, NULL, "needs --train");
