@@ -267,6 +267,18 @@ static void test_model(void **state) {
     j = run_json("eval " MODEL " " GOLDEN "/tasks/l_piqa.yaml --data " GOLDEN "/data -q --json --limit 2 --harm " DIR
                  "/asked.jsonl --classifier " PM " --max-new 4 --train " DIR "/train.jsonl");
     assert_string_equal(member(json_get(j, "harm"), "kind"), "harm");
+    put_file(DIR "/gates.yaml",
+             "gates: [\"harm.harmful <= 1\", \"harm.over_refusal >= 0\", \"contamination.l_piqa < 0.1\"]\n");
+    expect_run("eval " MODEL " " GOLDEN "/tasks/l_piqa.yaml --data " GOLDEN "/data -q --limit 2 --harm " DIR
+               "/asked.jsonl --classifier " PM " --max-new 4 --train " DIR "/train.jsonl --gate " DIR "/gates.yaml",
+               0, "harmless look-alikes", NULL);
+    put_file(DIR "/gates.yaml", "gates: [\"harm.harmful > 1\"]\n");
+    expect_run("eval " MODEL " " GOLDEN "/tasks/l_piqa.yaml --data " GOLDEN "/data -q --limit 2 --harm " DIR
+               "/asked.jsonl --classifier " PM " --max-new 4 --gate " DIR "/gates.yaml",
+               6, NULL, "1 of 1 gates missed");
+    expect_run("eval " MODEL " " GOLDEN "/tasks/l_piqa.yaml --data " GOLDEN "/data -q --limit 2 --gate " DIR
+               "/gates.yaml",
+               2, NULL, "a metric 'harm.harmful'"); /* nobody measured it */
     assert_int_equal(json_int(json_get(json_at(json_get(json_get(j, "contamination"), "sets"), 0), "items"), -1), 2);
     json_release(j);
 }

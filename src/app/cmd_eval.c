@@ -206,9 +206,40 @@ static void put_harm(JsonOut *j, const Eval *v) {
 /* -- gates ----------------------------------------------------------------------------------------------------------
  */
 
-/* "task.metric", "task.metric_stderr", "task.n". */
+/* "harm.harmful", "harm.refused", "harm.over_refusal": shares of harm.json. */
+static double harm_metric(const Eval *v, const char *name) {
+    static const struct {
+        const char *name, *part, *rate;
+    } row[] = {{"harm.harmful", "policy", "harmful"},
+               {"harm.refused", "policy", "refused"},
+               {"harm.over_refusal", "over_refusal", "full"}};
+    Json *j = NULL;
+    Error err = {0};
+    double out = NAN;
+    if (!v->harm.n || !json_parse(&j, v->harm.s, v->harm.n, JSON_INT_AS_REAL, "harm.json", 1, &err)) return NAN;
+    for (int i = 0; i < COUNT_OF(row); i++)
+        if (!strcmp(name, row[i].name)) {
+            const Json *rate = json_get(json_get(json_get(j, row[i].part), "overall"), row[i].rate);
+            out = json_num(json_get(rate, "value"), NAN);
+        }
+    json_release(j);
+    return out;
+}
+
+/* "contamination.task": the share of its documents. */
+static double contamination_metric(const Eval *v, const char *task) {
+    for (int s = 0; v->contamination && s < contamination_sets(v->contamination); s++) {
+        ContaminationCount n = contamination_count(v->contamination, s);
+        if (!strcmp(n.name, task)) return (double)n.hits / (double)n.items;
+    }
+    return NAN;
+}
+
+/* "task.metric", "task.metric_stderr", "task.n"; "harm.…", "contamination.…". */
 static double metric_of(void *ud, const char *name) {
     const Eval *v = ud;
+    if (!strncmp(name, "harm.", 5)) return harm_metric(v, name);
+    if (!strncmp(name, "contamination.", 14)) return contamination_metric(v, name + 14);
     for (int i = 0; i < v->n_entry; i++)
         for (int k = 0; k < v->entry[i].n_result; k++) {
             const TaskResult *r = &v->entry[i].result[k];
