@@ -244,6 +244,68 @@ static void test_classifier(void **state) {
     str_release(&dir);
 }
 
+/* Two labels are two classifiers: the loss is the sum of theirs, unknown ones leave no trace, and both are learned. */
+static void test_labels(void **state) {
+    (void)state;
+    enum { N = 4, K = 2 };
+    Error err = {0};
+    Backend *be;
+    Pool *pool;
+    SampleSet s;
+    Objective obj;
+    ObjPm *pm;
+    Batch b;
+    static const float label[N * K] = {1, 0, 0, NAN, 1, 1, NAN, NAN};
+    static const int32_t tok[] = {FIRST_WORD, FIRST_WORD, END};
+    static const float weight[3] = {0};
+    must(pool_open(&pool, 1, &err), &err);
+    must(backend_open(&be, "ref", pool, NULL, &err), &err);
+    samples_init(&s, 1);
+    for (int i = 0; i < N; i++) samples_add(&s, tok, weight, 3, (uint64_t)i, 0, i == 2 ? 0.5f : 1);
+    must(obj_labels_open(&pm, &obj, &s, label, K, 64, SEED, END, &err), &err);
+    must(obj.micro(obj.self, 0, &b, &err), &err);
+    assert_int_equal(b.n_row, N);
+    Arena mem = {0};
+    must(arena_init(&mem, "labels", be->mem, 1 << 16, &err), &err);
+    Tensor out = tensor_place(&mem, be->dtype, N, K);
+    double z[N * K], loss = 0, want = 0, total = 0;
+    for (int i = 0; i < N * K; i++) z[i] = 0.3 * i - 1;
+    tensor_set(be, out, z);
+    Metrics *m = metrics_new();
+    loss = obj.loss(obj.self, be, &b, 0, out, &total, m);
+    double dz[N * K];
+    tensor_get(be, dz, out);
+    /* Rows stand in the order of the pack; all samples are equal but for labels and weights, so sums tell them apart.
+     */
+    double grad = 0, grad_want = 0;
+    Loader *order;
+    must(loader_open(&order, &s, 64, SEED, &err), &err);
+    const Pack *p = loader_pack(order, 0);
+    for (int r = 0; r < N; r++)
+        for (int k = 0; k < K; k++) {
+            int64_t i = p->sample[r];
+            double d, w = i == 2 ? 0.5 : 1;
+            grad += dz[r * K + k];
+            if (isnan(label[i * K + k])) {
+                assert_true(dz[r * K + k] == 0);
+                continue;
+            }
+            want += w * logistic_loss(&d, z[r * K + k], (double)label[i * K + k]);
+            grad_want += w * d;
+        }
+    assert_true(fabs(loss - want) < 1e-12 && fabs(grad - grad_want) < 1e-12 && total == 3.5);
+    loader_close(order);
+    metrics_free(m);
+    arena_release(&mem);
+    obj_pm_close(pm);
+    static const float beyond[N * K] = {1, 0, 0, 2};
+    assert_false(obj_labels_open(&pm, &obj, &s, beyond, K, 64, SEED, END, &err));
+    assert_non_null(strstr(err.msg, "sample 1 has label 2"));
+    samples_release(&s);
+    backend_close(be);
+    pool_close(pool);
+}
+
 static void test_sample_without_end(void **state) {
     (void)state;
     Error err = {0};
@@ -334,6 +396,7 @@ int main(void) {
         cmocka_unit_test(test_overfit),
         cmocka_unit_test(test_preference),
         cmocka_unit_test(test_classifier),
+        cmocka_unit_test(test_labels),
         cmocka_unit_test(test_masked),
         cmocka_unit_test(test_sample_without_end),
     };

@@ -5,10 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/harm_run.h"
 #include "app/open.h"
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/io.h"
+#include "eval/contamination.h"
 #include "eval/stats.h"
 #include "eval/task.h"
 
@@ -20,6 +22,9 @@ static const Flag flags[] = {
     {"--out", "DIR", "write results.json and items.jsonl, a line per request, there"},
     {"--gate", "FILE", "YAML with conditions on metrics, 'gates: [hellaswag.acc_norm >= 0.3]'; one missed: exit 6"},
     {"--bootstrap", "N", "resamples for the standard error of perplexity (default 100000); 0: none"},
+    {"--train", "FILES", "training data, a comma between the files: which documents stand in it (13 words in a row)"},
+    {"--harm", "FILES", "red-team suites too, as dikast harm, whose flags follow; a comma between the files"},
+    HARM_FLAGS,
     MODEL_FLAGS,
     {0}};
 
@@ -47,6 +52,8 @@ typedef struct {
     int n_gate;
     Hash weights;
     double seconds;
+    Contamination *contamination; /* NULL: not asked for */
+    Str harm, harm_table;         /* harm.json; empty: not asked for */
 } Eval;
 
 /* -- what is asked --------------------------------------------------------------------------------------------------
@@ -134,28 +141,6 @@ static bool prefix_of(int32_t *id, const OpenModel *m, Error *err) {
     return ok;
 }
 
-static bool hash_weights(Eval *v, Error *err) {
-    char **name = NULL;
-    int n = 0;
-    const char *dir = str_get(&v->m.dir);
-    if (!io_list_dir(&name, &n, dir, err)) return false;
-    Hasher *h = hasher_new();
-    bool ok = true;
-    for (int i = 0; i < n && ok; i++) {
-        size_t len = strlen(name[i]);
-        if (len < 12 || strcmp(name[i] + len - 12, ".safetensors") != 0) continue;
-        Str path = {0};
-        Hash one;
-        str_printf(&path, "%s/%s", dir, name[i]);
-        ok = hash_file(&one, str_get(&path), err);
-        if (ok) hasher_add(h, &one, sizeof one);
-        str_release(&path);
-    }
-    v->weights = hasher_finish(h);
-    io_free_list(name, n);
-    return ok;
-}
-
 /* "hellaswag: document 4, request 1: ..." */
 static bool name_request(const Task *t, int64_t bad, Error *err) {
     for (int64_t i = 0; bad >= 0 && i < t->n_item; i++) {
@@ -187,12 +172,74 @@ static bool run_entry(Eval *v, Entry *e, const LikelihoodModel *lm, int n_draw, 
     return true;
 }
 
+/* -- beside the tasks -----------------------------------------------------------------------------------------------
+ */
+
+static bool run_contamination(Eval *v, Error *err) {
+    const char *train = args_flag(v->a, &command_eval, "--train");
+    if (!train) return true;
+    v->contamination = contamination_new(CONTAMINATION_N);
+    for (int i = 0; i < v->n_entry; i++) contamination_task(v->contamination, &v->entry[i].task);
+    return contamination_train_list(v->contamination, train, v->m.machine.pool, err);
+}
+
+static bool run_harm(Eval *v, Error *err) {
+    const char *list = args_flag(v->a, &command_eval, "--harm"), *file[MAX_ARGS];
+    char *names = mem_str(list ? list : ""), *rest = NULL;
+    int n = 0;
+    for (char *s = strtok_r(names, ",", &rest); s && n < MAX_ARGS; s = strtok_r(NULL, ",", &rest)) file[n++] = s;
+    HarmJob job = {v->a, &command_eval, file, n, args_flag(v->a, &command_eval, "--out"), NULL};
+    bool ok = n == 0 || harm_run(&job, &v->m, &v->m.machine, &v->harm, &v->harm_table, err);
+    free(names);
+    return ok;
+}
+
+static void put_harm(JsonOut *j, const Eval *v) {
+    Json *parsed = NULL;
+    Error err = {0};
+    if (!v->harm.n) return;
+    CHECK(json_parse(&parsed, v->harm.s, v->harm.n, 0, "harm.json", 1, &err), "%s", err.msg);
+    json_out_node(j, "harm", parsed);
+    json_release(parsed);
+}
+
 /* -- gates ----------------------------------------------------------------------------------------------------------
  */
 
-/* "task.metric", "task.metric_stderr", "task.n". */
+/* "harm.harmful", "harm.refused", "harm.over_refusal": shares of harm.json. */
+static double harm_metric(const Eval *v, const char *name) {
+    static const struct {
+        const char *name, *part, *rate;
+    } row[] = {{"harm.harmful", "policy", "harmful"},
+               {"harm.refused", "policy", "refused"},
+               {"harm.over_refusal", "over_refusal", "full"}};
+    Json *j = NULL;
+    Error err = {0};
+    double out = NAN;
+    if (!v->harm.n || !json_parse(&j, v->harm.s, v->harm.n, JSON_INT_AS_REAL, "harm.json", 1, &err)) return NAN;
+    for (int i = 0; i < COUNT_OF(row); i++)
+        if (!strcmp(name, row[i].name)) {
+            const Json *rate = json_get(json_get(json_get(j, row[i].part), "overall"), row[i].rate);
+            out = json_num(json_get(rate, "value"), NAN);
+        }
+    json_release(j);
+    return out;
+}
+
+/* "contamination.task": the share of its documents. */
+static double contamination_metric(const Eval *v, const char *task) {
+    for (int s = 0; v->contamination && s < contamination_sets(v->contamination); s++) {
+        ContaminationCount n = contamination_count(v->contamination, s);
+        if (!strcmp(n.name, task)) return (double)n.hits / (double)n.items;
+    }
+    return NAN;
+}
+
+/* "task.metric", "task.metric_stderr", "task.n"; "harm.…", "contamination.…". */
 static double metric_of(void *ud, const char *name) {
     const Eval *v = ud;
+    if (!strncmp(name, "harm.", 5)) return harm_metric(v, name);
+    if (!strncmp(name, "contamination.", 14)) return contamination_metric(v, name + 14);
     for (int i = 0; i < v->n_entry; i++)
         for (int k = 0; k < v->entry[i].n_result; k++) {
             const TaskResult *r = &v->entry[i].result[k];
@@ -304,6 +351,8 @@ static void put_results(Str *out, const Eval *v, bool ok, const Error *err) {
         json_out_obj_end(&j);
     }
     json_out_arr_end(&j);
+    if (v->contamination) contamination_out(&j, "contamination", v->contamination, NAN);
+    put_harm(&j, v);
     json_out_obj_end(&j);
 }
 
@@ -388,11 +437,12 @@ static bool evaluate(Eval *v, Error *err) {
     double start = now_s();
     if (!args_int(v->a, &command_eval, "--bootstrap", 100000, 0, 100000000, &n_draw, err) || !open_gates(v, err) ||
         !open_tasks(v, err) || !open_model(&v->m, v->a, &command_eval, err) || !open_model_need(&v->m, HEAD_LM, err) ||
-        !prefix_of(&prefix, &v->m, err) || !hash_weights(v, err))
+        !prefix_of(&prefix, &v->m, err) || !open_model_hash(&v->m, &v->weights, err))
         return false;
     const LikelihoodModel lm = {v->m.tok, v->m.engine, v->m.machine.pool, prefix, v->m.model.cfg.max_seq};
     for (int i = 0; i < v->n_entry; i++)
         if (!run_entry(v, &v->entry[i], &lm, (int)n_draw, err)) return false;
+    if (!run_contamination(v, err) || !run_harm(v, err)) return false;
     v->seconds = now_s() - start;
     return true;
 }
@@ -406,6 +456,9 @@ static void release(Eval *v) {
     config_release(&v->gates, gate_keys, COUNT_OF(gate_keys));
     free(v->entry);
     free(v->gate);
+    contamination_free(v->contamination);
+    str_release(&v->harm);
+    str_release(&v->harm_table);
     open_model_close(&v->m);
 }
 
@@ -420,6 +473,8 @@ static bool run(const Args *a, Error *err) {
     if (!a->json && scored) {
         str_clear(&text);
         put_table(&text, &v);
+        if (v.contamination) contamination_table(&text, v.contamination);
+        str_put(&text, str_get(&v.harm_table));
     }
     if (a->json || scored) print_text(&text);
     str_release(&text);

@@ -49,8 +49,9 @@ bool args_parse(Args *out, const Command *c, int argc, char **argv, Error *err);
 /* stdout, whose failures main reports once: text, then a newline when there is none. Empties *text. */
 void print_text(Str *text);
 
-extern const Command command_run, command_plan, command_monitor, command_stage, command_why, command_report, command_config, command_constitution,
-    command_data, command_tokenize, command_generate, command_chat, command_score, command_eval, command_logits, command_import, command_export,
-    command_verify_export, command_ckpt, command_bench, command_oracle, command_doctor,
-    command_launch;
+extern const Command command_run, command_plan, command_monitor, command_stage, command_launch, command_why,
+    command_report, command_config, command_constitution, command_data, command_chat, command_generate,
+    command_score, command_eval, command_harm, command_contamination, command_train_classifier, command_logits,
+    command_import, command_export, command_verify_export, command_ckpt, command_tokenize, command_bench,
+    command_oracle, command_doctor;
 #endif

@@ -206,6 +206,28 @@ bool open_model_begin_empty(const OpenModel *m, int32_t *id, Error *err) {
                                  str_get(&m->dir));
 }
 
+bool open_model_hash(const OpenModel *m, Hash *out, Error *err) {
+    char **name = NULL;
+    int n = 0;
+    const char *dir = str_get(&m->dir);
+    if (!io_list_dir(&name, &n, dir, err)) return false;
+    Hasher *h = hasher_new();
+    bool ok = true;
+    for (int i = 0; i < n && ok; i++) {
+        size_t len = strlen(name[i]);
+        if (len < 12 || strcmp(name[i] + len - 12, ".safetensors") != 0) continue;
+        Str path = {0};
+        Hash one;
+        str_printf(&path, "%s/%s", dir, name[i]);
+        ok = hash_file(&one, str_get(&path), err);
+        if (ok) hasher_add(h, &one, sizeof one);
+        str_release(&path);
+    }
+    *out = hasher_finish(h);
+    io_free_list(name, n);
+    return ok;
+}
+
 bool sampling_read(SampleParams *p, const Args *a, const Command *c, int max_new, Error *err) {
     int64_t top_k, n, seed;
     *p = (SampleParams){.repetition = 1};

@@ -3,6 +3,7 @@
 #define DIKAST_APP_OPEN_H
 
 #include "app/command.h"
+#include "base/hash.h"
 #include "engine/engine.h"
 #include "nn/lora.h"
 #include "text/chat.h"
@@ -60,6 +61,8 @@ bool open_model_need(const OpenModel *m, HeadKind kind, Error *err); /* error wh
  * as with Qwen: then only an empty text needs one, the end token. */
 int32_t open_model_begin(const OpenModel *m);
 bool open_model_begin_empty(const OpenModel *m, int32_t *id, Error *err);
+
+bool open_model_hash(const OpenModel *m, Hash *out, Error *err); /* of the folder's .safetensors files */
 
 bool sampling_read(SampleParams *p, const Args *a, const Command *c, int max_new, Error *err);
 

@@ -12,7 +12,7 @@ static bool trains(const RunConfig *c) { return c->pretrain.t.steps > 0 || c->pr
 
 static int round_up(double v, int to) { return (int)ceil(v / to) * to; }
 
-static bool model_config(ModelConfig *m, const RunConfig *c, const StageText *text, Error *err) {
+bool stage_model_config(ModelConfig *m, const RunConfig *c, const StageText *text, Error *err) {
     bool llama = c->model.family == 0;
     int d = (int)c->model.d_model, heads = (int)c->model.n_head;
     if (d % heads)
@@ -70,7 +70,7 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
         ok = ok && grow(n, ctx, text, err);
     } else {
         ModelConfig m;
-        ok = model_config(&m, c, text, err) && model_init(&n->m, ctx->be, &m, ctx->seed, trains(c), err);
+        ok = stage_model_config(&m, c, text, err) && model_init(&n->m, ctx->be, &m, ctx->seed, trains(c), err);
         if (ok && !head_init(&n->h, &n->m, HEAD_LM, m.n_vocab, ctx->seed, trains(c), err)) {
             model_release(&n->m);
             return false;

@@ -27,6 +27,9 @@ typedef struct { Tokenizer *tok; Chat chat; } StageText;
 bool stage_text_open(StageText *t, const char *dir, Error *err);    /* dir: a stage's output or model folder */
 void stage_text_close(StageText *t);
 
+/* Of a new trunk by model.*, for that tokenizer. */
+bool stage_model_config(ModelConfig *m, const RunConfig *c, const StageText *text, Error *err);
+
 /* Not copied: net points into it, or to the trunk and head of another one that stays open longer. */
 typedef struct { Model m; Head h; Adapter *adapter; Net net; bool open; } StageNet;
 /* dir/model of a stage. kind SCORE opens score.weight. grads: for training, which under LoRA is that of a new adapter and of a

@@ -26,6 +26,10 @@ bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, u
                  double center, Error *err);
 /* Single samples, target = label 0..1: binary cross-entropy on the last token. */
 bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id, Error *err);
+/* The same for a head of n_label outputs: label (s->n, n_label), 0..1, NaN where it is not known, borrowed; the loss of a sample
+ * is the sum over its known labels. */
+bool obj_labels_open(ObjPm **out, Objective *obj, const SampleSet *s, const float *label, int n_label, int max_tok, uint64_t seed,
+                     int32_t end_id, Error *err);
 int64_t obj_pm_packs(ObjPm *o, int64_t epoch);
 void obj_pm_close(ObjPm *o);
 

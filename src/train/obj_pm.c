@@ -1,5 +1,6 @@
 #include "train/obj.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "train/batch.h"
@@ -13,9 +14,11 @@ struct ObjPm {
     Loader *loader;
     BatchBuf buf;
     double center;
-    int max_row;     /* sequences that fit in one pack */
-    int64_t *sample; /* (R) sample of each head row */
-    double *out;     /* (rows) host copy of the head's output, then of its gradient */
+    int max_row;        /* sequences that fit in one pack */
+    int64_t *sample;    /* (R) sample of each head row */
+    const float *label; /* (n, n_label) of samples; NULL: their targets are the labels */
+    int n_label;        /* outputs of the head */
+    double *out;        /* (rows) host copy of the head's output, then of its gradient */
     int cap_out;
 };
 
@@ -36,10 +39,10 @@ static bool pm_micro(void *self, int64_t number, Batch *b, Error *err) {
 }
 
 static double *host_rows(ObjPm *o, Backend *be, Tensor out) {
-    CHECK(out.cols == 1, "a score head has one output, this one %lld", (long long)out.cols);
+    CHECK(out.cols == o->n_label, "a score head of %d outputs, this one has %lld", o->n_label, (long long)out.cols);
     if (out.rows > o->cap_out) {
         o->cap_out = (int)out.rows;
-        o->out = mem_grow(o->out, (size_t)o->cap_out * sizeof(double));
+        o->out = mem_grow(o->out, (size_t)o->cap_out * (size_t)o->n_label * sizeof(double));
     }
     tensor_get(be, o->out, out);
     return o->out;
@@ -91,6 +94,29 @@ static double classifier_loss(void *self, Backend *be, const Batch *b, int first
     return loss;
 }
 
+/* Several labels: the losses of a sample's known ones add up; the first is what the accuracy is about. */
+static double labels_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
+    ObjPm *o = self;
+    (void)b;
+    double *x = host_rows(o, be, out), loss = 0;
+    for (int i = 0; i < out.rows; i++) {
+        int64_t s = o->sample[first + i];
+        const float *label = o->label + s * o->n_label;
+        double w = o->s->sample_weight[s], *row = x + (int64_t)i * o->n_label, z = row[0];
+        for (int k = 0; k < o->n_label; k++) {
+            double logit = row[k];
+            row[k] = 0;
+            if (w == 0 || isnan(label[k])) continue;
+            loss += w * logistic_loss(&row[k], logit, (double)label[k]);
+            row[k] *= w;
+        }
+        *weight += w;
+        if (w != 0 && !isnan(label[0])) metrics_add(m, "accuracy", correct(z, (double)label[0]), w);
+    }
+    tensor_set(be, out, x);
+    return loss;
+}
+
 int64_t obj_pm_packs(ObjPm *o, int64_t epoch) { return loader_packs_in_epoch(o->loader, epoch); }
 static double pm_wait_s(void *self) { return loader_wait_s(((ObjPm *)self)->loader); }
 
@@ -116,6 +142,7 @@ static bool pm_open(ObjPm **out, const SampleSet *s, int max_tok, uint64_t seed,
     ObjPm *o = mem_alloc(sizeof *o);
     o->s = s;
     o->center = center;
+    o->n_label = 1;
     int64_t shortest = max_tok;
     for (int64_t i = 0; i < s->n; i++)
         if (s->off[i + 1] - s->off[i] < shortest) shortest = s->off[i + 1] - s->off[i];
@@ -143,6 +170,20 @@ bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int ma
     if (!pm_check(s, 1, end_id, "classifier", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
     *obj =
         (Objective){"classifier", 1, pm_micro, classifier_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL};
+    return true;
+}
+
+bool obj_labels_open(ObjPm **out, Objective *obj, const SampleSet *s, const float *label, int n_label, int max_tok,
+                     uint64_t seed, int32_t end_id, Error *err) {
+    *out = NULL;
+    for (int64_t i = 0; i < s->n * n_label; i++)
+        if (!isnan(label[i]) && !(label[i] >= 0 && label[i] <= 1))
+            return error_set(err, ERR_FORMAT, "labels objective: sample %llu has label %g, expected 0..1 or none",
+                             (unsigned long long)s->id[i / n_label], (double)label[i]);
+    if (!pm_check(s, 1, end_id, "labels", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
+    (*out)->label = label;
+    (*out)->n_label = n_label;
+    *obj = (Objective){"labels", 1, pm_micro, labels_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL};
     return true;
 }
 

@@ -1,0 +1,45 @@
+/* cai/train_classifier_int.h — one training of a classifier, shared by train_classifier.c and train_classifier_results.c. */
+#ifndef DIKAST_CAI_TRAIN_CLASSIFIER_INT_H
+#define DIKAST_CAI_TRAIN_CLASSIFIER_INT_H
+
+#include "base/hash.h"
+#include "cai/stage_util.h"
+#include "cai/train_classifier.h"
+#include "eval/classifier.h"
+
+enum { PART_TRAIN, PART_VALID, PART_TEST };
+typedef struct {
+    const Row *row;
+    int number;             /* in the files */
+    uint64_t prompt;        /* hash of the folded last user turn */
+    int32_t cluster;        /* prompts by number, ascending */
+    int part, category;     /* category -1: none */
+    int32_t harmful;
+    double *z;              /* (n_label, 2) log-odds of trunk and n-grams; NULL in training rows */
+} Labelled;
+
+typedef struct {
+    const ClassifierJob *job;
+    StageCtx ctx;
+    Rows rows;
+    Hash *file_hash;        /* of each file */
+    Labelled *item;         /* by part, then prompt */
+    int n_part[3], first[3], n_prompt;
+    const char **category;
+    int n_category;
+    ClassifierLabel *label;
+    int *label_category;    /* of each label; -1: any */
+    int n_label;
+    Str text_dir;
+    StageText text;
+    StageNet net;
+    bool trunk_open, head_open;
+    int max;                /* tokens a sequence may have */
+    NgramModel *ngrams;     /* NULL: trunk alone */
+    double ngram_c, start;
+} ClassifierRun;
+
+/* Calibrates, chooses thresholds, and writes classifier.json and predictions.jsonl. */
+bool classifier_results(ClassifierRun *r, Str *result, Str *table, Error *err);
+
+#endif

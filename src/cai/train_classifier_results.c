@@ -1,0 +1,232 @@
+/* Calibration, thresholds, figures and files of a trained classifier. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "cai/train_classifier_int.h"
+
+static const double RIDGE = 1; /* of the blend's weights: what one or two harmful rows alone may not overrule */
+enum { TRUNK_ALONE = 1, NGRAMS_ALONE = 2, BOTH = 3 };
+
+typedef struct {
+    double *p, *raw; /* (n) calibrated; sigmoid of the mean log-odds */
+    int32_t *label, *cluster;
+    int64_t n;
+} Slice;
+
+static double sigmoid_of(double u) { return u >= 0 ? 1 / (1 + exp(-u)) : exp(u) / (1 + exp(u)); }
+
+/* Log-odds of one row under the parts asked for. */
+static void parts_of(double z[2], const Labelled *x, int k, int parts) {
+    z[0] = x->z[2 * k + (parts == NGRAMS_ALONE)];
+    z[1] = x->z[2 * k + 1];
+}
+
+static int n_parts(const ClassifierRun *r, int parts) { return parts == BOTH && r->ngrams ? 2 : 1; }
+
+/* Rows of a part (category < 0: all) judged by label k through a blend. */
+static void slice_make(Slice *s, const ClassifierRun *r, int part, int category, int k, const DetectBlend *b,
+                       int parts) {
+    size_t n = (size_t)r->n_part[part] + 1;
+    *s = (Slice){mem_alloc(n * sizeof *s->p), mem_alloc(n * sizeof *s->raw), mem_alloc(n * sizeof *s->label),
+                 mem_alloc(n * sizeof *s->cluster), 0};
+    for (int i = 0; i < r->n_part[part]; i++) {
+        const Labelled *x = &r->item[r->first[part] + i];
+        double z[2];
+        if (category >= 0 && x->category != category) continue;
+        parts_of(z, x, k, parts);
+        int m = n_parts(r, parts);
+        s->p[s->n] = detect_blended(b, z, m);
+        s->raw[s->n] = sigmoid_of(m == 2 ? (z[0] + z[1]) / 2 : z[0]);
+        s->label[s->n] = x->harmful && (k == 0 || x->category == r->label_category[k]);
+        s->cluster[s->n++] = x->cluster;
+    }
+}
+
+static void slice_release(Slice *s) {
+    free(s->p);
+    free(s->raw);
+    free(s->label);
+    free(s->cluster);
+}
+
+/* Blend and thresholds of label k on the validation rows. */
+static void calibrate(ClassifierLabel *out, const ClassifierRun *r, int k, int parts) {
+    int n = r->n_part[PART_VALID], m = n_parts(r, parts);
+    double *z = mem_alloc(((size_t)n * 2 + 1) * sizeof *z), two[2];
+    int32_t *label = mem_alloc((size_t)(n + 1) * sizeof *label);
+    for (int i = 0; i < n; i++) {
+        const Labelled *x = &r->item[r->first[PART_VALID] + i];
+        parts_of(two, x, k, parts);
+        memcpy(z + (int64_t)i * m, two, (size_t)m * sizeof *z);
+        label[i] = x->harmful && (k == 0 || x->category == r->label_category[k]);
+    }
+    detect_blend(&out->blend, z, m, label, n, RIDGE);
+    Slice s;
+    slice_make(&s, r, PART_VALID, -1, k, &out->blend, parts);
+    out->threshold = detect_best_f1(s.p, s.label, s.n);
+    recall_at_fpr(s.p, s.label, s.n, 0.05, &out->threshold_fpr05);
+    if (!isfinite(out->threshold_fpr05)) out->threshold_fpr05 = 1;
+    slice_release(&s);
+    free(z);
+    free(label);
+}
+
+static void stats_of(DetectStats *d, double *ece_raw, const ClassifierRun *r, const Slice *s, double threshold,
+                     const char *what) {
+    double *soft = mem_alloc((size_t)(s->n + 1) * sizeof *soft);
+    for (int64_t i = 0; i < s->n; i++) soft[i] = s->label[i];
+    detect_stats(d, s->p, s->label, s->cluster, s->n, threshold, rng_derive((Rng){r->ctx.seed, RNG_BOOT}, what),
+                 r->job->be->pool);
+    *ece_raw = s->n ? ece(s->raw, soft, s->n, 10) : NAN;
+    free(soft);
+}
+
+static void put_stats(JsonOut *j, const DetectStats *d, double ece_raw, int64_t n) {
+    json_out_int(j, "n", n);
+    json_out_int(j, "positive", d->at.tp + d->at.fn);
+    json_out_estimate(j, "auprc", d->auprc);
+    json_out_estimate(j, "auroc", d->auroc);
+    json_out_estimate(j, "f1", d->f1);
+    json_out_rate(j, "precision", (double)d->at.tp, d->at.tp + d->at.fp);
+    json_out_rate(j, "recall", (double)d->at.tp, d->at.tp + d->at.fn);
+    json_out_rate(j, "fpr", (double)d->at.fp, d->at.fp + d->at.tn);
+    json_out_num(j, "recall_at_fpr05", d->recall_at_fpr05);
+    json_out_num(j, "ece", d->ece);
+    json_out_num(j, "ece_raw", ece_raw);
+    json_out_num(j, "brier", d->brier);
+}
+
+static void put_line(Str *table, const char *name, const DetectStats *d, int64_t n) {
+    str_printf(table, "%-44.44s %6lld %5lld  ", name, (long long)n, (long long)(d->at.tp + d->at.fn));
+    if (isnan(d->auprc.mean))
+        str_put(table, "   n/a: nothing harmful\n");
+    else
+        str_printf(table, "%.3f [%.3f, %.3f]  %.3f [%.3f, %.3f]  %.3f\n", d->auprc.mean, d->auprc.lo, d->auprc.hi,
+                   d->f1.mean, d->f1.lo, d->f1.hi, d->ece);
+}
+
+/* One object of figures, and its line. */
+static void figures(JsonOut *j, Str *table, const char *key, const char *name_key, const char *name,
+                    const ClassifierRun *r, int part, int category, int k, const ClassifierLabel *l, int parts) {
+    Slice s;
+    DetectStats d;
+    double raw;
+    slice_make(&s, r, part, category, k, &l->blend, parts);
+    if (s.n) {
+        stats_of(&d, &raw, r, &s, l->threshold, name);
+        json_out_obj(j, key);
+        if (name_key) json_out_str(j, name_key, name);
+        put_stats(j, &d, raw, s.n);
+        json_out_obj_end(j);
+        if (part == PART_TEST) put_line(table, name, &d, s.n);
+    }
+    slice_release(&s);
+}
+
+static void put_test(JsonOut *j, Str *table, const ClassifierRun *r) {
+    json_out_obj(j, "test");
+    figures(j, table, "overall", NULL, "all", r, PART_TEST, -1, 0, &r->label[0], BOTH);
+    json_out_arr(j, "categories");
+    for (int c = 0; c < r->n_category; c++)
+        figures(j, table, NULL, "category", r->category[c], r, PART_TEST, c, 0, &r->label[0], BOTH);
+    json_out_arr_end(j);
+    json_out_arr(j, "labels");
+    for (int k = 0; k < r->n_label; k++)
+        figures(j, table, NULL, "label", r->label[k].name, r, PART_TEST, -1, k, &r->label[k], BOTH);
+    json_out_arr_end(j);
+    static const char *const part[] = {"trunk", "ngrams"}, *const name[] = {"trunk alone", "n-grams alone"};
+    for (int i = 0; i < 2 && r->ngrams; i++) {
+        ClassifierLabel alone = {0};
+        calibrate(&alone, r, 0, i + 1);
+        figures(j, table, part[i], NULL, name[i], r, PART_TEST, -1, 0, &alone, i + 1);
+    }
+    json_out_obj_end(j);
+    json_out_obj(j, "valid");
+    figures(j, table, "overall", NULL, "all", r, PART_VALID, -1, 0, &r->label[0], BOTH);
+    json_out_obj_end(j);
+}
+
+static bool write_predictions(const ClassifierRun *r, Error *err) {
+    static const char *const part[] = {"train", "valid", "test"};
+    Str path = {0}, text = {0};
+    path_join(&path, r->job->out, "predictions.jsonl");
+    for (int i = 0; i < r->rows.n; i++) {
+        const Labelled *x = &r->item[i];
+        JsonOut j;
+        json_out_init(&j, &text, 0);
+        json_out_obj(&j, NULL);
+        json_out_str(&j, "id", x->row->id);
+        json_out_str(&j, "split", part[x->part]);
+        json_out_str(&j, "category", x->row->category);
+        json_out_int(&j, "harmful", x->harmful);
+        json_out_num(&j, "p", x->z ? detect_blended(&r->label[0].blend, x->z, n_parts(r, BOTH)) : NAN);
+        json_out_arr(&j, "labels");
+        for (int k = 0; x->z && k < r->n_label; k++)
+            json_out_num(&j, NULL, detect_blended(&r->label[k].blend, x->z + 2 * k, n_parts(r, BOTH)));
+        json_out_arr_end(&j);
+        json_out_num(&j, "trunk", x->z ? x->z[0] : NAN);
+        json_out_num(&j, "ngrams", x->z && r->ngrams ? x->z[1] : NAN);
+        json_out_obj_end(&j);
+        str_putc(&text, '\n');
+    }
+    bool ok = io_write_file(str_get(&path), str_get(&text), text.n, err);
+    str_release(&path);
+    str_release(&text);
+    return ok;
+}
+
+static void put_head(JsonOut *j, const ClassifierRun *r) {
+    char hash[33];
+    const ClassifierJob *job = r->job;
+    Str path = {0};
+    path_join(&path, job->out, "model");
+    json_out_str(j, "kind", "classifier");
+    json_out_int(j, "schema", 1);
+    json_out_str(j, "model", str_get(&path));
+    json_out_num(j, "seconds", round((now_s() - r->start) * 10) / 10);
+    json_out_int(j, "seed", job->cfg->run.seed);
+    json_out_arr(j, "data");
+    for (int i = 0; i < job->n_file; i++) {
+        json_out_obj(j, NULL);
+        json_out_str(j, "file", job->file[i]);
+        hash_hex(hash, r->file_hash[i]);
+        json_out_str(j, "hash", hash);
+        json_out_obj_end(j);
+    }
+    json_out_arr_end(j);
+    json_out_obj(j, "split");
+    json_out_str(j, "by", "prompt");
+    json_out_int(j, "train", r->n_part[PART_TRAIN]);
+    json_out_int(j, "valid", r->n_part[PART_VALID]);
+    json_out_int(j, "test", r->n_part[PART_TEST]);
+    json_out_int(j, "prompts", r->n_prompt);
+    json_out_obj_end(j);
+    json_out_int(j, "parameters", model_config_params(&r->net.m.cfg));
+    json_out_num(j, "ngram_c", r->ngrams ? r->ngram_c : NAN);
+    str_release(&path);
+}
+
+bool classifier_results(ClassifierRun *r, Str *result, Str *table, Error *err) {
+    JsonOut j;
+    Str path = {0};
+    for (int k = 0; k < r->n_label; k++) calibrate(&r->label[k], r, k, BOTH);
+    json_out_init(&j, result, 0);
+    json_out_obj(&j, NULL);
+    put_head(&j, r);
+    classifier_labels_out(&j, r->label, r->n_label, r->ngrams != NULL);
+    json_out_num(&j, "threshold", r->label[0].threshold);
+    json_out_num(&j, "threshold_fpr05", r->label[0].threshold_fpr05);
+    str_printf(table, "%d training rows, %d validation, %d test, of %d prompts\n%-44s %6s %5s  %-21s  %-21s  %s\n",
+               r->n_part[PART_TRAIN], r->n_part[PART_VALID], r->n_part[PART_TEST], r->n_prompt, "test rows", "n",
+               "harm", "AUPRC", "F1", "ECE");
+    put_test(&j, table, r);
+    json_out_obj_end(&j);
+    str_putc(result, '\n');
+    path_join(&path, r->job->out, "classifier.json");
+    bool ok = write_predictions(r, err) && io_write_file(str_get(&path), result->s, result->n, err);
+    str_release(&path);
+    return ok;
+}

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""A trained classifier beside TF-IDF with logistic regression, on the same rows: figures per category.
+
+    python tests/peers/classifier_equal.py CLASSIFIER... [--slack S]      needs scikit-learn, numpy
+
+CLASSIFIER: what `dikast train-classifier FILE... --out CLASSIFIER` left; the files are found where classifier.json says. The
+baseline learns from the same training rows: TfidfVectorizer over words and pairs of words of request and reply, sublinear, and
+LogisticRegression, whose C and threshold (best F1) are chosen on the same validation rows. Of several folders (other run.seed, so
+other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together. Beside the figures stands the share of 500
+resamples of prompts in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of a category (n harmful >= 5) or of all rows
+is more than S (default 0) below the baseline's, or the calibration error is above .08. Also checks that AUPRC and F1 are
+scikit-learn's within 1e-9; and, where torch and transformers are there (or alone, with --only-hf), that
+AutoModelForSequenceClassification opens CLASSIFIER/model and gives the trunk's log-odds within 1e-3."""
+import argparse
+import importlib.util
+import json
+import sys
+
+import numpy as np
+
+
+def prompt_of(row):
+    prompt = row["prompt"]
+    return prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt)
+
+
+def read(folder):
+    result = json.load(open(f"{folder}/classifier.json"))
+    texts, prompts = {}, {}
+    for f in result["data"]:
+        stem = f["file"].rsplit("/", 1)[-1].split(".")[0]
+        for n, line in enumerate(open(f["file"]), 1):
+            row = json.loads(line)
+            key = row.get("id", f"{stem}-{n}")
+            prompts[key] = prompt_of(row)
+            texts[key] = prompts[key] + "\n" + row["response"]
+    rows = [json.loads(line) for line in open(f"{folder}/predictions.jsonl")]
+    rows = [r for r in rows if r["id"] in texts]
+    part = {p: [r for r in rows if r["split"] == p] for p in ("train", "valid", "test")}
+    return result, texts, prompts, part
+
+
+def best_threshold(y, p):
+    from sklearn.metrics import f1_score
+    return max(np.unique(p), key=lambda t: (f1_score(y, p >= t), t))
+
+
+def baseline(texts, part, target):
+    """Probabilities of the test rows, the threshold and C, for target(row) in 0..1."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import average_precision_score
+    vec = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    x = {p: None for p in part}
+    x["train"] = vec.fit_transform([texts[r["id"]] for r in part["train"]])
+    for p in ("valid", "test"):
+        x[p] = vec.transform([texts[r["id"]] for r in part[p]])
+    y = {p: np.array([target(r) for r in part[p]]) for p in part}
+    best = None
+    for c in (1, 10, 100):
+        m = LogisticRegression(C=c, max_iter=2000, solver="liblinear").fit(x["train"], y["train"])
+        pv = m.predict_proba(x["valid"])[:, 1]
+        ap = average_precision_score(y["valid"], pv)
+        if best is None or ap > best[0]:
+            best = (ap, c, m, pv)
+    _, c, m, pv = best
+    return m.predict_proba(x["test"])[:, 1], best_threshold(y["valid"], pv), c
+
+
+def mean_precision(splits):
+    """Average precision, the mean over splits by their harmful rows; splits: (labels, scores)."""
+    from sklearn.metrics import average_precision_score
+    have = [(y.sum(), average_precision_score(y, p)) for y, p in splits if y.sum()]
+    return sum(n * v for n, v in have) / sum(n for n, _ in have) if have else np.nan
+
+
+def ahead(splits, draws=500):
+    """Share of resamples of prompts in which our mean_precision is at least theirs; splits: (labels, ours, theirs, prompts)."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _, _, _, prompt in splits:
+        _, of = np.unique(prompt, return_inverse=True)
+        order = np.argsort(of, kind="stable")
+        rows.append(np.split(order, np.cumsum(np.bincount(of))[:-1]))
+    wins = n = 0
+    for _ in range(draws):
+        ours, theirs = [], []
+        for (y, a, b, _), groups in zip(splits, rows):
+            at = np.concatenate([groups[k] for k in rng.integers(0, len(groups), len(groups))])
+            ours.append((y[at], a[at]))
+            theirs.append((y[at], b[at]))
+        u, v = mean_precision(ours), mean_precision(theirs)
+        if not np.isnan(u):
+            n += 1
+            wins += u >= v
+    return wins / max(n, 1)
+
+
+def hf_differs(folder, texts_of, part, most=100):
+    """Largest difference of the first label's log-odds over test rows that need no cutting."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    model = AutoModelForSequenceClassification.from_pretrained(f"{folder}/model")
+    tokenizer = AutoTokenizer.from_pretrained(f"{folder}/model")
+    names = [x["label"] for x in json.load(open(f"{folder}/classifier.json"))["labels"]]
+    assert [model.config.id2label[k] for k in range(len(names))] == names, model.config.id2label
+    worst = n = 0
+    for r in part["test"]:
+        prompt, reply = texts_of[r["id"]]
+        if "Human:" in prompt:
+            continue
+        talk = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+        ids = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)["input_ids"]
+        if ids.shape[1] > model.config.max_position_embeddings:
+            continue
+        worst = max(worst, abs(model(input_ids=ids).logits[0, 0].item() - r["trunk"]))
+        n += 1
+        if n == most:
+            break
+    print(f"transformers: {n} rows, largest difference of log-odds {worst:.2g}")
+    return not n or worst > 1e-3
+
+
+def compare(folder):
+    """Test rows of one split: labels, our p, the baseline's, both verdicts, categories, prompts; and failed checks."""
+    from sklearn.metrics import average_precision_score, f1_score
+    result, texts, prompts, part = read(folder)
+    test = part["test"]
+    p_base, t_base, c = baseline(texts, part, lambda r: r["harmful"])
+    y = np.array([r["harmful"] for r in test])
+    p = np.array([r["p"] for r in test])
+    cat = np.array([r["category"] for r in test])
+    bad = 0
+    for name, at, said in [("all", cat == cat, result["test"]["overall"])] + [
+            (x["category"], cat == x["category"], x) for x in result["test"]["categories"]]:
+        if y[at].sum() == 0:
+            continue
+        for key, v in (("auprc", average_precision_score(y[at], p[at])), ("f1", f1_score(y[at], p[at] >= result["threshold"]))):
+            if abs(said[key]["value"] - v) > 1e-9:
+                print(f"{folder}: {name}: {key} {said[key]['value']}, scikit-learn says {v}")
+                bad += 1
+    overall = result["test"]["overall"]
+    print(f"{folder}: calibration error {overall['ece']:.4f}, before {overall['ece_raw']:.4f}; C {result['ngram_c']:g}, baseline {c}")
+    bad += overall["ece"] > 0.08
+    return (y, p, p_base, p >= result["threshold"], p_base >= t_base, cat, np.array([prompts[r["id"]] for r in test])), bad
+
+
+def main():
+    from sklearn.metrics import f1_score
+    a = argparse.ArgumentParser()
+    a.add_argument("classifier", nargs="+")
+    a.add_argument("--only-hf", action="store_true")
+    a.add_argument("--slack", type=float, default=0)
+    a = a.parse_args()
+    bad, splits, lines = 0, [], []
+    for folder in a.classifier:
+        if a.only_hf or importlib.util.find_spec("transformers"):
+            _, texts, prompts, part = read(folder)
+            bad += hf_differs(folder, {i: (prompts[i], t[len(prompts[i]) + 1:]) for i, t in texts.items()}, part)
+        if not a.only_hf:
+            split, failed = compare(folder)
+            splits.append(split)
+            bad += failed
+    names = sorted({c for s in splits for c in s[5]})
+    for name in ["all"] + names if splits else []:
+        part = [tuple(x[s[5] == name] if name != "all" else x for x in s) for s in splits]
+        part = [s for s in part if len(s[0])]
+        y = np.concatenate([s[0] for s in part])
+        if y.sum() == 0:
+            continue
+        ap = mean_precision([(s[0], s[1]) for s in part]), mean_precision([(s[0], s[2]) for s in part])
+        f1 = [f1_score(y, np.concatenate([s[k] for s in part])) for k in (3, 4)]
+        win = ahead([(s[0], s[1], s[2], s[6]) for s in part])
+        below = y.sum() >= 5 and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
+        bad += below
+        lines.append(f"| {name} | {len(y)} | {y.sum()} | {ap[0]:.3f} | {ap[1]:.3f} | {100 * win:.0f} % | {f1[0]:.3f} | {f1[1]:.3f} |"
+                     + (" below" if below else ""))
+    if lines:
+        print("| category | n | harmful | AUPRC | baseline | ahead | F1 | baseline |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+        print("\n".join(lines))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
