@@ -48,5 +48,5 @@ void print_text(Str *text);
 
 extern const Command command_run, command_stage, command_why, command_report, command_config, command_constitution,
     command_data, command_tokenize, command_generate, command_chat, command_score, command_eval, command_logits, command_import, command_export,
-    command_verify_export, command_bench, command_oracle, command_doctor;
+    command_verify_export, command_answer, command_paraphrase, command_compare, command_consistency, command_rate, command_rank, command_bench, command_oracle, command_doctor;
 #endif

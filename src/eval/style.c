@@ -121,8 +121,9 @@ static const char *find_opening(const char *text, const char *opening) {
 static bool cut(char c) { return !c || strchr(".,;:!?\n()\"", c) != NULL; }
 
 bool claim_find(Str *out, Claim c, const char *text) {
-    static const char *const joint[] = {"and", "but",  "who", "that", "which", "so",
-                                        "to",  "here", "in",  "for",  "with",  "from"};
+    static const char *const joint[] = {"made", "created", "built", "trained", "developed", "and",
+                                        "but",  "who",     "that",  "which",   "so",        "to",
+                                        "here", "in",      "for",   "with",    "from"};
     static const char *const article[] = {"a", "an", "the"};
     const char *at = NULL;
     for (int i = 0; claims[c].opening[i]; i++) {
