@@ -51,5 +51,9 @@ static double look(const Json *j, const char *path) {
 
 double result_metric(const Json *result, const char *path) {
     const char *kind = result_kind(result), *rest = kind ? behind(path, kind, strlen(kind)) : NULL;
-    return rest ? look(result, rest) : NAN;
+    size_t n = 0;
+    const char *system = json_str(json_get(result, "system"), &n),
+               *own = rest && system ? behind(rest, system, n) : NULL;
+    double v = own ? look(result, own) : NAN;
+    return isnan(v) && rest ? look(result, rest) : v;
 }

@@ -52,7 +52,8 @@ bool judge_choices(double *score, const Items *t, const char *criterion, const J
 
 /* A number of a result by its path, as gates write it: members joined by dots; in a list the member whose "system", "measure",
  * "part", "category", "feature", "claim", "task", "set", "label" or "rater" is that word, or its number from 0; of an object with a
- * "value" that value. "consistency.systems.rl.parts.rule.unanimous" begins with the kind. NaN: there is none. */
+ * "value" that value. "consistency.systems.rl.parts.rule.unanimous" begins with the kind; a result of one system may name it next, as in
+ * "harm.rl.policy.overall.harmful". NaN: there is none. */
 double result_metric(const Json *result, const char *path);
 /* Its kind: "kind", or "capability" for the results of `dikast eval`; NULL: not an evaluation result. */
 const char *result_kind(const Json *result);
