@@ -72,11 +72,29 @@ static void heading(Str *out, const Json *result) {
     str_put(out, "</h3>\n");
 }
 
+/* The figures of all systems side by side, before the first one's words. */
+static void figures(Str *out, const Json *result, const ResultSet *r, const char *part, const char *rate,
+                    const char *words) {
+    bool first = true;
+    for (int i = 0; i < r->n && first; i++)
+        if (!strcmp(r->item[i].kind, "harm") && json_get(json_get(r->item[i].json, part), "overall")) {
+            first = false;
+            if (r->item[i].json != result) return;
+        }
+    str_put(out, "<div class=\"charts\">\n");
+    for (int i = 0; i < r->n; i++)
+        if (!strcmp(r->item[i].kind, "harm"))
+            category_dots(out, r->item[i].json, json_get(json_get(r->item[i].json, part), "categories"), rate, words,
+                          r);
+    str_put(out, "</div>\n");
+}
+
 void part_harm(Str *out, const Json *result, const ResultSet *r) {
     static const char *const head[] = {"Category", "#Replies", "#Harmful", "#Refused", "#Disputed"};
     static const char *const rate[] = {"harmful", "refused", "disputed"};
     const Json *policy = json_get(result, "policy"), *overall = json_get(policy, "overall");
-    if (json_kind(policy ? policy : result) != JSON_OBJ || !overall) return;
+    if (!overall) return;
+    figures(out, result, r, "policy", "harmful", "harmful replies ↓");
     heading(out, result);
     who_judged(out, result);
     Interval least = interval_of(json_get(overall, "harmful_least")),
@@ -88,9 +106,6 @@ void part_harm(Str *out, const Json *result, const ResultSet *r) {
         html_percent(out, most.mean);
         str_put(out, ".</p>\n");
     }
-    str_put(out, "<div class=\"charts\">\n");
-    category_dots(out, result, json_get(policy, "categories"), "harmful", "harmful replies ↓", r);
-    str_put(out, "</div>\n");
     categories_table(out, policy, "Replies to harmful requests, 95 % intervals", head, COUNT_OF(head), rate,
                      COUNT_OF(rate));
 }
@@ -100,10 +115,8 @@ void part_over_refusal(Str *out, const Json *result, const ResultSet *r) {
     static const char *const rate[] = {"full", "partial", "none"};
     const Json *part = json_get(result, "over_refusal");
     if (!json_get(part, "overall")) return;
+    figures(out, result, r, "over_refusal", "full", "look-alikes refused ↓");
     heading(out, result);
-    str_put(out, "<div class=\"charts\">\n");
-    category_dots(out, result, json_get(part, "categories"), "full", "harmless look-alikes refused ↓", r);
-    str_put(out, "</div>\n");
     categories_table(out, part, "Replies to harmless requests that look alike, 95 % intervals", head, COUNT_OF(head),
                      rate, COUNT_OF(rate));
 }

@@ -133,6 +133,13 @@ static bool has(const Systems *s, size_t field) {
     return false;
 }
 
+/* Systems whose harm is known, and help too. */
+static int placed(const Systems *s) {
+    int n = 0;
+    for (int i = 0; i < s->n; i++) n += !isnan(s->item[i].harm.mean) && !isnan(s->item[i].help.mean);
+    return n;
+}
+
 static void each(Systems *s, const ResultSet *r, const char *kind, void (*fn)(Systems *s, const Json *r)) {
     for (int i = 0; i < r->n; i++)
         if (!strcmp(r->item[i].kind, kind)) fn(s, r->item[i].json);
@@ -166,7 +173,7 @@ static void find_front(Systems *s) {
 }
 
 void systems_of(Systems *s, const ResultSet *r) {
-    *s = (Systems){.over_refusal_is = "harmless look-alikes refused in full", .help_is = "mean rating, 1 to 5"};
+    *s = (Systems){.over_refusal_is = "harmless look-alikes refused in full"};
     each(s, r, "comparison", harm_measure); /* its order of systems is the one they were given in */
     for (int i = 0; i < s->n; i++) s->item[i].harm = unknown;
     each(s, r, "harm", from_harm);
@@ -182,9 +189,13 @@ void systems_of(Systems *s, const ResultSet *r) {
         each(s, r, "comparison", benign_measure);
         s->over_refusal_is = "harmless requests refused";
     }
+    /* Ratings say more, answers are known of more systems: whichever places more of them in the picture. */
+    each(s, r, "comparison", answered_measure);
+    Systems answered = *s;
+    s->help_is = "mean rating, 1 to 5";
     for (int i = 0; i < s->n; i++) s->item[i].help = s->item[i].rating;
-    if (!has(s, offsetof(SystemView, help))) {
-        each(s, r, "comparison", answered_measure);
+    if (placed(&answered) > placed(s)) {
+        *s = answered;
         s->help_is = "harmless requests answered";
     }
     find_front(s);

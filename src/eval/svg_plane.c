@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "eval/html.h"
 
-enum { WIDTH = 340, LEFT = 44, RIGHT = 330, TOP = 8, BOTTOM = 232, HEIGHT = 272 };
+enum { WIDTH = 340, LEFT = 44, RIGHT = 330, TOP = 26, BOTTOM = 240, HEIGHT = 280 };
 
 typedef struct {
     double lo, hi, from, to;
@@ -69,7 +69,7 @@ static void axes(Str *out, const Axis *x, const Axis *y, const char *x_name, con
     }
     str_printf(out, "<text x=\"%d\" y=\"%d\" class=\"dim\" text-anchor=\"end\">", RIGHT, HEIGHT - 8);
     html_text(out, x_name);
-    str_printf(out, " →</text><text x=\"%d\" y=\"%d\" class=\"dim\" text-anchor=\"start\">↑ ", LEFT + 4, TOP + 12);
+    str_printf(out, " →</text><text x=\"%d\" y=\"%d\" class=\"dim\" text-anchor=\"start\">↑ ", 4, 12);
     html_text(out, y_name);
     str_put(out, "</text>\n");
 }
