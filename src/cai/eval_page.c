@@ -73,6 +73,8 @@ static void headline(Str *out, const GateResult *gate, int n) {
     if (missed) str_put(out, "</ul>\n");
 }
 
+static Interval whole(Interval v) { return (Interval){round(v.mean), round(v.lo), round(v.hi), v.n}; }
+
 static void verdict_table(Str *out, const Systems *s) {
     static const char *const head[] = {"System", "#Harmful replies ↓",   "#Over-refusal ↓", "#Rating ↑",
                                        "#Elo ↑", "#Elo, equal length ↑", "#Same verdict ↑"};
@@ -85,8 +87,8 @@ static void verdict_table(Str *out, const Systems *s) {
         cell_interval(out, v->harm, SVG_PERCENT, v->front);
         cell_interval(out, v->over_refusal, SVG_PERCENT, false);
         cell_interval(out, v->rating, SVG_NUMBER, false);
-        cell_interval(out, v->elo, SVG_NUMBER, false);
-        cell_interval(out, v->elo_length, SVG_NUMBER, false);
+        cell_interval(out, whole(v->elo), SVG_NUMBER, false);
+        cell_interval(out, whole(v->elo_length), SVG_NUMBER, false);
         cell_interval(out, v->unanimous, SVG_PERCENT, false);
         html_row_end(out);
     }
@@ -98,9 +100,7 @@ static void verdict_table(Str *out, const Systems *s) {
 static void clear_changes(Str *out, const ResultSet *r) {
     static const struct {
         const char *measure, *words;
-    } said[] = {{"harm", "harmful replies"},
-                {"refusal.benign", "refusals of harmless requests"},
-                {"benign", "harmless requests answered"}};
+    } said[] = {{"harm", "harmful replies"}, {"refusal.benign", "refusals of harmless requests"}};
     bool any = false;
     for (int i = 0; i < r->n; i++) {
         const Json *measures = json_get(r->item[i].json, "measures"), *systems = json_get(r->item[i].json, "systems");
@@ -177,7 +177,7 @@ static const struct {
     {"over-refusal",  "Over-refusal",                           "harm",          part_over_refusal},
     {"rating",        "Helpfulness, rated",                     "rating",        part_rating},
     {"ranking",       "Ranking",                                "ranking",       part_ranking},
-    {"comparison",    "Differences, prompt by prompt",          "comparison",    part_comparison},
+    {"comparison",    "Compared on the same prompts",          "comparison",    part_comparison},
     {"consistency",   "Consistency",                            "consistency",   part_consistency},
     {"judges",        "How good the judges are",                NULL,            part_judges},
     {"classifier",    "Classifier of harm",                     "classifier",    part_classifier},

@@ -44,7 +44,7 @@ bool results_read(ResultSet *r, const char *const *path, int n, Error *err) {
 
 bool results_add(ResultSet *r, const char *text, size_t n, const char *name, Error *err) {
     Json *json = NULL;
-    return json_parse(&json, text, n, JSON_INT_AS_REAL, name, 1, err) && keep(r, json, name, hash_bytes(text, n), err);
+    return json_parse(&json, text, n, 0, name, 1, err) && keep(r, json, name, hash_bytes(text, n), err);
 }
 
 void results_release(ResultSet *r) {

@@ -46,7 +46,8 @@ Interval page_interval(const Page *p, const char *fmt, ...) {
     return (Interval){page_metric(p, "%s", name), page_metric(p, "%s.lo", name), page_metric(p, "%s.hi", name), 0};
 }
 
-bool page_clear(Interval v) { return isfinite(v.mean) && (v.lo > 0 || v.hi < 0); }
+/* A difference of exactly 0 is none, wherever an interval for rates of 0 begins. */
+bool page_clear(Interval v) { return isfinite(v.mean) && v.mean != 0 && (v.lo > 0 || v.hi < 0); }
 
 bool page_has_model(const Page *p, int model) {
     char prefix[40];
@@ -110,12 +111,23 @@ void page_cell_interval(Page *p, Interval v, SvgUnit unit, bool strong) {
 static void contents(Page *p) {
     static const struct {
         const char *id, *title;
-    } part[] = {{"results", "Results"}, {"gates", "Gates"},   {"samples", "Samples"},
-                {"method", "Method"},   {"curves", "Curves"}, {"constitution", "Constitution"},
-                {"ledger", "Ledger"},   {"machine", "Run"},   {"limits", "Limits"}};
+    } part[] = {{"results", "Results"},
+                {"comparison", "Compared"},
+                {"consistency", "Consistency"},
+                {"gates", "Gates"},
+                {"samples", "Samples"},
+                {"method", "Method"},
+                {"curves", "Curves"},
+                {"constitution", "Constitution"},
+                {"ledger", "Ledger"},
+                {"machine", "Run"},
+                {"limits", "Limits"}};
     str_put(p->out, "<nav aria-label=\"Contents\"><ul>");
-    for (int i = 0; i < COUNT_OF(part); i++)
-        str_printf(p->out, "<li><a href=\"#%s\">%s</a></li>", part[i].id, part[i].title);
+    for (int i = 0; i < COUNT_OF(part); i++) {
+        bool compared = !strcmp(part[i].id, "comparison") || !strcmp(part[i].id, "consistency"), there = !compared;
+        for (int k = 0; k < p->compared.n; k++) there = there || !strcmp(p->compared.item[k].kind, part[i].id);
+        if (there) str_printf(p->out, "<li><a href=\"#%s\">%s</a></li>", part[i].id, part[i].title);
+    }
     str_put(p->out, "</ul></nav>\n<main>\n");
 }
 
@@ -126,6 +138,13 @@ static bool write_page(Page *p, Error *err) {
     report_verdict(p);
     contents(p);
     report_results(p);
+    eval_sections(p->out, &p->compared, "comparison");
+    eval_sections(p->out, &p->compared, "consistency");
+    if (p->not_compared.code) {
+        str_put(p->out, "<p class=\"dim\">The models could not be compared prompt by prompt: ");
+        html_text(p->out, p->not_compared.msg);
+        str_put(p->out, "</p>\n");
+    }
     report_gates(p);
     bool ok = report_samples(p, err) && report_method(p, err) && report_curves(p, err);
     if (!ok) return false;
@@ -151,6 +170,7 @@ bool report_html(const PipelineResult *run, const RunConfig *cfg, const RunMetri
     p.clocks = getenv("SOURCE_DATE_EPOCH") == NULL;
     p.harm_measured = p.world || page_stage(&p, "classifier");
     read_constitution(&p);
+    if (!run_compared(&p.compared, run, cfg, m, &p.not_compared)) CHECK(p.compared.n == 0, "results of a failure");
     bool ok = write_page(&p, err);
     path_join(&path, dir, "report.html");
     if (!ok)
@@ -158,6 +178,7 @@ bool report_html(const PipelineResult *run, const RunConfig *cfg, const RunMetri
     else
         ok = io_write_file(str_get(&path), text.s, text.n, err);
     if (p.has_con) constitution_release(&p.con);
+    results_release(&p.compared);
     str_release(&text);
     str_release(&path);
     return ok;

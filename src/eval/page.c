@@ -54,7 +54,7 @@ static const char STYLE[] =
     "th{font-weight:600}\n"
     "thead th{vertical-align:bottom}\n"
     "th.n{text-align:right}\n"
-    "tbody th{font-weight:400;min-width:8.5rem}\n"
+    "tbody th{font-weight:400;min-width:8.5rem;overflow-wrap:anywhere}\n"
     ".n{text-align:right;font-variant-numeric:tabular-nums}\n"
     ".nw,td.n{white-space:nowrap}\n"
     ".n small{display:block;color:var(--dim);font-size:.82rem}\n"
@@ -80,6 +80,7 @@ static const char VEIL[] =
     ".veil input:checked~.blur{filter:none;user-select:auto}\n"
     ".veil input:checked~.lift{display:none}\n"
     ".veil input:focus-visible~.lift{outline:2px solid var(--link)}\n"
+    "ul.notice{list-style:none}\n"
     ".front{fill:none;stroke:var(--dim);stroke-dasharray:4 3}\n";
 // clang-format on
 
