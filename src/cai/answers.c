@@ -90,7 +90,10 @@ static Entry *names_at(const Names *t, const char *key) {
 static const char *keep(Answers *a, const Json *row, const char *key) {
     size_t n;
     const char *s = json_str(json_get(row, key), &n);
-    return s ? heap_strn(&a->heap, s, n) : "";
+    if (!s) return "";
+    char *copy = heap_strn(&a->heap, s, n);
+    for (char *nul; (nul = memchr(copy, 0, n));) *nul = ' '; /* a model may write it; no text of ours can hold it */
+    return copy;
 }
 
 static const char *keep_first(Answers *a, const Json *row, const char *const *key, int n) {
@@ -174,7 +177,7 @@ bool source_each(const char *path, SourceFn *fn, void *ud, Error *err) {
         Json *root = NULL;
         more = row.text || row.value;
         if (!more) break;
-        if (row.text) ok = json_parse(&root, row.text, row.n, JSON_INT_AS_REAL, path, row.line, err);
+        if (row.text) ok = json_parse(&root, row.text, row.n, JSON_INT_AS_REAL | JSON_NUL_OK, path, row.line, err);
         if (ok && !fn(ud, row.value ? row.value : root, err)) ok = error_wrap(err, "%s:%d", path, row.line);
         json_release(root);
         source_forget(s);
