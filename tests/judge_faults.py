@@ -286,6 +286,38 @@ def win_rates():
     judge.close()
 
 
+def rated():
+    """dikast rate and dikast rank with a service: its digits, whatever fails; the second call asks nothing."""
+    import judge_server
+    texts = [f"reply number {i}" for i in range(24)]
+    for system, offset in (("one", 0), ("two", 12)):
+        with open(f"{out}/{system}.jsonl", "w") as f:
+            for i in range(12):
+                f.write(json.dumps({"id": f"q{i}", "prompt": f"question {i}", "reply": texts[offset + i]}) + "\n")
+    for api, options in (("openai", {}), ("openai", {"no_logprobs": True}), ("anthropic", {})):
+        name = f"rated-{api}-{len(options)}"
+        judge = Judge(name, faults=0.4, stall=5.5, **options)
+        argv, env = command(name, judge, api=api)
+        sets = [a for a in argv if a.startswith(("judge.", "run."))]
+        for verb in ("rate", "rate again", "rank"):
+            before = len(judge.log())
+            args = [dikast, verb.split()[0], "one.jsonl", "two.jsonl", "--json", "-q"] + (["--draws", "20"] if verb == "rank" else []) + sets
+            done = subprocess.run(args, env=env, cwd=out, capture_output=True, text=True, timeout=200)
+            assert done.returncode == 0, done.stderr
+            result = json.loads(done.stdout)
+            assert (len(judge.log()) == before) == (verb == "rate again"), verb
+            if verb == "rank":
+                assert result["judge"]["asked"] == 12 and result["games"] + result["judge"]["unjudged"] == 12, result
+                continue
+            for at, system in enumerate(result["systems"]):
+                pairs = [judge_server.rating(f"Reply:\n> {t}\n\n") for t in texts[12 * at:12 * at + 12]]
+                soft = api == "openai" and not options
+                want = sum(0.7 * d + 0.3 * n if soft else d for d, n in pairs) / 12
+                assert abs(system["rating"]["value"] - want) < 1e-9, (system, want)
+        assert len(paid(judge)) == len(set(paid(judge))) >= 24, "asked again for what is known"
+        judge.close()
+
+
 def refused_at_once():
     judge = Judge("refused")
     said = run("badkey", judge, code=4, key=KEY[::-1])
@@ -310,7 +342,7 @@ def main():
     for case in (faulty, killed, stopped, limited, held_back):
         case(want)
         print(f"ok {case.__name__} {time.time() - at:.1f} s", flush=True)
-    for case in (other_dialect, gate, win_rates, refused_at_once, no_key_anywhere):
+    for case in (rated, other_dialect, gate, win_rates, refused_at_once, no_key_anywhere):
         case()
         print(f"ok {case.__name__} {time.time() - at:.1f} s", flush=True)
     shutil.rmtree(out)

@@ -40,6 +40,13 @@ def opinion(text):
     return odds, names[at] if at < len(names) else None
 
 
+def rating(text):
+    """(digit, the one beside it) for a question about one reply, else None; log-probs give them 0.7 and 0.3."""
+    one = quoted(text, "Reply")
+    digit = None if one is None else 1 + int(5 * uniform("rating", one))
+    return digit and (digit, digit % 5 + 1)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30
@@ -125,7 +132,8 @@ class Handler(BaseHTTPRequestHandler):
         """The service's answer, whatever happens to it on the way."""
         chat = not self.path.endswith("/messages")
         text = q["messages"][-1]["content"]
-        odds, outcome = opinion(text)
+        rated = rating(text)
+        odds, outcome = (0.3, None) if rated else opinion(text)
         reminded = "nothing is asked of you but the character" in text
         if outcome and outcome.endswith(" once"):
             outcome = None if reminded else outcome[:-5]
@@ -133,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         p = 1 / (1 + math.exp(-odds))
         first = p > 0.5 if temperature == 0 else uniform("draw", self.request_id) < p
         said = {"refuse": "I'm sorry, I cannot compare these replies.", "mumble": "Reply 1 or 2, who can say?"}.get(
-            outcome, "1" if first else "2")
+            outcome, str(rated[0]) if rated else "1" if first else "2")
         used_in, used_out = len(text) // 4 + 7, len(said) // 4 + 1
         if outcome == "long" and chat:
             return None
@@ -145,7 +153,8 @@ class Handler(BaseHTTPRequestHandler):
                     "usage": {"input_tokens": used_in, "output_tokens": used_out}}
         logprobs = None
         if q.get("logprobs") and not self.server.args.no_logprobs and not outcome:
-            top = [("1", math.log(p)), ("2", math.log1p(-p)), (" 1", math.log(p) - 8), ("I", -12.0), ("Both", -15.0)]
+            top = [(str(rated[0]), math.log(0.7)), (str(rated[1]), math.log(0.3))] if rated else [
+                ("1", math.log(p)), ("2", math.log1p(-p)), (" 1", math.log(p) - 8), ("I", -12.0), ("Both", -15.0)]
             top = sorted(top, key=lambda t: -t[1])[: q["top_logprobs"]]
             entry = lambda t: {"token": t[0], "logprob": t[1], "bytes": list(t[0].encode())}
             logprobs = {"content": [dict(entry((said, dict(top)[said])), top_logprobs=[entry(t) for t in top])], "refusal": None}

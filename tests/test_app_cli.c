@@ -35,7 +35,7 @@ static void golden(const char *line, const char *file) {
     ran_release(&r);
 }
 
-static const char *const documented[] = {"bench", "chat", "ckpt", "config", "constitution", "contamination", "data", "doctor", "eval", "export", "generate", "harm", "import", "launch", "logits", "monitor", "oracle", "plan", "run", "score", "stage", "tokenize", "train-classifier", "verify-export", "why"};
+static const char *const documented[] = {"answer", "bench", "chat", "ckpt", "compare", "config", "consistency", "constitution", "contamination", "data", "doctor", "eval", "export", "generate", "harm", "import", "launch", "logits", "monitor", "oracle", "paraphrase", "plan", "rank", "rate", "run", "score", "stage", "tokenize", "train-classifier", "verify-export", "why"};
 
 static void test_help(void **state) {
     (void)state;

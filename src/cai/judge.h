@@ -8,7 +8,7 @@
 #include "cai/stage_util.h"
 
 enum { JUDGE_OWN, JUDGE_REMOTE };   /* judge.kind */
-/* rule: the principle's text, for judges that were not trained on the principles; NULL: compare says all. */
+/* b NULL: one reply to be rated 1 to 5 by the rubric in compare (remote judges: remote_judge_rate). rule: the principle's text, for judges that were not trained on the principles; NULL: compare says all. */
 typedef struct { Dialogue prompt; const char *a, *b, *compare, *rule; } JudgeItem;
 typedef enum { MISS_NONE, MISS_CONTEXT, MISS_REFUSED, MISS_UNREADABLE, MISS_COUNT } JudgeMiss;
 const char *judge_miss_name(JudgeMiss m);   /* "CONTEXT" longer than the judge reads; "REFUSED", "UNREADABLE": remote judges */

@@ -19,9 +19,9 @@ enum { MIN_SECRET = 8, MAX_KEY = 4096 };
 
 typedef struct {
     int item, vote, n_first, n_second;
-    bool swapped, reminded, done, soft;
-    double l;
-    JudgeMiss miss; /* of the last vote that was void */
+    bool swapped, reminded, done, soft, rates; /* rates: one reply, 1 to 5 */
+    double l;                                  /* log-odds; of a rating the sum of the votes, then their mean */
+    JudgeMiss miss;                            /* of the last vote that was void */
 } Question;
 
 /* One question under way: with the service, or waiting to be asked (again). */
@@ -151,7 +151,10 @@ static void finish_question(RemoteJudge *r, Question *q) {
     q->done = true;
     r->n_done++;
     r->n_soft += q->soft;
-    if (!q->soft && q->n_first + q->n_second > 0) q->l = log((q->n_first + 0.5) / (q->n_second + 0.5));
+    if (!q->soft && q->rates && q->n_first > 0)
+        q->l /= q->n_first;
+    else if (!q->soft && q->n_first + q->n_second > 0)
+        q->l = log((q->n_first + 0.5) / (q->n_second + 0.5));
     if (q->soft || q->n_first + q->n_second > 0)
         q->miss = MISS_NONE;
     else
@@ -163,13 +166,17 @@ static void take_answer(RemoteJudge *r, Question *q, const Answer *a, size_t bod
     r->spent.requests++;
     r->spent.tokens_in += a->tokens_in >= 0 ? a->tokens_in : most.tokens_in;
     r->spent.tokens_out += a->tokens_out >= 0 ? a->tokens_out : most.tokens_out;
-    bool verdict = a->kind == ANSWER_VERDICT, last = false;
+    bool verdict = q->rates ? a->digit > 0 && a->kind != ANSWER_REFUSED : a->kind == ANSWER_VERDICT, last = false;
     if (!verdict && a->kind != ANSWER_TOO_LONG && !q->reminded) {
         q->reminded = true;
         r->n_reminded++;
         return;
     }
-    if (verdict && a->soft) {
+    if (verdict && q->rates) {
+        q->soft = last = !isnan(a->mean);
+        q->l = q->soft ? a->mean : q->l + a->digit;
+        q->n_first++;
+    } else if (verdict && a->soft) {
         q->soft = last = true; /* the service gave the odds themselves */
         q->l = a->l;
     } else if (verdict)
@@ -427,6 +434,24 @@ bool remote_judge_ask(RemoteJudge *r, Judged *out, const JudgeItem *item, int n,
         out[i] = (Judged){.l_ab = ab->l, .l_ba = ba->l, .miss = ab->miss ? ab->miss : ba->miss};
         out[i].scored = out[i].miss == MISS_NONE;
     }
+    str_release(&body);
+    free(q);
+    return ok;
+}
+
+bool remote_judge_rate(RemoteJudge *r, double *rating, const JudgeItem *item, int n, Error *err) {
+    Question *q = mem_alloc((size_t)(n + 1) * sizeof *q);
+    Str body = {0};
+    Hash key;
+    r->n_question += n;
+    for (int i = 0; i < n; i++) {
+        CHECK(!item[i].b, "item %d is a pair", i);
+        q[i] = (Question){.item = i, .rates = true};
+        advance(r, &q[i], item, &body, &key);
+    }
+    bool ok = ask_open(r, q, n, item, err);
+    log_progress_end(r->ctx->log);
+    for (int i = 0; i < n && ok; i++) rating[i] = q[i].miss == MISS_NONE ? q[i].l : NAN;
     str_release(&body);
     free(q);
     return ok;

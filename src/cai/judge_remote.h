@@ -22,6 +22,9 @@
 bool remote_judge_check(const RunConfig *c, bool key, Error *err);
 bool remote_judge_open(RemoteJudge **out, const StageCtx *ctx, Error *err);
 bool remote_judge_ask(RemoteJudge *r, Judged *out, const JudgeItem *item, int n, Error *err);
+/* Items with b NULL: rating[i] in 1..5, the mean of the digits' log-probs where the service gives them, else of the votes; NaN:
+ * refused, unreadable, too long. One question each. */
+bool remote_judge_rate(RemoteJudge *r, double *rating, const JudgeItem *item, int n, Error *err);
 /* Questions, answers, tokens, cost: judge.json in the stage's output, and metrics "remote.*". */
 bool remote_judge_books(const RemoteJudge *r, Summary *s, Error *err);
 void remote_judge_close(RemoteJudge *r);    /* NULL is fine */

@@ -37,12 +37,16 @@ typedef struct {
     bool first;         /* VERDICT: what was shown first is better */
     bool soft;          /* VERDICT: l holds log p(first) - log p(second), finite */
     double l;
+    int digit;          /* 1..5 that a text names, alone, for items to be rated; 0: none. Whatever kind says */
+    double mean;        /* sum k p(k) over the digits 1..5 where it was written, renormalised; NaN: no log-probs */
     int64_t tokens_in, tokens_out;  /* as the service counts; -1: it does not say */
 } Answer;
 /* status: 200s, or an error whose code is itself a judged outcome. Never fails: what cannot be read is BROKEN. */
 void answer_parse(Answer *out, RemoteApi api, int status, const Json *body);
 /* Which of 1 and 2 a text names, alone: 1, 2, or 0 for neither or both. */
 int answer_option(const char *text, size_t n);
+/* Which of 1..most (at most 9) a text names, alone; 0 for none or several. */
+int answer_digit(const char *text, size_t n, int most);
 /* What the service says went wrong, fit for a message: its own words if it has any, at most 200 bytes, no control characters. */
 void answer_error(Str *out, const char *body, size_t n);
 

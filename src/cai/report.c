@@ -1,8 +1,7 @@
 /* report.json: what a run found, without clocks, so that equal runs give equal bytes. */
-#include "cai/report.h"
+#include "cai/report_int.h"
 
 #include "base/io.h"
-#include "cai/manifest.h"
 #include "cai/stage_util.h"
 
 static void metrics_json(JsonOut *j, const RunMetrics *m) {
@@ -24,6 +23,17 @@ static void gates_json(JsonOut *j, const PipelineResult *run) {
     json_out_arr_end(j);
 }
 
+/* Results of eval's replies; what could not be compared is left out, and said on the page. */
+static void evaluations_json(JsonOut *j, const PipelineResult *run, const RunConfig *cfg, const RunMetrics *m) {
+    ResultSet r;
+    Error ignore = {0};
+    if (!run_compared(&r, run, cfg, m, &ignore)) return;
+    json_out_arr(j, "evaluations");
+    for (int i = 0; i < r.n; i++) json_out_node(j, NULL, r.item[i].json);
+    json_out_arr_end(j);
+    results_release(&r);
+}
+
 static bool write_json(const PipelineResult *run, const RunConfig *cfg, const RunMetrics *m, const char *dir,
                        Error *err) {
     Str text = {0}, path = {0};
@@ -38,6 +48,7 @@ static bool write_json(const PipelineResult *run, const RunConfig *cfg, const Ru
     json_out_obj_end(&j);
     gates_json(&j, run);
     metrics_json(&j, m);
+    evaluations_json(&j, run, cfg, m);
     json_out_obj_end(&j);
     str_putc(&text, '\n');
     path_join(&path, dir, "report.json");

@@ -3,6 +3,7 @@
 #ifndef DIKAST_CAI_REPORT_INT_H
 #define DIKAST_CAI_REPORT_INT_H
 
+#include "cai/eval_page.h"
 #include "cai/report.h"
 #include "cai/stage_util.h"
 #include "eval/html.h"
@@ -18,8 +19,13 @@ typedef struct {
     bool has_con;       /* the constitution could be read */
     bool world;         /* the tiny world: replies are judged by an exact rule */
     bool harm_measured; /* a rule or a classifier said which replies are harmful */
+    ResultSet compared; /* models against each other, and their consistency */
+    Error not_compared; /* why not; code ERR_NONE: they are */
     bool clocks;        /* times, dates, throughput: not with SOURCE_DATE_EPOCH */
 } Page;
+
+/* Comparison and consistency of the models of a run's eval stage (report_compared.c); empty without that stage. */
+bool run_compared(ResultSet *out, const PipelineResult *run, const RunConfig *cfg, const RunMetrics *m, Error *err);
 
 /* The models an evaluation can hold, in the order in which they were made. */
 enum { PAGE_MODELS = 4 };

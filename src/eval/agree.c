@@ -27,24 +27,26 @@ double cohen_kappa(const int32_t *a, const int32_t *b, int64_t n, int n_class, K
 }
 
 double fleiss_kappa(const int32_t *count, int64_t n_item, int n_class) {
-    if (n_item == 0) return NAN;
-    double *share = mem_alloc((size_t)n_class * sizeof *share), n = 0, agree = 0, chance = 0;
-    for (int k = 0; k < n_class; k++) n += count[k];
-    CHECK(n >= 2, "%g ratings of an item, at least two are needed", n);
+    double *share = mem_alloc((size_t)n_class * sizeof *share), total = 0, agree = 0, chance = 0;
+    int64_t n = 0;
     for (int64_t i = 0; i < n_item; i++) {
         double squares = 0, all = 0;
         for (int k = 0; k < n_class; k++) {
             double c = count[i * n_class + k];
+            CHECK(c >= 0, "item %lld: %g ratings of class %d", (long long)i, c, k);
             squares += c * c;
             all += c;
-            share[k] += c / (n * (double)n_item);
         }
-        CHECK(all == n, "item %lld has %g ratings, the first has %g", (long long)i, all, n);
-        agree += (squares - n) / (n * (n - 1));
+        if (all < 2) continue;
+        for (int k = 0; k < n_class; k++) share[k] += count[i * n_class + k];
+        total += all;
+        agree += (squares - all) / (all * (all - 1));
+        n++;
     }
-    agree /= (double)n_item;
-    for (int k = 0; k < n_class; k++) chance += share[k] * share[k];
+    for (int k = 0; k < n_class && n; k++) chance += share[k] / total * (share[k] / total);
     free(share);
+    if (n == 0) return NAN;
+    agree /= (double)n;
     return chance < 1 ? (agree - chance) / (1 - chance) : NAN;
 }
 

@@ -8,8 +8,8 @@
 typedef enum { KAPPA_PLAIN, KAPPA_QUADRATIC } KappaWeight;
 /* Two raters, classes 0..n_class-1: 1 - sum w o / sum w e. Cohen 1960; weights (i - j)^2: Cohen 1968. */
 double cohen_kappa(const int32_t *a, const int32_t *b, int64_t n, int n_class, KappaWeight w);
-/* count (n_item, n_class): how many of an item's ratings fell into each class, as many for every item (>= 2). Fleiss 1971.
- * NaN when one class holds everything. */
+/* count (n_item, n_class): how many of an item's ratings fell into each class. Fleiss 1971, (mean P_i - P_e) / (1 - P_e); items
+ * may have different numbers of ratings, those with fewer than two are left out. NaN when one class holds everything. */
 double fleiss_kappa(const int32_t *count, int64_t n_item, int n_class);
 double spearman(const double *x, const double *y, int64_t n); /* Pearson of mid-ranks */
 /* Two-sided exact test of two systems on the same items: b, c items only the first, only the second got right. 1947. */

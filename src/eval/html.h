@@ -17,6 +17,13 @@ void html_number(Str *out, double v);             /* three or four digits: 0.012
 void html_count(Str *out, double v);              /* 446,496 */
 void html_signed(Str *out, double v, int digits); /* +3.1, −41.5, with a true minus sign */
 
+/* Up to <body>: title, style sheet with classes for everything here and in svg.h. Contrast: text at least 4.5:1, lines of
+ * charts at least 3:1, on the light and the dark background. */
+void html_begin(Str *out, const char *title);
+void html_section(Str *out, const char *id, const char *title); /* opens <section> with its heading */
+/* A text as a paragraph; hide: blurred until its checkbox, a click on it, lifts the veil. Needs no script. */
+void html_veil(Str *out, const char *text, bool hide);
+
 /* A table in a box that scrolls sideways on narrow screens. head: n column titles, the first over the row titles; a
  * title that begins with # stands over numbers (the # is not shown). */
 void html_table(Str *out, const char *caption, const char *const *head, int n);

@@ -1,4 +1,4 @@
-#include "eval/rank.h"
+#include "eval/rank_int.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,8 +10,7 @@ static const double scale = 400, at = 1000, enough = 1e-12;
 /* -- Bradley-Terry --------------------------------------------------------------------------------------------------
  */
 
-/* Solves the n equations h x = g, h symmetric and positive definite; false when it is not. Both are used up. */
-static bool solve(double *h, double *g, int n) {
+bool rank_solve(double *h, double *g, int n) {
     for (int k = 0; k < n; k++) {
         double d = h[k * n + k];
         for (int j = 0; j < k; j++) d -= h[k * n + j] * h[k * n + j];
@@ -83,7 +82,7 @@ static bool maximise(double *t, const Pairing *p, int n_model, int anchor) {
     for (int s = 0; s < STEPS && ok && !done; s++) {
         double ll = gradient(g, h, p, t, n_model, anchor), largest = 0, part = 1;
         memcpy(step, g, (size_t)n * sizeof *step);
-        ok = solve(h, step, n);
+        ok = rank_solve(h, step, n);
         for (int half = 0; ok && half < 40; half++, part /= 2) {
             for (int m = 0; m < n_model; m++) to[m] = m == anchor ? 0 : t[m] + part * step[m - (m > anchor)];
             if (gradient(g, h, p, to, n_model, anchor) >= ll - 1e-12 * fabs(ll)) break;
@@ -103,6 +102,8 @@ static bool maximise(double *t, const Pairing *p, int n_model, int anchor) {
     return ok && done;
 }
 
+double rank_points(double t) { return at + scale * t / log(10); }
+
 static bool ratings(double *rating, const Pairing *given, int n_model, int anchor, bool *ridge) {
     size_t n = (size_t)n_model * (size_t)n_model;
     Pairing *p = mem_alloc((n + 1) * sizeof *p);
@@ -117,12 +118,12 @@ static bool ratings(double *rating, const Pairing *given, int n_model, int ancho
         }
     }
     bool ok = !*ridge || maximise(rating, p, n_model, anchor);
-    for (int m = 0; m < n_model; m++) rating[m] = at + scale * rating[m] / log(10);
+    for (int m = 0; m < n_model; m++) rating[m] = rank_points(rating[m]);
     free(p);
     return ok;
 }
 
-static bool check_games(const Game *game, int64_t n, int n_model, Error *err) {
+bool rank_check_games(const Game *game, int64_t n, int n_model, Error *err) {
     for (int64_t i = 0; i < n; i++) {
         const Game *g = &game[i];
         if (g->a < 0 || g->a >= n_model || g->b < 0 || g->b >= n_model)
@@ -137,7 +138,7 @@ static bool check_games(const Game *game, int64_t n, int n_model, Error *err) {
 
 bool rank_bradley_terry(double *rating, bool *ridge, const Game *game, int64_t n, int n_model, int anchor, Error *err) {
     CHECK(n_model > 0 && anchor >= 0 && anchor < n_model, "anchor %d of %d models", anchor, n_model);
-    if (!check_games(game, n, n_model, err)) return false;
+    if (!rank_check_games(game, n, n_model, err)) return false;
     Pairing *p = mem_alloc((size_t)n_model * (size_t)n_model * sizeof *p);
     add_games(p, game, n, n_model);
     bool ok = ratings(rating, p, n_model, anchor, ridge);
@@ -178,12 +179,12 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void percentiles(Interval *out, const Draws *w, int n_draw) {
+void rank_percentiles(Interval *out, const double *draw, int n_draw, int n_column) {
     double *column = mem_alloc((size_t)(n_draw + 1) * sizeof *column);
-    for (int m = 0; m < w->n_model; m++) {
+    for (int m = 0; m < n_column; m++) {
         int n = 0;
         for (int d = 0; d < n_draw; d++)
-            if (!isnan(w->draw[d * w->n_model + m])) column[n++] = w->draw[d * w->n_model + m];
+            if (!isnan(draw[d * n_column + m])) column[n++] = draw[d * n_column + m];
         qsort(column, (size_t)n, sizeof *column, ascending);
         out[m].lo = n ? column[n * 25 / 1000] : NAN;
         out[m].hi = n ? column[n - 1 - n * 25 / 1000] : NAN;
@@ -191,20 +192,25 @@ static void percentiles(Interval *out, const Draws *w, int n_draw) {
     free(column);
 }
 
+int64_t rank_prompts(int64_t *begin, const int32_t *prompt, int64_t n) {
+    int64_t n_prompt = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (i == 0 || prompt[i] != prompt[i - 1]) begin[n_prompt++] = i;
+    begin[n_prompt] = n;
+    return n_prompt;
+}
+
 bool rank_intervals(Interval *rating, const Game *game, const int32_t *prompt, int64_t n, int n_model, int anchor,
                     int n_draw, Rng rng, Pool *pool, Error *err) {
     double *middle = mem_alloc((size_t)n_model * sizeof *middle);
     bool ridge, ok = rank_bradley_terry(middle, &ridge, game, n, n_model, anchor, err);
-    int64_t *begin = mem_alloc((size_t)(n + 2) * sizeof *begin), n_prompt = 0;
-    for (int64_t i = 0; i < n; i++)
-        if (i == 0 || prompt[i] != prompt[i - 1]) begin[n_prompt++] = i;
-    begin[n_prompt] = n;
+    int64_t *begin = mem_alloc((size_t)(n + 2) * sizeof *begin), n_prompt = rank_prompts(begin, prompt, n);
     Draws w = {game, begin, n_prompt, n_model, anchor, rng, NULL};
     w.draw = mem_alloc((size_t)(n_draw + 1) * (size_t)n_model * sizeof *w.draw);
     for (int64_t d = 0; ok && !pool && d < n_draw; d++) draw_tile(&w, d, 0);
     if (ok && pool) pool_for(pool, n_draw, draw_tile, &w);
     for (int m = 0; ok && m < n_model; m++) rating[m] = (Interval){.mean = middle[m], .n = n_prompt};
-    if (ok) percentiles(rating, &w, n_draw);
+    if (ok) rank_percentiles(rating, w.draw, n_draw, n_model);
     free(w.draw);
     free(begin);
     free(middle);

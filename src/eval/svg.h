@@ -24,6 +24,16 @@ typedef struct {
 } SvgBar;
 void svg_bars(Str *out, const char *title, const SvgBar *bar, int n); /* counts, from 0 */
 
+typedef struct {
+    const char *label;
+    double x, x_lo, x_hi, y, y_lo, y_hi; /* intervals NaN: none */
+    int colour;
+    bool front; /* no other point is better on both: joined by a line */
+} SvgPoint;
+/* Points in a plane with their intervals; x is better to the left, y upwards. The axes hold all intervals. */
+void svg_plane(Str *out, const char *title, const char *x_name, SvgUnit x_unit, const char *y_name, SvgUnit y_unit,
+               const SvgPoint *point, int n);
+
 /* A curve of any length: at most SVG_POINTS_MAX buckets of equal numbers of points, their mean as a line and, when
  * there are more points than buckets, their range as a band. A logarithmic scale is taken when all means are positive
  * and start and end of the series differ by more than a factor of 10. */

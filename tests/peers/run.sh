@@ -10,7 +10,7 @@ kind=$1
 build=$2
 here=$(cd "$(dirname "$0")" && pwd)
 env=$here/../../build/peers/$kind
-light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1"
+light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1 scikit-learn==1.9.1 statsmodels==0.15.0 choix==0.4.1"
 heavy="$light torch==2.15.0 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549 accelerate==1.15.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 lm_eval==0.4.13"
 [ "$kind" = heavy ] && packages=$heavy || packages=$light
 
@@ -47,6 +47,7 @@ check jinja_random "$here/jinja_random.py" --seed 1 --count 3000 "$build/tests/v
 check native_template "$here/native_template.py" "$here/../golden/text_llama3.json" "$build/tests/vec_adapter"
 check sft_rows "$here/sft_rows.py" "$here/../golden/text_llama3.json" "$build/dikast"
 check parquet "$here/parquet_equal.py" "$build/dikast" --files 150
+check metrics "$here/metrics_equal.py" "$build/tests/metrics_adapter" --cases 20
 if [ "$kind" = heavy ]; then
     check chat_templates "$here/chat_templates.py" --packages "$env/archives" --download "$build/tests/vec_adapter"
     check transformers "$here/hf_equal.py" "$build/dikast"
