@@ -244,6 +244,55 @@ static void test_classifier(void **state) {
     str_release(&dir);
 }
 
+/* Two heads with labels, weights and offsets of their own, a margin: loss and gradient of given scores, by the formula. */
+static void test_heads(void **state) {
+    (void)state;
+    enum { PAIRS = 3, HEADS = 2 };
+    static const float target[PAIRS * HEADS] = {0.9f, 0.2f, 0.5f, 1, 0, 0.7f}, own[PAIRS * HEADS] = {1, 2, 0, 0.5f, 1, 0};
+    static const double offset[PAIRS] = {0.3, -0.2, 0};
+    Error err = {0};
+    Fixture f;
+    SampleSet s;
+    Objective obj;
+    ObjPm *pm;
+    Batch b;
+    Arena mem;
+    setup(&f, "ref", HEAD_SCORE);
+    pm_samples(&s, PAIRS, false, 1);
+    must(obj_pm_open(&pm, &obj, &s, 256, SEED, END, 0.01, &err), &err);
+    obj_pm_rule(pm, &(PmRule){HEADS, target, own, offset, 0.4});
+    must(obj.micro(obj.self, 0, &b, &err), &err);
+    must(arena_init(&mem, "test", f.be->mem, 1 << 16, &err), &err);
+    Tensor out = tensor_place(&mem, f.be->real, 2 * PAIRS, HEADS);
+    double x[2 * PAIRS * HEADS], grad[2 * PAIRS * HEADS], want = 0, want_weight = 0, weight = 0;
+    for (int i = 0; i < 2 * PAIRS * HEADS; i++) x[i] = sin(3.0 * i + 1);
+    tensor_set(f.be, out, x);
+    double loss = obj.loss(obj.self, f.be, &b, 0, out, &weight, NULL);
+    tensor_get(f.be, grad, out);
+    for (int i = 0; i < PAIRS; i++) {
+        int64_t pair = -1; /* packs shuffle pairs */
+        for (int64_t p = 0; p < PAIRS; p++)
+            if (b.n_tok && !memcmp(s.tok + s.off[2 * p], b.tok + (i ? b.row[2 * i - 1] + 1 : 0),
+                                   (size_t)(s.off[2 * p + 1] - s.off[2 * p]) * sizeof(int32_t)))
+                pair = p;
+        assert_true(pair >= 0);
+        for (int k = 0; k < HEADS; k++) {
+            double q = (double)target[pair * HEADS + k], w = (double)own[pair * HEADS + k];
+            double a = x[2 * i * HEADS + k], c = x[(2 * i + 1) * HEADS + k];
+            double d = a - c - 0.4 * (2 * q - 1) + offset[pair], slope = w * (1 / (1 + exp(-d)) - q);
+            want += w * (q * log1p(exp(-d)) + (1 - q) * log1p(exp(d)) + 0.01 * (a + c) * (a + c));
+            want_weight += w;
+            assert_true(fabs(grad[2 * i * HEADS + k] - (slope + w * 0.02 * (a + c))) < 1e-12);
+            assert_true(fabs(grad[(2 * i + 1) * HEADS + k] - (-slope + w * 0.02 * (a + c))) < 1e-12);
+        }
+    }
+    assert_true(fabs(loss - want) < 1e-12 && fabs(weight - want_weight) < 1e-12);
+    arena_release(&mem);
+    obj_pm_close(pm);
+    samples_release(&s);
+    close_all(&f);
+}
+
 static void test_sample_without_end(void **state) {
     (void)state;
     Error err = {0};
@@ -333,6 +382,7 @@ int main(void) {
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_overfit),
         cmocka_unit_test(test_preference),
+        cmocka_unit_test(test_heads),
         cmocka_unit_test(test_classifier),
         cmocka_unit_test(test_masked),
         cmocka_unit_test(test_sample_without_end),

@@ -12,7 +12,7 @@
  *   text         {text}, {input_ids}, or a plain text file with documents ending in a line <|endoftext|> (none: the file is
  *                split at blank lines into documents of about ROWS_DOC_BYTES)
  *   format       {kind: "critique", prompt, response, principle, critique, revision?} |
- *                {kind: "judge", prompt, a, b, principle, answer: "first"|"second"} |
+ *                {kind: "judge", prompt, a, b, principle, answer: "first"|"second"[, reason]} |
  *                {prompt, a, b, principle, better: 0|1|-1} without kind: a judge's gold label, where -1 is a tie |
  *                {init_prompt, init_response, critic_prompt, critic_response, revision_prompt, revision_response}
  *   choice       {task, prompt, choices[], gold};  paraphrase {prompts[2..], category?}
@@ -49,7 +49,7 @@ typedef struct {
     Dialogue prompt;            /* ends with a user turn (FORMAT: likewise); TEXT: empty */
     const char *a, *b;          /* INSTRUCTION, LABELLED, UNPAIRED: a = reply.  PREFERENCE: a = chosen, b = rejected.  TEXT: a.
                                    FORMAT critique: a = reply, b = revision or NULL.  FORMAT judge: a, b = options */
-    const char *principle, *critique;   /* FORMAT */
+    const char *principle, *critique;   /* FORMAT; judge: critique is the reason, or NULL */
     const char *revision_request;       /* FORMAT of a critique-revision row, else NULL */
     int label;                  /* LABELLED: harmful 0/1.  FORMAT judge: 0 first, 1 second, -1 a tie (gold rows only);
                                    critique: -1. CHOICE: gold.  UNPAIRED: desired 0/1 */

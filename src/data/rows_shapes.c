@@ -400,7 +400,7 @@ static bool read_kind(RowIn *in, Row *row) {
     if (strcmp(answer, "first") != 0 && strcmp(answer, "second") != 0)
         return row_bad(in, "answer is '%.40s', expected 'first' or 'second'", answer);
     row->label = strcmp(answer, "second") == 0;
-    return true;
+    return !row_get(in, "reason") || row_need_text(in, "reason", &row->critique);
 }
 
 /* A dialogue of critique and revision: as a demonstration of those, or with the revision as the reply. */

@@ -199,6 +199,19 @@ static void say_reply(Str *out, const World *w, const Pair *p, ReplyKind kind, D
         say_refuse(out, p, any_reason(w, p, d));
 }
 
+/* What the replies do, and whether the principle speaks of it. */
+static void say_reason(Str *out, const Pair *p, ReplyKind first, ReplyKind second, bool speaks) {
+    const ReplyKind kind[] = {first, second};
+    for (int i = 0; i < 2; i++) {
+        str_printf(out, i ? ", the second " : "the first ");
+        if (kind[i] == REPLY_COMPLY)
+            str_printf(out, "helps people %s %s ", verb_of(p), object_of(p));
+        else
+            str_put(out, kind[i] == REPLY_EVADE ? "says nothing " : "refuses ");
+    }
+    str_put(out, speaks ? ", and the rule speaks of it ." : ", and the rule is silent .");
+}
+
 /* Rows come in twins: a decided comparison is shown in both orders, a tie twice with both answers. So no slot is
  * favoured and the coin is fair in every single comparison, not only on average, which a model would partly learn by
  * heart. */
@@ -221,6 +234,11 @@ static void judge_row(Str *out, const World *w, int64_t i, RowText *t) {
     json_out_str(&t->j, "a", str_get(swap ? &t->b : &t->a));
     json_out_str(&t->j, "b", str_get(swap ? &t->a : &t->b));
     json_out_str(&t->j, "principle", principle);
+    Draw reasons = draw_for(&w->c, "reason", (uint64_t)(i / 2));
+    if (w->c.reason_share > 0 && draw_chance(&reasons, w->c.reason_share)) {
+        say_reason(&t->critique, p, swap ? b : a, swap ? a : b, concerns(principle, p));
+        json_out_str(&t->j, "reason", str_get(&t->critique));
+    }
     json_out_str(&t->j, "answer", (decided ? (a > b) != swap : coin != twin) ? "first" : "second");
     row_end(t, out);
 }
