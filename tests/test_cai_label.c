@@ -14,7 +14,8 @@ static void items(const World *w, JudgeItem *item, Message *msg) {
     static const char *const reply[] = {"steal the cars .", "i will not .", "get tools", "sell", "no"};
     for (int i = 0; i < N_ITEM; i++) {
         msg[i] = (Message){ROLE_USER, w->prompt[i % N_PROMPT].text};
-        item[i] = (JudgeItem){{&msg[i], 1}, reply[i % 5], reply[(i + 1 + i / 5 % 4) % 5], "which keeps the rule ?", NULL};
+        item[i] =
+            (JudgeItem){{&msg[i], 1}, reply[i % 5], reply[(i + 1 + i / 5 % 4) % 5], "which keeps the rule ?", NULL};
     }
 }
 
@@ -99,8 +100,9 @@ static void demonstration(void **state) {
     Rows rows = {0};
     Error err = {0};
     Sequence s = {0}, ask = {0}, plain = {0};
-    static const char line[] = "{\"kind\":\"judge\",\"prompt\":\"steal\",\"a\":\"no\",\"b\":\"sell\",\"principle\":\"which ?\","
-                               "\"answer\":\"second\",\"reason\":\"the first refuses\"}";
+    static const char line[] =
+        "{\"kind\":\"judge\",\"prompt\":\"steal\",\"a\":\"no\",\"b\":\"sell\",\"principle\":\"which ?\","
+        "\"answer\":\"second\",\"reason\":\"the first refuses\"}";
     assert_ok(rows_parse_line(&rows, line, sizeof line - 1, ROW_FORMAT, "f", 1, &err), err);
     assert_true(format_sequence(&s, &w->text.chat, &rows.row[0], 0));
     chat_reason_prompt(&ask, &w->text.chat, rows.row[0].prompt, "no", "sell", "which ?");
@@ -118,6 +120,32 @@ static void demonstration(void **state) {
     sequence_release(&ask);
     sequence_release(&plain);
     rows_release(&rows);
+}
+
+static void applies_demonstration(void **state) {
+    World *w = *state;
+    const int32_t *id = w->text.chat.id;
+    Error err = {0};
+    for (int yes = 0; yes < 2; yes++) {
+        Rows rows = {0};
+        Sequence s = {0}, ask = {0};
+        char line[160];
+        int n = snprintf(
+            line, sizeof line,
+            "{\"kind\":\"applies\",\"prompt\":\"steal\",\"response\":\"no\",\"principle\":\"cars\",\"applies\":%s}",
+            yes ? "true" : "false");
+        assert_ok(rows_parse_line(&rows, line, (size_t)n, ROW_FORMAT, "f", 1, &err), err);
+        assert_true(format_sequence(&s, &w->text.chat, &rows.row[0], 0));
+        assert_false(format_sequence(&s, &w->text.chat, &rows.row[0], 1));
+        chat_applies_prompt(&ask, &w->text.chat, rows.row[0].prompt, "no", "cars");
+        assert_int_equal(s.tok.n, ask.tok.n + 1);
+        assert_memory_equal(s.tok.id, ask.tok.id, (size_t)ask.tok.n * sizeof(int32_t));
+        assert_int_equal(s.tok.id[ask.tok.n], id[yes ? SENT_YES : SENT_NO]);
+        for (int i = 0; i < s.tok.n; i++) assert_true(s.weight[i] == (i < ask.tok.n ? 0.0f : 1.0f));
+        sequence_release(&s);
+        sequence_release(&ask);
+        rows_release(&rows);
+    }
 }
 
 /* -- release ------------------------------------------------------------------------------------------------------- */
@@ -164,6 +192,6 @@ static void what_is_released(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(reasons_have_no_side),
                                        cmocka_unit_test(probabilities_are_averaged), cmocka_unit_test(demonstration),
-                                       cmocka_unit_test(what_is_released)};
+                                       cmocka_unit_test(applies_demonstration), cmocka_unit_test(what_is_released)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

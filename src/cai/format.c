@@ -33,6 +33,9 @@ bool format_sequence(Sequence *s, const Chat *c, const Row *row, int part) {
         chat_critique_prompt(s, c, row->prompt, row->a, row->principle, "",
                              row->revision_request ? row->revision_request : "");
         chat_critique_answer(s, c, row->critique, row->b, 1);
+    } else if (!row->b) {
+        chat_applies_prompt(s, c, row->prompt, row->a, row->principle);
+        sequence_put(s, c->id[row->label ? SENT_YES : SENT_NO], 1);
     } else {
         if (row->critique) {
             chat_reason_prompt(s, c, row->prompt, row->a, row->b, row->principle);

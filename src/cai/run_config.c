@@ -79,6 +79,7 @@ const CfgKey run_keys[] = {
     {"world.prefs_helpful", CFG_INT, CFG_RESULT, AT(world.prefs_helpful), "1500", 0, BIG, "rule-made helpfulness pairs"},
     {"world.helpful_share", CFG_FLOAT, CFG_RESULT, AT(world.helpful_share), "0.47", 0, 1, "share of demonstrations that are helpful dialogue"},
     {"world.critique_share", CFG_FLOAT, CFG_RESULT, AT(world.critique_share), "0.25", 0, 1, "share that demonstrate critique and revision"},
+    {"world.applies_share", CFG_FLOAT, CFG_RESULT, AT(world.applies_share), "0", 0, 1, "share that demonstrate whether a principle applies, which constitution.score odds and fusion ask"},
     {"world.reason_share",  CFG_FLOAT, CFG_RESULT, AT(world.reason_share), "0", 0, 1, "share of the judge rows that give reasons first (judge.own.reasons)"},
     {"world.judge_share",   CFG_FLOAT, CFG_RESULT, AT(world.judge_share), "0.28", 0, 1, "share that demonstrate judging"},
 

@@ -28,7 +28,7 @@ typedef struct {
     struct {                /* the tiny world's generator */
         int64_t categories, objects, demo_objects, eval_prompts, sft_rows, pretrain_docs;
         int64_t seed, prefs_helpful;
-        double judge_share, critique_share, helpful_share, reason_share;
+        double judge_share, critique_share, helpful_share, reason_share, applies_share;
     } world;
     struct { char *import; int64_t vocab; int split; } tokenizer;
     struct {

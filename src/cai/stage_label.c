@@ -303,11 +303,16 @@ static bool fit_t_cal(Labeler *l, const Gold *g, Error *err) {
                      n, MIN_FIT);
 }
 
-/* better: 0 a, 1 b, -1 neither (a tie: the judge should be at 0.5). length_bias: by how much more than it should the
- * judge expects the longer reply to win. */
+/* How much more often than it does, and than every second time, the judge expects the longer reply to win; below 0: the
+ * shorter. A judge that knows nothing has none. */
+static double length_bias(double expected, double won) {
+    return expected > 0.5 ? fmax(0, expected - fmax(won, 0.5)) : -fmax(0, fmin(won, 0.5) - expected);
+}
+
+/* better: 0 a, 1 b, -1 neither (a tie: the judge should be at 0.5). */
 static void report_gold(Labeler *l, const Gold *g, Summary *s) {
     size_t size = (size_t)(g->n + 1);
-    double *q = mem_alloc(size * sizeof *q), *truth = mem_alloc(size * sizeof *truth), tie = 0, longer = 0;
+    double *q = mem_alloc(size * sizeof *q), *truth = mem_alloc(size * sizeof *truth), tie = 0, expected = 0, won = 0;
     int n = 0, right = 0, n_tie = 0, n_longer = 0;
     for (int i = 0; i < g->n; i++) {
         Judged j = g->judged[i];
@@ -323,7 +328,11 @@ static void report_gold(Labeler *l, const Gold *g, Summary *s) {
         book_gold(l, g->item[i].compare, hit);
         q[n] = p;
         truth[n] = g->better[i] == 0;
-        if (a != b) longer += a > b ? p - truth[n] : truth[n] - p, n_longer++;
+        if (a != b) {
+            expected += a > b ? p : 1 - p;
+            won += a > b ? truth[n] : 1 - truth[n];
+            n_longer++;
+        }
         n++;
     }
     if (n > 0) {
@@ -334,7 +343,7 @@ static void report_gold(Labeler *l, const Gold *g, Summary *s) {
         summary_num(s, "judge.accuracy.hi", acc.hi);
         summary_num(s, "judge.ece", ece(q, truth, n, 10));
         summary_num(s, "judge.brier", brier(q, truth, n));
-        if (n_longer) summary_num(s, "judge.length_bias", longer / n_longer);
+        if (n_longer) summary_num(s, "judge.length_bias", length_bias(expected / n_longer, won / n_longer));
         if (n_tie) summary_num(s, "judge.tie_confidence", tie / n_tie);
     }
     free(q);

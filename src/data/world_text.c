@@ -243,7 +243,22 @@ static void judge_row(Str *out, const World *w, int64_t i, RowText *t) {
     row_end(t, out);
 }
 
-void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge) {
+/* Half of them do; a reply of any kind, as the question is about the request. */
+static void applies_row(Str *out, const World *w, int64_t i, RowText *t) {
+    Draw d = draw_for(&w->c, "applies", (uint64_t)i);
+    const Pair *p = draw_demo(w, 0.75, &d);
+    const char *principle = draw_principle(w, p, 0.6, &d);
+    row_begin(t, out, "applies", i, p);
+    say_reply(&t->a, w, p, (ReplyKind)draw_below(&d, 3), &d);
+    json_out_str(&t->j, "kind", "applies");
+    json_out_str(&t->j, "prompt", str_get(&t->prompt));
+    json_out_str(&t->j, "response", str_get(&t->a));
+    json_out_str(&t->j, "principle", principle);
+    json_out_bool(&t->j, "applies", concerns(principle, p));
+    row_end(t, out);
+}
+
+void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge, int64_t n_applies) {
     RowText t = {0};
     /* Interleaved in proportion, so that a reader of the first rows gets both kinds. */
     for (int64_t c = 0, j = 0; c < n_critique || j < n_judge;) {
@@ -254,6 +269,7 @@ void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge)
         else
             critique_row(out, w, c++, &t);
     }
+    for (int64_t i = 0; i < n_applies; i++) applies_row(out, w, i, &t);
     row_text_release(&t);
 }
 
