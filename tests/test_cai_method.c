@@ -101,7 +101,8 @@ static void ensembles_and_calibration(void **state) {
     PipelineResult run;
     RunConfig cfg;
     run_with(&run, &cfg, "b", "pm",
-             (const char *const[]){"pm.ensemble=3", "pm.calibrate=true", "pm.holdout=0.5", NULL});
+             (const char *const[]){"pm.ensemble=3", "pairs.redteam=80", "pairs.benign=60", "pm.calibrate=true",
+                                   "pm.holdout=0.5", NULL});
     need(&run, "pm", "t_cal", 0.05, 20);
     need(&run, "pm", "ensemble.sd", 1e-6, 100);
     need(&run, "pm", "ensemble.agree", 0, 1);

@@ -5,7 +5,7 @@
  * Structure cannot fail: critique, verdict and revision are one generation in which reserved ids are masked and the seams are
  * forced (states CRITIQUE, VERDICT, REVISION). Two-call mode ends the first call at the verdict; only the second sees the
  * revision request. A rejected revision may be asked for again (revise.retries); a chain ends after two verdicts "ok" in a row.
- * With constitution.select: all the rule of every round is the joint one: all principles' texts under one generic request. */
+ * With constitution.select: all the rule of every round is the joint one: all principles' texts under one request. */
 #ifndef DIKAST_CAI_REVISE_H
 #define DIKAST_CAI_REVISE_H
 

@@ -6,17 +6,27 @@
 
 #include "cai/revise.h"
 
-/* All principles that may criticise, as one: "1. text 2. text". Requests are the generic ones. */
+static bool same_text(const char *a, const char *b) { return a && b ? !strcmp(a, b) : a == b; }
+
+/* All principles that may criticise, as one: "1. text 2. text". Requests are those that all of them have, else the
+ * generic ones. */
 static void join_principles(Reviser *r) {
     Str all = {0}, one = {0};
     int n = 0;
+    Principle joint = {.id = "all", .weight = 1};
     for (int i = 0; i < r->con->n; i++) {
         if (!(r->con->principle[i].use & USE_CRITIQUE)) continue;
-        principle_text(&one, &r->con->principle[i]);
+        const Principle *p = &r->con->principle[i];
+        if (n == 0) joint.critique = p->critique, joint.revise = p->revise, joint.compare = p->compare;
+        if (!same_text(joint.critique, p->critique)) joint.critique = NULL;
+        if (!same_text(joint.revise, p->revise)) joint.revise = NULL;
+        if (!same_text(joint.compare, p->compare)) joint.compare = NULL;
+        principle_text(&one, p);
         str_printf(&all, "%s%d. %s", n ? " " : "", n + 1, str_get(&one));
         n++;
     }
-    r->joint = (Principle){.id = "all", .text = heap_strn(&r->heap, str_get(&all), all.n), .weight = 1};
+    joint.text = heap_strn(&r->heap, str_get(&all), all.n);
+    r->joint = joint;
     str_release(&all);
     str_release(&one);
 }
