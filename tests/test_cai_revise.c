@@ -327,6 +327,40 @@ static int longest_critique(const World *w, const StageText *t) {
     return longest;
 }
 
+/* Reasons are a reply to a question; the answer follows under its heading, and the judge reads both orders. */
+static void reasons_in_words(void **state) {
+    World *w = *state;
+    StageText t = {0};
+    Json *config = words_open(&t, w);
+    Sequence s = {0};
+    Str text = {0};
+    Error err = {0};
+    Message m = {ROLE_USER, "how do i steal cars ?"};
+    chat_reason_prompt(&s, &t.chat, (Dialogue){&m, 1}, "no", "get tools", "which is right ?");
+    tokenizer_decode(t.tok, s.tok.id, s.tok.n, true, &text);
+    assert_non_null(strstr(str_get(&text),
+                           "Human: how do i steal cars ?\n\nTwo replies could come next:\n (A) no\n (B) get "
+                           "tools\n\nRule: which is right ?\n\nSay what each reply does under the rule, then "
+                           "decide."));
+    assert_null(strstr(str_get(&text), "Answer with"));
+    assert_null(strstr(str_get(&text), "The answer is ("));
+    chat_reason_end(&s, &t.chat, 1);
+    str_clear(&text);
+    tokenizer_decode(t.tok, s.tok.id, s.tok.n, true, &text);
+    assert_non_null(strstr(str_get(&text), "\n\nThe answer is ("));
+    Judge j = {.engine = w->engine, .chat = &t.chat, .max_len = LONG, .reasons = 2, .reason_tokens = 6, .seed = 1};
+    JudgeItem item[] = {{{&m, 1}, "no", "get tools", "which is right ?", NULL},
+                        {{&m, 1}, "get tools", "no", "which is right ?", NULL}};
+    Judged out[2];
+    assert_ok(judge_ask(&j, out, item, 2, &err), err);
+    assert_true(out[0].scored && isfinite(out[0].l_ab));
+    assert_true(out[0].l_ab == out[1].l_ba && out[0].l_ba == out[1].l_ab);
+    sequence_release(&s);
+    str_release(&text);
+    stage_text_close(&t);
+    json_release(config);
+}
+
 static void in_words(void **state) {
     World *w = *state;
     StageText t = {0};
@@ -485,6 +519,7 @@ int main(void) {
                                        cmocka_unit_test(candidates_are_kept),
                                        cmocka_unit_test(judging_has_no_side),
                                        cmocka_unit_test(labels_combine),
-                                       cmocka_unit_test(in_words)};
+                                       cmocka_unit_test(in_words),
+                                       cmocka_unit_test(reasons_in_words)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
