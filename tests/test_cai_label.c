@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "cai/constitution_test.h"
 #include "cai/format.h"
 #include "cai/judge.h"
 #include "cai/label_gates.h"
@@ -148,6 +149,56 @@ static void applies_demonstration(void **state) {
     }
 }
 
+/* A principle labels when its share of passed tests is high enough, or it has none; of a judge without opinion only
+ * those stay. */
+static void tested_principles(void **state) {
+    World *w = *state;
+    static const char json[] =
+        "{\"schema\":\"dikast-constitution/1\",\"id\":\"h\",\"principles\":["
+        "{\"id\":\"zero\",\"text\":\"cars\",\"tests\":[{\"prompt\":\"steal\",\"better\":\"no\",\"worse\":\"sell\"},"
+        "{\"prompt\":\"cars\",\"better\":\"i will not\",\"worse\":\"get tools\"},"
+        "{\"prompt\":\"why\",\"better\":\"get tools\",\"worse\":\"no\"}]},"
+        "{\"id\":\"one\",\"text\":\"dogs\"},"
+        "{\"id\":\"two\",\"text\":\"tools\",\"tests\":[{\"prompt\":\"?\",\"better\":\"sell\",\"worse\":\"no\"}]}]}";
+    Constitution c = {0};
+    JudgeTests t = {0};
+    Error err = {0};
+    double passed[64];
+    int all[] = {0, 1, 2}, n_pass[3] = {0}, n_test[] = {3, 0, 1};
+    Judge j = judge_of(w, 0, 0);
+    assert_ok(constitution_parse(&c, json, sizeof json - 1, "t", &err), err);
+    judge_tests_of(&t, &c);
+    Judged out[4];
+    assert_ok(judge_tests_run(out, &t, &c, w->engine, &w->text.chat, LONG, &err), err);
+    for (int i = 0; i < 4; i++) n_pass[t.test[i].principle] += judged_pass(out[i]);
+    for (double least = 0.1; least < 1.05; least += 0.3) {
+        int principle[] = {0, 1, 2}, want = 0;
+        int kept = judge_keep_tested(&j, &c, principle, 3, least, passed, &err);
+        for (int p = 0; p < 3; p++) {
+            if (n_test[p] && n_pass[p] < least * n_test[p]) continue;
+            assert_true(want < kept && principle[want] == all[p]);
+            want++;
+        }
+        assert_int_equal(kept, want);
+        assert_true(isnan(passed[1]) && fabs(passed[0] - n_pass[0] / 3.0) < 1e-12 && passed[2] == n_pass[2]);
+    }
+    int width = w->nets.model.cfg.d_model, principle[] = {0, 1, 2};
+    double *first = mem_alloc((size_t)width * sizeof *first), *second = mem_alloc((size_t)width * sizeof *second);
+    const int32_t *id = w->text.chat.id;
+    tensor_get_row(w->nets.be, first, w->nets.lm.w, id[SENT_FIRST]);
+    tensor_get_row(w->nets.be, second, w->nets.lm.w, id[SENT_SECOND]);
+    tensor_set_row(w->nets.be, w->nets.lm.w, id[SENT_SECOND], first);
+    w->nets.model.version++;
+    assert_int_equal(judge_keep_tested(&j, &c, principle, 3, 0.1, passed, &err), 1);
+    assert_int_equal(principle[0], 1);
+    tensor_set_row(w->nets.be, w->nets.lm.w, id[SENT_SECOND], second);
+    w->nets.model.version++;
+    free(first);
+    free(second);
+    judge_tests_release(&t);
+    constitution_release(&c);
+}
+
 /* -- release ------------------------------------------------------------------------------------------------------- */
 
 static void what_is_released(void **state) {
@@ -190,8 +241,9 @@ static void what_is_released(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(reasons_have_no_side),
-                                       cmocka_unit_test(probabilities_are_averaged), cmocka_unit_test(demonstration),
-                                       cmocka_unit_test(applies_demonstration), cmocka_unit_test(what_is_released)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reasons_have_no_side), cmocka_unit_test(probabilities_are_averaged),
+        cmocka_unit_test(demonstration),        cmocka_unit_test(applies_demonstration),
+        cmocka_unit_test(tested_principles),    cmocka_unit_test(what_is_released)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

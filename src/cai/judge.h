@@ -20,6 +20,12 @@ typedef struct {
 static inline double judged_l(Judged j) { return (j.l_ab - j.l_ba) / 2; }
 static inline bool judged_flip(Judged j) { return (j.l_ab > 0) != (-j.l_ba > 0); }  /* the orders name different winners */
 
+/* Keeps those of the principles, n of them, whose own tests ("better beats worse under this") the judge passes in both orders, a
+ * share of least; one without tests stays. passed (con->n): each one's share, NaN without tests. Returns how many stay, -1 with an
+ * error. */
+typedef struct Judge Judge;
+int judge_keep_tested(const Judge *j, const Constitution *con, int *principle, int n, double least, double *passed, Error *err);
+
 /* The label of a pair from its judgements under several principles: within the highest authority level whose weighted sum of
  * clamped log-odds reaches LABEL_UNDECIDED (else the lowest that was scored), q = sigmoid(sum / t_cal). weight 0: nothing was
  * scored, or the orders disagree and q is closer to 0.5 than abstain. */
@@ -38,7 +44,7 @@ bool judge_pairs(Judged *out, Engine *e, const Chat *c, const JudgeItem *item, i
 
 /* Whoever judges in this run: the engine's net, or a service (cai/judge_remote.h) when remote is set. */
 typedef struct RemoteJudge RemoteJudge;
-typedef struct {
+struct Judge {
     Engine *engine;
     const Chat *chat;
     int max_len;
@@ -46,7 +52,7 @@ typedef struct {
     int reasons, reason_tokens;     /* > 0: it writes reasons first, so many times for each order (judge_reason.c) */
     uint64_t seed;
     const Stop *stop;               /* may be NULL */
-} Judge;
+};
 /* By judge.*; engine, chat and remote are set already. */
 void judge_configure(Judge *j, const StageCtx *ctx);
 /* Reasons first: of each order p(first) is the mean over the samples, and l its log-odds. Drawn at temperature 1, keyed by what

@@ -185,6 +185,7 @@ const CfgKey run_keys[] = {
     {"label.abstain",  CFG_FLOAT, CFG_RESULT, AT(label.abstain), "0.05", 0, 0.5, "closer to 0.5 than this and orders disagreeing: no label (TIE)"},
     {"label.ensemble", CFG_BOOL,  CFG_RESULT, AT(label.ensemble), "true", 0, 0, "all principles of the deciding authority level; false: one drawn per pair"},
     {"label.max_q",    CFG_FLOAT, CFG_RESULT, AT(label.max_q), "0", 0, 1, "soft labels are cut to [1 - max_q, max_q]; 0: 0.6 with judge.own.reasons, else 1"},
+    {"label.min_tests", CFG_FLOAT, CFG_RESULT, AT(label.min_tests), "0", 0, 1, "share of a principle's own tests that the judge must pass, in both orders, or it labels nothing; 0: not asked; 0.8 is what 'constitution test' asks"},
     {"label.release",  CFG_ENUM,  CFG_RESULT, AT(label.release), "checked|always", 0, 0, "checked: labels that flip with the order (above 0.1 of the decided), are ill calibrated (ECE above 0.1) or prefer what is longer (by more than 0.1) are not released (exit 6); always: released whatever the judge report says"},
     {"label.gates",    CFG_LIST,  CFG_RESULT, AT(label.gates), "", 0, 0, "conditions on metrics of this stage, such as 'label.flip_rate <= 0.1'; one missed: the labels are not released (exit 6)"},
 

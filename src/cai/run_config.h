@@ -63,7 +63,7 @@ typedef struct {
         bool logprobs;
         int64_t reasons, reason_tokens;
     } judge;
-    struct { double clamp, t_cal, abstain, max_q; bool ensemble; int release; CfgList gates; } label;
+    struct { double clamp, t_cal, abstain, max_q, min_tests; bool ensemble; int release; CfgList gates; } label;
     struct {
         TrainKeys t;
         int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */

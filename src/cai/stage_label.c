@@ -36,6 +36,8 @@ typedef struct {
     Constitution con;
     int label_principle[64], n_label; /* as many as a constitution may hold */
     double t_cal, max_q;
+    double tested[64]; /* share of a principle's tests that the judge passes; with label.min_tests */
+    int n_untrusted;   /* principles that label nothing for it */
 } Labeler;
 
 static double clamp(double x, double to) { return x > to ? to : x < -to ? -to : x; }
@@ -357,6 +359,16 @@ static bool judge_gold(Labeler *l, Gold *g, bool early, Error *err) {
            (!early || fit_t_cal(l, g, err));
 }
 
+static void report_tests(const Labeler *l, Summary *s) {
+    char key[160];
+    summary_num(s, "untrusted", l->n_untrusted);
+    for (int i = 0; i < l->con.n; i++) {
+        if (isnan(l->tested[i])) continue;
+        snprintf(key, sizeof key, "principle.%.100s.tests", l->con.principle[i].id);
+        summary_num(s, key, l->tested[i]);
+    }
+}
+
 static bool report_all(Labeler *l, const PairRows *pairs, const PairLabel *label, Gold *g, Error *err) {
     Summary s;
     summary_begin(&s);
@@ -366,6 +378,7 @@ static bool report_all(Labeler *l, const PairRows *pairs, const PairLabel *label
     ok = ok && (!l->judge.remote || remote_judge_books(l->judge.remote, &s, err));
     if (ok) report_principles(l, &s);
     if (ok && l->ctx->cfg->label.t_cal == 0) summary_num(&s, "t_cal", l->t_cal);
+    if (ok && l->ctx->cfg->label.min_tests > 0) report_tests(l, &s);
     if (ok) return summary_end(&s, l->ctx, err) && label_release(l->ctx->cfg, l->ctx->output, err);
     str_release(&s.text);
     return false;
@@ -412,6 +425,22 @@ static bool open_judge(Labeler *l, StageNet *net, Error *err) {
     return true;
 }
 
+/* A judge that fails a principle's own tests does not understand it: it labels nothing under it. */
+static bool keep_tested(Labeler *l, Error *err) {
+    double least = l->ctx->cfg->label.min_tests;
+    int before = l->n_label;
+    l->n_label = judge_keep_tested(&l->judge, &l->con, l->label_principle, before, least, l->tested, err);
+    if (l->n_label < 0) return false;
+    l->n_untrusted = before - l->n_label;
+    log_info(l->ctx->log, "%d of %d principles label: of the others the judge fails more than %g of their tests",
+             l->n_label, before, 1 - least);
+    return l->n_label > 0 ||
+           error_set(err, ERR_LIMIT,
+                     "label.min_tests: under none of %d principles does the judge pass %g of its tests, so none may "
+                     "label; dikast constitution test shows them one by one",
+                     before, least);
+}
+
 static bool run(const StageCtx *ctx, Error *err) {
     StageText text = {0};
     StageNet net = {0};
@@ -428,6 +457,7 @@ static bool run(const StageCtx *ctx, Error *err) {
         for (int i = 0; i < l.con.n && l.n_label < COUNT_OF(l.label_principle); i++)
             if (l.con.principle[i].use & USE_LABEL) l.label_principle[l.n_label++] = i;
         ok = l.n_label > 0 || error_set(err, ERR_CONFIG, "no principle of the constitution has use 'label'");
+        ok = ok && (ctx->cfg->label.min_tests == 0 || keep_tested(&l, err));
         ok = ok && label_all(&l, err);
     }
     if (l.judge.engine) engine_close(l.judge.engine);
