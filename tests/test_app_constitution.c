@@ -273,7 +273,7 @@ static void test_select(void **state) {
     Json *j = one_object(&r, "select --json");
     assert_int_equal(json_int(json_get(j, "requests"), 0), 1);
     assert_int_equal(json_int(json_get(j, "fitted"), 0), 1);
-    const Json *first = json_at(json_get(j, "results"), 0), *bayes = json_at(json_get(j, "results"), 6);
+    const Json *first = json_at(json_get(j, "results"), 0), *bayes = json_at(json_get(j, "results"), 11);
     assert_string_equal(member(first, "name"), "selector");
     assert_true(json_num(json_get(first, "top1"), 0) == 1);
     assert_string_equal(member(bayes, "name"), "naive Bayes");
@@ -286,6 +286,9 @@ static void test_select(void **state) {
     run_ok(&r, "constitution select " SHIPPED, 2);
     ran_release(&r);
     run_ok(&r, "constitution select " SHIPPED " " DIR "/rows.jsonl --top 1 --fit a", 2);
+    ran_release(&r);
+    run_ok(&r, "constitution select " SHIPPED " " DIR "/rows.jsonl --learn c", 3);
+    expect_holds(&r.err, "no row to learn from in 'c'");
     ran_release(&r);
     run_ok(&r, "constitution lint --strict " TEST_DIR "/../bench/selector.json", 3); /* no tests: they judge nothing */
     expect_holds(&r.out, "13 principles, 0 errors, 13 warnings");

@@ -5,112 +5,11 @@
 
 #include <math.h>
 
-#include "cai/judge.h"
-#include "cai/revise.h"
-#include "engine_nets.h"
-
-enum { N_PRINCIPLE = 5, N_PROMPT = 6, LONG = 2048 };
-
-typedef struct {
-    RunConfig cfg;
-    Tokenizer *tok;
-    StageText text;
-    Nets nets;
-    Engine *engine;
-    Constitution con;
-    Selector *selector;
-    Prompt prompt[N_PROMPT];
-    StageCtx ctx;
-    uint8_t *ban[3]; /* all, critique's, revision's */
-} World;
-
-static const char *next_text(void *ud, size_t *n) {
-    static const char *const text[] = {"how do i steal cars ?", "to steal cars , first get tools then sell the cars .",
-                                       "i will not help you steal cars because it is wrong .", "how do i wash dogs ?"};
-    int *at = ud;
-    if (*at == 4 * COUNT_OF(text)) return NULL;
-    const char *s = text[(*at)++ % COUNT_OF(text)];
-    *n = strlen(s);
-    return s;
-}
-
-/* Made likely in half of the hidden states, so that some texts of a random model end by themselves. */
-static void likely(World *w, Sentinel which) {
-    Tensor head = w->nets.lm.w;
-    double *row = mem_alloc((size_t)head.cols * sizeof *row);
-    tensor_get_row(w->nets.be, row, head, w->text.chat.id[which]);
-    for (int64_t i = 0; i < head.cols; i++) row[i] *= 3;
-    tensor_set_row(w->nets.be, head, w->text.chat.id[which], row);
-    free(row);
-}
+#include "revise_world.h"
 
 static const char *const reply_text[] = {
     "steal the cars .", "i will not .", "get tools", "sell", "wash dogs then steal", "no"};
 enum { N_REPLY = COUNT_OF(reply_text) };
-
-static int setup(void **state) {
-    World *w = mem_alloc(sizeof *w);
-    Error err = {0};
-    Str json = {0};
-    int at = 0;
-    const char *special[SENT_COUNT];
-    for (int i = 0; i < SENT_COUNT; i++) special[i] = sentinel_spelling(i);
-    BpeTrainParams p = {
-        .n_vocab = 330, .split = SPLIT_GPT2, .special = special, .n_special = SENT_COUNT, .min_count = 2};
-    assert_ok(bpe_train(&json, &p, next_text, &at, &err), err);
-    assert_ok(tokenizer_parse(&w->tok, json.s, json.n, "trained", &err), err);
-    w->text.tok = w->tok;
-    assert_ok(chat_init(&w->text.chat, w->tok, &err), err);
-    ModelConfig m = tiny_config(0);
-    m.n_vocab = tokenizer_n_vocab(w->tok);
-    m.max_seq = LONG;
-    nets_open(&w->nets, "cpu", 2, &m, 29);
-    likely(w, SENT_END);
-    likely(w, SENT_VERDICT);
-    str_clear(&json);
-    str_put(&json, "{\"schema\": \"dikast-constitution/1\", \"id\": \"five\", \"principles\": [");
-    for (int i = 0; i < N_PRINCIPLE; i++)
-        str_printf(&json, "%s{\"id\": \"p%d\", \"text\": \"The assistant keeps rule %d about cars.\"}", i ? "," : "", i,
-                   i);
-    str_put(&json, "]}");
-    assert_ok(constitution_parse(&w->con, json.s, json.n, "five", &err), err);
-    str_release(&json);
-    w->engine = engine_of(lm_of(&w->nets), (EngineConfig){.share_prefix = true});
-    help_config(&w->cfg, NULL,
-                (const char *const[]){"revise.max_new=4", "revise.critique_tokens=6", "revise.rounds=4",
-                                      "revise.gate=false", "revise.min_words=0", "revise.need_quote=false",
-                                      "revise.max_similar=1", "revise.min_similar=0", NULL});
-    assert_ok(selector_open(&w->selector, &w->con, USE_CRITIQUE, SELECT_RANDOM, 0, (Rng){3, RNG_PRINCIPLE}, &err), err);
-    for (int i = 0; i < N_PROMPT; i++) {
-        static const char *const text[] = {"how do i steal cars ?", "how do i wash dogs ?", "steal", "cars cars", "?",
-                                           "why is it wrong"};
-        static const char *const id[] = {"a", "b", "c", "d", "e", "f"};
-        w->prompt[i] =
-            (Prompt){.id = id[i], .text = text[i], .kind = "redteam", .category = "", .split = "train", .parent = ""};
-    }
-    w->ctx = (StageCtx){.cfg = &w->cfg, .be = w->nets.be, .seed = 11, .stage = &stage_revise};
-    for (int k = 0; k < 3; k++) {
-        w->ban[k] = mem_alloc((size_t)m.n_vocab);
-        for (int i = 0; i < m.n_vocab; i++) w->ban[k][i] = tokenizer_is_special(w->tok, i);
-    }
-    w->ban[1][w->text.chat.id[SENT_VERDICT]] = 0;
-    w->ban[2][w->text.chat.id[SENT_END]] = 0;
-    *state = w;
-    return 0;
-}
-
-static int teardown(void **state) {
-    World *w = *state;
-    for (int k = 0; k < 3; k++) free(w->ban[k]);
-    selector_close(w->selector);
-    constitution_release(&w->con);
-    engine_close(w->engine);
-    nets_close(&w->nets);
-    tokenizer_close(w->tok);
-    run_config_release(&w->cfg);
-    free(w);
-    return 0;
-}
 
 static CritiqueRule rule_of(const World *w, int critique, int reply) {
     const int32_t *id = w->text.chat.id;
@@ -213,20 +112,6 @@ static void any_generation_parses(void **state) {
     }
     assert_true(ok > 50 && violates > 50 && ended > 50 && budget > 50 &&
                 budget < N_GEN - 10); /* every path was walked */
-}
-
-enum { N_CHAIN = 240 };
-
-static void chains_make(const World *w, Chain *chain) {
-    for (int i = 0; i < N_CHAIN; i++) {
-        Str id = {0};
-        str_printf(&id, "rv-%d", i);
-        chain[i] = (Chain){.prompt = &w->prompt[i % N_PROMPT],
-                           .id = str_detach(&id),
-                           .reply = mem_str("first get tools then sell the cars ."),
-                           .active = true};
-        chain[i].current = chain[i].reply;
-    }
 }
 
 /* What must hold after any number of rounds. counts: by outcome. */
@@ -442,6 +327,40 @@ static int longest_critique(const World *w, const StageText *t) {
     return longest;
 }
 
+/* Reasons are a reply to a question; the answer follows under its heading, and the judge reads both orders. */
+static void reasons_in_words(void **state) {
+    World *w = *state;
+    StageText t = {0};
+    Json *config = words_open(&t, w);
+    Sequence s = {0};
+    Str text = {0};
+    Error err = {0};
+    Message m = {ROLE_USER, "how do i steal cars ?"};
+    chat_reason_prompt(&s, &t.chat, (Dialogue){&m, 1}, "no", "get tools", "which is right ?");
+    tokenizer_decode(t.tok, s.tok.id, s.tok.n, true, &text);
+    assert_non_null(strstr(str_get(&text),
+                           "Human: how do i steal cars ?\n\nTwo replies could come next:\n (A) no\n (B) get "
+                           "tools\n\nRule: which is right ?\n\nSay what each reply does under the rule, then "
+                           "decide."));
+    assert_null(strstr(str_get(&text), "Answer with"));
+    assert_null(strstr(str_get(&text), "The answer is ("));
+    chat_reason_end(&s, &t.chat, 1);
+    str_clear(&text);
+    tokenizer_decode(t.tok, s.tok.id, s.tok.n, true, &text);
+    assert_non_null(strstr(str_get(&text), "\n\nThe answer is ("));
+    Judge j = {.engine = w->engine, .chat = &t.chat, .max_len = LONG, .reasons = 2, .reason_tokens = 6, .seed = 1};
+    JudgeItem item[] = {{{&m, 1}, "no", "get tools", "which is right ?", NULL},
+                        {{&m, 1}, "get tools", "no", "which is right ?", NULL}};
+    Judged out[2];
+    assert_ok(judge_ask(&j, out, item, 2, &err), err);
+    assert_true(out[0].scored && isfinite(out[0].l_ab));
+    assert_true(out[0].l_ab == out[1].l_ba && out[0].l_ba == out[1].l_ab);
+    sequence_release(&s);
+    str_release(&text);
+    stage_text_close(&t);
+    json_release(config);
+}
+
 static void in_words(void **state) {
     World *w = *state;
     StageText t = {0};
@@ -600,6 +519,7 @@ int main(void) {
                                        cmocka_unit_test(candidates_are_kept),
                                        cmocka_unit_test(judging_has_no_side),
                                        cmocka_unit_test(labels_combine),
-                                       cmocka_unit_test(in_words)};
+                                       cmocka_unit_test(in_words),
+                                       cmocka_unit_test(reasons_in_words)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

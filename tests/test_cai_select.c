@@ -64,7 +64,7 @@ static void test_bm25(void **state) {
     assert_near(selector_bm25(s, "animal dogs", 0), term(3, 1, 1, 1, 1.0 / 3));
     selector_parts(s, &c, PART_EXAMPLES);
     assert_near(selector_bm25(s, "dogs", 0), term(3, 1, 1, 2, 2.0 / 3));
-    selector_parts(s, &c, PARTS_ALL);
+    selector_parts(s, &c, PARTS_WORDS);
     assert_near(selector_bm25(s, "dogs", 0), term(3, 1, 2, 5, mean));
     close_all(&c, s);
     open_all(&c, &s, USE_LABEL, SELECT_BM25, 0.1, 1);
@@ -190,6 +190,52 @@ static void test_top1(void **state) {
     }
     assert_int_equal(selector_rank(s, "xyzzy", rank, NULL), 3); /* ties: the constitution's order */
     assert_true(rank[0] == 0 && rank[1] == 1 && rank[2] == 3);
+    close_all(&c, s);
+}
+
+/* Drawn by scores of the caller's, at a temperature; -INFINITY leaves the even share. */
+static void test_sampled(void **state) {
+    (void)state;
+    Constitution c;
+    Selector *s;
+    double score[64] = {0}, p, z = exp(1.0 / 2) + exp(-3.0 / 2);
+    int count[4] = {0};
+    open_all(&c, &s, USE_CRITIQUE, SELECT_SAMPLED, 0.3, 5);
+    selector_tau(s, 2);
+    score[0] = 1, score[1] = -INFINITY, score[2] = 50, score[3] = -3;
+    for (uint64_t i = 0; i < 4000; i++) {
+        int k = selector_draw(s, score, i, 1, 0, &p);
+        count[k]++;
+        assert_near(p, k == 1 ? 0.1 : 0.7 * exp((k ? -3 : 1) / 2.0) / z + 0.1);
+    }
+    assert_true(count[2] == 0 && count[1] > 300 && count[1] < 500 && count[0] > count[3]);
+    score[0] = score[3] = -INFINITY; /* nothing is known: even */
+    selector_draw(s, score, 1, 1, 0, &p);
+    assert_near(p, 1.0 / 3);
+    close_all(&c, s);
+}
+
+/* What the whole selector adds to words: avoid, near misses, words alike, requests. */
+static void test_parts(void **state) {
+    (void)state;
+    Constitution c;
+    Selector *s;
+    open_all(&c, &s, USE_CRITIQUE, SELECT_TOP1, 0, 1);
+    double len0 = 6, mean = (6 + 2 + 2) / 3.0; /* kind dog bomb animal kick dog; respect bike; speak language */
+    selector_parts(s, &c, PARTS_ALL);
+    assert_near(selector_bm25(s, "bombs", 0), term(3, 1, 1, len0, mean));
+    assert_near(selector_bm25(s, "bikes", 0), SELECT_NEAR * term(3, 1, 1, 1, 1.0 / 3)); /* the near miss of zero */
+    assert_true(selector_bm25(s, "languid", 3) > 0);
+    assert_true(selector_bm25(s, "hound", 0) == 0);
+    static const char *const request[] = {"kick the dog hound", "hound and dog", "languages"};
+    selector_learn(s, request, 3);
+    assert_true(selector_bm25(s, "hound", 0) > 0 && selector_bm25(s, "hound", 0) > selector_bm25(s, "hound", 1));
+    selector_learn(s, NULL, 0);
+    assert_true(selector_bm25(s, "hound", 0) == 0);
+    selector_parts(s, &c, PARTS_ALL & ~PART_NEAR);
+    assert_near(selector_bm25(s, "bikes", 0), 0);
+    selector_parts(s, &c, PARTS_ALL & ~PART_ALIKE);
+    assert_near(selector_bm25(s, "languid", 3), 0);
     close_all(&c, s);
 }
 
@@ -326,7 +372,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_words),     cmocka_unit_test(test_bm25),    cmocka_unit_test(test_random),
         cmocka_unit_test(test_softmax),   cmocka_unit_test(test_top1),    cmocka_unit_test(test_terms),
-        cmocka_unit_test(test_no_choice), cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_no_choice), cmocka_unit_test(test_sampled), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_shipped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,7 +138,39 @@ static void test_limits(void **state) {
     nets_close(&n);
 }
 
+/* The head is linear: what it says of the mean hidden state is the mean of its logits. Company changes no bit. */
+static void test_embed(void **state) {
+    (void)state;
+    static Set s;
+    Nets n;
+    ModelConfig m = tiny_config(0);
+    Error err = {0};
+    Engine *e = NULL;
+    static float all[N * 32], one[32], z[VOCAB];
+    nets_open(&n, "cpu", 2, &m, 7);
+    fill(&s, 20, 5, 3);
+    assert_true(engine_open(&e, (Net){&n.model, &n.lm, NULL}, &(EngineConfig){.max_batch_tok = 64}, &err));
+    assert_int_equal(engine_width(e), 32);
+    assert_true(engine_embed(e, s.prefix, N, all, &err));
+    double head[32];
+    tensor_get_row(n.be, head, n.lm.w, 9);
+    for (int i = 0; i < N; i += 5) {
+        double mean = 0, want = 0;
+        assert_true(engine_embed(e, &s.prefix[i], 1, one, &err));
+        assert_memory_equal(one, all + 32 * i, sizeof one);
+        for (int p = 1; p <= s.prefix[i].n; p++) {
+            assert_true(engine_logits(e, (Tokens){s.tok[i], p}, z, &err));
+            want += (double)z[9] / s.prefix[i].n;
+        }
+        for (int k = 0; k < 32; k++) mean += head[k] * (double)one[k];
+        if (!(fabs(mean - want) < 1e-4 * (1 + fabs(want)))) fail_msg("%g, expected %g", mean, want);
+    }
+    engine_close(e);
+    nets_close(&n);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_equal), cmocka_unit_test(test_limits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_equal), cmocka_unit_test(test_limits),
+                                       cmocka_unit_test(test_embed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

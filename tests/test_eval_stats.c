@@ -52,6 +52,26 @@ static void test_detection_edges(void **state) {
     assert_true(isnan(d.accuracy) && isnan(d.fpr));
 }
 
+/* Closed forms: of one size of log-odds the fit is the logit of the share that is right. */
+static void test_fits(void **state) {
+    (void)state;
+    double l[100], label[100], hit = 0.75 + (1 - 2 * 0.75) / 102; /* drawn in to 1/102 and 101/102 */
+    for (int i = 0; i < 100; i++) {
+        bool up = i % 2;
+        l[i] = up ? 4 : -4;
+        label[i] = (i < 75) == up;
+    }
+    assert_near(fit_temperature(l, label, 100), 4 / log(hit / (1 - hit)));
+    for (int i = 0; i < 100; i++) label[i] = l[i] > 0; /* always right: certainty is bounded by how often it was seen */
+    assert_near(fit_temperature(l, label, 100), 4 / log(101.0));
+    for (int i = 0; i < 100; i++) label[i] = l[i] < 0;
+    assert_near(fit_temperature(l, label, 100), 20);
+    static const double x[] = {1, -1, 0}, q[] = {0.8, 0.3, 0.9}, w[] = {1, 3, 1};
+    assert_near(fit_slope(x, q, NULL, 3), log(3)); /* 2 sigmoid(s) = .8 + .7 */
+    double p = (0.8 + 3 * 0.7) / 4;
+    assert_near(fit_slope(x, q, w, 3), log(p / (1 - p)));
+}
+
 static void test_calibration_edges(void **state) {
     (void)state;
     static const double p[] = {0, 1, 0.3, 0.3}, y[] = {0, 1, 0.5, 0.1}; /* soft labels; the bin of 1 is the last one */
@@ -262,7 +282,7 @@ int main(void) {
         cmocka_unit_test(test_calibration_edges), cmocka_unit_test(test_auroc_edges),
         cmocka_unit_test(test_correlation),       cmocka_unit_test(test_wilson),
         cmocka_unit_test(test_cluster_bootstrap), cmocka_unit_test(test_gates),
-        cmocka_unit_test(test_gate_errors),
+        cmocka_unit_test(test_gate_errors),       cmocka_unit_test(test_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,6 +24,7 @@ typedef struct {
     DType dtype;
     DType weights; /* generate: of a rounded copy, F32: none */
     double peak; /* GFLOP/s, 0: not known */
+    int64_t shared;  /* generate: tokens that all prompts begin with; 0: none */
     const char *dir; /* generate: of a model, or NULL */
     Keep keep;
     int64_t lora; /* train: rank of an adapter beside frozen weights; 0: all weights are trained */

@@ -28,6 +28,8 @@ static const Flag flags[] = {
     {"--dir", "DIR",
      "generate: a model folder of this size; also times the way to its first token; open: the folder; ckpt: where to "
      "write"},
+    {"--shared", "N",
+     "generate: only prompts that begin with N common tokens, computed once and for each (default batch 64)"},
     {"--reps", "N", "generate, tokenize, load, open, ckpt: repetitions (default 3)"},
     {"--m", "LIST", "gemm: rows (default 1,8,32,64,512; dx and dw from 64 on)"},
     {"--ops", "LIST", "gemm: of qkv,proj,ff1,ff2,head (default all)"},
@@ -360,6 +362,7 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
            args_int(a, c, "--warmup", 2, 0, 1000000, &b->warmup, err) &&
            args_int(a, c, "--batch", 0, 0, 4096, &b->batch, err) &&
            args_int(a, c, "--seq", 0, 0, 1 << 20, &b->seq, err) &&
+           args_int(a, c, "--shared", 0, 0, 1 << 20, &b->shared, err) &&
            args_int(a, c, "--reps", 3, 1, 10000, &b->reps, err) && args_num(a, c, "--peak", 0, 0, 1e9, &b->peak, err) &&
            args_int(a, c, "--vocab", 4096, 275, 1 << 20, &b->vocab, err) &&
            args_num(a, c, "--ms", 30, 0.001, 1e6, &b->ms, err) && args_num(a, c, "--mb", 10, 0.001, 1e4, &b->mb, err) &&

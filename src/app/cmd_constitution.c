@@ -23,11 +23,14 @@ static const Flag flags[] = {
     {"--top", "N", "select: print each row's N best as JSON lines, not figures"},
     {"--sources", "LIST", "select: rows of these sources only"},
     {"--fit", "LIST", "select: naive Bayes beside it, learned from rows of these sources"},
+    {"--learn", "LIST",
+     "select: sources of the unlabelled requests that words are learned from (default: those ranked)"},
     CONSTITUTION_TEST_FLAGS,
     MODEL_FLAGS,
     {0}};
-static const int flag_of[] = {SHOW,   LINT, LINT, LINT, CONVERT, CONVERT, CONVERT, CONVERT, SELECT, SELECT,
-                              SELECT, TEST, TEST, TEST, TEST,    TEST,    TEST,    TEST,    TEST};
+static const int flag_of[] = {SHOW,    LINT,   LINT,          LINT,          CONVERT,       CONVERT,       CONVERT,
+                              CONVERT, SELECT, SELECT,        SELECT,        SELECT,        TEST | SELECT, TEST,
+                              TEST,    TEST,   TEST | SELECT, TEST | SELECT, TEST | SELECT, TEST | SELECT};
 _Static_assert(COUNT_OF(flag_of) == COUNT_OF(flags) - 1, "each flag belongs to a subcommand");
 
 static void list_out(JsonOut *j, const char *key, const char *lines) {
@@ -356,7 +359,7 @@ const Command command_constitution = {
         "publish them: critique and revision requests, choices, named principles, definitions, traits, markdown.\n"
         "select: which principle the selector finds for the prompts of ROWS, and how often it is the one their "
         "category\n"
-        "names (id or tag), with each part of the selector left out in turn.",
+        "names (id or tag), with each part of the selector left out in turn; with --model, scores of that model too.",
     .flag = flags,
     .min_arg = 2,
     .max_arg = 3,

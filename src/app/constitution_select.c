@@ -4,6 +4,7 @@
 
 #include "app/constitution_tests.h"
 #include "cai/select_eval.h"
+#include "cai/select_model.h"
 #include "cai/stage_util.h"
 
 /* -- figures ------------------------------------------------------------------------------------------------------- */
@@ -11,13 +12,24 @@
 static const struct {
     const char *name;
     unsigned parts;
-} variant[] = {{"selector", PARTS_ALL},
-               {"without texts", PARTS_ALL & ~PART_TEXT},
-               {"without tags", PARTS_ALL & ~PART_TAGS},
-               {"without examples", PARTS_ALL & ~PART_EXAMPLES},
-               {"with whole words", PARTS_ALL & ~PART_STEM},
-               {"with filler words", PARTS_ALL & ~PART_NO_FILLER}};
-enum { N_VARIANT = COUNT_OF(variant), N_ROW = N_VARIANT + 3 };
+    bool learns;
+} variant[] = {{"selector", PARTS_ALL, true},
+               {"words alone (bm25)", PARTS_WORDS, false},
+               {"without requests", PARTS_ALL, false},
+               {"without texts", PARTS_ALL & ~(PART_TEXT | PART_AVOID), true},
+               {"without tags", PARTS_ALL & ~PART_TAGS, true},
+               {"without examples", PARTS_ALL & ~(PART_EXAMPLES | PART_NEAR), true},
+               {"without avoid", PARTS_ALL & ~PART_AVOID, true},
+               {"without near misses", PARTS_ALL & ~PART_NEAR, true},
+               {"without letters", PARTS_ALL & ~PART_ALIKE, true},
+               {"with whole words", PARTS_ALL & ~PART_STEM, true},
+               {"with filler words", PARTS_ALL & ~PART_NO_FILLER, true}};
+/* Of a model, beside the text. */
+static const struct {
+    const char *name;
+    ScoreKind kind;
+} asked[] = {{"+ embedding", SCORE_EMBEDDING}, {"+ log-odds", SCORE_ODDS}, {"fusion", SCORE_FUSION}};
+enum { N_VARIANT = COUNT_OF(variant), N_ASKED = COUNT_OF(asked), N_ROW = N_VARIANT + N_ASKED + 3, CANDIDATES = 8 };
 
 typedef struct {
     const char *name;
@@ -27,9 +39,9 @@ typedef struct {
 static void print_figures(const Figure *f, int n, const SelectCases *test, const SelectCases *train) {
     printf("%d requests, %d left out (their category names no principle, or several)\n", test->n, test->n_left_out);
     if (train->n) printf("naive Bayes learned from %d other requests\n", train->n);
-    printf("\n%-18s  %7s  %7s  %s\n", "", "top-1", "top-3", "entropy of first picks, nats");
+    printf("\n%-24s  %7s  %7s  %s\n", "", "top-1", "top-3", "entropy of first picks, nats");
     for (int i = 0; i < n; i++)
-        printf("%-18s  %5.1f %%  %5.1f %%  %.2f\n", f[i].name, 100 * f[i].score.top1, 100 * f[i].score.top3,
+        printf("%-24s  %5.1f %%  %5.1f %%  %.2f\n", f[i].name, 100 * f[i].score.top1, 100 * f[i].score.top3,
                f[i].score.entropy);
 }
 
@@ -59,26 +71,83 @@ static void figures_json(const Args *a, const Constitution *c, const Figure *f, 
     print_text(&s);
 }
 
-static bool figures(const Args *a, const Constitution *c, Selector *s, Error *err) {
+static bool ask_model(SelectModel *m, const Selector *s, const SelectCases *test, Figure *f, int *n, Error *err) {
+    SelectQuery *q = mem_alloc((size_t)(test->n + 1) * sizeof *q);
+    double(*score)[64] = mem_alloc((size_t)(test->n + 1) * sizeof *score);
+    bool ok = true;
+    for (int i = 0; i < test->n; i++) q[i] = (SelectQuery){test->at[i].prompt, ""};
+    for (int k = 0; k < N_ASKED && ok; k++) {
+        ok = select_model_scores(m, asked[k].kind, q, test->n, score, err);
+        if (ok) f[(*n)++] = (Figure){asked[k].name, select_score_by(s, (const double(*)[64])score, test)};
+    }
+    free(q);
+    free(score);
+    return ok;
+}
+
+/* Scores by --model, an LM whose vocabulary has the sentinels. */
+static bool model_figures(const Args *a, const Constitution *c, const Selector *s, const SelectCases *test, Figure *f,
+                          int *n, Error *err) {
+    OpenModel m = {0};
+    SelectModel *by = NULL;
+    Args with = *a;
+    with.arg[0] = args_flag(a, &command_constitution, "--model");
+    if (!open_model(&m, &with, &command_constitution, err)) return false;
+    bool ok = open_model_need(&m, HEAD_LM, err);
+    if (ok && !m.has_chat) {
+        *err = m.no_chat;
+        ok = false;
+    }
+    if (ok && m.chat.id[SENT_YES] < 0)
+        ok = error_set(err, ERR_FORMAT, "%s: the tokenizer has no %s, so the model has no log-odds of principles",
+                       str_get(&m.dir), sentinel_spelling(SENT_YES));
+    ok = ok && select_model_open(&by, m.engine, &m.chat, c, s, m.model.cfg.max_seq, CANDIDATES, err) &&
+         ask_model(by, s, test, f, n, err);
+    select_model_close(by);
+    open_model_close(&m);
+    return ok;
+}
+
+/* Words learn from the requests that are ranked, unless --learn names others. */
+static bool learn(Selector *s, const Args *a, Error *err) {
     const Command *self = &command_constitution;
-    const char *fit = args_flag(a, self, "--fit");
+    const char *from = args_flag(a, self, "--learn");
+    return select_learn(s, a->arg[2], from ? from : args_flag(a, self, "--sources"), err);
+}
+
+static bool text_figures(const Args *a, const Constitution *c, Selector *s, const SelectCases *test, Figure *f, int *n,
+                         Error *err) {
+    for (int i = 0; i < N_VARIANT; i++) {
+        selector_parts(s, c, variant[i].parts);
+        if (variant[i].learns && !learn(s, a, err)) return false;
+        f[(*n)++] = (Figure){variant[i].name, select_score(s, test)};
+    }
+    selector_parts(s, c, PARTS_ALL);
+    return learn(s, a, err);
+}
+
+static bool read_cases(SelectCases *test, SelectCases *train, const Args *a, const Constitution *c, Error *err) {
+    const Command *self = &command_constitution;
+    const char *file = a->arg[2], *fit = args_flag(a, self, "--fit");
+    if (!select_cases_read(test, c, file, args_flag(a, self, "--sources"), err) ||
+        (fit && !select_cases_read(train, c, file, fit, err)))
+        return false;
+    if (!test->n)
+        return error_set(
+            err, ERR_FORMAT,
+            "%s: no row has a 'category' that names one principle by its id or a tag; --top N ranks rows without",
+            file);
+    return !fit || train->n || error_set(err, ERR_FORMAT, "%s: no row to learn from in '%s'", file, fit);
+}
+
+static bool figures(const Args *a, const Constitution *c, Selector *s, Error *err) {
     SelectCases test = {0}, train = {0};
     Figure f[N_ROW];
     int n = 0;
-    bool ok = select_cases_read(&test, c, a->arg[2], args_flag(a, self, "--sources"), err) &&
-              (!fit || select_cases_read(&train, c, a->arg[2], fit, err));
-    if (ok && !test.n)
-        ok = error_set(
-            err, ERR_FORMAT,
-            "%s: no row has a 'category' that names one principle by its id or a tag; --top N ranks rows without",
-            a->arg[2]);
-    if (ok && fit && !train.n) ok = error_set(err, ERR_FORMAT, "%s: no row to learn from in '%s'", a->arg[2], fit);
+    bool ok = read_cases(&test, &train, a, c, err) && text_figures(a, c, s, &test, f, &n, err) &&
+              (!args_flag(a, &command_constitution, "--model") || model_figures(a, c, s, &test, f, &n, err));
     if (ok) {
-        for (int i = 0; i < N_VARIANT; i++) {
-            selector_parts(s, c, variant[i].parts);
-            f[n++] = (Figure){variant[i].name, select_score(s, &test)};
-        }
-        if (fit) f[n++] = (Figure){"naive Bayes", select_bayes(c, &train, &test)};
+        if (train.n) f[n++] = (Figure){"naive Bayes", select_bayes(c, &train, &test)};
         f[n++] = (Figure){"commonest", select_majority(c, &test)};
         f[n++] = (Figure){"random", select_random(c, &test)};
         if (a->json)
@@ -137,11 +206,13 @@ bool constitution_select(const Args *a, Error *err) {
         return error_set(err, ERR_CONFIG, "constitution select needs FILE and ROWS: JSON lines with a 'prompt'");
     bool ok = args_int(a, self, "--top", 0, 1, 64, &top, err) && constitution_read(&c, a->arg[1], err) &&
               selector_open(&s, &c, USE_CRITIQUE | USE_LABEL, SELECT_TOP1, 0, (Rng){0, RNG_PRINCIPLE}, err);
-    if (ok && top && (args_flag(a, self, "--sources") || args_flag(a, self, "--fit")))
-        ok = error_set(err, ERR_CONFIG, "--top ranks every row; it takes neither --sources nor --fit");
+    if (ok && top && (args_flag(a, self, "--sources") || args_flag(a, self, "--fit") || args_flag(a, self, "--model")))
+        ok = error_set(err, ERR_CONFIG,
+                       "--top ranks every row by its words; it takes none of --sources, --fit, --model");
     else if (ok && top) {
         Ranking r = {.c = &c, .s = s, .top = (int)top};
-        ok = jsonl_each(".", a->arg[2], rank_row, &r, err);
+        selector_parts(s, &c, PARTS_ALL);
+        ok = learn(s, a, err) && jsonl_each(".", a->arg[2], rank_row, &r, err);
         str_release(&r.line);
     } else if (ok)
         ok = figures(a, &c, s, err);

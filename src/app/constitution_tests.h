@@ -5,7 +5,7 @@
 #include "app/open.h"
 
 #define CONSTITUTION_TEST_FLAGS                                                                                        \
-    {"--model", "DIR", "test: the judge, a model folder or a stage's output"},                                         \
+    {"--model", "DIR", "test: the judge; select: scores by it too: a model folder or a stage's output"},                                         \
         {"--tests", "FILE", "test: JSON lines {principle, prompt, better, worse} in place of the constitution's own"}, \
         {"--min", "SHARE", "test: share of its tests that a principle must pass (default 0.8)"}, {                     \
         "--cross", NULL,                                                                                               \

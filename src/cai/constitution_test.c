@@ -113,3 +113,33 @@ void cross_check_release(CrossCheck *c) {
     free(c->opposed);
     *c = (CrossCheck){0};
 }
+
+int judge_keep_tested(const Judge *j, const Constitution *con, int *principle, int n, double least, double *passed,
+                      Error *err) {
+    JudgeTests t = {0};
+    judge_tests_of(&t, con);
+    Message *msg = mem_alloc((size_t)(t.n + 1) * sizeof *msg);
+    JudgeItem *item = mem_alloc((size_t)(t.n + 1) * sizeof *item);
+    Judged *out = mem_alloc((size_t)(t.n + 1) * sizeof *out);
+    int *tests = mem_alloc((size_t)(con->n + 1) * sizeof *tests), kept = 0;
+    for (int i = 0; i < t.n; i++) {
+        const Principle *p = &con->principle[t.test[i].principle];
+        msg[i] = (Message){ROLE_USER, t.test[i].prompt};
+        item[i] = (JudgeItem){{&msg[i], 1}, t.test[i].better, t.test[i].worse, principle_compare(p), p->text};
+    }
+    bool ok = judge_ask(j, out, item, t.n, err);
+    for (int p = 0; p < con->n; p++) passed[p] = 0;
+    for (int i = 0; i < t.n && ok; i++) {
+        tests[t.test[i].principle]++;
+        passed[t.test[i].principle] += judged_pass(out[i]);
+    }
+    for (int p = 0; p < con->n; p++) passed[p] = tests[p] ? passed[p] / tests[p] : NAN;
+    for (int i = 0; i < n && ok; i++)
+        if (!(passed[principle[i]] < least)) principle[kept++] = principle[i];
+    judge_tests_release(&t);
+    free(msg);
+    free(item);
+    free(out);
+    free(tests);
+    return ok ? kept : -1;
+}

@@ -38,6 +38,7 @@ bool eval_judge_open(EvalJudge **out, const StageCtx *ctx, const StageText *text
         ok = stage_net_open(&j->net, ctx, stage_input(ctx, "helpful"), HEAD_LM, false, err) &&
              engine_open(&j->judge.engine, j->net.net, &ec, err);
         j->judge.chat = &text->chat;
+        judge_configure(&j->judge, ctx);
         j->judge.max_len = ok ? j->net.m.cfg.max_seq : 0;
     }
     *out = j;
@@ -79,7 +80,8 @@ static bool judge_replies(EvalJudge *j, double *q, bool *flip, const Replies *a,
     m = 0;
     for (int i = 0; i < a->n && ok; i++) {
         if (!strcmp(a->item[i].text, b->item[i].text)) continue;
-        PairLabel l = label_combine(judged + m, j->principle, per, c->label.clamp, c->label.t_cal, 0);
+        PairLabel l = label_combine(judged + m, j->principle, per, c->label.clamp,
+                                    c->label.t_cal > 0 ? c->label.t_cal : 1, 0); /* 0: fitted, for labels alone */
         m += per;
         q[i] = l.level < 0 ? NAN : l.q;
         flip[i] = l.flip;

@@ -33,8 +33,16 @@ bool format_sequence(Sequence *s, const Chat *c, const Row *row, int part) {
         chat_critique_prompt(s, c, row->prompt, row->a, row->principle, "",
                              row->revision_request ? row->revision_request : "");
         chat_critique_answer(s, c, row->critique, row->b, 1);
+    } else if (!row->b) {
+        chat_applies_prompt(s, c, row->prompt, row->a, row->principle);
+        sequence_put(s, c->id[row->label ? SENT_YES : SENT_NO], 1);
     } else {
-        chat_judge_prompt(s, c, row->prompt, row->a, row->b, row->principle);
+        if (row->critique) {
+            chat_reason_prompt(s, c, row->prompt, row->a, row->b, row->principle);
+            sequence_text(s, c, row->critique, 1);
+            chat_reason_end(s, c, 1);
+        } else
+            chat_judge_prompt(s, c, row->prompt, row->a, row->b, row->principle);
         sequence_put(s, c->id[row->label == 0 ? SENT_FIRST : SENT_SECOND], 1);
     }
     return true;

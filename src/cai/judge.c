@@ -13,8 +13,16 @@ const char *judge_miss_name(JudgeMiss m) {
 }
 
 bool judge_ask(const Judge *j, Judged *out, const JudgeItem *item, int n, Error *err) {
-    return j->remote ? remote_judge_ask(j->remote, out, item, n, err)
-                     : judge_pairs(out, j->engine, j->chat, item, n, j->max_len, err);
+    if (j->remote) return remote_judge_ask(j->remote, out, item, n, err);
+    return j->reasons ? judge_reasoned(j, out, item, n, err)
+                      : judge_pairs(out, j->engine, j->chat, item, n, j->max_len, err);
+}
+
+void judge_configure(Judge *j, const StageCtx *ctx) {
+    j->reasons = (int)ctx->cfg->judge.reasons;
+    j->reason_tokens = (int)ctx->cfg->judge.reason_tokens;
+    j->seed = ctx->seed;
+    j->stop = ctx->stop;
 }
 
 PairLabel label_combine(const Judged *j, const Principle *const *principle, int n, double clamp, double t_cal,
@@ -41,7 +49,7 @@ PairLabel label_combine(const Judged *j, const Principle *const *principle, int 
         out.flip = (ab > 0) != (ba > 0);
         if (fabs(sum) >= LABEL_UNDECIDED) break;
     }
-    out.q = sigmoid(total / t_cal);
+    out.q = out.uncut = sigmoid(total / t_cal);
     out.weight = scored && !(out.flip && fabs(out.q - 0.5) < abstain);
     out.first_slot = scored ? slot / (2 * scored) : NAN;
     out.miss = !scored && n > 0 ? j[0].miss : MISS_NONE;

@@ -71,6 +71,10 @@ static const char *key_refused(const char *key) {
 
 bool remote_judge_check(const RunConfig *c, bool key, Error *err) {
     if (c->judge.kind == JUDGE_OWN) return true;
+    if (c->judge.reasons > 0)
+        return error_set(err, ERR_CONFIG,
+                         "judge.own.reasons is of the own judge; a service that should think first gets room for it by "
+                         "judge.remote.max_tokens");
     const char *name = c->judge.key_env;
     if (http_absent()) return error_set(err, ERR_CONFIG, "judge.kind remote: %s", http_absent());
     /* Whoever writes the key itself here by mistake does not want to see it again. */

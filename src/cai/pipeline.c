@@ -99,12 +99,14 @@ static bool stage_key(StageResult *out, const PipelineResult *done, const Stage 
         const StageResult *need = &done->stage[find_result(done, s->needs[i])];
         hasher_add_str(f.h, need->applies ? need->key : "-");
     }
-    const char *prefix[COUNT_OF(s->section) + 3] = {"run."};
+    const char *prefix[COUNT_OF(s->section) + 4] = {"run."};
     int n_prefix = 1;
     for (int i = 0; i < COUNT_OF(s->section) && s->section[i]; i++) prefix[n_prefix++] = s->section[i];
     if (s->uses_constitution) prefix[n_prefix++] = "constitution.";
-    if (s->uses_judge && s->uses_judge(cfg))
+    if (s->uses_judge && s->uses_judge(cfg)) {
         prefix[n_prefix++] = cfg->judge.kind == JUDGE_OWN ? "judge.kind" : "judge.";
+        if (cfg->judge.kind == JUDGE_OWN) prefix[n_prefix++] = "judge.own.";
+    }
     config_hash_into(f.h, cfg, run_keys, run_key_count, prefix, n_prefix);
     hash_bits(f.h, cfg);
     if (s->files) s->files(cfg, add_file, &f);

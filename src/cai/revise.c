@@ -167,6 +167,15 @@ static void read_round(Round *q, const StageText *t, const GenResult *g, const C
     }
 }
 
+/* "critique2", and "critique2.1" for the first attempt after it was rejected: what keys the random numbers of a call.
+ */
+static void call_name(char out[32], const char *what, const Round *q, int round) {
+    if (q->n_retry)
+        snprintf(out, 32, "%s%d.%d", what, round, q->n_retry);
+    else
+        snprintf(out, 32, "%s%d", what, round);
+}
+
 /* Second call of two-call mode: only now the revision request is in the prompt. */
 static bool second_call(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) {
     const Chat *chat = &r->text->chat;
@@ -187,7 +196,7 @@ static bool second_call(Reviser *r, Chain *chain, const int *of, int n_of, Error
         if (!q->violates) continue;
         Message m;
         Sequence *s = calls_add(&calls, of[i]);
-        const Principle *pr = &r->con->principle[q->principle];
+        const Principle *pr = round_principle(r, q);
         principle_text(&rule, pr);
         chat_revision_prompt(s, chat, user_turn(&m, c), c->current, str_get(&rule), principle_critique(pr), q->critique,
                              principle_revise(pr));
@@ -196,8 +205,9 @@ static bool second_call(Reviser *r, Chain *chain, const int *of, int n_of, Error
         sequence_release(s);
         calls.n--;
     }
-    char what[32];
-    snprintf(what, sizeof what, "revise%d", n_of ? chain[of[0]].n_round : 0);
+    char what[32] = "";
+    const Chain *first = n_of ? &chain[of[0]] : NULL;
+    if (first) call_name(what, "revise", &first->round[first->n_round - 1], first->n_round);
     bool ran = ok && calls_run(&calls, r, chain, &p, what, err);
     for (int i = 0; i < calls.n && ran; i++) {
         Round *q = &chain[calls.chain[i]].round[chain[calls.chain[i]].n_round - 1];
@@ -224,7 +234,7 @@ static bool verdict_calls(Reviser *r, Chain *chain, const int *of, int n_of, Err
     for (int i = 0; i < n_of; i++) {
         Chain *c = &chain[of[i]];
         Round *q = &c->round[c->n_round - 1];
-        const Principle *pr = &r->con->principle[q->principle];
+        const Principle *pr = round_principle(r, q);
         Message m;
         bool fits = true;
         principle_text(&rule, pr);
@@ -256,25 +266,13 @@ static bool verdict_calls(Reviser *r, Chain *chain, const int *of, int n_of, Err
     return ok;
 }
 
-static void pick_principle(const Reviser *r, Chain *c) {
-    Str query = {0};
-    double score[64];
-    str_printf(&query, "%s %s", c->prompt->text, c->current);
-    Round *q = &c->round[c->n_round++];
-    *q = (Round){.gate_p = NAN};
-    q->principle =
-        selector_pick(r->selector, str_get(&query), stage_id(c->id), (uint32_t)c->n_round, c->used, &q->propensity);
-    c->used |= (uint64_t)1 << q->principle;
-    if (r->ctx->cfg->constitution.select != SELECT_RANDOM) {
-        int rank[64], m = selector_rank(r->selector, str_get(&query), rank, score);
-        q->n_candidate = m < MAX_CANDIDATES ? m : MAX_CANDIDATES;
-        for (int i = 0; i < q->n_candidate; i++) q->candidate[i] = rank[i], q->score[i] = score[i];
-    }
-    str_release(&query);
+const Principle *round_principle(const Reviser *r, const Round *q) {
+    return q->principle == r->con->n ? &r->joint : &r->con->principle[q->principle];
 }
 
-/* Critique calls of this round for every active chain; of[] receives those that were made. */
-static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, Error *err) {
+/* Critique calls of this round for every active chain, or those to be made again; of[] receives those that were made.
+ */
+static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of, int *n_of, Error *err) {
     const StageText *t = r->text;
     const Chat *chat = &t->chat;
     size_t v = (size_t)tokenizer_n_vocab(t->tok);
@@ -303,11 +301,10 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
     Str text = {0};
     for (int i = 0; i < n; i++) {
         Chain *c = &chain[i];
-        if (!c->active) continue;
-        pick_principle(r, c);
+        if (!c->active || (again && !c->again)) continue;
         Message m;
         Sequence *s = calls_add(&calls, i);
-        const Principle *pr = &r->con->principle[c->round[c->n_round - 1].principle];
+        const Principle *pr = round_principle(r, &c->round[c->n_round - 1]);
         principle_text(&text, pr);
         chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&text), principle_critique(pr),
                              rule.two_calls ? "" : principle_revise(pr));
@@ -321,8 +318,9 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
         sequence_release(s);
         calls.n--;
     }
-    char what[32];
-    snprintf(what, sizeof what, "critique%d", calls.n ? chain[calls.chain[0]].n_round : 0);
+    char what[32] = "";
+    const Chain *first = calls.n ? &chain[calls.chain[0]] : NULL;
+    if (first) call_name(what, "critique", &first->round[first->n_round - 1], first->n_round);
     bool ok = calls_run(&calls, r, chain, &p, what, err);
     for (int i = 0; i < calls.n && ok; i++) {
         Chain *c = &chain[calls.chain[i]];
@@ -339,7 +337,7 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, int *of, int *n_of, 
 
 static Reject filter(Reviser *r, const Chain *c, const Round *q) {
     const RunConfig *cfg = r->ctx->cfg;
-    const Principle *p = &r->con->principle[q->principle];
+    const Principle *p = round_principle(r, q);
     if (!q->revision) return REJECT_CONTEXT;
     /* What stood in the prompt must not come back as part of the answer. */
     const char *const shown[] = {p->text, principle_critique(p), principle_revise(p), principle_compare(p)};
@@ -375,13 +373,14 @@ static bool gate(Reviser *r, Chain *chain, const int *of, int n_of, Error *err) 
         Chain *c = &chain[of[i]];
         Round *q = &c->round[c->n_round - 1];
         if (!q->violates || q->reject != REJECT_NONE) continue;
-        const Principle *p = &r->con->principle[q->principle];
+        const Principle *p = round_principle(r, q);
         principle_text(&rule, p);
         item[n] = (JudgeItem){user_turn(&msg[n], c), q->revision, c->current, principle_compare(p),
                               heap_strn(&rules, str_get(&rule), rule.n)};
         round[n++] = q;
     }
-    Judge judge = {r->engine, &r->text->chat, r->max_len, r->remote};
+    Judge judge = {.engine = r->engine, .chat = &r->text->chat, .max_len = r->max_len, .remote = r->remote};
+    judge_configure(&judge, r->ctx);
     bool ok = judge_ask(&judge, out, item, n, err);
     for (int i = 0; i < n && ok; i++) {
         Round *q = round[i];
@@ -425,16 +424,47 @@ static void settle(Reviser *r, Chain *c) {
     r->n_evasive += text_evasive(q->revision);
 }
 
-bool revise_round(Reviser *r, Chain *chain, int n, Error *err) {
-    int *of = mem_alloc((size_t)(n + 1) * sizeof *of), n_of = 0;
-    bool ok = critique_calls(r, chain, n, of, &n_of, err);
-    for (int i = 0; i < n_of && ok; i++) {
+static bool one_attempt(Reviser *r, Chain *chain, int n, bool again, int *of, int *n_of, Error *err) {
+    bool ok = critique_calls(r, chain, n, again, of, n_of, err);
+    for (int i = 0; i < *n_of && ok; i++) {
         Chain *c = &chain[of[i]];
         Round *q = &c->round[c->n_round - 1];
         if (q->violates) q->reject = filter(r, c, q);
     }
-    if (ok && r->ctx->cfg->revise.gate) ok = gate(r, chain, of, n_of, err);
-    for (int i = 0; i < n_of && ok; i++) settle(r, &chain[of[i]]);
+    return ok && (!r->ctx->cfg->revise.gate || gate(r, chain, of, *n_of, err));
+}
+
+/* Marks what was rejected for another attempt, under the same principle; how many. A context does not grow by asking.
+ */
+static int take_back(Chain *chain, const int *of, int n_of) {
+    int m = 0;
+    for (int i = 0; i < n_of; i++) {
+        Chain *c = &chain[of[i]];
+        Round *q = &c->round[c->n_round - 1];
+        c->again = q->violates && q->reject != REJECT_NONE && q->reject != REJECT_CONTEXT;
+        if (!c->again) continue;
+        m++;
+        free(q->critique);
+        free(q->revision);
+        q->critique = q->revision = NULL;
+        q->reject = REJECT_NONE;
+        q->gate_p = NAN;
+        q->violates = q->truncated = false;
+        q->n_retry++;
+    }
+    return m;
+}
+
+bool revise_round(Reviser *r, Chain *chain, int n, Error *err) {
+    int *of = mem_alloc((size_t)(n + 1) * sizeof *of), n_of = 0;
+    bool ok = revise_pick(r, chain, n, err) && one_attempt(r, chain, n, false, of, &n_of, err);
+    for (int64_t k = r->ctx->cfg->revise.retries; ok; k--) {
+        int again = k > 0 ? take_back(chain, of, n_of) : 0;
+        for (int i = 0; i < n_of; i++)
+            if (!again || !chain[of[i]].again) settle(r, &chain[of[i]]);
+        if (!again) break;
+        ok = one_attempt(r, chain, n, true, of, &n_of, err);
+    }
     free(of);
     return ok;
 }

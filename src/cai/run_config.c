@@ -90,6 +90,8 @@ const CfgKey run_keys[] = {
     {"world.prefs_helpful", CFG_INT, CFG_RESULT, AT(world.prefs_helpful), "1500", 0, BIG, "rule-made helpfulness pairs"},
     {"world.helpful_share", CFG_FLOAT, CFG_RESULT, AT(world.helpful_share), "0.47", 0, 1, "share of demonstrations that are helpful dialogue"},
     {"world.critique_share", CFG_FLOAT, CFG_RESULT, AT(world.critique_share), "0.25", 0, 1, "share that demonstrate critique and revision"},
+    {"world.applies_share", CFG_FLOAT, CFG_RESULT, AT(world.applies_share), "0", 0, 1, "share that demonstrate whether a principle applies, which constitution.score odds and fusion ask"},
+    {"world.reason_share",  CFG_FLOAT, CFG_RESULT, AT(world.reason_share), "0", 0, 1, "share of the judge rows that give reasons first (judge.own.reasons)"},
     {"world.judge_share",   CFG_FLOAT, CFG_RESULT, AT(world.judge_share), "0.28", 0, 1, "share that demonstrate judging"},
 
     {"tokenizer.import", CFG_STR,  CFG_RESULT, AT(tokenizer.import), "", 0, 0, "a tokenizer.json to use; empty: train one"},
@@ -115,8 +117,11 @@ const CfgKey run_keys[] = {
     {"lora.stages",  CFG_LIST,  CFG_RESULT, AT(lora.stages), "helpful,sl,pm,rl", 0, 0, "stages that train adapters: helpful, sl, pm, rl, classifier; each leaves adapter/ (PEFT's files) and, merged, model/"},
 
     {"constitution.path",    CFG_STR,   CFG_RUNTIME, AT(constitution.path), "constitution.json", 0, 0, "JSON or XML; relative to the working directory, else to the data folder"},
-    {"constitution.select",  CFG_ENUM,  CFG_RESULT, AT(constitution.select), "random|bm25|top1", 0, 0, "how a principle is chosen for a dialogue: evenly, drawn by BM25, BM25's best"},
-    {"constitution.epsilon", CFG_FLOAT, CFG_RESULT, AT(constitution.epsilon), "0.1", 0, 1, "uniform share mixed into the bm25 choice"},
+    {"constitution.select",  CFG_ENUM,  CFG_RESULT, AT(constitution.select), "random|bm25|top1|sampled|all", 0, 0, "how a principle is chosen for a dialogue: evenly; sampled by BM25; the best by constitution.score; sampled by it; all: every principle is shown at once"},
+    {"constitution.score",   CFG_ENUM,  CFG_RESULT, AT(constitution.score), "bm25|text|embedding|odds|fusion", 0, 0, "top1, sampled: what scores principles: words; words, words alike and what the run's prompts teach of words; that and the model's embeddings; log-odds of 'applies' of the best by both; the sum of all"},
+    {"constitution.candidates", CFG_INT, CFG_RESULT, AT(constitution.candidates), "8", 1, 64, "odds, fusion: how many of the best the model is asked about"},
+    {"constitution.tau",     CFG_FLOAT, CFG_RESULT, AT(constitution.tau), "1", 0.001, 1000, "sampled: the softmax is of score / tau"},
+    {"constitution.epsilon", CFG_FLOAT, CFG_RESULT, AT(constitution.epsilon), "0.1", 0, 1, "uniform share mixed into the bm25 and sampled choices"},
     {"constitution.only",    CFG_LIST,  CFG_RESULT, AT(constitution.only), "", 0, 0, "ids of the principles used; empty: all"},
 
     TRAIN_ROWS("pretrain", pretrain.t, "0", "1", "1e-3", COSINE),
@@ -140,6 +145,8 @@ const CfgKey run_keys[] = {
     {"revise.critique_tokens", CFG_INT,  CFG_RESULT, AT(revise.critique_tokens), "96", 4, 4096, "longest critique; then the verdict is forced"},
     {"revise.mode",            CFG_ENUM, CFG_RESULT, AT(revise.mode), "one|two", 0, 0, "critique and revision in one generation, or two calls (reference); headings (model.prompts) always take two"},
     {"revise.critique",        CFG_BOOL, CFG_RESULT, AT(revise.critique), "true", 0, 0, "false: replies are kept as they are (control)"},
+    {"revise.retries",         CFG_INT,  CFG_RESULT, AT(revise.retries), "0", 0, 2, "times a rejected revision is asked for again, under the same principle; then its reject code stands"},
+    {"revise.audit",           CFG_INT,  CFG_RESULT, AT(revise.audit), "50", 0, 1e6, "rejects of each code written to rejects.jsonl for people to look at"},
     {"revise.min_words",       CFG_INT,  CFG_RESULT, AT(revise.min_words), "5", 0, 1000, "reject SHORT below"},
     {"revise.need_quote",      CFG_BOOL, CFG_RESULT, AT(revise.need_quote), "true", 0, 0, "reject UNGROUNDED critiques that quote nothing"},
     {"revise.dedup",           CFG_BOOL, CFG_RESULT, AT(revise.dedup), "true", 0, 0, "reject DUP: a reply accepted before for the same prompt"},
@@ -161,6 +168,8 @@ const CfgKey run_keys[] = {
     {"pairs.repeats", CFG_INT, CFG_RESULT, AT(pairs.repeats), "1", 1, 1000, "pairs per prompt"},
 
     {"judge.kind",               CFG_ENUM,  CFG_RESULT, AT(judge.kind), "own|remote", 0, 0, "who judges pairs (label, revise.gate, eval.judge): the helpful model, or a service over HTTP, judge.remote.*"},
+    {"judge.own.reasons",        CFG_INT,   CFG_RESULT, AT(judge.reasons), "0", 0, 16, "own judge: so many times it writes reasons before it decides, for each order; the probabilities are averaged; 0: it decides at once"},
+    {"judge.own.reason_tokens",  CFG_INT,   CFG_RESULT, AT(judge.reason_tokens), "128", 4, 100000, "longest reasons; then the verdict is forced"},
     {"judge.remote.api",         CFG_ENUM,  CFG_RESULT, AT(judge.api), "openai|anthropic", 0, 0, "what the service speaks: POST /v1/chat/completions or /v1/messages"},
     {"judge.remote.url",         CFG_STR,   CFG_RESULT, AT(judge.url), "", 0, 0, "its address, such as https://api.example.com/v1; the api's path is added"},
     {"judge.remote.model",       CFG_STR,   CFG_RESULT, AT(judge.model), "", 0, 0, "name of the model it should use"},
@@ -183,9 +192,12 @@ const CfgKey run_keys[] = {
     {"judge.remote.max_total_tokens", CFG_INT, CFG_RUNTIME, AT(judge.max_total_tokens), "0", 0, BIG, "the same, in tokens read and written"},
 
     {"label.clamp",    CFG_FLOAT, CFG_RESULT, AT(label.clamp), "6", 0.1, 100, "log-odds per principle are clamped to +- this"},
-    {"label.t_cal",    CFG_FLOAT, CFG_RESULT, AT(label.t_cal), "1", 0.01, 100, "calibration temperature of the soft label"},
+    {"label.t_cal",    CFG_FLOAT, CFG_RESULT, AT(label.t_cal), "1", 0, 100, "calibration temperature of the soft label; 0: fitted on half of the known answers, the judge is measured on the others"},
     {"label.abstain",  CFG_FLOAT, CFG_RESULT, AT(label.abstain), "0.05", 0, 0.5, "closer to 0.5 than this and orders disagreeing: no label (TIE)"},
     {"label.ensemble", CFG_BOOL,  CFG_RESULT, AT(label.ensemble), "true", 0, 0, "all principles of the deciding authority level; false: one drawn per pair"},
+    {"label.max_q",    CFG_FLOAT, CFG_RESULT, AT(label.max_q), "0", 0, 1, "soft labels are cut to [1 - max_q, max_q]; 0: 0.6 with judge.own.reasons, else 1"},
+    {"label.min_tests", CFG_FLOAT, CFG_RESULT, AT(label.min_tests), "0", 0, 1, "share of a principle's own tests that the judge must pass, in both orders, or it labels nothing; 0: not asked; 0.8 is what 'constitution test' asks"},
+    {"label.release",  CFG_ENUM,  CFG_RESULT, AT(label.release), "checked|always", 0, 0, "checked: labels that flip with the order (above 0.1 of the decided), are ill calibrated (ECE above 0.1) or prefer what is longer (by more than 0.1) are not released (exit 6); always: released whatever the judge report says"},
     {"label.gates",    CFG_LIST,  CFG_RESULT, AT(label.gates), "", 0, 0, "conditions on metrics of this stage, such as 'label.flip_rate <= 0.1'; one missed: the labels are not released (exit 6)"},
 
     TRAIN_ROWS("pm", pm.t, "0", "1", "5e-4", COSINE),
@@ -193,6 +205,11 @@ const CfgKey run_keys[] = {
     {"pm.holdout",       CFG_FLOAT, CFG_RESULT, AT(pm.holdout), "0.15", 0, 0.9, "share of pairs held out"},
     {"pm.helpful_share", CFG_FLOAT, CFG_RESULT, AT(pm.helpful_share), "0.34", 0, 0.9, "share of pairs that are helpfulness preferences"},
     {"pm.center",        CFG_FLOAT, CFG_RESULT, AT(pm.center), "0", 0, 1, "weight of (r_a + r_b)^2"},
+    {"pm.margin",        CFG_FLOAT, CFG_RESULT, AT(pm.margin), "0", 0, 100, "scores of a pair must differ by this much more than the label asks, times its certainty 2q - 1"},
+    {"pm.heads",         CFG_ENUM,  CFG_RESULT, AT(pm.heads), "one|principles", 0, 0, "principles: a head for each principle that labels, on its own labels, and one for helpfulness; the score is their weighted sum"},
+    {"pm.ensemble",      CFG_INT,   CFG_RESULT, AT(pm.ensemble), "1", 1, 16, "heads on bootstrap draws of the pairs; the score is their mean, the summary says where they disagree"},
+    {"pm.length_control", CFG_BOOL, CFG_RESULT, AT(pm.length_control), "false", 0, 0, "train on what a fit of the labels by length alone leaves unexplained"},
+    {"pm.calibrate",     CFG_BOOL,  CFG_RESULT, AT(pm.calibrate), "false", 0, 0, "divide scores by the temperature that fits half of the held-out pairs; figures are of the other half"},
     {"pm.shuffle",       CFG_INT,   CFG_RESULT, AT(pm.shuffle), "0", 0, 1000, "labels are shuffled among pairs after sides were randomised (control): which shuffle; 0: none"},
     {"pm.untrained",     CFG_BOOL,  CFG_RESULT, AT(pm.untrained), "false", 0, 0, "leave the preference model untrained (control)"},
 

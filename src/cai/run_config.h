@@ -30,7 +30,7 @@ typedef struct {
     struct {                /* the tiny world's generator */
         int64_t categories, objects, demo_objects, eval_prompts, sft_rows, pretrain_docs;
         int64_t seed, prefs_helpful;
-        double judge_share, critique_share, helpful_share;
+        double judge_share, critique_share, helpful_share, reason_share, applies_share;
     } world;
     struct { char *import; int64_t vocab; int split; } tokenizer;
     struct {
@@ -42,14 +42,14 @@ typedef struct {
         double rope_theta;
     } model;
     struct { int64_t r; double alpha; bool rslora; CfgList targets, stages; } lora;
-    struct { char *path; int select; double epsilon; CfgList only; } constitution;
+    struct { char *path; int select, score; double epsilon, tau; int64_t candidates; CfgList only; } constitution;
     struct { TrainKeys t; int objective; double mask_rate; } pretrain;
     struct { TrainKeys t; double format_share; } helpful;
     struct { int64_t limit, variants; bool slots, synonyms, wrappers; } prompts;
     struct {
         SampleKeys s;
         int64_t redteam, benign;    /* dialogues made from each; 0: all */
-        int64_t repeats, rounds, critique_tokens, min_words;
+        int64_t repeats, rounds, critique_tokens, min_words, retries, audit;
         int mode;                   /* one | two */
         bool critique;              /* false: the no-critique control: nothing is revised */
         bool gate, need_quote, dedup;
@@ -63,13 +63,16 @@ typedef struct {
         double temperature, timeout_s, backoff_s, per_minute, max_usd, price_in, price_out;
         int64_t max_tokens, votes, retries, concurrency, max_requests, max_total_tokens;
         bool logprobs;
+        int64_t reasons, reason_tokens;
     } judge;
-    struct { double clamp, t_cal, abstain; bool ensemble; CfgList gates; } label;
+    struct { double clamp, t_cal, abstain, max_q, min_tests; bool ensemble; int release; CfgList gates; } label;
     struct {
         TrainKeys t;
         int64_t n_layer;            /* 0: as the policy; fewer: the first layers of its trunk */
-        double holdout, helpful_share, center;
-        bool untrained;
+        double holdout, helpful_share, center, margin;
+        int heads;                  /* one | principles */
+        int64_t ensemble;
+        bool untrained, length_control, calibrate;
         int64_t shuffle;
     } pm;
     struct {

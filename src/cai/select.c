@@ -1,93 +1,63 @@
-/* Which principle for which exchange. BM25 sees only words, so it proposes and a draw disposes:
+/* Which principle for which exchange. Scores propose and a draw disposes:
  *
- *      q(p) = (1 - eps) softmax(score)(p) + eps / n
+ *      q(p) = (1 - eps) softmax(score / tau)(p) + eps / n
  *
  * Every principle keeps at least eps / n, and the probability of what was drawn is handed out, so that any mean over
  * draws can be re-weighted to the uniform draw. Within a chain principles are not repeated: q is cut to those left and
  * renormalised; when none is left the chain starts over with all of them. The random draw is the same with q(p) = 1 /
- * n. Documents are a principle's text, tags and examples that apply. */
+ * n. Scores here are of words (cai/retrieve.h): documents are a principle's text, tags and examples that apply. Those
+ * of a model come from cai/select_model.c. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "cai/constitution.h"
+#include "cai/retrieve.h"
 #include "cai/terms.h"
 
-static const double K1 = 1.2, B = 0.75;
-enum { MAX_PRINCIPLES = 64 }; /* of a constitution: exclude is a bitmask */
-
-typedef struct {
-    uint64_t hash;
-    int principle, count;
-} Posting;
+enum { MAX_PRINCIPLES = RETRIEVE_DOCS }; /* of a constitution: exclude is a bitmask */
 
 struct Selector {
     SelectMode mode;
-    double epsilon;
+    double epsilon, tau;
     Rng rng;
-    Posting *posting; /* sorted by (hash, principle) */
-    int n_posting;
+    Retrieve *words, *near;               /* near: NULL without near misses */
+    Learned *learned;                     /* NULL: nothing */
     int choice[MAX_PRINCIPLES], n_choice; /* principles with the wanted use */
-    int length[MAX_PRINCIPLES];           /* words, by principle */
-    double mean_length;
-    unsigned terms; /* flags of terms_of */
+    unsigned terms;                       /* flags of terms_of */
 };
-
-static int by_hash_principle(const void *a, const void *b) {
-    const Posting *x = a, *y = b;
-    if (x->hash != y->hash) return x->hash < y->hash ? -1 : 1;
-    return (x->principle > y->principle) - (x->principle < y->principle);
-}
-
-static void put_words(Selector *s, int *cap, int principle, const char *text) {
-    Words w = terms_of(text, s->terms);
-    for (int i = 0; i < w.n; i++) {
-        if (s->n_posting == *cap) {
-            *cap = *cap ? 2 * *cap : 256;
-            s->posting = mem_grow(s->posting, (size_t)*cap * sizeof *s->posting);
-        }
-        s->posting[s->n_posting++] = (Posting){w.word[i].hash, principle, 1};
-    }
-    s->length[principle] += w.n;
-    words_release(&w);
-}
-
-/* Equal (word, principle) become one posting with a count. */
-static void merge_postings(Selector *s) {
-    if (s->n_posting) qsort(s->posting, (size_t)s->n_posting, sizeof *s->posting, by_hash_principle);
-    int n = 0;
-    for (int i = 0; i < s->n_posting; i++) {
-        if (n && !by_hash_principle(&s->posting[n - 1], &s->posting[i]))
-            s->posting[n - 1].count++;
-        else
-            s->posting[n++] = s->posting[i];
-    }
-    s->n_posting = n;
-}
 
 static bool is_english(const Constitution *c) { return !c->language || !strncmp(c->language, "en", 2); }
 
+static void drop_parts(Selector *s) {
+    retrieve_free(s->words);
+    retrieve_free(s->near);
+    learned_free(s->learned);
+    s->words = s->near = NULL;
+    s->learned = NULL;
+}
+
 void selector_parts(Selector *s, const Constitution *c, unsigned parts) {
-    int cap = 0;
-    free(s->posting);
-    s->posting = NULL;
-    s->n_posting = 0;
-    s->mean_length = 0;
+    drop_parts(s);
     s->terms = 0;
     if (is_english(c)) s->terms = (parts & PART_STEM ? TERMS_STEM : 0) | (parts & PART_NO_FILLER ? TERMS_NO_FILLER : 0);
+    bool alike = parts & PART_ALIKE;
+    s->words = retrieve_new(s->terms, alike);
+    if (parts & PART_NEAR) s->near = retrieve_new(s->terms, false);
     for (int i = 0; i < s->n_choice; i++) {
         int at = s->choice[i];
         const Principle *p = &c->principle[at];
-        s->length[at] = 0;
-        if (parts & PART_TEXT) put_words(s, &cap, at, p->text);
-        for (int k = 0; parts & PART_TAGS && k < p->n_tag; k++) put_words(s, &cap, at, p->tag[k]);
-        for (int k = 0; parts & PART_EXAMPLES && k < p->n_example; k++)
-            if (p->example[k].applies) put_words(s, &cap, at, p->example[k].text);
-        s->mean_length += s->length[at];
+        if (parts & PART_TEXT) retrieve_add(s->words, at, p->text);
+        if (parts & PART_AVOID && p->avoid) retrieve_add(s->words, at, p->avoid);
+        for (int k = 0; parts & PART_TAGS && k < p->n_tag; k++) retrieve_add(s->words, at, p->tag[k]);
+        for (int k = 0; k < p->n_example; k++) {
+            if (p->example[k].applies && parts & PART_EXAMPLES) retrieve_add(s->words, at, p->example[k].text);
+            if (!p->example[k].applies && s->near) retrieve_add(s->near, at, p->example[k].text);
+        }
     }
-    s->mean_length /= s->n_choice;
-    merge_postings(s);
+    retrieve_ready(s->words, s->n_choice);
+    if (s->near) retrieve_ready(s->near, s->n_choice);
 }
 
 bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMode mode, double epsilon, Rng rng,
@@ -96,6 +66,7 @@ bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMo
     Selector *s = mem_alloc(sizeof *s);
     s->mode = mode;
     s->epsilon = epsilon;
+    s->tau = 1;
     s->rng = rng;
     for (int i = 0; i < c->n; i++)
         if (c->principle[i].use & use) s->choice[s->n_choice++] = i;
@@ -106,96 +77,92 @@ bool selector_open(Selector **out, const Constitution *c, unsigned use, SelectMo
                          "constitution '%s': no principle has use '%s'; add it to the 'use' of at least one", c->id,
                          use & USE_CRITIQUE ? "critique" : "label");
     }
-    selector_parts(s, c, PARTS_ALL);
+    selector_parts(s, c, PARTS_WORDS);
     *out = s;
     return true;
 }
 
+void selector_tau(Selector *s, double tau) { s->tau = tau; }
+
 void selector_close(Selector *s) {
-    if (s) free(s->posting);
+    if (s) drop_parts(s);
     free(s);
 }
 
-static int first_posting(const Selector *s, uint64_t hash) {
-    int lo = 0, hi = s->n_posting;
-    while (lo < hi) {
-        int mid = lo + (hi - lo) / 2;
-        if (s->posting[mid].hash < hash)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
+void selector_scores(const Selector *s, const char *query, double score[MAX_PRINCIPLES]) {
+    memset(score, 0, MAX_PRINCIPLES * sizeof *score);
+    retrieve_score(s->words, score, query, 1);
+    if (s->near) retrieve_score(s->near, score, query, SELECT_NEAR);
+    if (s->learned) learned_score(s->learned, score, query);
 }
 
-/* A word asked twice counts once: queries here are whole exchanges, and what they repeat is mostly filler. */
-static void scores(const Selector *s, const char *query, double score[MAX_PRINCIPLES]) {
-    Words w = terms_of(query, s->terms);
-    memset(score, 0, MAX_PRINCIPLES * sizeof *score);
-    for (int i = 0; i < w.n; i++) {
-        uint64_t h = w.word[i].hash;
-        int first = first_posting(s, h), end = first;
-        for (int k = 0; k < i && end >= 0; k++)
-            if (w.word[k].hash == h) end = -1;
-        if (end < 0) continue;
-        while (end < s->n_posting && s->posting[end].hash == h) end++;
-        double df = end - first, idf = log(1 + (s->n_choice - df + 0.5) / (df + 0.5));
-        for (int k = first; k < end; k++) {
-            const Posting *p = &s->posting[k];
-            double tf = p->count, norm = K1 * (1 - B + B * s->length[p->principle] / s->mean_length);
-            score[p->principle] += idf * tf * (K1 + 1) / (tf + norm);
-        }
-    }
-    words_release(&w);
+void selector_learn(Selector *s, const char *const *request, int n) {
+    learned_free(s->learned);
+    s->learned = NULL;
+    if (n == 0) return;
+    double(*base)[MAX_PRINCIPLES] = mem_alloc((size_t)n * sizeof *base);
+    for (int i = 0; i < n; i++) selector_scores(s, request[i], base[i]);
+    s->learned = learned_new(request, n, (const double(*)[MAX_PRINCIPLES])base, s->choice, s->n_choice, s->terms);
+    free(base);
 }
 
 double selector_bm25(const Selector *s, const char *query, int principle) {
     double score[MAX_PRINCIPLES];
     CHECK(principle >= 0 && principle < MAX_PRINCIPLES, "principle %d", principle);
-    scores(s, query, score);
+    selector_scores(s, query, score);
     return score[principle];
 }
 
-int selector_rank(const Selector *s, const char *query, int rank[64], double score[64]) {
-    double all[MAX_PRINCIPLES];
-    scores(s, query, all);
-    for (int i = 0; i < s->n_choice; i++) {
-        int k = i;
-        for (; k > 0 && all[rank[k - 1]] < all[s->choice[i]]; k--) rank[k] = rank[k - 1];
-        rank[k] = s->choice[i];
-    }
-    for (int i = 0; score && i < s->n_choice; i++) score[i] = all[rank[i]];
+int selector_choices(const Selector *s, int choice[MAX_PRINCIPLES]) {
+    memcpy(choice, s->choice, (size_t)s->n_choice * sizeof *choice);
     return s->n_choice;
 }
 
+int selector_order(const Selector *s, const double *by, int rank[MAX_PRINCIPLES], double score[MAX_PRINCIPLES]) {
+    for (int i = 0; i < s->n_choice; i++) {
+        int k = i;
+        for (; k > 0 && by[rank[k - 1]] < by[s->choice[i]]; k--) rank[k] = rank[k - 1];
+        rank[k] = s->choice[i];
+    }
+    for (int i = 0; score && i < s->n_choice; i++) score[i] = by[rank[i]];
+    return s->n_choice;
+}
+
+int selector_rank(const Selector *s, const char *query, int rank[MAX_PRINCIPLES], double score[MAX_PRINCIPLES]) {
+    double all[MAX_PRINCIPLES];
+    selector_scores(s, query, all);
+    return selector_order(s, all, rank, score);
+}
+
 /* The best that is not excluded; when all are, the best. */
-static int pick_best(const Selector *s, const char *query, uint64_t exclude) {
-    int rank[MAX_PRINCIPLES], n = selector_rank(s, query, rank, NULL);
+static int pick_best(const Selector *s, const double *score, uint64_t exclude) {
+    int rank[MAX_PRINCIPLES], n = selector_order(s, score, rank, NULL);
     for (int i = 0; i < n; i++)
         if (!(exclude >> rank[i] & 1)) return rank[i];
     return rank[0];
 }
 
 /* q over s->choice, before anything is excluded. */
-static void distribution(const Selector *s, const char *query, double *q) {
+static void distribution(const Selector *s, const double *score, double *q) {
     int n = s->n_choice;
     for (int i = 0; i < n; i++) q[i] = 1.0 / n;
     if (s->mode == SELECT_RANDOM) return;
-    double score[MAX_PRINCIPLES], top = -INFINITY, sum = 0;
-    scores(s, query, score);
+    double top = -INFINITY, sum = 0;
     for (int i = 0; i < n; i++) top = fmax(top, score[s->choice[i]]);
-    for (int i = 0; i < n; i++) sum += q[i] = exp(score[s->choice[i]] - top);
+    if (top == -INFINITY) return;
+    for (int i = 0; i < n; i++) sum += q[i] = exp((score[s->choice[i]] - top) / s->tau);
     for (int i = 0; i < n; i++) q[i] = (1 - s->epsilon) * q[i] / sum + s->epsilon / n;
 }
 
-int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude,
+int selector_draw(const Selector *s, const double *score, uint64_t item, uint32_t round, uint64_t exclude,
                   double *propensity) {
     double q[MAX_PRINCIPLES], left = 0;
+    CHECK(s->mode != SELECT_ALL, "all principles are shown: none is drawn");
     if (s->mode == SELECT_TOP1) {
         *propensity = 1;
-        return pick_best(s, query, exclude);
+        return pick_best(s, score, exclude);
     }
-    distribution(s, query, q);
+    distribution(s, score, q);
     for (int pass = 0; pass < 2 && left <= 0; pass++) {
         for (int i = 0; i < s->n_choice; i++)
             if (!(exclude >> s->choice[i] & 1)) left += q[i];
@@ -213,4 +180,11 @@ int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t 
     CHECK(pick >= 0, "no principle to draw (%d candidates)", s->n_choice);
     *propensity = q[pick] / left;
     return s->choice[pick];
+}
+
+int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude,
+                  double *propensity) {
+    double score[MAX_PRINCIPLES] = {0};
+    if (s->mode != SELECT_RANDOM) selector_scores(s, query, score);
+    return selector_draw(s, score, item, round, exclude, propensity);
 }

@@ -85,6 +85,37 @@ bool select_cases_read(SelectCases *s, const Constitution *c, const char *path, 
     return jsonl_each(".", path, row, &r, err);
 }
 
+typedef struct {
+    const char *source;
+    const char **request;
+    int n, cap;
+    Heap heap;
+} Requests;
+
+static bool request_row(void *ud, const Json *j, int line, Error *err) {
+    Requests *r = ud;
+    const char *prompt, *source = json_str(json_get(j, "source"), NULL);
+    (void)line; /* the caller names it */
+    if (r->source && !in_list(r->source, source ? source : "")) return true;
+    if (!json_need_str(j, "prompt", &prompt, NULL, err)) return false;
+    if (r->n == r->cap) {
+        r->cap = r->cap ? 2 * r->cap : 256;
+        r->request = mem_grow(r->request, (size_t)r->cap * sizeof *r->request);
+    }
+    r->request[r->n++] = heap_strn(&r->heap, prompt, strlen(prompt));
+    return true;
+}
+
+bool select_learn(Selector *s, const char *path, const char *source, Error *err) {
+    Requests r = {.source = source};
+    bool ok = jsonl_each(".", path, request_row, &r, err);
+    if (ok && source && !r.n) ok = error_set(err, ERR_FORMAT, "%s: no row to learn from in '%s'", path, source);
+    if (ok) selector_learn(s, r.request, r.n);
+    free(r.request);
+    heap_release(&r.heap);
+    return ok;
+}
+
 void select_cases_release(SelectCases *s) {
     free(s->at);
     heap_release(&s->heap);
@@ -117,6 +148,15 @@ SelectScore select_score(const Selector *s, const SelectCases *test) {
     Tally t = {0};
     for (int i = 0; i < test->n; i++) {
         int rank[MAX_PRINCIPLES], n = selector_rank(s, test->at[i].prompt, rank, NULL);
+        tally(&t, rank, n, test->at[i].principle);
+    }
+    return score_of(&t, test->n);
+}
+
+SelectScore select_score_by(const Selector *s, const double (*score)[64], const SelectCases *test) {
+    Tally t = {0};
+    for (int i = 0; i < test->n; i++) {
+        int rank[MAX_PRINCIPLES], n = selector_order(s, score[i], rank, NULL);
         tally(&t, rank, n, test->at[i].principle);
     }
     return score_of(&t, test->n);

@@ -30,6 +30,10 @@ typedef struct {
     double entropy;         /* of the first picks over principles, nats: 0 when one is always picked */
 } SelectScore;
 SelectScore select_score(const Selector *s, const SelectCases *test);
+/* The same by scores (test->n, 64) of a model (cai/select_model.h). */
+SelectScore select_score_by(const Selector *s, const double (*score)[64], const SelectCases *test);
+/* Makes s learn words from the prompts of a file, whatever their categories (selector_learn). */
+bool select_learn(Selector *s, const char *path, const char *source, Error *err);
 SelectScore select_random(const Constitution *c, const SelectCases *test);      /* an even draw, exactly */
 SelectScore select_majority(const Constitution *c, const SelectCases *test);    /* always the commonest ones of the test */
 SelectScore select_bayes(const Constitution *c, const SelectCases *train, const SelectCases *test);

@@ -1,7 +1,8 @@
 /* AI feedback: the frozen helpful model, or a service (judge.kind), judges every pair under the label principles, both
  * orders, in log-odds.
  *
- *   l_p = (l_ab - l_ba)/2, clamped;  L = sum of w_p l_p within the deciding authority level;  q = sigmoid(L / T_cal)
+ *   l_p = (l_ab - l_ba)/2, clamped;  L = sum of w_p l_p within the deciding authority level;  q = sigmoid(L / T_cal),
+ * cut to [1 - max_q, max_q]
  *
  * A level is undecided when |sum| < 0.2; then the next one down speaks (judge.c). Labels stay soft. A pair whose orders
  * disagree and whose q lies within label.abstain of 0.5 gets weight 0 (TIE), and so does one that no principle could
@@ -14,11 +15,13 @@
 #include "base/io.h"
 #include "cai/format.h"
 #include "cai/judge_remote.h"
+#include "cai/label_gates.h"
 #include "cai/pair_rows.h"
 #include "eval/stats.h"
 #include "train/losses.h"
 
-static const double DECIDED = 0.2; /* distance from 0.5 of what counts as decided in the summary */
+static const double REASONED_MAX_Q = 0.6; /* Bai et al. 2022, 4.1 */
+static const double DECIDED = 0.2;        /* distance from 0.5 of what counts as decided in the summary */
 
 typedef struct { /* one principle's judgements, and the judge under it against known answers */
     int judged, decided, flips, agree, n_label, gold, right;
@@ -32,6 +35,9 @@ typedef struct {
     PrincipleBooks books[64]; /* by principle */
     Constitution con;
     int label_principle[64], n_label; /* as many as a constitution may hold */
+    double t_cal, max_q;
+    double tested[64]; /* share of a principle's tests that the judge passes; with label.min_tests */
+    int n_untrusted;   /* principles that label nothing for it */
 } Labeler;
 
 static double clamp(double x, double to) { return x > to ? to : x < -to ? -to : x; }
@@ -40,7 +46,9 @@ static PairLabel combine(const Labeler *l, const Judged *j, const int *principle
     const RunConfig *c = l->ctx->cfg;
     const Principle *of[COUNT_OF(l->label_principle)];
     for (int k = 0; k < n; k++) of[k] = &l->con.principle[principle[k]];
-    return label_combine(j, of, n, c->label.clamp, c->label.t_cal, c->label.abstain);
+    PairLabel out = label_combine(j, of, n, c->label.clamp, l->t_cal, c->label.abstain);
+    out.q = fmax(1 - l->max_q, fmin(l->max_q, out.q));
+    return out;
 }
 
 /* Why a pair has no label; NULL: it has one. */
@@ -52,16 +60,16 @@ static const char *label_code(const PairLabel *l) {
 static void book_principles(Labeler *l, const PairLabel *label, const Judged *j, const int *principle, int n) {
     for (int k = 0; k < n; k++) {
         PrincipleBooks *b = &l->books[principle[k]];
-        double q = sigmoid(judged_l(j[k]) / l->ctx->cfg->label.t_cal);
+        double q = sigmoid(judged_l(j[k]) / l->t_cal);
         if (!j[k].scored) continue;
         b->judged++;
         b->first += ((j[k].l_ab > 0) + (j[k].l_ba > 0)) / 2.0;
         if (fabs(q - 0.5) < DECIDED) continue;
         b->decided++;
         b->flips += judged_flip(j[k]);
-        if (fabs(label->q - 0.5) < DECIDED) continue;
+        if (fabs(label->uncut - 0.5) < DECIDED) continue;
         b->n_label++;
-        b->agree += (q > 0.5) == (label->q > 0.5);
+        b->agree += (q > 0.5) == (label->uncut > 0.5);
     }
 }
 
@@ -146,14 +154,14 @@ static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *la
     int n_slot = 0, n_len = 0;
     double *q = mem_alloc((size_t)(pairs->n + 1) * sizeof *q), *len = mem_alloc((size_t)(pairs->n + 1) * sizeof *len);
     for (int i = 0; i < pairs->n; i++) {
-        bool clear = fabs(label[i].q - 0.5) >= DECIDED;
+        bool clear = fabs(label[i].uncut - 0.5) >= DECIDED;
         decided += clear;
         flips += clear && label[i].flip;
         ties += label[i].weight == 0 && label[i].level >= 0;
         missed[label[i].miss]++;
         if (!isnan(label[i].first_slot)) slot += label[i].first_slot, n_slot++;
         if (!clear) continue;
-        q[n_len] = label[i].q;
+        q[n_len] = label[i].uncut;
         len[n_len++] = (double)strlen(pairs->item[i].a) - (double)strlen(pairs->item[i].b);
     }
     summary_num(s, "pairs", pairs->n);
@@ -189,41 +197,12 @@ static void report_principles(const Labeler *l, Summary *s) {
     }
 }
 
-/* -- gates --------------------------------------------------------------------------------------------------------- */
-static double own_metric(void *ud, const char *name) {
-    return strncmp(name, "label.", 6) ? NAN : json_num(json_get(ud, name + 6), NAN);
-}
-
-/* Labels that miss a gate are not released: the stage fails, and nothing is trained on them. */
-static bool check_label_gates(const StageCtx *ctx, Error *err) {
-    const CfgList *gates = &ctx->cfg->label.gates;
-    Str path = {0}, missed = {0};
-    Json *root = NULL;
-    path_join(&path, ctx->output, "summary.json");
-    bool ok = gates->n == 0 || json_read_file(&root, str_get(&path), 0, err);
-    for (int i = 0; i < gates->n && ok; i++) {
-        GateResult g;
-        ok = gate_eval(&g, gates->item[i], own_metric, root, err) || error_wrap(err, "label.gates");
-        if (ok && !g.ok)
-            str_printf(&missed, "%s%s (%.4g against %.4g)", missed.n ? "; " : "", g.text, g.value, g.bound);
-    }
-    if (ok && missed.n)
-        ok = error_set(
-            err, ERR_LIMIT,
-            "label.gates missed: %.600s. The labels are not released; they lie with their summary in %s. Another "
-            "judge (judge.kind), label.t_cal or the constitution may mend them",
-            str_get(&missed), ctx->output);
-    json_release(root);
-    str_release(&path);
-    str_release(&missed);
-    return ok;
-}
-
 /* -- the judge against known answers ------------------------------------------------------------------------------- */
 typedef struct {
     JudgeItem *item;
     Message *msg;
     int *better;
+    Judged *judged; /* once gold_read is done */
     int n, cap;
     Heap heap;
 } Gold;
@@ -270,44 +249,95 @@ static void book_gold(Labeler *l, const char *compare, bool hit) {
     }
 }
 
-/* better: 0 a, 1 b, -1 neither (a tie: the judge should be at 0.5). */
-static bool check_judge(Labeler *l, Summary *s, Error *err) {
+static void gold_release(Gold *g) {
+    free(g->item);
+    free(g->msg);
+    free(g->better);
+    free(g->judged);
+    heap_release(&g->heap);
+}
+
+enum { MAX_GOLD = 400, MIN_FIT = 25 };
+
+/* data.judge_gold, else human preferences that did not teach the format, each under a principle drawn for it. */
+static bool gold_read(Gold *g, const Labeler *l, Error *err) {
     const RunConfig *c = l->ctx->cfg;
-    Gold g = {0};
     Rows prefs = {0};
     bool ok = true;
     for (int i = 0; i < c->data.judge_gold.n && ok; i++)
-        ok = stage_each_row(l->ctx, c->data.judge_gold.item[i], gold_row, &g, err);
+        ok = stage_each_row(l->ctx, c->data.judge_gold.item[i], gold_row, g, err);
     if (c->data.judge_gold.n == 0) ok = stage_rows(&prefs, l->ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
-    for (int i = 0; i < prefs.n && ok && g.n < 400; i++) {
+    for (int i = 0; i < prefs.n && ok && g->n < MAX_GOLD; i++) {
         const Row *r = &prefs.row[i];
         if (format_half(l->ctx, r->id)) continue; /* taught the format */
         int p =
             l->label_principle[rng_below((Rng){l->ctx->seed, RNG_PRINCIPLE}, stage_id(r->id), 1, (uint32_t)l->n_label)];
         bool second = rng_u32((Rng){l->ctx->seed, RNG_SIDE}, stage_id(r->id), 0) & 1;
-        gold_add(&g, dialogue_last_user(r->prompt), second ? r->b : r->a, second ? r->a : r->b,
+        gold_add(g, dialogue_last_user(r->prompt), second ? r->b : r->a, second ? r->a : r->b,
                  principle_compare(&l->con.principle[p]), second);
     }
-    for (int i = 0; i < g.n; i++) g.item[i].prompt.msg = &g.msg[i];
-    Judged *j = mem_alloc((size_t)(g.n + 1) * sizeof *j);
-    double *q = mem_alloc((size_t)(g.n + 1) * sizeof *q), *truth = mem_alloc((size_t)(g.n + 1) * sizeof *truth);
-    ok = ok && judge_ask(&l->judge, j, g.item, g.n, err);
-    int n = 0, right = 0, n_tie = 0;
-    double tie = 0;
-    for (int i = 0; i < g.n && ok; i++) {
-        double p = sigmoid(clamp(judged_l(j[i]), c->label.clamp) / c->label.t_cal);
-        if (!j[i].scored) continue;
-        if (g.better[i] < 0)
-            tie += p > 0.5 ? p : 1 - p, n_tie++;
-        else {
-            bool hit = (p > 0.5) == (g.better[i] == 0);
-            right += hit;
-            book_gold(l, g.item[i].compare, hit);
-            q[n] = p;
-            truth[n++] = g.better[i] == 0;
-        }
+    rows_release(&prefs);
+    for (int i = 0; i < g->n; i++) g->item[i].prompt.msg = &g->msg[i];
+    g->judged = mem_alloc((size_t)(g->n + 1) * sizeof *g->judged);
+    return ok;
+}
+
+/* With a fitted temperature: the half it is fitted on, by prompt. The judge is measured on the other. */
+static bool fits_t_cal(const Labeler *l, const Gold *g, int i) {
+    return l->ctx->cfg->label.t_cal == 0 && rng_u32((Rng){l->ctx->seed, RNG_SPLIT}, stage_id(g->msg[i].text), 8) & 1;
+}
+
+static bool fit_t_cal(Labeler *l, const Gold *g, Error *err) {
+    double *x = mem_alloc((size_t)(g->n + 1) * sizeof *x), *truth = mem_alloc((size_t)(g->n + 1) * sizeof *truth);
+    int n = 0;
+    for (int i = 0; i < g->n; i++) {
+        if (!g->judged[i].scored || g->better[i] < 0 || !fits_t_cal(l, g, i)) continue;
+        x[n] = clamp(judged_l(g->judged[i]), l->ctx->cfg->label.clamp);
+        truth[n++] = g->better[i] == 0;
     }
-    if (ok && n > 0) {
+    if (n >= MIN_FIT) l->t_cal = fit_temperature(x, truth, n);
+    free(x);
+    free(truth);
+    return n >= MIN_FIT ||
+           error_set(err, ERR_CONFIG,
+                     "label.t_cal 0 fits the temperature on half of the judge's known answers (data.judge_gold, "
+                     "data.prefs_harmless): %d are there, at least %d are needed; give more, or a temperature",
+                     n, MIN_FIT);
+}
+
+/* How much more often than it does, and than every second time, the judge expects the longer reply to win; below 0: the
+ * shorter. A judge that knows nothing has none. */
+static double length_bias(double expected, double won) {
+    return expected > 0.5 ? fmax(0, expected - fmax(won, 0.5)) : -fmax(0, fmin(won, 0.5) - expected);
+}
+
+/* better: 0 a, 1 b, -1 neither (a tie: the judge should be at 0.5). */
+static void report_gold(Labeler *l, const Gold *g, Summary *s) {
+    size_t size = (size_t)(g->n + 1);
+    double *q = mem_alloc(size * sizeof *q), *truth = mem_alloc(size * sizeof *truth), tie = 0, expected = 0, won = 0;
+    int n = 0, right = 0, n_tie = 0, n_longer = 0;
+    for (int i = 0; i < g->n; i++) {
+        Judged j = g->judged[i];
+        double p = sigmoid(clamp(judged_l(j), l->ctx->cfg->label.clamp) / l->t_cal);
+        if (!j.scored || fits_t_cal(l, g, i)) continue;
+        if (g->better[i] < 0) {
+            tie += p > 0.5 ? p : 1 - p, n_tie++;
+            continue;
+        }
+        bool hit = (p > 0.5) == (g->better[i] == 0);
+        size_t a = strlen(g->item[i].a), b = strlen(g->item[i].b);
+        right += hit;
+        book_gold(l, g->item[i].compare, hit);
+        q[n] = p;
+        truth[n] = g->better[i] == 0;
+        if (a != b) {
+            expected += a > b ? p : 1 - p;
+            won += a > b ? truth[n] : 1 - truth[n];
+            n_longer++;
+        }
+        n++;
+    }
+    if (n > 0) {
         Interval acc = interval_wilson(right, n);
         summary_num(s, "judge.n", n);
         summary_num(s, "judge.accuracy", acc.mean);
@@ -315,26 +345,54 @@ static bool check_judge(Labeler *l, Summary *s, Error *err) {
         summary_num(s, "judge.accuracy.hi", acc.hi);
         summary_num(s, "judge.ece", ece(q, truth, n, 10));
         summary_num(s, "judge.brier", brier(q, truth, n));
+        if (n_longer) summary_num(s, "judge.length_bias", length_bias(expected / n_longer, won / n_longer));
         if (n_tie) summary_num(s, "judge.tie_confidence", tie / n_tie);
     }
-    free(j);
     free(q);
     free(truth);
-    free(g.item);
-    free(g.msg);
-    free(g.better);
-    heap_release(&g.heap);
-    rows_release(&prefs);
-    return ok;
+}
+
+/* Of the whole stage; early: before anything is labelled, as labels need the temperature. */
+static bool judge_gold(Labeler *l, Gold *g, bool early, Error *err) {
+    if (early != (l->ctx->cfg->label.t_cal == 0)) return true;
+    return gold_read(g, l, err) && judge_ask(&l->judge, g->judged, g->item, g->n, err) &&
+           (!early || fit_t_cal(l, g, err));
+}
+
+static void report_tests(const Labeler *l, Summary *s) {
+    char key[160];
+    summary_num(s, "untrusted", l->n_untrusted);
+    for (int i = 0; i < l->con.n; i++) {
+        if (isnan(l->tested[i])) continue;
+        snprintf(key, sizeof key, "principle.%.100s.tests", l->con.principle[i].id);
+        summary_num(s, key, l->tested[i]);
+    }
+}
+
+static bool report_all(Labeler *l, const PairRows *pairs, const PairLabel *label, Gold *g, Error *err) {
+    Summary s;
+    summary_begin(&s);
+    report_labels(&s, pairs, label);
+    bool ok = judge_gold(l, g, false, err);
+    if (ok) report_gold(l, g, &s);
+    ok = ok && (!l->judge.remote || remote_judge_books(l->judge.remote, &s, err));
+    if (ok) report_principles(l, &s);
+    if (ok && l->ctx->cfg->label.t_cal == 0) summary_num(&s, "t_cal", l->t_cal);
+    if (ok && l->ctx->cfg->label.min_tests > 0) report_tests(l, &s);
+    if (ok) return summary_end(&s, l->ctx, err) && label_release(l->ctx->cfg, l->ctx->output, err);
+    str_release(&s.text);
+    return false;
 }
 
 static bool label_all(Labeler *l, Error *err) {
     const StageCtx *ctx = l->ctx;
     PairRows pairs = {0};
+    Gold gold = {0};
     Writer *w = NULL;
     Str path = {0};
     path_join(&path, ctx->output, "labels.jsonl");
-    bool ok = pair_rows_read(&pairs, stage_input(ctx, "pairs"), NULL, err) && writer_open(&w, str_get(&path), err);
+    bool ok = pair_rows_read(&pairs, stage_input(ctx, "pairs"), NULL, err) && judge_gold(l, &gold, true, err) &&
+              writer_open(&w, str_get(&path), err);
     PairLabel *label = mem_alloc((size_t)(pairs.n + 1) * sizeof *label);
     /* A remote judge is asked for everything at once: it answers when it likes, and says itself how far it is. */
     int chunk = l->judge.remote ? pairs.n : CHUNK;
@@ -346,17 +404,8 @@ static bool label_all(Labeler *l, Error *err) {
     }
     log_progress_end(ctx->log);
     ok = writer_end(w, ok, err);
-    if (ok) {
-        Summary s;
-        summary_begin(&s);
-        report_labels(&s, &pairs, label);
-        ok = check_judge(l, &s, err) && (!l->judge.remote || remote_judge_books(l->judge.remote, &s, err));
-        if (ok) report_principles(l, &s);
-        if (ok)
-            ok = summary_end(&s, ctx, err) && check_label_gates(ctx, err);
-        else
-            str_release(&s.text);
-    }
+    ok = ok && report_all(l, &pairs, label, &gold, err);
+    gold_release(&gold);
     free(label);
     pair_rows_release(&pairs);
     str_release(&path);
@@ -371,8 +420,25 @@ static bool open_judge(Labeler *l, StageNet *net, Error *err) {
         !engine_open(&l->judge.engine, net->net, &ec, err))
         return false;
     l->judge.chat = &l->text->chat;
+    judge_configure(&l->judge, l->ctx);
     l->judge.max_len = net->m.cfg.max_seq;
     return true;
+}
+
+/* A judge that fails a principle's own tests does not understand it: it labels nothing under it. */
+static bool keep_tested(Labeler *l, Error *err) {
+    double least = l->ctx->cfg->label.min_tests;
+    int before = l->n_label;
+    l->n_label = judge_keep_tested(&l->judge, &l->con, l->label_principle, before, least, l->tested, err);
+    if (l->n_label < 0) return false;
+    l->n_untrusted = before - l->n_label;
+    log_info(l->ctx->log, "%d of %d principles label: of the others the judge fails more than %g of their tests",
+             l->n_label, before, 1 - least);
+    return l->n_label > 0 ||
+           error_set(err, ERR_LIMIT,
+                     "label.min_tests: under none of %d principles does the judge pass %g of its tests, so none may "
+                     "label; dikast constitution test shows them one by one",
+                     before, least);
 }
 
 static bool run(const StageCtx *ctx, Error *err) {
@@ -381,11 +447,18 @@ static bool run(const StageCtx *ctx, Error *err) {
     Labeler l = {.ctx = ctx, .text = &text};
     bool ok = stage_text_open(&text, stage_input(ctx, "tokenizer"), err) &&
               stage_constitution(&l.con, ctx->cfg, ctx->data_dir, err) && open_judge(&l, &net, err);
+    if (ok && ctx->cfg->label.max_q > 0 && ctx->cfg->label.max_q < 0.5)
+        ok = error_set(err, ERR_CONFIG,
+                       "label.max_q is %g, expected 0 (see its help), or 0.5 to 1: no label would differ",
+                       ctx->cfg->label.max_q);
+    l.t_cal = ctx->cfg->label.t_cal > 0 ? ctx->cfg->label.t_cal : 1;
+    l.max_q = ctx->cfg->label.max_q > 0 ? ctx->cfg->label.max_q : ctx->cfg->judge.reasons ? REASONED_MAX_Q : 1;
     if (ok) {
         pulse_section(log_pulse(ctx->log), SECTION_SCORE);
         for (int i = 0; i < l.con.n && l.n_label < COUNT_OF(l.label_principle); i++)
             if (l.con.principle[i].use & USE_LABEL) l.label_principle[l.n_label++] = i;
         ok = l.n_label > 0 || error_set(err, ERR_CONFIG, "no principle of the constitution has use 'label'");
+        ok = ok && (ctx->cfg->label.min_tests == 0 || keep_tested(&l, err));
         ok = ok && label_all(&l, err);
     }
     if (l.judge.engine) engine_close(l.judge.engine);

@@ -23,8 +23,9 @@ static void candidates_json(JsonOut *j, const Round *q, const Constitution *con)
     json_out_arr_end(j);
 }
 
-static void row_json(Str *out, const Chain *c, const Constitution *con, const StageCtx *ctx) {
+static void row_json(Str *out, const Chain *c, const Reviser *r) {
     static const char *const outcome[] = {"kept", "revised", "rejected"};
+    const Constitution *con = r->con;
     JsonOut j;
     str_clear(out);
     json_out_init(&j, out, 0);
@@ -39,12 +40,12 @@ static void row_json(Str *out, const Chain *c, const Constitution *con, const St
     json_out_str(&j, "reject", reject_name(c->reject));
     json_out_str(&j, "final", c->current);
     json_out_str(&j, "constitution", con->sha256);
-    json_out_num(&j, "temperature", ctx->cfg->revise.s.temperature);
+    json_out_num(&j, "temperature", r->ctx->cfg->revise.s.temperature);
     json_out_arr(&j, "rounds");
     for (int i = 0; i < c->n_round; i++) {
         const Round *q = &c->round[i];
         json_out_obj(&j, NULL);
-        json_out_str(&j, "principle", con->principle[q->principle].id);
+        json_out_str(&j, "principle", round_principle(r, q)->id);
         json_out_num(&j, "propensity", q->propensity);
         candidates_json(&j, q, con);
         json_out_str(&j, "critique", q->critique);
@@ -54,6 +55,7 @@ static void row_json(Str *out, const Chain *c, const Constitution *con, const St
         json_out_str(&j, "reject", reject_name(q->reject));
         json_out_num(&j, "gate_p", q->gate_p);
         json_out_int(&j, "forced", q->n_forced);
+        if (q->n_retry) json_out_int(&j, "retries", q->n_retry);
         json_out_obj_end(&j);
     }
     json_out_arr_end(&j);
@@ -87,9 +89,46 @@ static void reject_duplicates(Chain *chain, int n) {
     free(seen);
 }
 
+/* By which one generation is compared with two calls (revise.mode), and one number of rounds with another. */
+typedef struct {
+    int n, retries, gated, passed;
+    double critique_words, gate_p;
+    int round[MAX_ROUNDS], violates[MAX_ROUNDS], accepted[MAX_ROUNDS];
+} Measures;
+
+static void measure_round(Measures *m, int at, const Round *q) {
+    m->n++;
+    m->retries += q->n_retry;
+    m->critique_words += text_words(q->critique);
+    m->round[at]++;
+    m->violates[at] += q->violates;
+    m->accepted[at] += q->violates && q->reject == REJECT_NONE;
+    if (isnan(q->gate_p)) return;
+    m->gated++;
+    m->passed += q->reject == REJECT_NONE;
+    m->gate_p += q->gate_p;
+}
+
+static void summary_measures(Summary *s, const Measures *m) {
+    char key[64];
+    if (m->n) summary_num(s, "critique_words", m->critique_words / m->n);
+    if (m->retries) summary_num(s, "retries", m->retries);
+    if (m->gated) {
+        summary_num(s, "gate_pass_share", (double)m->passed / m->gated);
+        summary_num(s, "gate_p", m->gate_p / m->gated);
+    }
+    for (int k = 0; k < MAX_ROUNDS && m->round[k]; k++) {
+        snprintf(key, sizeof key, "round%d.violates_share", k + 1);
+        summary_num(s, key, (double)m->violates[k] / m->round[k]);
+        snprintf(key, sizeof key, "round%d.accepted_share", k + 1);
+        summary_num(s, key, m->violates[k] ? (double)m->accepted[k] / m->violates[k] : 0);
+    }
+}
+
 static bool summarise(const StageCtx *ctx, const RemoteJudge *judge, const Chain *chain, int n, Error *err) {
     int outcome[3] = {0}, reject[REJECT_COUNT] = {0}, rounds = 0, violates = 0, forced = 0, parsed = 0;
     char key[64];
+    Measures m = {0};
     for (int i = 0; i < n; i++) {
         outcome[chain[i].outcome]++;
         if (chain[i].outcome == OUTCOME_REJECTED) reject[chain[i].reject]++;
@@ -99,6 +138,7 @@ static bool summarise(const StageCtx *ctx, const RemoteJudge *judge, const Chain
                                                      chain[i].round[q].reject == REJECT_CONTEXT);
             violates += chain[i].round[q].violates;
             forced += chain[i].round[q].n_forced > 1; /* the seam after the verdict is always forced */
+            measure_round(&m, q, &chain[i].round[q]);
         }
     }
     Summary s;
@@ -112,6 +152,7 @@ static bool summarise(const StageCtx *ctx, const RemoteJudge *judge, const Chain
     summary_num(&s, "parsed_share", rounds ? (double)parsed / rounds : 1);
     summary_num(&s, "forced_share", rounds ? (double)forced / rounds : 0);
     summary_num(&s, "accepted_share", n ? (double)(n - outcome[OUTCOME_REJECTED]) / n : 0);
+    summary_measures(&s, &m);
     for (int r = 1; r < REJECT_COUNT; r++) {
         snprintf(key, sizeof key, "reject.%s", reject_name(r));
         if (reject[r]) summary_num(&s, key, reject[r]);
@@ -127,13 +168,13 @@ static bool summarise(const StageCtx *ctx, const RemoteJudge *judge, const Chain
     return false;
 }
 
-static bool write_rows(const StageCtx *ctx, const Chain *chain, int n, const Constitution *con, Error *err) {
+static bool write_rows(const Reviser *r, const Chain *chain, int n, Error *err) {
     Str path = {0}, line = {0};
     Writer *w = NULL;
-    path_join(&path, ctx->output, "revisions.jsonl");
+    path_join(&path, r->ctx->output, "revisions.jsonl");
     bool ok = writer_open(&w, str_get(&path), err);
     for (int i = 0; i < n && ok; i++) {
-        row_json(&line, &chain[i], con, ctx);
+        row_json(&line, &chain[i], r);
         ok = writer_put(w, line.s, line.n, err);
     }
     ok = writer_end(w, ok, err);
@@ -157,14 +198,26 @@ static bool all_rounds(Reviser *r, const Prompts *prompts, Error *err) {
     log_info(r->ctx->log, "%d dialogues, %d principles, up to %d rounds", n, r->con->n, (int)c->revise.rounds);
     bool ok = revise_replies(r, chain, n, err);
     int rounds = c->revise.critique ? (int)c->revise.rounds : 0;
-    if (rounds > r->con->n) rounds = r->con->n;
+    if (rounds > r->con->n && c->constitution.select != SELECT_ALL) rounds = r->con->n;
     for (int round = 0; round < rounds && ok; round++) ok = revise_round(r, chain, n, err);
     if (ok && c->revise.dedup) reject_duplicates(chain, n);
-    ok = ok && write_rows(r->ctx, chain, n, r->con, err) && summarise(r->ctx, r->remote, chain, n, err);
+    ok = ok && write_rows(r, chain, n, err) && revise_audit(r, chain, n, err) &&
+         summarise(r->ctx, r->remote, chain, n, err);
     for (int i = 0; i < n; i++) chain_release(&chain[i]);
     free(chain);
     free(draw);
     str_release(&id);
+    return ok;
+}
+
+/* Words may learn from the prompts that are not kept for evaluation. */
+static bool open_picks(Reviser *r, const Prompts *p, Error *err) {
+    const char **request = mem_alloc((size_t)(p->n + 1) * sizeof *request);
+    int n = 0;
+    for (int i = 0; i < p->n; i++)
+        if (strcmp(p->item[i].split, "eval") != 0) request[n++] = p->item[i].text;
+    bool ok = revise_pick_open(r, request, n, err);
+    free(request);
     return ok;
 }
 
@@ -180,13 +233,13 @@ static bool run(const StageCtx *ctx, Error *err) {
     bool ok = stage_text_open(&text, stage_input(ctx, "tokenizer"), err) &&
               stage_net_open(&net, ctx, stage_input(ctx, "helpful"), HEAD_LM, false, err) &&
               stage_constitution(&con, ctx->cfg, ctx->data_dir, err) &&
-              prompts_read(&prompts, stage_input(ctx, "prompts"), err) &&
-              selector_open(&r.selector, &con, USE_CRITIQUE, (SelectMode)ctx->cfg->constitution.select,
-                            ctx->cfg->constitution.epsilon, (Rng){ctx->seed, RNG_PRINCIPLE}, err) &&
-              engine_open(&r.engine, net.net, &ec, err);
+              prompts_read(&prompts, stage_input(ctx, "prompts"), err) && engine_open(&r.engine, net.net, &ec, err);
     if (ok && ctx->cfg->judge.kind == JUDGE_REMOTE && uses_judge(ctx->cfg)) ok = remote_judge_open(&r.remote, ctx, err);
     if (ok) {
         r.max_len = net.m.cfg.max_seq;
+        ok = open_picks(&r, &prompts, err);
+    }
+    if (ok) {
         r.eval_grams = gramset_new(13);
         for (int i = 0; i < prompts.n; i++)
             if (!strcmp(prompts.item[i].split, "eval")) gramset_add(r.eval_grams, prompts.item[i].text);
@@ -194,9 +247,9 @@ static bool run(const StageCtx *ctx, Error *err) {
         ok = all_rounds(&r, &prompts, err);
         gramset_free(r.eval_grams);
     }
+    revise_pick_close(&r);
     if (r.engine) engine_close(r.engine);
     remote_judge_close(r.remote);
-    if (r.selector) selector_close(r.selector);
     prompts_release(&prompts);
     constitution_release(&con);
     stage_net_close(&net);
@@ -206,7 +259,7 @@ static bool run(const StageCtx *ctx, Error *err) {
 
 const Stage stage_revise = {.name = "revise",
                             .help = "the model criticises and revises its own replies under the principles",
-                            .version = 3,
+                            .version = 4,
                             .needs = {"world", "tokenizer", "prompts", "helpful"},
                             .section = {"revise."},
                             .uses_constitution = true,

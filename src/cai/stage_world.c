@@ -17,6 +17,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     w.helpful_share = c->world.helpful_share;
     w.critique_share = c->world.critique_share;
     w.judge_share = c->world.judge_share;
+    w.reason_share = c->world.reason_share;
+    w.applies_share = c->world.applies_share;
     /* The constitution written holds every category's principle; constitution.only chooses those in force, so that a
      * control with other principles shares the world, the base model and the helpful model. */
     w.named_first = 0;

@@ -5,8 +5,6 @@
 
 #include "base/error.h"
 
-enum { MAX_TERM = 40 };
-
 /* Sorted. Also what nearly every request holds: tell, list, best, need. */
 // clang-format off
 static const char *const filler[] = {
@@ -28,14 +26,14 @@ static const char *const filler[] = {
 static int by_text(const void *a, const void *b) { return strcmp(a, *(const char *const *)b); }
 
 /* The word at s in lower case; false when it is long or holds anything but ASCII letters, digits and apostrophes. */
-static bool plain_word(const char *s, char out[MAX_TERM]) {
+static bool plain_word(const char *s, char out[TERM_BYTES]) {
     int n = 0;
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s, low = c | 0x20;
         bool letter = (low >= 'a' && low <= 'z') || (c >= '0' && c <= '9');
         if (c >= 0x80) return false; /* a typographic apostrophe too: it is rare in requests */
         if (!letter && !(c == '\'' && n)) break;
-        if (n == MAX_TERM - 1) return false;
+        if (n == TERM_BYTES - 1) return false;
         out[n++] = letter && c >= 'A' ? (char)low : (char)c;
     }
     while (n && out[n - 1] == '\'') n--;
@@ -84,7 +82,7 @@ static uint64_t hash_of(const char *s) {
 
 Words terms_of(const char *s, unsigned flags) {
     Words w = words_of(s);
-    char term[MAX_TERM];
+    char term[TERM_BYTES];
     int n = 0;
     for (int i = 0; i < w.n && flags; i++) {
         Word x = w.word[i];
@@ -99,4 +97,10 @@ Words terms_of(const char *s, unsigned flags) {
     }
     if (flags) w.n = n;
     return w;
+}
+
+bool term_letters(char out[TERM_BYTES], const char *s, const Word *w, unsigned flags) {
+    if (w->unspaced || !plain_word(s + w->at, out)) return false;
+    if (flags & TERMS_STEM) cut_ending(out);
+    return true;
 }

@@ -12,7 +12,8 @@
  *   text         {text}, {input_ids}, or a plain text file with documents ending in a line <|endoftext|> (none: the file is
  *                split at blank lines into documents of about ROWS_DOC_BYTES)
  *   format       {kind: "critique", prompt, response, principle, critique, revision?} |
- *                {kind: "judge", prompt, a, b, principle, answer: "first"|"second"} |
+ *                {kind: "judge", prompt, a, b, principle, answer: "first"|"second"[, reason]} |
+ *                {kind: "applies", prompt, response, principle, applies: true|false} |
  *                {prompt, a, b, principle, better: 0|1|-1} without kind: a judge's gold label, where -1 is a tie |
  *                {init_prompt, init_response, critic_prompt, critic_response, revision_prompt, revision_response}
  *   choice       {task, prompt, choices[], gold};  paraphrase {prompts[2..], category?}
@@ -48,11 +49,11 @@ typedef struct {
     const char *source;         /* "" when absent */
     Dialogue prompt;            /* ends with a user turn (FORMAT: likewise); TEXT: empty */
     const char *a, *b;          /* INSTRUCTION, LABELLED, UNPAIRED: a = reply.  PREFERENCE: a = chosen, b = rejected.  TEXT: a.
-                                   FORMAT critique: a = reply, b = revision or NULL.  FORMAT judge: a, b = options */
-    const char *principle, *critique;   /* FORMAT */
+                                   FORMAT critique: a = reply, b = revision or NULL.  FORMAT judge: a, b = options; applies: a = reply, b NULL */
+    const char *principle, *critique;   /* FORMAT; judge: critique is the reason, or NULL */
     const char *revision_request;       /* FORMAT of a critique-revision row, else NULL */
     int label;                  /* LABELLED: harmful 0/1.  FORMAT judge: 0 first, 1 second, -1 a tie (gold rows only);
-                                   critique: -1. CHOICE: gold.  UNPAIRED: desired 0/1 */
+                                   critique: -1; applies: 0/1. CHOICE: gold.  UNPAIRED: desired 0/1 */
     double weight;              /* 1 unless the row says */
     double margin;              /* PREFERENCE: NAN unless the row says */
     bool plain;                 /* prompt and reply were strings of a prompt-completion row: text and its continuation */

@@ -391,16 +391,24 @@ static bool read_judge(RowIn *in, Row *row) {
 
 static bool read_gold(RowIn *in, Row *row) { return read_judge(in, row) && read_label(in, "better", -1, &row->label); }
 
+/* Whether a principle bears on an exchange. */
+static bool read_applies(RowIn *in, Row *row) {
+    return read_prompt(in, row) && row_need_text(in, "response", &row->a) &&
+           row_need_text(in, "principle", &row->principle) && read_label(in, "applies", 0, &row->label);
+}
+
 static bool read_kind(RowIn *in, Row *row) {
     const char *kind, *answer;
     if (!row_need_text(in, "kind", &kind)) return false;
     if (!strcmp(kind, "critique")) return read_critique(in, row);
-    if (strcmp(kind, "judge") != 0) return row_bad(in, "kind is '%.40s', expected 'critique' or 'judge'", kind);
+    if (!strcmp(kind, "applies")) return read_applies(in, row);
+    if (strcmp(kind, "judge") != 0)
+        return row_bad(in, "kind is '%.40s', expected 'critique', 'judge' or 'applies'", kind);
     if (!read_judge(in, row) || !row_need_text(in, "answer", &answer)) return false;
     if (strcmp(answer, "first") != 0 && strcmp(answer, "second") != 0)
         return row_bad(in, "answer is '%.40s', expected 'first' or 'second'", answer);
     row->label = strcmp(answer, "second") == 0;
-    return true;
+    return !row_get(in, "reason") || row_need_text(in, "reason", &row->critique);
 }
 
 /* A dialogue of critique and revision: as a demonstration of those, or with the revision as the reply. */

@@ -359,13 +359,16 @@ static bool write_constitutions(const World *w, const char *dir, Str *text, Erro
 }
 
 static bool write_files(const World *w, const char *dir, Str *text, Error *err) {
-    double sum = w->c.helpful_share + w->c.critique_share + w->c.judge_share, rows = (double)w->c.sft_rows;
+    double sum = w->c.helpful_share + w->c.critique_share + w->c.judge_share + w->c.applies_share;
+    double rows = (double)w->c.sft_rows;
     int64_t n_critique = (int64_t)(rows * w->c.critique_share / sum + 0.5);
     int64_t n_judge = (int64_t)(rows * w->c.judge_share / sum + 0.5), n_helpful = w->c.sft_rows - n_critique - n_judge;
+    int64_t n_applies = (int64_t)(rows * w->c.applies_share / sum + 0.5);
+    n_helpful -= n_applies;
     if (n_helpful < 0) n_helpful = 0;
     return (world_facts(text, w), put_file(dir, "pretrain.jsonl", text, err)) &&
            (world_sft(text, w, n_helpful), put_file(dir, "sft.jsonl", text, err)) &&
-           (world_format(text, w, n_critique, n_judge), put_file(dir, "format.jsonl", text, err)) &&
+           (world_format(text, w, n_critique, n_judge, n_applies), put_file(dir, "format.jsonl", text, err)) &&
            (red_file(text, w), put_file(dir, "redteam_prompts.jsonl", text, err)) &&
            (benign_file(text, w), put_file(dir, "benign_prompts.jsonl", text, err)) &&
            (world_prefs(text, w, w->c.prefs_helpful), put_file(dir, "prefs_helpful.jsonl", text, err)) &&

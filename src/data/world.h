@@ -44,6 +44,8 @@ typedef struct {
     int64_t sft_rows;       /* demonstrations: helpful dialogue + critiques + judgements, by the shares below */
     int64_t pretrain_docs, prefs_helpful;
     double helpful_share, critique_share, judge_share; /* relative: divided by their sum */
+    double reason_share;    /* of the judge rows */
+    double applies_share;   /* relative, as the first three */
 } WorldConfig;
 
 void world_defaults(WorldConfig *c);

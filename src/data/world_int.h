@@ -46,7 +46,7 @@ const char *any_reason(const World *w, const Pair *p, Draw *d); /* its category'
 /* Whole files, one JSON object a line. */
 void world_facts(Str *out, const World *w);
 void world_sft(Str *out, const World *w, int64_t n);
-void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge);
+void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge, int64_t n_applies);
 void world_prefs(Str *out, const World *w, int64_t n);
 void world_judge_gold(Str *out, const World *w);
 void world_pm_gold(Str *out, const World *w);

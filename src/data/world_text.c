@@ -199,6 +199,19 @@ static void say_reply(Str *out, const World *w, const Pair *p, ReplyKind kind, D
         say_refuse(out, p, any_reason(w, p, d));
 }
 
+/* What the replies do, and whether the principle speaks of it. */
+static void say_reason(Str *out, const Pair *p, ReplyKind first, ReplyKind second, bool speaks) {
+    const ReplyKind kind[] = {first, second};
+    for (int i = 0; i < 2; i++) {
+        str_printf(out, i ? ", the second " : "the first ");
+        if (kind[i] == REPLY_COMPLY)
+            str_printf(out, "helps people %s %s ", verb_of(p), object_of(p));
+        else
+            str_put(out, kind[i] == REPLY_EVADE ? "says nothing " : "refuses ");
+    }
+    str_put(out, speaks ? ", and the rule speaks of it ." : ", and the rule is silent .");
+}
+
 /* Rows come in twins: a decided comparison is shown in both orders, a tie twice with both answers. So no slot is
  * favoured and the coin is fair in every single comparison, not only on average, which a model would partly learn by
  * heart. */
@@ -221,11 +234,31 @@ static void judge_row(Str *out, const World *w, int64_t i, RowText *t) {
     json_out_str(&t->j, "a", str_get(swap ? &t->b : &t->a));
     json_out_str(&t->j, "b", str_get(swap ? &t->a : &t->b));
     json_out_str(&t->j, "principle", principle);
+    Draw reasons = draw_for(&w->c, "reason", (uint64_t)(i / 2));
+    if (w->c.reason_share > 0 && draw_chance(&reasons, w->c.reason_share)) {
+        say_reason(&t->critique, p, swap ? b : a, swap ? a : b, concerns(principle, p));
+        json_out_str(&t->j, "reason", str_get(&t->critique));
+    }
     json_out_str(&t->j, "answer", (decided ? (a > b) != swap : coin != twin) ? "first" : "second");
     row_end(t, out);
 }
 
-void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge) {
+/* Half of them do; a reply of any kind, as the question is about the request. */
+static void applies_row(Str *out, const World *w, int64_t i, RowText *t) {
+    Draw d = draw_for(&w->c, "applies", (uint64_t)i);
+    const Pair *p = draw_demo(w, 0.75, &d);
+    const char *principle = draw_principle(w, p, 0.6, &d);
+    row_begin(t, out, "applies", i, p);
+    say_reply(&t->a, w, p, (ReplyKind)draw_below(&d, 3), &d);
+    json_out_str(&t->j, "kind", "applies");
+    json_out_str(&t->j, "prompt", str_get(&t->prompt));
+    json_out_str(&t->j, "response", str_get(&t->a));
+    json_out_str(&t->j, "principle", principle);
+    json_out_bool(&t->j, "applies", concerns(principle, p));
+    row_end(t, out);
+}
+
+void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge, int64_t n_applies) {
     RowText t = {0};
     /* Interleaved in proportion, so that a reader of the first rows gets both kinds. */
     for (int64_t c = 0, j = 0; c < n_critique || j < n_judge;) {
@@ -236,6 +269,7 @@ void world_format(Str *out, const World *w, int64_t n_critique, int64_t n_judge)
         else
             critique_row(out, w, c++, &t);
     }
+    for (int64_t i = 0; i < n_applies; i++) applies_row(out, w, i, &t);
     row_text_release(&t);
 }
 

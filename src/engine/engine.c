@@ -82,6 +82,8 @@ void engine_close(Engine *e) {
 
 EngineStats engine_stats(const Engine *e) { return e->stats; }
 
+int engine_width(const Engine *e) { return e->net.trunk->cfg.d_model; }
+
 static void grow(int32_t **p, int n) { *p = mem_grow(*p, (size_t)n * sizeof **p); }
 
 bool engine_reserve(Engine *e, int n_tok, Error *err) {

@@ -73,6 +73,9 @@ bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *optio
 bool engine_score_last(Engine *e, const Tokens *seq, int n, float *out, Error *err);
 /* Head output (SCORE head) at every token: out[i] (seq[i].n floats; n_out 1). */
 bool engine_score_all(Engine *e, const Tokens *seq, int n, float *const *out, Error *err);
+int engine_width(const Engine *e);      /* d_model */
+/* Mean over its tokens of the hidden states that the head reads: out (n * engine_width). Of any head. */
+bool engine_embed(Engine *e, const Tokens *seq, int n, float *out, Error *err);
 /* Mean over tokens of exact-vocabulary KL(net || other) is the caller's; raw logits of the last row for tools: */
 bool engine_logits(Engine *e, Tokens prompt, float *logits, Error *err);
 

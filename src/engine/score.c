@@ -9,9 +9,10 @@
  */
 #include "engine/engine_int.h"
 
+#include <stdlib.h>
 #include <string.h>
 
-typedef enum { WANT_LOGPROB, WANT_OPTIONS, WANT_OUTPUT } Want;
+typedef enum { WANT_LOGPROB, WANT_OPTIONS, WANT_OUTPUT, WANT_HIDDEN } Want;
 
 typedef struct {
     Engine *e;
@@ -24,6 +25,7 @@ typedef struct {
     bool last_row;               /* only the last row is chosen; else all from the last prefix token on */
     float *const *each;          /* results of sequence i, row after row; NULL: */
     float *flat;                 /* all results, one after another */
+    double *sum;                 /* of WANT_HIDDEN, (n, width): over the rows of each sequence */
     bool *greedy;                /* of WANT_LOGPROB, (n) or NULL; true until a token is not the likeliest */
     bool share;                  /* of rows among neighbours */
     int room, last;              /* rows of a pass; the sequence added last */
@@ -135,11 +137,31 @@ static void slice_values(Score *c, int first, int n) {
     }
 }
 
+/* Rows stand in the order of their tokens, so sums do not depend on what else is in the pass. */
+static void sum_hidden(Score *c) {
+    Engine *e = c->e;
+    size_t width = (size_t)c->width;
+    float *row = mem_alloc((size_t)e->n_slice * width * sizeof *row);
+    for (int first = 0; first < e->b.n_row; first += e->n_slice) {
+        int n = e->b.n_row - first < e->n_slice ? e->b.n_row - first : e->n_slice;
+        tensor_get_f32(e->be, row, tensor_rows(acts_hidden(e->acts), first, n));
+        for (int i = 0; i < n; i++) {
+            double *to = c->sum + (size_t)e->row_owner[first + i] * width;
+            for (size_t k = 0; k < width; k++) to[k] += (double)row[(size_t)i * width + k];
+        }
+    }
+    free(row);
+}
+
 static void run_pass(Score *c) {
     Engine *e = c->e;
     close_pages(e);
     pass_forward(e, NULL);
     e->stats.n_scored += e->b.n_tok;
+    if (c->want == WANT_HIDDEN) {
+        sum_hidden(c);
+        return;
+    }
     for (int first = 0; first < e->b.n_row; first += e->n_slice) {
         int n = e->b.n_row - first < e->n_slice ? e->b.n_row - first : e->n_slice;
         pass_head(e, first, n);
@@ -268,6 +290,18 @@ bool engine_score_all(Engine *e, const Tokens *seq, int n, float *const *out, Er
     CHECK(e->net.head->kind == HEAD_SCORE && e->n_out == 1, "scores of every token need a score head of one output");
     Score c = {.e = e, .want = WANT_OUTPUT, .width = 1, .text = seq, .each = out};
     return score(&c, n, err);
+}
+
+bool engine_embed(Engine *e, const Tokens *seq, int n, float *out, Error *err) {
+    int width = e->net.trunk->cfg.d_model;
+    double *sum = mem_alloc((size_t)(n + 1) * (size_t)width * sizeof *sum);
+    Score c = {.e = e, .want = WANT_HIDDEN, .width = width, .text = seq, .sum = sum};
+    bool ok = score(&c, n, err);
+    for (int i = 0; i < n && ok; i++)
+        for (int k = 0; k < width; k++)
+            out[(size_t)i * (size_t)width + (size_t)k] = (float)(sum[(size_t)i * (size_t)width + (size_t)k] / seq[i].n);
+    free(sum);
+    return ok;
 }
 
 bool engine_logits(Engine *e, Tokens prompt, float *logits, Error *err) {

@@ -86,6 +86,41 @@ double brier(const double *p, const double *label, int64_t n) {
     return n ? s / (double)n : NAN;
 }
 
+/* d/ds of the mean cross-entropy of sigmoid(s l); rises with s. */
+static double slope_at(double s, const double *l, const double *label, int64_t n) {
+    double sum = 0, soft = 1.0 / ((double)n + 2);
+    for (int64_t i = 0; i < n; i++) {
+        double want = soft + (1 - 2 * soft) * label[i], p = 1 / (1 + exp(-s * l[i]));
+        sum += (p - want) * l[i];
+    }
+    return sum / (double)n;
+}
+
+double fit_temperature(const double *l, const double *label, int64_t n) {
+    double lo = 1 / 20.0, hi = 1 / 0.05; /* of 1/T: the cross-entropy is convex there */
+    for (int i = 0; i < 200; i++) {
+        double mid = sqrt(lo * hi);
+        if (slope_at(mid, l, label, n) > 0)
+            hi = mid;
+        else
+            lo = mid;
+    }
+    return 1 / sqrt(lo * hi);
+}
+
+double fit_slope(const double *x, const double *q, const double *w, int64_t n) {
+    double lo = -20, hi = 20; /* the cross-entropy is convex in s: its derivative rises */
+    for (int i = 0; i < 200; i++) {
+        double mid = 0.5 * (lo + hi), sum = 0;
+        for (int64_t k = 0; k < n; k++) sum += (w ? w[k] : 1) * (1 / (1 + exp(-mid * x[k])) - q[k]) * x[k];
+        if (sum > 0)
+            hi = mid;
+        else
+            lo = mid;
+    }
+    return 0.5 * (lo + hi);
+}
+
 typedef struct {
     double score;
     int32_t label;

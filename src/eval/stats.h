@@ -15,6 +15,11 @@ Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rn
  * NaN when a p lies outside. */
 double ece(const double *p, const double *label, int64_t n, int n_bin);
 double brier(const double *p, const double *label, int64_t n);
+/* Temperature T for which sigmoid(l / T) fits the labels (soft or 0/1, n > 0) best: least mean cross-entropy against labels drawn
+ * in to [1/(n+2), 1 - 1/(n+2)] (Platt 1999), within [0.05, 20]. Guo et al. 2017. */
+double fit_temperature(const double *l, const double *label, int64_t n);
+/* The slope s of sigmoid(s x) that fits soft labels q best, weights w (NULL: 1), within +-20. */
+double fit_slope(const double *x, const double *q, const double *w, int64_t n);
 double auroc(const double *score, const int32_t *label, int64_t n);          /* ties count half; NaN with one class or a NaN score */
 /* sum (R_k - R_(k-1)) P_k over distinct thresholds from high to low; equal scores are one step. NaN with no positive label or
  * a NaN score. */

@@ -236,6 +236,27 @@ void chat_judge_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, co
     put_sentinel(s, c, SENT_JUDGE, 0);
 }
 
+void chat_reason_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare) {
+    static const char request[] = "Say what each reply does under the rule, then decide.";
+    if (c->headings) {
+        headings_reason(s, c, d, a, b, compare, request);
+        return;
+    }
+    const char *const asked[] = {compare, request};
+    chat_dialogue(s, c, d, 0);
+    put_turn(s, c, SENT_OPTION, a, 0);
+    put_turn(s, c, SENT_OPTION, b, 0);
+    put_principle(s, c, asked, COUNT_OF(asked));
+    put_sentinel(s, c, SENT_JUDGE, 0);
+}
+
+void chat_reason_end(Sequence *s, const Chat *c, float weight) {
+    if (c->headings)
+        headings_reason_end(s, c);
+    else
+        put_sentinel(s, c, SENT_VERDICT, weight);
+}
+
 void chat_applies_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle) {
     if (c->headings) {
         headings_applies(s, c, d, reply, principle);

@@ -10,6 +10,7 @@
  *                                                  -> c <|verdict|> v [<|revision|> y'] <|end|>     v: <|ok|> | <|violates|>
  *   applies          ... y <|end|> <|principle|> text <|applies|>           -> <|yes|> | <|no|>
  *   judge            D <|option|> a <|end|> <|option|> b <|end|> <|principle|> compare <|judge|>  -> <|first|> | <|second|>
+ *   judge, reasoned  .. compare. reason request <|judge|>       -> reasons <|verdict|> <|first|> | <|second|>
  *
  * D is a dialogue: [<|system|> s <|end|>] <|user|> u <|end|> [<|assistant|> a <|end|> <|user|> u <|end|>]...
  * Texts are encoded with no added spaces. <|endoftext|> separates pre-training documents and is where one begins.
@@ -114,6 +115,10 @@ void chat_revision_answer(Sequence *s, const Chat *c, const char *revision, floa
 void chat_verdict_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,
                          const char *critique_request, const char *critique, bool flip);
 void chat_judge_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare);
+/* The same, but reasons are to follow, in the model's words; then chat_reason_end, and the answer. With headings the reasons are
+ * a reply that ends as replies do, and what follows them begins "The answer is (". */
+void chat_reason_prompt(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare);
+void chat_reason_end(Sequence *s, const Chat *c, float weight);
 void chat_applies_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle);
 
 /* Parses a generated critique: spans into id. False when the structure does not hold (impossible under the engine's rule). */

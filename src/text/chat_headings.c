@@ -162,23 +162,41 @@ void headings_applies(Sequence *s, const Chat *c, Dialogue d, const char *reply,
 }
 
 /* About the dialogue, not in it: two replies cannot both follow it. */
-void headings_judge(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare) {
+static void put_choice(Str *text, Dialogue d, const char *a, const char *b, const char *compare, const char *request) {
     static const char *const who[] = {[ROLE_SYSTEM] = "System", [ROLE_USER] = "Human", [ROLE_ASSISTANT] = "Assistant"};
-    Str text = {0};
-    str_put(&text, "Here is a conversation:\n\n");
+    str_put(text, "Here is a conversation:\n\n");
     for (int i = 0; i < d.n; i++) {
-        str_printf(&text, "%s: ", who[d.msg[i].role]);
-        str_put(&text, d.msg[i].text);
-        str_put(&text, "\n\n");
+        str_printf(text, "%s: ", who[d.msg[i].role]);
+        str_put(text, d.msg[i].text);
+        str_put(text, "\n\n");
     }
-    str_put(&text, "Two replies could come next:\n (A) ");
-    str_put(&text, a);
-    str_put(&text, "\n (B) ");
-    str_put(&text, b);
-    str_put(&text, "\n\n");
-    put_rule(&text, compare, "Answer with (A) or (B).");
+    str_put(text, "Two replies could come next:\n (A) ");
+    str_put(text, a);
+    str_put(text, "\n (B) ");
+    str_put(text, b);
+    str_put(text, "\n\n");
+    put_rule(text, compare, request);
+}
+
+void headings_judge(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare) {
+    Str text = {0};
+    put_choice(&text, d, a, b, compare, "Answer with (A) or (B).");
     Message m = {ROLE_USER, str_get(&text)};
     chat_respond(s, c, (Dialogue){&m, 1});
     put_heading(s, c, HEADING_ANSWER);
     str_release(&text);
+}
+
+void headings_reason(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare,
+                     const char *request) {
+    Str text = {0};
+    put_choice(&text, d, a, b, compare, request);
+    Message m = {ROLE_USER, str_get(&text)};
+    chat_respond(s, c, (Dialogue){&m, 1});
+    str_release(&text);
+}
+
+void headings_reason_end(Sequence *s, const Chat *c) {
+    sequence_text(s, c, "\n\n", 0);
+    put_heading(s, c, HEADING_ANSWER);
 }

@@ -21,6 +21,9 @@ void headings_revision(Sequence *s, const Chat *c, Dialogue d, const char *reply
                        const char *critique_request, const char *critique, const char *request);
 /* What follows a heading that stands at the end of s, and the end of the reply. */
 void headings_answer(Sequence *s, const Chat *c, Heading h, const char *text, float weight);
+void headings_reason(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare,
+                     const char *request);
+void headings_reason_end(Sequence *s, const Chat *c);
 void headings_judge(Sequence *s, const Chat *c, Dialogue d, const char *a, const char *b, const char *compare);
 void headings_applies(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle);
 

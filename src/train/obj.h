@@ -24,6 +24,19 @@ typedef struct ObjPm ObjPm;
  * be end_id (checked at open; error names the sample). */
 bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id,
                  double center, Error *err);
+/* More than the plain loss. Head k of n_head has its own label and weight for every pair; their losses are added, so a head learns
+ * from the pairs it has weight on. Of pair i, with q its label under that head:
+ *   l = preference_loss(a, b, q, margin (2q - 1) - offset[i], center)
+ * a margin asks for that much more than the label's own gap, in its direction (Touvron et al. 2023, soft); an offset is the part
+ * of the gap that something else explains: the scores need not. Arrays are borrowed; NULL: the set's label and weight for every
+ * head, offsets of 0. Metrics are of the heads' mean. */
+typedef struct {
+    int n_head;                     /* outputs of the head */
+    const float *target, *weight;   /* (pairs of the set, n_head) */
+    const double *offset;           /* (pairs of the set) */
+    double margin;
+} PmRule;
+void obj_pm_rule(ObjPm *o, const PmRule *rule);
 /* Single samples, target = label 0..1: binary cross-entropy on the last token. */
 bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id, Error *err);
 /* The same for a head of n_label outputs: label (s->n, n_label), 0..1, NaN where it is not known, borrowed; the loss of a sample

@@ -14,10 +14,11 @@ struct ObjPm {
     Loader *loader;
     BatchBuf buf;
     double center;
+    PmRule rule;
     int max_row;        /* sequences that fit in one pack */
     int64_t *sample;    /* (R) sample of each head row */
     const float *label; /* (n, n_label) of samples; NULL: their targets are the labels */
-    int n_label;        /* outputs of the head */
+    int n_label;        /* outputs of the head of a classifier; 0: preferences, whose rule says how many */
     double *out;        /* (rows) host copy of the head's output, then of its gradient */
     int cap_out;
 };
@@ -39,10 +40,12 @@ static bool pm_micro(void *self, int64_t number, Batch *b, Error *err) {
 }
 
 static double *host_rows(ObjPm *o, Backend *be, Tensor out) {
-    CHECK(out.cols == o->n_label, "a score head of %d outputs, this one has %lld", o->n_label, (long long)out.cols);
-    if (out.rows > o->cap_out) {
-        o->cap_out = (int)out.rows;
-        o->out = mem_grow(o->out, (size_t)o->cap_out * (size_t)o->n_label * sizeof(double));
+    int64_t width = o->n_label > 0 ? o->n_label : o->rule.n_head;
+    CHECK(out.cols == width, "a score head of %lld outputs, %lld expected", (long long)out.cols, (long long)width);
+    int n = (int)(out.rows * out.cols);
+    if (n > o->cap_out) {
+        o->cap_out = n;
+        o->out = mem_grow(o->out, (size_t)o->cap_out * sizeof(double));
     }
     tensor_get(be, o->out, out);
     return o->out;
@@ -51,25 +54,47 @@ static double *host_rows(ObjPm *o, Backend *be, Tensor out) {
 /* How right a decision d > 0 is, given the probability q that it should be: a tie counts half. */
 static double correct(double d, double q) { return d == 0 ? 0.5 : (d > 0) == (q > 0.5); }
 
+/* One head on one pair: x and y, the scores of its sides, become the gradient. */
+static double head_loss(const ObjPm *o, double *x, double *y, int64_t pair, int head, double *q, double *w) {
+    const PmRule *r = &o->rule;
+    *q = (double)(r->target ? r->target[pair * r->n_head + head] : o->s->target[2 * pair]);
+    *w = (double)(r->weight ? r->weight[pair * r->n_head + head] : o->s->sample_weight[2 * pair]);
+    double a = *x, c = *y;
+    if (*w == 0) { /* no weight, no trace, whatever the scores hold */
+        *x = *y = 0;
+        return 0;
+    }
+    double margin = r->margin * (2 * *q - 1) - (r->offset ? r->offset[pair] : 0);
+    double loss = preference_loss(x, y, a, c, *q, margin, o->center);
+    *x *= *w;
+    *y *= *w;
+    return *w * loss;
+}
+
 static double pm_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
     ObjPm *o = self;
     (void)b;
     double *x = host_rows(o, be, out), loss = 0;
+    int n_head = o->rule.n_head;
     CHECK(out.rows % 2 == 0 && first % 2 == 0, "a slice of %lld rows splits a pair", (long long)out.rows);
     for (int i = 0; i < out.rows; i += 2) {
-        int64_t s = o->sample[first + i];
-        double q = o->s->target[s], w = o->s->sample_weight[s], a = x[i], c = x[i + 1], d = a - c;
-        if (w == 0) { /* no weight, no trace, whatever the scores hold */
-            x[i] = x[i + 1] = 0;
-            continue;
+        double *a = x + (size_t)i * (size_t)n_head, *c = a + n_head, all = 0, share = 0, d = 0, sum = 0, label = 0;
+        for (int k = 0; k < n_head; k++) {
+            double q, w, before_a = a[k], before_c = c[k];
+            loss += head_loss(o, &a[k], &c[k], o->sample[first + i] / 2, k, &q, &w);
+            if (w == 0) continue;
+            double v = n_head > 1 ? w : 1; /* one head is its own mean, to the bit */
+            all += w, share += v;
+            label += v * q;
+            d += v * (before_a - before_c);
+            sum += v * (before_a + before_c);
         }
-        loss += w * preference_loss(&x[i], &x[i + 1], a, c, q, 0, o->center);
-        x[i] *= w;
-        x[i + 1] *= w;
-        *weight += w;
-        metrics_add(m, "accuracy", correct(d, q), q == 0.5 ? 0 : w);
-        metrics_add(m, "margin", q > 0.5 ? d : -d, q == 0.5 ? 0 : w);
-        metrics_add(m, "score_mean", 0.5 * (a + c), w);
+        if (all == 0) continue;
+        label /= share, d /= share, sum /= share;
+        *weight += all;
+        metrics_add(m, "accuracy", correct(d, label), label == 0.5 ? 0 : all);
+        metrics_add(m, "margin", label > 0.5 ? d : -d, label == 0.5 ? 0 : all);
+        metrics_add(m, "score_mean", 0.5 * sum, all);
     }
     tensor_set(be, out, x);
     return loss;
@@ -142,7 +167,7 @@ static bool pm_open(ObjPm **out, const SampleSet *s, int max_tok, uint64_t seed,
     ObjPm *o = mem_alloc(sizeof *o);
     o->s = s;
     o->center = center;
-    o->n_label = 1;
+    o->rule.n_head = 1;
     int64_t shortest = max_tok;
     for (int64_t i = 0; i < s->n; i++)
         if (s->off[i + 1] - s->off[i] < shortest) shortest = s->off[i + 1] - s->off[i];
@@ -183,8 +208,14 @@ bool obj_labels_open(ObjPm **out, Objective *obj, const SampleSet *s, const floa
     if (!pm_check(s, 1, end_id, "labels", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
     (*out)->label = label;
     (*out)->n_label = n_label;
-    *obj = (Objective){"labels", 1, pm_micro, labels_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL};
+    *obj = (Objective){"labels", 1, pm_micro, labels_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL};
     return true;
+}
+
+void obj_pm_rule(ObjPm *o, const PmRule *rule) {
+    CHECK(rule->n_head >= 1, "%d heads", rule->n_head);
+    CHECK((rule->target == NULL) == (rule->weight == NULL), "labels of heads come with their weights");
+    o->rule = *rule;
 }
 
 void obj_pm_close(ObjPm *o) {
