@@ -214,6 +214,8 @@ void tensor_set(Backend *be, Tensor y, const double *in);
 void tensor_get_f32(Backend *be, float *out, Tensor x);
 void tensor_set_f32(Backend *be, Tensor y, const float *in);
 void tensor_set_bf16(Tensor y, const unsigned char *in);    /* y: panels of BF16 in host memory; in: rows*cols of BF16, little-endian */
+/* The same of columns: element (i, j) is number j*ld + i of in. */
+void tensor_set_columns_bf16(Tensor y, const unsigned char *in, int64_t ld);
 void tensor_set_columns_f32(Tensor y, const float *in);     /* y in host memory; in: its columns one after another, cols*rows */
 void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i);     /* out: cols; a row inside a panel too */
 void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in);
