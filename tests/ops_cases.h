@@ -46,7 +46,8 @@ static inline void ops_add_elem(OpList *l) {
         int n_alias;
     } op[] = {{OP_zero, 0},     {OP_copy, 0},       {OP_add, 2},        {OP_add_bias, 1},
               {OP_sumsq, 0},    {OP_all_finite, 0}, {OP_swiglu_fwd, 2}, {OP_swiglu_bwd, 3},
-              {OP_gelu_fwd, 1}, {OP_gelu_bwd, 2},   {OP_scale, 0}};
+              {OP_gelu_fwd, 1}, {OP_gelu_bwd, 2},   {OP_scale, 0},
+              {OP_dropout, 1}};
     for (int i = 0; i < COUNT_OF(op); i++)
         for (int j = 0; j < COUNT_OF(shape); j++)
             op_add(l, (OpCase){.op = op[i].op,
@@ -233,7 +234,8 @@ static inline void ops_add_window(OpList *l) {
 static inline void ops_add_half(OpList *l) {
     static const int shape[][2] = {{1, 1}, {3, 5}, {2, 16}, {5, 33}, {17, 64}, {65, 31}};
     static const OpId op[] = {OP_cast,     OP_swiglu_fwd,  OP_swiglu_bwd,    OP_gelu_fwd,
-                              OP_gelu_bwd, OP_rmsnorm_fwd, OP_layernorm_fwd, OP_embed_fwd};
+                              OP_gelu_bwd, OP_rmsnorm_fwd, OP_layernorm_fwd, OP_embed_fwd,
+                              OP_dropout};
     for (int i = 0; i < COUNT_OF(op); i++)
         for (int j = 0; j < COUNT_OF(shape); j++) {
             OpCase c = {.op = op[i], .store = STORE_BF16, .n = shape[j][0], .m = shape[j][1], .k = 20};
@@ -243,6 +245,9 @@ static inline void ops_add_half(OpList *l) {
             c.add = op[i] == OP_embed_fwd && j % 2;
             op_add(l, c);
         }
+    /* a head of more words than are worked on at once (kernels_half.h: DEEP), and a few */
+    for (int add = 0; add < 2; add++)
+        op_add(l, (OpCase){.op = OP_linear_bwd, .store = STORE_BF16, .n = add ? 7 : 400, .m = 8211, .k = 20, .add = add});
 }
 
 /* Every case, of every op; returns the count. seed varies the numbers, not the shapes. */

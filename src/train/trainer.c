@@ -56,8 +56,12 @@ double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor
     return micro(net, a, b, obj, slice, weight, m, false);
 }
 
+enum { FROZEN_VALUES = 1 << 21 }; /* 8 MB of logits */
+
 int head_slice_rows(Net net) {
-    int64_t fill = net.trunk->be->slice_values / net.head->n_out;
+    int64_t fill = net.trunk->be->slice_values / net.head->n_out, few = FROZEN_VALUES / net.head->n_out;
+    if (fill == 0 && tensor_empty(net.head->dw) && few < HEAD_SLICE)
+        return few < HEAD_SLICE_LEAST ? HEAD_SLICE_LEAST : (int)(few - few % HEAD_SLICE_LEAST);
     return (int)(fill < HEAD_SLICE ? HEAD_SLICE : fill > HEAD_SLICE_MOST ? HEAD_SLICE_MOST : fill);
 }
 
@@ -197,6 +201,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
         Batch b;
         if ((s->stopped = stop_requested(t->stop))) break;
         if (!t->obj->micro(t->obj->self, t->step * c->accum + i, &b, err)) return false;
+        b.drop = (uint64_t)(t->step * c->accum + i) + 1;
         CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
               b.n_row);
         sum += train_micro(t->net, t->acts, &b, t->obj, t->slice, &s->weight, t->metrics);
