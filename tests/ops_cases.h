@@ -46,8 +46,7 @@ static inline void ops_add_elem(OpList *l) {
         int n_alias;
     } op[] = {{OP_zero, 0},     {OP_copy, 0},       {OP_add, 2},        {OP_add_bias, 1},
               {OP_sumsq, 0},    {OP_all_finite, 0}, {OP_swiglu_fwd, 2}, {OP_swiglu_bwd, 3},
-              {OP_gelu_fwd, 1}, {OP_gelu_bwd, 2},   {OP_scale, 0},
-              {OP_dropout, 1}};
+              {OP_gelu_fwd, 1}, {OP_gelu_bwd, 2},   {OP_scale, 0}};
     for (int i = 0; i < COUNT_OF(op); i++)
         for (int j = 0; j < COUNT_OF(shape); j++)
             op_add(l, (OpCase){.op = op[i].op,
@@ -245,6 +244,10 @@ static inline void ops_add_half(OpList *l) {
             c.add = op[i] == OP_embed_fwd && j % 2;
             op_add(l, c);
         }
+    /* last, because a case's numbers follow from its place */
+    for (int j = 0; j < COUNT_OF(shape); j++)
+        op_add(l, (OpCase){.op = OP_dropout, .n = shape[j][0], .m = shape[j][1], .pad = j % 2 ? 3 : 0, .alias = j % 2});
+    op_add(l, (OpCase){.op = OP_dropout, .n = 3, .m = 16400});
     /* a head of more words than are worked on at once (kernels_half.h: DEEP), and a few */
     for (int add = 0; add < 2; add++)
         op_add(l, (OpCase){.op = OP_linear_bwd, .store = STORE_BF16, .n = add ? 7 : 400, .m = 8211, .k = 20, .add = add});
