@@ -250,7 +250,7 @@ static inline void ops_add_half(OpList *l) {
     op_add(l, (OpCase){.op = OP_dropout, .n = 3, .m = 16400});
     /* a head of more words than are worked on at once (kernels_half.h: DEEP), and a few */
     for (int add = 0; add < 2; add++)
-        op_add(l, (OpCase){.op = OP_linear_bwd, .store = STORE_BF16, .n = add ? 7 : 400, .m = 8211, .k = 20, .add = add});
+        op_add(l, (OpCase){.op = OP_linear_bwd, .store = STORE_BF16, .n = add ? 7 : 26, .m = 8211, .k = 5, .add = add});
 }
 
 /* Every case, of every op; returns the count. seed varies the numbers, not the shapes. */
