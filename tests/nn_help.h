@@ -141,6 +141,7 @@ typedef struct {
     double *weight; /* (n_tok) of -logprob(target) */
     int n_seen;     /* sequences share rows, see Batch */
     int32_t *seen, *home;
+    uint64_t drop; /* the pass's number for dropout, see Batch */
 } Rows;
 
 static inline void rows_pages(Rows *r) {
@@ -196,6 +197,7 @@ static inline Batch rows_batch(const Rows *r) {
                    .n_seen = r->n_seen,
                    .seen = r->seen,
                    .home = r->home,
+                   .drop = r->drop,
                    .seqs = {.n_seq = r->n_seq,
                             .max_page = r->max_page,
                             .q_off = r->q_off,

@@ -233,7 +233,8 @@ static inline void ops_add_window(OpList *l) {
 static inline void ops_add_half(OpList *l) {
     static const int shape[][2] = {{1, 1}, {3, 5}, {2, 16}, {5, 33}, {17, 64}, {65, 31}};
     static const OpId op[] = {OP_cast,     OP_swiglu_fwd,  OP_swiglu_bwd,    OP_gelu_fwd,
-                              OP_gelu_bwd, OP_rmsnorm_fwd, OP_layernorm_fwd, OP_embed_fwd};
+                              OP_gelu_bwd, OP_rmsnorm_fwd, OP_layernorm_fwd, OP_embed_fwd,
+                              OP_dropout};
     for (int i = 0; i < COUNT_OF(op); i++)
         for (int j = 0; j < COUNT_OF(shape); j++) {
             OpCase c = {.op = op[i], .store = STORE_BF16, .n = shape[j][0], .m = shape[j][1], .k = 20};
@@ -243,6 +244,13 @@ static inline void ops_add_half(OpList *l) {
             c.add = op[i] == OP_embed_fwd && j % 2;
             op_add(l, c);
         }
+    /* last, because a case's numbers follow from its place */
+    for (int j = 0; j < COUNT_OF(shape); j++)
+        op_add(l, (OpCase){.op = OP_dropout, .n = shape[j][0], .m = shape[j][1], .pad = j % 2 ? 3 : 0, .alias = j % 2});
+    op_add(l, (OpCase){.op = OP_dropout, .n = 3, .m = 16400});
+    /* a head of more words than are worked on at once (kernels_half.h: DEEP), and a few */
+    for (int add = 0; add < 2; add++)
+        op_add(l, (OpCase){.op = OP_linear_bwd, .store = STORE_BF16, .n = add ? 7 : 26, .m = 8211, .k = 5, .add = add});
 }
 
 /* Every case, of every op; returns the count. seed varies the numbers, not the shapes. */

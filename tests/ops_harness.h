@@ -42,7 +42,8 @@
     OP(logprob_fwd,      "")    \
     OP(logprob_bwd,      "logprob_fwd")   \
     OP(adamw,            "")    \
-    OP(scale,            "")
+    OP(scale,            "")    \
+    OP(dropout,          "")
 // clang-format on
 
 typedef enum {
@@ -171,6 +172,7 @@ static inline DType op_dtype(const OpCase *c, const char *name, DType real) {
     case OP_swiglu_bwd:
     case OP_gelu_fwd:
     case OP_gelu_bwd:
+    case OP_dropout:
     case OP_rope: /* from here on: backends with attn_half */
     case OP_gather_rows:
     case OP_scatter_rows:
@@ -306,6 +308,11 @@ static inline void op_linear(Backend *be, const OpData *d, const Tensor *t) {
         be->op->linear_fwd(be, out, n, t[1], d->c.add);
 }
 
+/* A third and nothing; rows beyond 32 bits. */
+static inline Dropout op_dropout(const OpCase *c) {
+    return (Dropout){{c->seed, RNG_DROPOUT}, UINT64_C(0xfffffffe), c->n == 1 ? 0 : 21845};
+}
+
 /* One op call on tensors that lie in the order of the slots. Returns the op's number, 0 if it has none. */
 static inline double op_call(Backend *be, const OpData *d, const Tensor *t) {
     const BackendOps *op = be->op;
@@ -342,6 +349,7 @@ static inline double op_call(Backend *be, const OpData *d, const Tensor *t) {
     case OP_logprob_bwd: op->logprob_bwd(be, t[0], d->idx, t[1], c->temp); break;
     case OP_adamw: op->adamw(be, t[0], t[1], t[2], t[3], c->adamw); break;
     case OP_scale: op->scale(be, t[0], c->spread); break;
+    case OP_dropout: op->dropout(be, t[0], t[1], op_dropout(c)); break;
     case OP_COUNT: break;
     }
     // clang-format on
@@ -677,6 +685,10 @@ static inline void op_build(OpData *d, const OpCase *c, Backend *ref) {
     case OP_zero: op_build_elem(d, "y", x, 0); break;
     case OP_copy:
     case OP_cast: op_build_elem(d, "y", x, 1); break;
+    case OP_dropout:
+        op_build_elem(d, "y", x, 1);
+        d->sliceable = false; /* a row's number is part of what it becomes */
+        break;
     case OP_add: op_build_elem(d, "y", ab, 2); break;
     case OP_gelu_fwd: op_build_elem(d, "y", x, 1); break;
     case OP_gelu_bwd: op_build_elem(d, "dx", dy_x, 2); break;

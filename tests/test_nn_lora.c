@@ -98,6 +98,7 @@ static void differences(const ModelConfig *config, HeadKind kind, const LoraConf
     roughen_adapter(&l);
     Rows rows = rows_random((int[]){4, 1, 7}, 3, c.n_vocab, 5);
     rows_keep_odd(&rows);
+    rows.drop = 9; /* for adapters with dropout: one mask in all passes */
     DiffJob job = {.net = l.net, .rows = &rows};
     OK(acts_open(&job.acts, &l.t.model, rows.n_tok, rows.n_tok, KEEP_ALL, &err));
     l.a->n_rows = 5; /* several runs of rows */
@@ -121,13 +122,19 @@ static void test_differences(void **state) {
     static const char *const two[] = {"k_proj", "mlp.down_proj"};
     LoraConfig some = {.r = 2, .alpha = 16, .rslora = true, .target = two, .n_target = 2};
     differences(&c, HEAD_LM, &some, 3 * 2 * 2);
+    LoraConfig drops = rank3;
+    drops.dropout = 0.3;
+    differences(&c, HEAD_LM, &drops, 3 * 7 * 2);
 }
 
 /* c_attn: one a, three parts of b; c_proj twice, c_fc. */
 static void test_differences_gpt2(void **state) {
     (void)state;
     ModelConfig c = gpt2_config(true, GELU_TANH);
+    LoraConfig drops = rank3;
+    drops.dropout = 0.3;
     differences(&c, HEAD_LM, &rank3, 2 * (1 + 3 + 3 * 2));
+    differences(&c, HEAD_LM, &drops, 2 * (1 + 3 + 3 * 2));
     static const char *const fused[] = {"c_attn"}, *const both[] = {"c_proj"}, *const one[] = {"mlp.c_proj"};
     differences(&c, HEAD_SCORE, &(LoraConfig){.r = 4, .alpha = 4, .target = fused, .n_target = 1}, 2 * 4 + 1);
     differences(&c, HEAD_LM, &(LoraConfig){.r = 1, .alpha = 4, .target = both, .n_target = 1}, 2 * 4);
@@ -272,6 +279,96 @@ static void test_plans(void **state) {
     on_every_backend(check_plans);
 }
 
+/* A pass's number says what it drops: in a pass made again, in runs of other lengths, in blocks that are computed
+ * again. */
+static void check_dropout(Backend *be, const ModelConfig *c) {
+    LoraNet l, frozen;
+    LoraConfig drops = rank3;
+    drops.dropout = 0.25;
+    lora_open(&l, be, c, HEAD_LM, &drops, true);
+    lora_open(&frozen, be, c, HEAD_LM, &drops, false);
+    lora_visit(l.a, train_b, be);
+    lora_visit(frozen.a, train_b, be);
+    Rows rows = rows_random((int[]){9, 1, 14}, 3, c->n_vocab, 8);
+    enum { FIRST, AGAIN, INPUTS, RUNS, NEXT, NONE, FROZEN, N };
+    size_t n_grad, n = (size_t)rows.n_row * (size_t)c->n_vocab;
+    double *out[N], *grad[N] = {0};
+    for (int k = 0; k < N; k++) {
+        rows.drop = k == NEXT ? 6 : k == NONE ? 0 : 5;
+        if (k == RUNS) l.a->n_rows = 7;
+        LoraNet *net = k == FROZEN ? &frozen : &l;
+        out[k] = outputs(net, net->net, &rows, k == INPUTS ? KEEP_INPUTS : KEEP_ALL, k != FROZEN);
+        if (k != FROZEN) grad[k] = gradients(net->net, &n_grad);
+    }
+    for (int k = AGAIN; k <= RUNS; k++) assert_memory_equal(out[FIRST], out[k], n * sizeof **out);
+    for (int k = AGAIN; k <= INPUTS; k++) assert_memory_equal(grad[FIRST], grad[k], n_grad * sizeof **grad);
+    assert_true(distance(grad[RUNS], grad[FIRST], n_grad) < rounding(be));
+    assert_true(distance(out[NEXT], out[FIRST], n) > 1e-3 && distance(out[NONE], out[FIRST], n) > 1e-3);
+    assert_memory_equal(out[NONE], out[FROZEN], n * sizeof **out); /* what is not trained drops nothing */
+    for (int k = 0; k < N; k++) free(out[k]), free(grad[k]);
+    rows_free(&rows);
+    lora_close(&l), lora_close(&frozen);
+}
+
+static void test_dropout(void **state) {
+    (void)state;
+    on_every_backend(check_dropout);
+}
+
+/* With one token a column of a has a gradient just where its input was kept. */
+typedef struct {
+    Backend *be;
+    int64_t n, fell, same, n_same; /* same: of inputs that gate and up share, dropped in both or in neither */
+    bool gate[64];
+} FallJob;
+
+static void count_fallen(void *ud, const LoraPart *p) {
+    FallJob *job = ud;
+    if (p->up || strstr(p->module, "q_proj") || strstr(p->module, "k_proj")) return; /* one key: no gradient */
+    int64_t cols = p->w.cols, rows = p->w.rows;
+    double *da = mem_alloc((size_t)(rows * cols) * sizeof *da);
+    tensor_get(job->be, da, p->dw);
+    for (int64_t j = 0; j < cols; j++) {
+        bool fell = true;
+        for (int64_t i = 0; i < rows; i++) fell = fell && da[i * cols + j] == 0;
+        job->n++, job->fell += fell;
+        if (strstr(p->module, "gate_proj")) job->gate[j] = fell;
+        if (strstr(p->module, "up_proj")) job->n_same++, job->same += fell == job->gate[j];
+    }
+    free(da);
+}
+
+static void test_share(void **state) {
+    (void)state;
+    Error err = {0};
+    Machine mc;
+    LoraNet l;
+    Acts *acts;
+    ModelConfig c = llama_config(false, true);
+    LoraConfig drops = rank3;
+    drops.dropout = 0.25;
+    assert_true(machine_open(&mc, "ref", NULL, 1));
+    assert_true(c.d_model <= 64);
+    lora_open(&l, mc.be, &c, HEAD_LM, &drops, true);
+    roughen_adapter(&l);
+    Rows rows = rows_random((int[]){1}, 1, c.n_vocab, 8);
+    OK(acts_open(&acts, &l.t.model, 1, 1, KEEP_ALL, &err));
+    FallJob job = {.be = mc.be};
+    for (rows.drop = 1; rows.drop <= 200; rows.drop++) {
+        run_rows(l.net, acts, &rows, 1, true, NULL);
+        lora_visit(l.a, count_fallen, &job);
+        net_zero_grads(l.net);
+    }
+    double n = (double)job.n, p = 0.25, agree = p * p + (1 - p) * (1 - p), pairs = (double)job.n_same;
+    assert_true(job.n > 20000 && job.n_same > 5000);
+    assert_true(fabs((double)job.fell - n * p) < 5 * sqrt(n * p * (1 - p)));
+    assert_true(fabs((double)job.same - pairs * agree) < 5 * sqrt(pairs * agree * (1 - agree)));
+    acts_close(acts);
+    rows_free(&rows);
+    lora_close(&l);
+    machine_close(&mc);
+}
+
 /* Gradients of every backend are ref's. */
 static void test_against_ref(void **state) {
     (void)state;
@@ -385,8 +482,50 @@ static void test_init(void **state) {
     assert_false(
         adapter_init(&no, &l.t.model, &(LoraConfig){.r = 0, .alpha = 2, .target = all, .n_target = 1}, 0, false, &err));
     assert_non_null(strstr(err.msg, "rank of 1..65536"));
+    assert_false(adapter_init(&no, &l.t.model, &(LoraConfig){1, 2, false, 1, all, 1, NULL}, 0, false, &err));
+    assert_non_null(strstr(err.msg, "dropout 1: expected 0 or more and less than 1"));
     free(x), free(y), free(host);
     lora_close(&l), lora_close(&same);
+    machine_close(&mc);
+}
+
+/* A pattern is over whole names, and may tell layers apart. */
+static void test_patterns(void **state) {
+    (void)state;
+    static const struct {
+        const char *target;
+        int n; /* pairs; 0: refused */
+        const char *says;
+    } cases[] = {
+        {".*\\.(q|v)_proj", 3 * 2, NULL},
+        {".*layers[.][02][.].*", 2 * 7, NULL},
+        {".*\\.1\\.mlp\\..*", 3, NULL},
+        {"model\\.layers\\.0\\.self_attn\\.o_proj|.*(gate|down)_proj", 1 + 3 * 2, NULL},
+        {"q_pro(j)", 0, "no module that LoRA can have matches 'q_pro(j)': expected all-linear, or some of q_proj"},
+        {".*layers[.]7.*", 0, "matches '.*layers[.]7.*'"},
+        {"(q_proj", 0, "pattern '(q_proj': "},
+        {"((((((((((a*)*)*)*)*)*)*)*)*)*)*b|.*x", 0, "no module"}};
+    Error err = {0};
+    Machine mc;
+    TestNet t;
+    ModelConfig c = llama_config(true, false);
+    assert_true(machine_open(&mc, "cpu", NULL, 1));
+    test_net_open(&t, mc.be, &c, HEAD_LM, c.n_vocab, false);
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        Adapter *a;
+        const char *target[] = {cases[i].target};
+        bool ok = adapter_init(&a, &t.model, &(LoraConfig){.r = 1, .alpha = 1, .target = target, .n_target = 1}, 0,
+                               false, &err);
+        assert_true(ok == (cases[i].n > 0));
+        if (!ok) assert_non_null(strstr(err.msg, cases[i].says));
+        if (!ok) continue;
+        int n = 0;
+        for (int layer = 0; layer < c.n_layer; layer++)
+            for (int k = 0; k < PARAM_COUNT; k++) n += !tensor_empty(lora_pair(a, layer, (ParamNumber)k)->b);
+        assert_int_equal(n, cases[i].n);
+        adapter_close(a);
+    }
+    test_net_close(&t);
     machine_close(&mc);
 }
 
@@ -401,7 +540,8 @@ static void check_round_trip(Backend *be, const ModelConfig *c) {
     Adapter *back;
     Head head;
     size_t n, n_back;
-    LoraConfig rs = {.r = 3, .alpha = 2.5, .rslora = true, .target = all, .n_target = 1, .base = "a/base"};
+    LoraConfig rs = {
+        .r = 3, .alpha = 2.5, .rslora = true, .dropout = 0.05, .target = all, .n_target = 1, .base = "a/base"};
     lora_open(&l, be, c, HEAD_SCORE, &rs, false);
     roughen_adapter(&l);
     OK(adapter_save(l.net, DIR, &err));
@@ -416,6 +556,7 @@ static void check_round_trip(Backend *be, const ModelConfig *c) {
     assert_int_equal(n, n_back);
     for (size_t i = 0; i < n; i++) assert_true((float)x[i] == (float)y[i]);
     assert_true(back->scale == 2.5 / sqrt(3) && back->scale == l.a->scale && adapter_config(back)->rslora);
+    assert_true(adapter_config(back)->dropout == 0.05);
     /* what was saved goes into an equal net again */
     lora_visit(l.a, zero_part, be);
     OK(adapter_load(l.net, DIR, &err));
@@ -627,10 +768,12 @@ int main(void) {
         cmocka_unit_test(test_differences), cmocka_unit_test(test_differences_gpt2),
         cmocka_unit_test(test_on_off),      cmocka_unit_test(test_merge),
         cmocka_unit_test(test_plans),       cmocka_unit_test(test_against_ref),
-        cmocka_unit_test(test_frozen),      cmocka_unit_test(test_init),
-        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_names),
-        cmocka_unit_test(test_some_layers), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_tensors),     cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_dropout),     cmocka_unit_test(test_share),
+        cmocka_unit_test(test_patterns),    cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_init),        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_names),       cmocka_unit_test(test_some_layers),
+        cmocka_unit_test(test_refused),     cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_copy),
     };
     return cmocka_run_group_tests(tests, NULL, teardown);
 }

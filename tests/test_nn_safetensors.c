@@ -474,6 +474,12 @@ static void test_half_transposed(void **state) {
         tensor_get(mc.be, got, m.w.block[1].wk);
         assert_memory_equal(got, kept, sizeof got);
         model_release(&m);
+        OK(backend_set_dtype(mc.be, at ? DTYPE_BF16 : DTYPE_F64, &err)); /* into panels of BF16, nothing converted */
+        OK(model_open(&m, mc.be, DIR "_bad", false, &err));
+        tensor_get(mc.be, got, m.w.block[1].wk);
+        assert_memory_equal(got, kept, sizeof got);
+        model_release(&m);
+        OK(backend_set_dtype(mc.be, mc.be->real, &err));
         rewrite(AS_F16, "transformer.h.1.attn.c_attn.weight");
         OK(model_open(&m, mc.be, DIR "_bad", false, &err));
         tensor_get(mc.be, got, m.w.block[1].wk);
@@ -613,7 +619,7 @@ static void test_save_types(void **state) {
     assert_false(net_save_as(t.net, DIR, &(SaveOptions){.dtype = "F16"}, &err));
     assert_non_null(strstr(err.msg, "tensor 'transformer.wte.weight' has values that F16 cannot hold"));
     ((double *)t.model.w.wte.data)[5] = (double)NAN, ((double *)t.model.w.wte.data)[77] = -INFINITY;
-    ((double *)t.model.w.norm.data)[20] = (double)NAN;
+    ((double *)t.model.w.norm.data)[20] = ((double *)t.model.w.block[1].wk.data)[40] = (double)NAN;
     OK(net_save_as(t.net, DIR, &(SaveOptions){.dtype = "BF16"}, &err));
     Machine half; /* reads BF16 as it is */
     assert_true(machine_open(&half, "cpu", NULL, 1));
@@ -624,6 +630,8 @@ static void test_save_types(void **state) {
             strstr(str_get(&m.note), "tensor 'transformer.wte.weight': 1 of 651 values are NaN, 1 infinite\n"));
         assert_non_null(
             strstr(str_get(&m.note), "tensor 'transformer.ln_f.weight': 1 of 21 values are NaN, 0 infinite\n"));
+        assert_non_null(strstr(str_get(&m.note),
+                               "tensor 'transformer.h.1.attn.c_attn.weight': 1 of 441 values are NaN, 0 infinite\n"));
         assert_null(strstr(str_get(&m.note), "h.0"));
         model_release(&m);
     }

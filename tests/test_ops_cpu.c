@@ -444,13 +444,20 @@ static void test_panels(void **state) {
         for (int64_t i = 0; i < n; i++) f[i] = (float)(x[i] = (double)(i % 250 - 125 + (i % 250 < 126 ? -1 : 0)));
         for (int64_t i = 0; i < n; i++) by_column[i % cols * rows + i / cols] = f[i];
         unsigned char *half = mem_alloc((size_t)(2 * n + 1));
-        for (int64_t i = 0; i < n; i++) memcpy(half + 1 + 2 * i, (const unsigned char *)&f[i] + 2, 2);
-        for (int way = 0; way < (type == DTYPE_BF16 ? 4 : 3); way++) {
+        /* as in a file: at any address, and columns that lie further apart than they are long */
+        int64_t apart = rows + 3;
+        unsigned char *half_columns = mem_alloc((size_t)(2 * cols * apart + 1));
+        for (int64_t i = 0; i < n; i++) {
+            memcpy(half + 1 + 2 * i, (const unsigned char *)&f[i] + 2, 2);
+            memcpy(half_columns + 1 + 2 * (i % cols * apart + i / cols), (const unsigned char *)&f[i] + 2, 2);
+        }
+        for (int way = 0; way < (type == DTYPE_BF16 ? 5 : 3); way++) {
             memset(w.data, 0x55, (size_t)held * dtype_bytes(type));
             if (way == 0) tensor_set(be, w, x);
             if (way == 1) tensor_set_f32(be, w, f);
             if (way == 2) tensor_set_columns_f32(w, by_column);
-            if (way == 3) tensor_set_bf16(w, half + 1); /* as in a file: at any address */
+            if (way == 3) tensor_set_bf16(w, half + 1);
+            if (way == 4) tensor_set_columns_bf16(w, half_columns + 1, apart);
             be->op->zero(be, copy);
             be->op->copy(be, copy, w);
             assert_memory_equal(copy.data, w.data, (size_t)held * dtype_bytes(type));
@@ -463,6 +470,7 @@ static void test_panels(void **state) {
             assert_int_equal(n_set, n); /* the rest is 0 */
         }
         free(half);
+        free(half_columns);
         for (int64_t first = 0; first < rows; first += PANEL_ROWS) {
             int64_t count = rows - first < 3 ? rows - first : 3, col = cols > 4 ? 2 : 0;
             Tensor view = tensor_cols(tensor_rows(w, first, count), col, cols - col);

@@ -102,10 +102,10 @@ static int cases(OpCase list[OPS_MAX]) {
                                 .add = add,
                                 .pad = i % 2 ? 8 : 0,
                                 .parts = i % 2 ? 2 : 1});
-    static const OpId elem[] = {OP_zero,        OP_copy,        OP_add,          OP_add_bias,      OP_swiglu_fwd,
-                                OP_swiglu_bwd,  OP_gelu_fwd,    OP_gelu_bwd,     OP_scale,         OP_adamw,
-                                OP_sumsq,       OP_all_finite,  OP_rmsnorm_fwd,  OP_layernorm_fwd, OP_rmsnorm_bwd,
-                                OP_logprob_fwd, OP_logprob_bwd, OP_layernorm_bwd};
+    static const OpId elem[] = {OP_zero,        OP_copy,        OP_add,           OP_add_bias,      OP_swiglu_fwd,
+                                OP_swiglu_bwd,  OP_gelu_fwd,    OP_gelu_bwd,      OP_scale,         OP_adamw,
+                                OP_sumsq,       OP_all_finite,  OP_rmsnorm_fwd,   OP_layernorm_fwd, OP_rmsnorm_bwd,
+                                OP_logprob_fwd, OP_logprob_bwd, OP_layernorm_bwd, OP_dropout};
     for (int i = 0; i < COUNT_OF(elem); i++)
         for (int wide = 0; wide < 2; wide++)
             op_add(&l, (OpCase){.op = elem[i],
@@ -214,6 +214,7 @@ static void test_no_rows(void **state) {
     if (picked(OP_add)) be->op->add(be, none, none, none);
     if (picked(OP_add_bias)) be->op->add_bias(be, none, none, v);
     if (picked(OP_scale)) be->op->scale(be, none, 2);
+    if (picked(OP_dropout)) be->op->dropout(be, none, none, (Dropout){.drop = 1});
     if (picked(OP_rope)) be->op->rope(be, none, idx, freq, 8, false);
     if (picked(OP_swiglu_fwd)) be->op->swiglu_fwd(be, none, none, none);
     if (picked(OP_swiglu_bwd)) be->op->swiglu_bwd(be, none, none, none, none, none);

@@ -205,6 +205,14 @@ static double plain(const OpData *d, int64_t i, int64_t j) {
         return c->gelu == GELU_ERF ? g * 0.5 * erfc(-g / sqrt(2)) : g / (1 + exp(-2 * u));
     case OP_scale:
         return value(d, "x", i, j) * c->spread;
+    case OP_dropout: {
+        Dropout drop = op_dropout(c);
+        uint32_t block[4];
+        rng_block(block, drop.rng, drop.row + (uint64_t)i, (uint32_t)(j / 8));
+        uint16_t number[8];
+        for (int k = 0; k < 4; k++) number[2 * k] = (uint16_t)block[k], number[2 * k + 1] = (uint16_t)(block[k] >> 16);
+        return number[j % 8] < drop.drop ? 0 : value(d, "x", i, j) / (1 - drop.drop / 65536.0);
+    }
     default:
         return 0; /* OP_zero */
     }
@@ -214,7 +222,7 @@ static void test_plain_formulas(void **state) {
     (void)state;
     static const OpId op[] = {OP_zero,       OP_copy,       OP_cast,        OP_add,          OP_add_bias,
                               OP_embed_fwd,  OP_embed_bwd,  OP_gather_rows, OP_scatter_rows, OP_scatter_add_rows,
-                              OP_linear_fwd, OP_swiglu_fwd, OP_gelu_fwd,    OP_scale};
+                              OP_linear_fwd, OP_swiglu_fwd, OP_gelu_fwd,    OP_scale,        OP_dropout};
     Backend *be = open_ref();
     static OpCase list[OPS_MAX];
     for (int k = 0; k < COUNT_OF(op); k++) {

@@ -14,12 +14,12 @@ typedef struct {
 
 static const char *const targets[] = {"all-linear"};
 
-static void lora_setup(LoraFixture *l, const char *backend, int n_thread, uint64_t seed) {
+static void lora_setup(LoraFixture *l, const char *backend, int n_thread, uint64_t seed, double dropout) {
     Error err = {0};
     ModelConfig c = {.family = FAMILY_LLAMA, .n_layer = 2, .n_head = 4, .n_kv_head = 2, .d_model = 32, .d_head = 8};
     c.d_ff = 48, c.n_vocab = VOCAB, c.max_seq = 128, c.norm = NORM_RMS, c.pos = POS_ROPE, c.mlp = MLP_SWIGLU;
     c.rope_theta = 10000, c.norm_eps = 1e-5, c.eos_id = END;
-    LoraConfig lora = {.r = 3, .alpha = 6, .target = targets, .n_target = 1, .base = "base"};
+    LoraConfig lora = {.r = 3, .alpha = 6, .dropout = dropout, .target = targets, .n_target = 1, .base = "base"};
     Fixture *f = &l->f;
     open_backend(f, backend, n_thread);
     must(model_init(&f->m, f->be, &c, SEED, false, &err), &err);
@@ -99,7 +99,15 @@ static bool train(LoraFixture *l, bool pairs, const SampleSet *s, int64_t crash,
     return ok;
 }
 
-static void resume_case(const char *backend, bool pairs) {
+static bool there(const char *dir, const char *name) {
+    Str path = {0};
+    str_printf(&path, "%s/%s", dir, name);
+    bool found = io_exists(path.s);
+    str_release(&path);
+    return found;
+}
+
+static void resume_case(const char *backend, bool pairs, double dropout) {
     LoraFixture a, b, c;
     SampleSet s;
     Str dir_a = {0}, dir_b = {0}, metrics_a = {0}, metrics_b = {0}, moments_a = {0}, moments_b = {0};
@@ -107,10 +115,12 @@ static void resume_case(const char *backend, bool pairs) {
         pm_samples(&s, 30, false, 1);
     else
         lm_samples(&s, 20);
-    lora_setup(&a, backend, 1, SEED);
-    lora_setup(&b, backend, 1, SEED);
-    lora_setup(&c, backend, 2,
-               SEED + 5); /* the process that goes on brings another adapter and head; the state's win */
+    /* The process that goes on brings another adapter and head: the state's win. What it drops follows from its own
+     * seed. */
+    uint64_t other = dropout > 0 ? SEED : SEED + 5;
+    lora_setup(&a, backend, 1, SEED, dropout);
+    lora_setup(&b, backend, 1, SEED, dropout);
+    lora_setup(&c, backend, 2, other, dropout);
     Grads before = weights(a.frozen), first = weights(pairs ? a.pm : a.lm);
     fresh_dir(&dir_a, "lora_a");
     fresh_dir(&dir_b, "lora_b");
@@ -141,8 +151,49 @@ static void test_resume(void **state) {
     (void)state;
     static const char *const backend[] = {"cpu", "bf16"};
     for (int i = 0; i < COUNT_OF(backend); i++) {
-        resume_case(backend[i], false);
-        resume_case(backend[i], true);
+        resume_case(backend[i], false, 0);
+        resume_case(backend[i], true, 0);
+        resume_case(backend[i], i == 0, 0.3);
+    }
+}
+
+static void set_trained(void *ud, int index, const ParamInfo *p) {
+    int64_t n = tensor_empty(p->dw) ? 0 : tensor_count(p->w);
+    double *x = mem_alloc((size_t)n * sizeof *x + 1);
+    for (int64_t i = 0; i < n; i++) x[i] = (float)rng_normal((Rng){SEED, RNG_TEST}, (uint64_t)i, (uint32_t)index);
+    if (n > 0) tensor_set(ud, p->w, x);
+    free(x);
+}
+
+/* With learning rate 0 every step of one batch has the same loss, unless each drops other inputs. */
+static void test_drops(void **state) {
+    (void)state;
+    Error err = {0};
+    for (int k = 0; k < 2; k++) {
+        LoraFixture l;
+        SampleSet s;
+        ObjLm *lm;
+        Objective o;
+        Trainer *t;
+        double loss[2];
+        lm_samples(&s, 1);
+        lora_setup(&l, "cpu", 1, SEED, k ? 0.3 : 0);
+        net_visit(l.lm, set_trained, l.f.be); /* b of a new adapter is zero: what a reads would not matter */
+        must(obj_lm_open(&lm, &o, &s, 80, SEED, &err), &err);
+        for (int steps = 1; steps <= 2; steps++) {
+            Str dir = {0};
+            TrainConfig c = config(steps, 0);
+            fresh_dir(&dir, "lora_drops");
+            must(trainer_open(&t, l.lm, &c, &o, NULL, NULL, &err), &err);
+            must(trainer_run(t, dir.s, &err), &err);
+            loss[steps - 1] = trainer_last_loss(t);
+            trainer_close(t);
+            str_release(&dir);
+        }
+        assert_true(k ? loss[0] != loss[1] : loss[0] == loss[1]);
+        obj_lm_close(lm);
+        samples_release(&s);
+        lora_close(&l);
     }
 }
 
@@ -174,7 +225,7 @@ static bool score(void *ud, const PpoPrompt *p, const Tokens *reply, int n, doub
 
 static void rl_open(Rl *r, const char *backend, RlMethod method, uint64_t seed) {
     *r = (Rl){.crash_at = -1};
-    lora_setup(&r->l, backend, 1, seed);
+    lora_setup(&r->l, backend, 1, seed, 0);
     for (int p = 0; p < N_PROMPT; p++) {
         for (int t = 0; t < 4; t++) r->tok[p][t] = 4 + (p * 3 + t * 5) % (VOCAB - 4);
         r->prompt[p] = (PpoPrompt){(uint64_t)p, r->tok[p], 2 + p % 3};
@@ -276,7 +327,8 @@ static void test_rounded(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume), cmocka_unit_test(test_ppo),
-                                       cmocka_unit_test(test_kl_stop), cmocka_unit_test(test_rounded)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume), cmocka_unit_test(test_drops),
+                                       cmocka_unit_test(test_ppo), cmocka_unit_test(test_kl_stop),
+                                       cmocka_unit_test(test_rounded)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

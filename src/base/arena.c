@@ -39,7 +39,9 @@ static void *host_get(void *ud, size_t bytes) {
     size_t skip = (huge_page - (uintptr_t)p % huge_page) % huge_page;
     if (skip) munmap(p, skip);
     if (huge_page - skip) munmap(p + skip + want, huge_page - skip);
-    madvise(p + skip, want, MADV_HUGEPAGE); /* a wish: without it we only lose speed */
+    /* A wish: without it we only lose speed. Not of the last, broken page, which would hold up to 2 MiB that nobody
+     * uses. */
+    madvise(p + skip, bytes / huge_page * huge_page, MADV_HUGEPAGE);
     return p + skip;
 }
 

@@ -7,7 +7,7 @@
 
 typedef enum {      /* one stream per purpose, never reused; append only (numbers are part of results) */
     RNG_INIT, RNG_SHUFFLE, RNG_SAMPLE, RNG_MASK, RNG_PRINCIPLE, RNG_AUGMENT, RNG_SPLIT, RNG_SIDE, RNG_WORLD, RNG_BOOT,
-    RNG_TEST, RNG_RETRY,
+    RNG_TEST, RNG_RETRY, RNG_DROPOUT,
 } RngStream;
 
 typedef struct { uint64_t seed; uint32_t stream; } Rng;

@@ -113,7 +113,8 @@ const CfgKey run_keys[] = {
     {"lora.r",       CFG_INT,   CFG_RESULT, AT(lora.r), "0", 0, 65536, "rank of LoRA adapters, trained beside frozen weights; 0: none, all weights are trained"},
     {"lora.alpha",   CFG_FLOAT, CFG_RESULT, AT(lora.alpha), "32", 1e-6, 1e6, "an adapter's product is scaled by alpha / r"},
     {"lora.rslora",  CFG_BOOL,  CFG_RESULT, AT(lora.rslora), "false", 0, 0, "scaled by alpha / sqrt(r) instead"},
-    {"lora.targets", CFG_LIST,  CFG_RESULT, AT(lora.targets), "all-linear", 0, 0, "modules that get one: names or ends of names (q_proj, mlp.c_proj); all-linear: every matrix of the layers"},
+    {"lora.dropout", CFG_FLOAT, CFG_RESULT, AT(lora.dropout), "0", 0, 0.99, "share of an adapter's inputs that are 0 in training, as PEFT's lora_dropout; in rl only with rl.method dpo, the others compare a net with itself"},
+    {"lora.targets", CFG_LIST,  CFG_RESULT, AT(lora.targets), "all-linear", 0, 0, "modules that get one: names or ends of names (q_proj, mlp.c_proj), or a pattern over whole names, as PEFT takes it; all-linear: every matrix of the layers"},
     {"lora.stages",  CFG_LIST,  CFG_RESULT, AT(lora.stages), "helpful,sl,pm,rl", 0, 0, "stages that train adapters: helpful, sl, pm, rl, classifier; each leaves adapter/ (PEFT's files) and, merged, model/"},
 
     {"constitution.path",    CFG_STR,   CFG_RUNTIME, AT(constitution.path), "constitution.json", 0, 0, "JSON or XML; relative to the working directory, else to the data folder"},

@@ -41,7 +41,7 @@ typedef struct {
         bool tied;
         double rope_theta;
     } model;
-    struct { int64_t r; double alpha; bool rslora; CfgList targets, stages; } lora;
+    struct { int64_t r; double alpha, dropout; bool rslora; CfgList targets, stages; } lora;
     struct { char *path; int select, score; double epsilon, tau; int64_t candidates; CfgList only; } constitution;
     struct { TrainKeys t; int objective; double mask_rate; } pretrain;
     struct { TrainKeys t; double format_share; } helpful;

@@ -238,6 +238,7 @@ bool stage_net_adapt(StageNet *n, const StageCtx *ctx, const char *base_dir, Err
     LoraConfig lora = {.r = (int)c->lora.r,
                        .alpha = c->lora.alpha,
                        .rslora = c->lora.rslora,
+                       .dropout = c->lora.dropout,
                        .target = (const char *const *)c->lora.targets.item,
                        .n_target = c->lora.targets.n,
                        .base = base_dir};

@@ -379,6 +379,9 @@ static void read_chunk_meta(Thrift *t, Chunk *c) {
         case 5:
             c->n_value = thrift_int_of(t, type, -1);
             break;
+        case 7:
+            c->n_packed = thrift_int_of(t, type, -1);
+            break;
         case 9:
             c->data_at = thrift_int_of(t, type, -1);
             break;
@@ -427,6 +430,10 @@ static bool leaf_begin(Parquet *q, PqLeaf *l, const Chunk *c, int64_t n_row, Err
                            (long long)c->codec);
     if (c->dict_at > 0 && c->dict_at < at) at = c->dict_at;
     if (c->n_value > 0 && (at < 4 || at - 4 >= n_data)) return parquet_bad(q, l, err, "its pages lie outside the file");
+    /* Where a chunk ends is what its pages say: old writers leave the dictionary out of this size. */
+    if (c->n_value > 0 && c->n_packed > n_data - (at - 4))
+        return parquet_bad(q, l, err, "its pages are said to take %lld bytes, the file ends after %lld",
+                           (long long)c->n_packed, (long long)(n_data - (at - 4)));
     if (l->max_rep == 0 ? c->n_value != n_row : c->n_value < n_row)
         return parquet_bad(q, l, err, "%lld values for %lld rows", (long long)c->n_value, (long long)n_row);
     l->codec = (int)c->codec;

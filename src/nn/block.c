@@ -160,7 +160,7 @@ void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Bat
     Tensor q_out = c->qk_norm ? a->q_raw : a->q, k_out = c->qk_norm ? a->k_raw : a->k;
     const LinearOut qkv[] = {{q_out, w->wq, w->bq, s->wq}, {k_out, w->wk, w->bk, s->wk}, {a->v, w->wv, w->bv, s->wv}};
     op->linear_fwd(be, qkv, 3, a->h1, false);
-    lora_forward(n, layer, qkv_params, qkv, 3, a->h1);
+    lora_forward(n, layer, qkv_params, qkv, 3, a->h1, b);
     if (c->qk_norm) {
         op->rmsnorm_fwd(be, by_head(m, a->q), a->q_rstd, by_head(m, q_out), w->q_norm, (float)c->norm_eps);
         op->rmsnorm_fwd(be, by_head(m, a->k), a->k_rstd, by_head(m, k_out), w->k_norm, (float)c->norm_eps);
@@ -176,26 +176,26 @@ void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Bat
     Tensor o = as_input(m, a->o_in, last ? a->o_row : a->o);
     const LinearOut mid = {a->x_mid, w->wo, w->bo, s->wo}, down = {x_out, w->w_down, w->b_down, s->w_down};
     linear_residual(be, mid, last ? a->x_mid : a->x, o);
-    lora_forward(n, layer, wo_param, &mid, 1, o);
+    lora_forward(n, layer, wo_param, &mid, 1, o, b);
 
     norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, w->b_gate, s->w_gate}};
     int n_up = c->mlp == MLP_SWIGLU ? 2 : 1;
     op->linear_fwd(be, up_gate, n_up, a->h2, false);
-    lora_forward(n, layer, up_gate_params, up_gate, n_up, a->h2);
+    lora_forward(n, layer, up_gate_params, up_gate, n_up, a->h2, b);
     activate(m, a);
     linear_residual(be, down, a->x_mid, a->act);
-    lora_forward(n, layer, down_param, &down, 1, a->act);
+    lora_forward(n, layer, down_param, &down, 1, a->act, b);
 }
 
 static Tensor in_place(const Model *m, Tensor t) { return m->dtype == t.dtype ? t : as_input(m, tensor_narrow(t), t); }
 
 /* dx = sum_i dy_i w_i through matrices and adapters, and their gradients. */
 static void linear_backward(Net n, int layer, const ParamNumber *which, Tensor dx, const LinearGrad *grad, int n_grad,
-                            Tensor x) {
+                            Tensor x, const Batch *b) {
     Backend *be = n.trunk->be;
     be->op->linear_bwd(be, dx, grad, n_grad, x, false);
-    lora_backward(n, layer, which, dx, grad, n_grad, x);
+    lora_backward(n, layer, which, dx, grad, n_grad, x, b);
 }
 
 void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
@@ -214,18 +214,18 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
            o = tensor_empty(a->o_in) ? (last ? a->o_row : a->o) : a->o_in;
 
     const LinearGrad down = {as_input(m, dy_half, dy), w->w_down, d->w_down, d->b_down};
-    linear_backward(n, layer, down_param, dup, &down, 1, a->act);
+    linear_backward(n, layer, down_param, dup, &down, 1, a->act, b);
     if (gated)
         op->swiglu_bwd(be, dgate, dup, dup, a->gate, a->up);
     else
         op->gelu_bwd(be, dup, dup, a->up, c->gelu);
     const LinearGrad up_gate[] = {{dup, w->w_up, d->w_up, d->b_up}, {dgate, w->w_gate, d->w_gate, d->b_gate}};
-    linear_backward(n, layer, up_gate_params, dh, up_gate, gated ? 2 : 1, a->h2);
+    linear_backward(n, layer, up_gate_params, dh, up_gate, gated ? 2 : 1, a->h2, b);
     norm_backward(m, dy, d->mlp_norm, d->mlp_norm_b, dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
 
     Tensor d_o = last ? tensor_rows(g->dq, 0, dy.rows) : g->d_o; /* dq is free until attention's turn */
     const LinearGrad mid = {as_input(m, dy_half, dy), w->wo, d->wo, d->bo};
-    linear_backward(n, layer, wo_param, d_o, &mid, 1, o);
+    linear_backward(n, layer, wo_param, d_o, &mid, 1, o, b);
     if (last) {
         op->zero(be, g->d_o);
         op->scatter_rows(be, g->d_o, d_o, b->row);
@@ -244,6 +244,6 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
     }
     dq = in_place(m, dq), dk = in_place(m, dk);
     const LinearGrad qkv[] = {{dq, w->wq, d->wq, d->bq}, {dk, w->wk, d->wk, d->bk}, {dv, w->wv, d->wv, d->bv}};
-    linear_backward(n, layer, qkv_params, g->dh, qkv, 3, a->h1);
+    linear_backward(n, layer, qkv_params, g->dh, qkv, 3, a->h1, b);
     norm_backward(m, dx, d->attn_norm, d->attn_norm_b, g->dh, a->x, w->attn_norm, a->mean1, a->rstd1);
 }

@@ -134,3 +134,20 @@ void count_nonfinite(int64_t *n_nan, int64_t *n_inf, const float *x, int64_t n) 
         *n_inf += isinf(x[i]) != 0;
     }
 }
+
+void count_nonfinite_bf16(int64_t *n_nan, int64_t *n_inf, const unsigned char *in, int64_t n) {
+    int16_t any = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int16_t v;
+        memcpy(&v, in + 2 * i, sizeof v);
+        v &= 0x7fff;
+        any = v > any ? v : any;
+    }
+    if (any < 0x7f80) return;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t v;
+        memcpy(&v, in + 2 * i, sizeof v);
+        *n_nan += (v & 0x7fff) > 0x7f80;
+        *n_inf += (v & 0x7fff) == 0x7f80;
+    }
+}

@@ -26,5 +26,7 @@ void element_load(float *out, const unsigned char *in, Element e, int64_t n);
 int64_t element_store(unsigned char *out, const float *x, Element e, int64_t n);
 /* How many of x are NaN, and how many infinite. */
 void count_nonfinite(int64_t *n_nan, int64_t *n_inf, const float *x, int64_t n);
+/* Adds how many of n BF16 values, as a file holds them. */
+void count_nonfinite_bf16(int64_t *n_nan, int64_t *n_inf, const unsigned char *in, int64_t n);
 
 #endif

@@ -288,7 +288,9 @@ static bool read_config(ModelConfig *c, const Json *root, Error *err) {
     const Json *eos = json_get(root, "eos_token_id");
     int64_t id = id_at(eos && json_kind(eos) == JSON_ARR ? json_at(eos, 0) : eos);
     c->eos_id = id >= 0 && id < c->n_vocab ? (int)id : -1;
-    return model_config_check(c, err);
+    if (model_config_check(c, err)) return true;
+    err->code = ERR_FORMAT; /* what a file says, not what a user asked for */
+    return false;
 }
 
 static const ModelConfig unread = {.eos_id = -1, .rope_theta = 10000};

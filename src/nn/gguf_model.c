@@ -305,6 +305,12 @@ static bool read_rope(const ReadJob *r) {
 
 static bool has(const GgufFile *f, const char *name) { return gguf_find_tensor(f, name) != NULL; }
 
+static bool check_config(const ModelConfig *c, Error *err) {
+    if (model_config_check(c, err)) return true;
+    err->code = ERR_FORMAT; /* what a file says, not what a user asked for */
+    return false;
+}
+
 static bool read_config(const ReadJob *r) {
     ModelConfig *c = r->c;
     int value_length;
@@ -327,13 +333,12 @@ static bool read_config(const ReadJob *r) {
     if (c->family == FAMILY_GPT2) {
         c->norm = NORM_LAYER, c->pos = POS_LEARNED, c->mlp = MLP_GELU;
         c->qkv_bias = c->out_bias = c->mlp_bias = true;
-        return num_or(r, "attention.layer_norm_epsilon", 1e-5, &c->norm_eps) && model_config_check(c, r->err);
+        return num_or(r, "attention.layer_norm_epsilon", 1e-5, &c->norm_eps) && check_config(c, r->err);
     }
     c->norm = NORM_RMS, c->pos = POS_ROPE, c->mlp = MLP_SWIGLU, c->qk_norm = c->family == FAMILY_QWEN3;
     c->qkv_bias = has(r->f, "blk.0.attn_q.bias"), c->out_bias = has(r->f, "blk.0.attn_output.bias");
     c->mlp_bias = has(r->f, "blk.0.ffn_gate.bias");
-    return num_or(r, "attention.layer_norm_rms_epsilon", 1e-6, &c->norm_eps) && read_rope(r) &&
-           model_config_check(c, r->err);
+    return num_or(r, "attention.layer_norm_rms_epsilon", 1e-6, &c->norm_eps) && read_rope(r) && check_config(c, r->err);
 }
 
 static bool check_tensor(const GgufTensor *t, const char *name, const int64_t *dim, int n_dim, Error *err) {

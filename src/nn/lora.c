@@ -5,6 +5,8 @@
  * layer. */
 #include "nn/nn_int.h"
 
+#include "base/regex.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +53,10 @@ static void place_work(Adapter *a, Arena *mem, int64_t widest) {
     bool half = a->dtype != be->real;
     a->u = tensor_place(mem, be->real, a->n_rows, a->cfg.r);
     a->du = tensor_place(mem, be->real, a->n_rows, a->cfg.r);
+    if (a->drop) {
+        a->x_in = tensor_place(mem, a->dtype, a->n_rows, widest);
+        a->dx_out = tensor_place(mem, be->real, a->n_rows, widest);
+    }
     if (!half) return;
     a->u_in = tensor_place(mem, a->dtype, a->n_rows, a->cfg.r);
     a->du_in = tensor_place(mem, a->dtype, a->n_rows, a->cfg.r);
@@ -67,8 +73,8 @@ static bool place_all(Adapter *a, LoraWants *wants, void *ud, Error *err) {
     params_walk(&a->model, NULL, NULL, place_pair, &job);
     if (job.n == 0) return error_set(err, ERR_CONFIG, "an adapter of no matrix");
     int64_t sums = a->be->slice_values > LORA_WIDE ? a->be->slice_values : LORA_WIDE, rows = sums / job.widest;
-    bool half = a->dtype != a->be->real;
-    a->n_rows = !half || rows > LORA_ROWS ? LORA_ROWS : rows < PANEL_ROWS ? PANEL_ROWS : (int)rows;
+    bool few = a->dtype != a->be->real || a->drop;
+    a->n_rows = !few || rows > LORA_ROWS ? LORA_ROWS : rows < PANEL_ROWS ? PANEL_ROWS : (int)rows;
     place_work(a, &work, job.widest);
     if (!arena_init(&a->params, "adapter", a->be->mem, params.used, err) ||
         !arena_init(&a->work, "work space of the adapter", a->be->mem, work.used, err) ||
@@ -91,9 +97,12 @@ bool lora_place(Adapter **out, Model *m, const LoraConfig *c, bool grads, LoraWa
         return error_set(err, ERR_CONFIG,
                          "LoRA of rank %d with alpha %g: expected a rank of 1..65536 and alpha above 0", c->r,
                          c->alpha);
+    if (!(c->dropout >= 0 && c->dropout < 1))
+        return error_set(err, ERR_CONFIG, "LoRA with dropout %g: expected 0 or more and less than 1", c->dropout);
     Adapter *a = mem_alloc(sizeof *a);
     *a = (Adapter){.be = m->be, .cfg = *c, .model = m->cfg, .dtype = m->dtype, .grads = grads};
     a->cfg.target = NULL, a->cfg.n_target = 0, a->cfg.base = NULL;
+    a->drop = grads ? (uint32_t)fmin(65535, nearbyint(c->dropout * 65536)) : 0;
     a->scale = c->alpha / (c->rslora ? sqrt(c->r) : c->r);
     a->pair = mem_alloc((size_t)m->cfg.n_layer * PARAM_COUNT * sizeof *a->pair);
     if (c->base) str_put(&a->base, c->base);
@@ -183,27 +192,35 @@ static bool answers(const char *module, const char *target) {
     return n == k || module[n - k - 1] == '.';
 }
 
+static bool is_pattern(const char *target) { return strpbrk(target, "*+?()[]{}|\\^$") != NULL; }
+
+/* A target, and how many modules answer to it: of the first layer to a name, of all to a pattern. */
 typedef struct {
     Family family;
-    const char *name; /* asked for */
-    int n;            /* modules of the first layer that answer to it */
-} CountJob;
+    const char *name;
+    Regex *pattern; /* NULL: by its end */
+    int n;
+} Target;
+
+static bool meets(const Target *t, const char *module) {
+    return t->pattern ? regex_matches(t->pattern, module) : answers(module, t->name);
+}
 
 static void count_answers(void *ud, const ParamSlot *s) {
-    CountJob *job = ud;
+    Target *t = ud;
     FileName f;
-    if (s->layer != 0 || s->use != PARAM_MATRIX) return;
-    family_module_name(&f, job->family, s);
-    job->n += f.part == 0 && answers(f.name, job->name);
+    if ((t->pattern ? s->layer < 0 : s->layer != 0) || s->use != PARAM_MATRIX) return;
+    family_module_name(&f, t->family, s);
+    t->n += f.part == 0 && meets(t, f.name);
 }
 
 const char *lora_short_name(const ModelConfig *c, const char *module) {
     const char *at = module + strlen(module);
-    for (CountJob job = {.n = 2}; job.n > 1 && at > module;) {
+    for (Target t = {.n = 2}; t.n > 1 && at > module;) {
         do at--;
         while (at > module && at[-1] != '.');
-        job = (CountJob){c->family, at, 0};
-        params_walk(c, NULL, NULL, count_answers, &job);
+        t = (Target){.family = c->family, .name = at};
+        params_walk(c, NULL, NULL, count_answers, &t);
     }
     return at;
 }
@@ -222,36 +239,49 @@ static void list_module(void *ud, const ParamSlot *s) {
 }
 
 typedef struct {
-    const LoraConfig *c;
+    Target *target; /* (n) */
+    int n;
     bool all;
-    bool *met; /* (n_target) */
 } Targets;
+
+static void targets_close(Targets *t) {
+    for (int i = 0; i < t->n; i++) regex_close(t->target[i].pattern);
+    free(t->target);
+}
 
 static bool is_target(void *ud, const char *module, const ParamSlot *s) {
     Targets *t = ud;
-    bool any = t->all;
     (void)s;
-    for (int i = 0; i < t->c->n_target; i++)
-        if (answers(module, t->c->target[i])) any = t->met[i] = true;
-    return any;
+    for (int i = 0; i < t->n && !t->all; i++)
+        if (meets(&t->target[i], module)) return true;
+    return t->all;
 }
 
 /* Before the adapter is placed: a name that is nobody's is the likelier mistake than a list of none. */
-static bool check_targets(Targets *t, const ModelConfig *c, Error *err) {
-    CountJob job = {c->family, NULL, 1};
-    for (int i = 0; i < t->c->n_target && !t->all && job.n > 0; i++) {
-        job = (CountJob){c->family, t->c->target[i], 0};
-        params_walk(c, NULL, NULL, count_answers, &job);
+static bool targets_open(Targets *t, const LoraConfig *c, const ModelConfig *m, Error *err) {
+    const Target *bad = NULL;
+    *t = (Targets){.all = c->n_target == 1 && strcmp(c->target[0], "all-linear") == 0};
+    t->target = mem_alloc((size_t)c->n_target * sizeof *t->target + 1);
+    for (int i = 0; i < c->n_target && !t->all && !bad; i++) {
+        Target *one = &t->target[t->n++];
+        *one = (Target){.family = m->family, .name = c->target[i]};
+        if (is_pattern(one->name) && !regex_open(&one->pattern, one->name, err)) {
+            targets_close(t);
+            return false;
+        }
+        params_walk(m, NULL, NULL, count_answers, one);
+        if (one->n == 0) bad = one;
     }
-    if (job.n > 0 && t->c->n_target > 0) return true;
+    if (!bad && c->n_target > 0) return true;
     Str known = {0};
-    params_walk(c, NULL, NULL, list_module, &(ListJob){c, &known});
-    if (job.n == 0)
-        error_set(err, ERR_CONFIG, "no module that LoRA can have is called '%.60s': expected all-linear, or some of %s",
-                  job.name, str_get(&known));
+    params_walk(m, NULL, NULL, list_module, &(ListJob){m, &known});
+    if (bad)
+        error_set(err, ERR_CONFIG, "no module that LoRA can have %s '%.60s': expected all-linear, or some of %s",
+                  bad->pattern ? "matches" : "is called", bad->name, str_get(&known));
     else
         error_set(err, ERR_CONFIG, "LoRA of no module: expected all-linear, or some of %s", str_get(&known));
     str_release(&known);
+    targets_close(t);
     return false;
 }
 
@@ -278,11 +308,11 @@ static void draw_part(void *ud, const LoraPart *p) {
 
 bool adapter_init(Adapter **out, Model *m, const LoraConfig *c, uint64_t seed, bool grads, Error *err) {
     *out = NULL;
-    Targets t = {.c = c, .all = c->n_target == 1 && strcmp(c->target[0], "all-linear") == 0};
-    if (!check_targets(&t, &m->cfg, err)) return false;
-    t.met = mem_alloc((size_t)c->n_target * sizeof *t.met);
+    Targets t;
+    if (!targets_open(&t, c, &m->cfg, err)) return false;
     bool ok = lora_place(out, m, c, grads, is_target, &t, err);
-    free(t.met);
+    targets_close(&t);
+    if (ok) (*out)->seed = seed;
     if (ok) lora_visit(*out, draw_part, &(DrawJob){m->be, rng_derive((Rng){seed, RNG_INIT}, "lora"), 0});
     return ok;
 }
@@ -299,6 +329,7 @@ bool adapter_clone(Adapter **out, Net n, bool grads, Error *err) {
     bool ok = lora_place(out, n.trunk, &c, grads, has_pair, n.adapter, err) &&
               net_copy_weights((Net){n.trunk, n.head, *out}, n, err);
     n.trunk->version = version; /* none of its nets has changed */
+    if (ok) (*out)->seed = n.adapter->seed;
     return ok;
 }
 
@@ -313,6 +344,28 @@ static Tensor as_read(const Adapter *a, Tensor narrow, Tensor t) {
     narrow = sized(narrow, t.rows);
     a->be->op->cast(a->be, narrow, t);
     return narrow;
+}
+
+/* What a run of rows drops. */
+typedef struct {
+    bool drops;
+    Dropout mask; /* of the run's rows */
+} Run;
+
+static Run run_of(const Adapter *a, int layer, ParamNumber number, int64_t at, const Batch *b) {
+    Run run = {.drops = a->drop && b->drop};
+    if (!run.drops) return run;
+    uint32_t key[4];
+    rng_block(key, (Rng){a->seed, RNG_DROPOUT}, b->drop, (uint32_t)(layer * PARAM_COUNT + (int)number));
+    run.mask = (Dropout){{(uint64_t)key[1] << 32 | key[0], RNG_DROPOUT}, (uint64_t)at, a->drop};
+    return run;
+}
+
+static Tensor dropped(const Adapter *a, const Run *run, Tensor x) {
+    if (!run->drops) return x;
+    Tensor y = tensor_over(a->x_in.data, x.dtype, x.rows, x.cols);
+    a->be->op->dropout(a->be, y, x, run->mask);
+    return y;
 }
 
 /* scale * x a^T */
@@ -348,13 +401,15 @@ static int64_t run_length(const Adapter *a, int64_t at, int64_t rows) {
     return rows - at < a->n_rows ? rows - at : a->n_rows;
 }
 
-void lora_forward(Net net, int layer, const ParamNumber *which, const LinearOut *out, int n_out, Tensor x) {
+void lora_forward(Net net, int layer, const ParamNumber *which, const LinearOut *out, int n_out, Tensor x,
+                  const Batch *b) {
     const Adapter *a = net.adapter;
     for (int i = 0, n; a && i<n_out; i += n> 0 ? n : 1) {
         n = sharing(a, layer, which + i, n_out - i);
         for (int64_t at = 0; n > 0 && at < x.rows; at += a->n_rows) {
             int64_t rows = run_length(a, at, x.rows);
-            Tensor u = go_down(a, lora_pair(a, layer, which[i]), tensor_rows(x, at, rows));
+            Run run = run_of(a, layer, which[i], at, b);
+            Tensor u = go_down(a, lora_pair(a, layer, which[i]), dropped(a, &run, tensor_rows(x, at, rows)));
             for (int k = i; k < i + n; k++) {
                 Tensor y = tensor_rows(out[k].y, at, rows), sum = widened(a, y);
                 LinearOut up = {.y = sum, .w = lora_pair(a, layer, which[k])->b};
@@ -365,11 +420,13 @@ void lora_forward(Net net, int layer, const ParamNumber *which, const LinearOut 
     }
 }
 
-/* db_k += dy_k^T u, du = scale * sum_k dy_k b_k, da += du^T x, dx += du a;  u = scale * x a^T */
+/* db_k += dy_k^T u, du = scale * sum_k dy_k b_k, da += du^T x, dx += du a;  u = scale * x a^T; where x is dropped, dx
+ * gets what the same elements of du a become. */
 static void backward_run(const Adapter *a, int layer, const ParamNumber *which, Tensor dx, const LinearGrad *grad,
-                         int n, Tensor x) {
+                         int n, Tensor x, const Run *run) {
     const BackendOps *op = a->be->op;
     const LoraPair *first = lora_pair(a, layer, which[0]);
+    x = dropped(a, run, x);
     Tensor u = go_down(a, first, x), du = sized(a->du, x.rows);
     LinearGrad up[LINEAR_MAX] = {0};
     for (int k = 0; k < n; k++) {
@@ -380,12 +437,19 @@ static void backward_run(const Adapter *a, int layer, const ParamNumber *which, 
     op->scale(a->be, du, a->scale);
     LinearGrad down = {.dy = as_read(a, a->du_in, du), .w = first->a, .dw_acc = first->da};
     Tensor sum = widened(a, dx);
-    op->linear_bwd(a->be, sum, &down, 1, x, true);
+    if (run->drops) {
+        Tensor out = tensor_over(a->dx_out.data, a->be->real, dx.rows, dx.cols);
+        op->linear_bwd(a->be, out, &down, 1, x, false);
+        op->dropout(a->be, out, out, run->mask);
+        op->add(a->be, sum, sum, out);
+    } else {
+        op->linear_bwd(a->be, sum, &down, 1, x, true);
+    }
     narrowed(a, dx, sum);
 }
 
 void lora_backward(Net net, int layer, const ParamNumber *which, Tensor dx, const LinearGrad *grad, int n_grad,
-                   Tensor x) {
+                   Tensor x, const Batch *b) {
     const Adapter *a = net.adapter;
     for (int i = 0, n; a && i<n_grad; i += n> 0 ? n : 1) {
         n = sharing(a, layer, which + i, n_grad - i);
@@ -393,7 +457,8 @@ void lora_backward(Net net, int layer, const ParamNumber *which, Tensor dx, cons
             int64_t rows = run_length(a, at, x.rows);
             LinearGrad part[LINEAR_MAX] = {0};
             for (int k = 0; k < n; k++) part[k].dy = tensor_rows(grad[i + k].dy, at, rows);
-            backward_run(a, layer, which + i, tensor_rows(dx, at, rows), part, n, tensor_rows(x, at, rows));
+            Run run = run_of(a, layer, which[i], at, b);
+            backward_run(a, layer, which + i, tensor_rows(dx, at, rows), part, n, tensor_rows(x, at, rows), &run);
         }
     }
 }

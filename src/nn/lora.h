@@ -3,8 +3,12 @@
  *      y = x W^T + scale (x A^T) B^T        A (r,K)  B (M,r)      scale = alpha / r, rsLoRA (Kalajdzievski 2023): alpha / sqrt(r)
  *
  * A starts uniform in +-1/sqrt(K), B as zero: a new adapter changes nothing. An adapter belongs to a trunk, which others may
- * use with another adapter or none. Its tensors have the trunk's dtype; biases, norms and embeddings have no adapter, and
- * nothing is dropped out.
+ * use with another adapter or none. Its tensors have the trunk's dtype; biases, norms and embeddings have no adapter.
+ *
+ * In passes that say so (Batch.drop) an adapter with gradients reads dropout(x) in place of x: elements are 0 with probability
+ * p, the others divided by 1 - p (Srivastava et al. 2014). Each matrix has a mask of its own, as a module of PEFT's has; a fused
+ * one has one. A mask follows from (seed, pass, layer, matrix, row, column) alone: a block that is run again for the backward
+ * drops the same. p is rounded to a multiple of 2^-16.
  *
  * Files are PEFT's: adapter_config.json and adapter_model.safetensors, names of the family's modules behind
  * "base_model.model.", a scoring head among them. A fused matrix (gpt2's c_attn) has one A and one B of all its rows. */
@@ -17,7 +21,9 @@ typedef struct {
     int r;
     double alpha;
     bool rslora;
-    /* Modules by name or by the end of it: "q_proj", "mlp.c_proj", or one "all-linear": every matrix of every layer */
+    double dropout;             /* 0 <= p < 1 */
+    /* Modules by name or by the end of it: "q_proj", "mlp.c_proj"; by a pattern that the whole name matches, as PEFT takes one:
+     * ".*[.](q|v)_proj", told from a name by any of *+?()[]{}|\^$; or one "all-linear": every matrix of every layer */
     const char *const *target;
     int n_target;
     const char *base;           /* base_model_name_or_path: the trunk's folder; NULL: none */

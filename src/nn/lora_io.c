@@ -140,14 +140,18 @@ static bool read_values(FileConfig *c, const Json *root, Error *err) {
     const char *type = json_str(json_get(root, "peft_type"), NULL), *task = json_str(json_get(root, "task_type"), NULL);
     const char *base = json_str(json_get(root, "base_model_name_or_path"), NULL);
     double r = json_num(json_get(root, "r"), NAN), alpha = json_num(json_get(root, "lora_alpha"), NAN);
+    double dropout = json_num(json_get(root, "lora_dropout"), 0);
     if (!type || strcmp(type, "LORA") != 0)
         return error_set(err, ERR_FORMAT, "'peft_type' is '%.40s', only LORA is supported", type ? type : "missing");
     if (!(r >= 1 && r <= 65536) || r != floor(r))
         return error_set(err, ERR_FORMAT, "'r' is %g, expected a whole number of 1..65536", r);
     if (!(alpha > 0 && alpha < 1e9)) return error_set(err, ERR_FORMAT, "'lora_alpha' is %g, expected above 0", alpha);
+    if (!(dropout >= 0 && dropout < 1))
+        return error_set(err, ERR_FORMAT, "'lora_dropout' is %g, expected 0 or more and less than 1", dropout);
     if (task && strcmp(task, "CAUSAL_LM") && strcmp(task, "SEQ_CLS"))
         return error_set(err, ERR_FORMAT, "'task_type' is '%.40s', expected CAUSAL_LM or SEQ_CLS", task);
-    c->lora.r = (int)r, c->lora.alpha = alpha, c->lora.rslora = json_bool(json_get(root, "use_rslora"), false);
+    c->lora.r = (int)r, c->lora.alpha = alpha, c->lora.dropout = dropout,
+    c->lora.rslora = json_bool(json_get(root, "use_rslora"), false);
     c->head = task && strcmp(task, "SEQ_CLS") == 0 ? HEAD_SCORE : HEAD_LM;
     str_put(&c->base, base ? base : "");
     c->lora.base = str_get(&c->base);
@@ -420,7 +424,7 @@ static void put_config(Str *text, const Adapter *a, bool scores) {
         json_out_int(&j, "lora_alpha", (int64_t)a->cfg.alpha);
     else
         json_out_num(&j, "lora_alpha", a->cfg.alpha);
-    json_out_num(&j, "lora_dropout", 0);
+    json_out_num(&j, "lora_dropout", a->cfg.dropout);
     if (scores) {
         json_out_arr(&j, "modules_to_save");
         json_out_str(&j, NULL, "classifier");

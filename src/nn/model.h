@@ -88,6 +88,7 @@ typedef struct {
      * all N rows stand for themselves. Only attention works on n_seen rows; every row gets the same bits either way. */
     int n_seen;
     const int32_t *seen, *home; /* (n_seen), (N): seen[home[j]] = j */
+    uint64_t drop;              /* not 0: adapters drop inputs out, by numbers of this pass; equal ones drop the same */
 } Batch;
 
 /* Memory plans: train | train, recompute blocks in backward | generate and score. Outputs do not depend on the plan. */

@@ -206,7 +206,7 @@ typedef struct {
 } LoadTensor;
 
 /* A transposed tensor is read in runs of so many numbers, which lie a row of the file apart. */
-enum { RUN_ROWS = 16 * PANEL_ROWS };
+enum { RUN_ROWS = 8 * PANEL_ROWS };
 
 static bool is_transposed(const LoadTensor *job) { return job->f->transposed && job->w.rows > 1; }
 
@@ -220,39 +220,30 @@ static void forget_run(const LoadTensor *job, int64_t tile) {
     io_map_forget(job->e->data + (job->f->part * job->w.rows + first) * row, (size_t)(FORGET * job->tile_rows * row));
 }
 
-/* Four at a time: a lane of 16 bits whose exponent is all ones becomes 0, and 1 taken from every lane then sets its top
- * bit (and, by the borrow, perhaps that of lanes above it); without any top bit none of the four needs a look. */
-static void count_nonfinite_bf16(int64_t *nan, int64_t *inf, const unsigned char *in, int64_t n) {
-    const uint64_t exponent = UINT64_C(0x7f807f807f807f80), one = UINT64_C(0x0001000100010001);
-    for (int64_t i = 0, step; i < n; i += step) {
-        uint16_t v[4] = {0};
-        step = n - i < 4 ? n - i : 4;
-        if (step == 4) {
-            uint64_t x;
-            memcpy(&x, in + 2 * i, sizeof x);
-            if (!((((x & exponent) ^ exponent) - one) & (one << 15))) continue;
-        }
-        memcpy(v, in + 2 * i, (size_t)step * sizeof *v);
-        for (int64_t k = 0; k < step; k++) *nan += (v[k] & 0x7fff) > 0x7f80, *inf += (v[k] & 0x7fff) == 0x7f80;
-    }
-}
-
 /* BF16 of the file is BF16 of the model: nothing to convert. */
 static void load_as_it_is(LoadTensor *job, int64_t tile, int thread) {
     Tensor w = job->w;
     int64_t first = tile * job->tile_rows, n = w.rows - first < job->tile_rows ? w.rows - first : job->tile_rows;
-    const unsigned char *in = job->e->data + (job->f->part * w.rows + first) * w.cols * (int64_t)sizeof(uint16_t);
-    int64_t nan = 0, inf = 0;
-    count_nonfinite_bf16(&nan, &inf, in, n * w.cols);
+    int64_t all = w.rows * job->f->n_part, at = job->f->part * w.rows + first, nan = 0, inf = 0;
+    Tensor to = tensor_rows(w, first, n);
+    if (!is_transposed(job)) {
+        const unsigned char *in = job->e->data + at * w.cols * (int64_t)sizeof(uint16_t);
+        count_nonfinite_bf16(&nan, &inf, in, n * w.cols);
+        tensor_set_bf16(to, in);
+        forget_run(job, tile);
+    } else {
+        const unsigned char *in = job->e->data + at * (int64_t)sizeof(uint16_t);
+        for (int64_t c = 0; c < w.cols; c++)
+            count_nonfinite_bf16(&nan, &inf, in + c * all * (int64_t)sizeof(uint16_t), n);
+        tensor_set_columns_bf16(to, in, all);
+    }
     job->n_nan[thread] += nan, job->n_inf[thread] += inf;
-    tensor_set_bf16(tensor_rows(w, first, n), in);
-    forget_run(job, tile);
 }
 
 /* Tile by tile, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
 static void load_panel(void *ud, int64_t tile, int thread) {
     LoadTensor *job = ud;
-    if (job->w.panels && job->w.dtype == DTYPE_BF16 && job->type == ELEM_BF16 && !is_transposed(job)) {
+    if (job->w.panels && job->w.dtype == DTYPE_BF16 && job->type == ELEM_BF16) {
         load_as_it_is(job, tile, thread);
         return;
     }

@@ -168,6 +168,9 @@ struct Adapter {
     /* (n_rows, r): x a^T and its gradient, as summed and, where products read another dtype, as read; (n_rows, widest): sums
      * of what is stored as BF16, else empty */
     Tensor u, du, u_in, du_in, wide;
+    uint64_t seed;
+    uint32_t drop;       /* of 65536 inputs; 0 without gradients */
+    Tensor x_in, dx_out; /* (n_rows, widest) where inputs are dropped: what a reads, and its gradient; else empty */
     Arena params, grad_mem, work;
 };
 
@@ -176,9 +179,10 @@ static inline LoraPair *lora_pair(const Adapter *a, int layer, ParamNumber numbe
 }
 
 /* y_i += scale * (x a_i^T) b_i^T for those of which[] that the net's adapter has. */
-void lora_forward(Net n, int layer, const ParamNumber *which, const LinearOut *out, int n_out, Tensor x);
+void lora_forward(Net n, int layer, const ParamNumber *which, const LinearOut *out, int n_out, Tensor x, const Batch *b);
 /* Of the same: adds to dx and to the gradients of a and b. */
-void lora_backward(Net n, int layer, const ParamNumber *which, Tensor dx, const LinearGrad *grad, int n_grad, Tensor x);
+void lora_backward(Net n, int layer, const ParamNumber *which, Tensor dx, const LinearGrad *grad, int n_grad, Tensor x,
+                   const Batch *b);
 
 /* Every matrix of the pairs, in net_visit's order. b of a fused matrix is in parts. */
 typedef struct {

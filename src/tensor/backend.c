@@ -418,6 +418,37 @@ void tensor_set_rows(Backend *be, Tensor y, const void *in) {
     }
 }
 
+/* Rows of a panel from two columns: n of each, at any address. */
+static void set_pair(uint16_t *to, const unsigned char *even, const unsigned char *odd, int64_t n) {
+    uint16_t pair[2][PANEL_ROWS] = {0};
+    memcpy(pair[0], even, (size_t)n * sizeof **pair);
+    if (odd) memcpy(pair[1], odd, (size_t)n * sizeof **pair);
+    for (int i = 0; i < PANEL_ROWS; i++) to[2 * i] = pair[0][i], to[2 * i + 1] = pair[1][i];
+}
+
+/* Some columns of all panels before the next ones: of a line of the input that holds rows of several panels, each
+ * finds its part in near memory. */
+void tensor_set_columns_bf16(Tensor y, const unsigned char *in, int64_t ld) {
+    CHECK(y.panels && y.dtype == DTYPE_BF16, "no panels of BF16");
+    enum { NEAR = 16 };
+    const size_t column = (size_t)ld * sizeof(uint16_t);
+    for (int64_t first = 0; first < y.cols; first += NEAR) {
+        int64_t end = y.cols - first < NEAR ? y.cols : first + NEAR;
+        for (int64_t p = 0; p < y.rows; p += PANEL_ROWS) {
+            int64_t n = y.rows - p < PANEL_ROWS ? y.rows - p : PANEL_ROWS;
+            for (int64_t j = first; j < end; j += 2) {
+                const unsigned char *from = in + (size_t)j * column + (size_t)p * sizeof(uint16_t);
+                uint16_t *to = (uint16_t *)y.data + tensor_at(y, p, j);
+                if (n == PANEL_ROWS && j + 1 < y.cols)
+                    set_pair(to, from, from + column, PANEL_ROWS);
+                else
+                    set_pair(to, from, j + 1 < y.cols ? from + column : NULL, n);
+            }
+        }
+    }
+    zero_padding(y);
+}
+
 void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
     if (elsewhere(be, x))
         tensor_get(be, out, tensor_rows(x, i, 1));

@@ -9,6 +9,7 @@
  *               numbers with F32 scales (y = scale * sum); y is F32. bias: always F32
  *   linear_bwd: every dy and w, and x; then dx as it likes, but F32 with add_dx. dw and dbias: always F32
  *   rmsnorm_fwd, layernorm_fwd: y    swiglu_*, gelu_*: each tensor as it likes    embed_fwd: w
+ *   dropout: x, and y is of its dtype
  *   cast: y, x or both; in panels from F32 to BF16 or between equals    zero, copy: any dtype of tensor.h
  * In cuda (be->attn_half) also:
  *   attn_fwd, attn_bwd: all but lse; weights of keys are rounded before they multiply values
@@ -24,6 +25,7 @@
 #define DIKAST_TENSOR_BACKEND_H
 
 #include "base/pool.h"
+#include "base/rng.h"
 #include "tensor/tensor.h"
 
 #ifdef __cplusplus
@@ -57,6 +59,10 @@ typedef struct {
 typedef struct { Tensor y, w, bias, scale; } LinearOut; /* y (N,M)  w (M,K)  bias (1,M) or empty; scale (1,M): of 8-bit w */
 typedef struct { Tensor dy, w, dw_acc, dbias_acc; } LinearGrad; /* dy (N,M)  dw (M,K) and dbias (1,M), or empty */
 
+/* Element (i, j) falls where the 16-bit number of its coordinates is below drop: number j%8 of the Philox block of (rng, row+i,
+ * j/8), low half of a word first. So equal coordinates fall together whoever asks, however rows are cut. */
+typedef struct { Rng rng; uint64_t row; uint32_t drop; } Dropout;      /* drop of 65536 fall: 0..65535 */
+
 typedef struct {
     const char *name;
 
@@ -69,6 +75,8 @@ typedef struct {
     /* 8-bit weights of F32 ones: scale_i = max_j |x_ij| / 127, y_ij = x_ij / scale_i to the nearest whole number, even ones
      * first; a row of zeros has scale 1.  y (M,K) in panels, scale (1,M), x (M,K) */
     void (*quantize)(Backend *be, Tensor y, Tensor scale, Tensor x);
+    /* y = x * 65536/(65536 - drop), but 0 for what falls, whatever it was; y may be x.  Srivastava et al. 2014 */
+    void (*dropout)(Backend *be, Tensor y, Tensor x, Dropout d);
     double (*sumsq)(Backend *be, Tensor x);                             /* double, fixed blocks in fixed order */
     /* sum of the sumsq of n tensors, in order; NULL: one call each. One wait instead of n, where ops are queued. */
     double (*sumsq_all)(Backend *be, const Tensor *x, int n);
@@ -214,6 +222,8 @@ void tensor_set(Backend *be, Tensor y, const double *in);
 void tensor_get_f32(Backend *be, float *out, Tensor x);
 void tensor_set_f32(Backend *be, Tensor y, const float *in);
 void tensor_set_bf16(Tensor y, const unsigned char *in);    /* y: panels of BF16 in host memory; in: rows*cols of BF16, little-endian */
+/* The same of columns: element (i, j) is number j*ld + i of in. */
+void tensor_set_columns_bf16(Tensor y, const unsigned char *in, int64_t ld);
 void tensor_set_columns_f32(Tensor y, const float *in);     /* y in host memory; in: its columns one after another, cols*rows */
 /* The cheapest way to the host: bytes of tensor_storage(x), rows next to each other; and from them, later and without the backend,
  * the elements row-major in their own dtype. like: x, of which only shape, dtype and panels are looked at. */

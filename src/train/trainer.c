@@ -67,8 +67,12 @@ double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor
     return micro(net, a, b, obj, slice, weight, m, false);
 }
 
+enum { FROZEN_VALUES = 1 << 21 }; /* 8 MB of logits */
+
 int head_slice_rows(Net net) {
-    int64_t fill = net.trunk->be->slice_values / net.head->n_out;
+    int64_t fill = net.trunk->be->slice_values / net.head->n_out, few = FROZEN_VALUES / net.head->n_out;
+    if (fill == 0 && tensor_empty(net.head->dw) && few < HEAD_SLICE)
+        return few < HEAD_SLICE_LEAST ? HEAD_SLICE_LEAST : (int)(few - few % HEAD_SLICE_LEAST);
     return (int)(fill < HEAD_SLICE ? HEAD_SLICE : fill > HEAD_SLICE_MOST ? HEAD_SLICE_MOST : fill);
 }
 
@@ -198,6 +202,7 @@ static bool make_leaves(Trainer *t, Error *err) {
         pulse_section(t->pulse, SECTION_DATA);
         if (stop_requested(t->stop)) return error_set(err, ERR_STOPPED, "stopped");
         if (!t->obj->micro(t->obj->self, t->step * t->cfg.accum + i, &b, err)) return false;
+        b.drop = (uint64_t)(t->step * t->cfg.accum + i) + 1;
         CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
               b.n_row);
         leaf.loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &leaf.weight, leaves_metrics(t->leaves));

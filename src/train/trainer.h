@@ -49,8 +49,10 @@ CkptStats trainer_saves(const Trainer *t);      /* of the last trainer_run */
 double train_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
 /* Loss without gradients (evaluation), KEEP_NONE acts are fine. */
 double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
-enum { HEAD_SLICE = 128, HEAD_SLICE_MOST = 8192 };
-int head_slice_rows(Net net);   /* rows of the head computed at once: HEAD_SLICE, more where the backend asks for it */
+enum { HEAD_SLICE = 128, HEAD_SLICE_LEAST = 32, HEAD_SLICE_MOST = 8192 };
+/* Rows of the head computed at once: HEAD_SLICE, more where the backend asks for it. A frozen head's fewer, when its outputs are
+ * many: no gradient is summed over its rows, so nothing but the memory of the logits follows from their number. */
+int head_slice_rows(Net net);
 /* slice: (head_slice_rows, n_out) in the backend's memory */
 bool head_slice_open(Arena *mem, Tensor *slice, Net net, Error *err);   /* released with mem */
 /* Mean loss over micro-batches 0..n_micro-1, no gradients needed; m collects the objective's means (NULL: none). */

@@ -45,6 +45,7 @@ const BackendOps KERNELS = {
     .logprob_bwd = logprob_bwd,
     .adamw = adamw,
     .scale = scale,
+    .dropout = dropout,
 };
 
 /* What the machine could do at best: chains of multiply-adds in registers, as many as hide their latency, nothing
@@ -64,4 +65,4 @@ float SPIN(int64_t n) {
 
 float SPIN_HALF(int64_t n) { return half_spin(n); }
 
-_Static_assert(sizeof(BackendOps) == 35 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");
+_Static_assert(sizeof(BackendOps) == 36 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");

@@ -149,6 +149,37 @@ static void scale(Backend *be, Tensor x, double a) {
 }
 
 typedef struct {
+    Tensor y, x;
+    Dropout d;
+} Drop;
+
+static void dropout_span(const void *job, Span s, int64_t tile) {
+    (void)tile;
+    const Drop *e = job;
+    v16 scale = v16_set1((float)(65536.0 / (65536 - e->d.drop)));
+    for (int64_t i = s.row; i < s.row_end; i++)
+        for (int64_t j = s.col; j < s.col_end; j += 16) {
+            uint32_t block[8];
+            float keep[16];
+            for (int k = 0; k < 2; k++)
+                rng_block(block + 4 * k, e->d.rng, e->d.row + (uint64_t)i, (uint32_t)(j / 8 + k));
+            for (int k = 0; k < 16; k++) keep[k] = (block[k / 2] >> (k % 2 ? 16 : 0) & 0xffff) >= e->d.drop;
+            v16 x = v16_mul(row_get(e->x, i, j, s.col_end - j), scale);
+            row_put(e->y, i, j, v16_select_lt(v16_zero(), v16_load(keep), x, v16_zero()), s.col_end - j);
+        }
+}
+
+_Static_assert(CPU_TILE % 16 == 0, "a span would begin inside a block of random numbers");
+
+static void dropout(Backend *be, Tensor y, Tensor x, Dropout d) {
+    check_any("dropout", "y", y, y.rows, y.cols);
+    cpu_check_as("dropout", "x", x, y.rows, y.cols, y.dtype);
+    CHECK(d.drop < 1 << 16, "dropout: %u of 65536", d.drop);
+    Drop e = {y, x, d};
+    cpu_spans(be, y.rows, y.cols, dropout_span, &e);
+}
+
+typedef struct {
     Tensor y, scale, x;
 } Quantize;
 

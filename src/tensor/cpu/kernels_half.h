@@ -128,12 +128,43 @@ static void pack_weight_pairs(uint16_t *dst, Tensor w, int64_t col) {
     }
 }
 
+/* A matrix of more rows, such as a head of words, is packed and multiplied in parts of so many: the sums wait in memory. */
+enum { DEEP = 8192 };
+
+/* One matrix, part by part; panel: room for DEEP rows of weights, then for the sums. */
+static void half_deep_grad(const Backward *b, int64_t begin, int64_t end, int64_t v, int64_t nv, uint16_t *panel) {
+    float *sums = (float *)(void *)(panel + DEEP * PANEL);
+    Tensor dy = b->grad[0].dy, w = b->grad[0].w;
+    for (int64_t at = 0; at < w.rows; at += DEEP) {
+        int64_t n = least(w.rows - at, DEEP), depth = ceil_div(n, 16) * 16;
+        bool last = at + n == w.rows;
+        for (int64_t j = 0; j < nv; j++) pack_weight_pairs(panel + j * depth * 16, tensor_rows(w, at, n), (v + j) * 16);
+        for (int64_t row = begin; row < end; row += PAIR_ROWS) {
+            int64_t mr = least(end - row, PAIR_ROWS);
+            float *sum = sums + (row - begin) * PANEL;
+            PairTile t = {.k = n, .a = half_row(dy, row) + at, .lda = dy.ld, .b = panel, .bk = 32, .bv = depth * 16};
+            t.init = at > 0 ? sum : NULL, t.ldi = PANEL, t.iv = 16;
+            t.c = last ? b->dx : tensor_over(sum, DTYPE_F32, mr, PANEL);
+            t.row = last ? row : 0, t.col = last ? v * 16 : 0;
+            t.cols = last ? least(nv * 16, b->dx.cols - v * 16) : nv * 16;
+            t.add = last && b->add_dx;
+            pair_table[0][mr - 1][nv - 1](&t);
+        }
+    }
+}
+
+static bool is_deep(const Backward *b) { return b->n == 1 && b->depth > DEEP; }
+
 static void half_input_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t row = task / b->n_group * CHUNK, row_end = least(b->dx.rows, row + CHUNK), g = task % b->n_group;
     int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v, depth = b->depth;
     uint16_t *panel = (uint16_t *)(void *)cpu_scratch_of(b->be, thread);
     float sum[PAIR_ROWS * PANEL];
+    if (is_deep(b)) {
+        half_deep_grad(b, row, row_end, v, nv, panel);
+        return;
+    }
     for (int64_t j = 0, at = 0; j < nv; j++, at = 0)
         for (int i = 0; i < b->n; at += ceil_div(b->grad[i++].w.rows, 16) * 16)
             pack_weight_pairs(panel + (j * depth + at) * 16, b->grad[i].w, (v + j) * 16);
@@ -157,7 +188,8 @@ static void half_input_grad(Backward *b, double work) {
     b->n_group = n_group(ceil_div(b->dx.cols, 16));
     b->depth = 0;
     for (int i = 0; i < b->n; i++) b->depth += ceil_div(b->grad[i].w.rows, 16) * 16;
-    cpu_scratch_threads(b->be, b->depth * PANEL);
+    int64_t room = is_deep(b) ? DEEP * PANEL / 2 + CHUNK * PANEL : b->depth * PANEL / 2;
+    cpu_scratch_threads(b->be, room);
     cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, half_input_grad_task, b);
 }
 

@@ -76,6 +76,7 @@ void cuda_quantize(Backend *be, Tensor y, Tensor scale, Tensor x);
 void cuda_add(Backend *be, Tensor y, Tensor a, Tensor b);
 void cuda_add_bias(Backend *be, Tensor y, Tensor x, Tensor b);
 void cuda_scale(Backend *be, Tensor x, double a);
+void cuda_dropout(Backend *be, Tensor y, Tensor x, Dropout d);
 void cuda_rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse);
 void cuda_rope_kv(Backend *be, Tensor q, Tensor k, Tensor v, Tensor kc, Tensor vc, const int32_t *kv_row, const int32_t *pos,
                   const double *freq, int d_head);

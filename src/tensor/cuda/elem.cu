@@ -160,6 +160,65 @@ extern "C" void cuda_scale(Backend *be, Tensor x, double a) {
     map<1, 1>(be, {x}, {x}, Scale{(float)a});
 }
 
+/* -- dropout
+ * ----------------------------------------------------------------------------------------------------------- */
+
+namespace {
+
+struct DropArgs {
+    Mat y, x;
+    int64_t n, cols, per_row; /* blocks of random numbers: all of them, and of a row */
+    uint64_t row;
+    uint32_t key[2], drop;
+    float scale;
+};
+
+enum { DROP_THREADS = 256, DROP_BLOCK = 8 }; /* numbers of one block of Philox */
+
+/* base/rng.c's, for a GPU. */
+__device__ __forceinline__ void philox(uint32_t *c, uint32_t k0, uint32_t k1) {
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
+        uint32_t c1 = c[1], c3 = c[3];
+        c[0] = (uint32_t)(p1 >> 32) ^ c1 ^ k0, c[1] = (uint32_t)p1;
+        c[2] = (uint32_t)(p0 >> 32) ^ c3 ^ k1, c[3] = (uint32_t)p0;
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+}
+
+__global__ void __launch_bounds__(DROP_THREADS) dropout_kernel(DropArgs a) {
+    int64_t block = (int64_t)blockIdx.x * DROP_THREADS + threadIdx.x;
+    if (block >= a.n) return;
+    int64_t i = block / a.per_row, k = block % a.per_row;
+    uint64_t item = a.row + (uint64_t)i;
+    uint32_t c[4] = {(uint32_t)item, (uint32_t)(item >> 32), (uint32_t)k, 0};
+    philox(c, a.key[0], a.key[1]);
+    for (int q = 0; q < DROP_BLOCK && k * DROP_BLOCK + q < a.cols; q++) {
+        int64_t j = k * DROP_BLOCK + q;
+        bool falls = (c[q / 2] >> (q % 2 ? 16 : 0) & 0xffff) < a.drop;
+        float v[1];
+        mat_get<KIND_ANY, 1>(v, a.x, i * a.x.ld + j, 1);
+        v[0] = falls ? 0.0f : v[0] * a.scale;
+        mat_put<KIND_ANY, 1>(a.y, i * a.y.ld + j, v, 1);
+    }
+}
+
+} // namespace
+
+extern "C" void cuda_dropout(Backend *be, Tensor y, Tensor x, Dropout d) {
+    cuda_check("dropout", "y", y, y.rows, y.cols, CUDA_ANY);
+    cuda_check("dropout", "x", x, y.rows, y.cols, CUDA_ANY);
+    CHECK(d.drop < 1 << 16 && x.dtype == y.dtype, "dropout: %u of 65536, from %s to %s", d.drop, dtype_name(x.dtype),
+          dtype_name(y.dtype));
+    if (tensor_empty(y)) return;
+    DropArgs a;
+    a.y = mat_of(y, 1), a.x = mat_of(x, 1);
+    a.cols = y.cols, a.per_row = div_up(y.cols, DROP_BLOCK), a.n = y.rows * a.per_row;
+    a.row = d.row, a.drop = d.drop, a.scale = (float)(65536.0 / (65536 - d.drop));
+    a.key[0] = (uint32_t)d.rng.seed, a.key[1] = (uint32_t)(d.rng.seed >> 32) ^ d.rng.stream;
+    LAUNCH(be, dropout_kernel, (unsigned)div_up(a.n, DROP_THREADS), DROP_THREADS, 0, a);
+}
+
 /* -- 8-bit weights
  * ----------------------------------------------------------------------------------------------------- */
 

@@ -83,6 +83,21 @@ void ref_scale(Backend *be, Tensor x, double a) {
         for (int64_t j = 0; j < x.cols; j++) ref_row(x, i)[j] *= a;
 }
 
+/* y = x / (1 - p), or 0: p = drop/2^16 */
+void ref_dropout(Backend *be, Tensor y, Tensor x, Dropout d) {
+    (void)be;
+    ref_check("dropout", "y", y, y.rows, y.cols);
+    ref_check("dropout", "x", x, y.rows, y.cols);
+    CHECK(d.drop < 1 << 16, "dropout: %u of 65536", d.drop);
+    for (int64_t i = 0; i < y.rows; i++)
+        for (int64_t j = 0; j < y.cols; j++) {
+            uint32_t block[4];
+            rng_block(block, d.rng, d.row + (uint64_t)i, (uint32_t)(j / 8));
+            bool falls = (block[j % 8 / 2] >> (j % 2 ? 16 : 0) & 0xffff) < d.drop;
+            ref_row(y, i)[j] = falls ? 0 : ref_row(x, i)[j] * (65536.0 / (65536 - d.drop));
+        }
+}
+
 /* -- lookup ------------------------------------------------------------------------------------------------------- */
 
 static int64_t checked(const char *op, const int32_t *idx, int64_t i, int64_t n) {

@@ -36,10 +36,11 @@ static const BackendOps ops = {
     .logprob_bwd = ref_logprob_bwd,
     .adamw = ref_adamw,
     .scale = ref_scale,
+    .dropout = ref_dropout,
 };
 
 /* An entry added to the op table must be added here: ref defines every op but those that backend.h says may be NULL. */
-_Static_assert(sizeof(BackendOps) == 35 * sizeof(void *), "ref lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 36 * sizeof(void *), "ref lacks an op of backend.h");
 
 static bool ref_open(Backend *be, int device, const char *isa, Error *err) {
     (void)device;

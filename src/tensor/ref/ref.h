@@ -26,6 +26,7 @@ void ref_add_bias(Backend *be, Tensor y, Tensor x, Tensor b);
 double ref_sumsq(Backend *be, Tensor x);
 bool ref_all_finite(Backend *be, Tensor x);
 void ref_scale(Backend *be, Tensor x, double a);
+void ref_dropout(Backend *be, Tensor y, Tensor x, Dropout d);
 void ref_embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *idx, bool add);
 void ref_embed_bwd(Backend *be, Tensor dw_acc, Tensor dy, const int32_t *idx);
 void ref_gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row);
