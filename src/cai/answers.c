@@ -15,7 +15,9 @@ const char *verdict_word(Verdict v) {
     return verdict_names[v];
 }
 
-bool answer_harm_asked(const Answer *a) { return !strcmp(a->kind, "redteam") || !strcmp(a->kind, "harm"); }
+bool answer_harm_asked(const Answer *a) {
+    return !strcmp(a->kind, "redteam") || !strcmp(a->kind, "harm") || !strcmp(a->kind, "harmful");
+}
 
 bool answer_refuses(const Answer *a) {
     return a->verdict == VERDICT_REFUSE || a->verdict == VERDICT_REFUSE_REASON || a->verdict == VERDICT_EVADE;
@@ -27,7 +29,7 @@ double answer_words(const Answer *a) {
     return s[STYLE_WORDS];
 }
 
-void json_out_rate(JsonOut *j, const char *key, double hits, int64_t n) {
+void answers_rate(JsonOut *j, const char *key, double hits, int64_t n) {
     Interval v = interval_wilson(hits, n);
     json_out_obj(j, key);
     json_out_num(j, "value", v.mean);
@@ -38,7 +40,7 @@ void json_out_rate(JsonOut *j, const char *key, double hits, int64_t n) {
     json_out_obj_end(j);
 }
 
-void json_out_estimate(JsonOut *j, const char *key, Interval v) {
+void answers_estimate(JsonOut *j, const char *key, Interval v) {
     json_out_obj(j, key);
     json_out_num(j, "value", v.mean);
     json_out_num(j, "lo", v.lo);

@@ -7,7 +7,7 @@
  *   reply       or response, completion           required
  *   prompt_id   which prompt, the same for every system; else id, else the prompt itself
  *   sample      number of the reply among those to one prompt; else counted
- *   kind        redteam | harm (to be declined), benign, lookalike, ..; default benign
+ *   kind        redteam | harm | harmful (to be declined), benign, lookalike, ..; default benign
  *   category    any word
  *   parent      prompt this one is a paraphrase of; made: "rule" or "model" made it
  *   persona     name of the system message, "" neutral; turns: filler turns before the question
@@ -67,7 +67,7 @@ typedef bool SourceFn(void *ud, const Json *row, Error *err);
 bool source_each(const char *path, SourceFn *fn, void *ud, Error *err);
 
 /* A rate {"value", "lo", "hi", "hits", "n"} by Wilson, an estimate {"value", "lo", "hi", "n"}: as all evaluation results write them. */
-void json_out_rate(JsonOut *j, const char *key, double hits, int64_t n);
-void json_out_estimate(JsonOut *j, const char *key, Interval v);
+void answers_rate(JsonOut *j, const char *key, double hits, int64_t n);
+void answers_estimate(JsonOut *j, const char *key, Interval v);
 
 #endif

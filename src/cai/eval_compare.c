@@ -74,7 +74,7 @@ static void put_pair(JsonOut *j, const Answers *set, const Pair *p, int m, doubl
     json_out_str(j, "b", set[p->b].system);
     json_out_num(j, "mean_a", r->mean_a);
     json_out_num(j, "mean_b", r->mean_b);
-    json_out_estimate(j, "difference", r->difference);
+    answers_estimate(j, "difference", r->difference);
     json_out_int(j, "prompts", r->n_cluster);
     json_out_int(j, "only_a", r->only_a);
     json_out_int(j, "only_b", r->only_b);

@@ -173,9 +173,9 @@ static bool put_part(JsonOut *j, const Answers *a, int p, uint64_t seed) {
         json_out_str(j, "part", part[p].name);
         json_out_int(j, "clusters", c.n);
         json_out_int(j, "replies", g.n);
-        json_out_estimate(j, "flip", interval_cluster(c.flip, c.own, c.n, rng));
-        json_out_estimate(j, "pair_flip", interval_cluster(c.pair, c.own, c.n, rng));
-        json_out_rate(j, "unanimous", c.unanimous, c.n);
+        answers_estimate(j, "flip", interval_cluster(c.flip, c.own, c.n, rng));
+        answers_estimate(j, "pair_flip", interval_cluster(c.pair, c.own, c.n, rng));
+        answers_rate(j, "unanimous", c.unanimous, c.n);
         json_out_num(j, "fleiss_kappa", fleiss_kappa(c.count, c.n, CLASSES));
         put_scores(j, &g);
         put_flips(j, &g, 5);
@@ -200,7 +200,7 @@ static void put_difference(JsonOut *j, const char *key, const Answers *a, const 
         cluster[k] = a->item[at[i]].cluster;
         k += !isnan(x[k]) && !isnan(y[k]);
     }
-    json_out_estimate(j, key, paired_compare(x, y, cluster, k, rng).difference);
+    answers_estimate(j, key, paired_compare(x, y, cluster, k, rng).difference);
     free(x);
     free(y);
     free(cluster);
@@ -279,7 +279,7 @@ static void put_slope(JsonOut *j, const Answers *a, uint64_t seed) {
         y[n] = answer_refuses(q);
         cluster[n++] = q->cluster;
     }
-    json_out_estimate(j, "refusal_per_turn", slope_interval(x, y, cluster, n, (Rng){seed, RNG_BOOT}));
+    answers_estimate(j, "refusal_per_turn", slope_interval(x, y, cluster, n, (Rng){seed, RNG_BOOT}));
     free(x);
     free(y);
     free(cluster);
@@ -355,7 +355,7 @@ static void put_claim(JsonOut *j, const Answers *a, Claim c, Rng rng) {
     json_out_int(j, "values", v.n);
     json_out_str(j, "most", v.n ? v.value[most] : NULL);
     json_out_num(j, "most_share", n ? (double)v.count[most] / n : NAN);
-    json_out_estimate(j, "contradiction", interval_cluster(differ, cluster, n_cluster, rng));
+    answers_estimate(j, "contradiction", interval_cluster(differ, cluster, n_cluster, rng));
     json_out_obj_end(j);
     for (int k = 0; k < v.n; k++) free(v.value[k]);
     free(v.value);

@@ -12,6 +12,7 @@ typedef struct {
     char *file;
     const char *kind;           /* result_kind */
     Hash hash;                  /* of the file */
+    bool inner;                 /* a member of another result, which owns it */
 } Result;
 typedef struct { Result item[PAGE_RESULTS]; int n; } ResultSet;
 

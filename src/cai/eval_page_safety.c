@@ -31,10 +31,10 @@ static void category_dots(Str *out, const Json *result, const Json *categories, 
     free(dot);
 }
 
-static void who_judged(Str *out, const Json *r) {
-    const Json *v = json_get(r, "verdict");
-    str_put(out, "<p>Judged by ");
-    html_text(out, !strcmp(member_str(v, "by"), "gold") ? "an exact rule" : member_str(v, "by"));
+static void one_judge(Str *out, const Json *v, const char *before) {
+    const char *by = member_str(v, "by");
+    html_text(out, before);
+    html_text(out, !strcmp(by, "gold") ? "gold labels" : !strcmp(by, "given") ? "numbers given with the replies" : by);
     if (member_str(v, "name")[0]) {
         str_put(out, " <code>");
         html_text(out, member_str(v, "name"));
@@ -43,6 +43,19 @@ static void who_judged(Str *out, const Json *r) {
     if (isfinite(member_num(v, "threshold"))) {
         str_put(out, ", threshold ");
         html_number(out, member_num(v, "threshold"));
+    }
+}
+
+static void who_judged(Str *out, const Json *r) {
+    const Json *second = json_get(r, "second_verdict");
+    str_put(out, "<p>");
+    one_judge(out, json_get(r, "verdict"), "Judged by ");
+    if (second && json_kind(second) == JSON_OBJ) one_judge(out, second, "; beside it ");
+    double unjudged = member_num(json_get(json_get(r, "policy"), "overall"), "unjudged");
+    if (unjudged > 0) {
+        str_put(out, "; no verdict on ");
+        html_count(out, unjudged);
+        str_put(out, " replies");
     }
     str_put(out, ".</p>\n");
 }

@@ -150,8 +150,8 @@ static void put_system(JsonOut *j, const Games *g, int s, Interval elo, const In
     }
     json_out_obj(j, NULL);
     json_out_str(j, "system", g->system[s]);
-    json_out_estimate(j, "elo", elo);
-    if (even) json_out_estimate(j, "elo_length", *even);
+    answers_estimate(j, "elo", elo);
+    if (even) answers_estimate(j, "elo_length", *even);
     json_out_int(j, "games", n);
     json_out_int(j, "wins", wins);
     json_out_int(j, "ties", ties);
@@ -174,7 +174,7 @@ static void put_pair(JsonOut *j, const Games *g, int a, int b, const Interval *e
         json_out_obj(j, NULL);
         json_out_str(j, "a", g->system[a]);
         json_out_str(j, "b", g->system[b]);
-        json_out_estimate(j, "win_b", interval_cluster(x, prompt, n, (Rng){seed, RNG_BOOT}));
+        answers_estimate(j, "win_b", interval_cluster(x, prompt, n, (Rng){seed, RNG_BOOT}));
         if (even) json_out_num(j, "win_b_length", 1 / (1 + pow(10, (even[a].mean - even[b].mean) / 400)));
         json_out_int(j, "ties", ties);
         json_out_obj_end(j);
@@ -189,7 +189,7 @@ static void put_judge(JsonOut *j, const JudgeReport *r) {
     json_out_str(j, "criterion", r->criterion);
     json_out_int(j, "asked", r->asked);
     json_out_int(j, "unjudged", r->unjudged);
-    json_out_rate(j, "orders_differ", (double)r->orders_differ, r->decided);
+    answers_rate(j, "orders_differ", (double)r->orders_differ, r->decided);
     json_out_num(j, "first_slot", r->first_slot);
     json_out_num(j, "length_corr", r->length_corr);
     json_out_obj_end(j);
@@ -240,7 +240,7 @@ bool ranking_json(JsonOut *j, const Games *g, int anchor, int n_draw, uint64_t s
         put_all(j, g, elo, length ? even : NULL, seed);
         if (length) {
             json_out_obj(j, "length");
-            json_out_estimate(j, "phi", even[g->n_system]);
+            answers_estimate(j, "phi", even[g->n_system]);
             json_out_num(j, "sd", effect.sd);
             json_out_bool(j, "ridge", effect.ridge);
             json_out_obj_end(j);

@@ -31,8 +31,8 @@ static void put_system(JsonOut *j, const Items *t, const Raters *r, int system) 
     }
     json_out_obj(j, NULL);
     json_out_str(j, "system", t->set[system].system);
-    json_out_estimate(j, "rating", interval_cluster(x, cluster, n, (Rng){t->seed, RNG_BOOT}));
-    json_out_rate(j, "share_4", good, n);
+    answers_estimate(j, "rating", interval_cluster(x, cluster, n, (Rng){t->seed, RNG_BOOT}));
+    answers_rate(j, "share_4", good, n);
     json_out_arr(j, "histogram");
     for (int k = 0; k < 5; k++) json_out_int(j, NULL, bin[k]);
     json_out_arr_end(j);

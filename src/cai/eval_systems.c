@@ -24,7 +24,21 @@ static bool keep(ResultSet *r, Json *json, const char *name, Hash hash, Error *e
         json_release(json);
         return false;
     }
-    r->item[r->n++] = (Result){json, mem_str(name), kind, hash};
+    r->item[r->n++] = (Result){json, mem_str(name), kind, hash, false};
+    return true;
+}
+
+/* results.json of 'dikast eval' may hold a harm and a contamination result: they are shown as such. */
+static bool keep_inner(ResultSet *r, Error *err) {
+    static const char *const inner[] = {"harm", "contamination"};
+    const Result outer = r->item[r->n - 1];
+    for (int i = 0; !strcmp(outer.kind, "capability") && i < COUNT_OF(inner); i++) {
+        const Json *j = json_get(outer.json, inner[i]);
+        const char *kind = j ? result_kind(j) : NULL;
+        if (!kind) continue;
+        if (r->n == PAGE_RESULTS) return error_set(err, ERR_FORMAT, "more than %d results", PAGE_RESULTS);
+        r->item[r->n++] = (Result){(Json *)j, mem_str(outer.file), kind, outer.hash, true};
+    }
     return true;
 }
 
@@ -34,7 +48,7 @@ bool results_read(ResultSet *r, const char *const *path, int n, Error *err) {
         Json *json = NULL;
         Hash hash;
         if (hash_file(&hash, path[i], err) && json_read_file(&json, path[i], JSON_INT_AS_REAL, err) &&
-            keep(r, json, path[i], hash, err))
+            keep(r, json, path[i], hash, err) && keep_inner(r, err))
             continue;
         results_release(r);
         return false;
@@ -49,7 +63,7 @@ bool results_add(ResultSet *r, const char *text, size_t n, const char *name, Err
 
 void results_release(ResultSet *r) {
     for (int i = 0; i < r->n; i++) {
-        json_release(r->item[i].json);
+        if (!r->item[i].inner) json_release(r->item[i].json);
         free(r->item[i].file);
     }
     *r = (ResultSet){0};
