@@ -18,10 +18,12 @@ struct Mail {
     size_t n;
 };
 
-typedef struct { /* one communicator's board; an id is its address */
+typedef struct Board Board;
+struct Board { /* one communicator's; an id is its address. All stay until the end: others may read them */
     int size;
     Mail *box[8][8];
-} Board;
+    Board *next;
+};
 
 struct NcclComm {
     Board *board;
@@ -52,14 +54,34 @@ static struct {
 
 static int d_version(int *v) { return *v = 21800, 0; }
 
-static Board *board_new(int size) {
+static Board *boards;
+
+static Board *board_new(int size) { /* under the lock */
     Board *b = mem_alloc(sizeof *b);
     b->size = size;
+    b->next = boards;
+    boards = b;
     return b;
 }
 
+static void boards_free(void) {
+    for (Board *b = boards, *next; b; b = next) {
+        for (int i = 0; i < 64; i++)
+            for (Mail *m = b->box[i / 8][i % 8], *after; m; m = after) {
+                after = m->next;
+                free(m->data);
+                free(m);
+            }
+        next = b->next;
+        free(b);
+    }
+    boards = NULL;
+}
+
 static int d_id(NcclId *id) {
+    pthread_mutex_lock(&lock);
     Board *b = board_new(0);
+    pthread_mutex_unlock(&lock);
     memcpy(id->internal, &b, sizeof b);
     return 0;
 }
@@ -125,7 +147,7 @@ static int d_count(NcclComm *c, int *n) { return *n = c->board->size, 0; }
 static int d_gone(NcclComm *c) {
     pthread_mutex_lock(&lock);
     live_comms--;
-    free(c); /* boards stay: they are few, and others may read them */
+    free(c);
     pthread_mutex_unlock(&lock);
     return 0;
 }
@@ -315,6 +337,7 @@ static void test_double(void **state) {
     assert_int_equal(bad_config, 0);
     assert_int_equal(live_comms, 0);
     assert_int_equal(live_memory, 0);
+    boards_free();
 }
 
 static void test_refusal(void **state) {

@@ -31,17 +31,18 @@ static bool mpi_error(Error *err, const char *what, int rc) {
     return error_set(err, ERR_NET, "MPI: %s: %.*s", what, n, text);
 }
 
-static bool wait_for(MPI_Request *request, int n, const CommCall *call, Error *err) {
-    enum { EAGER = 200, YIELDS = 2000 };
+static bool wait_for(MPI_Request *request, const CommCall *call, Error *err) {
+    enum { EAGER = 200, YIELDS = 2000, SOON = 20000 }; /* then some 50 us at a time, after a second 1 ms */
     for (int64_t i = 0;; i++) {
-        int flag = 0, rc = MPI_Testall(n, request, &flag, MPI_STATUSES_IGNORE);
+        MPI_Status status;
+        int flag = 0, rc = MPI_Test(request, &flag, &status);
         if (rc != MPI_SUCCESS) return mpi_error(err, call->op, rc);
         if (flag) return true;
         if (i < EAGER) continue;
         if (i < YIELDS)
             sched_yield();
         else
-            nanosleep(&(struct timespec){0, 50000}, NULL);
+            nanosleep(&(struct timespec){0, i < SOON ? 50000 : 1000000}, NULL);
         if (i % 64 == 0 && now_s() > call->until)
             return error_set(err, ERR_NET, "the deadline passed: not all ranks came");
     }
@@ -58,7 +59,7 @@ static bool send_to(void *link, const void *buf, size_t bytes, int peer, const C
     MPI_Request r;
     if (!fits(bytes, call, err)) return false;
     int rc = MPI_Isend(buf, (int)bytes, MPI_BYTE, peer, 0, l->comm, &r);
-    return rc == MPI_SUCCESS ? wait_for(&r, 1, call, err) : mpi_error(err, call->op, rc);
+    return rc == MPI_SUCCESS ? wait_for(&r, call, err) : mpi_error(err, call->op, rc);
 }
 
 static bool recv_from(void *link, void *buf, size_t bytes, int peer, const CommCall *call, Error *err) {
@@ -66,7 +67,7 @@ static bool recv_from(void *link, void *buf, size_t bytes, int peer, const CommC
     MPI_Request r;
     if (!fits(bytes, call, err)) return false;
     int rc = MPI_Irecv(buf, (int)bytes, MPI_BYTE, peer, 0, l->comm, &r);
-    return rc == MPI_SUCCESS ? wait_for(&r, 1, call, err) : mpi_error(err, call->op, rc);
+    return rc == MPI_SUCCESS ? wait_for(&r, call, err) : mpi_error(err, call->op, rc);
 }
 
 /* Counts, then displacements. */
@@ -91,7 +92,7 @@ static bool all_to_all(void *link, void *out, const size_t *out_bytes, const voi
     bool ok = layout(c, in_bytes, n, call, err) && layout(c + 2 * n, out_bytes, n, call, err);
     if (ok) {
         int rc = MPI_Ialltoallv(in, c, c + n, MPI_BYTE, out, c + 2 * n, c + 3 * n, MPI_BYTE, l->comm, &r);
-        ok = rc == MPI_SUCCESS ? wait_for(&r, 1, call, err) : mpi_error(err, call->op, rc);
+        ok = rc == MPI_SUCCESS ? wait_for(&r, call, err) : mpi_error(err, call->op, rc);
     }
     free(c);
     return ok;
@@ -104,7 +105,7 @@ static bool all_gather(void *link, void *out, const void *in, const size_t *byte
     bool ok = layout(c, bytes, n, call, err);
     if (ok) {
         int rc = MPI_Iallgatherv(in, c[l->rank], MPI_BYTE, out, c, c + n, MPI_BYTE, l->comm, &r);
-        ok = rc == MPI_SUCCESS ? wait_for(&r, 1, call, err) : mpi_error(err, call->op, rc);
+        ok = rc == MPI_SUCCESS ? wait_for(&r, call, err) : mpi_error(err, call->op, rc);
     }
     free(c);
     return ok;
@@ -115,14 +116,14 @@ static bool broadcast(void *link, void *buf, size_t bytes, int root, const CommC
     MPI_Request r;
     if (!fits(bytes, call, err)) return false;
     int rc = MPI_Ibcast(buf, (int)bytes, MPI_BYTE, root, l->comm, &r);
-    return rc == MPI_SUCCESS ? wait_for(&r, 1, call, err) : mpi_error(err, call->op, rc);
+    return rc == MPI_SUCCESS ? wait_for(&r, call, err) : mpi_error(err, call->op, rc);
 }
 
 static bool barrier(void *link, const CommCall *call, Error *err) {
     Link *l = link;
     MPI_Request r;
     int rc = MPI_Ibarrier(l->comm, &r);
-    return rc == MPI_SUCCESS ? wait_for(&r, 1, call, err) : mpi_error(err, call->op, rc);
+    return rc == MPI_SUCCESS ? wait_for(&r, call, err) : mpi_error(err, call->op, rc);
 }
 
 static bool split(void *link, int color, int key, void **out, int *rank, int *size, const CommCall *call, Error *err) {
