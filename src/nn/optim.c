@@ -242,7 +242,7 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
     for (int i = 0; i < STATES * o->n_param; i++) {
         const OptimParam *p = &o->param[i / STATES];
         Tensor t = state_of(p, i % STATES);
-        if (!tensor_empty(t)) fn(ud, p->net, strchr(p->name, '.') + 1, kind[i % STATES], t);
+        if (!tensor_empty(t)) fn(ud, p->net, strchr(p->name, '.') + 1, kind[i % STATES], t, 0, p->w.rows);
     }
 }
 

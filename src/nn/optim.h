@@ -32,9 +32,9 @@ void optim_close(Optim *o);
 OptimResult optim_step(Optim *o, double lr_factor, double grad_scale);
 int64_t optim_updates(const Optim *o);      /* t: updates made (skipped ones not counted) */
 /* What a state must hold beside the weights: for each parameter m, v and, of BF16 weights, the master. name: the parameter's in its
- * net, the net's number as in optim_open. Those who fill the tensors say how many updates they have seen. */
+ * net, the net's number as in optim_open; t holds rows row.. of its `rows`. Those who fill the tensors say how many updates they have seen. */
 typedef enum { OPTIM_M, OPTIM_V, OPTIM_MASTER } OptimKind;
-typedef void OptimVisitor(void *ud, int net, const char *name, OptimKind kind, Tensor t);
+typedef void OptimVisitor(void *ud, int net, const char *name, OptimKind kind, Tensor t, int64_t row, int64_t rows);
 void optim_visit(const Optim *o, OptimVisitor *fn, void *ud);
 void optim_resume(Optim *o, int64_t updates);
 /* Moments, F32 masters of BF16 weights and t, as safetensors "<net>.<name>.m/.v/.w". Loading is strict. */

@@ -47,8 +47,10 @@ bool state_open(State **out, const char *dir, const StateConfig *c, Log *log, Er
     const char *attempt = getenv("DIKAST_ATTEMPT");
     State *s = mem_alloc(sizeof *s);
     s->c = *c, s->log = log;
+    if (s->c.n_ranks < 1) s->c.n_ranks = 1;
     str_printf(&s->dir, "%s/state", dir);
     CkptConfig config = {.dir = s->dir.s, .run = base_name(dir), .wait = c->wait, .keep = c->keep, .log = log};
+    config.rank = c->rank, config.n_ranks = c->n_ranks;
     config.keep_every = c->keep_every, config.keep_best = c->keep_best;
     config.attempt = attempt ? (int)strtol(attempt, NULL, 10) : 0;
     *out = NULL;
@@ -82,25 +84,25 @@ typedef struct {
     int n, cap;
 } Pieces;
 
-static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t) {
+static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t, int64_t row, int64_t rows) {
     if (p->n == p->cap) {
         p->cap = p->cap ? 2 * p->cap : 128;
         p->piece = mem_grow(p->piece, (size_t)p->cap * sizeof *p->piece);
     }
     const char *full = heap_printf(&p->heap, "%s.%s", net, name);
-    p->piece[p->n++] = (CkptPiece){.name = full, .kind = kind, .rows = t.rows, .cols = t.cols, .t = t};
+    p->piece[p->n++] = (CkptPiece){.name = full, .kind = kind, .rows = rows, .cols = t.cols, .row = row, .t = t};
 }
 
 static void add_param(void *ud, int index, const ParamInfo *info) {
     Pieces *p = ud;
     (void)index;
-    add(p, p->net, info->name, CKPT_PARAM, info->w);
+    add(p, p->net, info->name, CKPT_PARAM, info->w, 0, info->w.rows);
 }
 
-static void add_moment(void *ud, int net, const char *name, OptimKind kind, Tensor t) {
+static void add_moment(void *ud, int net, const char *name, OptimKind kind, Tensor t, int64_t row, int64_t rows) {
     static const CkptKind kinds[] = {[OPTIM_M] = CKPT_M, [OPTIM_V] = CKPT_V, [OPTIM_MASTER] = CKPT_MASTER};
     Pieces *p = ud;
-    add(p, p->v->optim_net[net], name, kinds[kind], t);
+    add(p, p->v->optim_net[net], name, kinds[kind], t, row, rows);
 }
 
 static Pieces pieces_of(const StateView *v) {
@@ -111,6 +113,24 @@ static Pieces pieces_of(const StateView *v) {
     }
     optim_visit(v->optim, add_moment, &p);
     return p;
+}
+
+/* What all ranks have is written by one of them, the one with the least so far; all come to the same answer. Parts of a
+ * tensor are written by those who have them. */
+static void keep_own(Pieces *p, int rank, int n_ranks) {
+    size_t *bytes = mem_alloc((size_t)n_ranks * sizeof *bytes);
+    int n = 0;
+    for (int i = 0; i < p->n; i++) {
+        const CkptPiece *q = &p->piece[i];
+        int writer = 0;
+        for (int r = 1; r < n_ranks; r++)
+            if (bytes[r] < bytes[writer]) writer = r;
+        bool whole = q->t.rows == q->rows;
+        if (whole) bytes[writer] += tensor_raw_bytes(q->t);
+        if (!whole || writer == rank) p->piece[n++] = *q;
+    }
+    p->n = n;
+    free(bytes);
 }
 
 static void pieces_release(Pieces *p) {
@@ -125,7 +145,7 @@ static void put_progress(Str *out, const StateView *v, StatePut *put, void *ud) 
     json_out_init(&j, out, 0);
     json_out_obj(&j, NULL);
     json_out_int(&j, "updates", optim_updates(v->optim));
-    json_out_int(&j, "metrics_bytes", appender_size(v->metrics));
+    json_out_int(&j, "metrics_bytes", v->metrics ? appender_size(v->metrics) : 0);
     put(ud, &j);
     json_out_obj_end(&j);
 }
@@ -188,6 +208,7 @@ static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *e
     bool ok = put_nets(&text[CKPT_NETS], v, err);
     if (ok) {
         Pieces p = pieces_of(v);
+        keep_own(&p, s->c.rank, s->c.n_ranks);
         CkptState state = {.step = v->step, .piece = p.piece, .n_piece = p.n, .metric = v->metric, .first = v->metrics};
         for (int k = 0; k < CKPT_SECTIONS; k++) state.section[k] = text[k].s;
         ok = ckpt_save(s->writer, be, &state, err);
@@ -223,6 +244,24 @@ bool state_find(State *s, const Json **progress, Error *err) {
     return ok;
 }
 
+int64_t state_found(const State *s) { return s->found ? ckpt_manifest(s->found)->step : -1; }
+
+bool state_find_at(State *s, int64_t step, const Json **progress, Error *err) {
+    char name[64];
+    Str path = {0};
+    *progress = NULL;
+    if (step < 0) return true;
+    snprintf(name, sizeof name, "step-%08" PRId64, step);
+    str_printf(&path, "%s/%s", s->dir.s, name);
+    bool ok = ckpt_open(&s->found, path.s, err);
+    if (ok) {
+        *progress = ckpt_manifest(s->found)->section[CKPT_PROGRESS];
+        ckpt_resumed(s->writer, step);
+    }
+    str_release(&path);
+    return ok;
+}
+
 /* Bits are promised on one machine with one build only. */
 static void compare_env(State *s, const Backend *be) {
     const Json *env = ckpt_manifest(s->found)->section[CKPT_ENV];
@@ -245,7 +284,7 @@ bool state_load(State *s, const StateView *v, Error *err) {
     int64_t updates = json_int(json_get(ckpt_manifest(s->found)->section[CKPT_PROGRESS], "updates"), -1);
     bool ok = updates >= 0 || error_set(err, ERR_FORMAT, "%s: 'progress' has no 'updates'", ckpt_dir(s->found));
     compare_env(s, be);
-    ok = ok && ckpt_load(s->found, be, p.piece, p.n, true, err);
+    ok = ok && ckpt_load(s->found, be, p.piece, p.n, s->c.n_ranks == 1, err);
     if (ok) {
         optim_resume(v->optim, updates);
         for (int i = 0; i < v->n_net; i++) v->net[i].net.trunk->version++;

@@ -14,6 +14,7 @@ typedef struct {            /* zeroed: the usual */
     bool keep_best;         /* and the one of the lowest metric; these two even when the stage has its result */
     bool wait;              /* training waits until a save is on disk */
     uint64_t seed;          /* told in the manifest */
+    int rank, n_ranks;      /* n_ranks 0: 1. Ranks save together: nets are equal on all of them, each writes a part */
 } StateConfig;
 
 enum { STATE_NETS = 3 };
@@ -26,7 +27,7 @@ typedef struct {
     double metric;              /* lower is better; NAN: none */
     const Schedule *schedule;   /* and the peak rate it multiplies */
     double lr;
-    Appender *metrics;          /* synced before a checkpoint names its size */
+    Appender *metrics;          /* synced before a checkpoint names its size; NULL on all ranks but 0 */
 } StateView;
 
 typedef struct State State;
@@ -42,6 +43,9 @@ bool state_settle(State *s, Error *err);    /* waits until it is; whether it suc
 /* The newest good checkpoint's numbers, before the view can be made; *progress NULL: there is none. Then its tensors. */
 bool state_find(State *s, const Json **progress, Error *err);
 bool state_load(State *s, const StateView *v, Error *err);
+/* For the other ranks: of the step that rank 0 found (-1: none), which state_found tells. */
+bool state_find_at(State *s, int64_t step, const Json **progress, Error *err);
+int64_t state_found(const State *s);
 CkptStats state_stats(State *s);
 
 bool state_exists(const char *dir);                     /* is there something to resume from? */
