@@ -52,7 +52,7 @@ bool state_open(State **out, const char *dir, const StateConfig *c, Log *log, Er
     CkptConfig config = {.dir = s->dir.s, .run = base_name(dir), .wait = c->wait, .keep = c->keep, .log = log};
     config.rank = c->rank, config.n_ranks = c->n_ranks;
     config.keep_every = c->keep_every, config.keep_best = c->keep_best;
-    config.attempt = attempt ? (int)strtol(attempt, NULL, 10) : 0;
+    config.attempt = attempt ? abs(atoi(attempt)) : 0;
     *out = NULL;
     if (!refuse_old(dir, err) || !ckpt_writer_open(&s->writer, &config, err)) {
         state_close(s);
