@@ -105,7 +105,10 @@ static int count_in(const char *dir, const char *begins) {
     Error err;
     Str path = {0};
     str_printf(&path, "%s/state", dir);
-    if (!io_is_dir(path.s)) return 0;
+    if (!io_is_dir(path.s)) {
+        str_release(&path);
+        return 0;
+    }
     must(io_list_dir(&name, &n, path.s, &err), &err);
     for (int i = 0; i < n; i++) count += !strncmp(name[i], begins, strlen(begins));
     io_free_list(name, n);
