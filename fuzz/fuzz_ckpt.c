@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check(const CkptManifest *m) {
     for (int i = 0; i < m->n_file; i++) {
-        CHECK(m->file[i].sums.n == blocks_count(m->file[i].sums.bytes), "file %d has %lld sums", i,
+        CHECK(m->file[i].sums.n == crcfile_count(m->file[i].sums.bytes), "file %d has %lld sums", i,
               (long long)m->file[i].sums.n);
         CHECK(!strchr(m->file[i].name, '/'), "file '%s' lies elsewhere", m->file[i].name);
     }

@@ -3,10 +3,10 @@
  * was damaged anywhere is found, and the one before is taken. */
 #include "ckpt_fixture.h"
 
-#include <dirent.h>
-#include <time.h>
+#include <errno.h>
 
 #include "base/crc32c.h"
+#include "nn/ckpt_int.h"
 
 static const char shard[] = "shard-00000-of-00001.safetensors";
 
@@ -215,8 +215,6 @@ static void same_bytes_in_background(void **state) {
     str_release(&file[1]);
 }
 
-/* -- what stays */
-
 static int count_in(const char *dir, const char *begin) {
     char **name;
     int n, count = 0;
@@ -232,6 +230,51 @@ static bool has(const char *dir, const char *name) {
     snprintf(path, sizeof path, "%s/%s", dir, name);
     return io_exists(path);
 }
+
+/* The first sync fails: the system may have dropped the pages, so a new file is written, and that is the end of it. */
+static int first_sync(void *ud, const char *what) { return strcmp(what, "fsync") == 0 && (*(int *)ud)-- > 0 ? EIO : 0; }
+
+static void sync_fails(void **state) {
+    char dir[300];
+    Error err = {0};
+    CkptWriter *w;
+    Part p;
+    (void)state;
+    fresh(dir, "sync");
+    part_open(&p, 0, 1, 0);
+    must(ckpt_writer_open(&w, &(CkptConfig){.dir = dir, .run = "r", .wait = true}, &err), &err);
+    for (int times = 1; times <= 2; times++) {
+        int left = times;
+        io_set_fault_hook(first_sync, &left);
+        bool ok = save_step(w, &p, times, &err);
+        io_set_fault_hook(NULL, NULL);
+        assert_int_equal(ok, times == 1); /* twice in a row is no accident */
+        assert_int_equal(newest(dir), 1);
+        assert_int_equal(count_in(dir, "tmp."), 0);
+    }
+    assert_non_null(strstr(err.msg, "step 2"));
+    ckpt_writer_close(w);
+    part_close(&p);
+}
+
+/* What is handed in must make whole tensors: a state with a hole would be found when it is needed. */
+static void holes_are_refused(void **state) {
+    char dir[300];
+    Error err = {0};
+    CkptWriter *w;
+    Part p;
+    (void)state;
+    fresh(dir, "hole");
+    part_open(&p, 1, 2, 1); /* the second half alone */
+    must(ckpt_writer_open(&w, &(CkptConfig){.dir = dir, .run = "r", .wait = true}, &err), &err);
+    assert_false(save_step(w, &p, 1, &err));
+    assert_non_null(strstr(err.msg, "elements are stored nowhere"));
+    assert_int_equal(newest(dir), -1);
+    ckpt_writer_close(w);
+    part_close(&p);
+}
+
+/* -- what stays */
 
 static void retention(void **state) {
     char dir[300];
@@ -265,15 +308,20 @@ static void retention(void **state) {
         snprintf(path, sizeof path, "%s/step-0000000%d/VERIFIED", dir, k);
         assert_int_equal(unlink(path), 0);
     }
+    c = (CkptConfig){.dir = dir, .keep = 1};
+    ckpt_retain(&c);
+    assert_true(count_in(dir, "step-") == 2 && has(dir, "step-00000001") && has(dir, "step-00000004"));
+    /* somebody else's folder in the place of a step */
+    c = (CkptConfig){.dir = dir, .run = "r", .wait = true};
     must(ckpt_writer_open(&w, &c, &err), &err);
     write_all(dir, "x", "", 0); /* LATEST and the like are no steps */
     char path[400];
     snprintf(path, sizeof path, "%s/step-00000005", dir);
-    assert_int_equal(mkdir(path, 0777), 0); /* somebody's empty folder: nothing is put in its place */
+    assert_int_equal(mkdir(path, 0777), 0); /* empty: nothing is put in its place */
     assert_false(save_step(w, &p, 5, &err));
     assert_int_equal(rmdir(path), 0);
     ckpt_writer_close(w);
-    assert_int_equal(count_in(dir, "step-"), 4);
+    assert_int_equal(count_in(dir, "step-"), 2);
     assert_int_equal(count_in(dir, "tmp."), 0);
     part_close(&p);
 }
@@ -343,6 +391,12 @@ static void truncated_anywhere(void **state) {
     for (int f = 0; f < 3; f++) str_release(&good[f]);
 }
 
+static void unverify(const char *step) {
+    char path[500];
+    snprintf(path, sizeof path, "%s/VERIFIED", step);
+    assert_int_equal(unlink(path), 0);
+}
+
 static void bits_flipped_anywhere(void **state) {
     char dir[300], step[400], what[100];
     Str good[3] = {0};
@@ -360,9 +414,11 @@ static void bits_flipped_anywhere(void **state) {
         snprintf(what, sizeof what, "%s: bit mask %d of byte %zu", files[f], mask, at);
         good[f].s[at] ^= mask;
         write_all(step, files[f], good[f].s, good[f].n);
+        if (f == 1 && k % 2) unverify(step); /* then the manifest has only itself */
         expect_found(dir, step, what);
         good[f].s[at] ^= mask;
         write_all(step, files[f], good[f].s, good[f].n);
+        write_all(step, files[2], good[2].s, good[2].n);
     }
     assert_int_equal(newest(dir), 6);
     for (int f = 0; f < 3; f++) str_release(&good[f]);
@@ -412,6 +468,8 @@ int main(void) {
         cmocka_unit_test(a_rank_is_missing),
         cmocka_unit_test(resharded_folder),
         cmocka_unit_test(same_bytes_in_background),
+        cmocka_unit_test(sync_fails),
+        cmocka_unit_test(holes_are_refused),
         cmocka_unit_test(retention),
         cmocka_unit_test(swept_at_start),
         cmocka_unit_test(truncated_anywhere),

@@ -105,13 +105,18 @@ static int count_in(const char *dir, const char *begins) {
     Error err;
     Str path = {0};
     str_printf(&path, "%s/state", dir);
-    if (!io_is_dir(path.s)) return 0;
+    if (!io_is_dir(path.s)) {
+        str_release(&path);
+        return 0;
+    }
     must(io_list_dir(&name, &n, path.s, &err), &err);
     for (int i = 0; i < n; i++) count += !strncmp(name[i], begins, strlen(begins));
     io_free_list(name, n);
     str_release(&path);
     return count;
 }
+
+static void put_nothing(void *ud, JsonOut *j) { (void)ud, (void)j; }
 
 /* -- killed */
 
@@ -275,6 +280,72 @@ static void small_disk(void **state) {
     str_release(&dir);
 }
 
+/* -- several ranks: here processes with equal nets, as data parallel has them */
+
+static void ranks_share_the_writing(void **state) {
+    enum { RANKS = 3 };
+    Str dir = {0}, path = {0};
+    Error err = {0};
+    pid_t child[RANKS];
+    int64_t total = 0, least = INT64_MAX;
+    (void)state;
+    fresh_dir(&dir, "state_ranks");
+    for (int r = 0; r < RANKS; r++) {
+        child[r] = fork();
+        if (child[r] > 0) continue;
+        Fixture f;
+        State *s;
+        Optim *o;
+        OptimConfig oc = {.lr = 1, .eps = 1e-8};
+        Schedule once = {.kind = SCHED_CONSTANT, .total = 1};
+        const StateConfig c = {.rank = r, .n_ranks = RANKS};
+        setup(&f, "bf16", HEAD_LM);
+        str_printf(&path, "%s/opened", dir.s);
+        while (r > 0 && !io_exists(path.s)) usleep(1000); /* rank 0 sweeps */
+        bool ok = optim_open(&o, &f.net, NULL, 1, &oc, &err) && state_open(&s, dir.s, &c, NULL, NULL, &err);
+        ok = ok && (r > 0 || io_write_file(path.s, "", 0, &err));
+        StateView v = {.net = {{"net", f.net}}, .n_net = 1, .optim = o, .optim_net = {"net"}, .step = 4, .metric = NAN};
+        v.schedule = &once;
+        ok = ok && state_save_last(s, &v, put_nothing, NULL, &err);
+        if (!ok) fprintf(stderr, "rank %d: %s\n", r, err.msg);
+        _exit(ok ? 0 : 1);
+    }
+    for (int r = 0; r < RANKS; r++) assert_int_equal(end(child[r]), 0);
+    for (int r = 0; r < RANKS; r++) {
+        str_clear(&path);
+        str_printf(&path, "%s/state/step-00000004/shard-%05d-of-%05d.safetensors", dir.s, r, RANKS);
+        int64_t bytes = io_size(path.s);
+        total += bytes;
+        if (bytes < least) least = bytes;
+    }
+    assert_true(least > total / RANKS * 3 / 4); /* balanced */
+    Fixture want, f;
+    Optim *o;
+    State *s;
+    const Json *progress;
+    const OptimConfig oc = {.lr = 1, .eps = 1e-8};
+    setup(&want, "bf16", HEAD_LM);
+    open_backend(&f, "bf16", 1);
+    open_net(&f, HEAD_LM, SEED + 3);
+    must(optim_open(&o, &f.net, NULL, 1, &oc, &err), &err);
+    must(state_open(&s, dir.s, &(StateConfig){0}, NULL, NULL, &err), &err);
+    must(state_find(s, &progress, &err), &err);
+    assert_non_null(progress);
+    assert_int_equal(state_found(s), 4);
+    StateView v = {.net = {{"net", f.net}}, .n_net = 1, .optim = o, .optim_net = {"net"}};
+    must(state_load(s, &v, &err), &err);
+    Hasher *a = hasher_new(), *b = hasher_new();
+    net_visit(want.net, hash_param, a);
+    net_visit(f.net, hash_param, b);
+    assert_true(hash_equal(hasher_finish(a), hasher_finish(b)));
+    state_close(s);
+    optim_close(o);
+    close_all(&f);
+    close_all(&want);
+    str_release(&dir);
+    str_release(&path);
+}
+
 /* -- the folder */
 
 static void earlier_format(void **state) {
@@ -317,9 +388,10 @@ static void what_stays(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(killed_at_each_point), cmocka_unit_test(killed_anywhere), cmocka_unit_test(disk_fails_once),
-        cmocka_unit_test(disk_stays_full),      cmocka_unit_test(small_disk),      cmocka_unit_test(earlier_format),
-        cmocka_unit_test(what_stays),
+        cmocka_unit_test(killed_at_each_point), cmocka_unit_test(killed_anywhere),
+        cmocka_unit_test(disk_fails_once),      cmocka_unit_test(disk_stays_full),
+        cmocka_unit_test(small_disk),           cmocka_unit_test(ranks_share_the_writing),
+        cmocka_unit_test(earlier_format),       cmocka_unit_test(what_stays),
     };
     return cmocka_run_group_tests(tests, make_reference, NULL);
 }

@@ -41,7 +41,7 @@ static bool save_open(Save *s, Error *err) {
     if (ok) s->net.head = &s->h;
     ok = ok && optim_open(&s->optim, &s->net, NULL, 1, &o, err) && appender_open(&s->metrics, path.s, -1, err);
     for (int k = 0; k < 2 && ok; k++)
-        ok = state_open(&s->state[k], s->dir.s, &(StateConfig){.wait = k == FRONT}, NULL, false, NULL, err);
+        ok = state_open(&s->state[k], s->dir.s, &(StateConfig){.wait = k == FRONT}, NULL, NULL, err);
     str_release(&path);
     return ok;
 }

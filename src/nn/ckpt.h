@@ -30,7 +30,7 @@
 #ifndef DIKAST_NN_CKPT_H
 #define DIKAST_NN_CKPT_H
 
-#include "base/blocks.h"
+#include "base/crcfile.h"
 #include "base/io.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -102,7 +102,7 @@ typedef struct {
     CkptBox *box;
     int n_box;
 } CkptTensor;
-typedef struct { const char *name; BlockSums sums; } CkptFile;
+typedef struct { const char *name; CrcSums sums; } CkptFile;
 typedef struct {
     int64_t step, parent;
     int attempt, world;

@@ -187,7 +187,7 @@ static bool await_step(Save *v, Error *err) {
 static bool read_back(Save *v, Error *err) {
     char name[64];
     snprintf(name, sizeof name, "read-%05d", v->c->rank);
-    if (!blocks_check(at(v, v->step.s, v->shard.file[0].name), &v->shard.file[0].sums, true, err)) return false;
+    if (!crcfile_check(at(v, v->step.s, v->shard.file[0].name), &v->shard.file[0].sums, true, err)) return false;
     if (v->c->rank > 0) return io_write_file(at(v, v->step.s, name), "", 0, err);
     if (v->c->n_ranks > 1 && !await_files(v, v->step.s, "read-%05d", err)) return false;
     char crc[16];

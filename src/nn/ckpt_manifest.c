@@ -31,7 +31,7 @@ static Impl *impl_of(CkptManifest *m) {
 void ckpt_manifest_release(CkptManifest *m) {
     Impl *impl = m->impl;
     for (int i = 0; i < m->n_tensor; i++) free(m->tensor[i].box);
-    for (int i = 0; i < m->n_file; i++) block_sums_release(&m->file[i].sums);
+    for (int i = 0; i < m->n_file; i++) crc_sums_release(&m->file[i].sums);
     free(m->tensor);
     free(m->file);
     if (impl) {
@@ -198,7 +198,7 @@ static bool read_file(CkptFile *f, const Json *j, Error *err) {
         return error_set(err, ERR_FORMAT, "file '%.80s': expected a plain name", f->name);
     if (!need_int(j, "bytes", 0, &f->sums.bytes, err)) return error_wrap(err, "file '%.80s'", f->name);
     const Json *crc = json_get(j, "crc32c");
-    int64_t n = f->sums.bytes > 0 ? (f->sums.bytes - 1) / BLOCK_BYTES + 1 : 0;
+    int64_t n = f->sums.bytes > 0 ? (f->sums.bytes - 1) / CRC_BLOCK_BYTES + 1 : 0;
     if (!crc || json_kind(crc) != JSON_ARR || json_len(crc) != n)
         return error_set(err, ERR_FORMAT, "file '%.80s': expected 'crc32c' to list %" PRId64 " sums", f->name, n);
     f->sums.n = n;

@@ -10,7 +10,7 @@ struct Ckpt {
     Str dir;
     CkptManifest m;
     bool verified;
-    BlockReader **file; /* (n_file) opened when needed */
+    CrcReader **file; /* (n_file) opened when needed */
 };
 
 const CkptManifest *ckpt_manifest(const Ckpt *c) { return &c->m; }
@@ -19,7 +19,7 @@ bool ckpt_verified(const Ckpt *c) { return c->verified; }
 
 void ckpt_close(Ckpt *c) {
     if (!c) return;
-    for (int i = 0; i < c->m.n_file && c->file; i++) blocks_close(c->file[i]);
+    for (int i = 0; i < c->m.n_file && c->file; i++) crcfile_close(c->file[i]);
     free(c->file);
     ckpt_manifest_release(&c->m);
     str_release(&c->dir);
@@ -85,7 +85,7 @@ bool ckpt_check(const Ckpt *c, bool past_cache, Error *err) {
     bool ok = true;
     for (int i = 0; i < c->m.n_file && ok; i++) {
         ckpt_join(&path, c->dir.s, c->m.file[i].name);
-        ok = blocks_check(path.s, &c->m.file[i].sums, past_cache, err);
+        ok = crcfile_check(path.s, &c->m.file[i].sums, past_cache, err);
     }
     str_release(&path);
     return ok;
@@ -97,13 +97,13 @@ static bool file_at(Ckpt *c, int i, Error *err) {
     if (c->file[i]) return true;
     Str path = {0};
     ckpt_join(&path, c->dir.s, c->m.file[i].name);
-    bool ok = blocks_open(&c->file[i], path.s, &c->m.file[i].sums, err);
+    bool ok = crcfile_open(&c->file[i], path.s, &c->m.file[i].sums, err);
     str_release(&path);
     return ok;
 }
 
 typedef struct {
-    BlockReader *file;
+    CrcReader *file;
     int64_t at;
     size_t size;
     unsigned char *out;
@@ -113,7 +113,7 @@ typedef struct {
 static bool read_run(void *ud, int64_t from, int64_t to, int64_t n) {
     RunJob *job = ud;
     int64_t size = (int64_t)job->size;
-    return blocks_read(job->file, job->out + to * size, job->at + from * size, n * size, job->err);
+    return crcfile_read(job->file, job->out + to * size, job->at + from * size, n * size, job->err);
 }
 
 bool ckpt_read_box(Ckpt *c, const CkptTensor *t, const Box *want, void *out, Error *err) {

@@ -75,21 +75,21 @@ static void layout_init(Layout *l, const CkptPart *part, int n) {
     st_head(&l->head, l->order, l->out, n, (const char *const(*)[2])l->meta, n);
 }
 
-static bool put_parts(BlockWriter *w, const Layout *l, const CkptPart *part, int n, CkptFill *fill, void *ud,
+static bool put_parts(CrcWriter *w, const Layout *l, const CkptPart *part, int n, CkptFill *fill, void *ud,
                       Error *err) {
     int64_t most = 1;
     for (int i = 0; i < n; i++)
         if (part_bytes(&part[i]) > most) most = part_bytes(&part[i]);
     void *buf = malloc((size_t)most);
     if (!buf) return error_set(err, ERR_MEMORY, "no memory for a piece of %lld bytes", (long long)most);
-    bool ok = blocks_put(w, l->head.s, l->head.n, err);
+    bool ok = crcfile_put(w, l->head.s, l->head.n, err);
     for (int i = 0; i < n && ok; i++)
-        ok = fill(ud, l->order[i], buf, err) && blocks_put(w, buf, (size_t)part_bytes(&part[l->order[i]]), err);
+        ok = fill(ud, l->order[i], buf, err) && crcfile_put(w, buf, (size_t)part_bytes(&part[l->order[i]]), err);
     free(buf);
     return ok;
 }
 
-static void describe(CkptManifest *m, const char *path, BlockSums *sums, const Layout *l, const CkptPart *part, int n) {
+static void describe(CkptManifest *m, const char *path, CrcSums *sums, const Layout *l, const CkptPart *part, int n) {
     CkptManifest one = {.n_file = 1, .n_tensor = n};
     const char *slash = strrchr(path, '/');
     CkptFile file = {slash ? slash + 1 : path, *sums};
@@ -115,27 +115,27 @@ static void describe(CkptManifest *m, const char *path, BlockSums *sums, const L
 bool ckpt_shard_write(CkptManifest *m, const char *path, const CkptPart *part, int n, CkptFill *fill, void *ud,
                       int rank, int64_t step, Error *err) {
     Layout l;
-    BlockSums sums = {0};
+    CrcSums sums = {0};
     layout_init(&l, part, n);
     bool ok = false;
     for (int attempt = 0; attempt < 2 && !ok; attempt++) {
-        BlockWriter *w;
-        ok = blocks_create(&w, path, err);
+        CrcWriter *w;
+        ok = crcfile_create(&w, path, err);
         if (!ok) break;
-        ok = put_parts(w, &l, part, n, fill, ud, err) && blocks_flush(w, err);
+        ok = put_parts(w, &l, part, n, fill, ud, err) && crcfile_flush(w, err);
         crash_point("ckpt.c3", rank, step);
         if (!ok) {
-            blocks_abandon(w);
+            crcfile_abandon(w);
             break;
         }
         /* Once more after a failed sync, into a new file; what could not be written at all is not tried again. */
-        ok = blocks_finish(w, &sums, err);
+        ok = crcfile_finish(w, &sums, err);
     }
     if (ok) {
         crash_point("ckpt.c4", rank, step);
         describe(m, path, &sums, &l, part, n);
     }
-    block_sums_release(&sums);
+    crc_sums_release(&sums);
     layout_release(&l);
     return ok;
 }

@@ -684,8 +684,7 @@ static bool start(Ppo *p, const char *dir, Error *err) {
     ppo_open(p, &mine);
     if (!agree(world_of(p), &mine, NULL, 0, NULL, err)) return false;
     if (!dir) return true;
-    if (!state_open(&p->state, dir, &p->c->state, p->c->mesh, optim_shards(p->optim), p->log, err) ||
-        !load(p, &metrics_bytes, err))
+    if (!state_open(&p->state, dir, &p->c->state, p->c->mesh, p->log, err) || !load(p, &metrics_bytes, err))
         return false;
     if (p->update > 0 && !warms_up(p)) end_warmup(p);
     if (p->update > 0) log_info(p->log, "resumed at update %" PRId64 " of %" PRId64, p->update, p->c->updates);

@@ -16,7 +16,6 @@ struct State {
     Str dir;
     StateConfig c;
     const Mesh *mesh;
-    bool divided;
     Log *log;
     int64_t handed; /* step of the save that was handed to the writer last */
     int64_t told;   /* saves whose success was told */
@@ -49,7 +48,6 @@ static const char *base_name(const char *dir) {
 }
 
 static Comm *world_of(const State *s) { return s->mesh ? s->mesh->world : NULL; }
-static bool writes(const State *s) { return s->divided || mesh_leads(s->mesh); }
 
 static bool all_well(const State *s, const Error *mine, Error *err) {
     return agree(world_of(s), mine, NULL, 0, NULL, err);
@@ -58,21 +56,21 @@ static bool all_well(const State *s, const Error *mine, Error *err) {
 static bool open_writer(State *s, const char *run, Error *err) {
     const char *attempt = getenv("DIKAST_ATTEMPT");
     CkptConfig config = {.dir = s->dir.s, .run = run, .wait = s->c.wait, .keep = s->c.keep, .log = s->log};
+    config.rank = s->c.rank, config.n_ranks = s->c.n_ranks;
     config.keep_every = s->c.keep_every, config.keep_best = s->c.keep_best;
-    config.attempt = attempt ? (int)strtol(attempt, NULL, 10) : 0;
-    config.rank = s->divided ? comm_rank(world_of(s)) : 0;
-    config.n_ranks = s->divided ? comm_size(world_of(s)) : 1;
+    config.attempt = attempt ? abs(atoi(attempt)) : 0;
     return ckpt_writer_open(&s->writer, &config, err);
 }
 
-bool state_open(State **out, const char *dir, const StateConfig *c, const Mesh *mesh, bool divided, Log *log,
-                Error *err) {
+bool state_open(State **out, const char *dir, const StateConfig *c, const Mesh *mesh, Log *log, Error *err) {
     State *s = mem_alloc(sizeof *s);
     Error mine = {0};
-    s->c = *c, s->mesh = mesh, s->divided = divided, s->log = log;
+    s->c = *c, s->mesh = mesh, s->log = log;
+    if (mesh) s->c.rank = comm_rank(mesh->world), s->c.n_ranks = comm_size(mesh->world);
+    if (s->c.n_ranks < 1) s->c.n_ranks = 1;
     str_printf(&s->dir, "%s/state", dir);
     *out = NULL;
-    if (refuse_old(dir, &mine) && writes(s)) open_writer(s, base_name(dir), &mine);
+    if (refuse_old(dir, &mine)) open_writer(s, base_name(dir), &mine);
     if (!all_well(s, &mine, err)) {
         state_close(s);
         return false;
@@ -91,26 +89,25 @@ void state_close(State *s) {
 
 /* One save is under way at a time: when there is one more on disk, it is the one handed over last. */
 static void tell(State *s) {
-    if (!s->writer) return;
     int64_t saved = ckpt_stats(s->writer).saved;
     if (saved > s->told) pulse_commit(log_pulse(s->log), s->handed);
     s->told = saved;
 }
 
 bool state_busy(State *s) {
-    bool busy = s->writer && ckpt_busy(s->writer);
+    bool busy = ckpt_busy(s->writer);
     tell(s);
     return busy;
 }
 
 bool state_settle(State *s, Error *err) {
     Error mine = {0};
-    if (s->writer) ckpt_wait(s->writer, &mine);
+    ckpt_wait(s->writer, &mine);
     tell(s);
     return all_well(s, &mine, err);
 }
 
-CkptStats state_stats(State *s) { return s->writer ? ckpt_stats(s->writer) : (CkptStats){0}; }
+CkptStats state_stats(State *s) { return ckpt_stats(s->writer); }
 
 /* -- pieces */
 
@@ -144,15 +141,33 @@ static void add_moment(void *ud, const OptimPiece *o) {
     add(p, p->v->optim_net[o->net], o->name, kinds[o->kind], o->t, o->rows, o->row);
 }
 
-/* weights: those too, which every rank has whole. */
-static Pieces pieces_of(const StateView *v, bool weights) {
+static Pieces pieces_of(const StateView *v) {
     Pieces p = {.v = v};
-    for (int i = 0; weights && i < v->n_net; i++) {
+    for (int i = 0; i < v->n_net; i++) {
         p.net = v->net[i].name;
         net_visit_own(v->net[i].net, add_param, &p);
     }
     optim_visit(v->optim, add_moment, &p);
     return p;
+}
+
+/* What all ranks have is written by one of them, the one with the least so far; all come to the same answer. What is
+ * divided is written by those who have it. */
+static void keep_own(Pieces *p, int rank, int n_ranks) {
+    bool divided = optim_shards(p->v->optim);
+    size_t *bytes = mem_alloc((size_t)n_ranks * sizeof *bytes);
+    int n = 0;
+    for (int i = 0; i < p->n; i++) {
+        const CkptPiece *q = &p->piece[i];
+        bool shared = q->kind == CKPT_PARAM || !divided;
+        int writer = 0;
+        for (int r = 1; r < n_ranks; r++)
+            if (bytes[r] < bytes[writer]) writer = r;
+        if (shared) bytes[writer] += tensor_raw_bytes(q->t);
+        if (!shared || writer == rank) p->piece[n++] = *q;
+    }
+    p->n = n;
+    free(bytes);
 }
 
 static void pieces_release(Pieces *p) {
@@ -167,8 +182,7 @@ static void put_progress(Str *out, const StateView *v, StatePut *put, void *ud) 
     json_out_init(&j, out, 0);
     json_out_obj(&j, NULL);
     json_out_int(&j, "updates", optim_updates(v->optim));
-    json_out_int(&j, "metrics_bytes",
-                 v->metrics ? appender_size(v->metrics) : 0); /* ranks that do not lead: not written */
+    json_out_int(&j, "metrics_bytes", v->metrics ? appender_size(v->metrics) : 0);
     put(ud, &j);
     json_out_obj_end(&j);
 }
@@ -230,7 +244,8 @@ static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *e
     put_env(&text[CKPT_ENV], be);
     bool ok = put_nets(&text[CKPT_NETS], v, err);
     if (ok) {
-        Pieces p = pieces_of(v, mesh_leads(s->mesh));
+        Pieces p = pieces_of(v);
+        keep_own(&p, s->c.rank, s->c.n_ranks);
         CkptState state = {.step = v->step, .piece = p.piece, .n_piece = p.n, .metric = v->metric, .first = v->metrics};
         for (int k = 0; k < CKPT_SECTIONS; k++) state.section[k] = text[k].s;
         ok = ckpt_save(s->writer, be, &state, err);
@@ -252,7 +267,6 @@ static bool may_save(const State *s, Error *err) {
 
 static bool hand_over(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
     pulse_section(log_pulse(s->log), SECTION_CKPT);
-    if (!s->writer) return true;
     Error ignore; /* of the save before, which the writer has said */
     ckpt_wait(s->writer, &ignore);
     tell(s);
@@ -278,7 +292,7 @@ bool state_save_last(State *s, const StateView *v, StatePut *put, void *ud, Erro
 
 /* -- resuming */
 
-static bool find(State *s, Error *err) {
+static bool find_newest(State *s, Error *err) {
     char *own = mem_str(s->dir.s); /* .../run/state */
     own[s->dir.n - strlen("/state")] = 0;
     bool ok = ckpt_newest(&s->found, s->dir.s, base_name(own), s->log, err);
@@ -286,28 +300,31 @@ static bool find(State *s, Error *err) {
     return ok;
 }
 
-/* Rank 0 first, for looking puts aside what is damaged; then the others, who must find the same. */
+static bool find_at(State *s, int64_t step, Error *err) {
+    Str path = {0};
+    str_printf(&path, "%s/step-%08" PRId64, s->dir.s, step);
+    bool ok = ckpt_open(&s->found, path.s, err);
+    str_release(&path);
+    return ok;
+}
+
+int64_t state_found(const State *s) { return s->found ? ckpt_manifest(s->found)->step : -1; }
+
+/* Rank 0 looks, for looking puts aside what is damaged; the others take the one it found. */
 bool state_find(State *s, const Json **progress, Error *err) {
     Error mine = {0};
     Gathered all;
-    int64_t step = -1;
     *progress = NULL;
-    if (mesh_leads(s->mesh)) find(s, &mine);
-    if (!all_well(s, &mine, err)) return false;
-    if (!mesh_leads(s->mesh)) find(s, &mine);
-    if (s->found) step = ckpt_manifest(s->found)->step;
+    if (mesh_leads(s->mesh)) find_newest(s, &mine);
+    int64_t step = state_found(s);
     if (!agree(world_of(s), &mine, &step, (int64_t)sizeof step, &all, err)) return false;
-    int64_t first;
-    memcpy(&first, all.data, sizeof first);
+    memcpy(&step, all.data, sizeof step); /* rank 0's */
     gathered_release(&all);
-    if (first != step)
-        error_set(&mine, ERR_STATE,
-                  "%s: this rank sees step %" PRId64 ", rank 0 step %" PRId64 ": is it the same folder?", s->dir.s,
-                  step, first);
+    if (!mesh_leads(s->mesh) && step >= 0) find_at(s, step, &mine);
     if (!all_well(s, &mine, err)) return false;
     if (!s->found) return true;
     *progress = ckpt_manifest(s->found)->section[CKPT_PROGRESS];
-    if (s->writer) ckpt_resumed(s->writer, step);
+    ckpt_resumed(s->writer, step);
     return true;
 }
 
@@ -329,12 +346,12 @@ static void compare_env(State *s, const Backend *be) {
 
 static bool load(State *s, const StateView *v, Error *err) {
     Backend *be = v->net[0].net.trunk->be;
-    Pieces p = pieces_of(v, true);
+    Pieces p = pieces_of(v);
     int64_t updates = json_int(json_get(ckpt_manifest(s->found)->section[CKPT_PROGRESS], "updates"), -1);
     bool ok = updates >= 0 || error_set(err, ERR_FORMAT, "%s: 'progress' has no 'updates'", ckpt_dir(s->found));
     compare_env(s, be);
     /* Of a divided state this rank names its own pieces only. */
-    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !s->divided, err);
+    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !optim_shards(v->optim), err);
     if (ok) {
         optim_resume(v->optim, updates);
         for (int i = 0; i < v->n_net; i++) v->net[i].net.trunk->version++;

@@ -15,10 +15,11 @@ typedef struct {            /* zeroed: the usual */
     bool keep_best;         /* and the one of the lowest metric; these two even when the stage has its result */
     bool wait;              /* training waits until a save is on disk */
     uint64_t seed;          /* told in the manifest */
+    int rank, n_ranks;      /* n_ranks 0: 1. Ranks save together: nets are equal on all of them, each writes a part */
 } StateConfig;
 
-/* Ranks of a mesh: every rank calls each of these, and all succeed or all fail. Rank 0 writes weights and numbers; of a divided
- * optimizer (ZeRO-1) each rank writes its own rows. The folder must be seen by all. */
+/* Ranks of a mesh: every rank calls each of these, and all succeed or all fail. Each writes a part; of a divided optimizer
+ * (ZeRO-1) its own rows. The folder must be seen by all. */
 
 enum { STATE_NETS = 3 };
 typedef struct {
@@ -30,12 +31,12 @@ typedef struct {
     double metric;              /* lower is better; NAN: none */
     const Schedule *schedule;   /* and the peak rate it multiplies */
     double lr;
-    Appender *metrics;          /* synced before a checkpoint names its size; rank 0's */
+    Appender *metrics;          /* synced before a checkpoint names its size; NULL on all ranks but 0 */
 } StateView;
 
 typedef struct State State;
-/* divided: each rank's view holds other rows of the optimizer's state. mesh: borrowed; NULL: one rank. */
-bool state_open(State **out, const char *dir, const StateConfig *c, const Mesh *mesh, bool divided, Log *log, Error *err);
+/* mesh: borrowed; NULL: one rank, or those that c names. */
+bool state_open(State **out, const char *dir, const StateConfig *c, const Mesh *mesh, Log *log, Error *err);
 void state_close(State *s);     /* waits for what is being written; NULL is fine */
 /* Saves when it can: a failure is said and training goes on. put adds the owner's numbers to "progress". False with ERR_STOPPED:
  * the supervisor was not heard for so long that another process may have this one's place (pulse_leased), which must end. What
@@ -49,6 +50,7 @@ bool state_settle(State *s, Error *err);    /* waits until it is; whether it suc
 /* The newest good checkpoint's numbers, before the view can be made; *progress NULL: there is none. Then its tensors. */
 bool state_find(State *s, const Json **progress, Error *err);
 bool state_load(State *s, const StateView *v, Error *err);
+int64_t state_found(const State *s);         /* its step, -1: none */
 CkptStats state_stats(State *s);
 
 bool state_exists(const char *dir);                     /* is there something to resume from? */

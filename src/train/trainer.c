@@ -340,8 +340,7 @@ bool trainer_run(Trainer *t, const char *dir, Error *err) {
     Str path = {0};
     Error mine = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
-    bool ok = state_open(&state, dir, &t->cfg.state, t->cfg.mesh, optim_shards(t->optim), t->log, err) &&
-              load(t, state, &metrics_bytes, err);
+    bool ok = state_open(&state, dir, &t->cfg.state, t->cfg.mesh, t->log, err) && load(t, state, &metrics_bytes, err);
     if (ok && t->step > 0) log_info(t->log, "resumed at step %" PRId64 " of %" PRId64, t->step, t->cfg.steps);
     if (ok && leads(t)) appender_open(&t->file, path.s, metrics_bytes, &mine);
     ok = ok && agree(world_of(t), &mine, NULL, 0, NULL, err);

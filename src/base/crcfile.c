@@ -1,4 +1,4 @@
-#include "base/blocks.h"
+#include "base/crcfile.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,43 +10,43 @@
 #include "base/crc32c.h"
 #include "base/io_int.h"
 
-int64_t blocks_count(int64_t bytes) { return (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES; }
+int64_t crcfile_count(int64_t bytes) { return (bytes + CRC_BLOCK_BYTES - 1) / CRC_BLOCK_BYTES; }
 
-void block_sums_release(BlockSums *s) {
+void crc_sums_release(CrcSums *s) {
     free(s->crc);
-    *s = (BlockSums){0};
+    *s = (CrcSums){0};
 }
 
 /* -- writing */
 
-struct BlockWriter {
+struct CrcWriter {
     int fd;
     char *path;
     unsigned char *buf;
     size_t n;
-    BlockSums sums;
+    CrcSums sums;
 };
 
-static void writer_free(BlockWriter *w) {
+static void writer_free(CrcWriter *w) {
     if (w->fd >= 0) close(w->fd);
     free(w->path);
     free(w->buf);
-    block_sums_release(&w->sums);
+    crc_sums_release(&w->sums);
     free(w);
 }
 
-bool blocks_create(BlockWriter **out, const char *path, Error *err) {
+bool crcfile_create(CrcWriter **out, const char *path, Error *err) {
     *out = NULL;
     unlink(path); /* a new file, not the old one's pages */
     int fd = sys_open(path, O_WRONLY | O_CREAT | O_EXCL);
     if (fd < 0) return error_errno(err, "create", path);
-    BlockWriter *w = mem_alloc(sizeof *w);
-    *w = (BlockWriter){.fd = fd, .path = mem_str(path), .buf = mem_alloc(BLOCK_BYTES)};
+    CrcWriter *w = mem_alloc(sizeof *w);
+    *w = (CrcWriter){.fd = fd, .path = mem_str(path), .buf = mem_alloc(CRC_BLOCK_BYTES)};
     *out = w;
     return true;
 }
 
-static bool put_block(BlockWriter *w, Error *err) {
+static bool put_block(CrcWriter *w, Error *err) {
     if (w->n == 0) return true;
     w->sums.crc = mem_grow(w->sums.crc, (size_t)(w->sums.n + 1) * sizeof *w->sums.crc);
     w->sums.crc[w->sums.n++] = crc32c(0, w->buf, w->n);
@@ -56,27 +56,27 @@ static bool put_block(BlockWriter *w, Error *err) {
     return ok || error_errno(err, "write", w->path);
 }
 
-bool blocks_put(BlockWriter *w, const void *p, size_t n, Error *err) {
+bool crcfile_put(CrcWriter *w, const void *p, size_t n, Error *err) {
     const unsigned char *b = p;
     while (n > 0) {
-        size_t room = BLOCK_BYTES - w->n, now = n < room ? n : room;
+        size_t room = CRC_BLOCK_BYTES - w->n, now = n < room ? n : room;
         memcpy(w->buf + w->n, b, now);
         w->n += now, b += now, n -= now;
-        if (w->n == BLOCK_BYTES && !put_block(w, err)) return false;
+        if (w->n == CRC_BLOCK_BYTES && !put_block(w, err)) return false;
     }
     return true;
 }
 
-bool blocks_flush(BlockWriter *w, Error *err) { return put_block(w, err); }
+bool crcfile_flush(CrcWriter *w, Error *err) { return put_block(w, err); }
 
-void blocks_abandon(BlockWriter *w) {
+void crcfile_abandon(CrcWriter *w) {
     if (!w) return;
     unlink(w->path);
     writer_free(w);
 }
 
-bool blocks_finish(BlockWriter *w, BlockSums *s, Error *err) {
-    *s = (BlockSums){0};
+bool crcfile_finish(CrcWriter *w, CrcSums *s, Error *err) {
+    *s = (CrcSums){0};
     bool ok = put_block(w, err);
     if (ok && !sys_fdatasync(w->fd)) ok = error_errno(err, "sync to disk", w->path);
     if (ok) { /* network file systems report a full disk only here */
@@ -84,26 +84,26 @@ bool blocks_finish(BlockWriter *w, BlockSums *s, Error *err) {
         w->fd = -1;
     }
     if (!ok) {
-        blocks_abandon(w);
+        crcfile_abandon(w);
         return false;
     }
     *s = w->sums;
-    w->sums = (BlockSums){0};
+    w->sums = (CrcSums){0};
     writer_free(w);
     return true;
 }
 
 /* -- reading */
 
-struct BlockReader {
+struct CrcReader {
     int fd;
     char *path;
-    const BlockSums *sums;
+    const CrcSums *sums;
     int64_t held; /* block in buf, -1: none */
     unsigned char *buf;
 };
 
-void blocks_close(BlockReader *r) {
+void crcfile_close(CrcReader *r) {
     if (!r) return;
     close(r->fd);
     free(r->path);
@@ -111,7 +111,7 @@ void blocks_close(BlockReader *r) {
     free(r);
 }
 
-bool blocks_open(BlockReader **out, const char *path, const BlockSums *s, Error *err) {
+bool crcfile_open(CrcReader **out, const char *path, const CrcSums *s, Error *err) {
     *out = NULL;
     int fd = sys_open(path, O_RDONLY);
     if (fd < 0 && errno == ENOENT) return error_set(err, ERR_FORMAT, "%s: is missing", path);
@@ -125,16 +125,16 @@ bool blocks_open(BlockReader **out, const char *path, const BlockSums *s, Error 
         close(fd);
         return false;
     }
-    BlockReader *r = mem_alloc(sizeof *r);
-    *r = (BlockReader){.fd = fd, .path = mem_str(path), .sums = s, .held = -1, .buf = mem_alloc(BLOCK_BYTES)};
+    CrcReader *r = mem_alloc(sizeof *r);
+    *r = (CrcReader){.fd = fd, .path = mem_str(path), .sums = s, .held = -1, .buf = mem_alloc(CRC_BLOCK_BYTES)};
     *out = r;
     return true;
 }
 
-static bool hold(BlockReader *r, int64_t block, Error *err) {
+static bool hold(CrcReader *r, int64_t block, Error *err) {
     if (r->held == block) return true;
-    int64_t from = block * BLOCK_BYTES, left = r->sums->bytes - from;
-    size_t n = (size_t)(left < BLOCK_BYTES ? left : BLOCK_BYTES);
+    int64_t from = block * CRC_BLOCK_BYTES, left = r->sums->bytes - from;
+    size_t n = (size_t)(left < CRC_BLOCK_BYTES ? left : CRC_BLOCK_BYTES);
     r->held = -1;
     if (lseek(r->fd, (off_t)from, SEEK_SET) < 0) return error_errno(err, "read", r->path);
     for (size_t at = 0; at < n;) {
@@ -152,12 +152,13 @@ static bool hold(BlockReader *r, int64_t block, Error *err) {
     return true;
 }
 
-bool blocks_read(BlockReader *r, void *out, int64_t at, int64_t n, Error *err) {
+bool crcfile_read(CrcReader *r, void *out, int64_t at, int64_t n, Error *err) {
     CHECK(at >= 0 && n >= 0 && at + n <= r->sums->bytes, "%s: %lld bytes at %lld of %lld", r->path, (long long)n,
           (long long)at, (long long)r->sums->bytes);
     unsigned char *to = out;
     while (n > 0) {
-        int64_t block = at / BLOCK_BYTES, in = at % BLOCK_BYTES, now = BLOCK_BYTES - in < n ? BLOCK_BYTES - in : n;
+        int64_t block = at / CRC_BLOCK_BYTES, in = at % CRC_BLOCK_BYTES,
+                now = CRC_BLOCK_BYTES - in < n ? CRC_BLOCK_BYTES - in : n;
         if (!hold(r, block, err)) return false;
         memcpy(to, r->buf + in, (size_t)now);
         to += now, at += now, n -= now;
@@ -165,12 +166,12 @@ bool blocks_read(BlockReader *r, void *out, int64_t at, int64_t n, Error *err) {
     return true;
 }
 
-bool blocks_check(const char *path, const BlockSums *s, bool past_cache, Error *err) {
-    BlockReader *r;
-    if (!blocks_open(&r, path, s, err)) return false;
+bool crcfile_check(const char *path, const CrcSums *s, bool past_cache, Error *err) {
+    CrcReader *r;
+    if (!crcfile_open(&r, path, s, err)) return false;
     if (past_cache) posix_fadvise(r->fd, 0, 0, POSIX_FADV_DONTNEED); /* a wish; synced pages can be dropped */
     bool ok = true;
     for (int64_t b = 0; b < s->n && ok; b++) ok = hold(r, b, err);
-    blocks_close(r);
+    crcfile_close(r);
     return ok;
 }
