@@ -360,7 +360,7 @@ static Verdict train_dpo(World *w, const char *name, double beta, uint64_t seed,
     Objective obj;
     Trainer *t;
     /* q = s(r_a - r_b): beta D = r_a - r_b, so D is that of the optimum under beta. */
-    DpoConfig d = {{beta, 0, false}, false, true};
+    DpoConfig d = {{beta, 0, DPO_SIGMOID}, false, true};
     TrainConfig c = {.steps = steps, .accum = 1, .keep = KEEP_ALL, .state_s = 1e9};
     c.optim = (OptimConfig){.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-5};
     c.schedule = (Schedule){.kind = SCHED_LINEAR, .total = steps};

@@ -46,7 +46,7 @@ bool args_num(const Args *a, const Command *c, const char *name, double otherwis
 /* stdout, whose failures main reports once: text, then a newline when there is none. Empties *text. */
 void print_text(Str *text);
 
-extern const Command command_run, command_stage, command_why, command_report, command_config, command_constitution,
+extern const Command command_run, command_stage, command_why, command_diff, command_replay, command_report, command_config, command_constitution,
     command_data, command_tokenize, command_generate, command_chat, command_score, command_eval, command_logits, command_import, command_export,
     command_verify_export, command_bench, command_oracle, command_doctor;
 #endif

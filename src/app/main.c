@@ -18,6 +18,8 @@ static const Command *const commands[] = {
     &command_run,
     &command_stage,
     &command_why,
+    &command_diff,
+    &command_replay,
     &command_report,
     &command_config,
     &command_constitution,

@@ -31,7 +31,7 @@ void replies_release(Replies *r);
 
 /* A refusal by its opening words. */
 bool text_refuses(const char *s);
-/* <model>.<metric>[.lo|.hi] of all groups. named: category ids whose principle is in force (tiny world), n 0: not known. */
+/* <model>.<metric>[.lo|.hi] of all groups, and <model>.gauge.* (cai/gauges.h). named: category ids whose principle is in force (tiny world), n 0: not known. */
 void replies_summary(const Replies *r, Summary *s, const Constitution *con, Rng rng);
 /* b - a on the same prompts: delta.<a>-<b>.<metric>[.lo|.hi] */
 void replies_compare(const Replies *a, const Replies *b, Summary *s, const Constitution *con, Rng rng);

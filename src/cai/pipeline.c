@@ -49,7 +49,10 @@ static void add_file(void *ud, const char *name) {
 }
 
 static bool hash_constitution(Hasher *h, const RunConfig *cfg, const char *data_dir, bool world, Error *err) {
-    if (world && !io_exists(cfg->constitution.path)) return true; /* written by the world stage: in its key */
+    if (world && !io_exists(cfg->constitution.path)) { /* written by the world stage: in its key; which one is not */
+        if (strcmp(cfg->constitution.path, "constitution.json")) hasher_add_str(h, cfg->constitution.path);
+        return true;
+    }
     Constitution c = {0};
     if (!stage_constitution(&c, cfg, data_dir, err)) return false;
     hasher_add_str(h, c.sha256);
@@ -237,23 +240,30 @@ static bool lock_stage(IoLock *lock, const char *path, Log *log, const Stop *sto
     return true;
 }
 
+void pipeline_ctx(StageCtx *ctx, const char *input[STAGE_MAX_NEEDS], const PipelineResult *all, const Stage *s,
+                  const RunConfig *cfg, Backend *be, Log *log, const Stop *stop) {
+    for (int i = 0; i < STAGE_MAX_NEEDS; i++) {
+        const StageResult *need = s->needs[i] ? &all->stage[find_result(all, s->needs[i])] : NULL;
+        input[i] = need && need->applies ? need->dir : NULL;
+        if (!need) break;
+    }
+    *ctx = (StageCtx){.cfg = cfg,
+                      .be = be,
+                      .log = log,
+                      .stop = stop,
+                      .seed = rng_derive((Rng){(uint64_t)cfg->run.seed, 0}, s->name).seed,
+                      .data_dir = world_dir(all, cfg),
+                      .output = all->stage[find_result(all, s->name)].dir,
+                      .input = input,
+                      .stage = s};
+}
+
 static bool run_stage(PipelineResult *out, int at, const Stage *s, const RunConfig *cfg, Backend *be, Log *log,
                       const Stop *stop, Error *err) {
     StageResult *r = &out->stage[at];
     const char *input[STAGE_MAX_NEEDS] = {0};
-    for (int i = 0; i < STAGE_MAX_NEEDS && s->needs[i]; i++) {
-        const StageResult *need = &out->stage[find_result(out, s->needs[i])];
-        input[i] = need->applies ? need->dir : NULL;
-    }
-    StageCtx ctx = {.cfg = cfg,
-                    .be = be,
-                    .log = log,
-                    .stop = stop,
-                    .seed = rng_derive((Rng){(uint64_t)cfg->run.seed, 0}, s->name).seed,
-                    .data_dir = world_dir(out, cfg),
-                    .output = r->dir,
-                    .input = input,
-                    .stage = s};
+    StageCtx ctx;
+    pipeline_ctx(&ctx, input, out, s, cfg, be, log, stop);
     if (!io_make_dirs(r->dir, err)) return error_wrap(err, "%s", s->name);
     Str path = {0};
     path_join(&path, r->dir, ".lock");
@@ -374,6 +384,11 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             "rl.policy_term cispo cuts ratios at rl.clip_high %g, which would weigh every token down: with it "
             "rl.clip_high is the ratio itself, such as 5",
             cfg->rl.clip_high);
+    if (cfg->dpo.loss == DPO_ROBUST && cfg->dpo.label_smoothing >= 0.5)
+        return error_set(err, ERR_CONFIG,
+                         "dpo.loss robust with dpo.label_smoothing %g: labels of which half are wrong say nothing; it must "
+                         "be below 0.5",
+                         cfg->dpo.label_smoothing);
     if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)
@@ -457,17 +472,20 @@ static bool visit_stage(PipelineResult *out, int i, const RunConfig *cfg, Backen
     return ok && (stages[i] != stage_find("world") || check_world(out, cfg, err));
 }
 
+bool pipeline_backend(Pool **pool, Backend **be, const RunConfig *cfg, Error *err) {
+    char backend[32];
+    backend_name(backend, sizeof backend, cfg);
+    return pool_open(pool, (int)cfg->run.threads, err) && backend_open(be, backend, *pool, isa_name(cfg), err) &&
+           (cfg->run.dtype == 0 || backend_set_dtype(*be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
+}
+
 static bool run_all(PipelineResult *out, const RunConfig *cfg, const char *only, Log *log, const Stop *stop,
                     Error *err) {
     Pool *pool = NULL;
     Backend *be = NULL;
     bool want[COUNT_OF(((PipelineResult *)0)->stage)];
-    char backend[32];
-    backend_name(backend, sizeof backend, cfg);
     want_stages(want, only);
-    if (!plan(out, cfg, want, err) || !pool_open(&pool, (int)cfg->run.threads, err)) return false;
-    bool ok = backend_open(&be, backend, pool, isa_name(cfg), err) &&
-              (cfg->run.dtype == 0 || backend_set_dtype(be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
+    bool ok = plan(out, cfg, want, err) && pipeline_backend(&pool, &be, cfg, err);
     for (int i = 0; i < out->n_stage && ok; i++)
         if (out->stage[i].applies && want[i]) ok = visit_stage(out, i, cfg, be, log, stop, err);
     backend_close(be);

@@ -86,6 +86,10 @@ typedef struct {
         double no_end_score, score_clip, kl_target, kl_horizon, kl_stop;
         double group_eps;
         bool whiten_rewards, whiten_advantages, whiten_unbiased, kl_by_ratio;
+        struct {                    /* against over-optimisation (train/guard.h) */
+            int64_t every, prompts, patience;
+            double cut, top4, duplicates, evasive, comfort, refused, length, entropy;
+        } guard;
     } rl;
     struct { TrainKeys t; int loss; double beta, label_smoothing; bool average; } dpo;
     struct { TrainKeys t; double holdout; } classifier;

@@ -378,7 +378,8 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objecti
                  Error *err) {
     TrainConfig c = {.accum = (int)((k->batch_tokens + k->micro_tokens / 2) / k->micro_tokens),
                      .keep = k->recompute ? KEEP_INPUTS : KEEP_ALL,
-                     .state_s = ctx->cfg->run.state_s};
+                     .state_s = ctx->cfg->run.state_s,
+                     .trace = ctx->trace};
     if (c.accum < 1) c.accum = 1;
     c.steps = k->steps;
     if (c.steps == 0) c.steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c.accum);

@@ -15,8 +15,8 @@
 #include "base/json.h"
 #include "nn/lora.h"
 #include "train/batch.h"
+#include "train/guard.h"
 #include "train/obj.h"
-#include "train/rollout.h"
 
 enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
 enum { SEEN_PER_ROW = 2 }; /* where replies share rows: attention's rows of a pass, at most, per row of it */
@@ -59,9 +59,12 @@ typedef struct {
     Head good_head;
     Adapter *good_adapter; /* of a policy with an adapter: then trunk and head are the policy's */
     bool keeps_good;
+    Guard *guard; /* or NULL */
     Metrics *metrics;
     Appender *file;
     int64_t update, n_skipped, n_skipped_now;
+    TraceSum trace; /* of this update */
+    int64_t n_pass;
     double beta, tok_done;
 } Ppo;
 
@@ -239,10 +242,12 @@ static bool gradients(Ppo *p, const int64_t *seq, int n, int64_t number, double 
     double value_rows = 0;
     for (int k = 0; k < n;) {
         k += fill_pass(p, seq + k, n - k, share);
-        *loss += (warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice,
+        double pass = (warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice,
                                                    weight, p->metrics);
-        if (!has_value(p)) continue;
-        *loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
+        if (has_value(p))
+            pass += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
+        trace_add(&p->trace, c->trace, p->update + 1, p->n_pass++, &p->pass.b, pass);
+        *loss += pass;
     }
     return !p->mix || warm || mix_in(p, number, *weight, loss, err);
 }
@@ -346,6 +351,12 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     if (has_value(p)) json_out_num(&j, "explained_variance", s->explained);
     if (method(p)->groups) json_out_num(&j, "flat_groups", (double)p->x.n_flat * p->c->group / p->x.n);
     json_out_int(&j, "skipped", p->n_skipped_now);
+    const GuardCheck *check = p->guard ? guard_last(p->guard, p->update - 1) : NULL;
+    if (check) {
+        json_out_num(&j, "guard_proxy", check->proxy);
+        json_out_num(&j, "guard_score", check->score);
+    }
+    trace_put(&j, &p->trace);
     json_out_num(&j, "t_s", took);
     json_out_num(&j, "t_rollout", p->x.generate_s);
     json_out_num(&j, "t_score", p->x.score_s);
@@ -440,7 +451,7 @@ static bool load(Ppo *p, const char *dir, int64_t *metrics_bytes, Error *err) {
 
 static bool good_open(Ppo *p, Error *err) {
     Net policy = p->s->policy;
-    p->keeps_good = p->c->kl_stop > 0;
+    p->keeps_good = p->c->kl_stop > 0 && !p->s->guard; /* which keeps its own */
     if (!p->keeps_good) return true;
     if (policy.adapter) return adapter_clone(&p->good_adapter, policy, false, err);
     return model_init(&p->good_trunk, policy.trunk->be, &policy.trunk->cfg, 0, false, err) &&
@@ -520,18 +531,34 @@ static void ppo_close(Ppo *p) {
     optim_close(p->optim);
     optim_close(p->warm);
     rollout_close(&p->rollout);
+    guard_close(p->guard);
 }
 
-/* The policy that made this rollout went too far; the one before the last update did not. */
+/* The policy that made this rollout went too far; the one before the last update did not, nor did the guard's best. */
 static bool kl_stop(Ppo *p, double kl, Error *err) {
-    if (!net_copy_weights(p->s->policy, good_net(p), err)) return false;
+    int64_t at = p->update - 1;
+    if (!(p->guard ? guard_restore(p->guard, &at, err) : net_copy_weights(p->s->policy, good_net(p), err))) return false;
     if (p->s->stopped_by_kl) *p->s->stopped_by_kl = true;
     return error_set(
         err, ERR_DIVERGED,
         "after %" PRId64 " updates the policy is %.1f nats per reply away from the reference, allowed %.1f: the "
-        "weights of the rollout before were put back. Likely causes: the penalty (%g) is too small for these "
+        "weights after %" PRId64 " were put back. Likely causes: the penalty (%g) is too small for these "
         "scores; the learning rate (%g) is too high",
-        p->update, kl, p->c->kl_stop, p->beta, p->c->optim.lr);
+        p->update, kl, p->c->kl_stop, at, p->beta, p->c->optim.lr);
+}
+
+/* ERR_DIVERGED when the run is over. */
+static bool guarded(Ppo *p, Error *err) {
+    GuardVerdict v;
+    int64_t at;
+    if (!p->guard) return true;
+    if (!guard_look(p->guard, p->update, &v, err)) return false;
+    if (!v.stop) return true;
+    if (!guard_restore(p->guard, &at, err)) return false;
+    return error_set(err, ERR_DIVERGED,
+                     "after %" PRId64 " updates %s. Training has stopped, and the weights after %" PRId64
+                     ", the best by the judge, were put back",
+                     p->update, v.cause, at);
 }
 
 static bool make_update(Ppo *p, Error *err) {
@@ -539,13 +566,15 @@ static bool make_update(Ppo *p, Error *err) {
     double start_s = now_s(), lr = c->optim.lr * schedule_factor(&c->schedule, p->update);
     metrics_clear(p->metrics);
     p->n_skipped_now = 0;
+    p->trace = (TraceSum){0};
+    p->n_pass = 0;
     p->rule = (PolicyRule){c->clip, c->term, c->level, method(p)->kl == KL_IN_LOSS ? p->beta : 0, c->kl_by_ratio};
     if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->stop, err)) return false;
     Summary s = summarise(&p->x);
     s.start_s = start_s;
     double learn_s = now_s();
     bool ok = true;
-    if (p->keeps_good && !(s.kl <= c->kl_stop))
+    if (c->kl_stop > 0 && !(s.kl <= c->kl_stop))
         ok = kl_stop(p, s.kl, err);
     else if (p->keeps_good)
         ok = net_copy_weights(good_net(p), p->s->policy, err);
@@ -566,24 +595,27 @@ static bool make_update(Ppo *p, Error *err) {
     return ok;
 }
 
+static bool suspend(Ppo *p, const char *dir, Error *err) {
+    if (dir && !save(p, dir, err)) return false;
+    return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on", p->update,
+                     p->c->updates);
+}
+
 static bool loop(Ppo *p, const char *dir, Error *err) {
     double saved_s = now_s(), state_s = p->c->state_s > 0 ? p->c->state_s : 60;
     while (p->update < p->c->updates) {
-        bool stopped = stop_requested(p->stop);
-        if (!stopped && !make_update(p, err)) {
-            if (err->code != ERR_STOPPED) return false;
-            stopped = true; /* during generation: this update has not begun to change anything */
-        }
+        if (trace_over(p->c->trace, p->update, err)) return false;
+        if (stop_requested(p->stop)) return suspend(p, dir, err);
+        /* Stopped while generating: this update has not begun to change anything. */
+        if (!guarded(p, err) || !make_update(p, err)) return err->code == ERR_STOPPED && suspend(p, dir, err);
         bool due = now_s() - saved_s >= state_s || (p->c->state_updates > 0 && p->update % p->c->state_updates == 0);
-        if (dir && (stopped || (due && p->update < p->c->updates))) {
+        if (dir && due && p->update < p->c->updates) {
             if (!save(p, dir, err)) return false;
             saved_s = now_s();
         }
-        if (stopped)
-            return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on",
-                             p->update, p->c->updates);
     }
-    return true;
+    if (trace_over(p->c->trace, p->update, err)) return false;
+    return guarded(p, err) || (err->code == ERR_STOPPED && suspend(p, dir, err));
 }
 
 static bool start(Ppo *p, const char *dir, Error *err) {
@@ -591,6 +623,7 @@ static bool start(Ppo *p, const char *dir, Error *err) {
     if (!ppo_open(p, err)) return false;
     if (!dir) return true;
     if (state_exists(dir) && !load(p, dir, &metrics_bytes, err)) return false;
+    if (p->s->guard && !guard_open(&p->guard, p->s->guard, p->c, p->s, dir, p->update, p->log, p->stop, err)) return false;
     if (p->update > 0) log_info(p->log, "resumed at update %" PRId64 " of %" PRId64, p->update, p->c->updates);
     Str path = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);

@@ -43,7 +43,7 @@ bool state_save(const char *dir, StateWriter *write, void *ud, Error *err) {
 }
 
 bool state_remove(const char *dir, Error *err) {
-    static const char *const names[] = {"state", "state.old", "state.new"};
+    static const char *const names[] = {"state", "state.old", "state.new", "guard", "guard.new"}; /* guard.h */
     Str path = {0};
     bool ok = true;
     for (int i = 0; ok && i < COUNT_OF(names); i++) {

@@ -181,6 +181,7 @@ static bool load(Trainer *t, const char *dir, int64_t *metrics_bytes, Error *err
 
 typedef struct {
     double loss, weight, lr, grad_norm, n_tok, start_s, wait_s;
+    TraceSum trace;
     bool skipped, stopped;
 } Step;
 
@@ -199,7 +200,9 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
         if (!t->obj->micro(t->obj->self, t->step * c->accum + i, &b, err)) return false;
         CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
               b.n_row);
-        sum += train_micro(t->net, t->acts, &b, t->obj, t->slice, &s->weight, t->metrics);
+        double loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &s->weight, t->metrics);
+        trace_add(&s->trace, c->trace, t->step + 1, i, &b, loss);
+        sum += loss;
         s->n_tok += b.n_tok;
     }
     if (s->stopped) { /* an unfinished step leaves nothing behind: it is made again from its start */
@@ -242,6 +245,7 @@ static bool write_metrics(Trainer *t, const Step *s, Error *err) {
         const char *name = metrics_at(t->metrics, i, &mean, &weight);
         json_out_num(&j, name, mean);
     }
+    trace_put(&j, &s->trace);
     json_out_num(&j, "t_s", took);
     json_out_num(&j, "t_tok_s", s->n_tok / (took > 0 ? took : 1e-9));
     json_out_num(&j, "t_wait", took > 0 ? (waited(t) - s->wait_s) / took : 0);
@@ -267,7 +271,7 @@ static bool loop(Trainer *t, const char *dir, Error *err) {
     double saved_s = now_s();
     while (t->step < t->cfg.steps) {
         Step s;
-        if (!make_step(t, &s, err)) return false;
+        if (trace_over(t->cfg.trace, t->step, err) || !make_step(t, &s, err)) return false;
         if (s.stopped) {
             if (!save(t, dir, err)) return false;
             return error_set(err, ERR_STOPPED, "stopped after step %" PRId64 " of %" PRId64 "; run again to go on",
@@ -283,7 +287,7 @@ static bool loop(Trainer *t, const char *dir, Error *err) {
             saved_s = now_s();
         }
     }
-    return true;
+    return !trace_over(t->cfg.trace, t->step, err);
 }
 
 bool trainer_run(Trainer *t, const char *dir, Error *err) {

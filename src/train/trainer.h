@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "nn/optim.h"
 #include "train/objective.h"
+#include "train/trace.h"
 
 typedef struct {
     OptimConfig optim;
@@ -21,6 +22,7 @@ typedef struct {
     int max_skipped;        /* non-finite steps in a row that end the run with ERR_DIVERGED; 0: 10 */
     double state_s;         /* seconds between states; 0: 60; tests use small values */
     int64_t state_steps;    /* > 0: also every so many steps (deterministic kill tests) */
+    const Trace *trace;     /* NULL: none */
 } TrainConfig;
 
 typedef struct Trainer Trainer;
@@ -31,7 +33,7 @@ void trainer_close(Trainer *t);
  * Resumes from dir/state when present. ERR_STOPPED after a saved state when stop was requested.
  *
  * metrics.jsonl, one object per step: step (1..), loss (mean per loss weight), lr, grad_norm, weight (total loss weight),
- * skipped, the objective's means, and times, which are no function of the inputs: t_s, t_tok_s, t_wait (share). */
+ * skipped, the objective's means, inputs and losses (trace.h), and times, which are no function of the inputs: t_s, t_tok_s, t_wait (share). */
 bool trainer_run(Trainer *t, const char *dir, Error *err);
 double trainer_last_loss(const Trainer *t);     /* mean loss of the last step, also one that an earlier process made */
 Metrics *trainer_metrics(Trainer *t);           /* the objective's means of the last step made here */
