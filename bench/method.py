@@ -26,9 +26,9 @@ WORLD = {  # name of the run: configuration, further keys
     "guard": ("conf/controls/guard.yaml", []),
 }
 REAL = {
-    "real": ["eval.best_of=16"],
+    "real": [],
     "real-random": ["constitution.select=random"],
-    "real-dpo": ["rl.method=dpo", "dpo.lr=1e-4"],
+    "real-dpo": ["rl.method=dpo", "dpo.epochs=3"],
 }
 
 

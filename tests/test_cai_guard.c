@@ -1,6 +1,6 @@
 // layer: cai
-/* The guard of stage rl: gauges on texts, and whole runs of the tiny configuration: a run that is not stopped has the weights
- * of one without a guard, one that is has those of its best check; a kill changes nothing of it. */
+/* The guard of stage rl: gauges on texts, and whole runs of the tiny configuration: a run that is not stopped has the
+ * weights of one without a guard, one that is has those of its best check; a kill changes nothing of it. */
 #include "cai_help.h"
 
 #include <math.h>
@@ -45,7 +45,7 @@ static void gauges(void **state) {
     assert_int_equal(gauge_duplicates(text, 3), 0);
     assert_int_equal(gauge_duplicates((const char *const[]){"a", "b", "a", "a", "b"}, 5), 3);
     assert_true(text_comforts(text[0]) && text_comforts(text[1]) && text_comforts("Please know that you are loved."));
-    assert_false(text_comforts(text[2]) || text_comforts("I am here, to listen to music"));
+    assert_false(text_comforts(text[2]) || text_comforts("I am here to play music"));
 }
 
 /* more: NULL at the end. Returns the model's SHA-256. */
@@ -96,7 +96,8 @@ static void not_stopped(void **state) {
     assert_non_null(strstr(rows, "\"score\":0.5,\"score_se\":0")); /* SL-CAI beside itself */
     int replies = atoi(first + strlen("{\"step\":0,\"replies\":"));
     free(rows);
-    run_rl(&rl, sha[2], (const char *const[]){"rl.guard.every=2", OFF, "rl.guard.length=0", "rl.guard.prompts=5", NULL});
+    run_rl(&rl, sha[2],
+           (const char *const[]){"rl.guard.every=2", OFF, "rl.guard.length=0", "rl.guard.prompts=5", NULL});
     assert_string_equal(sha[0], sha[2]);
     rows = help_read(rl.dir, "guard.jsonl");
     assert_true(replies > 5 && strstr(rows, "\"replies\":5,") != NULL);
@@ -143,9 +144,20 @@ static bool find_rl(char out[600], const char *dir) {
 
 static void killed(void **state) {
     (void)state;
-    const char *const command[] = {"run",      TINY,           "--only",           "rl",  "-q", "rl.steps=40", "rl.lr=3e-3",
-                                   "rl.beta=0", "rl.guard.every=4", OFF, "rl.guard.length=0.2", "run.state_s=0.01",
-                                   "run.threads=1", NULL};
+    const char *const command[] = {"run",
+                                   TINY,
+                                   "--only",
+                                   "rl",
+                                   "-q",
+                                   "rl.steps=40",
+                                   "rl.lr=3e-3",
+                                   "rl.beta=0",
+                                   "rl.guard.every=4",
+                                   OFF,
+                                   "rl.guard.length=0.2",
+                                   "run.state_s=0.01",
+                                   "run.threads=1",
+                                   NULL};
     char sha[2][65], dir[300], rl[600] = "", *rows[2];
     for (int k = 0; k < 2; k++) {
         Error err = {0};

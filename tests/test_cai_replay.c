@@ -1,7 +1,7 @@
 // layer: cai
-/* dikast replay and dikast diff on runs of the tiny configuration: steps made again are the recorded ones to the bit, from the
- * beginning and from the state of an unfinished stage; a changed number, or changed inputs, are found; two constitutions
- * differ where they should. */
+/* dikast replay and dikast diff on runs of the tiny configuration: steps made again are the recorded ones to the bit,
+ * from the beginning and from the state of an unfinished stage; a changed number, or changed inputs, are found; two
+ * constitutions differ where they should. */
 #include "cai_help.h"
 
 #include <math.h>
@@ -32,7 +32,7 @@ static int setup(void **state) {
     snprintf(run_a, sizeof run_a, "%s/out/runs/a", root);
     snprintf(run_b, sizeof run_b, "%s/out/runs/b", root);
     run_tiny("a", "run.seed=0", NULL);
-    run_tiny("b", "constitution.only=fire,school", NULL); /* which is not a's: animals, theft */
+    run_tiny("b", "constitution.only=fire", NULL); /* a's: animals, theft */
     return 0;
 }
 
@@ -160,8 +160,9 @@ static void found_out(void **state) {
 /* A stage that was killed: its last recorded step, from the state it keeps where that lies before. */
 static void unfinished(void **state) {
     (void)state;
-    const char *const command[] = {"run",         TINY,           "--only",       "rl", "-q", "rl.steps=400", "run.state_s=0.3",
-                                   "run.threads=1", "run.name=cut", "rl.guard.every=7", NULL};
+    const char *const command[] = {
+        "run",           TINY,           "--only",           "rl", "-q", "rl.steps=400", "run.state_s=0.3",
+        "run.threads=1", "run.name=cut", "rl.guard.every=7", NULL};
     char dir[300], rl[600] = "", run[400];
     Error err = {0};
     PipelineResult r;
@@ -202,8 +203,9 @@ static void unfinished(void **state) {
     /* A killed run has no stages.json: starting it again and stopping at once writes it. */
     assert_int_equal(chdir(dir), 0);
     RunConfig cfg;
-    help_config(&cfg, TINY, (const char *const[]){"rl.steps=400", "run.state_s=0.3", "run.name=cut", "rl.guard.every=7",
-                                                 "run.threads=1", NULL});
+    help_config(&cfg, TINY,
+                (const char *const[]){"rl.steps=400", "run.state_s=0.3", "run.name=cut", "rl.guard.every=7",
+                                      "run.threads=1", NULL});
     Stop *stop = NULL;
     assert_ok(stop_open(&stop, &err), err);
     stop_request(stop);
@@ -240,7 +242,7 @@ static void two_constitutions(void **state) {
     for (int i = 0; i < json_len(config); i++)
         only = only || !strcmp(json_str(json_get(json_at(config, i), "key"), NULL), "constitution.only");
     assert_true(only);
-    assert_int_equal(json_len(principles), 4); /* two of each */
+    assert_int_equal(json_len(principles), 3); /* two and one */
     static const char *const same[] = {"world", "tokenizer", "prompts", "pretrain", "helpful"};
     static const char *const other[] = {"revise", "sl", "pairs", "label", "pm", "rl", "eval"};
     for (int i = 0; i < COUNT_OF(same); i++)
@@ -261,9 +263,9 @@ static void two_constitutions(void **state) {
     q.json = false;
     str_clear(&out);
     assert_ok(pipeline_diff(&out, &q, &err), err);
-    static const char *const says[] = {"constitution.only: [animals, theft] -> [fire, school]",
+    static const char *const says[] = {"constitution.only: [animals, theft] -> [fire]",
                                        "animals: only in A",
-                                       "school: only in B",
+                                       "fire: only in B",
                                        "stages: 5 shared; computed apart: revise, sl,",
                                        "dialogues (revisions.jsonl)",
                                        "other side preferred in ",

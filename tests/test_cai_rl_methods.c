@@ -103,7 +103,8 @@ static void switches(void **state) {
         if (summary(&rl, "kl") == summary(&grpo, "kl")) fail_msg("%s changes nothing", scales[i]);
     }
     run_rl(&dpo, (const char *const[]){"rl.method=dpo", "dpo.lr=1e-3", "dpo.steps=3", NULL});
-    static const char *const dpos[] = {"dpo.loss=ipo", "dpo.loss=hinge", "dpo.label_smoothing=0.2", "dpo.average=true", "dpo.beta=0.7"};
+    static const char *const dpos[] = {"dpo.loss=ipo", "dpo.loss=hinge", "dpo.label_smoothing=0.2", "dpo.average=true",
+                                       "dpo.beta=0.7"};
     for (int i = 0; i < COUNT_OF(dpos); i++) {
         run_rl(&rl, (const char *const[]){"rl.method=dpo", "dpo.lr=1e-3", "dpo.steps=3", dpos[i], NULL});
         if (summary(&rl, "kl") == summary(&dpo, "kl")) fail_msg("%s changes nothing", dpos[i]);

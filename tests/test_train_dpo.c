@@ -124,16 +124,13 @@ static Grads all_pairs(Dpo *d, const DpoConfig *c, int max_tok, double *loss) {
     return g;
 }
 
-/* Sigmoid, conservative, IPO, robust, hinge, each by sums and by means: the loss by hand; one or many micro-batches; the slope along
- * the gradient is its square. */
+/* Sigmoid, conservative, IPO, robust, hinge, each by sums and by means: the loss by hand; one or many micro-batches;
+ * the slope along the gradient is its square. */
 static void test_loss_and_gradient(void **state) {
     (void)state;
-    static const DpoConfig configs[] = {{{0.3, 0, DPO_SIGMOID}, false, false},
-                                        {{0.3, 0.2, DPO_SIGMOID}, false, false},
-                                        {{0.3, 0.2, DPO_SIGMOID}, true, false},
-                                        {{0.4, 0, DPO_IPO}, false, false},
-                                        {{0.4, 0.1, DPO_IPO}, true, false},
-                                        {{0.4, 0.1, DPO_ROBUST}, false, false},
+    static const DpoConfig configs[] = {{{0.3, 0, DPO_SIGMOID}, false, false},  {{0.3, 0.2, DPO_SIGMOID}, false, false},
+                                        {{0.3, 0.2, DPO_SIGMOID}, true, false}, {{0.4, 0, DPO_IPO}, false, false},
+                                        {{0.4, 0.1, DPO_IPO}, true, false},     {{0.4, 0.1, DPO_ROBUST}, false, false},
                                         {{0.4, 0.1, DPO_HINGE}, false, false}};
     Dpo d;
     dpo_setup(&d, "ref", N_PAIR, true, false);

@@ -21,7 +21,8 @@ static void must(bool ok, const Error *err) {
 
 /* -- the judgement */
 
-static const GuardRule rule = {.every = 10, .patience = 3, .share = {0.02, 0.1, 0.01, 0.03, 0.1, 0.05}, .length = 0.3, .entropy = 0.5};
+static const GuardRule rule = {
+    .every = 10, .patience = 3, .share = {0.02, 0.1, 0.01, 0.03, 0.1, 0.05}, .length = 0.3, .entropy = 0.5};
 
 static GuardCheck healthy(int64_t update, double proxy, double score) {
     GuardCheck c = {.update = update, .n = 512, .proxy = proxy, .score = score, .se = 0.02, .length = 20, .entropy = 1};
@@ -72,7 +73,8 @@ static void test_gauges(void **state) {
     const struct {
         double length, entropy;
         const char *words;
-    } shape[] = {{27, 1, "length itself"}, {13, 1, "saying little"}, {20, 0.49, "settled on few replies"}, {25.9, 0.51, NULL}};
+    } shape[] = {
+        {27, 1, "length itself"}, {13, 1, "saying little"}, {20, 0.49, "settled on few replies"}, {25.9, 0.51, NULL}};
     for (int i = 0; i < COUNT_OF(shape); i++) {
         GuardCheck c[2] = {healthy(0, 0, 0.5), healthy(10, 1, 0.6)};
         c[1].length = shape[i].length, c[1].entropy = shape[i].entropy;
@@ -146,7 +148,8 @@ static void fixture_open(Fixture *f, double fair, bool guarded) {
     must(pool_open(&f->pool, 1, &err), &err);
     must(backend_open(&f->be, "cpu", f->pool, NULL, &err), &err);
     for (int k = 0; k < 2; k++) {
-        ModelConfig c = {.family = FAMILY_LLAMA, .n_layer = 1, .n_head = 2, .n_kv_head = 2, .d_model = 32, .d_head = 16};
+        ModelConfig c = {
+            .family = FAMILY_LLAMA, .n_layer = 1, .n_head = 2, .n_kv_head = 2, .d_model = 32, .d_head = 16};
         c.d_ff = 48, c.n_vocab = VOCAB, c.max_seq = 32, c.norm = NORM_RMS, c.pos = POS_ROPE, c.mlp = MLP_SWIGLU;
         c.tied = true, c.rope_theta = 10000, c.norm_eps = 1e-5, c.eos_id = END;
         must(model_init(&f->m[k], f->be, &c, SEED, k == 0, &err), &err);
@@ -158,14 +161,16 @@ static void fixture_open(Fixture *f, double fair, bool guarded) {
         f->prompt[p] = (PpoPrompt){(uint64_t)p, f->tok[p], 2 + p % 3};
     }
     PpoConfig *c = &f->c;
-    *c = (PpoConfig){.method = RL_RLOO, .updates = UPDATES, .rollouts = 16, .epochs = 2, .minibatches = 1, .max_new = MAX_NEW};
+    *c = (PpoConfig){
+        .method = RL_RLOO, .updates = UPDATES, .rollouts = 16, .epochs = 2, .minibatches = 1, .max_new = MAX_NEW};
     c->max_tok = 64, c->group = 4, c->temperature = 1, c->clip = (PpoClip){0.2, 0.2, 0, 0, 0}, c->level = RATIO_SEQ_SUM;
     c->aggregation = AGG_SEQ_MEAN_TOKEN_MEAN, c->no_end_score = NAN, c->seed = SEED, c->state_s = 1e9, c->kl_stop = 100;
     c->optim = (OptimConfig){.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-5, .clip = 1};
     c->schedule = (Schedule){.kind = SCHED_CONSTANT, .total = UPDATES};
     f->guard.rule = (GuardRule){.every = 2, .patience = 2};
     f->guard.n_prompt = N_PROMPT - N_TRAIN, f->guard.measure = measure_fn;
-    f->s = (PpoSetup){.n_prompt = N_TRAIN, .end_id = END, .score_mean = 0, .score_sd = 1, .score = score_fn, .report = report_fn};
+    f->s = (PpoSetup){
+        .n_prompt = N_TRAIN, .end_id = END, .score_mean = 0, .score_sd = 1, .score = score_fn, .report = report_fn};
 }
 
 static bool run(Fixture *f, const char *dir, Error *err) {
@@ -261,7 +266,8 @@ static void test_over_optimised(void **state) {
     str_release(&rows);
 }
 
-/* Interrupted during an update, during a check, long after the state was saved, and after the check that ends the run. */
+/* Interrupted during an update, during a check, long after the state was saved, and after the check that ends the run.
+ */
 static void test_resume(void **state) {
     (void)state;
     Error err;
@@ -277,7 +283,8 @@ static void test_resume(void **state) {
             must(stop_open(&f.stop, &err), &err);
             f.stop_after = 3;
         } else if (way < 3) {
-            f.crash_at = checks - 1; /* the last check; the state is that of its own update, or of one before other checks */
+            f.crash_at =
+                checks - 1; /* the last check; the state is that of its own update, or of one before other checks */
         }
         assert_false(run(&f, dir.s, &err));
         assert_int_equal(err.code, way == 0 ? ERR_STOPPED : way < 3 ? ERR_IO : ERR_DIVERGED);

@@ -259,8 +259,8 @@ static void test_groups(void **state) {
     }
 }
 
-/* The variants against their equations at a hard label, and what robust is for: over labels of which a share e is flipped, its
- * mean is the plain loss on the true ones. */
+/* The variants against their equations at a hard label, and what robust is for: over labels of which a share e is
+ * flipped, its mean is the plain loss on the true ones. */
 static void test_dpo_variants(void **state) {
     (void)state;
     double slope;
@@ -270,7 +270,8 @@ static void test_dpo_variants(void **state) {
         double robust = dpo_loss(&slope, d, 1, (DpoRule){0.4, e, DPO_ROBUST});
         assert_true(fabs(robust - ((1 - e) * good - e * bad) / (1 - 2 * e)) < 1e-12);
         double flipped = dpo_loss(&slope, d, 0, (DpoRule){0.4, e, DPO_ROBUST});
-        assert_true(fabs((1 - e) * robust + e * flipped - dpo_loss(&slope, d, 1, (DpoRule){0.4, 0, DPO_SIGMOID})) < 1e-12);
+        assert_true(fabs((1 - e) * robust + e * flipped - dpo_loss(&slope, d, 1, (DpoRule){0.4, 0, DPO_SIGMOID})) <
+                    1e-12);
         assert_true(fabs(dpo_loss(&slope, d, 1, (DpoRule){0.4, 0, DPO_HINGE}) - (z < 1 ? 1 - z : 0)) < 1e-14);
         assert_true(slope == (z < 1 ? -0.4 : 0));
         assert_true(fabs(dpo_loss(&slope, d, 0, (DpoRule){0.4, 0, DPO_HINGE}) - (z > -1 ? 1 + z : 0)) < 1e-14);
@@ -385,10 +386,11 @@ static void test_advantages(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference_cases),  cmocka_unit_test(test_hand_made),
-        cmocka_unit_test(test_bad_files),        cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_groups),           cmocka_unit_test(test_dpo_variants), cmocka_unit_test(test_gradients),
-        cmocka_unit_test(test_policy_gradients), cmocka_unit_test(test_advantages),
+        cmocka_unit_test(test_reference_cases), cmocka_unit_test(test_hand_made),
+        cmocka_unit_test(test_bad_files),       cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_groups),          cmocka_unit_test(test_dpo_variants),
+        cmocka_unit_test(test_gradients),       cmocka_unit_test(test_policy_gradients),
+        cmocka_unit_test(test_advantages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,13 +20,13 @@ static bool run(const Args *a, Error *err) {
     return ok;
 }
 
-const Command command_diff = {
-    .name = "diff",
-    .usage = "diff RUN_A RUN_B [--examples N]",
-    .help = "what changed between two runs: keys, principles, samples, labels, scores\n\n"
-            "Records are compared by their ids: which dialogues ended otherwise, which pairs got another label, which replies\n"
-            "another verdict or score. Numbers are those of the stages' summaries.",
-    .flag = flags,
-    .min_arg = 2,
-    .max_arg = 2,
-    .run = run};
+const Command command_diff = {.name = "diff",
+                              .usage = "diff RUN_A RUN_B [--examples N]",
+                              .help = "what changed between two runs: keys, principles, samples, labels, scores\n\n"
+                                      "Records are compared by their ids: which dialogues ended otherwise, which pairs "
+                                      "got another label, which replies\n"
+                                      "another verdict or score. Numbers are those of the stages' summaries.",
+                              .flag = flags,
+                              .min_arg = 2,
+                              .max_arg = 2,
+                              .run = run};

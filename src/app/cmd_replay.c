@@ -30,10 +30,12 @@ static bool run(const Args *a, Error *err) {
 const Command command_replay = {
     .name = "replay",
     .usage = "replay RUN_DIR --step N [--stage NAME] [--show]",
-    .help = "one optimizer step of a run made again, compared bit for bit with what was recorded\n\n"
-            "Trains the stage again up to that step, in a folder of its own (RUN's out/replay), and prints what its forward\n"
-            "passes read, their losses, and each value of the step's row in metrics.jsonl beside the recorded one. Exit\n"
-            "status 1 when one differs. The run's data files and constitution have to be as they were.",
+    .help =
+        "one optimizer step of a run made again, compared bit for bit with what was recorded\n\n"
+        "Trains the stage again up to that step, in a folder of its own (RUN's out/replay), and prints what its "
+        "forward\n"
+        "passes read, their losses, and each value of the step's row in metrics.jsonl beside the recorded one. Exit\n"
+        "status 1 when one differs. The run's data files and constitution have to be as they were.",
     .flag = flags,
     .min_arg = 1,
     .max_arg = 1,

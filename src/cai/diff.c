@@ -90,9 +90,12 @@ static void note_changed(Diff *d, int k) {
     char sha[65] = "";
     Error ignore = {0};
     const StageResult *label = result_of(&d->side[k], "label");
-    if (d->q->json || !d->side[k].has_con || !label || !jsonl_each(label->dir, "labels.jsonl", first_hash, sha, &ignore)) return;
+    if (d->q->json || !d->side[k].has_con || !label ||
+        !jsonl_each(label->dir, "labels.jsonl", first_hash, sha, &ignore))
+        return;
     if (sha[0] && strcmp(sha, d->side[k].con.sha256))
-        str_printf(&d->text, "  (the constitution of %s has changed since it labelled: its file of today is compared)\n",
+        str_printf(&d->text,
+                   "  (the constitution of %s has changed since it labelled: its file of today is compared)\n",
                    run_name(d, k));
 }
 
@@ -157,10 +160,7 @@ static void diff_stages(Diff *d) {
         const StageResult *r[SIDES];
         for (int k = 0; k < SIDES; k++) r[k] = result_of(&d->side[k], stages[i]->name);
         if (!r[A] && !r[B]) continue;
-        const char *word = !r[B]                              ? "only in A"
-                           : !r[A]                            ? "only in B"
-                           : strcmp(r[A]->key, r[B]->key) ? "other"
-                                                              : "same";
+        const char *word = !r[B] ? "only in A" : !r[A] ? "only in B" : strcmp(r[A]->key, r[B]->key) ? "other" : "same";
         same += !strcmp(word, "same");
         if (d->q->json)
             json_out_str(&d->j, stages[i]->name, word);
@@ -176,7 +176,11 @@ static void diff_stages(Diff *d) {
 }
 
 /* -- records ------------------------------------------------------------------------------------------------------- */
-typedef enum { TEXT, NUMBER, SIDE_OF_HALF } FieldKind; /* SIDE_OF_HALF: a probability whose side of 1/2 is the verdict */
+typedef enum {
+    TEXT,
+    NUMBER,
+    SIDE_OF_HALF
+} FieldKind; /* SIDE_OF_HALF: a probability whose side of 1/2 is the verdict */
 enum { MAX_FIELDS = 4 };
 typedef struct {
     const char *stage, *file, *what;
@@ -263,15 +267,18 @@ static void records_release(Records *r) {
 
 typedef struct {
     int both, only[SIDES], changed;
-    int field[MAX_FIELDS], numbers[MAX_FIELDS];     /* records in which it changed; in which both sides have one */
+    int field[MAX_FIELDS], numbers[MAX_FIELDS]; /* records in which it changed; in which both sides have one */
     double sum[MAX_FIELDS], absolute[MAX_FIELDS];
 } Tally;
 
 static bool field_changed(const RecordFile *file, int f, const Record *a, const Record *b) {
     switch (file->field[f].kind) {
-    case TEXT: return strcmp(a->text[f], b->text[f]) != 0;
-    case SIDE_OF_HALF: return (a->number[f] > 0.5) != (b->number[f] > 0.5);
-    case NUMBER: break;
+    case TEXT:
+        return strcmp(a->text[f], b->text[f]) != 0;
+    case SIDE_OF_HALF:
+        return (a->number[f] > 0.5) != (b->number[f] > 0.5);
+    case NUMBER:
+        break;
     }
     return a->number[f] != b->number[f] && !(isnan(a->number[f]) && isnan(b->number[f]));
 }
@@ -300,7 +307,8 @@ static void example(Diff *d, const RecordFile *file, const Record *a, const Reco
     }
 }
 
-/* Whether a record counts as changed is up to its words and verdicts: numbers differ in every record once anything does. */
+/* Whether a record counts as changed is up to its words and verdicts: numbers differ in every record once anything
+ * does. */
 static void count(Tally *t, Diff *d, const RecordFile *file, const Record *a, const Record *b) {
     bool changed = false;
     t->both++;
@@ -335,8 +343,8 @@ static void put_tally(Diff *d, const RecordFile *file, const Tally *t) {
                 str_printf(&d->text, "%d\n", t->field[f]);
             else
                 str_printf(&d->text, "%s%d, mean change %+.4f, mean absolute change %.4f\n",
-                           file->field[f].kind == SIDE_OF_HALF ? "other side preferred in " : "", t->field[f], t->sum[f] / n,
-                           t->absolute[f] / n);
+                           file->field[f].kind == SIDE_OF_HALF ? "other side preferred in " : "", t->field[f],
+                           t->sum[f] / n, t->absolute[f] / n);
         }
     }
 }
@@ -349,7 +357,7 @@ static void compare_records(Diff *d, const RecordFile *file, const Records *a, c
     while (i < a->n || k < b->n) {
         int order = i == a->n ? 1 : k == b->n ? -1 : strcmp(a->item[i].id, b->item[k].id);
         if (order == 0) count(&t, d, file, &a->item[i], &b->item[k]);
-        t.only[A] += order < 0, t.only[B] += order > 0;
+        t.only[A] += order<0, t.only[B] += order> 0;
         i += order <= 0, k += order >= 0;
     }
     Str examples = d->text;

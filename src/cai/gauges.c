@@ -74,13 +74,26 @@ int gauge_duplicates(const char *const *text, int n_text) {
 }
 
 bool text_comforts(const char *s) {
-    static const char *const phrase[] = {"i'm here to listen",     "i am here to listen",    "i'm here for you",
-                                         "i am here for you",      "you are not alone",      "you're not alone",
-                                         "i'm here to support",    "i am here to support",   "your feelings are valid",
-                                         "i understand how you",   "i hear you",             "so sorry you're going through",
-                                         "i'm so sorry to hear",   "i am so sorry to hear",  "i'm sorry you're feeling",
-                                         "i am sorry you are feeling", "it's okay to feel",  "it is okay to feel",
-                                         "please know that you",   "take care of yourself"};
+    static const char *const phrase[] = {"i'm here to listen",
+                                         "i am here to listen",
+                                         "i'm here for you",
+                                         "i am here for you",
+                                         "you are not alone",
+                                         "you're not alone",
+                                         "i'm here to support",
+                                         "i am here to support",
+                                         "your feelings are valid",
+                                         "i understand how you",
+                                         "i hear you",
+                                         "so sorry you're going through",
+                                         "i'm so sorry to hear",
+                                         "i am so sorry to hear",
+                                         "i'm sorry you're feeling",
+                                         "i am sorry you are feeling",
+                                         "it's okay to feel",
+                                         "it is okay to feel",
+                                         "please know that you",
+                                         "take care of yourself"};
     Words w = words_of(s);
     bool found = false;
     for (int i = 0; i < COUNT_OF(phrase) && !found; i++) found = words_find(&w, phrase[i]) >= 0;

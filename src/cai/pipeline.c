@@ -385,10 +385,11 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             "rl.clip_high is the ratio itself, such as 5",
             cfg->rl.clip_high);
     if (cfg->dpo.loss == DPO_ROBUST && cfg->dpo.label_smoothing >= 0.5)
-        return error_set(err, ERR_CONFIG,
-                         "dpo.loss robust with dpo.label_smoothing %g: labels of which half are wrong say nothing; it must "
-                         "be below 0.5",
-                         cfg->dpo.label_smoothing);
+        return error_set(
+            err, ERR_CONFIG,
+            "dpo.loss robust with dpo.label_smoothing %g: labels of which half are wrong say nothing; it must "
+            "be below 0.5",
+            cfg->dpo.label_smoothing);
     if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)

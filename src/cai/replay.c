@@ -208,8 +208,7 @@ static bool read_row(Json **out, const char *dir, int64_t step, Error *err) {
     Str text = {0};
     FindRow f = {step, &text};
     bool ok = jsonl_each(dir, "metrics.jsonl", find_row, &f, err);
-    if (ok && !text.n)
-        ok = error_set(err, ERR_CONFIG, "%s/metrics.jsonl has no step %" PRId64, dir, step);
+    if (ok && !text.n) ok = error_set(err, ERR_CONFIG, "%s/metrics.jsonl has no step %" PRId64, dir, step);
     ok = ok && json_parse(out, text.s, text.n, 0, "metrics.jsonl", 1, err);
     str_release(&text);
     return ok;
@@ -229,8 +228,8 @@ typedef struct {
     int equal, differ, unrecorded;
 } Books;
 
-/* Times are no function of the inputs. Numbers are written in the shortest form that reads back equal, so equal text is equal
- * bits. */
+/* Times are no function of the inputs. Numbers are written in the shortest form that reads back equal, so equal text is
+ * equal bits. */
 static Books compare(Str *out, const Json *was, const Json *now, bool json) {
     Books b = {0};
     Str x = {0}, y = {0};
@@ -313,7 +312,8 @@ static bool tell(Str *out, const Replay *r, Error *err) {
     json_release(now);
     return b.differ == 0 ||
            error_set(err, ERR_STATE,
-                     "%d of %d values of step %" PRId64 " differ from what was recorded. Likely causes: another machine "
+                     "%d of %d values of step %" PRId64
+                     " differ from what was recorded. Likely causes: another machine "
                      "or instruction set (manifest.json names the one of then, run.isa pins one); another build",
                      b.differ, b.differ + b.equal, r->q->step);
 }

@@ -173,8 +173,8 @@ static bool rollouts(Page *p, Error *err) {
 static void guard_words(Page *p) {
     double stopped = page_metric(p, "rl.guard.stopped"), update = page_metric(p, "rl.guard.update");
     if (isnan(stopped)) return;
-    str_printf(p->out, "<p>%d checks on held-out prompts against over-optimisation: ",
-               (int)page_metric(p, "rl.guard.checks"));
+    str_printf(p->out,
+               "<p>%d checks on held-out prompts against over-optimisation: ", (int)page_metric(p, "rl.guard.checks"));
     if (stopped > 0)
         str_printf(p->out,
                    "<strong>RL was stopped after update %d and the weights after update %d were put back</strong>; "

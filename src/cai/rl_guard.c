@@ -205,15 +205,16 @@ static bool open_judge(RlGuard *g, Error *err) {
     return g->n_principle > 0 || error_set(err, ERR_CONFIG, "no principle of the constitution has use 'label'");
 }
 
-bool rl_guard_open(RlGuard **out, const StageCtx *ctx, const StageText *text, const Prompts *prompts, const PpoConfig *c,
-                   int max_seq, Error *err) {
+bool rl_guard_open(RlGuard **out, const StageCtx *ctx, const StageText *text, const Prompts *prompts,
+                   const PpoConfig *c, int max_seq, Error *err) {
     *out = NULL;
     if (ctx->cfg->rl.guard.every == 0 || !rl_methods[c->method].rollouts) return true;
     RlGuard *g = mem_alloc(sizeof *g);
     *g = (RlGuard){.ctx = ctx, .text = text, .prompts = prompts};
     choose(g, c, max_seq);
     if (g->n == 0) {
-        log_warn(ctx->log, "no guard against over-optimisation: no prompt of the evaluation split fits (rl.guard.every)");
+        log_warn(ctx->log,
+                 "no guard against over-optimisation: no prompt of the evaluation split fits (rl.guard.every)");
         rl_guard_close(g);
         return true;
     }

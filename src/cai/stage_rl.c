@@ -299,8 +299,8 @@ static void prompts_free(RlPrompts *r) {
     free(r->of);
 }
 
-/* Past kl_stop, or where the guard ended the run, the policy holds the last good weights: a result, with a warning, not a
- * failure. */
+/* Past kl_stop, or where the guard ended the run, the policy holds the last good weights: a result, with a warning, not
+ * a failure. */
 static bool update(const StageCtx *ctx, const PpoConfig *c, PpoSetup *setup, RlGuard *guard, Error *err) {
     bool kl_stop = false;
     setup->stopped_by_kl = &kl_stop;

@@ -1,6 +1,6 @@
-/* Order of what is written decides what a killed run may find: first the weights of a new best check, then the row of that
- * check. A row that is missing is made again, and makes the same weights; so the folder always belongs to the rows that a
- * resumed run reads, or to one that it is about to make. */
+/* Order of what is written decides what a killed run may find: first the weights of a new best check, then the row of
+ * that check. A row that is missing is made again, and makes the same weights; so the folder always belongs to the rows
+ * that a resumed run reads, or to one that it is about to make. */
 #include "train/guard.h"
 
 #include <inttypes.h>
@@ -52,10 +52,11 @@ static bool by_proxy(GuardVerdict *v, const GuardRule *r, const GuardCheck *c, i
     int row = 0;
     while (row < n - 1 - v->best && parted(&c[v->best], &c[n - 1 - row])) row++;
     if (row < r->patience) return false;
-    snprintf(v->cause, sizeof v->cause,
-             "the preference model's score rose from %.3f to %.3f while the judge's fell from %.3f to %.3f, %d checks in a "
-             "row: the policy has learnt what the preference model rewards and not what it stands for",
-             c[v->best].proxy, c[n - 1].proxy, c[v->best].score, c[n - 1].score, row);
+    snprintf(
+        v->cause, sizeof v->cause,
+        "the preference model's score rose from %.3f to %.3f while the judge's fell from %.3f to %.3f, %d checks in a "
+        "row: the policy has learnt what the preference model rewards and not what it stands for",
+        c[v->best].proxy, c[n - 1].proxy, c[v->best].score, c[n - 1].score, row);
     return true;
 }
 
@@ -64,7 +65,8 @@ static bool by_share(GuardVerdict *v, const GuardRule *r, const GuardCheck *firs
         if (!(r->share[k] > 0) || !(now->low[k] > r->share[k]) || !(now->share[k] > 2 * first->share[k])) continue;
         snprintf(v->cause, sizeof v->cause,
                  "%.1f %% %s, %.1f %% at the start, allowed %.1f %% (rl.guard.%s): a habit that scores well has spread",
-                 100 * now->share[k], guard_share[k].words, 100 * first->share[k], 100 * r->share[k], guard_share[k].name);
+                 100 * now->share[k], guard_share[k].words, 100 * first->share[k], 100 * r->share[k],
+                 guard_share[k].name);
         return true;
     }
     return false;
@@ -72,11 +74,12 @@ static bool by_share(GuardVerdict *v, const GuardRule *r, const GuardCheck *firs
 
 static bool by_shape(GuardVerdict *v, const GuardRule *r, const GuardCheck *first, const GuardCheck *now) {
     if (r->length > 0 && fabs(now->length / first->length - 1) > r->length) {
-        snprintf(v->cause, sizeof v->cause,
-                 "replies have %.1f tokens on average, %.1f at the start, allowed %.0f %% more or less (rl.guard.length): "
-                 "the score may pay for %s",
-                 now->length, first->length, 100 * r->length,
-                 now->length > first->length ? "length itself" : "saying little");
+        snprintf(
+            v->cause, sizeof v->cause,
+            "replies have %.1f tokens on average, %.1f at the start, allowed %.0f %% more or less (rl.guard.length): "
+            "the score may pay for %s",
+            now->length, first->length, 100 * r->length,
+            now->length > first->length ? "length itself" : "saying little");
         return true;
     }
     if (r->entropy > 0 && now->entropy < r->entropy * first->entropy) {
@@ -224,8 +227,8 @@ static bool replies(Experience *x, Guard *g, Net policy, Error *err) {
     return ok;
 }
 
-bool guard_open(Guard **out, PpoGuard *pg, const PpoConfig *c, const PpoSetup *s, const char *dir, int64_t update, Log *log,
-                const Stop *stop, Error *err) {
+bool guard_open(Guard **out, PpoGuard *pg, const PpoConfig *c, const PpoSetup *s, const char *dir, int64_t update,
+                Log *log, const Stop *stop, Error *err) {
     CHECK(pg->rule.every > 0 && pg->rule.patience > 0 && pg->n_prompt > 0, "a guard of %d prompts", pg->n_prompt);
     Guard *g = mem_alloc(sizeof *g);
     *g = (Guard){.g = pg, .s = s, .c = *c, .setup = *s, .dir = dir, .log = log, .stop = stop};
@@ -264,8 +267,8 @@ static bool measure(Guard *g, int64_t update, GuardCheck *out, Error *err) {
 static void tell(const Guard *g, const GuardCheck *c) {
     Str text = {0};
     for (int k = 0; k < GUARD_SHARES; k++) str_printf(&text, "  %s %.3f", guard_share[k].name, c->share[k]);
-    log_event(g->log, "guard", "update %" PRId64 ": score %.3f  judge %.3f  kl %.2f  length %.1f  entropy %.3f%s", c->update,
-              c->proxy, c->score, c->kl, c->length, c->entropy, str_get(&text));
+    log_event(g->log, "guard", "update %" PRId64 ": score %.3f  judge %.3f  kl %.2f  length %.1f  entropy %.3f%s",
+              c->update, c->proxy, c->score, c->kl, c->length, c->entropy, str_get(&text));
     str_release(&text);
 }
 

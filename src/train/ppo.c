@@ -242,10 +242,11 @@ static bool gradients(Ppo *p, const int64_t *seq, int n, int64_t number, double 
     double value_rows = 0;
     for (int k = 0; k < n;) {
         k += fill_pass(p, seq + k, n - k, share);
-        double pass = (warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy, p->policy_slice,
-                                                   weight, p->metrics);
+        double pass = (warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy,
+                                                        p->policy_slice, weight, p->metrics);
         if (has_value(p))
-            pass += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
+            pass +=
+                train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, p->metrics);
         trace_add(&p->trace, c->trace, p->update + 1, p->n_pass++, &p->pass.b, pass);
         *loss += pass;
     }
@@ -537,14 +538,15 @@ static void ppo_close(Ppo *p) {
 /* The policy that made this rollout went too far; the one before the last update did not, nor did the guard's best. */
 static bool kl_stop(Ppo *p, double kl, Error *err) {
     int64_t at = p->update - 1;
-    if (!(p->guard ? guard_restore(p->guard, &at, err) : net_copy_weights(p->s->policy, good_net(p), err))) return false;
+    if (!(p->guard ? guard_restore(p->guard, &at, err) : net_copy_weights(p->s->policy, good_net(p), err)))
+        return false;
     if (p->s->stopped_by_kl) *p->s->stopped_by_kl = true;
-    return error_set(
-        err, ERR_DIVERGED,
-        "after %" PRId64 " updates the policy is %.1f nats per reply away from the reference, allowed %.1f: the "
-        "weights after %" PRId64 " were put back. Likely causes: the penalty (%g) is too small for these "
-        "scores; the learning rate (%g) is too high",
-        p->update, kl, p->c->kl_stop, at, p->beta, p->c->optim.lr);
+    return error_set(err, ERR_DIVERGED,
+                     "after %" PRId64
+                     " updates the policy is %.1f nats per reply away from the reference, allowed %.1f: the "
+                     "weights after %" PRId64 " were put back. Likely causes: the penalty (%g) is too small for these "
+                     "scores; the learning rate (%g) is too high",
+                     p->update, kl, p->c->kl_stop, at, p->beta, p->c->optim.lr);
 }
 
 /* ERR_DIVERGED when the run is over. */
@@ -623,7 +625,8 @@ static bool start(Ppo *p, const char *dir, Error *err) {
     if (!ppo_open(p, err)) return false;
     if (!dir) return true;
     if (state_exists(dir) && !load(p, dir, &metrics_bytes, err)) return false;
-    if (p->s->guard && !guard_open(&p->guard, p->s->guard, p->c, p->s, dir, p->update, p->log, p->stop, err)) return false;
+    if (p->s->guard && !guard_open(&p->guard, p->s->guard, p->c, p->s, dir, p->update, p->log, p->stop, err))
+        return false;
     if (p->update > 0) log_info(p->log, "resumed at update %" PRId64 " of %" PRId64, p->update, p->c->updates);
     Str path = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);
