@@ -35,9 +35,9 @@ static void golden(const char *line, const char *file) {
     ran_release(&r);
 }
 
-static const char *const documented[] = {"run",    "stage",         "why",   "config",   "constitution", "data",
-                                         "chat",   "generate",      "score", "tokenize", "logits",       "import",
-                                         "export", "verify-export", "bench", "oracle",   "doctor"};
+static const char *const documented[] = {
+    "run",   "stage",    "why",    "config", "constitution", "data",          "diff",  "replay", "chat",  "generate",
+    "score", "tokenize", "logits", "import", "export",       "verify-export", "bench", "oracle", "doctor"};
 
 static void test_help(void **state) {
     (void)state;
