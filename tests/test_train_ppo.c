@@ -337,6 +337,37 @@ static void test_value_weight(void **state) {
     str_release(&metrics);
 }
 
+/* A value net whose output is read as (u - 0.7) / 3 learns what a plain one learns from scores that are 3 times as
+ * large and 0.7 higher, with a gradient 9 times as small. */
+static double value_gradient(double shift, double scale, double score_mean, double score_sd) {
+    Error err;
+    Str dir = {0}, metrics = {0};
+    double square[2];
+    for (int k = 0; k < 2; k++) {
+        Fixture f;
+        fixture_open(&f, "ref", 1);
+        f.c.updates = f.c.epochs = f.c.minibatches = 1;
+        f.c.value_weight = k, f.c.value_clip = 0, f.c.lambda = 1, f.c.beta = 0, f.c.kl_target = 0;
+        f.c.no_end_score = NAN, f.c.score_clip = 0;
+        f.c.value_shift = shift, f.c.value_scale = scale;
+        f.s.score_mean = score_mean, f.s.score_sd = score_sd;
+        fresh_dir(&dir, "value_unit");
+        must(run(&f, dir.s, &err), &err);
+        read_metrics(&metrics, dir.s);
+        square[k] = pow(metric(&metrics, 0, "grad_norm"), 2);
+        fixture_close(&f);
+    }
+    str_release(&dir);
+    str_release(&metrics);
+    return sqrt(square[1] - square[0]);
+}
+
+static void test_value_unit(void **state) {
+    (void)state;
+    double read = value_gradient(0.7, 3, 0.25, 0.5), plain = value_gradient(0, 0, 0.25 - 0.7 * 0.5 / 3, 0.5 / 3);
+    assert_true(read > 0 && fabs(plain / read / 9 - 1) < 1e-6);
+}
+
 /* -- what goes in */
 
 static void test_scores_and_prompts(void **state) {
@@ -775,15 +806,25 @@ static void test_no_end(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume),          cmocka_unit_test(test_rounded_rollouts),
-        cmocka_unit_test(test_threads),         cmocka_unit_test(test_passes),
-        cmocka_unit_test(test_groups),          cmocka_unit_test(test_flat_groups),
-        cmocka_unit_test(test_aggregations),    cmocka_unit_test(test_pm_score),
-        cmocka_unit_test(test_value_weight),    cmocka_unit_test(test_scores_and_prompts),
-        cmocka_unit_test(test_bad_setup),       cmocka_unit_test(test_kl_stop),
-        cmocka_unit_test(test_weights_changed), cmocka_unit_test(test_doctor),
-        cmocka_unit_test(test_value_warmup),    cmocka_unit_test(test_mix),
-        cmocka_unit_test(test_no_end),          cmocka_unit_test(test_doctor_zero_weight),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_rounded_rollouts),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_flat_groups),
+        cmocka_unit_test(test_aggregations),
+        cmocka_unit_test(test_pm_score),
+        cmocka_unit_test(test_value_weight),
+        cmocka_unit_test(test_value_unit),
+        cmocka_unit_test(test_scores_and_prompts),
+        cmocka_unit_test(test_bad_setup),
+        cmocka_unit_test(test_kl_stop),
+        cmocka_unit_test(test_weights_changed),
+        cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_value_warmup),
+        cmocka_unit_test(test_mix),
+        cmocka_unit_test(test_no_end),
+        cmocka_unit_test(test_doctor_zero_weight),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -211,6 +211,7 @@ const CfgKey run_keys[] = {
     {"rl.value_clip",    CFG_FLOAT, CFG_RESULT, AT(rl.value_clip), "0.2", 0, 100, "ppo: value clip; 0: off"},
     {"rl.value_weight",  CFG_FLOAT, CFG_RESULT, AT(rl.value_weight), "0.1", 0, 100, "ppo: c_v, weight of the value loss"},
     {"rl.value_lr",      CFG_FLOAT, CFG_RESULT, AT(rl.value_lr), "1", 0, 1000, "ppo: learning rate of the value model relative to the policy's"},
+    {"rl.value_unit",    CFG_ENUM,  CFG_RESULT, AT(rl.value_unit), "raw|score", 0, 0, "ppo: what the value model's output means, which begins as the preference model's: a return as it is, or, less the mean and over the deviation that scores are normalised by, which spares the first updates a mean far from 0"},
     {"rl.value_warmup",  CFG_INT,   CFG_RESULT, AT(rl.value_warmup), "0", 0, 1e6, "ppo: first updates, which train the value model alone"},
     {"rl.mix",           CFG_FLOAT, CFG_RESULT, AT(rl.mix), "0", 0, 1000, "pre-training mix: weight of the next-token loss on data.pretrain beside the policy's; 0: off"},
     {"rl.no_end",        CFG_ENUM,  CFG_RESULT, AT(rl.no_end), "replace|add|keep", 0, 0, "replies cut by length: their normalised score becomes rl.no_end_score, has it added, or stays"},

@@ -80,6 +80,7 @@ typedef struct {
         int ratio, policy_term;     /* auto | RatioLevel; PolicyTerm */
         int group_scale;            /* group | batch | none */
         int no_end;                 /* replace | add | keep */
+        int value_unit;             /* raw | score */
         int64_t value_warmup;
         double mix, clip_delta;
         double redteam_share, beta, gamma, lambda, clip_low, clip_high, dual_clip, value_clip, value_weight, value_lr;

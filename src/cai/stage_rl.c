@@ -354,6 +354,7 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
          read_unit(&setup.score_mean, &setup.score_sd, stage_input(ctx, "pm"), err) &&
          read_mix(&mix, ctx, text, max, err) &&
          appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err);
+    if (ctx->cfg->rl.value_unit == 1) c.value_shift = setup.score_mean, c.value_scale = setup.score_sd;
     if (ok) {
         ok = rl_methods[c.method].rollouts ? update_guarded(ctx, text, prompts, &c, &setup, err)
                                            : stage_rl_dpo(ctx, text, &c, &setup, err);

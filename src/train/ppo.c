@@ -128,11 +128,11 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
     tensor_get(be, v, out);
     for (int i = 0; i < out.rows; i++) {
         int64_t t = p->pass.at[first + i];
-        v[i] = as_engine(v[i]);
+        v[i] = value_of(p->c, as_engine(v[i]));
         if (p->v_new) p->v_new[t] = v[i];
         double dv, clipped, l = ppo_value_token(&dv, &clipped, v[i], x->v[t], x->ret[t], p->c->value_clip);
         double by = p->c->value_weight * p->pass.share[first + i].weight;
-        v[i] = by * dv;
+        v[i] = by * dv / (p->c->value_scale > 0 ? p->c->value_scale : 1);
         loss += by * l;
         metrics_add(m, "value_loss", l, 1);
         metrics_add(m, "value_clipfrac", clipped, 1);

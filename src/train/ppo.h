@@ -57,6 +57,7 @@ typedef struct {
     double kl_stop;                 /* nats per sequence: stop training, keep the last good weights; 0: off */
     OptimConfig optim;
     Schedule schedule;              /* over updates */
+    double value_shift, value_scale;    /* PPO: a value is (head's output - shift) / scale; scale 0: the output itself */
     double value_lr;                /* learning-rate of the value net relative to the policy's: 1 */
     double state_s;                 /* seconds between states; 0: 60 */
     int64_t state_updates;          /* > 0: also every so many updates (deterministic kill tests) */
