@@ -293,8 +293,8 @@ static void put_one_line(Str *out, const char *s) {
 static void example(Diff *d, const RecordFile *file, const Record *a, const Record *b) {
     str_printf(&d->text, "    %s\n", a->id);
     for (int f = 0; f < MAX_FIELDS && file->field[f].path; f++) {
-        bool text = file->field[f].kind == TEXT;
-        if (text ? !field_changed(file, f, a, b) : a->number[f] == b->number[f]) continue;
+        bool text = file->field[f].kind == TEXT, number = !isnan(a->number[f]) || !isnan(b->number[f]);
+        if (text ? !field_changed(file, f, a, b) : !number || a->number[f] == b->number[f]) continue;
         str_printf(&d->text, "      %s: ", file->field[f].path);
         if (!text) {
             str_printf(&d->text, "%.4g -> %.4g\n", a->number[f], b->number[f]);

@@ -144,13 +144,24 @@ static void gauges(GuardCheck *c, const RlGuard *g, const Experience *x, const T
     share(c, GUARD_REFUSED, refused, harmless);
 }
 
+/* Replies that end by themselves: how many are cut is a gauge of its own, and to learn to end is no fault. */
+static double mean_length(const Experience *x) {
+    int64_t n = 0, tokens = 0;
+    for (int i = 0; i < x->n; i++) {
+        if (x->reply[i].why != STOP_TOKEN) continue;
+        tokens += x->reply[i].n;
+        n++;
+    }
+    return n ? (double)tokens / (double)n : (double)x->n_tok / x->n;
+}
+
 static void numbers(GuardCheck *c, const Experience *x, const double *q) {
     double log_prob = 0;
     for (int64_t t = 0; t < x->n_tok; t++) log_prob += x->lp[t];
     c->n = x->n;
     c->proxy = mean_of(x->score, x->n);
     c->kl = mean_of(x->kl, x->n);
-    c->length = (double)x->n_tok / x->n;
+    c->length = mean_length(x);
     c->entropy = -log_prob / (double)x->n_tok; /* of the tokens drawn: the mean of -log p is the entropy's estimate */
     c->score = mean_of(q, x->n);
     c->se = x->n > 1 ? stderr_mean(q, x->n) : 0;

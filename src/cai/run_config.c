@@ -232,7 +232,7 @@ const CfgKey run_keys[] = {
     {"rl.guard.comfort",  CFG_FLOAT, CFG_RESULT, AT(rl.guard.comfort), "0.1", 0, 1, "bound: stock phrases of comfort"},
     {"rl.guard.refused",  CFG_FLOAT, CFG_RESULT, AT(rl.guard.refused), "0.05", 0, 1, "bound: harmless requests that are refused"},
     {"rl.guard.cut",      CFG_FLOAT, CFG_RESULT, AT(rl.guard.cut), "0.02", 0, 1, "bound: replies cut at rl.max_new"},
-    {"rl.guard.length",   CFG_FLOAT, CFG_RESULT, AT(rl.guard.length), "0.3", 0, 100, "bound: relative change of the mean length since SL-CAI, either way"},
+    {"rl.guard.length",   CFG_FLOAT, CFG_RESULT, AT(rl.guard.length), "0.3", 0, 100, "bound: relative change of the mean length of replies that end, since SL-CAI, either way"},
     {"rl.guard.entropy",  CFG_FLOAT, CFG_RESULT, AT(rl.guard.entropy), "0.5", 0, 1, "bound: least share of SL-CAI's entropy per token"},
 
     TRAIN_ROWS("dpo", dpo.t, "0", "1", "3e-5", LINEAR),

@@ -74,12 +74,12 @@ static bool by_share(GuardVerdict *v, const GuardRule *r, const GuardCheck *firs
 
 static bool by_shape(GuardVerdict *v, const GuardRule *r, const GuardCheck *first, const GuardCheck *now) {
     if (r->length > 0 && fabs(now->length / first->length - 1) > r->length) {
-        snprintf(
-            v->cause, sizeof v->cause,
-            "replies have %.1f tokens on average, %.1f at the start, allowed %.0f %% more or less (rl.guard.length): "
-            "the score may pay for %s",
-            now->length, first->length, 100 * r->length,
-            now->length > first->length ? "length itself" : "saying little");
+        snprintf(v->cause, sizeof v->cause,
+                 "replies that end have %.1f tokens on average, %.1f at the start, allowed %.0f %% more or less "
+                 "(rl.guard.length): "
+                 "the score may pay for %s",
+                 now->length, first->length, 100 * r->length,
+                 now->length > first->length ? "length itself" : "saying little");
         return true;
     }
     if (r->entropy > 0 && now->entropy < r->entropy * first->entropy) {

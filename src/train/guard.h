@@ -38,7 +38,7 @@ typedef struct {
     int64_t update;                 /* updates the policy had made */
     int64_t n;                      /* replies */
     double proxy, score, se;        /* trained score; independent score and its standard error; NaN: nobody measured it */
-    double kl, length, entropy;     /* nats and tokens per reply; nats per token */
+    double kl, length, entropy;     /* nats per reply; tokens per reply that ended by itself; nats per token */
     double share[GUARD_SHARES], low[GUARD_SHARES];  /* and the lower end of its 95 % interval */
 } GuardCheck;
 
