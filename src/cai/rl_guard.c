@@ -21,8 +21,6 @@ struct RlGuard {
     PpoPrompt *prompt;
     Sequence *seq;
     int *of, n; /* prompt of the split that g.prompt[i] is */
-    StageNet judge;
-    Engine *engine;
     Constitution con;
     const Principle *principle[MAX_PRINCIPLES];
     int n_principle;
@@ -80,6 +78,20 @@ typedef struct {
     int n;
 } Texts;
 
+/* The helpful model is opened for each check: between two of them its weights would only take room. */
+static bool ask(Judged *out, const RlGuard *g, const JudgeItem *item, int n, Error *err) {
+    StageNet net = {0};
+    Engine *e = NULL;
+    EngineConfig ec = {.share_prefix = true};
+    if (n == 0) return true;
+    bool ok = stage_net_open(&net, g->ctx, stage_input(g->ctx, "helpful"), HEAD_LM, false, err) &&
+              engine_open(&e, net.net, &ec, err) &&
+              judge_pairs(out, e, &g->text->chat, item, n, net.m.cfg.max_seq, err);
+    if (e) engine_close(e);
+    stage_net_close(&net);
+    return ok;
+}
+
 /* q[i]: P(now better); 1/2 where the judge could not read the pair. */
 static bool judge(double *q, const RlGuard *g, const Experience *x, const Texts *t, Error *err) {
     const RunConfig *c = g->ctx->cfg;
@@ -95,7 +107,7 @@ static bool judge(double *q, const RlGuard *g, const Experience *x, const Texts 
         for (int k = 0; k < per; k++)
             item[n++] = (JudgeItem){{&msg[i], 1}, t->now[i], t->before[i], principle_compare(of[k]), NULL};
     }
-    bool ok = judge_pairs(judged, g->engine, &g->text->chat, item, n, g->judge.m.cfg.max_seq, err);
+    bool ok = ask(judged, g, item, n, err);
     n = 0;
     for (int i = 0; i < t->n && ok; i++) {
         q[i] = 0.5;
@@ -204,13 +216,8 @@ static GuardRule rule_of(const RunConfig *c) {
     return r;
 }
 
-static bool open_judge(RlGuard *g, Error *err) {
-    const StageCtx *ctx = g->ctx;
-    EngineConfig ec = {.share_prefix = true};
-    if (!stage_constitution(&g->con, ctx->cfg, ctx->data_dir, err) ||
-        !stage_net_open(&g->judge, ctx, stage_input(ctx, "helpful"), HEAD_LM, false, err) ||
-        !engine_open(&g->engine, g->judge.net, &ec, err))
-        return false;
+static bool open_principles(RlGuard *g, Error *err) {
+    if (!stage_constitution(&g->con, g->ctx->cfg, g->ctx->data_dir, err)) return false;
     for (int i = 0; i < g->con.n && g->n_principle < MAX_PRINCIPLES; i++)
         if (g->con.principle[i].use & USE_LABEL) g->principle[g->n_principle++] = &g->con.principle[i];
     return g->n_principle > 0 || error_set(err, ERR_CONFIG, "no principle of the constitution has use 'label'");
@@ -229,7 +236,7 @@ bool rl_guard_open(RlGuard **out, const StageCtx *ctx, const StageText *text, co
         rl_guard_close(g);
         return true;
     }
-    if (!sequences_ok(g->seq, g->n, err) || !open_judge(g, err)) {
+    if (!sequences_ok(g->seq, g->n, err) || !open_principles(g, err)) {
         rl_guard_close(g);
         return false;
     }
@@ -240,8 +247,6 @@ bool rl_guard_open(RlGuard **out, const StageCtx *ctx, const StageText *text, co
 
 void rl_guard_close(RlGuard *g) {
     if (!g) return;
-    if (g->engine) engine_close(g->engine);
-    stage_net_close(&g->judge);
     constitution_release(&g->con);
     for (int i = 0; i < g->n; i++) sequence_release(&g->seq[i]);
     free(g->seq);
