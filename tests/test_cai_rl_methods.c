@@ -87,7 +87,7 @@ static void switches(void **state) {
     run_rl(&plain, (const char *const[]){"rl.method=ppo", NULL});
     static const char *const ones[] = {"rl.no_end=add",       "rl.whiten_unbiased=true", "rl.mix=0.1",
                                        "rl.value_warmup=1",   "rl.whiten_rewards=true",  "rl.ratio=reply_mean",
-                                       "rl.policy_term=sapo", "rl.kl_target=1", "rl.value_unit=score"};
+                                       "rl.policy_term=sapo", "rl.kl_target=1",          "rl.value_unit=score"};
     for (int i = 0; i < COUNT_OF(ones); i++) {
         run_rl(&rl, (const char *const[]){"rl.method=ppo", ones[i], NULL});
         if (summary(&rl, "kl") == summary(&plain, "kl")) fail_msg("%s changes nothing", ones[i]);
