@@ -3,6 +3,7 @@
 #   make quickstart   install what is missing, build, run the whole method once on this machine's CPU; the run ends by
 #                     saying where its report is and how to talk to the model
 #   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
+#   make gates        the tiny world with seeds 0 to 4 and every control; a quarter of an hour
 #   make cuda         the CUDA build, and what can be said of it without a GPU
 #   make test-peers   the same program beside transformers, llama.cpp and others, in a virtual environment
 #   make fuzz         every fuzz target for FUZZ_SECONDS (60) under sanitizers; what it finds is left in build/fuzz
@@ -14,7 +15,7 @@ TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline te
 SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
 NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: quickstart build test test-peers check asan tsan cuda fuzz format clean setup
+.PHONY: quickstart build test gates test-peers check asan tsan cuda fuzz format clean setup
 
 build: setup
 	cmake --preset release
@@ -33,6 +34,9 @@ test:
 	ctest --preset dev -j $(JOBS)
 	sh tests/peers/run.sh light build/dev
 	$(MAKE) check asan tsan cuda
+
+gates: build
+	sh tests/world_gates.sh build/release/dikast out/gates all 0 1 2 3 4
 
 # Beside PyTorch, transformers and llama.cpp: some gigabytes of packages, some minutes.
 test-peers:

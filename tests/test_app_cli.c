@@ -35,7 +35,39 @@ static void golden(const char *line, const char *file) {
     ran_release(&r);
 }
 
-static const char *const documented[] = {"answer", "bench", "chat", "ckpt", "compare", "config", "consistency", "constitution", "contamination", "data", "doctor", "eval", "export", "generate", "harm", "import", "launch", "logits", "monitor", "oracle", "paraphrase", "plan", "rank", "rate", "run", "score", "stage", "tokenize", "train-classifier", "verify-export", "why"};
+static const char *const documented[] = {"answer",
+                                         "bench",
+                                         "chat",
+                                         "ckpt",
+                                         "compare",
+                                         "config",
+                                         "consistency",
+                                         "constitution",
+                                         "contamination",
+                                         "data",
+                                         "diff",
+                                         "doctor",
+                                         "eval",
+                                         "export",
+                                         "generate",
+                                         "harm",
+                                         "import",
+                                         "launch",
+                                         "logits",
+                                         "monitor",
+                                         "oracle",
+                                         "paraphrase",
+                                         "plan",
+                                         "rank",
+                                         "rate",
+                                         "replay",
+                                         "run",
+                                         "score",
+                                         "stage",
+                                         "tokenize",
+                                         "train-classifier",
+                                         "verify-export",
+                                         "why"};
 
 static void test_help(void **state) {
     (void)state;

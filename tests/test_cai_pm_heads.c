@@ -90,9 +90,9 @@ static void bootstrap(void **state) {
 
 static void labels_of_principles(void **state) {
     (void)state;
-    static const char rows[] =
-        "{\"id\":\"a\",\"judged\":[{\"principle\":\"two\",\"l_ab\":3,\"l_ba\":-1},{\"principle\":\"zero\",\"l_ab\":null,"
-        "\"l_ba\":null,\"miss\":\"CONTEXT\"}]}\n{\"id\":\"b\",\"judged\":[]}\n";
+    static const char rows[] = "{\"id\":\"a\",\"judged\":[{\"principle\":\"two\",\"l_ab\":3,\"l_ba\":-1},{"
+                               "\"principle\":\"zero\",\"l_ab\":null,"
+                               "\"l_ba\":null,\"miss\":\"CONTEXT\"}]}\n{\"id\":\"b\",\"judged\":[]}\n";
     char dir[256];
     double l[2 * 3];
     Constitution con;

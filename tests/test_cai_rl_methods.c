@@ -87,7 +87,7 @@ static void switches(void **state) {
     run_rl(&plain, (const char *const[]){"rl.method=ppo", NULL});
     static const char *const ones[] = {"rl.no_end=add",       "rl.whiten_unbiased=true", "rl.mix=0.1",
                                        "rl.value_warmup=1",   "rl.whiten_rewards=true",  "rl.ratio=reply_mean",
-                                       "rl.policy_term=sapo", "rl.kl_target=1"};
+                                       "rl.policy_term=sapo", "rl.kl_target=1",          "rl.value_unit=score"};
     for (int i = 0; i < COUNT_OF(ones); i++) {
         run_rl(&rl, (const char *const[]){"rl.method=ppo", ones[i], NULL});
         if (summary(&rl, "kl") == summary(&plain, "kl")) fail_msg("%s changes nothing", ones[i]);
@@ -103,11 +103,16 @@ static void switches(void **state) {
         if (summary(&rl, "kl") == summary(&grpo, "kl")) fail_msg("%s changes nothing", scales[i]);
     }
     run_rl(&dpo, (const char *const[]){"rl.method=dpo", "dpo.lr=1e-3", "dpo.steps=3", NULL});
-    static const char *const dpos[] = {"dpo.loss=ipo", "dpo.label_smoothing=0.2", "dpo.average=true", "dpo.beta=0.7"};
+    static const char *const dpos[] = {"dpo.loss=ipo", "dpo.loss=hinge", "dpo.label_smoothing=0.2", "dpo.average=true",
+                                       "dpo.beta=0.7"};
     for (int i = 0; i < COUNT_OF(dpos); i++) {
         run_rl(&rl, (const char *const[]){"rl.method=dpo", "dpo.lr=1e-3", "dpo.steps=3", dpos[i], NULL});
         if (summary(&rl, "kl") == summary(&dpo, "kl")) fail_msg("%s changes nothing", dpos[i]);
     }
+    run_rl(&grpo, (const char *const[]){"rl.method=dpo", "dpo.lr=1e-3", "dpo.steps=3", "dpo.label_smoothing=0.2",
+                                        "dpo.loss=robust", NULL});
+    run_rl(&rl, (const char *const[]){"rl.method=dpo", "dpo.lr=1e-3", "dpo.steps=3", "dpo.label_smoothing=0.2", NULL});
+    assert_true(summary(&rl, "kl") != summary(&grpo, "kl")); /* robust turns the smoothing round */
 }
 
 /* What contradicts itself is refused before anything runs. */
@@ -115,7 +120,8 @@ static void refused(void **state) {
     (void)state;
     static const char *const bad[][3] = {
         {"rl.policy_term=cispo", NULL, "rl.policy_term cispo cuts ratios at rl.clip_high 0.2"},
-        {"rl.method=rloo", "rl.group=5", "with rl.method rloo every update has whole groups"}};
+        {"rl.method=rloo", "rl.group=5", "with rl.method rloo every update has whole groups"},
+        {"dpo.loss=robust", "dpo.label_smoothing=0.5", "must be below 0.5"}};
     for (int i = 0; i < COUNT_OF(bad); i++) {
         RunConfig cfg;
         PipelineResult r;

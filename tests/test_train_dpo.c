@@ -84,7 +84,10 @@ static double by_hand(const Dpo *d, const DpoConfig *c) {
             if (c->average) x[k] /= n;
         }
         double D = x[0] - x[1], p = q * (1 - e) + (1 - q) * e;
-        if (c->rule.ipo)
+        if (c->rule.kind == DPO_ROBUST) p = (q - e) / (1 - 2 * e);
+        if (c->rule.kind == DPO_HINGE)
+            loss += w * (p * fmax(0, 1 - b * D) + (1 - p) * fmax(0, 1 + b * D));
+        else if (c->rule.kind == DPO_IPO)
             loss += w * (p * pow(D - 0.5 / b, 2) + (1 - p) * pow(D + 0.5 / b, 2));
         else
             loss += w * (p * log1p(exp(-b * D)) + (1 - p) * log1p(exp(b * D)));
@@ -121,15 +124,14 @@ static Grads all_pairs(Dpo *d, const DpoConfig *c, int max_tok, double *loss) {
     return g;
 }
 
-/* Sigmoid, conservative, IPO, each by sums and by means: the loss by hand; one or many micro-batches; the slope along
- * the gradient is its square. */
+/* Sigmoid, conservative, IPO, robust, hinge, each by sums and by means: the loss by hand; one or many micro-batches;
+ * the slope along the gradient is its square. */
 static void test_loss_and_gradient(void **state) {
     (void)state;
-    static const DpoConfig configs[] = {{{0.3, 0, false}, false, false},
-                                        {{0.3, 0.2, false}, false, false},
-                                        {{0.3, 0.2, false}, true, false},
-                                        {{0.4, 0, true}, false, false},
-                                        {{0.4, 0.1, true}, true, false}};
+    static const DpoConfig configs[] = {{{0.3, 0, DPO_SIGMOID}, false, false},  {{0.3, 0.2, DPO_SIGMOID}, false, false},
+                                        {{0.3, 0.2, DPO_SIGMOID}, true, false}, {{0.4, 0, DPO_IPO}, false, false},
+                                        {{0.4, 0.1, DPO_IPO}, true, false},     {{0.4, 0.1, DPO_ROBUST}, false, false},
+                                        {{0.4, 0.1, DPO_HINGE}, false, false}};
     Dpo d;
     dpo_setup(&d, "ref", N_PAIR, true, false);
     for (int k = 0; k < COUNT_OF(configs); k++) {
@@ -165,7 +167,7 @@ static void test_equal(void **state) {
     for (int k = 0; k < COUNT_OF(names); k++) {
         Error err = {0};
         Dpo d;
-        DpoConfig c = {{0.3, 0, false}, false, true};
+        DpoConfig c = {{0.3, 0, DPO_SIGMOID}, false, true};
         double loss;
         dpo_setup(&d, names[k], N_PAIR, false, true);
         Grads g = all_pairs(&d, &c, 1000, &loss);
@@ -191,7 +193,7 @@ static void test_reaches_labels(void **state) {
         Error err = {0};
         Dpo d;
         Str dir = {0};
-        DpoConfig c = {{0.5, k == 1 ? 0.1 : 0, k == 2}, false, true};
+        DpoConfig c = {{0.5, k == 1 ? 0.1 : 0, k == 2 ? DPO_IPO : DPO_SIGMOID}, false, true};
         TrainConfig t = config(300, 3e-3);
         t.schedule = (Schedule){.kind = SCHED_LINEAR, .total = 300};
         t.optim.weight_decay = 0;
@@ -222,7 +224,7 @@ static void test_bad_samples(void **state) {
     ObjDpo *o;
     Objective obj;
     double ref[2] = {0, 0};
-    DpoConfig c = {{0.1, 0, false}, false, false};
+    DpoConfig c = {{0.1, 0, DPO_SIGMOID}, false, false};
     int32_t tok[4] = {3, 4, 5, 6};
     static const float none[4] = {0, 0, 0, 0}, good[4] = {0, 0, 1, 1};
     static const struct {

@@ -99,14 +99,6 @@ static bool train(LoraFixture *l, bool pairs, const SampleSet *s, int64_t crash,
     return ok;
 }
 
-static bool there(const char *dir, const char *name) {
-    Str path = {0};
-    str_printf(&path, "%s/%s", dir, name);
-    bool found = io_exists(path.s);
-    str_release(&path);
-    return found;
-}
-
 static void resume_case(const char *backend, bool pairs, double dropout) {
     LoraFixture a, b, c;
     SampleSet s;

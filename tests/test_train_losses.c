@@ -259,6 +259,25 @@ static void test_groups(void **state) {
     }
 }
 
+/* The variants against their equations at a hard label, and what robust is for: over labels of which a share e is
+ * flipped, its mean is the plain loss on the true ones. */
+static void test_dpo_variants(void **state) {
+    (void)state;
+    double slope;
+    for (int i = 0; i < 50; i++) {
+        double d = 8 * sin(i * 1.7), z = 0.4 * d, e = 0.05 + 0.008 * i;
+        double good = log1p(exp(-z)), bad = log1p(exp(z));
+        double robust = dpo_loss(&slope, d, 1, (DpoRule){0.4, e, DPO_ROBUST});
+        assert_true(fabs(robust - ((1 - e) * good - e * bad) / (1 - 2 * e)) < 1e-12);
+        double flipped = dpo_loss(&slope, d, 0, (DpoRule){0.4, e, DPO_ROBUST});
+        assert_true(fabs((1 - e) * robust + e * flipped - dpo_loss(&slope, d, 1, (DpoRule){0.4, 0, DPO_SIGMOID})) <
+                    1e-12);
+        assert_true(fabs(dpo_loss(&slope, d, 1, (DpoRule){0.4, 0, DPO_HINGE}) - (z < 1 ? 1 - z : 0)) < 1e-14);
+        assert_true(slope == (z < 1 ? -0.4 : 0));
+        assert_true(fabs(dpo_loss(&slope, d, 0, (DpoRule){0.4, 0, DPO_HINGE}) - (z > -1 ? 1 + z : 0)) < 1e-14);
+    }
+}
+
 /* dlp, dv, da, db, dz are the derivatives of what the functions return. */
 static void test_gradients(void **state) {
     (void)state;
@@ -269,8 +288,8 @@ static void test_gradients(void **state) {
         p = ppo_value_token(&b, &unused, u + h, w, 0.3, 0.2);
         m = ppo_value_token(&b, &unused, u - h, w, 0.3, 0.2);
         assert_true(fabs((p - m) / (2 * h) - a) < 1e-6);
-        for (int ipo = 0; ipo < 2; ipo++) {
-            DpoRule rule = {0.3, 0.1, ipo};
+        for (int kind = DPO_SIGMOID; kind <= DPO_HINGE; kind++) {
+            DpoRule rule = {0.3, 0.1, (DpoKind)kind};
             dpo_loss(&a, 3 * u, 0.5 + 0.5 * w, rule);
             p = dpo_loss(&b, 3 * u + h, 0.5 + 0.5 * w, rule);
             m = dpo_loss(&b, 3 * u - h, 0.5 + 0.5 * w, rule);
@@ -367,10 +386,11 @@ static void test_advantages(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference_cases),  cmocka_unit_test(test_hand_made),
-        cmocka_unit_test(test_bad_files),        cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_groups),           cmocka_unit_test(test_gradients),
-        cmocka_unit_test(test_policy_gradients), cmocka_unit_test(test_advantages),
+        cmocka_unit_test(test_reference_cases), cmocka_unit_test(test_hand_made),
+        cmocka_unit_test(test_bad_files),       cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_groups),          cmocka_unit_test(test_dpo_variants),
+        cmocka_unit_test(test_gradients),       cmocka_unit_test(test_policy_gradients),
+        cmocka_unit_test(test_advantages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -304,151 +304,153 @@ static void test_labels(void **state) {
     samples_release(&s);
     backend_close(be);
     pool_close(pool);
-    /* Two heads with labels, weights and offsets of their own, a margin: loss and gradient of given scores, by the
-     * formula. */
-    static void test_heads(void **state) {
-        (void)state;
-        enum { PAIRS = 3, HEADS = 2 };
-        static const float target[PAIRS * HEADS] = {0.9f, 0.2f, 0.5f, 1, 0, 0.7f},
-                                          own[PAIRS * HEADS] = {1, 2, 0, 0.5f, 1, 0};
-        static const double offset[PAIRS] = {0.3, -0.2, 0};
-        Error err = {0};
-        Fixture f;
-        SampleSet s;
-        Objective obj;
-        ObjPm *pm;
+}
+
+/* Two heads with labels, weights and offsets of their own, a margin: loss and gradient of given scores, by the
+ * formula. */
+static void test_heads(void **state) {
+    (void)state;
+    enum { PAIRS = 3, HEADS = 2 };
+    static const float target[PAIRS * HEADS] = {0.9f, 0.2f, 0.5f, 1, 0, 0.7f},
+                                      own[PAIRS * HEADS] = {1, 2, 0, 0.5f, 1, 0};
+    static const double offset[PAIRS] = {0.3, -0.2, 0};
+    Error err = {0};
+    Fixture f;
+    SampleSet s;
+    Objective obj;
+    ObjPm *pm;
+    Batch b;
+    Arena mem;
+    setup(&f, "ref", HEAD_SCORE);
+    pm_samples(&s, PAIRS, false, 1);
+    must(obj_pm_open(&pm, &obj, &s, 256, SEED, END, 0.01, &err), &err);
+    obj_pm_rule(pm, &(PmRule){HEADS, target, own, offset, 0.4});
+    must(obj.micro(obj.self, 0, &b, &err), &err);
+    must(arena_init(&mem, "test", f.be->mem, 1 << 16, &err), &err);
+    Tensor out = tensor_place(&mem, f.be->real, 2 * PAIRS, HEADS);
+    double x[2 * PAIRS * HEADS], grad[2 * PAIRS * HEADS], want = 0, want_weight = 0, weight = 0;
+    for (int i = 0; i < 2 * PAIRS * HEADS; i++) x[i] = sin(3.0 * i + 1);
+    tensor_set(f.be, out, x);
+    double loss = obj.loss(obj.self, f.be, &b, 0, out, &weight, NULL);
+    tensor_get(f.be, grad, out);
+    for (int i = 0; i < PAIRS; i++) {
+        int64_t pair = -1; /* packs shuffle pairs */
+        for (int64_t p = 0; p < PAIRS; p++)
+            if (b.n_tok && !memcmp(s.tok + s.off[2 * p], b.tok + (i ? b.row[2 * i - 1] + 1 : 0),
+                                   (size_t)(s.off[2 * p + 1] - s.off[2 * p]) * sizeof(int32_t)))
+                pair = p;
+        assert_true(pair >= 0);
+        for (int k = 0; k < HEADS; k++) {
+            double q = (double)target[pair * HEADS + k], w = (double)own[pair * HEADS + k];
+            double a = x[2 * i * HEADS + k], c = x[(2 * i + 1) * HEADS + k];
+            double d = a - c - 0.4 * (2 * q - 1) + offset[pair], slope = w * (1 / (1 + exp(-d)) - q);
+            want += w * (q * log1p(exp(-d)) + (1 - q) * log1p(exp(d)) + 0.01 * (a + c) * (a + c));
+            want_weight += w;
+            assert_true(fabs(grad[2 * i * HEADS + k] - (slope + w * 0.02 * (a + c))) < 1e-12);
+            assert_true(fabs(grad[(2 * i + 1) * HEADS + k] - (-slope + w * 0.02 * (a + c))) < 1e-12);
+        }
+    }
+    assert_true(fabs(loss - want) < 1e-12 && fabs(weight - want_weight) < 1e-12);
+    arena_release(&mem);
+    obj_pm_close(pm);
+    samples_release(&s);
+    close_all(&f);
+}
+
+static void test_sample_without_end(void **state) {
+    (void)state;
+    Error err = {0};
+    SampleSet s;
+    Objective obj;
+    ObjPm *pm;
+    pm_samples(&s, 3, false, 1);
+    s.tok[s.off[4] - 1] = FIRST_WORD;
+    assert_false(obj_pm_open(&pm, &obj, &s, 512, SEED, END, 0, &err));
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "1003")); /* the sample's id */
+    samples_release(&s);
+}
+
+/* Sequences of one repeated word: only what comes later can tell the first masked one, so the attention must look
+ * both ways. */
+static void test_masked(void **state) {
+    (void)state;
+    enum { LEN = 24, N = 256 };
+    Error err = {0};
+    Fixture f;
+    SampleSet s;
+    Objective obj;
+    ObjLm *lm;
+    Str dir = {0};
+    setup(&f, "cpu", HEAD_LM);
+    samples_init(&s, 1);
+    for (int i = 0; i < N; i++) {
+        int32_t tok[LEN] = {0};
+        float weight[LEN] = {0};
+        for (int t = 1; t < LEN; t++) {
+            tok[t] = FIRST_WORD + (int32_t)draw((uint64_t)i, 0, VOCAB - FIRST_WORD);
+            weight[t] = 1;
+        }
+        samples_add(&s, tok, weight, LEN, (uint64_t)i, 0, 1);
+    }
+    must(obj_mlm_open(&lm, &obj, &s, 512, SEED, MASK, FIRST_WORD, VOCAB, 0.15, &err), &err);
+    double n_tok = 0, n_target = 0, n_mask = 0, n_random = 0, n_same = 0;
+    int64_t n_pack = 3 * obj_lm_packs(lm, 0);
+    for (int64_t i = 0; i < n_pack; i++) {
         Batch b;
-        Arena mem;
-        setup(&f, "ref", HEAD_SCORE);
-        pm_samples(&s, PAIRS, false, 1);
-        must(obj_pm_open(&pm, &obj, &s, 256, SEED, END, 0.01, &err), &err);
-        obj_pm_rule(pm, &(PmRule){HEADS, target, own, offset, 0.4});
-        must(obj.micro(obj.self, 0, &b, &err), &err);
-        must(arena_init(&mem, "test", f.be->mem, 1 << 16, &err), &err);
-        Tensor out = tensor_place(&mem, f.be->real, 2 * PAIRS, HEADS);
-        double x[2 * PAIRS * HEADS], grad[2 * PAIRS * HEADS], want = 0, want_weight = 0, weight = 0;
-        for (int i = 0; i < 2 * PAIRS * HEADS; i++) x[i] = sin(3.0 * i + 1);
-        tensor_set(f.be, out, x);
-        double loss = obj.loss(obj.self, f.be, &b, 0, out, &weight, NULL);
-        tensor_get(f.be, grad, out);
-        for (int i = 0; i < PAIRS; i++) {
-            int64_t pair = -1; /* packs shuffle pairs */
-            for (int64_t p = 0; p < PAIRS; p++)
-                if (b.n_tok && !memcmp(s.tok + s.off[2 * p], b.tok + (i ? b.row[2 * i - 1] + 1 : 0),
-                                       (size_t)(s.off[2 * p + 1] - s.off[2 * p]) * sizeof(int32_t)))
-                    pair = p;
-            assert_true(pair >= 0);
-            for (int k = 0; k < HEADS; k++) {
-                double q = (double)target[pair * HEADS + k], w = (double)own[pair * HEADS + k];
-                double a = x[2 * i * HEADS + k], c = x[(2 * i + 1) * HEADS + k];
-                double d = a - c - 0.4 * (2 * q - 1) + offset[pair], slope = w * (1 / (1 + exp(-d)) - q);
-                want += w * (q * log1p(exp(-d)) + (1 - q) * log1p(exp(d)) + 0.01 * (a + c) * (a + c));
-                want_weight += w;
-                assert_true(fabs(grad[2 * i * HEADS + k] - (slope + w * 0.02 * (a + c))) < 1e-12);
-                assert_true(fabs(grad[(2 * i + 1) * HEADS + k] - (-slope + w * 0.02 * (a + c))) < 1e-12);
-            }
+        must(obj.micro(obj.self, i, &b, &err), &err);
+        assert_false(b.seqs.causal);
+        n_tok += b.n_tok - b.seqs.n_seq;
+        n_target += b.n_row;
+        for (int r = 0; r < b.n_row; r++) {
+            int32_t now = b.tok[b.row[r]];
+            assert_true(b.pos[b.row[r]] > 0);
+            int32_t word = -1; /* what the sequence repeats: its commonest token outside the mask */
+            for (int q = 0; q < b.seqs.n_seq; q++)
+                if (b.row[r] >= b.seqs.q_off[q] && b.row[r] < b.seqs.q_off[q + 1])
+                    for (int t = b.seqs.q_off[q] + 1, votes = 0; t < b.seqs.q_off[q + 1]; t++) {
+                        if (b.tok[t] == MASK) continue;
+                        if (votes == 0) word = b.tok[t];
+                        votes += b.tok[t] == word ? 1 : -1;
+                    }
+            n_mask += now == MASK;
+            n_same += now == word;
+            n_random += now != MASK && now != word;
         }
-        assert_true(fabs(loss - want) < 1e-12 && fabs(weight - want_weight) < 1e-12);
-        arena_release(&mem);
-        obj_pm_close(pm);
-        samples_release(&s);
-        close_all(&f);
     }
+    double share = n_target / n_tok, sd = sqrt(0.15 * 0.85 / n_tok), n_word = VOCAB - FIRST_WORD;
+    print_message("masked: %.4f of %.0f tokens; %.3f mask, %.3f random, %.3f same\n", share, n_tok, n_mask / n_target,
+                  n_random / n_target, n_same / n_target);
+    assert_true(fabs(share - 0.15) < 4 * sd);
+    assert_true(fabs(n_mask / n_target - 0.8) < 4 * sqrt(0.16 / n_target));
+    assert_true(fabs(n_random / n_target - 0.1 * (n_word - 1) / n_word) < 4 * sqrt(0.09 / n_target));
+    assert_true(fabs(n_same / n_target - 0.1 * (n_word + 1) / n_word) < 4 * sqrt(0.09 / n_target));
+    obj_lm_close(lm);
+    must(obj_mlm_open(&lm, &obj, &s, 512, SEED, MASK, FIRST_WORD, VOCAB, 0.15, &err), &err);
+    TrainConfig c = config(150, 1e-2);
+    double loss;
+    fresh_dir(&dir, "masked");
+    run_ok(&f, &c, &obj, dir.s, &loss);
+    print_message("masked: loss %.4f (uniform %.4f)\n", loss, log(VOCAB - FIRST_WORD));
+    assert_true(loss < 0.1);
+    obj_lm_close(lm);
+    samples_release(&s);
+    close_all(&f);
+    str_release(&dir);
+}
 
-    static void test_sample_without_end(void **state) {
-        (void)state;
-        Error err = {0};
-        SampleSet s;
-        Objective obj;
-        ObjPm *pm;
-        pm_samples(&s, 3, false, 1);
-        s.tok[s.off[4] - 1] = FIRST_WORD;
-        assert_false(obj_pm_open(&pm, &obj, &s, 512, SEED, END, 0, &err));
-        assert_int_equal(err.code, ERR_FORMAT);
-        assert_non_null(strstr(err.msg, "1003")); /* the sample's id */
-        samples_release(&s);
-    }
-
-    /* Sequences of one repeated word: only what comes later can tell the first masked one, so the attention must look
-     * both ways. */
-    static void test_masked(void **state) {
-        (void)state;
-        enum { LEN = 24, N = 256 };
-        Error err = {0};
-        Fixture f;
-        SampleSet s;
-        Objective obj;
-        ObjLm *lm;
-        Str dir = {0};
-        setup(&f, "cpu", HEAD_LM);
-        samples_init(&s, 1);
-        for (int i = 0; i < N; i++) {
-            int32_t tok[LEN] = {0};
-            float weight[LEN] = {0};
-            for (int t = 1; t < LEN; t++) {
-                tok[t] = FIRST_WORD + (int32_t)draw((uint64_t)i, 0, VOCAB - FIRST_WORD);
-                weight[t] = 1;
-            }
-            samples_add(&s, tok, weight, LEN, (uint64_t)i, 0, 1);
-        }
-        must(obj_mlm_open(&lm, &obj, &s, 512, SEED, MASK, FIRST_WORD, VOCAB, 0.15, &err), &err);
-        double n_tok = 0, n_target = 0, n_mask = 0, n_random = 0, n_same = 0;
-        int64_t n_pack = 3 * obj_lm_packs(lm, 0);
-        for (int64_t i = 0; i < n_pack; i++) {
-            Batch b;
-            must(obj.micro(obj.self, i, &b, &err), &err);
-            assert_false(b.seqs.causal);
-            n_tok += b.n_tok - b.seqs.n_seq;
-            n_target += b.n_row;
-            for (int r = 0; r < b.n_row; r++) {
-                int32_t now = b.tok[b.row[r]];
-                assert_true(b.pos[b.row[r]] > 0);
-                int32_t word = -1; /* what the sequence repeats: its commonest token outside the mask */
-                for (int q = 0; q < b.seqs.n_seq; q++)
-                    if (b.row[r] >= b.seqs.q_off[q] && b.row[r] < b.seqs.q_off[q + 1])
-                        for (int t = b.seqs.q_off[q] + 1, votes = 0; t < b.seqs.q_off[q + 1]; t++) {
-                            if (b.tok[t] == MASK) continue;
-                            if (votes == 0) word = b.tok[t];
-                            votes += b.tok[t] == word ? 1 : -1;
-                        }
-                n_mask += now == MASK;
-                n_same += now == word;
-                n_random += now != MASK && now != word;
-            }
-        }
-        double share = n_target / n_tok, sd = sqrt(0.15 * 0.85 / n_tok), n_word = VOCAB - FIRST_WORD;
-        print_message("masked: %.4f of %.0f tokens; %.3f mask, %.3f random, %.3f same\n", share, n_tok,
-                      n_mask / n_target, n_random / n_target, n_same / n_target);
-        assert_true(fabs(share - 0.15) < 4 * sd);
-        assert_true(fabs(n_mask / n_target - 0.8) < 4 * sqrt(0.16 / n_target));
-        assert_true(fabs(n_random / n_target - 0.1 * (n_word - 1) / n_word) < 4 * sqrt(0.09 / n_target));
-        assert_true(fabs(n_same / n_target - 0.1 * (n_word + 1) / n_word) < 4 * sqrt(0.09 / n_target));
-        obj_lm_close(lm);
-        must(obj_mlm_open(&lm, &obj, &s, 512, SEED, MASK, FIRST_WORD, VOCAB, 0.15, &err), &err);
-        TrainConfig c = config(150, 1e-2);
-        double loss;
-        fresh_dir(&dir, "masked");
-        run_ok(&f, &c, &obj, dir.s, &loss);
-        print_message("masked: loss %.4f (uniform %.4f)\n", loss, log(VOCAB - FIRST_WORD));
-        assert_true(loss < 0.1);
-        obj_lm_close(lm);
-        samples_release(&s);
-        close_all(&f);
-        str_release(&dir);
-    }
-
-    int main(void) {
-        const struct CMUnitTest tests[] = {
-            cmocka_unit_test(test_loss_and_gradient),
-            cmocka_unit_test(test_zero_weight),
-            cmocka_unit_test(test_rows),
-            cmocka_unit_test(test_overfit),
-            cmocka_unit_test(test_preference),
-            cmocka_unit_test(test_heads),
-            cmocka_unit_test(test_classifier),
-            cmocka_unit_test(test_labels),
-            cmocka_unit_test(test_masked),
-            cmocka_unit_test(test_sample_without_end),
-        };
-        return cmocka_run_group_tests(tests, NULL, NULL);
-    }
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_loss_and_gradient),
+        cmocka_unit_test(test_zero_weight),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_overfit),
+        cmocka_unit_test(test_preference),
+        cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_classifier),
+        cmocka_unit_test(test_labels),
+        cmocka_unit_test(test_masked),
+        cmocka_unit_test(test_sample_without_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -90,7 +90,8 @@ static void dpo(Request *a, JsonOut *out) {
     ObjDpo *o;
     Objective obj;
     double loss;
-    DpoConfig c = {{number(a, "beta"), number(a, "label_smoothing"), json_bool(json_get(a->q, "ipo"), false)},
+    DpoConfig c = {{number(a, "beta"), number(a, "label_smoothing"),
+                    json_bool(json_get(a->q, "ipo"), false) ? DPO_IPO : DPO_SIGMOID},
                    json_bool(json_get(a->q, "average"), false),
                    false};
     open_net(a, &policy, "policy", HEAD_LM, true);

@@ -1,9 +1,15 @@
 #!/bin/sh
 # The acceptance world: the main configuration must pass its gates and every control must come out as its file says.
-#   world_gates.sh DIKAST OUT_DIR [SEED ...]      seeds of the main run (default 0); controls run with seed 0
+#   world_gates.sh DIKAST OUT_DIR [all] [SEED ...]      seeds of the main run (default 0); controls run with seed 0
+# all (make gates): the slower controls, too. bench/method.py runs everything over several seeds and tabulates it.
 set -u
 dikast=$1 out=$2
 shift 2
+controls="beta0 no-critique shuffled swap"
+if [ "${1:-}" = all ]; then
+    controls="$controls best-of-16 guard irrelevant random-pm"
+    shift
+fi
 [ $# -gt 0 ] || set -- 0
 cd "$(dirname "$0")/.." || exit 1
 rm -rf "$out"
@@ -18,34 +24,55 @@ one() {
 for seed in "$@"; do
     if [ "$seed" = 0 ]; then one quickstart conf/quickstart.yaml; else one "seed$seed" conf/quickstart.yaml run.seed="$seed"; fi
 done
-for control in conf/controls/*.yaml; do one "$(basename "$control" .yaml)" "$control"; done
+for control in $controls; do one "$control" "conf/controls/$control.yaml"; done
 
-# What RL makes of a preference model that learnt nothing is chance, so it is judged by the mean of five shuffles; whether one
+# What RL makes of a preference model that learnt nothing is chance, so it is judged by the mean of several runs; whether one
 # of them has a lucky interval is not asked again.
 value() { sed -n "s/^ *\"$2\": *\([-0-9.e]*\),*\$/\1/p" "$1"; }
-rows=
-for k in 1 2 3 4 5; do
-    name=shuffled
-    if [ $k -gt 1 ]; then
-        name=shuffled$k
-        "$dikast" run conf/controls/shuffled.yaml run.out="$out" --name $name pm.shuffle=$k -q > /dev/null 2>&1
-        code=$?
-        [ $code -eq 0 ] || [ $code -eq 6 ] || { echo "FAIL $name: exit $code"; failed=1; }
-    fi
-    dir=$(sed -n 's/.*"dir": *"\(.*\/eval-[^"]*\)".*/\1/p' "$out/runs/$name/stages.json")
-    row=
+row() { # of a run: reason, harm where a principle is in force, harm where none is, each of SL-CAI and RL-CAI
+    dir=$(sed -n 's/.*"dir": *"\(.*\/eval-[^"]*\)".*/\1/p' "$out/runs/$1/stages.json")
     for key in reason.named harm.named harm.unnamed; do
-        row="$row $(value "$dir/summary.json" "sl.$key") $(value "$dir/summary.json" "rl.$key")"
+        printf '%s %s ' "$(value "$dir/summary.json" "sl.$key")" "$(value "$dir/summary.json" "rl.$key")"
     done
-    rows="$rows$row
-"
-done
-printf '%s' "$rows" | awk '
+    echo
+}
+again() { # one more run, whose own gates are not asked
+    name=$1 conf=$2
+    shift 2
+    "$dikast" run "$conf" run.out="$out" --name "$name" "$@" -q > /dev/null 2>&1
+    code=$?
+    [ $code -eq 0 ] || [ $code -eq 6 ] || { echo "FAIL $name: exit $code"; failed=1; }
+}
+mean() { # of what, runs expected; rows on standard input
+    awk -v what="$1" -v runs="$2" '
     NF == 6 { n++; reason += $2 - $1; contrast += ($3 - $4) - ($5 - $6) }
     END {
-        ok = n == 5 && reason / n <= 0.10 && contrast / n <= 0.10
-        printf "%s shuffled, mean of %d: reason RL - SL %.3f <= 0.10, drop of harm named - unnamed %.3f <= 0.10\n",
-               ok ? "ok  " : "FAIL", n, n ? reason / n : 0, n ? contrast / n : 0
+        ok = n == runs && reason / n <= 0.10 && contrast / n <= 0.10
+        printf "%s %s, mean of %d: reason RL - SL %.3f <= 0.10, drop of harm named - unnamed %.3f <= 0.10\n",
+               ok ? "ok  " : "FAIL", what, n, n ? reason / n : 0, n ? contrast / n : 0
         exit !ok
     }' || failed=1
+}
+rows=$(row shuffled)
+for k in 2 3 4 5; do
+    again shuffled$k conf/controls/shuffled.yaml pm.shuffle=$k
+    rows="$rows
+$(row shuffled$k)"
+done
+mean shuffled 5 <<END
+$rows
+END
+case "$controls" in
+*random-pm*)
+    rows= runs=0
+    for seed in "$@"; do
+        again "random-pm-$seed" conf/controls/random-pm.yaml run.seed="$seed"
+        rows="$rows
+$(row "random-pm-$seed")" runs=$((runs + 1))
+    done
+    mean random-pm $runs <<END
+$rows
+END
+    ;;
+esac
 exit $failed

@@ -77,10 +77,14 @@ static bool how(LaunchConfig *l, const char *words[MAX_LAUNCHER + 1], char *text
                      "--via '%s': expected local, or a command that begins with mpirun, mpiexec or srun", base);
 }
 
-/* Ranks that train together need a way to exchange gradients, which no stage has yet. */
+/* Ranks that train together need a way to exchange gradients. */
 static bool check_world(const LaunchConfig *l, Error *err) {
-    return l->n == 1 ||
-           error_set(err, ERR_CONFIG, "-n %d: a run of this version trains in one process; -n 1 supervises it", l->n);
+    return l->n == 1 || l->via != VIA_LOCAL ||
+           error_set(
+               err, ERR_CONFIG,
+               "-n %d: ranks that are started one by one cannot reach each other: add --via 'mpirun' or --via 'srun' "
+               "(ranks of one process: dist.ranks)",
+               l->n);
 }
 
 static void print_json(const LaunchConfig *l, const LaunchResult *r, bool ok, const Error *err) {

@@ -54,7 +54,8 @@ static void table(Str *out, const Json *r) {
 static bool ask(Judging *g, JudgeReport *report, Error *err) {
     double *score;
     if (!judging_rater(&score, g, err) || !score) return err->code == ERR_NONE;
-    const Judge judge = {g->model.engine, &g->model.chat, g->remote ? 0 : g->model.model.cfg.max_seq, g->remote, 0, 0, 0, NULL};
+    const Judge judge = {
+        g->model.engine, &g->model.chat, g->remote ? 0 : g->model.model.cfg.max_seq, g->remote, 0, 0, 0, NULL};
     report->name = g->judge;
     return judge_choices(score, &g->items, args_flag(g->a, g->c, "--criterion"), &judge, report, err);
 }

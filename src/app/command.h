@@ -50,9 +50,9 @@ bool args_parse(Args *out, const Command *c, int argc, char **argv, Error *err);
 void print_text(Str *text);
 
 extern const Command command_run, command_plan, command_monitor, command_stage, command_launch, command_why,
-    command_report, command_config, command_constitution, command_data, command_chat, command_generate,
-    command_score, command_eval, command_harm, command_contamination, command_train_classifier, command_answer,
-    command_paraphrase, command_compare, command_consistency, command_rate, command_rank, command_logits,
-    command_import, command_export, command_verify_export, command_ckpt, command_tokenize, command_bench,
-    command_oracle, command_doctor;
+    command_diff, command_replay, command_report, command_config, command_constitution, command_data, command_chat,
+    command_generate, command_score, command_eval, command_harm, command_contamination, command_train_classifier,
+    command_answer, command_paraphrase, command_compare, command_consistency, command_rate, command_rank,
+    command_logits, command_import, command_export, command_verify_export, command_ckpt, command_tokenize,
+    command_bench, command_oracle, command_doctor;
 #endif

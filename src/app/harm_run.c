@@ -286,7 +286,7 @@ static bool judge_own(Harm *h, const char *dir, Error *err) {
     for (int i = 0; h->job->c->flag[i].name; i++) /* the adapter is of the model that answers */
         if (!strcmp(h->job->c->flag[i].name, "--adapter")) with.flag[i] = NULL;
     if (!open_model(&m, &with, h->job->c, err)) return error_wrap(err, "judge");
-    Judge judge = {m.engine, &m.chat, m.model.cfg.max_seq, NULL};
+    Judge judge = {m.engine, &m.chat, m.model.cfg.max_seq, NULL, 0, 0, 0, NULL};
     bool ok = open_model_need(&m, HEAD_LM, err) && need_judge(&m, err) && ask_judge(h, &judge, err);
     open_model_close(&m);
     return ok;

@@ -22,6 +22,8 @@ static const Command *const commands[] = {
     &command_stage,
     &command_launch,
     &command_why,
+    &command_diff,
+    &command_replay,
     &command_report,
     &command_config,
     &command_constitution,

@@ -32,7 +32,7 @@ void replies_release(Replies *r);
 
 /* A program that reads rows {prompt, reply} from `in` and writes a row {verdict} for each to `out`. */
 bool gold_run(const char *program, const char *in, const char *out, Error *err);
-/* <model>.<metric>[.lo|.hi] of all groups. named: category ids whose principle is in force (tiny world), n 0: not known. */
+/* <model>.<metric>[.lo|.hi] of all groups, and <model>.gauge.* (cai/gauges.h). named: category ids whose principle is in force (tiny world), n 0: not known. */
 void replies_summary(const Replies *r, Summary *s, const Constitution *con, Rng rng);
 /* b - a on the same prompts: delta.<a>-<b>.<metric>[.lo|.hi] */
 void replies_compare(const Replies *a, const Replies *b, Summary *s, const Constitution *con, Rng rng);

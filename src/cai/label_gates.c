@@ -42,8 +42,8 @@ bool label_release(const RunConfig *c, const char *dir, Error *err) {
             err, ERR_LIMIT,
             "%s missed: %.400s. The labels are not released; they lie with their summary in %s. Another judge "
             "(judge.kind), label.t_cal%s or the constitution may mend them%s",
-            missed.n ? "label.gates" : "bounds of label.release", missed.n ? str_get(&missed) : str_get(&own),
-            dir, own.n ? ", more demonstrations of judging" : "",
+            missed.n ? "label.gates" : "bounds of label.release", missed.n ? str_get(&missed) : str_get(&own), dir,
+            own.n ? ", more demonstrations of judging" : "",
             own.n && !missed.n ? "; label.release: always takes them as they are" : "");
     json_release(root);
     str_release(&path);

@@ -50,7 +50,10 @@ static void add_file(void *ud, const char *name) {
 }
 
 static bool hash_constitution(Hasher *h, const RunConfig *cfg, const char *data_dir, bool world, Error *err) {
-    if (world && !io_exists(cfg->constitution.path)) return true; /* written by the world stage: in its key */
+    if (world && !io_exists(cfg->constitution.path)) { /* written by the world stage: in its key; which one is not */
+        if (strcmp(cfg->constitution.path, "constitution.json")) hasher_add_str(h, cfg->constitution.path);
+        return true;
+    }
     Constitution c = {0};
     if (!stage_constitution(&c, cfg, data_dir, err)) return false;
     hasher_add_str(h, c.sha256);
@@ -277,6 +280,24 @@ static bool lock_stage(IoLock *lock, const char *path, Log *log, const Stop *sto
     return true;
 }
 
+void pipeline_ctx(StageCtx *ctx, const char *input[STAGE_MAX_NEEDS], const PipelineResult *all, const Stage *s,
+                  const RunConfig *cfg, Backend *be, Log *log, const Stop *stop) {
+    for (int i = 0; i < STAGE_MAX_NEEDS; i++) {
+        const StageResult *need = s->needs[i] ? &all->stage[find_result(all, s->needs[i])] : NULL;
+        input[i] = need && need->applies ? need->dir : NULL;
+        if (!need) break;
+    }
+    *ctx = (StageCtx){.cfg = cfg,
+                      .be = be,
+                      .log = log,
+                      .stop = stop,
+                      .seed = rng_derive((Rng){(uint64_t)cfg->run.seed, 0}, s->name).seed,
+                      .data_dir = world_dir(all, cfg),
+                      .output = all->stage[find_result(all, s->name)].dir,
+                      .input = input,
+                      .stage = s};
+}
+
 typedef struct { /* where a rank runs stages */
     const RunConfig *cfg;
     Pool *pool;
@@ -286,16 +307,23 @@ typedef struct { /* where a rank runs stages */
     const Stop *stop;
 } Site;
 
+static bool open_backend(Pool **pool, Backend **be, const RunConfig *cfg, int threads, int local_rank, Error *err) {
+    char backend[32];
+    backend_name(backend, sizeof backend, cfg, local_rank);
+    return pool_open(pool, threads, err) && backend_open(be, backend, *pool, isa_name(cfg), err) &&
+           (cfg->run.dtype == 0 || backend_set_dtype(*be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
+}
+
+bool pipeline_backend(Pool **pool, Backend **be, const RunConfig *cfg, Error *err) {
+    return open_backend(pool, be, cfg, (int)cfg->run.threads, 0, err);
+}
+
 /* Threads of ranks on one machine share its CPUs. */
 static bool site_open(Site *s, RankPlace place, Error *err) {
-    const RunConfig *cfg = s->cfg;
-    char backend[32];
-    int threads = (int)cfg->run.threads;
+    int threads = (int)s->cfg->run.threads;
     if (threads == 0 && place.local_size > 1) threads = pool_cpus() / place.local_size;
     if (threads == 0 && place.local_size > 1) threads = 1;
-    backend_name(backend, sizeof backend, cfg, place.local_rank);
-    return pool_open(&s->pool, threads, err) && backend_open(&s->be, backend, s->pool, isa_name(cfg), err) &&
-           (cfg->run.dtype == 0 || backend_set_dtype(s->be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
+    return open_backend(&s->pool, &s->be, s->cfg, threads, place.local_rank, err);
 }
 
 static void site_close(Site *s) {
@@ -305,21 +333,10 @@ static void site_close(Site *s) {
 
 /* input: (STAGE_MAX_NEEDS), filled here. */
 static StageCtx stage_ctx(const Site *site, const PipelineResult *r, int at, const char **input) {
-    const Stage *s = stages[at];
-    for (int i = 0; i < STAGE_MAX_NEEDS && s->needs[i]; i++) {
-        const StageResult *need = &r->stage[find_result(r, s->needs[i])];
-        input[i] = need->applies ? need->dir : NULL;
-    }
-    return (StageCtx){.cfg = site->cfg,
-                      .be = site->be,
-                      .mesh = s->spread && comm_size(site->mesh.world) > 1 ? &site->mesh : NULL,
-                      .log = site->log,
-                      .stop = site->stop,
-                      .seed = rng_derive((Rng){(uint64_t)site->cfg->run.seed, 0}, s->name).seed,
-                      .data_dir = world_dir(r, site->cfg),
-                      .output = r->stage[at].dir,
-                      .input = input,
-                      .stage = s};
+    StageCtx ctx;
+    pipeline_ctx(&ctx, input, r, stages[at], site->cfg, site->be, site->log, site->stop);
+    ctx.mesh = stages[at]->spread && comm_size(site->mesh.world) > 1 ? &site->mesh : NULL;
+    return ctx;
 }
 
 static bool run_stage(PipelineResult *out, int at, const Site *site, Error *err) {
@@ -351,6 +368,7 @@ static bool follow_stage(const Site *site, const Order *o, const Error *broken, 
     StageCtx ctx = stage_ctx(site, &o->run, o->stage, input);
     if (broken->code != ERR_NONE) return agree(site->mesh.world, broken, NULL, 0, NULL, err);
     ctx.ledger = ledger_new();
+    log_stage(site->log, stages[o->stage]->name);
     bool ok = run_with_ranks(&ctx, site->mesh.world, err);
     ledger_free(ctx.ledger);
     return ok;
@@ -377,11 +395,12 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
 
 typedef struct {
     const RunConfig *cfg;
+    Log *log; /* of a process: silenced; of a thread: NULL */
     const Stop *stop;
 } Following;
 
 static bool follow(const Following *f, Comm *world, RankPlace place, Error *err) {
-    Site site = {.cfg = f->cfg, .stop = f->stop};
+    Site site = {.cfg = f->cfg, .log = f->log, .stop = f->stop};
     Comm *data;
     bool ok = ranks_mesh(&site.mesh, &data, f->cfg, world, place, err) && follow_orders(&site, place, err);
     comm_close(data);
@@ -494,6 +513,12 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             "rl.policy_term cispo cuts ratios at rl.clip_high %g, which would weigh every token down: with it "
             "rl.clip_high is the ratio itself, such as 5",
             cfg->rl.clip_high);
+    if (cfg->dpo.loss == DPO_ROBUST && cfg->dpo.label_smoothing >= 0.5)
+        return error_set(
+            err, ERR_CONFIG,
+            "dpo.loss robust with dpo.label_smoothing %g: labels of which half are wrong say nothing; it must "
+            "be below 0.5",
+            cfg->dpo.label_smoothing);
     if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)
@@ -632,7 +657,7 @@ static bool run_in_dir(PipelineResult *out, const char *conf_path, const char *o
 
 /* Rank 0 with all that it has to do, then the end of the others, whatever came. */
 static bool lead(PipelineResult *out, const char *conf_path, const char *only, Site *site, Ranks *ranks, Error *err) {
-    Following f = {site->cfg, site->stop};
+    Following f = {site->cfg, NULL, site->stop};
     Comm *world = ranks_world(ranks);
     Comm *data = NULL;
     Error lost;
@@ -645,6 +670,17 @@ static bool lead(PipelineResult *out, const char *conf_path, const char *only, S
     return ok;
 }
 
+/* For whoever supervises this process: calls are section COMM, and the flight recorder is the pulse's. */
+static void on_call(void *ud, bool inside, const CommRecord *r) {
+    uint32_t group = (uint32_t)(unsigned char)r->group[0] << 8 | (unsigned char)r->group[1]; /* "dp", "tp", "wo"rld */
+    if (inside)
+        pulse_call(ud, group, (uint32_t)r->op);
+    else
+        pulse_call_end(ud);
+}
+
+static void record_calls(void *ud, Str *out) { comm_dump(ud, out); }
+
 bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, Log *log,
                   const Stop *stop, Error *err) {
     *out = (PipelineResult){0};
@@ -655,17 +691,21 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
     if (!pipeline_name(out, cfg, conf_path, err) || !check_config(cfg, err) || !ranks_open(&ranks, cfg, err))
         return false;
     Comm *world = ranks_world(ranks);
+    comm_on_section(world, on_call, log_pulse(log));
+    pulse_recorder(log_pulse(log), record_calls, world);
     Site site = {.cfg = cfg, .log = log, .stop = stop};
     Error lost;
     bool ok;
     out->follows = comm_rank(world) > 0;
     if (out->follows) {
-        ok = follow(&(Following){cfg, stop}, world, ranks_place(ranks, comm_rank(world)), err);
+        log_silence(log); /* rank 0 speaks */
+        ok = follow(&(Following){cfg, log, stop}, world, ranks_place(ranks, comm_rank(world)), err);
         if (!comm_ok(world, &lost)) comm_abort(world, &lost);
         if (!ok) err->msg[0] = 0; /* all fail by the same thing, and rank 0 says it */
     } else {
         ok = lead(out, conf_path, only, &site, ranks, err);
     }
+    pulse_recorder(log_pulse(log), NULL, NULL);
     ranks_close(ranks);
     return ok;
 }

@@ -12,5 +12,7 @@ bool report_html(const PipelineResult *run, const RunConfig *cfg, const RunMetri
 /* cai/report_load.c: a finished run from its directory (resolved.yaml, stages.json, report.json), to write its page again. Fills
  * cfg (run_config_release) and *out. */
 bool report_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err);
+/* The same of a run that need not have reached its end: configuration and stages, no gates. */
+bool run_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err);
 
 #endif

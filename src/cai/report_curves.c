@@ -32,11 +32,11 @@ static void release(Series *s) {
     for (int k = 0; k < s->n_key; k++) free(s->y[k]);
 }
 
-static bool read(Series *s, const StageResult *stage, Error *err) {
+static bool read(Series *s, const StageResult *stage, const char *file, Error *err) {
     Str path = {0};
-    bool there = page_file(&path, stage, "metrics.jsonl");
+    bool there = page_file(&path, stage, file);
     str_release(&path);
-    return !there || jsonl_each(stage->dir, "metrics.jsonl", add_row, s, err);
+    return !there || jsonl_each(stage->dir, file, add_row, s, err);
 }
 
 static bool any_finite(const double *y, int n) {
@@ -48,31 +48,39 @@ static bool any_finite(const double *y, int n) {
 typedef struct {
     const char *stage, *key, *title, *x_name;
     int colour;
+    bool guard; /* of guard.jsonl, the checks on prompts that are not trained on; else of metrics.jsonl */
 } Curve;
 // clang-format off
 static const Curve curve[] = {
-    {"pretrain",   "loss",      "Pre-training: loss, nats per token",                   "step",   0},
-    {"helpful",    "loss",      "Helpful only: loss, nats per token",                   "step",   0},
-    {"sl",         "loss",      "SL-CAI: loss, nats per token",                         "step",   1},
-    {"pm",         "loss",      "Preference model: loss, nats per pair",                "step",   3},
-    {"pm",         "accuracy",  "Preference model: training pairs ranked as labelled",  "step",   3},
-    {"classifier", "loss",      "Harm classifier: loss, nats per reply",                "step",   4},
-    {"rl",         "score",     "RL: preference model’s score, standard deviations", "update", 2},
-    {"rl",         "kl",        "RL: KL to SL-CAI, nats per reply",                     "update", 2},
-    {"rl",         "reward",    "RL: reward (score less the KL penalty)",               "update", 2},
-    {"rl",         "entropy",   "RL: entropy of the policy, nats per token",            "update", 2},
-    {"rl",         "end_share", "RL: share of replies that end by themselves",          "update", 2},
-    {"rl",         "length",    "RL: length of replies, tokens",                        "update", 2},
+    {"pretrain",   "loss",      "Pre-training: loss, nats per token",                   "step",   0, false},
+    {"helpful",    "loss",      "Helpful only: loss, nats per token",                   "step",   0, false},
+    {"sl",         "loss",      "SL-CAI: loss, nats per token",                         "step",   1, false},
+    {"pm",         "loss",      "Preference model: loss, nats per pair",                "step",   3, false},
+    {"pm",         "accuracy",  "Preference model: training pairs ranked as labelled",  "step",   3, false},
+    {"classifier", "loss",      "Harm classifier: loss, nats per reply",                "step",   4, false},
+    {"rl",         "score",     "RL: preference model’s score, standard deviations", "update", 2, false},
+    {"rl",         "kl",        "RL: KL to SL-CAI, nats per reply",                     "update", 2, false},
+    {"rl",         "reward",    "RL: reward (score less the KL penalty)",               "update", 2, false},
+    {"rl",         "entropy",   "RL: entropy of the policy, nats per token",            "update", 2, false},
+    {"rl",         "end_share", "RL: share of replies that end by themselves",          "update", 2, false},
+    {"rl",         "length",    "RL: length of replies, tokens",                        "update", 2, false},
+    {"rl",         "proxy",     "RL, held-out prompts: preference model’s score",  "update", 3, true},
+    {"rl",         "score",     "RL, held-out prompts: judge’s P(better than SL-CAI)", "update", 2, true},
+    {"rl",         "kl",        "RL, held-out prompts: KL to SL-CAI, nats per reply",   "update", 2, true},
+    {"rl",         "top4",      "RL, held-out prompts: share with the commonest four words", "update", 4, true},
+    {"rl",         "refused",   "RL, held-out prompts: harmless requests refused",      "update", 4, true},
 };
 // clang-format on
 
-/* All curves of one stage are one reading of its file; they stand together in curve[]. */
+static bool together(const Curve *a, const Curve *b) { return !strcmp(a->stage, b->stage) && a->guard == b->guard; }
+
+/* All curves of one file are one reading of it; they stand together in curve[]. */
 static bool draw_stage(Page *p, int from, int to, int *drawn, Error *err) {
     const StageResult *stage = page_stage(p, curve[from].stage);
     if (!stage) return true;
     Series s = {.n_key = to - from};
     for (int k = 0; k < s.n_key; k++) s.key[k] = curve[from + k].key;
-    bool ok = read(&s, stage, err);
+    bool ok = read(&s, stage, curve[from].guard ? "guard.jsonl" : "metrics.jsonl", err);
     for (int k = 0; k < s.n_key && ok; k++) {
         const Curve *c = &curve[from + k];
         if (!any_finite(s.y[k], s.n)) continue;
@@ -161,6 +169,21 @@ static bool rollouts(Page *p, Error *err) {
     return ok;
 }
 
+/* What the guard did, beside its curves. */
+static void guard_words(Page *p) {
+    double stopped = page_metric(p, "rl.guard.stopped"), update = page_metric(p, "rl.guard.update");
+    if (isnan(stopped)) return;
+    str_printf(p->out,
+               "<p>%d checks on held-out prompts against over-optimisation: ", (int)page_metric(p, "rl.guard.checks"));
+    if (stopped > 0)
+        str_printf(p->out,
+                   "<strong>RL was stopped after update %d and the weights after update %d were put back</strong>; "
+                   "the reason stands in events.jsonl.</p>\n",
+                   (int)page_metric(p, "rl.updates"), (int)update);
+    else
+        str_put(p->out, "none stopped the run.</p>\n");
+}
+
 bool report_curves(Page *p, Error *err) {
     page_section(p, "curves", "Training curves");
     size_t start = p->out->n;
@@ -171,7 +194,7 @@ bool report_curves(Page *p, Error *err) {
     int drawn = 0;
     bool ok = true;
     for (int i = 0, k; i < COUNT_OF(curve) && ok; i = k) {
-        for (k = i + 1; k < COUNT_OF(curve) && !strcmp(curve[k].stage, curve[i].stage);) k++;
+        for (k = i + 1; k < COUNT_OF(curve) && together(&curve[i], &curve[k]);) k++;
         ok = draw_stage(p, i, k, &drawn, err);
     }
     if (drawn > 0)
@@ -181,6 +204,7 @@ bool report_curves(Page *p, Error *err) {
         p->out->s[start] = 0;
         str_put(p->out, "<p>No stage of this run recorded a series.</p>\n");
     }
+    guard_words(p);
     ok = ok && rollouts(p, err);
     page_section_end(p);
     return ok;

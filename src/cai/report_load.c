@@ -33,7 +33,8 @@ static void find_dir(StageResult *r, const char *said, const char *run_dir) {
     str_release(&path);
 }
 
-static bool load_stages(PipelineResult *out, const char *run_dir, Error *err) {
+/* whole: every result must be there. */
+static bool load_stages(PipelineResult *out, const char *run_dir, bool whole, Error *err) {
     Str path = {0};
     Json *root = NULL;
     path_join(&path, run_dir, "stages.json");
@@ -48,7 +49,7 @@ static bool load_stages(PipelineResult *out, const char *run_dir, Error *err) {
         r->cached = json_bool(json_get(s, "cached"), false);
         r->seconds = json_num(json_get(s, "seconds"), 0);
         find_dir(r, json_str(json_get(s, "dir"), NULL), run_dir);
-        if (!io_is_dir(r->dir))
+        if (whole && !io_is_dir(r->dir))
             ok = error_set(err, ERR_STATE, "stage '%s' of %s: its result %s is gone; run the configuration again",
                            r->name, run_dir, r->dir);
     }
@@ -90,7 +91,7 @@ static bool load_gates(PipelineResult *out, const char *run_dir, Error *err) {
     return ok;
 }
 
-bool report_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err) {
+static bool load(PipelineResult *out, RunConfig *cfg, const char *run_dir, bool whole, Error *err) {
     *out = (PipelineResult){0};
     if (strlen(run_dir) >= sizeof out->run_dir)
         return error_set(err, ERR_CONFIG, "the path %.60s... is too long", run_dir);
@@ -98,7 +99,18 @@ bool report_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error
     copy(out->run_dir, sizeof out->run_dir, run_dir);
     for (size_t n = strlen(out->run_dir); n > 1 && out->run_dir[n - 1] == '/'; n--) out->run_dir[n - 1] = 0;
     snprintf(out->report, sizeof out->report, "%s/report.html", out->run_dir);
-    if (load_stages(out, out->run_dir, err) && load_gates(out, out->run_dir, err)) return true;
+    if (load_stages(out, out->run_dir, whole, err)) return true;
+    run_config_release(cfg);
+    return false;
+}
+
+bool run_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err) {
+    return load(out, cfg, run_dir, false, err);
+}
+
+bool report_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err) {
+    if (!load(out, cfg, run_dir, true, err)) return false;
+    if (load_gates(out, out->run_dir, err)) return true;
     run_config_release(cfg);
     return false;
 }

@@ -85,12 +85,17 @@ typedef struct {
         int ratio, policy_term;     /* auto | RatioLevel; PolicyTerm */
         int group_scale;            /* group | batch | none */
         int no_end;                 /* replace | add | keep */
+        int value_unit;             /* raw | score */
         int64_t value_warmup;
         double mix, clip_delta;
         double redteam_share, beta, gamma, lambda, clip_low, clip_high, dual_clip, value_clip, value_weight, value_lr;
         double no_end_score, score_clip, kl_target, kl_horizon, kl_stop;
         double group_eps;
         bool whiten_rewards, whiten_advantages, whiten_unbiased, kl_by_ratio;
+        struct {                    /* against over-optimisation (train/guard.h) */
+            int64_t every, prompts, patience;
+            double cut, top4, duplicates, evasive, comfort, refused, length, entropy;
+        } guard;
     } rl;
     struct { TrainKeys t; int loss; double beta, label_smoothing; bool average; } dpo;
     struct { TrainKeys t; double holdout; } classifier;

@@ -12,6 +12,7 @@
 #include "data/ledger.h"
 #include "dist/mesh.h"
 #include "tensor/backend.h"
+#include "train/trace.h"
 
 enum { STAGE_MAX_NEEDS = 10 };
 
@@ -27,6 +28,7 @@ typedef struct {
     const char *output;         /* exists; may hold what an interrupted run of the same key left */
     const char *const *input;   /* directory per entry of the stage's needs[], NULL where that stage does not apply */
     const struct Stage *stage;
+    const Trace *trace;         /* of a replay (cai/replay.h), else NULL */
 } StageCtx;
 
 typedef struct Stage {

@@ -258,7 +258,7 @@ static bool uses_judge(const RunConfig *c) { return c->eval.judge; }
 const Stage stage_eval = {
     .name = "eval",
     .help = "harm, help, over-refusal, consistency and capability of every stage's model on the same prompts",
-    .version = 2,
+    .version = 3,
     .needs = {"world", "tokenizer", "prompts", "helpful", "sl", "pm", "rl", "classifier"},
     .section = {"eval.", "data.choice", "data.columns", "data.max_rows"},
     .files = files,

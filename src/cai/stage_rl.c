@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/io.h"
+#include "cai/rl_guard.h"
 #include "cai/stage_rl.h"
-#include "train/ppo.h"
 
 typedef struct {
     const StageCtx *ctx;
@@ -160,6 +160,7 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
                      .state_s = c->run.state_s,
                      .state_updates = c->ckpt.every,
                      .state = stage_state(ctx),
+                     .trace = ctx->trace,
                      .seed = ctx->seed,
                      .mesh = ctx->mesh,
                      .shard = c->dist.zero,
@@ -237,9 +238,13 @@ static bool last_row(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
-static bool summarise(const StageCtx *ctx, bool by_kl, Error *err) {
+/* The last rollout was the last policy's but one; where the guard put weights back, their own check says more. */
+static bool summarise(const StageCtx *ctx, bool by_kl, RlGuard *guard, Error *err) {
     LastRow last = {0};
     if (!jsonl_each(ctx->output, "metrics.jsonl", last_row, &last, err)) return false;
+    const PpoGuard *g = rl_guard_of(guard);
+    if (g && g->stopped)
+        last = (LastRow){g->kept.kl, g->kept.proxy, 1 - g->kept.share[GUARD_CUT], g->kept.length, last.rows};
     Summary s;
     summary_begin(&s);
     summary_num(&s, "updates", (double)last.rows);
@@ -248,6 +253,7 @@ static bool summarise(const StageCtx *ctx, bool by_kl, Error *err) {
     summary_num(&s, "end_share", last.end_share);
     summary_num(&s, "length", last.length);
     summary_num(&s, "stopped_by_kl", by_kl);
+    rl_guard_summary(guard, &s);
     return summary_end(&s, ctx, err);
 }
 
@@ -298,16 +304,29 @@ static void prompts_free(RlPrompts *r) {
     free(r->of);
 }
 
-/* Past kl_stop the policy holds the last good weights: a result, with a warning, not a failure. */
-static bool update(const StageCtx *ctx, const PpoConfig *c, PpoSetup *setup, Error *err) {
+/* Past kl_stop, or where the guard ended the run, the policy holds the last good weights: a result, with a warning, not
+ * a failure. */
+static bool update(const StageCtx *ctx, const PpoConfig *c, PpoSetup *setup, RlGuard *guard, Error *err) {
     bool kl_stop = false;
     setup->stopped_by_kl = &kl_stop;
+    setup->guard = rl_guard_of(guard);
     bool done = ppo_run(c, setup, ctx->output, ctx->log, ctx->stop, err);
-    if (!done && kl_stop) {
+    bool put_back = err->code == ERR_DIVERGED && (kl_stop || (setup->guard && setup->guard->stopped));
+    if (!done && put_back) {
         log_warn(ctx->log, "%s; going on with those", err->msg);
+        log_event(ctx->log, "rl_stopped", "%s", err->msg);
         *err = (Error){0};
     }
-    return (done || kl_stop) && (!stage_leads(ctx) || summarise(ctx, kl_stop, err));
+    return (done || put_back) && (!stage_leads(ctx) || summarise(ctx, kl_stop, guard, err));
+}
+
+static bool update_guarded(const StageCtx *ctx, const StageText *text, const Prompts *prompts, const PpoConfig *c,
+                           PpoSetup *setup, Error *err) {
+    RlGuard *guard;
+    if (!rl_guard_open(&guard, ctx, text, prompts, c, setup->policy.trunk->cfg.max_seq, err)) return false;
+    bool ok = update(ctx, c, setup, guard, err);
+    rl_guard_close(guard);
+    return ok;
 }
 
 static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Prompts *prompts, Error *err) {
@@ -341,8 +360,10 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
          read_mix(&mix, ctx, text, max, err) &&
          (!stage_leads(ctx) ||
           appender_open(&reporter.samples, str_get(&path), state_exists(ctx->output) ? -1 : 0, err));
+    if (ctx->cfg->rl.value_unit == 1) c.value_shift = setup.score_mean, c.value_scale = setup.score_sd;
     if (ok) {
-        ok = rl_methods[c.method].rollouts ? update(ctx, &c, &setup, err) : stage_rl_dpo(ctx, text, &c, &setup, err);
+        ok = rl_methods[c.method].rollouts ? update_guarded(ctx, text, prompts, &c, &setup, err)
+                                           : stage_rl_dpo(ctx, text, &c, &setup, err);
         appender_close(reporter.samples);
         ok = ok && (!stage_leads(ctx) || unique_samples(ctx->output, err));
     }
@@ -377,9 +398,10 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 const Stage stage_rl = {
     .name = "rl",
     .help = "RL-CAI: policy gradients against the preference model, or DPO, near SL-CAI by a KL penalty",
-    .version = 3,
-    .needs = {"world", "tokenizer", "prompts", "sl", "pairs", "label", "pm"},
-    .section = {"rl.", "dpo.", "lora.", "dist.", "data.columns", "data.max_rows"},
+    .version = 4,
+    .needs = {"world", "tokenizer", "prompts", "helpful", "sl", "pairs", "label", "pm"},
+    .section = {"rl.", "dpo.", "lora.", "label.", "dist.", "data.columns", "data.max_rows"},
     .files = files,
+    .uses_constitution = true, /* its guard judges */
     .spread = true,
     .run = run};

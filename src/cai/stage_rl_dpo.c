@@ -55,7 +55,7 @@ static bool learn(const StageCtx *ctx, const SampleSet *set, const PpoSetup *s, 
     double *ref = mem_alloc((size_t)set->n * sizeof *ref);
     ObjDpo *o = NULL;
     Objective obj;
-    DpoConfig d = {{c->dpo.beta, c->dpo.label_smoothing, c->dpo.loss == 1}, c->dpo.average, false};
+    DpoConfig d = {{c->dpo.beta, c->dpo.label_smoothing, (DpoKind)c->dpo.loss}, c->dpo.average, false};
     d.equal = stage_leads(ctx) && s->policy.trunk->be->exact && !state_exists(ctx->output) &&
               doctor_same_weights(s->policy, s->reference);
     bool ok = obj_dpo_reference(ref, set, s->reference, max_tok, err) &&

@@ -396,7 +396,8 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objecti
                      .state = stage_state(ctx),
                      .mesh = ctx->mesh,
                      .shard = ctx->cfg->dist.zero,
-                     .running_sum = !ctx->cfg->dist.tree};
+                     .running_sum = !ctx->cfg->dist.tree,
+                     .trace = ctx->trace};
     if (c.accum < 1) c.accum = 1;
     c.steps = k->steps;
     if (c.steps == 0) c.steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c.accum);

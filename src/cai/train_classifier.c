@@ -236,37 +236,20 @@ static void train_samples(ClassifierRun *r, SampleSet *set, bool lm) {
     free(weight);
 }
 
-static bool take_weights(Net net, const char *dir, Error *err) {
-    Model m = {0};
-    Head h = {0};
-    bool ok = model_open(&m, net.trunk->be, dir, false, err);
-    if (ok) {
-        ok = head_open(&h, &m, net.head->kind, dir, false, err) && net_copy_weights(net, (Net){&m, &h, NULL}, err);
-        head_release(&h);
-    }
-    model_release(&m);
-    return ok || error_wrap(err, "%s", dir);
-}
-
 /* A trained part is kept in train/, so that a run that was stopped behind it goes on behind it. */
 static bool done_before(const StageCtx *ctx, Net net, bool *done, Error *err) {
     Str path = {0};
     path_join(&path, ctx->output, "DONE");
     *done = io_exists(str_get(&path));
-    path_join(&path, ctx->output, "net");
-    bool ok = !*done || take_weights(net, str_get(&path), err);
     str_release(&path);
-    return ok;
+    return !*done || state_get_net(net, ctx->output, "net", err);
 }
 
 static bool keep_part(const StageCtx *ctx, Net net, Error *err) {
     Str path = {0};
     path_join(&path, ctx->output, "DONE");
-    Str folder = {0};
-    path_join(&folder, ctx->output, "net");
-    bool ok = io_make_dirs(str_get(&folder), err) && net_save(net, str_get(&folder), err) &&
-              io_write_file(str_get(&path), "", 0, err) && state_remove(ctx->output, err);
-    str_release(&folder);
+    bool ok = state_put_net(net, ctx->output, "net", err) && io_write_file(str_get(&path), "", 0, err) &&
+              state_remove(ctx->output, err);
     str_release(&path);
     return ok;
 }

@@ -90,6 +90,8 @@ static const unsigned char *add_record(const unsigned char *at, LeafSum *total, 
     total->tokens += head.sum.tokens;
     total->rows += head.sum.rows;
     total->sequences += head.sum.sequences;
+    total->trace.inputs += head.sum.trace.inputs;
+    total->trace.losses += head.sum.trace.losses;
     for (int64_t i = 0; i < head.n_metric; i++, at += sizeof(Entry)) {
         Entry e;
         memcpy(&e, at, sizeof e);

@@ -14,8 +14,9 @@
 #include "dist/agree.h"
 #include "nn/optim.h"
 #include "train/objective.h"
+#include "train/trace.h"
 
-typedef struct { double loss, weight, tokens, rows, sequences; } LeafSum;   /* rows: head rows trained */
+typedef struct { double loss, weight, tokens, rows, sequences; TraceSum trace; } LeafSum;   /* rows: head rows trained */
 
 typedef struct Leaves Leaves;
 /* For the gradients of o (borrowed, as its mesh). running: one running sum instead of the tree, of one rank only; it holds nothing

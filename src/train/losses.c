@@ -190,12 +190,17 @@ double sigmoid(double x) {
 }
 
 double dpo_loss(double *slope, double d, double q, DpoRule rule) {
-    double p = q * (1 - rule.smoothing) + (1 - q) * rule.smoothing, z = rule.beta * d;
-    if (rule.ipo) {
+    double e = rule.smoothing, p = q * (1 - e) + (1 - q) * e, z = rule.beta * d;
+    if (rule.kind == DPO_IPO) {
         double aim = 1 / (2 * rule.beta);
         *slope = 2 * (d - (2 * p - 1) * aim);
         return p * (d - aim) * (d - aim) + (1 - p) * (d + aim) * (d + aim);
     }
+    if (rule.kind == DPO_HINGE) {
+        *slope = rule.beta * ((1 - p) * (z > -1) - p * (z < 1));
+        return p * fmax(0, 1 - z) + (1 - p) * fmax(0, 1 + z);
+    }
+    if (rule.kind == DPO_ROBUST) p = (q - e) / (1 - 2 * e);
     *slope = rule.beta * (sigmoid(z) - p);
     return p * softplus(-z) + (1 - p) * softplus(z);
 }

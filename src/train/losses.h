@@ -78,8 +78,12 @@ int group_advantages(double *adv, const double *score, const int64_t *off, int n
 /* DPO (Rafailov et al. 2023) of D = (pc - qc) - (pr - qr): sums over the reply's tokens, policy less reference, chosen less
  * rejected. q: probability that chosen is better, 1 unless soft; e = smoothing; p = q (1-e) + (1-q) e:
  *   sigmoid  -p log s(beta D) - (1-p) log s(-beta D)             with e > 0 the conservative one (Mitchell 2023)
- *   ipo      p (D - 1/(2 beta))^2 + (1-p) (D + 1/(2 beta))^2     Azar et al. 2024 */
-typedef struct { double beta, smoothing; bool ipo; } DpoRule;
+ *   ipo      p (D - 1/(2 beta))^2 + (1-p) (D + 1/(2 beta))^2     Azar et al. 2024
+ *   robust   sigmoid's with p = (q - e) / (1 - 2e), which may lie outside 0..1: an unbiased estimate of the loss on true labels when
+ *            a share e < 1/2 of them is flipped               Chowdhury et al. 2024, eq. 12
+ *   hinge    p max(0, 1 - beta D) + (1-p) max(0, 1 + beta D)     Zhao et al. 2023 (SLiC) on log-ratios */
+typedef enum { DPO_SIGMOID, DPO_IPO, DPO_ROBUST, DPO_HINGE } DpoKind;
+typedef struct { double beta, smoothing; DpoKind kind; } DpoRule;
 double dpo_loss(double *slope, double d, double q, DpoRule rule);      /* *slope = dl/dD */
 
 /* Soft-label Bradley-Terry: D = a - b - margin; l = -q log s(D) - (1-q) log s(-D) + center (a+b)^2; stable for |D| <= 1e4. */

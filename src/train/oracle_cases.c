@@ -227,7 +227,8 @@ static void dpo(OracleRun *c) {
     int n = 0;
     double *pc = oracle_vec(c, "pc", &n), *pr = oracle_vec(c, "pr", &n), *qc = oracle_vec(c, "qc", &n);
     double *qr = oracle_vec(c, "qr", &n), *slope = oracle_zeros(c, n), loss = 0;
-    DpoRule rule = {oracle_num(c, "beta"), oracle_num_or(c, "label_smoothing", 0), oracle_flag(c, "ipo")};
+    DpoRule rule = {oracle_num(c, "beta"), oracle_num_or(c, "label_smoothing", 0),
+                    oracle_flag(c, "ipo") ? DPO_IPO : DPO_SIGMOID};
     if (!(rule.beta > 0)) oracle_bad(c, "'beta' is %g, expected a number above 0", rule.beta);
     for (int i = 0; i < n; i++) {
         pc[i] -= qc[i], pr[i] -= qr[i];

@@ -16,9 +16,9 @@
 #include "base/json.h"
 #include "nn/lora.h"
 #include "train/batch.h"
+#include "train/guard.h"
 #include "train/leaves.h"
 #include "train/obj.h"
-#include "train/rollout.h"
 
 enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
 enum { SEEN_PER_ROW = 2 }; /* where replies share rows: attention's rows of a pass, at most, per row of it */
@@ -64,10 +64,13 @@ typedef struct {
     Head good_head;
     Adapter *good_adapter; /* of a policy with an adapter: then trunk and head are the policy's */
     bool keeps_good;
+    Guard *guard; /* or NULL */
     Metrics *metrics;
     Appender *file;
     State *state; /* NULL without a folder */
     int64_t update, n_skipped, n_skipped_now;
+    TraceSum trace; /* of this update */
+    int64_t n_pass; /* passes of this update before this minibatch */
     double beta, tok_done, last_reward;
     int64_t n_tok; /* of replies since update 0 */
 } Ppo;
@@ -133,11 +136,11 @@ static double value_loss(void *self, Backend *be, const Batch *b, int first, Ten
     tensor_get(be, v, out);
     for (int i = 0; i < out.rows; i++) {
         int64_t t = p->pass.at[first + i];
-        v[i] = as_engine(v[i]);
+        v[i] = value_of(p->c, as_engine(v[i]));
         if (p->v_new) p->v_new[t] = v[i];
         double dv, clipped, l = ppo_value_token(&dv, &clipped, v[i], x->v[t], x->ret[t], p->c->value_clip);
         double by = p->c->value_weight * p->pass.share[first + i].weight;
-        v[i] = by * dv;
+        v[i] = by * dv / (p->c->value_scale > 0 ? p->c->value_scale : 1);
         loss += by * l;
         metrics_add(m, "value_loss", l, 1);
         metrics_add(m, "value_clipfrac", clipped, 1);
@@ -287,6 +290,7 @@ static bool pass_leaf(Ppo *p, const Minibatch *b, int64_t i, LeafSum *leaf, Metr
     leaf->rows = p->pass.b.n_row;
     if (has_value(p))
         leaf->loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, m);
+    trace_add(&leaf->trace, c->trace, p->update + 1, p->n_pass + i, &p->pass.b, leaf->loss);
     return !b->first || check_first(p, seq, n, m, err);
 }
 
@@ -328,6 +332,7 @@ static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, E
     p->lp_new = first ? mem_alloc(2 * (size_t)p->x.n_tok * sizeof(double)) : NULL;
     p->v_new = first ? p->lp_new + p->x.n_tok : NULL;
     Minibatch b = minibatch_plan(p, seq, n, number, first);
+    int64_t n_pass = b.n_pass;
     leaves_begin(l, b.n_leaf);
     gradients(p, l, &b, &mine);
     free(p->lp_new);
@@ -335,6 +340,9 @@ static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, E
     free(b.from);
     if (!leaves_agree(l, &mine, &sum, p->metrics, err)) return false;
     p->n_trained += (int64_t)sum.rows;
+    p->trace.inputs += sum.trace.inputs;
+    p->trace.losses += sum.trace.losses;
+    p->n_pass += n_pass;
     if (!descend(p, l, &sum, err)) return false;
     if (p->n_skipped < MAX_SKIPPED) return true;
     return error_set(
@@ -413,6 +421,12 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     if (has_value(p)) json_out_num(&j, "explained_variance", s->explained);
     if (method(p)->groups) json_out_num(&j, "flat_groups", (double)p->x.n_flat * p->c->group / p->x.n);
     json_out_int(&j, "skipped", p->n_skipped_now);
+    const GuardCheck *check = p->guard ? guard_last(p->guard, p->update - 1) : NULL;
+    if (check) {
+        json_out_num(&j, "guard_proxy", check->proxy);
+        json_out_num(&j, "guard_score", check->score);
+    }
+    trace_put(&j, &p->trace);
     json_out_num(&j, "t_s", took);
     json_out_num(&j, "t_rollout", p->x.generate_s);
     json_out_num(&j, "t_score", p->x.score_s);
@@ -491,7 +505,7 @@ static bool load(Ppo *p, int64_t *metrics_bytes, Error *err) {
 
 static bool good_open(Ppo *p, Error *err) {
     Net policy = p->s->policy;
-    p->keeps_good = p->c->kl_stop > 0;
+    p->keeps_good = p->c->kl_stop > 0 && !p->s->guard; /* which keeps its own */
     if (!p->keeps_good) return true;
     if (policy.adapter) return adapter_clone(&p->good_adapter, policy, false, err);
     return model_init(&p->good_trunk, policy.trunk->be, &policy.trunk->cfg, 0, false, err) &&
@@ -579,18 +593,38 @@ static void ppo_close(Ppo *p) {
     optim_close(p->optim);
     optim_close(p->warm);
     rollout_close(&p->rollout);
+    guard_close(p->guard);
 }
 
-/* The policy that made this rollout went too far; the one before the last update did not. */
+/* The policy that made this rollout went too far; the one before the last update did not, nor did the guard's best. */
 static bool kl_stop(Ppo *p, double kl, Error *err) {
-    if (!net_copy_weights(p->s->policy, good_net(p), err)) return false;
+    int64_t at = p->update - 1;
+    if (!(p->guard ? guard_restore(p->guard, &at, err) : net_copy_weights(p->s->policy, good_net(p), err)))
+        return false;
     if (p->s->stopped_by_kl) *p->s->stopped_by_kl = true;
-    return error_set(
-        err, ERR_DIVERGED,
-        "after %" PRId64 " updates the policy is %.1f nats per reply away from the reference, allowed %.1f: the "
-        "weights of the rollout before were put back. Likely causes: the penalty (%g) is too small for these "
-        "scores; the learning rate (%g) is too high",
-        p->update, kl, p->c->kl_stop, p->beta, p->c->optim.lr);
+    return error_set(err, ERR_DIVERGED,
+                     "after %" PRId64
+                     " updates the policy is %.1f nats per reply away from the reference, allowed %.1f: the "
+                     "weights after %" PRId64 " were put back. Likely causes: the penalty (%g) is too small for these "
+                     "scores; the learning rate (%g) is too high",
+                     p->update, kl, p->c->kl_stop, at, p->beta, p->c->optim.lr);
+}
+
+/* ERR_DIVERGED when the run is over. */
+static bool guarded(Ppo *p, Error *err) {
+    GuardVerdict v;
+    int64_t at;
+    if (!p->guard) return true;
+    Error mine = {0};
+    guard_look(p->guard, p->update, &v, &mine);
+    if (!agree(world_of(p), &mine, NULL, 0, NULL, err)) return false;
+    if (!v.stop) return true;
+    guard_restore(p->guard, &at, &mine);
+    if (!agree(world_of(p), &mine, NULL, 0, NULL, err)) return false;
+    return error_set(err, ERR_DIVERGED,
+                     "after %" PRId64 " updates %s. Training has stopped, and the weights after %" PRId64
+                     ", the best by the judge, were put back",
+                     p->update, v.cause, at);
 }
 
 static void end_warmup(Ppo *p) {
@@ -605,6 +639,8 @@ static bool make_update(Ppo *p, Error *err) {
     double start_s = now_s(), lr = c->optim.lr * schedule_factor(&c->schedule, p->update);
     metrics_clear(p->metrics);
     p->n_skipped_now = 0;
+    p->trace = (TraceSum){0};
+    p->n_pass = 0;
     p->rule = (PolicyRule){c->clip, c->term, c->level, method(p)->kl == KL_IN_LOSS ? p->beta : 0, c->kl_by_ratio};
     pulse_step(p->pulse, p->update + 1);
     if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->stop, err)) return false;
@@ -612,7 +648,7 @@ static bool make_update(Ppo *p, Error *err) {
     s.start_s = start_s;
     double learn_s = now_s();
     bool ok = true;
-    if (p->keeps_good && !(s.kl <= c->kl_stop))
+    if (c->kl_stop > 0 && !(s.kl <= c->kl_stop))
         ok = kl_stop(p, s.kl, err);
     else if (p->keeps_good)
         ok = net_copy_weights(good_net(p), p->s->policy, err);
@@ -665,7 +701,7 @@ static bool loop(Ppo *p, Error *err) {
     double saved_s = now_s();
     while (p->update < p->c->updates) {
         bool due, stopped;
-        if (!look_up(p, saved_s, &due, &stopped, err)) return false;
+        if (trace_over(p->c->trace, p->update, err) || !look_up(p, saved_s, &due, &stopped, err)) return false;
         if (stopped) return suspend(p, err);
         if (due) {
             StateView v = view(p);
@@ -673,9 +709,10 @@ static bool loop(Ppo *p, Error *err) {
             saved_s = now_s();
         }
         /* Stopped while generating: this update has not begun to change anything. */
-        if (!make_update(p, err)) return err->code == ERR_STOPPED && suspend(p, err);
+        if (!guarded(p, err) || !make_update(p, err)) return err->code == ERR_STOPPED && suspend(p, err);
     }
-    return true;
+    if (trace_over(p->c->trace, p->update, err)) return false;
+    return guarded(p, err) || (err->code == ERR_STOPPED && suspend(p, err));
 }
 
 static bool start(Ppo *p, const char *dir, Error *err) {
@@ -687,6 +724,8 @@ static bool start(Ppo *p, const char *dir, Error *err) {
     if (!state_open(&p->state, dir, &p->c->state, p->c->mesh, p->log, err) || !load(p, &metrics_bytes, err))
         return false;
     if (p->update > 0 && !warms_up(p)) end_warmup(p);
+    if (p->s->guard) guard_open(&p->guard, p->s->guard, p->c, p->s, dir, p->update, p->log, p->stop, &mine);
+    if (!agree(world_of(p), &mine, NULL, 0, NULL, err)) return false;
     if (p->update > 0) log_info(p->log, "resumed at update %" PRId64 " of %" PRId64, p->update, p->c->updates);
     Str path = {0};
     str_printf(&path, "%s/metrics.jsonl", dir);

@@ -60,10 +60,12 @@ typedef struct {
     double kl_stop;                 /* nats per sequence: stop training, keep the last good weights; 0: off */
     OptimConfig optim;
     Schedule schedule;              /* over updates */
+    double value_shift, value_scale;    /* PPO: a value is (head's output - shift) / scale; scale 0: the output itself */
     double value_lr;                /* learning-rate of the value net relative to the policy's: 1 */
     double state_s;                 /* seconds between states; 0: 60 */
     int64_t state_updates;          /* > 0: also every so many updates */
     StateConfig state;
+    const Trace *trace;             /* NULL: none */
     uint64_t seed;
     Keep keep;                      /* KEEP_ALL (0) or KEEP_INPUTS */
     const Mesh *mesh;               /* borrowed; NULL: one rank */
@@ -104,6 +106,7 @@ typedef struct {
     PpoReportFn *report;
     void *report_ud;
     bool *stopped_by_kl;            /* set when ERR_DIVERGED comes from kl_stop; may be NULL */
+    struct PpoGuard *guard;         /* train/guard.h: stops a run that over-optimises; NULL: none. Needs a dir */
     /* Tests only: spoils the token rewards after the doctor saw them, to prove that a gate notices. NULL. */
     void (*spoil)(double *r, const double *score, const int64_t *off, int n_seq);
 } PpoSetup;
@@ -114,10 +117,12 @@ typedef struct {
  *   policy_loss, value_loss (PPO), kl_k3 (GRPO), rollout_gap (rollout_weights, or a backend that is not exact: mean |log-prob of the policy -
  *   recorded one| before the first step), approx_kl, ppo_kl, clipfrac, clipfrac_dual, value_clipfrac (PPO), ratio,
  *   entropy (means over all tokens of all epochs), mix_loss, explained_variance (PPO), flat_groups (groups: share whose scores
- *   are equal, which teach nothing), grad_norm (mean), skipped (optimizer steps); t_s, t_rollout, t_score, t_tok_s.
+ *   are equal, which teach nothing), grad_norm (mean), skipped (optimizer steps); guard_proxy, guard_score (in the update after a
+ *   check, whose rollouts the checked policy made); inputs, losses (trace.h); t_s, t_rollout, t_score, t_tok_s.
  * dir NULL: nothing is read or written (benchmarks).
  * ERR_STOPPED after a saved state (a started update is finished first). ERR_DIVERGED when non-finite or when a rollout's KL
- * passes kl_stop: then the policy holds the weights of the last rollout that did not, and the caller may keep them. */
+ * passes kl_stop, or the guard ends the run: then the policy holds the weights of the last rollout that did not, with a guard
+ * those of its best check, and the caller may keep them. */
 bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err);
 
 /* train/doctor.c — invariants checked in every run; a violation is an ERR_STATE that names its likely causes. */

@@ -161,6 +161,10 @@ static bool score_reference(Experience *x, Rollout *r, Error *err) {
     return ok;
 }
 
+double value_of(const PpoConfig *c, double output) {
+    return c->value_scale > 0 ? (output - c->value_shift) / c->value_scale : output;
+}
+
 static bool score_values(Experience *x, Rollout *r, Error *err) {
     int64_t n_all = 0;
     for (int i = 0; i < x->n; i++) n_all += x->prompt[i]->n + x->reply[i].n - 1;
@@ -177,7 +181,7 @@ static bool score_values(Experience *x, Rollout *r, Error *err) {
     }
     bool ok = engine_score_all(r->value, seq, x->n, out, err);
     for (int i = 0; ok && i < x->n; i++)
-        for (int t = 0; t < x->reply[i].n; t++) x->v[x->off[i] + t] = out[i][x->prompt[i]->n - 1 + t];
+        for (int t = 0; t < x->reply[i].n; t++) x->v[x->off[i] + t] = value_of(r->c, out[i][x->prompt[i]->n - 1 + t]);
     free(tok);
     free(flat);
     free(out);

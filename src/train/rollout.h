@@ -35,5 +35,6 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
 bool experience_judge(Experience *x, const PpoConfig *c, double beta,
                       void (*spoil)(double *r, const double *score, const int64_t *off, int n_seq), Error *err);
 void experience_release(Experience *x);
+double value_of(const PpoConfig *c, double output);     /* of the value net's head */
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "base/hash.h"
 #include "dist/agree.h"
+#include "nn/lora.h"
 
 struct State {
     CkptWriter *writer;
@@ -87,10 +88,11 @@ void state_close(State *s) {
     free(s);
 }
 
-/* One save is under way at a time: when there is one more on disk, it is the one handed over last. */
+/* One save is under way at a time: when there is one more on disk, it is the one handed over last. Rank 0's alone is
+ * the whole. */
 static void tell(State *s) {
     int64_t saved = ckpt_stats(s->writer).saved;
-    if (saved > s->told) pulse_commit(log_pulse(s->log), s->handed);
+    if (saved > s->told && s->c.rank == 0) pulse_commit(log_pulse(s->log), s->handed);
     s->told = saved;
 }
 
@@ -390,7 +392,8 @@ bool state_exists(const char *dir) {
 }
 
 bool state_remove(const char *dir, Error *err) {
-    static const char *const names[] = {"state", "state.old", "state.new"}; /* the last two: of earlier versions */
+    static const char *const names[] = {"state", "guard", "guard.new", /* guard.h */
+                                        "state.old", "state.new"};     /* of earlier versions */
     Str path = {0};
     bool ok = true;
     for (int i = 0; ok && i < COUNT_OF(names); i++) {
@@ -409,4 +412,29 @@ bool state_finish(const char *dir, const StateConfig *c, Error *err) {
                                                 : state_remove(dir, err);
     str_release(&path);
     return ok;
+}
+
+/* -- nets beside a state */
+
+bool state_put_net(Net net, const char *dir, const char *name, Error *err) {
+    Str path = {0};
+    str_printf(&path, "%s/%s", dir, name);
+    bool ok = io_make_dirs(path.s, err) && (net.adapter ? adapter_save(net, path.s, err) : net_save(net, path.s, err));
+    str_release(&path);
+    return ok;
+}
+
+bool state_get_net(Net net, const char *dir, const char *name, Error *err) {
+    Str path = {0};
+    Model m = {0};
+    Head h = {0};
+    str_printf(&path, "%s/%s", dir, name);
+    bool ok = net.adapter ? adapter_load(net, path.s, err) : model_open(&m, net.trunk->be, path.s, false, err);
+    if (ok && !net.adapter) {
+        ok = head_open(&h, &m, net.head->kind, path.s, false, err) && net_copy_weights(net, (Net){&m, &h, NULL}, err);
+        head_release(&h);
+    }
+    model_release(&m);
+    str_release(&path);
+    return ok || error_wrap(err, "%s/%s", dir, name);
 }

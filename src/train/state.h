@@ -53,6 +53,11 @@ bool state_load(State *s, const StateView *v, Error *err);
 int64_t state_found(const State *s);         /* its step, -1: none */
 CkptStats state_stats(State *s);
 
+/* A net by itself: dir/name/ holds it, of a net with an adapter only that and a scoring head; loading is strict and takes the
+ * weights into net. */
+bool state_put_net(Net net, const char *dir, const char *name, Error *err);
+bool state_get_net(Net net, const char *dir, const char *name, Error *err);
+
 bool state_exists(const char *dir);                     /* is there something to resume from? */
 bool state_remove(const char *dir, Error *err);
 /* When the stage has its result: leaves what is to be kept for people. */

@@ -189,6 +189,7 @@ static bool load(Trainer *t, State *s, int64_t *metrics_bytes, Error *err) {
 
 typedef struct {
     double loss, weight, lr, grad_norm, n_tok, start_s, wait_s;
+    TraceSum trace;
     bool skipped, stopped;
 } Step;
 
@@ -206,6 +207,7 @@ static bool make_leaves(Trainer *t, Error *err) {
         CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
               b.n_row);
         leaf.loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &leaf.weight, leaves_metrics(t->leaves));
+        trace_add(&leaf.trace, t->cfg.trace, t->step + 1, i, &b, leaf.loss);
         leaf.tokens = b.n_tok;
         leaf.rows = b.n_row;
         leaf.sequences = b.seqs.n_seq;
@@ -234,6 +236,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     s->lr = c->optim.lr * factor;
     s->weight = sum.weight;
     s->n_tok = sum.tokens;
+    s->trace = sum.trace;
     s->loss = s->weight > 0 ? sum.loss / s->weight : 0;
     if (s->weight > 0 && isfinite(sum.loss)) {
         if (!leaves_sum(t->leaves, err)) return false;
@@ -273,6 +276,7 @@ static bool write_metrics(Trainer *t, const Step *s, Error *err) {
         const char *name = metrics_at(t->metrics, i, &mean, &weight);
         json_out_num(&j, name, mean);
     }
+    trace_put(&j, &s->trace);
     json_out_num(&j, "t_s", took);
     json_out_num(&j, "t_tok_s", s->n_tok / (took > 0 ? took : 1e-9));
     json_out_num(&j, "t_wait", took > 0 ? (waited(t) - s->wait_s) / took : 0);
@@ -315,7 +319,7 @@ static bool loop(Trainer *t, State *state, Error *err) {
         Step s;
         StateView v;
         bool due;
-        if (!make_step(t, &s, err)) return false;
+        if (trace_over(t->cfg.trace, t->step, err) || !make_step(t, &s, err)) return false;
         if (s.stopped) {
             v = view(t);
             if (!state_save_last(state, &v, put_state, t, err)) return false;
@@ -331,7 +335,7 @@ static bool loop(Trainer *t, State *state, Error *err) {
         if (!state_save(state, &v, put_state, t, err)) return false;
         saved_s = now_s();
     }
-    return true;
+    return !trace_over(t->cfg.trace, t->step, err);
 }
 
 bool trainer_run(Trainer *t, const char *dir, Error *err) {

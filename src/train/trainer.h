@@ -15,6 +15,7 @@
 #include "nn/optim.h"
 #include "train/objective.h"
 #include "train/state.h"
+#include "train/trace.h"
 
 typedef struct {
     OptimConfig optim;
@@ -29,6 +30,7 @@ typedef struct {
     const Mesh *mesh;       /* borrowed; NULL: one rank */
     bool shard;             /* ZeRO-1, see OptimConfig */
     bool running_sum;       /* of one rank: gradients of micro-batches are added as they come, not as a tree; one sum in memory */
+    const Trace *trace;     /* NULL: none */
 } TrainConfig;
 
 typedef struct Trainer Trainer;
@@ -39,7 +41,7 @@ void trainer_close(Trainer *t);
  * Resumes from dir/state when present. ERR_STOPPED after a saved state when stop was requested.
  *
  * metrics.jsonl, one object per step: step (1..), loss (mean per loss weight), lr, grad_norm, weight (total loss weight),
- * skipped, the objective's means, and times, which are no function of the inputs: t_s, t_tok_s, t_wait (share). */
+ * skipped, the objective's means, inputs and losses (trace.h), and times, which are no function of the inputs: t_s, t_tok_s, t_wait (share). */
 bool trainer_run(Trainer *t, const char *dir, Error *err);
 double trainer_last_loss(const Trainer *t);     /* mean loss of the last step, also one that an earlier process made */
 Metrics *trainer_metrics(Trainer *t);           /* the objective's means of the last step made here */

@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""The method's experiments: runs configurations over seeds and writes what came out as Markdown tables (docs/results.md).
+
+  bench/method.py world DIKAST OUT [--seeds 0 1 2 3 4] [--only NAME ...]   the tiny world and its controls
+  bench/method.py real DIKAST OUT [--set key=value ...] [--only NAME ...]  conf/real.yaml and its baselines
+  ... --table                                                             only the tables, of the runs that are there
+
+Run from the project's root. A second call recomputes nothing; stages that runs have in common are computed once. A missed gate
+(exit 6) is a result and is counted; any other failure ends the program."""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+WORLD = {  # name of the run: configuration, further keys
+    "main": ("conf/quickstart.yaml", []),
+    "swap": ("conf/controls/swap.yaml", []),
+    "no-critique": ("conf/controls/no-critique.yaml", []),
+    "shuffled": ("conf/controls/shuffled.yaml", []),
+    "beta0": ("conf/controls/beta0.yaml", []),
+    "random-pm": ("conf/controls/random-pm.yaml", []),
+    "irrelevant": ("conf/controls/irrelevant.yaml", []),
+    "best-of-16": ("conf/controls/best-of-16.yaml", []),
+    "guard": ("conf/controls/guard.yaml", []),
+}
+REAL = {
+    "real": [],
+    "real-random": ["constitution.select=random"],
+    "real-dpo": ["rl.method=dpo", "dpo.epochs=3"],
+}
+
+
+def run(dikast, conf, out, name, keys):
+    command = [dikast, "run", conf, f"run.out={out}", "--name", name, "-q"] + keys
+    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    if code not in (0, 6):
+        sys.exit(f"{' '.join(command)}: exit {code}")
+    print(f"{name}: {'gates missed' if code else 'ok'}", flush=True)
+
+
+def report(out, name):
+    path = f"{out}/runs/{name}/report.json"
+    if not os.path.exists(path):
+        return None
+    with open(path) as f:
+        return json.load(f)
+
+
+def number(r, key):
+    return r["metrics"].get(key)
+
+
+def spread(values, digits=2):
+    values = [v for v in values if v is not None]
+    if not values:
+        return "-"
+    mean = statistics.fmean(values)
+    return f"{mean:.{digits}f}" if len(values) < 2 else f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def table(head, rows):
+    print("| " + " | ".join(head) + " |")
+    print("|" + " --- |" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def world_name(name, seed):
+    return f"{name}-{seed}"
+
+
+def world_tables(out, seeds, names):
+    columns = [("harm SFT", "eval.helpful.harm"), ("harm SL", "eval.sl.harm"), ("harm RL", "eval.rl.harm"),
+               ("reason SL", "eval.sl.reason"), ("reason RL", "eval.rl.reason")]
+    columns = [(h + w, k + e) for h, k in columns for w, e in ((", named", ".named"), (", unnamed", ".unnamed"))
+               if not (k.endswith("reason") and e == ".unnamed")]
+    columns += [("benign", "eval.rl.benign"), ("look-alike", "eval.rl.lookalike"), ("KL", "rl.kl"), ("score", "eval.rl.pm_score"),
+                ("PM held-out", "pm.held_ai.accuracy")]
+    rows = []
+    for name in names:
+        found = [r for r in (report(out, world_name(name, s)) for s in seeds) if r]
+        if not found:
+            continue
+        met = sum(all(g["ok"] for g in r["gates"]) for r in found)
+        rows.append([name, str(len(found))] + [spread([number(r, key) for r in found]) for _, key in columns] +
+                    [f"{met} of {len(found)}"])
+    table(["run", "seeds"] + [h for h, _ in columns] + ["all gates"], rows)
+    misses = []
+    for name in names:
+        for s in seeds:
+            r = report(out, world_name(name, s))
+            misses += [[world_name(name, s), g["name"], f"{g['value']:.4g}", f"{g['bound']:.4g}"]
+                       for g in (r["gates"] if r else []) if not g["ok"]]
+    if misses:
+        table(["run", "gate missed", "value", "bound"], misses)
+    pairs = [("irrelevant", "eval.helpful.harm", "eval.sl.harm"), ("irrelevant", "eval.sl.reason", "eval.rl.reason"),
+             ("shuffled", "eval.sl.reason.named", "eval.rl.reason.named"),
+             ("random-pm", "eval.sl.reason.named", "eval.rl.reason.named"),
+             ("best-of-16", "eval.best_of.harm.named", "eval.rl.harm.named"),
+             ("best-of-16", "eval.best_of.reason.named", "eval.rl.reason.named"),
+             ("best-of-16", "eval.best_of.pm_score", "eval.rl.pm_score"),
+             ("guard", "rl.updates", "rl.guard.update"), ("guard", "eval.helpful.benign", "eval.rl.benign")]
+    rows = []
+    for name, a, b in pairs:
+        found = [r for r in (report(out, world_name(name, s)) for s in seeds) if r]
+        if name in names and found:
+            rows.append([name, a, spread([number(r, a) for r in found], 3), b, spread([number(r, b) for r in found], 3)])
+    table(["run", "beside", "mean ± sd", "of", "mean ± sd"], rows)
+
+
+def interval(r, key, percent=True):
+    m, lo, hi = (number(r, key + e) for e in ("", ".lo", ".hi"))
+    if m is None:
+        return "-"
+    if not percent:
+        return f"{m:.3g}"
+    return f"{100 * m:.1f}" if lo is None else f"{100 * m:.1f} ({100 * lo:.1f} to {100 * hi:.1f})"
+
+
+def real_tables(out, names):
+    columns = [("harmful", "harm"), ("help: harmless requests not refused", "benign"), ("refused, red-team", "refusal.harm"),
+               ("evasive openings", "gauge.evasive"), ("top 4-gram", "gauge.top4"), ("duplicates", "gauge.duplicates"),
+               ("stock comfort", "gauge.comfort"), ("ended", "ended")]
+    models = [("real", "helpful", "SFT only"), ("real", "sl", "SL-CAI"), ("real", "best_of", "SL-CAI, best of 16 by PM"),
+              ("real-dpo", "rl", "DPO on the pairs"), ("real", "rl", "RL-CAI"),
+              ("real-random", "sl", "SL-CAI, random principle"), ("real-random", "rl", "RL-CAI, random principle")]
+    rows = []
+    for run_name, model, words in models:
+        r = report(out, run_name)
+        if r and run_name in names and number(r, f"eval.{model}.harm") is not None:
+            rows.append([words] + [interval(r, f"eval.{model}.{key}") for _, key in columns] +
+                        [interval(r, f"eval.{model}.length", False)])
+    table(["model, %"] + [h for h, _ in columns] + ["tokens"], rows)
+    rows = []
+    for run_name in names:
+        r = report(out, run_name)
+        for a, b in (("helpful", "sl"), ("sl", "rl"), ("helpful", "rl")) if r else ():
+            if number(r, f"eval.delta.{a}-{b}.harm") is None:
+                continue
+            base = number(r, f"eval.{a}.harm")
+            change = number(r, f"eval.delta.{a}-{b}.harm")
+            rows.append([run_name, f"{a} -> {b}", interval(r, f"eval.delta.{a}-{b}.harm"),
+                         f"{100 * change / base:+.0f} %" if base else "-", interval(r, f"eval.delta.{a}-{b}.benign")])
+    table(["run", "models", "harmful, points, paired", "relative", "harmless answered, points, paired"], rows)
+    rows = []
+    for key in ("label.judge.accuracy", "label.flip_rate", "pm.held_ai.accuracy", "pm.held_human.accuracy", "classifier.auroc",
+                "rl.kl", "rl.guard.checks", "rl.guard.stopped", "rl.guard.score", "eval.rl.choice.acc"):
+        values = [(number(report(out, n), key) if report(out, n) else None) for n in names]
+        if any(v is not None for v in values):
+            rows.append([key] + ["-" if v is None else f"{v:.3g}" for v in values])
+    table(["number"] + list(names), rows)
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("what", choices=["world", "real"])
+    p.add_argument("dikast")
+    p.add_argument("out")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    p.add_argument("--only", nargs="+")
+    p.add_argument("--set", nargs="+", default=[])
+    p.add_argument("--table", action="store_true")
+    a = p.parse_args()
+    names = a.only or list(WORLD if a.what == "world" else REAL)
+    if not a.table:
+        if a.what == "world":  # the main runs first: what controls compare themselves with
+            for name in names:
+                for s in a.seeds:
+                    conf, keys = WORLD[name]
+                    keys = keys + [f"run.seed={s}"] + a.set
+                    if name == "beta0":
+                        keys.append(f"eval.base={world_name('main', s)}")
+                    if name == "shuffled":
+                        keys.append(f"pm.shuffle={s + 1}")
+                    run(a.dikast, conf, a.out, world_name(name, s), keys)
+        else:
+            for name in names:
+                run(a.dikast, "conf/real.yaml", a.out, name, REAL[name] + a.set)
+    world_tables(a.out, a.seeds, names) if a.what == "world" else real_tables(a.out, names)
+
+
+if __name__ == "__main__":
+    main()
