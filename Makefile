@@ -28,7 +28,7 @@ quickstart: build
 	build/release/dikast run conf/quickstart.yaml
 
 test:
-	@sh tools/setup.sh clang-format python3-venv
+	@sh tools/setup.sh clang-format python3-venv libopenmpi-dev openmpi-bin
 	cmake --preset dev
 	cmake --build build/dev -j $(JOBS)
 	ctest --preset dev -j $(JOBS)

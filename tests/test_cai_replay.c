@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "cai/diff.h"
 #include "cai/replay.h"
+#include "nn/ckpt.h"
 
 static char root[256], out_set[300], run_a[300], run_b[300];
 
@@ -160,9 +161,18 @@ static void found_out(void **state) {
 /* A stage that was killed: its last recorded step, from the state it keeps where that lies before. */
 static void unfinished(void **state) {
     (void)state;
-    const char *const command[] = {
-        "run",           TINY,           "--only",           "rl", "-q", "rl.steps=400", "run.state_s=0.3",
-        "run.threads=1", "run.name=cut", "rl.guard.every=7", NULL};
+    const char *const command[] = {"run",
+                                   TINY,
+                                   "--only",
+                                   "rl",
+                                   "-q",
+                                   "rl.steps=400",
+                                   "run.state_s=0.3",
+                                   "run.threads=1",
+                                   "run.name=cut",
+                                   "rl.guard.every=7",
+                                   "rl.guard.patience=100",
+                                   NULL};
     char dir[300], rl[600] = "", run[400];
     Error err = {0};
     PipelineResult r;
@@ -184,7 +194,7 @@ static void unfinished(void **state) {
                 io_free_list(name, n);
             }
             str_release(&store);
-        } else if (help_exists(rl, "state/state.json")) {
+        } else if (help_exists(rl, "state/LATEST")) {
             nanosleep(&(struct timespec){0, 150000000}, NULL);
             break;
         }
@@ -196,16 +206,23 @@ static void unfinished(void **state) {
     char *metrics = help_read(rl, "metrics.jsonl");
     for (const char *c = metrics; *c; c++) rows += *c == '\n';
     free(metrics);
-    char *text = help_read(rl, "state/state.json");
-    int64_t saved = strtoll(strstr(text, "\"update\":") + strlen("\"update\":"), NULL, 10);
-    free(text);
-    assert_true(saved > 0 && rows >= saved);
+    char **name;
+    int n;
+    Str states = {0};
+    str_printf(&states, "%s/state", rl);
+    assert_ok(ckpt_list(&name, &n, states.s, &err), err);
+    assert_true(n > 0);
+    int64_t newest = strtoll(name[0] + strlen("step-"), NULL, 10),
+            oldest = strtoll(name[n - 1] + strlen("step-"), NULL, 10);
+    io_free_list(name, n);
+    str_release(&states);
+    assert_true(oldest > 0 && rows >= newest);
     /* A killed run has no stages.json: starting it again and stopping at once writes it. */
     assert_int_equal(chdir(dir), 0);
     RunConfig cfg;
     help_config(&cfg, TINY,
                 (const char *const[]){"rl.steps=400", "run.state_s=0.3", "run.name=cut", "rl.guard.every=7",
-                                      "run.threads=1", NULL});
+                                      "rl.guard.patience=100", "run.threads=1", NULL});
     Stop *stop = NULL;
     assert_ok(stop_open(&stop, &err), err);
     stop_request(stop);
@@ -217,7 +234,7 @@ static void unfinished(void **state) {
     Str out = {0};
     assert_ok(replay(&out, run, "rl", rows, &err), err);
     Json *j = parse(&out);
-    assert_string_equal(json_str(json_get(j, "from"), NULL), saved < rows ? "the state it keeps" : "its beginning");
+    assert_string_equal(json_str(json_get(j, "from"), NULL), oldest < rows ? "the state it keeps" : "its beginning");
     assert_true(json_bool(json_get(j, "ok"), false));
     json_release(j);
     assert_ok(replay(&out, run, "rl", 1, &err), err); /* before the state */

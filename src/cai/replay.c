@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "cai/report.h"
 #include "cai/stage_util.h"
+#include "nn/ckpt.h"
 
 typedef struct {
     int64_t number;
@@ -24,8 +25,8 @@ typedef struct {
     RunConfig cfg;
     PipelineResult run;
     const StageResult *result; /* of the run */
-    Str scratch;
-    const char *from; /* "its beginning" */
+    Str place, scratch;        /* of this process; of the stage in it */
+    const char *from;          /* "its beginning" */
     StageText text;
     bool has_text, done;
     Pass *pass;
@@ -126,28 +127,41 @@ static bool copy_tree(const char *from, const char *to, Error *err) {
     return ok;
 }
 
-/* Steps that an unfinished stage's state holds; 0: there is none. */
-static int64_t state_steps(const char *dir) {
+/* The newest checkpoint of an unfinished stage that lies before the step, as its folder's name in state/; 0: there is
+ * none. */
+static int64_t newest_before(char name[64], const char *dir, int64_t step) {
     Str path = {0};
-    Json *j = NULL;
+    char **all;
+    int n;
+    int64_t best = 0;
     Error ignore = {0};
-    path_join(&path, dir, "state/state.json");
-    int64_t n = 0;
-    if (io_exists(str_get(&path)) && json_read_file(&j, str_get(&path), 0, &ignore))
-        n = json_int(json_get(j, "step"), json_int(json_get(j, "update"), 0));
-    json_release(j);
+    path_join(&path, dir, "state");
+    if (ckpt_list(&all, &n, str_get(&path), &ignore)) {
+        for (int i = 0; i < n; i++) {
+            int64_t at = strtoll(all[i] + strlen("step-"), NULL, 10);
+            if (at <= best || at >= step) continue;
+            best = at;
+            snprintf(name, 64, "%s", all[i]);
+        }
+        io_free_list(all, n);
+    }
     str_release(&path);
-    return n;
+    return best;
 }
 
 static bool begin(Replay *r, Error *err) {
-    static const char *const beside[] = {"state", "guard", "guard.jsonl", "metrics.jsonl", "samples.jsonl"};
-    str_printf(&r->scratch, "%s/replay/%s-%s-%ld", r->cfg.run.out, r->stage->name, r->result->key, (long)getpid());
+    char found[64], state[80];
     r->from = "its beginning";
+    /* Its last part is the stage's own name: a checkpoint says whose it is. */
+    str_printf(&r->place, "%s/replay/%ld", r->cfg.run.out, (long)getpid());
+    str_printf(&r->scratch, "%s/%s-%s", r->place.s, r->stage->name, r->result->key);
     bool ok = io_remove_tree(r->scratch.s, err) && io_make_dirs(r->scratch.s, err);
-    int64_t at = state_steps(r->result->dir);
-    if (!ok || at == 0 || at >= r->q->step) return ok;
+    if (!ok || newest_before(found, r->result->dir, r->q->step) == 0) return ok;
+    snprintf(state, sizeof state, "state/%s", found);
+    const char *const beside[] = {state, "guard", "guard.jsonl", "metrics.jsonl", "samples.jsonl"};
     Str from = {0}, to = {0};
+    path_join(&to, r->scratch.s, "state");
+    ok = io_make_dirs(str_get(&to), err);
     for (int i = 0; i < COUNT_OF(beside) && ok; i++) {
         path_join(&from, r->result->dir, beside[i]);
         path_join(&to, r->scratch.s, beside[i]);
@@ -326,10 +340,11 @@ bool pipeline_replay(Str *out, const ReplayRequest *q, Log *log, const Stop *sto
             r.has_text = stage_text_open(&r.text, r.run.stage[i].dir, err);
     bool ok = (!q->show || r.has_text) && begin(&r, err) && train(&r, log, stop, err) && tell(out, &r, err);
     Error ignore;
-    if (r.scratch.n) io_remove_tree(r.scratch.s, &ignore);
+    if (r.place.n) io_remove_tree(r.place.s, &ignore);
     for (int i = 0; i < r.n_pass; i++) str_release(&r.pass[i].text);
     free(r.pass);
     if (r.has_text) stage_text_close(&r.text);
+    str_release(&r.place);
     str_release(&r.scratch);
     run_config_release(&r.cfg);
     return ok;
