@@ -29,17 +29,6 @@ double answer_words(const Answer *a) {
     return s[STYLE_WORDS];
 }
 
-void answers_rate(JsonOut *j, const char *key, double hits, int64_t n) {
-    Interval v = interval_wilson(hits, n);
-    json_out_obj(j, key);
-    json_out_num(j, "value", v.mean);
-    json_out_num(j, "lo", v.lo);
-    json_out_num(j, "hi", v.hi);
-    json_out_num(j, "hits", hits);
-    json_out_int(j, "n", n);
-    json_out_obj_end(j);
-}
-
 void answers_estimate(JsonOut *j, const char *key, Interval v) {
     json_out_obj(j, key);
     json_out_num(j, "value", v.mean);

@@ -66,8 +66,7 @@ void answers_input_json(JsonOut *j, const Answers *a);
 typedef bool SourceFn(void *ud, const Json *row, Error *err);
 bool source_each(const char *path, SourceFn *fn, void *ud, Error *err);
 
-/* A rate {"value", "lo", "hi", "hits", "n"} by Wilson, an estimate {"value", "lo", "hi", "n"}: as all evaluation results write them. */
-void answers_rate(JsonOut *j, const char *key, double hits, int64_t n);
+/* An estimate {"value", "lo", "hi", "n"}, as evaluation results of systems write them; rates: json_out_rate (eval/detect.h). */
 void answers_estimate(JsonOut *j, const char *key, Interval v);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "cai/eval_results.h"
 #include "eval/agree.h"
+#include "eval/detect.h"
 #include "eval/paired.h"
 #include "eval/style.h"
 
@@ -175,7 +176,7 @@ static bool put_part(JsonOut *j, const Answers *a, int p, uint64_t seed) {
         json_out_int(j, "replies", g.n);
         answers_estimate(j, "flip", interval_cluster(c.flip, c.own, c.n, rng));
         answers_estimate(j, "pair_flip", interval_cluster(c.pair, c.own, c.n, rng));
-        answers_rate(j, "unanimous", c.unanimous, c.n);
+        json_out_rate(j, "unanimous", c.unanimous, c.n);
         json_out_num(j, "fleiss_kappa", fleiss_kappa(c.count, c.n, CLASSES));
         put_scores(j, &g);
         put_flips(j, &g, 5);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cai/eval_results.h"
+#include "eval/detect.h"
 
 /* -- games -----------------------------------------------------------------------------------------------------------
  */
@@ -189,7 +190,7 @@ static void put_judge(JsonOut *j, const JudgeReport *r) {
     json_out_str(j, "criterion", r->criterion);
     json_out_int(j, "asked", r->asked);
     json_out_int(j, "unjudged", r->unjudged);
-    answers_rate(j, "orders_differ", (double)r->orders_differ, r->decided);
+    json_out_rate(j, "orders_differ", (double)r->orders_differ, r->decided);
     json_out_num(j, "first_slot", r->first_slot);
     json_out_num(j, "length_corr", r->length_corr);
     json_out_obj_end(j);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "cai/eval_results.h"
+#include "eval/detect.h"
 
 /* Of one system: x (n) mean ratings of its items, clusters in runs. */
 static int system_scores(double *x, int32_t *cluster, const Items *t, const Raters *r, int system, int *unrated) {
@@ -32,7 +33,7 @@ static void put_system(JsonOut *j, const Items *t, const Raters *r, int system) 
     json_out_obj(j, NULL);
     json_out_str(j, "system", t->set[system].system);
     answers_estimate(j, "rating", interval_cluster(x, cluster, n, (Rng){t->seed, RNG_BOOT}));
-    answers_rate(j, "share_4", good, n);
+    json_out_rate(j, "share_4", good, n);
     json_out_arr(j, "histogram");
     for (int k = 0; k < 5; k++) json_out_int(j, NULL, bin[k]);
     json_out_arr_end(j);

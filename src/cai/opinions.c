@@ -7,6 +7,7 @@
 
 #include "base/io.h"
 #include "eval/agree.h"
+#include "eval/detect.h"
 
 /* -- items -----------------------------------------------------------------------------------------------------------
  */
@@ -336,7 +337,7 @@ static void put_agreement(JsonOut *j, const Rater *a, const Rater *b, bool pairs
     json_out_str(j, "a", a->name);
     json_out_str(j, "b", b->name);
     json_out_int(j, "n", n);
-    answers_rate(j, "exact", (double)equal, n);
+    json_out_rate(j, "exact", (double)equal, n);
     json_out_num(j, "kappa", cohen_kappa(cx, cy, n, pairs ? 3 : 5, pairs ? KAPPA_PLAIN : KAPPA_QUADRATIC));
     json_out_num(j, "spearman", n ? spearman(x, y, n) : NAN);
     json_out_bool(j, "few", n < 30);

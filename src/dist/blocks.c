@@ -75,51 +75,14 @@ void blocks_rows(const Blocks *b, int tensor, int rank, int64_t *row, int64_t *n
 
 /* -- bits of a block */
 
-static void halves_from(uint16_t *out, const float *x, int64_t n) { /* of BF16 values: nothing is rounded */
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t u;
-        memcpy(&u, x + i, sizeof u);
-        out[i] = (uint16_t)(u >> 16);
-    }
-}
-
-static void halves_to(float *out, const uint16_t *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t u = (uint32_t)x[i] << 16;
-        memcpy(out + i, &u, sizeof u);
-    }
-}
-
 size_t block_get(Backend *be, void *out, Tensor block) {
-    Tensor s = tensor_storage(block);
-    int64_t n = tensor_count(s);
-    if (s.dtype == DTYPE_F64)
-        tensor_get(be, out, s);
-    else if (s.dtype == DTYPE_F32)
-        tensor_get_f32(be, out, s);
-    else {
-        float *wide = mem_alloc((size_t)n * sizeof *wide);
-        tensor_get_f32(be, wide, s);
-        halves_from(out, wide, n);
-        free(wide);
-    }
-    return (size_t)n * dtype_bytes(s.dtype);
+    tensor_get_raw(be, out, block);
+    return tensor_raw_bytes(block);
 }
 
 size_t block_set(Backend *be, Tensor block, const void *in) {
-    Tensor s = tensor_storage(block);
-    int64_t n = tensor_count(s);
-    if (s.dtype == DTYPE_F64)
-        tensor_set(be, s, in);
-    else if (s.dtype == DTYPE_F32)
-        tensor_set_f32(be, s, in);
-    else {
-        float *wide = mem_alloc((size_t)n * sizeof *wide);
-        halves_to(wide, in, n);
-        tensor_set_f32(be, s, wide);
-        free(wide);
-    }
-    return (size_t)n * dtype_bytes(s.dtype);
+    tensor_set_rows(be, tensor_storage(block), in);
+    return tensor_raw_bytes(block);
 }
 
 /* -- handing round */
