@@ -197,6 +197,7 @@ static bool train(Replay *r, Log *log, const Stop *stop, Error *err) {
     }
     backend_close(be);
     pool_close(pool);
+    CHECK(!r->done || r->n_pass > 0, "a replay that begins behind step %" PRId64 " makes nothing again", r->q->step);
     if (!ok && r->done) *err = (Error){0};
     if (!ok && !r->done) return error_wrap(err, "replaying %s", r->stage->name);
     return r->done || error_set(err, ERR_CONFIG, "stage '%s' ends before step %" PRId64, r->stage->name, r->q->step);
