@@ -620,6 +620,7 @@ static void test_save_types(void **state) {
     assert_non_null(strstr(err.msg, "tensor 'transformer.wte.weight' has values that F16 cannot hold"));
     ((double *)t.model.w.wte.data)[5] = (double)NAN, ((double *)t.model.w.wte.data)[77] = -INFINITY;
     ((double *)t.model.w.norm.data)[20] = ((double *)t.model.w.block[1].wk.data)[40] = (double)NAN;
+    ((double *)t.model.w.block[1].w_up.data)[3] = INFINITY; /* without a NaN beside it */
     OK(net_save_as(t.net, DIR, &(SaveOptions){.dtype = "BF16"}, &err));
     Machine half; /* reads BF16 as it is */
     assert_true(machine_open(&half, "cpu", NULL, 1));
@@ -632,6 +633,7 @@ static void test_save_types(void **state) {
             strstr(str_get(&m.note), "tensor 'transformer.ln_f.weight': 1 of 21 values are NaN, 0 infinite\n"));
         assert_non_null(strstr(str_get(&m.note),
                                "tensor 'transformer.h.1.attn.c_attn.weight': 1 of 441 values are NaN, 0 infinite\n"));
+        assert_non_null(strstr(str_get(&m.note), "tensor 'transformer.h.1.mlp.c_fc.weight': 0 of "));
         assert_null(strstr(str_get(&m.note), "h.0"));
         model_release(&m);
     }
