@@ -79,7 +79,7 @@ static void init_one(void *ud, const ParamSlot *s) {
 bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err) {
     *m = (Model){0};
     if (!model_config_check(cfg, err)) return false;
-    m->be = be, m->cfg = *cfg, m->dtype = be->dtype, m->version = 1;
+    m->be = be, m->cfg = m->whole = *cfg, m->part = model_part_whole(), m->dtype = be->dtype, m->version = 1;
     m->rope_attention = rope_attention(cfg);
     model_tokens_init(&m->tokens, cfg->eos_id);
     if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;

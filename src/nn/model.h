@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/rng.h"
 #include "base/str.h"
+#include "nn/model_part.h"
 #include "tensor/backend.h"
 
 typedef enum { NORM_RMS, NORM_LAYER } NormKind;
@@ -96,7 +97,8 @@ typedef enum { KEEP_ALL, KEEP_INPUTS, KEEP_NONE } Keep;
 
 typedef struct Model {
     Backend *be;
-    ModelConfig cfg;
+    ModelConfig cfg, whole;     /* of what is here, of the whole model (nn/model_part.h) */
+    ModelPart part;
     DType dtype;                /* of matrices, tables and what products read: be->dtype when it was opened. Vectors, the
                                    residual stream, gradients of parameters, statistics and logits are be->real */
     uint64_t version;           /* raised by every optimizer step, its adapters' too; caches of older ones are not used */
@@ -178,6 +180,8 @@ typedef struct {
     bool decay;
     InitKind init;
     Tensor w, dw;               /* dw empty without gradients */
+    int64_t rows, cols;         /* of the whole tensor, */
+    int64_t row, col;           /* where w begins in it */
 } ParamInfo;
 typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);
 int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk, untied head, adapter; fixed order; returns the count */

@@ -151,14 +151,19 @@ typedef struct {
     int n;
 } VisitJob;
 
+static void tell(VisitJob *job, ParamInfo info) {
+    info.rows = info.w.rows, info.cols = info.w.cols;
+    if (job->fn) job->fn(job->ud, job->n, &info);
+    job->n++;
+}
+
 static void visit_one(void *ud, const ParamSlot *s) {
     VisitJob *job = ud;
     char name[PARAM_NAME_MAX];
     family_param_name(name, job->cfg->family, s);
     ParamInfo info = {.name = name, .layer = s->layer, .decay = s->decay, .init = s->init, .w = *s->w};
     if (s->dw) info.dw = *s->dw;
-    if (job->fn) job->fn(job->ud, job->n, &info);
-    job->n++;
+    tell(job, info);
 }
 
 static void visit_adapter(void *ud, const LoraPart *p) {
@@ -168,8 +173,7 @@ static void visit_adapter(void *ud, const LoraPart *p) {
     lora_tensor_name(name, p);
     if (p->n_part > 1) strcat(name, part[p->part]);
     ParamInfo info = {.name = name, .layer = p->layer, .decay = true, .init = INIT_NORMAL, .w = p->w, .dw = p->dw};
-    if (job->fn) job->fn(job->ud, job->n, &info);
-    job->n++;
+    tell(job, info);
 }
 
 static void visit_head(VisitJob *job, const Head *h) {
@@ -177,8 +181,7 @@ static void visit_head(VisitJob *job, const Head *h) {
     family_head_name(name, h->kind);
     ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
     info.w = h->w, info.dw = h->dw;
-    if (job->fn) job->fn(job->ud, job->n, &info);
-    job->n++;
+    tell(job, info);
 }
 
 int net_visit(Net n, ParamVisitor *fn, void *ud) {

@@ -1,0 +1,20 @@
+/* nn/model_part.h — the part of a model that a rank holds (tensor and pipeline parallel; Shoeybi et al. 2019, Narayanan et al. 2021).
+ *
+ * Model.whole describes the model that people mean; Model.cfg what is here: fewer blocks (pipeline), fewer heads, MLP columns
+ * and vocabulary rows (tensor parallel), so that params.def gives the shapes of both. Names are the whole's; a parameter says
+ * where it begins in the whole's tensor (ParamInfo.row, col). Of one rank cfg and whole are equal. */
+#ifndef DIKAST_NN_MODEL_PART_H
+#define DIKAST_NN_MODEL_PART_H
+
+#include "dist/comm.h"
+
+typedef struct {
+    int layer0;         /* cfg's block 0 is block layer0 of the whole */
+    bool first, last;   /* the embedding is here; the final norm and the head are */
+    int tp, tp_n;       /* share tp of tp_n of every divided tensor */
+    Comm *tp_group, *pp_group;  /* borrowed; NULL: of one rank */
+} ModelPart;
+
+static inline ModelPart model_part_whole(void) { return (ModelPart){.first = true, .last = true, .tp_n = 1}; }
+
+#endif
