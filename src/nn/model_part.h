@@ -6,7 +6,7 @@
 #ifndef DIKAST_NN_MODEL_PART_H
 #define DIKAST_NN_MODEL_PART_H
 
-#include "dist/comm.h"
+#include "dist/mesh.h"
 
 typedef struct {
     int layer0;         /* cfg's block 0 is block layer0 of the whole */
@@ -14,6 +14,9 @@ typedef struct {
     int tp, tp_n;       /* share tp of tp_n of every divided tensor */
     Comm *tp_group, *pp_group;  /* borrowed; NULL: of one rank */
 } ModelPart;
+
+/* Stage s of p has layers [ceil(L s/p), ceil(L (s+1)/p)): the first stages have the odd ones, for the head is the last one's. */
+static inline int model_part_layer(int n_layer, int stage, int n_stage) { return (n_layer * stage + n_stage - 1) / n_stage; }
 
 static inline ModelPart model_part_whole(void) { return (ModelPart){.first = true, .last = true, .tp_n = 1}; }
 
