@@ -51,7 +51,7 @@ static void list_own(void *ud, int index, const ParamInfo *p) {
 
 typedef struct {
     const Gathered *all;
-    int size, me;
+    const Mesh *mesh;
     const Own *own;
     Plan *plan;
     int n;
@@ -68,11 +68,12 @@ static void plan_one(void *ud, int index, const ParamInfo *whole) {
     PlanJob *job = ud;
     Plan *p = &job->plan[index];
     size_t size = dtype_bytes(whole->w.dtype), at = 0;
-    int n_all = (int)(job->all->off[job->size] / (int64_t)sizeof(Piece));
-    Box *have = mem_alloc((size_t)(n_all + 1) * sizeof *have);
-    *p = (Plan){.to = whole->w, .bytes = mem_alloc((size_t)job->size * sizeof *p->bytes)};
-    p->at = mem_alloc((size_t)(n_all + 1) * sizeof *p->at);
-    for (int r = 0; r < job->size; r++) {
+    int n_rank = comm_size(job->mesh->model); /* neighbours in the world: dp is the outermost digit */
+    Box *have = mem_alloc((size_t)n_rank * sizeof *have);
+    *p = (Plan){.to = whole->w, .bytes = mem_alloc((size_t)n_rank * sizeof *p->bytes)};
+    p->at = mem_alloc((size_t)n_rank * sizeof *p->at);
+    for (int me = 0; me < n_rank; me++) {
+        int r = job->mesh->at.dp * n_rank + me;
         const Piece *piece = (const Piece *)(const void *)(job->all->data + job->all->off[r]);
         int n = (int)((job->all->off[r + 1] - job->all->off[r]) / (int64_t)sizeof *piece);
         for (int i = 0; i < n; i++) {
@@ -82,9 +83,9 @@ static void plan_one(void *ud, int index, const ParamInfo *whole) {
             if (known) continue;
             have[p->n_have] = b;
             p->at[p->n_have++] = at;
-            p->bytes[r] = box_volume(&b) * (int64_t)size;
-            at += (size_t)p->bytes[r];
-            if (r == job->me) p->own = job->own->w[i];
+            p->bytes[me] = box_volume(&b) * (int64_t)size;
+            at += (size_t)p->bytes[me];
+            if (me == comm_rank(job->mesh->model)) p->own = job->own->w[i];
         }
     }
     Box want = {2, {0, 0}, {whole->w.rows, whole->w.cols}};
@@ -94,12 +95,11 @@ static void plan_one(void *ud, int index, const ParamInfo *whole) {
     job->n = index + 1;
 }
 
-static bool make_plans(Regroup *r, const Gathered *all, const Own *own, Error *err) {
+static bool make_plans(Regroup *r, const Mesh *mesh, const Gathered *all, const Own *own, Error *err) {
     Net whole = regroup_net(r);
     int n = net_visit(whole, NULL, NULL);
     r->plan = mem_alloc((size_t)(n + 1) * sizeof *r->plan);
-    PlanJob job = {.all = all, .size = comm_size(r->c), .me = comm_rank(r->c), .own = own, .plan = r->plan};
-    job.err = err, job.ok = true;
+    PlanJob job = {.all = all, .mesh = mesh, .own = own, .plan = r->plan, .err = err, .ok = true};
     net_visit(whole, plan_one, &job);
     r->n_plan = job.n;
     return job.ok;
@@ -119,7 +119,7 @@ bool regroup_open(Regroup **out, Net part, const Mesh *mesh, Error *err) {
         head_params_open(&r->h, &r->m, part.head->kind, part.head->n_out, false, &mine);
     }
     net_visit(part, list_own, &own);
-    bool ok = agree(r->c, &mine, own.pieces.s, (int64_t)own.pieces.n, &all, err) && make_plans(r, &all, &own, err);
+    bool ok = agree(mesh->world, &mine, own.pieces.s, (int64_t)own.pieces.n, &all, err) && make_plans(r, mesh, &all, &own, err);
     gathered_release(&all);
     str_release(&own.pieces);
     free(own.w);

@@ -10,7 +10,7 @@
 #include "nn/model.h"
 
 typedef struct Regroup Regroup;
-/* part, mesh: borrowed. A part without an adapter. Every rank of mesh->model calls these; all succeed or all fail. The whole has no
+/* part, mesh: borrowed. A part without an adapter. Every rank of the mesh's world calls these; all succeed or all fail. The whole has no
  * gradients, and its values are undefined before the first refresh. */
 bool regroup_open(Regroup **out, Net part, const Mesh *mesh, Error *err);
 bool regroup_refresh(Regroup *r, Error *err);

@@ -19,6 +19,7 @@
 #include "train/guard.h"
 #include "train/leaves.h"
 #include "train/obj.h"
+#include "train/pipe.h"
 
 enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
 enum { SEEN_PER_ROW = 2 }; /* where replies share rows: attention's rows of a pass, at most, per row of it */
@@ -42,6 +43,9 @@ typedef struct {
     const Stop *stop;
     Optim *optim;
     Leaves *leaves;
+    Pipe *pipe; /* this rank's stages of both nets, instead of these; NULL: they are whole */
+    LeafSum leaf;
+    const struct Minibatch *now; /* what goes through the pipe */
     Acts *policy_acts,
         *value_acts; /* one and the same where the nets agree in shape: one is done before the other begins */
     Arena policy_mem, value_mem;
@@ -79,6 +83,7 @@ static const RlMethodInfo *method(const Ppo *p) { return &rl_methods[p->c->metho
 static bool has_value(const Ppo *p) { return method(p)->value; }
 static Comm *world_of(const Ppo *p) { return p->c->mesh ? p->c->mesh->world : NULL; }
 static bool leads(const Ppo *p) { return mesh_leads(p->c->mesh); }
+static Leaves *leaves_now(const Ppo *p) { return p->warm ? p->warm_leaves : p->leaves; }
 static bool warms_up(const Ppo *p) { return has_value(p) && p->update < p->c->value_warmup; }
 
 /* -- the two losses, as objectives of train_micro */
@@ -239,20 +244,24 @@ static bool check_first(Ppo *p, const int64_t *seq, int n, Metrics *m, Error *er
 }
 
 /* mix_weight times the mean next-token loss of one pack, in units of the minibatch's loss, which is divided by weight.
- */
+ * a: of a forward that is done, NULL: of none. */
+static void mix_loss(Ppo *p, const Batch *b, double weight, Acts *a, LeafSum *leaf, Metrics *m) {
+    double rows = 0, all = obj_lm_weight(p->mix), by = p->c->mix_weight * weight / all;
+    Net net = p->s->policy;
+    obj_lm_scale(p->mix, by);
+    leaf->loss = a ? head_micro(net, a, b, &p->mix_obj, p->policy_slice, &rows, m, true)
+                   : train_micro(net, p->policy_acts, b, &p->mix_obj, p->policy_slice, &rows, m);
+    metrics_add(m, "mix_loss", leaf->loss / by / all, 1);
+}
+
 static bool mix_in(Ppo *p, int64_t number, double weight, LeafSum *leaf, Metrics *m, Error *err) {
     Batch b;
-    double rows = 0;
     if (!p->mix_obj.micro(p->mix_obj.self, number, &b, err)) return false;
-    double all = obj_lm_weight(p->mix), by = p->c->mix_weight * weight / all;
-    if (!(all > 0)) return true;
-    obj_lm_scale(p->mix, by);
-    leaf->loss = train_micro(p->s->policy, p->policy_acts, &b, &p->mix_obj, p->policy_slice, &rows, m);
-    metrics_add(m, "mix_loss", leaf->loss / by / all, 1);
+    if (obj_lm_weight(p->mix) > 0) mix_loss(p, &b, weight, NULL, leaf, m);
     return true;
 }
 
-typedef struct { /* a minibatch: replies in order of their numbers, cut into passes; one more leaf is the mix */
+typedef struct Minibatch { /* a minibatch: replies in order of their numbers, cut into passes; one more leaf is the mix */
     const int64_t *seq;
     int n_pass, *from; /* (n_pass+1) into seq */
     int64_t number, n_leaf;
@@ -273,14 +282,22 @@ static Minibatch minibatch_plan(const Ppo *p, const int64_t *seq, int n, int64_t
     return m;
 }
 
+static Objective policy_objective(Ppo *p) {
+    const PpoConfig *c = p->c;
+    return (Objective){
+        "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL,
+        p->pulse};
+}
+
+static Objective value_objective(Ppo *p) {
+    return (Objective){"value", 1, NULL, value_loss, p, p->c->max_tok, p->c->max_tok, NULL, NULL, p->pulse};
+}
+
 /* One pass: the policy's gradients and (PPO) the value net's. During the value net's warm-up the policy is only looked
  * at. */
 static bool pass_leaf(Ppo *p, const Minibatch *b, int64_t i, LeafSum *leaf, Metrics *m, Error *err) {
     const PpoConfig *c = p->c;
-    const Objective policy = {
-        "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL,
-        p->pulse};
-    const Objective value = {"value", 1, NULL, value_loss, p, c->max_tok, c->max_tok, NULL, NULL, p->pulse};
+    const Objective policy = policy_objective(p), value = value_objective(p);
     const int64_t *seq = b->seq + b->from[i];
     int n = b->from[i + 1] - b->from[i];
     double value_rows = 0;
@@ -294,7 +311,56 @@ static bool pass_leaf(Ppo *p, const Minibatch *b, int64_t i, LeafSum *leaf, Metr
     return !b->first || check_first(p, seq, n, m, err);
 }
 
-/* The gradients of this rank's leaves. */
+/* The same through the stages of a pipeline: lane 0 is the policy, lane 1 the value net. */
+static bool pipe_batch(void *ud, int64_t i, Batch *b, unsigned *lanes, unsigned *trained, Error *err) {
+    Ppo *p = ud;
+    const Minibatch *m = p->now;
+    p->leaf = (LeafSum){0};
+    if (i == m->n_pass) { /* the mix */
+        if (!p->mix_obj.micro(p->mix_obj.self, m->number, b, err)) return false;
+        *lanes = *trained = obj_lm_weight(p->mix) > 0;
+        return true;
+    }
+    fill_pass(p, m->seq + m->from[i], m->from[i + 1] - m->from[i], m->share);
+    *b = p->pass.b;
+    *lanes = has_value(p) ? 3 : 1;
+    *trained = m->warm ? *lanes & ~1U : *lanes;
+    return true;
+}
+
+static bool pipe_loss(void *ud, int64_t i, int lane, Acts *a, const Batch *b, bool train, Error *err) {
+    Ppo *p = ud;
+    const Minibatch *mb = p->now;
+    Metrics *m = leaves_metrics(leaves_now(p));
+    double value_rows = 0;
+    if (i == mb->n_pass) {
+        mix_loss(p, b, mb->weight, a, &p->leaf, m);
+        return true;
+    }
+    const Objective obj = lane ? value_objective(p) : policy_objective(p);
+    p->leaf.loss += head_micro(lane ? p->s->value : p->s->policy, a, b, &obj, lane ? p->value_slice : p->policy_slice,
+                               lane ? &value_rows : &p->leaf.weight, m, train);
+    p->leaf.rows = b->n_row;
+    if (lane != has_value(p)) return true;
+    trace_add(&p->leaf.trace, p->c->trace, p->update + 1, p->n_pass + i, b, p->leaf.loss);
+    return !mb->first || check_first(p, mb->seq + mb->from[i], mb->from[i + 1] - mb->from[i], m, err);
+}
+
+static bool pipe_done(void *ud, int64_t i, Error *err) {
+    Ppo *p = ud;
+    (void)i;
+    return leaves_add(leaves_now(p), p->leaf, err);
+}
+
+/* The gradients of this rank's leaves. False: *err; *together: all ranks have it. */
+static bool pipe_gradients(Ppo *p, Leaves *l, const Minibatch *b, bool *together, Error *err) {
+    const PipeWork w = {p, p->pulse, pipe_batch, pipe_loss, pipe_done};
+    const Error none = {0};
+    p->now = b;
+    *together = !pipe_fill(p->pipe, &w, leaves_first(l), leaves_end(l), &none, err);
+    return !*together && pipe_run(p->pipe, &w, err);
+}
+
 static bool gradients(Ppo *p, Leaves *l, const Minibatch *b, Error *err) {
     for (int64_t i = leaves_first(l); i < leaves_end(l); i++) {
         LeafSum leaf = {0};
@@ -325,7 +391,8 @@ static bool descend(Ppo *p, Leaves *l, const LeafSum *sum, Error *err) {
 }
 
 static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, Error *err) {
-    Leaves *l = p->warm ? p->warm_leaves : p->leaves;
+    Leaves *l = leaves_now(p);
+    bool together = false;
     LeafSum sum;
     Error mine = {0};
     qsort(seq, (size_t)n, sizeof *seq, by_number);
@@ -334,10 +401,18 @@ static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, E
     Minibatch b = minibatch_plan(p, seq, n, number, first);
     int64_t n_pass = b.n_pass;
     leaves_begin(l, b.n_leaf);
-    gradients(p, l, &b, &mine);
+    if (p->pipe)
+        pipe_gradients(p, l, &b, &together, &mine);
+    else
+        gradients(p, l, &b, &mine);
     free(p->lp_new);
     p->lp_new = p->v_new = NULL;
     free(b.from);
+    if (together) {
+        leaves_drop(l);
+        *err = mine;
+        return false;
+    }
     if (!leaves_agree(l, &mine, &sum, p->metrics, err)) return false;
     p->n_trained += (int64_t)sum.rows;
     p->trace.inputs += sum.trace.inputs;
@@ -508,7 +583,7 @@ static bool good_open(Ppo *p, Error *err) {
     p->keeps_good = p->c->kl_stop > 0 && !p->s->guard; /* which keeps its own */
     if (!p->keeps_good) return true;
     if (policy.adapter) return adapter_clone(&p->good_adapter, policy, false, err);
-    return model_init(&p->good_trunk, policy.trunk->be, &policy.trunk->cfg, 0, false, err) &&
+    return model_init_on(&p->good_trunk, policy.trunk->be, &policy.trunk->whole, p->c->mesh, 0, false, err) &&
            head_init(&p->good_head, &p->good_trunk, HEAD_LM, policy.head->n_out, 0, false, err) &&
            net_copy_weights(good_net(p), policy, err);
 }
@@ -527,6 +602,28 @@ static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c,
            head_slice_open(mem, slice, net, err);
 }
 
+/* Both nets of a pipeline have passes under way at once, so they share none of this. */
+static bool open_stages(Ppo *p, const Net nets[2], Error *err) {
+    const PpoConfig *c = p->c;
+    int n = has_value(p) ? 2 : 1, seen = method(p)->groups ? SEEN_PER_ROW * c->max_tok : 0;
+    const PipeLane lane[2] = {{nets[0], seen}, {nets[1], seen}};
+    bool last = nets[0].trunk->part.last;
+    return pipe_open(&p->pipe, lane, n, c->mesh, c->max_tok, c->max_tok, c->keep, err) &&
+           (!last || head_slice_open(&p->policy_mem, &p->policy_slice, nets[0], err)) &&
+           (!last || n == 1 || head_slice_open(&p->value_mem, &p->value_slice, nets[1], err));
+}
+
+static bool open_passes(Ppo *p, const Net nets[2], Error *err) {
+    const PpoConfig *c = p->c;
+    if (!model_is_whole(nets[0].trunk)) return open_stages(p, nets, err);
+    if (!open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
+        (method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
+        return false;
+    if (!has_value(p)) return true;
+    bool same = same_shape(nets[0].trunk, nets[1].trunk);
+    return open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err);
+}
+
 static bool ppo_open(Ppo *p, Error *err) {
     const PpoConfig *c = p->c;
     const Net nets[2] = {p->s->policy, p->s->value};
@@ -540,17 +637,11 @@ static bool ppo_open(Ppo *p, Error *err) {
     if (!rollout_open(&p->rollout, c, p->s, err) ||
         !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &optim, err) ||
         (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &optim, err)) ||
-        !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
-        (method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
+        !open_passes(p, nets, err))
         return false;
     p->rollout.pulse = p->pulse;
     leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);
     if (p->warm) leaves_open(&p->warm_leaves, p->warm, c->mesh, c->running_sum);
-    if (has_value(p)) {
-        bool same = same_shape(nets[0].trunk, nets[1].trunk);
-        if (!open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err))
-            return false;
-    }
     if (!good_open(p, err) || !doctor_zero_weight(nets[0].trunk->be, err)) return false;
     p->pass.tok = mem_alloc(SEEN_PER_ROW * (size_t)c->max_tok * sizeof(int32_t));
     p->pass.same = mem_alloc((size_t)c->rollouts * sizeof(int32_t));
@@ -588,6 +679,7 @@ static void ppo_close(Ppo *p) {
     arena_release(&p->value_mem);
     if (p->value_acts != p->policy_acts) acts_close(p->value_acts);
     acts_close(p->policy_acts);
+    pipe_close(p->pipe);
     leaves_close(p->leaves);
     leaves_close(p->warm_leaves);
     optim_close(p->optim);
