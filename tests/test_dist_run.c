@@ -109,16 +109,17 @@ static void test_refused(void **state) {
     static const struct {
         const char *set[SETS], *says;
         ErrorCode code;
-    } row[] = {{{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
-               {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
-               {{"model.n_layer=2", "dist.ranks=3", "dist.pp=2", NULL}, "dist.pp 2: 3 ranks cannot be divided", ERR_CONFIG},
-               {{"dist.ranks=4", "dist.pp=4", NULL}, "dist.pp 4 is more than model.n_layer 1", ERR_CONFIG},
-               {{"model.n_layer=2", "dist.pp=2", "lora.r=4", "lora.stages=sl", NULL},
-                "dist.pp 2 with lora.stages (sl)",
-                ERR_CONFIG},
-               {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
-                "nowhere.jsonl: no such file",
-                ERR_FORMAT}};
+    } row[] = {
+        {{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
+        {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
+        {{"model.n_layer=2", "dist.ranks=3", "dist.pp=2", NULL}, "dist.pp 2: 3 ranks cannot be divided", ERR_CONFIG},
+        {{"dist.ranks=4", "dist.pp=4", NULL}, "dist.pp 4 is more than model.n_layer 1", ERR_CONFIG},
+        {{"model.n_layer=2", "dist.pp=2", "lora.r=4", "lora.stages=sl", NULL},
+         "dist.pp 2 with lora.stages (sl)",
+         ERR_CONFIG},
+        {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
+         "nowhere.jsonl: no such file",
+         ERR_FORMAT}};
     for (int i = 0; i < COUNT_OF(row); i++) {
         PipelineResult r;
         Error err = {0};

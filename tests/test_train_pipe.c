@@ -1,6 +1,7 @@
 // layer: train
-/* Stages of a pipeline train to the bits of one rank: every objective, tied and untied, uneven layers, steps that the stages do not
- * divide, replicas, ZeRO-1, states of other layouts; what they send, to the byte; and their order, played against itself. */
+/* Stages of a pipeline train to the bits of one rank: every objective, tied and untied, uneven layers, steps that the
+ * stages do not divide, replicas, ZeRO-1, states of other layouts; what they send, to the byte; and their order, played
+ * against itself. */
 #include "train_fixture.h"
 
 #include "dist_help.h"
@@ -19,9 +20,9 @@ typedef struct { /* what all ranks of a case do */
     bool shard;
     const char *dir; /* of metrics and states */
     int64_t state_steps;
-    int stop_at, fail_at;     /* rank 1 asks to stop, its data break, in this micro-batch that it reads; 0: never */
-    int64_t nan_at;           /* this micro-batch's loss is not finite; 0: none is */
-    Str want;                 /* the weights of one rank */
+    int stop_at, fail_at; /* rank 1 asks to stop, its data break, in this micro-batch that it reads; 0: never */
+    int64_t nan_at;       /* this micro-batch's loss is not finite; 0: none is */
+    Str want;             /* the weights of one rank */
     int64_t x_bytes[8], head_bytes[8], rows; /* sent over "pp" and "ends" by rank; tokens of all micro-batches */
 } Case;
 
@@ -54,9 +55,9 @@ static int peer_of(PipeOp op, int stage, int last) {
 }
 
 static PipeOp other_side(PipeOp op) {
-    static const PipeOp side[] = {[PIPE_RECV_X] = PIPE_SEND_X,       [PIPE_SEND_X] = PIPE_RECV_X,
-                                  [PIPE_RECV_DX] = PIPE_SEND_DX,     [PIPE_SEND_DX] = PIPE_RECV_DX,
-                                  [PIPE_RECV_HEAD] = PIPE_SEND_HEAD, [PIPE_SEND_HEAD] = PIPE_RECV_HEAD};
+    static const PipeOp side[] = {
+        [PIPE_RECV_X] = PIPE_SEND_X,   [PIPE_SEND_X] = PIPE_RECV_X,       [PIPE_RECV_DX] = PIPE_SEND_DX,
+        [PIPE_SEND_DX] = PIPE_RECV_DX, [PIPE_RECV_HEAD] = PIPE_SEND_HEAD, [PIPE_SEND_HEAD] = PIPE_RECV_HEAD};
     return side[op];
 }
 
@@ -96,8 +97,8 @@ static double play(int p, int n, bool tied) {
     for (int k = 0; k < p; k++) {
         int64_t next[2] = {0};
         if (s[k].at != s[k].n)
-            fail_msg("%d stages, %d micro-batches%s: stage %d waits for ever at step %lld", p, n, tied ? ", tied" : "", k,
-                     (long long)s[k].at);
+            fail_msg("%d stages, %d micro-batches%s: stage %d waits for ever at step %lld", p, n, tied ? ", tied" : "",
+                     k, (long long)s[k].at);
         for (int64_t i = 0; i < s[k].n; i++) {
             bool back = s[k].step[i].op == PIPE_BACKWARD;
             if (back || s[k].step[i].op == PIPE_FORWARD) assert_int_equal(s[k].step[i].i, next[back]++);
@@ -124,7 +125,8 @@ static void test_order(void **state) {
 /* -- nets and data */
 
 static void config_net(ModelConfig *c, const Case *k) {
-    *c = (ModelConfig){.family = FAMILY_LLAMA, .n_layer = k->layers, .n_head = 4, .n_kv_head = 2, .d_model = 32, .d_head = 8};
+    *c = (ModelConfig){
+        .family = FAMILY_LLAMA, .n_layer = k->layers, .n_head = 4, .n_kv_head = 2, .d_model = 32, .d_head = 8};
     c->d_ff = 64, c->n_vocab = VOCAB, c->max_seq = 128, c->norm = NORM_RMS, c->pos = POS_ROPE, c->mlp = MLP_SWIGLU;
     c->tied = k->tied, c->rope_theta = 10000, c->norm_eps = 1e-5, c->eos_id = END;
     if (!k->gpt2) return;
@@ -337,7 +339,8 @@ typedef struct {
     int pp, dp;
     bool shard;
 } Layout3;
-static const Layout3 layouts[] = {{2, 1, false}, {4, 1, false}, {2, 2, true}, {3, 1, false}, {2, 2, false}, {4, 2, true}};
+static const Layout3 layouts[] = {{2, 1, false}, {4, 1, false}, {2, 2, true},
+                                  {3, 1, false}, {2, 2, false}, {4, 2, true}};
 
 static void equal_under(Case *c, const Layout3 *l, int n) {
     Str dir = {0}, want = {0}, got = {0};
@@ -407,7 +410,7 @@ static void test_bytes(void **state) {
         assert_int_equal(c.x_bytes[1], 2 * x);
         assert_int_equal(c.x_bytes[2], 2 * x);
         assert_int_equal(c.x_bytes[3], x);
-        int64_t wte = (VOCAB + 15) / 16 * 16 * 32 * 4; /* panels count whole */
+        int64_t wte = (VOCAB + 15) / 16 * 16 * 32 * 4;             /* panels count whole */
         assert_int_equal(c.head_bytes[3], tied ? 3 * 6 * wte : 0); /* a gradient a micro-batch, */
         assert_int_equal(c.head_bytes[0], tied ? 3 * wte : 0);     /* weights back once a step */
         str_release(&c.want);
@@ -496,8 +499,8 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order),   cmocka_unit_test(test_refused),
-                                       cmocka_unit_test(test_equal),   cmocka_unit_test(test_skipped),
-                                       cmocka_unit_test(test_bytes),   cmocka_unit_test(test_states)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order), cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_equal), cmocka_unit_test(test_skipped),
+                                       cmocka_unit_test(test_bytes), cmocka_unit_test(test_states)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -484,10 +484,11 @@ static bool check_stages(const RunConfig *cfg, Error *err) {
     long long pp = (long long)cfg->dist.pp;
     if (pp == 1) return true;
     if (cfg->lora.r > 0 && cfg->lora.stages.n > 0)
-        return error_set(err, ERR_CONFIG,
-                         "dist.pp %lld with lora.stages (%.40s): an adapter is trained beside a whole model; set dist.pp=1, "
-                         "or leave the stage out",
-                         pp, cfg->lora.stages.item[0]);
+        return error_set(
+            err, ERR_CONFIG,
+            "dist.pp %lld with lora.stages (%.40s): an adapter is trained beside a whole model; set dist.pp=1, "
+            "or leave the stage out",
+            pp, cfg->lora.stages.item[0]);
     if (!cfg->model.path[0] && pp > cfg->model.n_layer)
         return error_set(err, ERR_CONFIG, "dist.pp %lld is more than model.n_layer %lld: every stage needs a layer", pp,
                          (long long)cfg->model.n_layer);

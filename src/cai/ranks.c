@@ -92,10 +92,11 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
                        "leave it at true",
                        comm_size(r->world[0]));
     if (ok && comm_size(r->world[0]) % cfg->dist.pp)
-        ok = error_set(err, ERR_CONFIG,
-                       "dist.pp %lld: %d rank%s cannot be divided into pipelines of so many stages; start a multiple of it "
-                       "(dist.ranks, or mpirun -np)",
-                       (long long)cfg->dist.pp, comm_size(r->world[0]), comm_size(r->world[0]) > 1 ? "s" : "");
+        ok = error_set(
+            err, ERR_CONFIG,
+            "dist.pp %lld: %d rank%s cannot be divided into pipelines of so many stages; start a multiple of it "
+            "(dist.ranks, or mpirun -np)",
+            (long long)cfg->dist.pp, comm_size(r->world[0]), comm_size(r->world[0]) > 1 ? "s" : "");
     if (!ok) {
         if (comm_rank(r->world ? r->world[0] : NULL) > 0) err->msg[0] = 0; /* rank 0 says it */
         ranks_close(r);

@@ -43,6 +43,6 @@ bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *
     m->world = n > 1 ? world : NULL;
     if (!data) data = m->world;
     return split(&m->tp, m, data, "tp", 0, err) && split(&m->cp, m, data, "cp", 1, err) &&
-           split(&m->pp, m, data, "pp", 2, err) && split(&m->dp, m, data, "dp", 3, err) &&
-           split_ends(m, data, err) && split_model(m, data, err);
+           split(&m->pp, m, data, "pp", 2, err) && split(&m->dp, m, data, "dp", 3, err) && split_ends(m, data, err) &&
+           split_model(m, data, err);
 }

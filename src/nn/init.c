@@ -83,7 +83,8 @@ static bool take_part(Model *m, const Mesh *mesh, Error *err) {
     m->part = model_part_whole();
     if (n_stage == 1) return true;
     if (n_stage > n)
-        return error_set(err, ERR_CONFIG, "dist.pp %d: this model has %d layers, and every stage needs one", n_stage, n);
+        return error_set(err, ERR_CONFIG, "dist.pp %d: this model has %d layers, and every stage needs one", n_stage,
+                         n);
     int from = model_part_layer(n, stage, n_stage), to = model_part_layer(n, stage + 1, n_stage);
     m->part.layer0 = from, m->part.first = stage == 0, m->part.last = stage + 1 == n_stage;
     m->part.pp_group = mesh->pp;

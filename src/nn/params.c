@@ -180,7 +180,6 @@ static int64_t order_of(const VisitJob *job, int layer, int number) {
     return (int64_t)(layer >= 0 ? layer : job->m->whole.n_layer) * ORDER_STEP + number;
 }
 
-
 static void tell(VisitJob *job, ParamInfo info) {
     info.rows = info.w.rows, info.cols = info.w.cols;
     if (job->fn) job->fn(job->ud, job->n, &info);

@@ -13,11 +13,11 @@ typedef struct { /* a parameter's part, as it is told to the others */
 } Piece;
 
 typedef struct {
-    Tensor to;        /* the whole's */
-    Tensor own;       /* this rank's part of it; empty: it sends none */
-    int64_t *bytes;   /* (ranks) that each sends */
-    int n_have;       /* boxes, in order of ranks, */
-    size_t *at;       /* (n_have) and where each begins in what is gathered */
+    Tensor to;      /* the whole's */
+    Tensor own;     /* this rank's part of it; empty: it sends none */
+    int64_t *bytes; /* (ranks) that each sends */
+    int n_have;     /* boxes, in order of ranks, */
+    size_t *at;     /* (n_have) and where each begins in what is gathered */
     ReshardCopy *copy;
     int n_copy;
 } Plan;
@@ -119,7 +119,8 @@ bool regroup_open(Regroup **out, Net part, const Mesh *mesh, Error *err) {
         head_params_open(&r->h, &r->m, part.head->kind, part.head->n_out, false, &mine);
     }
     net_visit(part, list_own, &own);
-    bool ok = agree(mesh->world, &mine, own.pieces.s, (int64_t)own.pieces.n, &all, err) && make_plans(r, mesh, &all, &own, err);
+    bool ok = agree(mesh->world, &mine, own.pieces.s, (int64_t)own.pieces.n, &all, err) &&
+              make_plans(r, mesh, &all, &own, err);
     gathered_release(&all);
     str_release(&own.pieces);
     free(own.w);

@@ -268,7 +268,8 @@ void guard_close(Guard *g) {
 
 static bool measure(Guard *g, int64_t update, GuardCheck *out, Error *err) {
     Experience x = {0};
-    bool start = update == 0 && model_is_whole(g->s->policy.trunk) && doctor_same_weights(g->s->policy, g->s->reference);
+    bool start =
+        update == 0 && model_is_whole(g->s->policy.trunk) && doctor_same_weights(g->s->policy, g->s->reference);
     if (!start && !replies(&x, g, g->s->policy, err)) return false;
     *out = (GuardCheck){0};
     bool ok = g->g->measure(g->g->ud, start ? &g->reference : &x, &g->reference, out, err);

@@ -261,7 +261,8 @@ static bool mix_in(Ppo *p, int64_t number, double weight, LeafSum *leaf, Metrics
     return true;
 }
 
-typedef struct Minibatch { /* a minibatch: replies in order of their numbers, cut into passes; one more leaf is the mix */
+typedef struct Minibatch { /* a minibatch: replies in order of their numbers, cut into passes; one more leaf is the mix
+                            */
     const int64_t *seq;
     int n_pass, *from; /* (n_pass+1) into seq */
     int64_t number, n_leaf;
@@ -636,8 +637,7 @@ static bool ppo_open(Ppo *p, Error *err) {
           "ppo needs a value head of one output");
     if (!rollout_open(&p->rollout, c, p->s, err) ||
         !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &optim, err) ||
-        (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &optim, err)) ||
-        !open_passes(p, nets, err))
+        (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &optim, err)) || !open_passes(p, nets, err))
         return false;
     p->rollout.pulse = p->pulse;
     leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);

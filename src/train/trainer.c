@@ -20,8 +20,8 @@ struct Trainer {
     const Stop *stop;
     Optim *optim;
     Leaves *leaves;
-    Acts *acts;  /* NULL: */
-    Pipe *pipe;  /* this rank's stages of a pipeline */
+    Acts *acts;   /* NULL: */
+    Pipe *pipe;   /* this rank's stages of a pipeline */
     LeafSum leaf; /* of the micro-batch whose loss was computed last */
     Arena mem;
     Tensor slice;
@@ -118,7 +118,8 @@ bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metr
 static bool open_passes(Trainer *t, Error *err) {
     const Objective *o = t->obj;
     const PipeLane lane = {t->net, 0};
-    if (model_is_whole(t->net.trunk)) return acts_open(&t->acts, t->net.trunk, o->max_tok, o->max_row, t->cfg.keep, err);
+    if (model_is_whole(t->net.trunk))
+        return acts_open(&t->acts, t->net.trunk, o->max_tok, o->max_row, t->cfg.keep, err);
     return pipe_open(&t->pipe, &lane, 1, t->cfg.mesh, o->max_tok, o->max_row, t->cfg.keep, err);
 }
 
@@ -137,8 +138,8 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     t->cfg.optim.mesh = c->mesh;
     t->cfg.optim.shard = c->shard;
     double scale = 1;
-    if (!optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err) ||
-        !open_passes(t, err) || (net.trunk->part.last && !head_slice_open(&t->mem, &t->slice, net, err))) {
+    if (!optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err) || !open_passes(t, err) ||
+        (net.trunk->part.last && !head_slice_open(&t->mem, &t->slice, net, err))) {
         trainer_close(t);
         return false;
     }
