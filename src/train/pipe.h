@@ -1,8 +1,8 @@
 /* train/pipe.h — micro-batches through the stages of a pipeline: one forward, one backward (1F1B; Narayanan et al. 2021, section 2.2).
  *
- *      stage 0   F0 F1 F2 .. .. .. B0 F3 .. B1 F4 ..        F: forward, B: backward of a micro-batch; p = 3
- *      stage 1      F0 F1 .. B0 F2 B1 F3 ..                 stage s makes w = min(p - s - 1, n) forwards before its first
- *      stage 2         F0 B0 F1 B1 F2 B2 ..                 backward, so it holds w + 1 <= p - s micro-batches at most
+ *      stage 0   F0 F1 F2 .  .  .  .  B0 B0 F3 B1 B1 .  B2 B2 ..     F: forward, B: backward of a micro-batch; p = 3
+ *      stage 1   .  F0 F1 .  .  B0 B0 F2 B1 B1 F3 B2 B2 .  ..        stage s makes w = min(p - s - 1, n) forwards before its
+ *      stage 2   .  .  F0 B0 B0 F1 B1 B1 F2 B2 B2 F3 B3 B3 ..        first backward: it holds w + 1 <= p - s micro-batches
  *
  * What travels, per micro-batch of N tokens and boundary: the residual stream N C forward, its gradient N C back, be->real (2 s b h B
  * bytes; group "pp"). Where the embedding is tied to the head, a micro-batch's gradient must be what one rank adds up in one
@@ -26,8 +26,8 @@ typedef enum { PIPE_RECV_X, PIPE_FORWARD, PIPE_SEND_X, PIPE_RECV_HEAD, PIPE_RECV
 typedef struct { PipeOp op; int64_t i; } PipeStep;
 /* Of stage `stage` of n_stage >= 2 for micro-batches 0..n-1; tied: with the head's gradients. out: (8 n); returns the number of steps. */
 int64_t pipe_schedule(PipeStep *out, int stage, int n_stage, int64_t n, bool tied);
-/* Micro-batches that the last stage is ahead when it sends a head's gradient. Stages are p apart, a backward takes two forwards:
- * two thirds of p keeps both ends from waiting. */
+/* Micro-batches that the last stage is ahead when it sends a head's gradient. Stages are p apart and a backward takes two forwards:
+ * at two thirds of p both ends wait least. */
 static inline int pipe_lag(int n_stage) { return (2 * n_stage - 3) / 3; }
 
 /* -- passes */
