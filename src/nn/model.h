@@ -159,6 +159,7 @@ void model_release(Model *m);
  * knows its kind; a tied one of the last part, where the embedding is not, is a copy of the first part's. */
 bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads, Error *err);
 bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err);
+static inline bool model_is_stage(const Model *m) { return !(m->part.first && m->part.last); }    /* of a pipeline */
 static inline bool model_is_whole(const Model *m) { return m->part.first && m->part.last && m->part.tp_n == 1; }
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);

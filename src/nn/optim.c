@@ -105,7 +105,7 @@ static void collect(void *ud, int index, const ParamInfo *p) {
 }
 
 static Comm *dp_of(const Optim *o) { return o->cfg.mesh ? o->cfg.mesh->dp : NULL; }
-static bool staged(const Optim *o) { return o->cfg.mesh && o->cfg.mesh->size.pp > 1; }
+static bool in_parts(const Optim *o) { return o->cfg.mesh && o->cfg.mesh->size.pp * o->cfg.mesh->size.tp > 1; }
 static bool sharded(const Optim *o) { return o->cfg.shard && comm_size(dp_of(o)) > 1; }
 
 static void cut_state(Optim *o) {
@@ -228,37 +228,47 @@ static double sharded_sumsq(const Optim *o) {
     return sum;
 }
 
-typedef struct { /* a block's sum, and its place among those of all stages: net, parameter, block */
-    int64_t net, param, block;
+typedef struct { /* a block's sum, and its place among those of all parts: net, parameter, where it begins there */
+    int64_t net, param, row, col;
     double sum;
 } BlockSum;
 
 static int by_place(const void *a, const void *b) {
     const BlockSum *x = a, *y = b;
-    if (x->net != y->net) return x->net < y->net ? -1 : 1;
-    if (x->param != y->param) return x->param < y->param ? -1 : 1;
-    return (x->block > y->block) - (x->block < y->block);
+    const int64_t p[] = {x->net, x->param, x->row, x->col}, q[] = {y->net, y->param, y->row, y->col};
+    for (int i = 0; i < COUNT_OF(p); i++)
+        if (p[i] != q[i]) return p[i] < q[i] ? -1 : 1;
+    return 0;
 }
 
-/* Blocks of all stages, in the order that one rank would have added them in. Replicas hold the same gradients: unless
- * each has its own part of them, the first one's count. */
-static double staged_sumsq(const Optim *o) {
+/* Of ranks that hold the same gradients only one tells their sums: of replicas the first, unless each has its own part
+ * of them; of tensor-parallel ranks the first, where a parameter is not divided. */
+static int64_t own_sums(const Optim *o, BlockSum *out) {
     const Blocks *b = &o->blocks;
-    int me = comm_rank(dp_of(o)), first = 0, end = b->n, at = 0;
-    if (sharded(o)) first = b->cut[me], end = b->cut[me + 1];
-    if (!sharded(o) && me > 0) end = 0;
-    BlockSum *own_sum = mem_alloc((size_t)(b->n + 1) * sizeof *own_sum);
-    for (int i = first; i < end; i++) {
+    const Mesh *mesh = o->cfg.mesh;
+    int from = sharded(o) ? b->cut[mesh->at.dp] : 0, to = sharded(o) ? b->cut[mesh->at.dp + 1] : b->n;
+    int64_t n = 0;
+    for (int i = from; i < to && (sharded(o) || mesh->at.dp == 0); i++) {
         const OptimParam *p = &o->param[b->at[i].tensor];
+        const ParamInfo *w = &p->whole;
+        if (mesh->at.tp > 0 && w->rows == p->w.rows && w->cols == p->w.cols) continue;
         double sum = o->be->op->sumsq(o->be, block_of(o->grad, b->at[i]));
-        own_sum[at++] = (BlockSum){p->net, p->whole.order, b->at[i].row, sum};
+        out[n++] = (BlockSum){p->net, w->order, w->row + b->at[i].row, w->col, sum};
     }
+    return n;
+}
+
+/* Blocks of all parts of the model, in the order that one rank would have added them in. */
+static double sumsq_of_parts(const Optim *o) {
+    Comm *world = o->cfg.mesh->world;
+    BlockSum *own_sum = mem_alloc((size_t)(o->blocks.n + 1) * sizeof *own_sum);
+    int64_t n_own = own_sums(o, own_sum);
     Error none = {0}, lost;
     Gathered all;
     double sum = NAN;
-    if (agree(o->cfg.mesh->world, &none, own_sum, at * (int64_t)sizeof *own_sum, &all, &lost)) {
+    if (agree(world, &none, own_sum, n_own * (int64_t)sizeof *own_sum, &all, &lost)) {
         BlockSum *s = (BlockSum *)(void *)all.data;
-        size_t n = (size_t)all.off[comm_size(o->cfg.mesh->world)] / sizeof *s;
+        size_t n = (size_t)all.off[comm_size(world)] / sizeof *s;
         qsort(s, n, sizeof *s, by_place);
         sum = 0;
         for (size_t i = 0; i < n; i++) sum += s[i].sum;
@@ -272,7 +282,7 @@ static double gradient_sumsq(const Optim *o) {
     Backend *be = o->be;
     const Blocks *b = &o->blocks;
     double sum = 0;
-    if (staged(o)) return staged_sumsq(o);
+    if (in_parts(o)) return sumsq_of_parts(o);
     if (sharded(o)) return sharded_sumsq(o);
     if (!be->op->sumsq_all) {
         for (int i = 0; i < b->n; i++) sum += be->op->sumsq(be, block_of(o->grad, b->at[i]));

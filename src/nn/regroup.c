@@ -116,7 +116,8 @@ bool regroup_open(Regroup **out, Net part, const Mesh *mesh, Error *err) {
     r->part = part, r->c = mesh->model;
     if (model_alloc(&r->m, m->be, &m->whole, false, &mine)) {
         r->m.tokens = m->tokens;
-        head_params_open(&r->h, &r->m, part.head->kind, part.head->n_out, false, &mine);
+        bool lm = part.head->kind == HEAD_LM;
+        head_params_open(&r->h, &r->m, part.head->kind, lm ? m->whole.n_vocab : part.head->n_out, false, &mine);
     }
     net_visit(part, list_own, &own);
     bool ok = agree(mesh->world, &mine, own.pieces.s, (int64_t)own.pieces.n, &all, err) &&

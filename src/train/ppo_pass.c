@@ -310,7 +310,7 @@ static bool open_stages(Ppo *p, const Net nets[2], Error *err) {
 
 static bool open_acts(Ppo *p, const Net nets[2], Error *err) {
     const PpoConfig *c = p->c;
-    if (!model_is_whole(nets[0].trunk)) return open_stages(p, nets, err);
+    if (model_is_stage(nets[0].trunk)) return open_stages(p, nets, err);
     if (!open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
         (ppo_method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;

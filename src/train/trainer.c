@@ -118,7 +118,7 @@ bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metr
 static bool open_passes(Trainer *t, Error *err) {
     const Objective *o = t->obj;
     const PipeLane lane = {t->net, 0};
-    if (model_is_whole(t->net.trunk))
+    if (!model_is_stage(t->net.trunk))
         return acts_open(&t->acts, t->net.trunk, o->max_tok, o->max_row, t->cfg.keep, err);
     return pipe_open(&t->pipe, &lane, 1, t->cfg.mesh, o->max_tok, o->max_row, t->cfg.keep, err);
 }
