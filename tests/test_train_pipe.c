@@ -14,7 +14,7 @@ typedef struct { /* what all ranks of a case do */
     const char *backend;
     Kind kind;
     int layers;
-    bool gpt2, tied;
+    bool gpt2, windows, tied; /* windows: layers 0 and 3 look back over everything, the others 8 positions */
     Keep keep;
     int accum, steps, pp;
     bool shard;
@@ -118,7 +118,8 @@ static void test_order(void **state) {
             assert_true(play(p, n, false) == 3.0 * (n + p - 1)); /* the bubble: (p-1)/n of the ideal time */
             play(p, n, true);
         }
-    for (int p = 2; p <= MAX_STAGES; p++) { /* where sending the head's gradient keeps nobody waiting, and where it does */
+    for (int p = 2; p <= MAX_STAGES;
+         p++) { /* where sending the head's gradient keeps nobody waiting, and where it does */
         double more = play(p, MAX_MICRO, true) / play(p, MAX_MICRO, false);
         assert_true(p % 3 == 2 ? more == 1 : more < 1.32);
     }
@@ -131,6 +132,7 @@ static void config_net(ModelConfig *c, const Case *k) {
         .family = FAMILY_LLAMA, .n_layer = k->layers, .n_head = 4, .n_kv_head = 2, .d_model = 32, .d_head = 8};
     c->d_ff = 64, c->n_vocab = VOCAB, c->max_seq = 128, c->norm = NORM_RMS, c->pos = POS_ROPE, c->mlp = MLP_SWIGLU;
     c->tied = k->tied, c->rope_theta = 10000, c->norm_eps = 1e-5, c->eos_id = END;
+    if (k->windows) c->family = FAMILY_QWEN3, c->qk_norm = true, c->window = 8, c->unwindowed[0] = 9;
     if (!k->gpt2) return;
     c->family = FAMILY_GPT2, c->n_kv_head = 4, c->norm = NORM_LAYER, c->pos = POS_LEARNED, c->mlp = MLP_GELU;
     c->qkv_bias = c->out_bias = c->mlp_bias = true;
@@ -374,6 +376,7 @@ static void test_equal(void **state) {
         {.backend = "cpu", .layers = 7, .tied = true, .accum = 3, .keep = KEEP_INPUTS},
         {.backend = "cpu", .layers = 4, .gpt2 = true, .tied = true, .accum = 5},
         {.backend = "bf16", .layers = 4, .tied = true, .accum = 5},
+        {.backend = "cpu", .layers = 5, .windows = true, .accum = 3},
         {.backend = "ref", .layers = 4, .gpt2 = true, .accum = 3},
         {.backend = "cpu", .layers = 4, .kind = KIND_PM, .tied = true, .accum = 4},
         {.backend = "cpu", .layers = 5, .kind = KIND_CLASSIFIER, .accum = 3},
