@@ -55,6 +55,7 @@ const CfgKey run_keys[] = {
     {"ckpt.async",      CFG_BOOL, CFG_RUNTIME, AT(ckpt.async),      "true", 0, 0,    "write states in the background, from a copy in memory; false: training waits, without a copy"},
     {"dist.ranks",     CFG_INT,   CFG_RUNTIME, AT(dist.ranks),     "0",  0, 4096, "ranks that train together, each on its share of every step; 0: as many as mpirun or srun started, else one. Results do not depend on it"},
     {"dist.comm",      CFG_ENUM,  CFG_RUNTIME, AT(dist.comm),      "auto|self|threads|mpi|nccl", 0, 0, "what ranks are: threads of this process, or processes that mpirun or srun started (mpi); auto: these where there are some, else threads; nccl: as auto, gradients and weights travel between GPUs, one a rank"},
+    {"dist.pp",        CFG_INT,   CFG_RUNTIME, AT(dist.pp),        "1",  1, 1024, "pipeline parallel: stages that a model's layers are divided into while it is trained, one rank each; it divides the number of ranks. Results do not depend on it"},
     {"dist.zero",      CFG_BOOL,  CFG_RUNTIME, AT(dist.zero),      "false", 0, 0, "ZeRO-1: each rank holds its part of the optimizer's state, 12 of 16 bytes per parameter, and updates that"},
     {"dist.tree",      CFG_BOOL,  CFG_RESULT,  AT(dist.tree),      "true", 0, 0, "gradients of micro-batches add up as one fixed tree, the same for any number of ranks; false, one rank: in the order they come, which needs less memory"},
     {"dist.timeout_s", CFG_FLOAT, CFG_RUNTIME, AT(dist.timeout_s), "1800", 0, 1e9, "seconds that a rank waits for the others in one call; 0: for ever"},

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { INIT_TILE = 4096, INIT_RUN = 1 << 20 };
 
@@ -76,15 +77,39 @@ static void init_one(void *ud, const ParamSlot *s) {
     }
 }
 
+/* The layers of a stage, and what stands before the first and behind the last. */
+static bool take_part(Model *m, const Mesh *mesh, Error *err) {
+    int n_stage = mesh ? mesh->size.pp : 1, stage = mesh ? mesh->at.pp : 0, n = m->whole.n_layer;
+    m->part = model_part_whole();
+    if (n_stage == 1) return true;
+    if (n_stage > n)
+        return error_set(err, ERR_CONFIG, "dist.pp %d: this model has %d layers, and every stage needs one", n_stage,
+                         n);
+    int from = model_part_layer(n, stage, n_stage), to = model_part_layer(n, stage + 1, n_stage);
+    m->part.layer0 = from, m->part.first = stage == 0, m->part.last = stage + 1 == n_stage;
+    m->part.pp_group = mesh->pp;
+    m->cfg.n_layer = to - from;
+    memset(m->cfg.unwindowed, 0, sizeof m->cfg.unwindowed);
+    for (int l = from; l < to; l++)
+        if (m->whole.unwindowed[l / 32] >> (l % 32) & 1) m->cfg.unwindowed[(l - from) / 32] |= 1u << ((l - from) % 32);
+    return true;
+}
+
 bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err) {
+    return model_alloc_on(m, be, cfg, NULL, grads, err);
+}
+
+bool model_alloc_on(Model *m, Backend *be, const ModelConfig *whole, const Mesh *mesh, bool grads, Error *err) {
     *m = (Model){0};
-    if (!model_config_check(cfg, err)) return false;
-    m->be = be, m->cfg = *cfg, m->dtype = be->dtype, m->version = 1;
+    if (!model_config_check(whole, err)) return false;
+    m->be = be, m->cfg = m->whole = *whole, m->dtype = be->dtype, m->version = 1;
+    if (!take_part(m, mesh, err)) return false;
+    const ModelConfig *cfg = &m->cfg;
     m->rope_attention = rope_attention(cfg);
     model_tokens_init(&m->tokens, cfg->eos_id);
-    if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
+    if (!params_open(&m->w, &m->params, be, m->dtype, cfg, &m->part, "parameters", err)) goto fail;
     if (grads) {
-        if (!params_open(&m->dw, &m->grads, be, be->real, cfg, "gradients", err)) goto fail;
+        if (!params_open(&m->dw, &m->grads, be, be->real, cfg, &m->part, "gradients", err)) goto fail;
         net_zero_grads((Net){m, NULL, NULL});
     } else {
         m->dw.block = mem_alloc((size_t)cfg->n_layer * sizeof *m->dw.block); /* of empty tensors */
@@ -100,8 +125,13 @@ fail:
 }
 
 bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err) {
-    if (!model_alloc(m, be, cfg, grads, err)) return false;
-    params_walk(cfg, &m->w, NULL, init_one, &(InitAll){be, seed, cfg->n_layer});
+    return model_init_on(m, be, cfg, NULL, seed, grads, err);
+}
+
+bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads,
+                   Error *err) {
+    if (!model_alloc_on(m, be, cfg, mesh, grads, err)) return false;
+    params_walk_part(&m->cfg, &m->part, &m->w, NULL, init_one, &(InitAll){be, seed, m->whole.n_layer});
     return true;
 }
 
@@ -113,6 +143,7 @@ bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool 
     }
     if (!head_params_open(h, m, kind, n_out, grads, err)) return false;
     double std = kind == HEAD_LM ? 0.02 : 1 / sqrt((double)m->cfg.d_model + 1);
-    if (!h->tied) init_normal(m->be, h->w, seed, PARAM_head, -1, std);
+    if (tensor_empty(h->w) || (h->tied && !h->copy)) return true;
+    init_normal(m->be, h->w, seed, h->copy ? PARAM_wte : PARAM_head, -1, std);
     return true;
 }

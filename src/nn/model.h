@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/rng.h"
 #include "base/str.h"
+#include "nn/model_part.h"
 #include "tensor/backend.h"
 
 typedef enum { NORM_RMS, NORM_LAYER } NormKind;
@@ -96,7 +97,8 @@ typedef enum { KEEP_ALL, KEEP_INPUTS, KEEP_NONE } Keep;
 
 typedef struct Model {
     Backend *be;
-    ModelConfig cfg;
+    ModelConfig cfg, whole;     /* of what is here, of the whole model (nn/model_part.h) */
+    ModelPart part;
     DType dtype;                /* of matrices, tables and what products read: be->dtype when it was opened. Vectors, the
                                    residual stream, gradients of parameters, statistics and logits are be->real */
     uint64_t version;           /* raised by every optimizer step, its adapters' too; caches of older ones are not used */
@@ -114,7 +116,8 @@ typedef enum { HEAD_LM, HEAD_SCORE } HeadKind;
 typedef struct {
     HeadKind kind;
     int n_out;
-    bool tied;                  /* w and dw alias the trunk's wte */
+    bool tied;                  /* w and dw alias the trunk's wte, or (copy) */
+    bool copy;                  /* are here because the embedding is not: another part's, whose gradients dw is added to */
     Tensor w, dw;
     Tensor scale;               /* of an 8-bit w, (1, n_out) */
     Arena params, grads;
@@ -151,6 +154,13 @@ bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bo
 bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err);    /* strict: missing, extra, mis-shaped
                                                                                        tensors are errors with names */
 void model_release(Model *m);
+/* The same of what a rank of a mesh holds (nn/model_part.h): of every tensor that is here the values of the whole's. mesh NULL: of
+ * one rank. ERR_CONFIG where there are more stages than layers. A head of a part that is not the last one is empty: it only
+ * knows its kind; a tied one of the last part, where the embedding is not, is a copy of the first part's. */
+bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads, Error *err);
+bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err);
+static inline bool model_is_stage(const Model *m) { return !(m->part.first && m->part.last); }    /* of a pipeline */
+static inline bool model_is_whole(const Model *m) { return m->part.first && m->part.last && m->part.tp_n == 1; }
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
 void head_release(Head *h);
@@ -167,7 +177,7 @@ bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err);
 /* More rows of embedding and head, in place: new ones near the mean of the old, drawn from seed. HEAD_LM. On failure
  * nothing has changed. */
 bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err);
-/* Equal shapes, except that `to` may have fewer layers: it gets the first ones. Heads are copied where both nets have one
+/* Equal shapes, except that `to` may have fewer layers: it gets the first ones, of a part its own. Heads are copied where both nets have one
  * (of one kind); leave the head NULL to copy a trunk only. Adapters: both nets have one of the same matrices and rank, or none
  * has. What the nets share stays. Raises to.trunk->version. */
 bool net_copy_weights(Net to, Net from, Error *err);
@@ -178,6 +188,9 @@ typedef struct {
     bool decay;
     InitKind init;
     Tensor w, dw;               /* dw empty without gradients */
+    int64_t rows, cols;         /* of the whole tensor, */
+    int64_t row, col;           /* where w begins in it */
+    int64_t order;              /* ascending in a walk over the whole net */
 } ParamInfo;
 typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);
 int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk, untied head, adapter; fixed order; returns the count */
@@ -191,8 +204,19 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
 void acts_close(Acts *a);
 bool acts_share(Acts *a, int n_seen, Error *err);   /* room for batches whose sequences share rows; again: for more */
 size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep);
+/* For another pass of the same capacity that is under way at the same time: room of its own for what its backward reads, work space
+ * and output of `first`, which is closed later. So no two of their passes or backwards interleave. */
+bool acts_open_beside(Acts **out, const Model *m, const Acts *first, Error *err);
 Tensor acts_hidden(const Acts *a);      /* h (R,C): normed hidden states of the batch's chosen rows, after net_forward */
 Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under a training plan; head_backward adds */
+
+/* What a part of a model takes from the part before it and hands to the next: the residual stream (N,C), be->real.
+ *      acts_input      put there before net_forward of n_tok tokens (a part that is not the first)
+ *      acts_output     after it (a part that is not the last)
+ *      acts_gradient   of the output, put there before net_backward; of the input, after it */
+Tensor acts_input(Acts *a, int n_tok);
+Tensor acts_output(const Acts *a);
+Tensor acts_gradient(Acts *a);
 
 /* kv may be NULL (training, scoring: b->kv_row NULL too). With kv: new K and V rows go to b->kv_row, attention reads the
  * cache through b->seqs.kv_page. */

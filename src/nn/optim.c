@@ -1,6 +1,9 @@
 /* nn/optim.c — learning rate schedules, joint gradient norm, clipping, AdamW. See optim.h for the order of one update.
  */
 #include "nn/optim.h"
+
+#include "dist/agree.h"
+#include "nn/regroup.h"
 #include "nn/safetensors.h"
 
 #include <math.h>
@@ -60,6 +63,7 @@ typedef struct {
     char *name; /* "<net>.<name>" */
     int net;
     Tensor w, dw;
+    ParamInfo whole;    /* sizes, where w begins, order; its name is not kept */
     int64_t row, n_row; /* of w and dw: what this rank updates; all, unless the state is sharded */
     Tensor m, v;        /* of those rows */
     Tensor master;      /* BF16 weights: what they are rounded from; else empty */
@@ -96,10 +100,12 @@ static void collect(void *ud, int index, const ParamInfo *p) {
         if (o->param[i].w.data == p->w.data) return; /* nets may share a trunk; its parameters are updated once */
     OptimParam *q = &o->param[o->n_param++];
     *q = (OptimParam){.name = heap_printf(&o->names, "%d.%s", job->net, p->name), .lr_scale = job->lr_scale};
+    q->whole = *p, q->whole.name = NULL;
     q->w = p->w, q->dw = p->dw, q->decay = p->decay, q->net = job->net;
 }
 
 static Comm *dp_of(const Optim *o) { return o->cfg.mesh ? o->cfg.mesh->dp : NULL; }
+static bool in_parts(const Optim *o) { return o->cfg.mesh && o->cfg.mesh->size.pp * o->cfg.mesh->size.tp > 1; }
 static bool sharded(const Optim *o) { return o->cfg.shard && comm_size(dp_of(o)) > 1; }
 
 static void cut_state(Optim *o) {
@@ -222,10 +228,61 @@ static double sharded_sumsq(const Optim *o) {
     return sum;
 }
 
+typedef struct { /* a block's sum, and its place among those of all parts: net, parameter, where it begins there */
+    int64_t net, param, row, col;
+    double sum;
+} BlockSum;
+
+static int by_place(const void *a, const void *b) {
+    const BlockSum *x = a, *y = b;
+    const int64_t p[] = {x->net, x->param, x->row, x->col}, q[] = {y->net, y->param, y->row, y->col};
+    for (int i = 0; i < COUNT_OF(p); i++)
+        if (p[i] != q[i]) return p[i] < q[i] ? -1 : 1;
+    return 0;
+}
+
+/* Of ranks that hold the same gradients only one tells their sums: of replicas the first, unless each has its own part
+ * of them; of tensor-parallel ranks the first, where a parameter is not divided. */
+static int64_t own_sums(const Optim *o, BlockSum *out) {
+    const Blocks *b = &o->blocks;
+    const Mesh *mesh = o->cfg.mesh;
+    int from = sharded(o) ? b->cut[mesh->at.dp] : 0, to = sharded(o) ? b->cut[mesh->at.dp + 1] : b->n;
+    int64_t n = 0;
+    for (int i = from; i < to && (sharded(o) || mesh->at.dp == 0); i++) {
+        const OptimParam *p = &o->param[b->at[i].tensor];
+        const ParamInfo *w = &p->whole;
+        if (mesh->at.tp > 0 && w->rows == p->w.rows && w->cols == p->w.cols) continue;
+        double sum = o->be->op->sumsq(o->be, block_of(o->grad, b->at[i]));
+        out[n++] = (BlockSum){p->net, w->order, w->row + b->at[i].row, w->col, sum};
+    }
+    return n;
+}
+
+/* Blocks of all parts of the model, in the order that one rank would have added them in. */
+static double sumsq_of_parts(const Optim *o) {
+    Comm *world = o->cfg.mesh->world;
+    BlockSum *own_sum = mem_alloc((size_t)(o->blocks.n + 1) * sizeof *own_sum);
+    int64_t n_own = own_sums(o, own_sum);
+    Error none = {0}, lost;
+    Gathered all;
+    double sum = NAN;
+    if (agree(world, &none, own_sum, n_own * (int64_t)sizeof *own_sum, &all, &lost)) {
+        BlockSum *s = (BlockSum *)(void *)all.data;
+        size_t n = (size_t)all.off[comm_size(world)] / sizeof *s;
+        qsort(s, n, sizeof *s, by_place);
+        sum = 0;
+        for (size_t i = 0; i < n; i++) sum += s[i].sum;
+    }
+    gathered_release(&all);
+    free(own_sum);
+    return sum;
+}
+
 static double gradient_sumsq(const Optim *o) {
     Backend *be = o->be;
     const Blocks *b = &o->blocks;
     double sum = 0;
+    if (in_parts(o)) return sumsq_of_parts(o);
     if (sharded(o)) return sharded_sumsq(o);
     if (!be->op->sumsq_all) {
         for (int i = 0; i < b->n; i++) sum += be->op->sumsq(be, block_of(o->grad, b->at[i]));
@@ -260,6 +317,7 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
         for (int i = 0; i < o->n_param; i++)
             if (o->param[i].n_row > 0) update(o, &o->param[i], o->cfg.lr * lr_factor, grad_scale * r.clip_factor);
         if (sharded(o)) blocks_gather(&o->blocks, dp_of(o), o->be, o->weight, "optim.weights");
+        for (int i = 0; i < o->n_net; i++) net_share_tied(o->net[i], o->cfg.mesh);
         raise_versions(o);
     }
     for (int i = 0; i < o->n_param; i++) o->be->op->zero(o->be, o->param[i].dw);
@@ -287,8 +345,10 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
     static const OptimKind kind[STATES] = {OPTIM_M, OPTIM_V, OPTIM_MASTER};
     for (int i = 0; i < STATES * o->n_param; i++) {
         const OptimParam *p = &o->param[i / STATES];
-        OptimPiece piece = {p->net, strchr(p->name, '.') + 1, kind[i % STATES], p->w.rows,
-                            p->row, state_of(p, i % STATES)};
+        const ParamInfo *w = &p->whole;
+        OptimPiece piece = {.net = p->net, .name = strchr(p->name, '.') + 1, .kind = kind[i % STATES]};
+        piece.rows = w->rows, piece.cols = w->cols, piece.row = w->row + p->row, piece.col = w->col;
+        piece.t = state_of(p, i % STATES);
         if (!tensor_empty(piece.t)) fn(ud, &piece);
     }
 }

@@ -43,6 +43,26 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
 #undef MODEL_PARAM
 }
 
+typedef struct {
+    const ModelPart *part;
+    SlotVisitor *fn;
+    void *ud;
+} PartWalk;
+
+static void walk_here(void *ud, const ParamSlot *s) {
+    const PartWalk *w = ud;
+    ParamSlot here = *s;
+    bool begins = s->number == PARAM_wte || s->number == PARAM_wpe;
+    if (s->layer < 0 && !(begins ? w->part->first : w->part->last)) return;
+    if (s->layer >= 0) here.layer += w->part->layer0;
+    w->fn(w->ud, &here);
+}
+
+void params_walk_part(const ModelConfig *c, const ModelPart *part, ModelParams *w, ModelParams *dw, SlotVisitor *fn,
+                      void *ud) {
+    params_walk(c, w, dw, walk_here, &(PartWalk){part, fn, ud});
+}
+
 /* -- placing --------------------------------------------------------------------------------------------------------
  */
 
@@ -58,18 +78,18 @@ static void place_one(void *ud, const ParamSlot *s) {
     *s->w = tensor_place_weight(job->arena, dtype, s->rows, s->cols, s->use == PARAM_MATRIX && job->be->panels);
 }
 
-bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const char *what,
-                 Error *err) {
+bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const ModelPart *part,
+                 const char *what, Error *err) {
     *p = (ModelParams){.block = mem_alloc((size_t)c->n_layer * sizeof *p->block)};
     Arena measure;
     arena_init_measure(&measure, what);
-    params_walk(c, p, NULL, place_one, &(PlaceJob){&measure, be, dtype});
+    params_walk_part(c, part, p, NULL, place_one, &(PlaceJob){&measure, be, dtype});
     if (!arena_init(arena, what, be->mem, measure.used, err)) {
         free(p->block);
         *p = (ModelParams){0};
         return error_wrap(err, "%s", what);
     }
-    params_walk(c, p, NULL, place_one, &(PlaceJob){arena, be, dtype});
+    params_walk_part(c, part, p, NULL, place_one, &(PlaceJob){arena, be, dtype});
     return true;
 }
 
@@ -82,7 +102,9 @@ void params_release(ModelParams *p, Arena *arena) {
 bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, Error *err) {
     CHECK(n_out > 0, "a head of %d outputs", n_out);
     *h = (Head){.kind = kind, .n_out = n_out, .tied = kind == HEAD_LM && m->cfg.tied};
-    if (h->tied) {
+    if (!m->part.last) return true;
+    h->copy = h->tied && !m->part.first;
+    if (h->tied && !h->copy) {
         h->w = m->w.wte;
         if (grads) h->dw = m->dw.wte;
         return true;
@@ -145,20 +167,33 @@ int64_t model_config_matmul_params(const ModelConfig *c) {
  */
 
 typedef struct {
-    const ModelConfig *cfg;
+    const Model *m;
     ParamVisitor *fn;
     void *ud;
     int n;
 } VisitJob;
 
+enum { ORDER_STEP = 64 }; /* numbers of a layer; the model's own and the head's come behind the last one's */
+_Static_assert((int)PARAM_head < (int)ORDER_STEP, "more numbers than places");
+
+static int64_t order_of(const VisitJob *job, int layer, int number) {
+    return (int64_t)(layer >= 0 ? layer : job->m->whole.n_layer) * ORDER_STEP + number;
+}
+
+static void tell(VisitJob *job, ParamInfo info) {
+    info.rows = info.w.rows, info.cols = info.w.cols;
+    if (job->fn) job->fn(job->ud, job->n, &info);
+    job->n++;
+}
+
 static void visit_one(void *ud, const ParamSlot *s) {
     VisitJob *job = ud;
     char name[PARAM_NAME_MAX];
-    family_param_name(name, job->cfg->family, s);
+    family_param_name(name, job->m->cfg.family, s);
     ParamInfo info = {.name = name, .layer = s->layer, .decay = s->decay, .init = s->init, .w = *s->w};
+    info.order = order_of(job, s->layer, (int)s->number);
     if (s->dw) info.dw = *s->dw;
-    if (job->fn) job->fn(job->ud, job->n, &info);
-    job->n++;
+    tell(job, info);
 }
 
 static void visit_adapter(void *ud, const LoraPart *p) {
@@ -168,31 +203,30 @@ static void visit_adapter(void *ud, const LoraPart *p) {
     lora_tensor_name(name, p);
     if (p->n_part > 1) strcat(name, part[p->part]);
     ParamInfo info = {.name = name, .layer = p->layer, .decay = true, .init = INIT_NORMAL, .w = p->w, .dw = p->dw};
-    if (job->fn) job->fn(job->ud, job->n, &info);
-    job->n++;
+    info.order = order_of(job, -1, ORDER_STEP + job->n);
+    tell(job, info);
 }
 
 static void visit_head(VisitJob *job, const Head *h) {
     char name[PARAM_NAME_MAX];
     family_head_name(name, h->kind);
     ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
-    info.w = h->w, info.dw = h->dw;
-    if (job->fn) job->fn(job->ud, job->n, &info);
-    job->n++;
+    info.w = h->w, info.dw = h->dw, info.order = order_of(job, -1, PARAM_head);
+    tell(job, info);
 }
 
 int net_visit(Net n, ParamVisitor *fn, void *ud) {
     Model *m = n.trunk;
-    VisitJob job = {&m->cfg, fn, ud, 0};
-    params_walk(&m->cfg, &m->w, &m->dw, visit_one, &job);
-    if (n.head && !n.head->tied) visit_head(&job, n.head);
+    VisitJob job = {m, fn, ud, 0};
+    params_walk_part(&m->cfg, &m->part, &m->w, &m->dw, visit_one, &job);
+    if (n.head && !n.head->tied && !tensor_empty(n.head->w)) visit_head(&job, n.head);
     if (n.adapter) lora_visit(n.adapter, visit_adapter, &job);
     return job.n;
 }
 
 int net_visit_own(Net n, ParamVisitor *fn, void *ud) {
     if (!n.adapter) return net_visit(n, fn, ud);
-    VisitJob job = {&n.trunk->cfg, fn, ud, 0};
+    VisitJob job = {n.trunk, fn, ud, 0};
     if (n.head && n.head->kind == HEAD_SCORE) visit_head(&job, n.head);
     lora_visit(n.adapter, visit_adapter, &job);
     return job.n;
@@ -215,7 +249,11 @@ static void zero_grad(void *ud, int index, const ParamInfo *p) {
     if (!tensor_empty(p->dw)) be->op->zero(be, p->dw);
 }
 
-void net_zero_grads(Net n) { net_visit(n, zero_grad, n.trunk->be); }
+void net_zero_grads(Net n) {
+    Backend *be = n.trunk->be;
+    net_visit(n, zero_grad, be);
+    if (n.head && n.head->copy && !tensor_empty(n.head->dw)) be->op->zero(be, n.head->dw);
+}
 
 /* -- copying --------------------------------------------------------------------------------------------------------
  */
@@ -232,8 +270,9 @@ static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from
 }
 
 static void copy_block_params(Model *to, Model *from, int layer) {
+    int first = to->part.layer0 - from->part.layer0;
 #define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
-    if (when) copy_tensor(to->be, to->w.block[layer].field, from->be, from->w.block[layer].field);
+    if (when) copy_tensor(to->be, to->w.block[layer].field, from->be, from->w.block[layer + first].field);
 #define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
@@ -244,7 +283,7 @@ static void copy_block_params(Model *to, Model *from, int layer) {
 static void copy_model_params(Model *to, Model *from) {
 #define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
 #define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
-    if (when) copy_tensor(to->be, to->w.field, from->be, from->w.field);
+    if (when && !tensor_empty(to->w.field)) copy_tensor(to->be, to->w.field, from->be, from->w.field);
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
 #undef BLOCK_PARAM
@@ -298,7 +337,10 @@ static bool copy_adapter(Net to, Net from, Error *err) {
 }
 
 bool net_copy_weights(Net to, Net from, Error *err) {
-    if (!same_trunk(&to.trunk->cfg, &from.trunk->cfg, err)) return false;
+    if (!same_trunk(&to.trunk->whole, &from.trunk->whole, err)) return false;
+    CHECK(model_is_whole(from.trunk) ||
+              (to.trunk->part.layer0 == from.trunk->part.layer0 && to.trunk->cfg.n_layer == from.trunk->cfg.n_layer),
+          "weights copied from a part of a model into another part");
     bool heads = to.head && from.head && to.head != from.head;
     if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))
         return error_set(err, ERR_CONFIG, "cannot copy weights: the heads differ (%d and %d outputs)", to.head->n_out,
@@ -310,7 +352,8 @@ bool net_copy_weights(Net to, Net from, Error *err) {
         for (int l = 0; l < to.trunk->cfg.n_layer; l++) copy_block_params(to.trunk, from.trunk, l);
         copy_model_params(to.trunk, from.trunk);
     }
-    if (heads && !to.head->tied) copy_tensor(to.trunk->be, to.head->w, from.trunk->be, from.head->w);
+    if (heads && (!to.head->tied || to.head->copy) && !tensor_empty(to.head->w))
+        copy_tensor(to.trunk->be, to.head->w, from.trunk->be, from.head->w);
     to.trunk->version++;
     return true;
 }

@@ -1,0 +1,23 @@
+/* nn/model_part.h — the part of a model that a rank holds (tensor and pipeline parallel; Shoeybi et al. 2019, Narayanan et al. 2021).
+ *
+ * Model.whole describes the model that people mean; Model.cfg what is here: fewer blocks (pipeline), fewer heads, MLP columns
+ * and vocabulary rows (tensor parallel), so that params.def gives the shapes of both. Names are the whole's; a parameter says
+ * where it begins in the whole's tensor (ParamInfo.row, col). Of one rank cfg and whole are equal. */
+#ifndef DIKAST_NN_MODEL_PART_H
+#define DIKAST_NN_MODEL_PART_H
+
+#include "dist/mesh.h"
+
+typedef struct {
+    int layer0;         /* cfg's block 0 is block layer0 of the whole */
+    bool first, last;   /* the embedding is here; the final norm and the head are */
+    int tp, tp_n;       /* share tp of tp_n of every divided tensor */
+    Comm *tp_group, *pp_group;  /* borrowed; NULL: of one rank */
+} ModelPart;
+
+/* Stage s of p has layers [ceil(L s/p), ceil(L (s+1)/p)): the first stages have the odd ones, for the head is the last one's. */
+static inline int model_part_layer(int n_layer, int stage, int n_stage) { return (n_layer * stage + n_stage - 1) / n_stage; }
+
+static inline ModelPart model_part_whole(void) { return (ModelPart){.first = true, .last = true, .tp_n = 1}; }
+
+#endif
