@@ -38,7 +38,8 @@ if(CMAKE_CXX_COMPILER)
     list(FILTER host_sources EXCLUDE REGEX "(\\.cu|/driver\\.c)$")
     set_source_files_properties(${device_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
     add_library(dikast_tensor_emu STATIC EXCLUDE_FROM_ALL $<TARGET_OBJECTS:dikast_tensor_common> src/tensor/providers_cuda.c
-        ${host_sources} ${device_sources} src/tensor/cuda/emu/emu.cc tests/emu/driver_emu.c)
+        ${host_sources} ${device_sources} src/tensor/cuda/emu/emu.cc src/tensor/cuda/emu/hopper.cc
+        tests/emu/driver_emu.c)
     target_link_libraries(dikast_tensor_emu PUBLIC dikast_flags dikast_base)
     target_include_directories(dikast_tensor_emu BEFORE PRIVATE src/tensor/cuda/emu tests)
     target_compile_options(dikast_tensor_emu PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -O2 -Wall

@@ -88,6 +88,11 @@ bool on_tensor_cores(Backend *be, int d_head) {
     return attn_mma_shared(d_head) <= cuda_impl(be)->shared_max;
 }
 
+/* Products of warp groups, of what they can read as it is (or rounded). */
+bool on_hopper(Backend *be, int d_head) {
+    return on_tensor_cores(be, d_head) && cuda_impl(be)->hopper && (d_head == 64 || d_head == 128);
+}
+
 int queries(AttnSeqs s, int seq) { return s.q_off[seq + 1] - s.q_off[seq]; }
 int pages(AttnSeqs s, int seq) { return (s.kv_len[seq] + KV_PAGE - 1) / KV_PAGE; }
 
@@ -269,7 +274,9 @@ void forward(Backend *be, AttnFwd a, AttnSeqs s, bool mma) {
     a.tile = prompt_tiles(be, s, few, mma ? (int)ATTN_MMA_ROWS : (int)ATTN_SIMT_ROWS, &n_tile);
     a.page = page;
     if (mma && !as_is) round_pages(be, &a, s, few, scratch, kv_bytes);
-    if (mma)
+    if (mma && !exact && a.q.half && a.q.vec && on_hopper(be, a.d_head))
+        attn_wgmma_fwd(be, a, n_tile);
+    else if (mma)
         attn_mma_fwd(be, a, n_tile);
     else
         attn_simt_fwd(be, a, n_tile);
@@ -355,17 +362,22 @@ void backward(Backend *be, AttnBwd a, AttnMat o, Tensor lse, AttnSeqs s, bool mm
     if (round_do) a.d_o = AttnMat{d.half, (int64_t)a.n_head * ((a.d_head + 7) / 8) * 8, true, true};
     if (round) round_rows(be, &a, at);
     int n_key, n_query;
-    int rows = mma ? attn_mma_bwd_rows(a.d_head) : (int)ATTN_SIMT_ROWS,
+    bool hopper = mma && on_hopper(be, a.d_head);
+    int rows = hopper ? (int)ATTN_WGMMA_ROWS : mma ? attn_mma_bwd_rows(a.d_head) : (int)ATTN_SIMT_ROWS,
         query_rows = mma ? (int)ATTN_MMA_ROWS : (int)ATTN_SIMT_ROWS;
     const AttnSpan *key = spans(be, s, rows, true, &n_key), *query = spans(be, s, query_rows, false, &n_query);
     if (n_key == 0) return;
     a.span = key;
-    if (mma)
+    if (hopper)
+        attn_wgmma_bwd_keys(be, a, n_key);
+    else if (mma)
         attn_mma_bwd_keys(be, a, n_key);
     else
         attn_simt_bwd_keys(be, a, n_key);
     a.span = query;
-    if (mma)
+    if (hopper)
+        attn_wgmma_bwd_queries(be, a, n_query);
+    else if (mma)
         attn_mma_bwd_queries(be, a, n_query);
     else
         attn_simt_bwd_queries(be, a, n_query);

@@ -80,6 +80,12 @@ void attn_mma_bwd_queries(Backend *be, AttnBwd a, int n_span);  /* dq */
 enum { ATTN_SIMT_ROWS = 64, ATTN_MMA_ROWS = 128 };
 int attn_mma_bwd_rows(int d_head);
 
+/* For compute capability 9.0, d_head 64 and 128; q, k, v, d_o: BF16 with vec. Tiles of ATTN_WGMMA_ROWS rows. */
+enum { ATTN_WGMMA_ROWS = 128 };
+void attn_wgmma_fwd(Backend *be, AttnFwd a, int n_tile);
+void attn_wgmma_bwd_keys(Backend *be, AttnBwd a, int n_span);
+void attn_wgmma_bwd_queries(Backend *be, AttnBwd a, int n_span);
+
 #ifdef __cplusplus
 }
 #endif

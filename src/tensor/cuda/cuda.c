@@ -241,6 +241,7 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
         return error_set(err, ERR_CONFIG, "isa '%s': expected auto, exact or %s", isa, c->isa);
     c->n_sm = d.n_sm;
     c->shared_max = d.shared_max;
+    c->hopper = d.major == 9 && d.minor == 0;
     return true;
 }
 

@@ -31,6 +31,7 @@ typedef struct {
     const CudaDriver *drv;
     int device, n_sm;            /* multiprocessors: how wide reductions and persistent kernels go */
     size_t shared_max;           /* bytes of shared memory a block may ask for */
+    bool hopper;                 /* compute capability 9.0: kernels of *_wgmma*.cu run */
     bool exact;                  /* row invariance: forward products and attention in one way for any number of rows */
     void *stream;                /* cudaStream_t */
     CudaIndex *index;

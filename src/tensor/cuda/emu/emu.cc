@@ -4,7 +4,7 @@
  * Fibers are entered once by makecontext and then switched by _setjmp and _longjmp, which leave the signal mask alone.
  * Between two turns of a fiber nobody else runs, so shared memory is plain memory and races do not show: what this
  * proves is indexing, barriers and arithmetic. */
-#include "tensor/cuda/launch.h"
+#include "emu.h"
 
 #include <csetjmp>
 #include <cstdio>
@@ -20,24 +20,20 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace {
 
-enum Wait { RUN, BARRIER, WARP, ENDED };
+enum Wait { RUN, BARRIER, WARP, POLL, ENDED };
 constexpr size_t STACK = 128 * 1024;
 constexpr int LANES = 32, SLOT = 64;
 
-struct Copy {
-    void *to;
-    const void *from;
-};
-
 struct Fiber {
     std::unique_ptr<unsigned char[]> stack{new unsigned char[STACK]};
-    std::vector<Copy> copies;   /* asynchronous ones that have not landed */
+    std::vector<EmuCopy> copies; /* asynchronous ones that have not landed */
     std::vector<size_t> groups; /* how many of them each committed group has, oldest first */
     size_t loose;               /* how many belong to no group yet */
     ucontext_t first;
     jmp_buf at;
     bool started;
     Wait wait;
+    const std::function<bool()> *ready; /* POLL: goes on when this holds */
     int parity; /* which of the warp's two buffers its next collective uses */
     dim3 idx;
 };
@@ -56,10 +52,7 @@ int now, n_thread, n_ended, n_barrier;
 unsigned n_copy;
 jmp_buf scheduler;
 
-[[noreturn]] void fail(const char *what) {
-    fprintf(stderr, "emulated kernel %s: %s (thread %d of %d)\n", kernel_now, what, now, n_thread);
-    abort();
-}
+[[noreturn]] void fail(const char *what) { emu_fail(what); }
 
 void fiber_main() {
     (*body_now)();
@@ -91,6 +84,7 @@ void yield() {
 
 void run_block() {
     n_ended = n_barrier = 0;
+    emu_block_begin(n_thread);
     int n_warp = (n_thread + LANES - 1) / LANES;
     for (int w = 0; w < n_warp; w++) warps[(size_t)w].arrived[0] = warps[(size_t)w].arrived[1] = 0;
     for (int i = 0; i < n_thread; i++) {
@@ -104,7 +98,9 @@ void run_block() {
         bool moved = false;
         for (int i = 0; i < n_thread; i++) {
             int who = back ? n_thread - 1 - i : i;
-            if (fibers[(size_t)who]->wait != RUN) continue;
+            Fiber &f = *fibers[(size_t)who];
+            if (f.wait == POLL && (*f.ready)()) f.wait = RUN;
+            if (f.wait != RUN) continue;
             moved = true;
             turn(who);
         }
@@ -114,14 +110,30 @@ void run_block() {
             for (int i = 0; i < n_thread; i++) fibers[(size_t)i]->wait = RUN;
             moved = true;
         }
-        if (!moved) fail("deadlock: a lane missed a warp collective, or a thread a barrier");
+        if (!moved && !emu_land()) fail("deadlock: a lane missed a warp collective, or a thread a barrier");
     }
+    emu_block_end();
 }
 
 } // namespace
 
+void emu_fail(const char *what) {
+    fprintf(stderr, "emulated kernel %s: %s (thread %d of %d)\n", kernel_now, what, now, n_thread);
+    abort();
+}
+
+int emu_thread(void) { return now; }
 int emu_lane(void) { return now % LANES; }
-unsigned char *emu_shared(void) { return (unsigned char *)(((uintptr_t)shared_memory.data() + 127) / 128 * 128); }
+unsigned char *emu_shared(void) { return (unsigned char *)(((uintptr_t)shared_memory.data() + 1023) / 1024 * 1024); }
+size_t emu_shared_bytes(void) { return shared_memory.size() - 1024; }
+
+void emu_wait_for(const std::function<bool()> &ready) {
+    Fiber &f = *fibers[(size_t)now];
+    if (ready()) return;
+    f.ready = &ready;
+    f.wait = POLL;
+    yield();
+}
 
 void emu_barrier(void) {
     fibers[(size_t)now]->wait = BARRIER;
@@ -150,18 +162,28 @@ const unsigned char *emu_exchange(const void *mine, size_t bytes) {
 
 /* A copy lands at once or when it is waited for, by turns, so that either mistake shows: reading too early, and copying
  * over what is still read. */
-void emu_copy(void *to, const void *from, bool valid) {
+void emu_copy(void *to, const void *from, size_t bytes, bool valid) {
     static const unsigned char zeros[16] = {};
     Fiber &f = *fibers[(size_t)now];
-    if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16))
-        fail("cp_async16: an address that is not 16-byte aligned");
-    n_copy = n_copy * 1664525u + 1013904223u;
-    if (n_copy >> 31) {
-        memcpy(to, valid ? from : zeros, 16);
+    if ((uintptr_t)to % bytes || (valid && (uintptr_t)from % bytes)) fail("a copy from or to an address that is not aligned");
+    if (emu_coin()) {
+        memcpy(to, valid ? from : zeros, bytes);
     } else {
-        f.copies.push_back({to, valid ? from : zeros});
+        f.copies.push_back({to, valid ? from : zeros, bytes});
         f.loose++;
     }
+}
+
+bool emu_coin(void) {
+    n_copy = n_copy * 1664525u + 1013904223u;
+    return n_copy >> 31;
+}
+
+std::vector<EmuCopy> emu_copies(void) {
+    Fiber &f = *fibers[(size_t)now];
+    f.loose = 0;
+    f.groups.clear();
+    return std::move(f.copies);
 }
 
 void emu_copy_commit(void) {
@@ -174,7 +196,7 @@ void emu_copy_wait(size_t under_way) {
     Fiber &f = *fibers[(size_t)now];
     while (f.groups.size() > under_way) {
         size_t n = f.groups.front();
-        for (size_t i = 0; i < n; i++) memcpy(f.copies[i].to, f.copies[i].from, 16);
+        for (size_t i = 0; i < n; i++) memcpy(f.copies[i].to, f.copies[i].from, f.copies[i].bytes);
         f.copies.erase(f.copies.begin(), f.copies.begin() + (ptrdiff_t)n);
         f.groups.erase(f.groups.begin());
     }
@@ -190,7 +212,7 @@ void emu_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, const 
     if (grid.y > 65535 || grid.z > 65535 || grid.x == 0 || grid.y == 0 || grid.z == 0) fail("grid");
     while ((int)fibers.size() < n_thread) fibers.emplace_back(new Fiber);
     if ((int)warps.size() < (n_thread + LANES - 1) / LANES) warps.resize((size_t)(n_thread + LANES - 1) / LANES);
-    shared_memory.assign(shared + 256, 0xFF); /* NaN: nothing may be read before it is written */
+    shared_memory.assign(shared + 1024, 0xFF); /* NaN: nothing may be read before it is written */
     emu_device_memory(true);
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)

@@ -116,10 +116,10 @@ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void emu_ldmatrix(uint32_t r[4], const void *row, bool transposed);
 static inline void ldmatrix_x4(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, false); }
 static inline void ldmatrix_x4_t(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, true); }
-void emu_copy(void *to, const void *from, bool valid);
+void emu_copy(void *to, const void *from, size_t bytes, bool valid);
 void emu_copy_commit(void);
 void emu_copy_wait(size_t under_way);
-static inline void cp_async16(void *to, const void *from, bool valid) { emu_copy(to, from, valid); }
+static inline void cp_async16(void *to, const void *from, bool valid) { emu_copy(to, from, 16, valid); }
 static inline void cp_async_commit() { emu_copy_commit(); }
 template <int n> static inline void cp_async_wait() { emu_copy_wait(n); }
 

@@ -1,0 +1,277 @@
+/* tensor/cuda/attn_wgmma.cu — attention forward for compute capability 9.0 (Dao 2023; FlashAttention-3, Shah et al. 2024).
+ *
+ * A block has 128 query rows of one head, a computing warp group 64 of them. Scores are products from shared memory;
+ * probabilities stay in registers, where they are rounded to BF16 and meet V. While the scores of one tile become
+ * probabilities, the tensor cores do the product of the last tile's with V, and the other warp group's work.
+ *
+ * Tiles begin at multiples of BN from position 0, and a tile or a key that a row does not see changes none of its bits:
+ * they do not depend on the other rows, nor on how a prompt is cut. They are other bits than attn_mma.cu's, which adds
+ * up in other steps. */
+#include "tensor/cuda/attn_wgmma.h"
+
+namespace {
+
+template <int D_, int BN_, int STAGES_, bool OVERLAP_, bool TURNS_> struct Shape {
+    enum { D = D_, BN = BN_, STAGES = STAGES_ };
+    /* OVERLAP: products with V are left under way; TURNS: the warp groups issue products by turns */
+    enum { OVERLAP = OVERLAP_, TURNS = TURNS_ };
+    enum { Q_PANEL = Panels<D, WG_ROWS>::PANEL, PANEL = Panels<D, BN>::PANEL, TILE = Panels<D, BN>::BYTES };
+    enum { Q_BYTES = Panels<D, WG_ROWS>::BYTES, BARS = 2 + 4 * STAGES };
+    enum { BYTES = Q_BYTES + 2 * STAGES * TILE + BARS * 8 };
+};
+
+/* Shared memory. full and empty of: q; slots of k; slots of v. */
+template <typename S> struct Shared {
+    unsigned char *q, *k, *v;
+    Bar *q_full, *q_empty, *k_full, *k_empty, *v_full, *v_empty;
+    __device__ __forceinline__ explicit Shared(unsigned char *raw) {
+        q = raw, k = q + S::Q_BYTES, v = k + S::STAGES * S::TILE;
+        q_full = (Bar *)(v + S::STAGES * S::TILE), q_empty = q_full + 1;
+        k_full = q_empty + 1, k_empty = k_full + S::STAGES, v_full = k_empty + S::STAGES, v_empty = v_full + S::STAGES;
+    }
+};
+
+/* A piece of work: query rows of a head, and the tiles of keys [from, last) that they see between them. */
+struct Piece {
+    AttnTile t;
+    int head, low, high, from, last;
+};
+template <typename S> __device__ __forceinline__ Piece piece(const AttnFwd &a, int number) {
+    Piece p;
+    p.t = a.tile[number / a.n_head];
+    p.head = number % a.n_head;
+    p.low = attn_low(a, p.t.end), p.high = attn_high(a, p.t.end, p.t.n);
+    p.from = p.low / S::BN, p.last = (p.high + S::BN - 1) / S::BN;
+    return p;
+}
+
+template <typename S> __device__ __forceinline__ void produce(const AttnFwd &a, int n_piece, const Shared<S> &sh) {
+    enum { D = S::D, PAGES = S::BN / KV_PAGE };
+    const int group = a.n_head / a.n_kv;
+    unsigned use = 0; /* of rings k and v */
+    unsigned q_phase = 0;
+    for (int i = 0, number; (number = wg_piece(i)) < n_piece; i++) {
+        const Piece p = piece<S>(a, number);
+        const int64_t col = (int64_t)(p.head / group) * D;
+        const bf16_t *k = (const bf16_t *)a.k.p + col, *v = (const bf16_t *)a.v.p + col;
+        const bf16_t *q = (const bf16_t *)a.q.p + p.t.row * a.q.ld + (int64_t)p.head * D;
+        const int32_t *page = a.page + p.t.page;
+        const int pages = (p.high + KV_PAGE - 1) / KV_PAGE;
+        bar_wait(sh.q_empty, q_phase ^ 1);
+        wg_fetch<D, WG_ROWS, S::Q_PANEL>(sh.q, q, a.q.ld, 0, p.t.n);
+        cp_async_arrive(sh.q_full);
+        q_phase ^= 1;
+        for (int tile = p.from; tile < p.last; tile++, use++) {
+            const int slot = ring_slot<S::STAGES>(use);
+            const unsigned free = ring_phase<S::STAGES>(use) ^ 1;
+            int64_t row[PAGES];
+            UNROLL for (int j = 0; j < PAGES; j++) {
+                int number_ = tile * PAGES + j;
+                row[j] = number_ < pages && (number_ + 1) * KV_PAGE > p.low ? page[number_] : 0;
+            }
+            bar_wait(sh.k_empty + slot, free);
+            UNROLL for (int j = 0; j < PAGES; j++) {
+                const int begin = (tile * PAGES + j) * KV_PAGE;
+                wg_fetch<D, KV_PAGE, S::PANEL>(sh.k + slot * S::TILE + j * KV_PAGE * 128, k + row[j] * a.k.ld,
+                                               a.k.ld, p.low - begin, p.high - begin);
+            }
+            cp_async_arrive(sh.k_full + slot);
+            bar_wait(sh.v_empty + slot, free);
+            UNROLL for (int j = 0; j < PAGES; j++) {
+                const int begin = (tile * PAGES + j) * KV_PAGE;
+                wg_fetch<D, KV_PAGE, S::PANEL>(sh.v + slot * S::TILE + j * KV_PAGE * 128, v + row[j] * a.v.ld,
+                                               a.v.ld, p.low - begin, p.high - begin);
+            }
+            cp_async_arrive(sh.v_full + slot);
+        }
+    }
+}
+
+/* limit: keys of the tile that the warp's row 0 sees end here; step: 1 when each further row sees one more. */
+template <int BN> __device__ __forceinline__ void mask(float (&s)[BN / 8][4], int limit, int step, int window) {
+    const int lane = (int)threadIdx.x % 32;
+    UNROLL for (int h = 0; h < 2; h++) {
+        const int end = limit + step * (h * 8 + lane / 4) - lane % 4 * 2;
+        UNROLL for (int n = 0; n < BN / 8; n++) UNROLL for (int e = 0; e < 2; e++)
+            if (n * 8 + e >= end || n * 8 + e < end - window) s[n][2 * h + e] = -INFINITY;
+    }
+}
+
+/* Scores of a tile to probabilities. carry: what was summed before is worth under the new maximum. */
+template <int BN>
+__device__ __forceinline__ void soften(float (&s)[BN / 8][4], float (&top)[2], float (&sum)[2], float (&carry)[2],
+                                       float scale) {
+    UNROLL for (int h = 0; h < 2; h++) {
+        float next = top[h];
+        UNROLL for (int n = 0; n < BN / 8; n++) next = fmaxf(next, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+        next = fmaxf(next, shfl_xor(next, 1));
+        next = fmaxf(next, shfl_xor(next, 2));
+        const float base = next == -INFINITY ? 0 : next, shift = base * scale;
+        float part[2] = {};
+        carry[h] = exp2_approx(fmaf(top[h], scale, -shift));
+        top[h] = next;
+        UNROLL for (int n = 0; n < BN / 8; n++) {
+            float x = exp2_approx(fmaf(s[n][2 * h], scale, -shift));
+            float y = exp2_approx(fmaf(s[n][2 * h + 1], scale, -shift));
+            s[n][2 * h] = x, s[n][2 * h + 1] = y;
+            part[n % 2] += x + y;
+        }
+        sum[h] = fmaf(sum[h], carry[h], part[0] + part[1]);
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void finish(const AttnFwd &a, const Piece &p, int row, float (&o)[D / 8][4],
+                                       const float (&top)[2], const float (&sum)[2]) {
+    UNROLL for (int h = 0; h < 2; h++) {
+        const int r = row + h * 8 + (int)threadIdx.x % 32 / 4;
+        float all = sum[h];
+        all += shfl_xor(all, 1);
+        all += shfl_xor(all, 2);
+        if (r >= p.t.n) continue;
+        mma_store<D>(a.o, (int64_t)(p.t.row + r) * a.o.ld + (int64_t)p.head * D, o, h, 1 / all, D);
+        if (a.lse && threadIdx.x % 4 == 0)
+            a.lse[(p.t.row + r) * a.lse_ld + p.head] = fmaf(top[h], a.scale, logf(all));
+    }
+}
+
+template <typename S> __device__ __forceinline__ void consume(const AttnFwd &a, int n_piece, const Shared<S> &sh) {
+    enum { D = S::D, BN = S::BN };
+    const bool OVERLAP = S::OVERLAP, TURNS = S::TURNS;
+    const int half = uniform((int)threadIdx.x / 128 - 1), warp = (int)threadIdx.x % 128 / 32, step = a.causal ? 1 : 0;
+    const float scale = a.scale * ATTN_LOG2E;
+    unsigned rk = 0, rv = 0; /* uses of the rings */
+    unsigned q_phase = 0;
+    auto skip = [&](int n) {
+        for (; n > 0; n--) {
+            bar_wait(sh.k_full + ring_slot<S::STAGES>(rk), ring_phase<S::STAGES>(rk));
+            wg_release(sh.k_empty + ring_slot<S::STAGES>(rk));
+            bar_wait(sh.v_full + ring_slot<S::STAGES>(rv), ring_phase<S::STAGES>(rv));
+            wg_release(sh.v_empty + ring_slot<S::STAGES>(rv));
+            rk++, rv++;
+        }
+    };
+    if (TURNS && half == 1) half_arrive(1, 256);
+    for (int i = 0, number; (number = wg_piece(i)) < n_piece; i++) {
+        const Piece p = piece<S>(a, number);
+        /* Ends of the warp group's outer rows; tiles that it sees. By turns both take all. */
+        const int first = p.t.end + step * half * 64, final = min(first + step * 63, p.high);
+        int from = max(p.from, (first - a.window) / BN), last = (final + BN - 1) / BN;
+        if (half * 64 >= p.t.n) from = last = p.last;
+        if (TURNS) from = p.from, last = p.last;
+        const int warp_first = first + step * warp * 16, warp_final = warp_first + step * 15;
+
+        float s[BN / 8][4], o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, carry[2];
+        uint32_t pr[BN / 16][4];
+        auto scores = [&]() {
+            bar_wait(sh.k_full + ring_slot<S::STAGES>(rk), ring_phase<S::STAGES>(rk));
+            async_fence();
+            if (TURNS) half_sync(1 + half, 256);
+            wgmma_fence();
+            wg_scores<D, S::Q_PANEL, S::PANEL>(s, wgmma_cols(sh.q + half * 64 * 128),
+                                                wgmma_cols(sh.k + uniform(ring_slot<S::STAGES>(rk)) * S::TILE));
+            wgmma_commit();
+        };
+        auto scored = [&](int tile) {
+            wgmma_held(s);
+            wg_release(sh.k_empty + ring_slot<S::STAGES>(rk));
+            rk++;
+            const int begin = tile * BN;
+            if (begin + BN > warp_first || begin < warp_final - a.window)
+                mask<BN>(s, warp_first - begin, step, a.window);
+            soften<BN>(s, top, sum, carry, scale);
+        };
+        auto values = [&]() {
+            bar_wait(sh.v_full + ring_slot<S::STAGES>(rv), ring_phase<S::STAGES>(rv));
+            async_fence();
+            wgmma_held(o);
+            wgmma_fence();
+            wg_sum<D>(o, pr, wgmma_rows(sh.v + uniform(ring_slot<S::STAGES>(rv)) * S::TILE, S::PANEL));
+            wgmma_commit();
+        };
+        auto valued = [&]() {
+            wgmma_wait<0>();
+            wgmma_held(o);
+            wg_release(sh.v_empty + ring_slot<S::STAGES>(rv));
+            rv++;
+        };
+        auto rescale = [&]() {
+            UNROLL for (int n = 0; n < D / 8; n++) UNROLL for (int e = 0; e < 4; e++) o[n][e] *= carry[e / 2];
+        };
+        auto turn = [&]() {
+            if (TURNS) half_arrive(2 - half, 256);
+        };
+
+        bar_wait(sh.q_full, q_phase);
+        q_phase ^= 1;
+        skip(from - p.from);
+        if (from < last) {
+            scores();
+            turn();
+            wgmma_wait<0>();
+            scored(from);
+            wg_pack(pr, s);
+            for (int tile = from + 1; tile < last; tile++) {
+                if (OVERLAP) {
+                    scores();
+                    values();
+                    turn();
+                    wgmma_wait<1>();
+                    scored(tile);
+                    valued();
+                } else {
+                    values();
+                    valued();
+                    scores();
+                    turn();
+                    wgmma_wait<0>();
+                    scored(tile);
+                }
+                rescale();
+                wg_pack(pr, s);
+            }
+        }
+        wg_release(sh.q_empty);
+        if (from < last) {
+            values();
+            valued();
+        }
+        skip(p.last - last);
+        finish<D>(a, p, half * 64 + warp * 16, o, top, sum);
+    }
+}
+
+template <typename S> __global__ void __launch_bounds__(WG_THREADS, 1) attn_wgmma_prompt(AttnFwd a, int n_piece) {
+    SHARED_PANELS(raw);
+    const Shared<S> sh(raw);
+    if (threadIdx.x == 0) {
+        bar_init(sh.q_full, WG_COPY), bar_init(sh.q_empty, WG_WARPS);
+        for (int i = 0; i < S::STAGES; i++) {
+            bar_init(sh.k_full + i, WG_COPY), bar_init(sh.k_empty + i, WG_WARPS);
+            bar_init(sh.v_full + i, WG_COPY), bar_init(sh.v_empty + i, WG_WARPS);
+        }
+    }
+    sync_block();
+    if (threadIdx.x < WG_COPY) {
+        regs_less<WG_COPY_REGS>();
+        produce<S>(a, n_piece, sh);
+    } else {
+        regs_more<WG_REGS>();
+        consume<S>(a, n_piece, sh);
+    }
+}
+
+template <typename S> void launch(Backend *be, const AttnFwd &a, int n_tile) {
+    const int n_piece = n_tile * a.n_head, n_sm = cuda_impl(be)->n_sm;
+    LAUNCH(be, attn_wgmma_prompt<S>, (unsigned)(n_piece < n_sm ? n_piece : n_sm), WG_THREADS, (size_t)S::BYTES, a,
+           n_piece);
+}
+
+} // namespace
+
+void attn_wgmma_fwd(Backend *be, AttnFwd a, int n_tile) {
+    if (a.d_head == 64)
+        launch<Shape<64, 128, 2, true, false>>(be, a, n_tile);
+    else
+        launch<Shape<128, 128, 2, true, false>>(be, a, n_tile);
+}
