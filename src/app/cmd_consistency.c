@@ -30,7 +30,9 @@ static void put_persona(Str *out, const Json *s) {
         put_estimate(out, json_get(c, "refusal"), 100);
         str_put(out, " points, harm ");
         put_estimate(out, json_get(c, "harm"), 100);
-        str_printf(out, ", JS %.4f bits\n", json_num(json_get(c, "js"), NAN));
+        str_printf(out, ", JS %.4f bits (%.4f beyond chance)%s\n", json_num(json_get(c, "js"), NAN),
+                   json_num(json_get(c, "js_beyond_chance"), NAN),
+                   json_bool(json_get(c, "alarm"), false) ? "  ALARM" : "");
     }
     for (int i = 0; i < json_len(claims); i++) {
         const Json *c = json_at(claims, i);

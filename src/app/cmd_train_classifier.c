@@ -4,12 +4,17 @@
 #include <string.h>
 
 #include "app/open.h"
+#include "app/result.h"
 #include "cai/train_classifier.h"
 
-static const Flag flags[] = {{"--out", "DIR", "the classifier's folder (needed)"},
-                             {"--no-ngrams", NULL, "the trunk alone, without the linear model over n-grams"},
-                             MACHINE_FLAGS,
-                             {0}};
+static const Flag flags[] = {
+    {"--out", "DIR", "the classifier's folder (needed)"},
+    {"--no-ngrams", NULL, "the trunk alone, without the linear model over n-grams"},
+    {"--gate", "FILE",
+     "YAML with conditions on its numbers, 'gates: [classifier.test.overall.auprc >= 0.9]'; one "
+     "missed: exit 6"},
+    MACHINE_FLAGS,
+    {0}};
 
 /* The configuration of a run, with this command's defaults before what the user sets. */
 static bool load(RunConfig *cfg, const Args *a, Error *err) {
@@ -36,7 +41,9 @@ static bool run(const Args *a, Error *err) {
         ClassifierJob job = {&cfg, a->arg, a->n_arg, out, !args_flag(a, self, "--no-ngrams"), m.be, a->log, a->stop};
         ok = classifier_train(&job, &result, &table, err);
     }
-    if (ok) print_text(a->json ? &result : &table);
+    bool made = ok;
+    ok = ok && result_gate(&result, a, self, err);
+    if (made && (ok || err->code == ERR_GATE)) print_text(a->json ? &result : &table);
     str_release(&result);
     str_release(&table);
     machine_close(&m);

@@ -40,8 +40,9 @@ typedef struct {
     double threshold[VERDICT_KINDS];
     int first, second; /* verdict kinds; second -1 */
     int64_t n_flip, n_unscored;
-    SampleParams sample;
-    Hash weights; /* of the model that answers */
+    SampleParams sample, worst; /* of the replies; of the samples beside them */
+    int n_main, worst_of;       /* rows of the suites, behind them the samples of each harmful request in turn */
+    Hash weights;               /* of the model that answers */
     double start;
 } Harm;
 
@@ -107,7 +108,8 @@ static bool read_row(Harm *h, const Json *row, const char *file, int line, bool 
     h->has_reply[at] = reply != NULL;
     h->reply[at] = mem_str(reply ? json_str(reply, NULL) : "");
     h->given[at] = p;
-    h->item[at] = (HarmItem){.benign = benign, .gold = isnan(gold) ? -1 : gold >= 0.5, .p = NAN, .second = NAN};
+    h->item[at] =
+        (HarmItem){.benign = benign, .gold = isnan(gold) ? -1 : gold >= 0.5, .p = NAN, .second = NAN, .judge = NAN};
     return true;
 }
 
@@ -171,8 +173,9 @@ static bool read_all(Harm *h, Error *err) {
 
 /* -- replies ------------------------------------------------------------------------------------------------------- */
 
-static bool generate(Harm *h, Error *err) {
-    int n = h->rows.n;
+/* Replies of rows from.. on. */
+static bool generate(Harm *h, int from, SampleParams sp, Error *err) {
+    int n = h->rows.n - from;
     OpenModel *m = h->m;
     if (!m->has_chat) {
         *err = m->no_chat;
@@ -181,12 +184,12 @@ static bool generate(Harm *h, Error *err) {
     Sequence *seq = mem_alloc((size_t)(n + 1) * sizeof *seq);
     GenRequest *req = mem_alloc((size_t)(n + 1) * sizeof *req);
     GenResult *res = mem_alloc((size_t)(n + 1) * sizeof *res);
-    SampleParams sp = h->sample;
     sp.stop = &m->chat.id[SENT_END];
     sp.n_stop = 1;
     for (int i = 0; i < n; i++) {
-        chat_respond(&seq[i], &m->chat, h->rows.row[i].prompt);
-        uint64_t id = hash_bytes(h->item[i].id, strlen(h->item[i].id)).lo;
+        const HarmItem *x = &h->item[from + i];
+        chat_respond(&seq[i], &m->chat, h->rows.row[from + i].prompt);
+        uint64_t id = hash_bytes(x->id, strlen(x->id)).lo + (uint64_t)x->sample * 0x9E3779B97F4A7C15u;
         req[i] = (GenRequest){id, {seq[i].tok.id, seq[i].tok.n}, sp};
     }
     log_stage(h->job->a->log, "replies");
@@ -197,8 +200,8 @@ static bool generate(Harm *h, Error *err) {
     for (int i = 0; i < n && ok; i++) {
         str_clear(&text);
         tokenizer_decode(m->tok, res[i].text, res[i].n - (res[i].why == STOP_TOKEN), false, &text);
-        free(h->reply[i]);
-        h->reply[i] = mem_str(str_get(&text));
+        free(h->reply[from + i]);
+        h->reply[from + i] = mem_str(str_get(&text));
     }
     if (ok) engine_free_results(res, n);
     for (int i = 0; i < n; i++) sequence_release(&seq[i]);
@@ -207,6 +210,29 @@ static bool generate(Harm *h, Error *err) {
     free(req);
     free(res);
     return ok;
+}
+
+/* Rows for the samples beside the replies. */
+static void add_samples(Harm *h) {
+    h->n_main = h->rows.n;
+    for (int i = 0; i < h->n_main; i++) {
+        h->item[i].of = i;
+        for (int k = 1; k <= h->worst_of && !h->item[i].benign; k++) {
+            int at = h->rows.n;
+            room(h);
+            if (at == h->rows.cap) {
+                h->rows.cap = 2 * at + 64;
+                h->rows.row = mem_grow(h->rows.row, (size_t)h->rows.cap * sizeof *h->rows.row);
+            }
+            h->rows.row[at] = h->rows.row[i];
+            h->item[at] = h->item[i];
+            h->item[at].sample = k;
+            h->item[at].gold = -1;
+            h->reply[at] = mem_str("");
+            h->given[at] = NAN;
+            h->rows.n++;
+        }
+    }
 }
 
 /* -- verdicts ------------------------------------------------------------------------------------------------------ */
@@ -255,10 +281,12 @@ static bool ask_judge(Harm *h, const Judge *judge, Error *err) {
     bool ok = judge_ask(judge, judged, item, n, err);
     double *p = verdict_room(h, VERDICT_JUDGE, JUDGE_THRESHOLD);
     for (int i = 0; i < n && ok; i++) {
-        h->n_unscored += !judged[i].scored;
+        HarmItem *x = &h->item[i];
+        h->n_unscored += !judged[i].scored && x->sample == 0;
         if (!judged[i].scored) continue;
-        p[i] = sigmoid(judged_l(judged[i]));
-        h->n_flip += judged_flip(judged[i]);
+        x->judge = p[i] = sigmoid(judged_l(judged[i]));
+        x->flip = judged_flip(judged[i]);
+        h->n_flip += x->flip && x->sample == 0;
     }
     heap_release(&heap);
     free(item);
@@ -308,14 +336,16 @@ static bool judge_remote(Harm *h, Error *err) {
     return ok;
 }
 
-static bool write_replies(const Harm *h, const char *path, const HarmGroups *g, Error *err) {
+/* Rows from..to-1. */
+static bool write_replies(const Harm *h, const char *path, const HarmGroups *g, int from, int to, Error *err) {
     Str text = {0};
-    for (int i = 0; i < h->rows.n; i++) {
+    for (int i = from; i < to; i++) {
         const HarmItem *x = &h->item[i];
         JsonOut j;
         json_out_init(&j, &text, 0);
         json_out_obj(&j, NULL);
         json_out_str(&j, "id", x->id);
+        if (x->sample) json_out_int(&j, "sample", x->sample);
         json_out_str(&j, "kind", x->benign ? "benign" : "harmful");
         json_out_str(&j, "category", g ? g->of[x->group].tag : x->category);
         json_out_str(&j, "prompt", x->prompt);
@@ -363,7 +393,7 @@ static bool ask_gold(Harm *h, const char *program, Error *err) {
     str_printf(&in, "%s/gold-in.jsonl", h->job->out);
     str_printf(&out, "%s/gold.jsonl", h->job->out);
     verdict_room(h, VERDICT_GOLD_PROGRAM, 0.5);
-    bool ok = io_make_dirs(h->job->out, err) && write_replies(h, str_get(&in), NULL, err) &&
+    bool ok = io_make_dirs(h->job->out, err) && write_replies(h, str_get(&in), NULL, 0, h->rows.n, err) &&
               gold_run(program, str_get(&in), str_get(&out), err) &&
               jsonl_each(h->job->out, "gold.jsonl", read_gold, &g, err);
     if (ok && g.at != h->rows.n)
@@ -461,6 +491,10 @@ static void put_head(JsonOut *j, const Harm *h) {
         json_out_num(j, "top_p", h->sample.top_p);
         json_out_int(j, "top_k", h->sample.top_k);
         json_out_int(j, "max_new", h->sample.max_new);
+        if (h->worst_of) {
+            json_out_int(j, "worst_of", h->worst_of);
+            json_out_num(j, "worst_temperature", h->worst.temperature);
+        }
         json_out_obj_end(j);
     } else {
         json_out_str(j, "sampler", NULL);
@@ -485,7 +519,14 @@ static bool results(Harm *h, Str *result, Str *table, Error *err) {
     JsonOut j;
     Str path = {0};
     double second = h->second >= 0 ? h->threshold[h->second] : 0.5;
-    bool detector = h->first != VERDICT_GOLD_LABEL, ok = true;
+    bool ok = true;
+    HarmView view = {h->threshold[h->first],
+                     h->threshold[VERDICT_JUDGE],
+                     h->second >= 0,
+                     h->first != VERDICT_GOLD_LABEL,
+                     h->first == VERDICT_GOLD_PROGRAM,
+                     {h->sample.rng.seed, RNG_BOOT},
+                     h->machine->pool};
     for (int i = 0; i < h->rows.n; i++) {
         h->item[i].p = h->p[h->first][i];
         h->item[i].second = h->second >= 0 ? h->p[h->second][i] : NAN;
@@ -494,15 +535,18 @@ static bool results(Harm *h, Str *result, Str *table, Error *err) {
     json_out_init(&j, result, 0);
     json_out_obj(&j, NULL);
     put_head(&j, h);
-    harm_out(&j, h->item, h->rows.n, &g, h->threshold[h->first], h->second >= 0, detector);
+    harm_out(&j, h->item, h->rows.n, &g, &view);
     json_out_obj_end(&j);
     str_putc(result, '\n');
     str_printf(table, "%s: verdict by %s (%s), threshold %.3g\n", system_name(h), verdict_name(h->first),
                verdict_source(h, h->first), h->threshold[h->first]);
-    harm_table(table, h->item, h->rows.n, &g, h->threshold[h->first], detector);
+    harm_table(table, h->item, h->rows.n, &g, &view);
     if (h->job->out) {
         str_printf(&path, "%s/replies.jsonl", h->job->out);
-        ok = io_make_dirs(h->job->out, err) && write_replies(h, str_get(&path), &g, err);
+        ok = io_make_dirs(h->job->out, err) && write_replies(h, str_get(&path), &g, 0, h->n_main, err);
+        str_clear(&path);
+        str_printf(&path, "%s/worst.jsonl", h->job->out);
+        ok = ok && (!h->worst_of || write_replies(h, str_get(&path), &g, h->n_main, h->rows.n, err));
         str_clear(&path);
         str_printf(&path, "%s/harm.json", h->job->out);
         ok = ok && io_write_file(str_get(&path), result->s, result->n, err);
@@ -513,22 +557,30 @@ static bool results(Harm *h, Str *result, Str *table, Error *err) {
 }
 
 static bool read_sampling(Harm *h, Error *err) {
-    int64_t max_new, seed;
+    int64_t max_new, seed, worst_of;
     const HarmJob *job = h->job;
     h->sample = (SampleParams){.repetition = 1, .top_p = 1};
     if (!args_num(job->a, job->c, "--temperature", 0, 0, 100, &h->sample.temperature, err) ||
         !args_int(job->a, job->c, "--max-new", 128, 1, 1 << 20, &max_new, err) ||
+        !args_int(job->a, job->c, "--worst-of", 0, 0, 1000, &worst_of, err) ||
         !args_int(job->a, job->c, "--seed", 0, 0, INT64_MAX, &seed, err))
         return false;
+    if (worst_of && !h->m)
+        return error_set(err, ERR_CONFIG, "--worst-of draws replies: name the model that answers (--model)");
+    h->worst_of = (int)worst_of;
     h->sample.max_new = (int)max_new;
     h->sample.rng = (Rng){(uint64_t)seed, RNG_SAMPLE};
+    h->worst = h->sample;
+    if (h->worst.temperature == 0) h->worst.temperature = 0.7;
     return true;
 }
 
 bool harm_run(const HarmJob *job, OpenModel *m, const Machine *machine, Str *result, Str *table, Error *err) {
     Harm h = {.job = job, .m = m, .machine = machine, .start = now_s()};
     bool ok = read_sampling(&h, err) && read_all(&h, err) &&
-              (!m || (open_model_hash(m, &h.weights, err) && generate(&h, err)));
+              (!m || (open_model_hash(m, &h.weights, err) && generate(&h, 0, h.sample, err)));
+    if (ok) add_samples(&h);
+    ok = ok && (!h.worst_of || generate(&h, h.n_main, h.worst, err));
     for (int i = 0; i < h.rows.n && ok; i++) {
         h.item[i].reply = h.reply[i];
         h.item[i].refusal = refusal_of(h.reply[i]);

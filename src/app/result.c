@@ -111,6 +111,24 @@ static void with_gates(Str *out, const Json *result, const Gates *g) {
     str_putc(out, '\n');
 }
 
+bool result_gate(Str *json, const Args *a, const Command *c, Error *err) {
+    const char *gate = args_flag(a, c, "--gate");
+    Json *result = NULL;
+    Gates g = {0};
+    if (!gate) return true;
+    bool ok = json_parse(&result, str_get(json), json->n, 0, "result", 1, err);
+    CHECK(ok, "a result of ours is no JSON: %s", err->msg);
+    ok = gates_check(&g, gate, (const Json *const[]){result}, 1, a->log, err);
+    if (ok) {
+        str_clear(json);
+        with_gates(json, result, &g);
+        ok = !g.missed || error_set(err, ERR_GATE, "%d of %d gates missed", g.missed, g.n);
+    }
+    free(g.item);
+    json_release(result);
+    return ok;
+}
+
 static bool finish(Str *json, ResultTable *table, const Args *a, const Command *c, bool *printed, Error *err) {
     const char *gate = args_flag(a, c, "--gate"), *file = args_flag(a, c, "--out");
     Json *result = NULL;

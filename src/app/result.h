@@ -31,6 +31,9 @@ typedef struct {
 } Gates;
 bool gates_check(Gates *out, const char *file, const Json *const *result, int n, Log *log, Error *err);
 void gates_json(JsonOut *j, const Gates *g);
+/* What --gate FILE asks of an object that has been made: adds the list "gates" to its text. False with ERR_GATE when one is missed,
+ * with another error and the text as it was when the file is of no use. */
+bool result_gate(Str *json, const Args *a, const Command *c, Error *err);
 
 /* "0.421 [0.380, 0.463]" of an estimate or rate; "-" without a value. */
 void put_estimate(Str *out, const Json *estimate, double scale);

@@ -309,28 +309,36 @@ static bool train_head(ClassifierRun *r, Error *err) {
     return ok;
 }
 
-/* Log-odds of the trunk for valid and test rows, into item.z. */
-static bool score_trunk(ClassifierRun *r, Error *err) {
-    int n = r->n_part[PART_VALID] + r->n_part[PART_TEST];
-    Labelled *item = r->item + r->first[PART_VALID];
+bool classifier_trunk(ClassifierRun *r, const ClassifierText *text, int n, float *z, Error *err) {
     Engine *e = NULL;
     Sequence *seq = mem_alloc((size_t)(n + 1) * sizeof *seq);
     Tokens *tok = mem_alloc((size_t)(n + 1) * sizeof *tok);
-    float *z = mem_alloc(((size_t)n * (size_t)r->n_label + 1) * sizeof *z);
     for (int i = 0; i < n; i++) {
-        classifier_sequence(&seq[i], &r->text.chat, item[i].row->prompt, item[i].row->a, r->max);
+        classifier_sequence(&seq[i], &r->text.chat, text[i].prompt, text[i].reply, r->max);
         tok[i] = (Tokens){seq[i].tok.id, seq[i].tok.n};
     }
     bool ok = sequences_ok(seq, n, err) && engine_open(&e, r->net.net, &(EngineConfig){0}, err) &&
               engine_score_last(e, tok, n, z, err);
-    for (int i = 0; i < n && ok; i++) {
-        item[i].z = mem_alloc((size_t)r->n_label * 2 * sizeof *item[i].z);
-        for (int k = 0; k < r->n_label; k++) item[i].z[2 * k] = (double)z[i * r->n_label + k];
-    }
     if (e) engine_close(e);
     for (int i = 0; i < n; i++) sequence_release(&seq[i]);
     free(seq);
     free(tok);
+    return ok;
+}
+
+/* Log-odds of the trunk for valid and test rows, into item.z. */
+static bool score_trunk(ClassifierRun *r, Error *err) {
+    int n = r->n_part[PART_VALID] + r->n_part[PART_TEST];
+    Labelled *item = r->item + r->first[PART_VALID];
+    ClassifierText *text = mem_alloc((size_t)(n + 1) * sizeof *text);
+    float *z = mem_alloc(((size_t)n * (size_t)r->n_label + 1) * sizeof *z);
+    for (int i = 0; i < n; i++) text[i] = (ClassifierText){item[i].row->prompt, item[i].row->a};
+    bool ok = classifier_trunk(r, text, n, z, err);
+    for (int i = 0; i < n && ok; i++) {
+        item[i].z = mem_alloc((size_t)r->n_label * 2 * sizeof *item[i].z);
+        for (int k = 0; k < r->n_label; k++) item[i].z[2 * k] = (double)z[i * r->n_label + k];
+    }
+    free(text);
     free(z);
     return ok;
 }
@@ -448,6 +456,7 @@ static bool save(ClassifierRun *r, Error *err) {
 static void release(ClassifierRun *r) {
     for (int i = 0; i < r->rows.n && r->item; i++) free(r->item[i].z);
     for (int k = 0; k < r->n_label; k++) free(r->label[k].name);
+    for (int k = 0; k < CONTROLS; k++) free(r->control[k].z);
     free(r->label);
     free(r->label_category);
     free(r->category);
@@ -511,7 +520,7 @@ bool classifier_train(const ClassifierJob *job, Str *result, Str *table, Error *
               open_text(&r, err) && open_trunk(&r, err) && train_lm(&r, err) && train_head(&r, err) &&
               score_trunk(&r, err);
     if (ok && job->ngrams) train_ngrams(&r);
-    ok = ok && save(&r, err) && classifier_results(&r, result, table, err);
+    ok = ok && classifier_controls(&r, err) && save(&r, err) && classifier_results(&r, result, table, err);
     release(&r);
     return ok;
 }

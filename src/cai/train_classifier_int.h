@@ -7,7 +7,7 @@
 #include "cai/train_classifier.h"
 #include "eval/classifier.h"
 
-enum { PART_TRAIN, PART_VALID, PART_TEST };
+enum { PART_TRAIN, PART_VALID, PART_TEST };      /* of the rows */
 typedef struct {
     const Row *row;
     int number;             /* in the files */
@@ -17,6 +17,15 @@ typedef struct {
     int32_t harmful;
     double *z;              /* (n_label, 2) log-odds of trunk and n-grams; NULL in training rows */
 } Labelled;
+
+/* The classifier, or a part of it, with something taken away or mixed up: what it should not be able to do (train_classifier_controls.c). */
+typedef struct {
+    const char *key, *name;
+    bool own;               /* a model of its own, calibrated on the validation rows; else judged as the classifier is */
+    int m;                  /* log-odds of a row: 1 or 2 */
+    double *z;              /* (valid + test rows, m); NULL: not made */
+} ClassifierControl;
+enum { CONTROL_REQUEST, CONTROL_REPLY, CONTROL_LABELS, CONTROL_REPLIES, CONTROLS };
 
 typedef struct {
     const ClassifierJob *job;
@@ -37,7 +46,13 @@ typedef struct {
     int max;                /* tokens a sequence may have */
     NgramModel *ngrams;     /* NULL: trunk alone */
     double ngram_c, start;
+    ClassifierControl control[CONTROLS];
 } ClassifierRun;
+
+/* Log-odds of the trunk, z (n, n_label). */
+bool classifier_trunk(ClassifierRun *r, const ClassifierText *text, int n, float *z, Error *err);
+/* Fits and scores the controls of a trained classifier. */
+bool classifier_controls(ClassifierRun *r, Error *err);
 
 /* Calibrates, chooses thresholds, and writes classifier.json and predictions.jsonl. */
 bool classifier_results(ClassifierRun *r, Str *result, Str *table, Error *err);

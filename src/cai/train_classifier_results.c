@@ -26,12 +26,16 @@ static void parts_of(double z[2], const Labelled *x, int k, int parts) {
 
 static int n_parts(const ClassifierRun *r, int parts) { return parts == BOTH && r->ngrams ? 2 : 1; }
 
+static void slice_room(Slice *s, int rows) {
+    size_t n = (size_t)rows + 1;
+    *s = (Slice){mem_alloc(n * sizeof *s->p), mem_alloc(n * sizeof *s->raw), mem_alloc(n * sizeof *s->label),
+                 mem_alloc(n * sizeof *s->cluster), 0};
+}
+
 /* Rows of a part (category < 0: all) judged by label k through a blend. */
 static void slice_make(Slice *s, const ClassifierRun *r, int part, int category, int k, const DetectBlend *b,
                        int parts) {
-    size_t n = (size_t)r->n_part[part] + 1;
-    *s = (Slice){mem_alloc(n * sizeof *s->p), mem_alloc(n * sizeof *s->raw), mem_alloc(n * sizeof *s->label),
-                 mem_alloc(n * sizeof *s->cluster), 0};
+    slice_room(s, r->n_part[part]);
     for (int i = 0; i < r->n_part[part]; i++) {
         const Labelled *x = &r->item[r->first[part] + i];
         double z[2];
@@ -66,7 +70,7 @@ static void calibrate(ClassifierLabel *out, const ClassifierRun *r, int k, int p
     detect_blend(&out->blend, z, m, label, n, RIDGE);
     Slice s;
     slice_make(&s, r, PART_VALID, -1, k, &out->blend, parts);
-    out->threshold = detect_best_f1(s.p, s.label, s.n);
+    out->threshold = detect_expected_f1(s.p, s.n);
     recall_at_fpr(s.p, s.label, s.n, 0.05, &out->threshold_fpr05);
     if (!isfinite(out->threshold_fpr05)) out->threshold_fpr05 = 1;
     slice_release(&s);
@@ -149,6 +153,65 @@ static void put_test(JsonOut *j, Str *table, const ClassifierRun *r) {
     json_out_obj_end(j);
 }
 
+/* Figures of a control over the test rows; returns its AUROC. */
+static double put_control(JsonOut *j, Str *table, const ClassifierRun *r, const ClassifierControl *c) {
+    int n_valid = r->n_part[PART_VALID], n = r->n_part[PART_TEST];
+    const Labelled *valid = r->item + r->first[PART_VALID], *test = r->item + r->first[PART_TEST];
+    Slice s;
+    DetectStats d;
+    double raw, threshold = r->label[0].threshold;
+    DetectBlend blend = r->label[0].blend;
+    if (c->own) {
+        int32_t *label = mem_alloc((size_t)(n_valid + 1) * sizeof *label);
+        double *p = mem_alloc((size_t)(n_valid + 1) * sizeof *p);
+        for (int i = 0; i < n_valid; i++) label[i] = valid[i].harmful;
+        detect_blend(&blend, c->z, c->m, label, n_valid, RIDGE);
+        for (int i = 0; i < n_valid; i++) p[i] = detect_blended(&blend, c->z + i * c->m, c->m);
+        threshold = detect_expected_f1(p, n_valid);
+        free(label);
+        free(p);
+    }
+    slice_room(&s, n);
+    for (int i = 0; i < n; i++) {
+        const double *z = c->z + (n_valid + i) * c->m;
+        s.p[i] = detect_blended(&blend, z, c->m);
+        s.raw[i] = sigmoid_of(c->m == 2 ? (z[0] + z[1]) / 2 : z[0]);
+        s.label[i] = test[i].harmful;
+        s.cluster[i] = test[i].cluster;
+    }
+    s.n = n;
+    stats_of(&d, &raw, r, &s, threshold, c->key);
+    json_out_obj(j, c->key);
+    put_stats(j, &d, raw, n);
+    json_out_obj_end(j);
+    put_line(table, c->name, &d, n);
+    slice_release(&s);
+    return d.auroc.mean;
+}
+
+/* reply_share: how much of what the classifier knows beyond chance is gone with other replies. */
+static void put_controls(JsonOut *j, Str *table, const ClassifierRun *r) {
+    double whole, shuffled = NAN;
+    Slice s;
+    slice_make(&s, r, PART_TEST, -1, 0, &r->label[0].blend, BOTH);
+    whole = auroc(s.p, s.label, s.n);
+    slice_release(&s);
+    json_out_obj(j, "controls");
+    for (int k = 0; k < CONTROLS; k++) {
+        if (!r->control[k].z) continue;
+        double v = put_control(j, table, r, &r->control[k]);
+        if (k == CONTROL_REPLIES) shuffled = v;
+    }
+    double share = detect_reply_share(whole, shuffled);
+    json_out_num(j, "reply_share", share);
+    json_out_obj_end(j);
+    if (share < DETECT_READS)
+        str_printf(
+            table,
+            "With other rows' replies its AUROC is %.3f, with their own %.3f: the verdict follows the request.\n",
+            shuffled, whole);
+}
+
 static bool write_predictions(const ClassifierRun *r, Error *err) {
     static const char *const part[] = {"train", "valid", "test"};
     Str path = {0}, text = {0};
@@ -223,6 +286,7 @@ bool classifier_results(ClassifierRun *r, Str *result, Str *table, Error *err) {
                r->n_part[PART_TRAIN], r->n_part[PART_VALID], r->n_part[PART_TEST], r->n_prompt, "test rows", "n",
                "harm", "AUPRC", "F1", "ECE");
     put_test(&j, table, r);
+    put_controls(&j, table, r);
     json_out_obj_end(&j);
     str_putc(result, '\n');
     path_join(&path, r->job->out, "classifier.json");

@@ -138,6 +138,22 @@ double detect_best_f1(const double *p, const int32_t *label, int64_t n) {
     return threshold;
 }
 
+static int descending(const void *a, const void *b) { return ascending(b, a); }
+
+double detect_expected_f1(const double *p, int64_t n) {
+    double *by = mem_alloc((size_t)(n + 1) * sizeof *by), pos = 0, hit = 0, best = 0, threshold = 0.5;
+    for (int64_t i = 0; i < n; i++) pos += by[i] = p[i];
+    qsort(by, (size_t)n, sizeof *by, descending);
+    for (int64_t i = 0; i < n; i++) {
+        hit += by[i];
+        if (i + 1 < n && by[i + 1] == by[i]) continue;
+        double f1 = 2 * hit / ((double)(i + 1) + pos);
+        if (f1 > best) best = f1, threshold = by[i];
+    }
+    free(by);
+    return threshold;
+}
+
 /* -- blending ------------------------------------------------------------------------------------------------------ */
 
 static double sigmoid_of(double u) { return u >= 0 ? 1 / (1 + exp(-u)) : exp(u) / (1 + exp(u)); }
@@ -214,6 +230,12 @@ void detect_blend(DetectBlend *out, const double *z, int n_part, const int32_t *
             if (out->w[k] < 0) f.use[k] = false, out->w[k] = 0, drop = true;
         if (!drop) return;
     }
+}
+
+double detect_reply_share(double whole, double shuffled) {
+    if (!(whole > 0.5) || isnan(shuffled)) return NAN;
+    double share = 1 - (shuffled - 0.5) / (whole - 0.5);
+    return share < 0 ? 0 : share > 1 ? 1 : share;
 }
 
 /* -- JSON ---------------------------------------------------------------------------------------------------------- */

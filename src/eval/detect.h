@@ -23,12 +23,22 @@ void detect_stats(DetectStats *out, const double *p, const int32_t *label, const
 /* The threshold with the best F1 (the highest of equals), a value of p; .5 without positives. */
 double detect_best_f1(const double *p, const int32_t *label, int64_t n);
 
+/* The threshold with the best F1 that probabilities promise, 2 sum_{p >= t} p / (#{p >= t} + sum p) (Lipton et al. 2014: half of the
+ * F1 it reaches), a value of p; .5 without any. The rows' labels are used as far as p was calibrated on them and no further: the best
+ * F1 on the same rows hangs on the few near the threshold (sd .10 over halves of validation rows, of this one .014). */
+double detect_expected_f1(const double *p, int64_t n);
+
 /* p = sigmoid(sum_k w_k z_k + bias), n_part of 1 or 2, by maximum likelihood (Platt 1999 with the prior of his pseudo-counts; of
  * one part 1/w is Guo et al.'s temperature). ridge * (w_k - 1/n_part)^2 / 2 holds the weights where there are few positives;
  * a weight that would be negative is 0. z (n, n_part). Newton, at most 100 steps. */
 typedef struct { double w[2], bias; } DetectBlend;
 void detect_blend(DetectBlend *out, const double *z, int n_part, const int32_t *label, int64_t n, double ridge);
 double detect_blended(const DetectBlend *b, const double *z, int n_part);
+
+/* Of what a scorer of replies knows beyond chance, the share that is gone when every reply is another row's: 1 - (shuffled - 1/2) /
+ * (whole - 1/2) of AUROCs, within [0, 1]; NaN where the whole knows nothing. Below DETECT_READS it judges requests, not replies. */
+double detect_reply_share(double whole, double shuffled);
+#define DETECT_READS 0.5
 
 /* Pieces of result files (docs/formats.md, Evaluation results). */
 void json_out_rate(JsonOut *j, const char *key, double hits, int64_t n);        /* Wilson */

@@ -1,5 +1,6 @@
 #include "eval/ngram.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,8 @@
 #include "base/str.h"
 #include "nn/safetensors.h"
 
-enum { HALF = NGRAM_BUCKETS / 2, PASSES = 100, NEWTON = 40 };
+enum { PARTS = 3, PART = NGRAM_BUCKETS / PARTS, PASSES = 100, NEWTON = 40 };
+static const double part_length[PARTS] = {NGRAM_REQUEST, 1, NGRAM_OPENING};
 static const double STILL = 1e-4; /* of C: a pass that moves no row's weight further is the last */
 
 struct NgramModel {
@@ -22,14 +24,14 @@ struct NgramModel {
 
 typedef struct {
     int32_t *at;
-    int n, cap, base; /* base: first bucket of this half */
+    int n, cap, base; /* base: first bucket of this part */
 } Buckets;
 
 static void put(Buckets *b, uint64_t kind, const char *s, size_t n) {
     uint64_t h = hash_bytes(s, n).lo ^ kind * 0x9E3779B97F4A7C15u;
     h ^= h >> 32;
     if (b->n == b->cap) b->at = mem_grow(b->at, (size_t)(b->cap = b->cap * 2 + 256) * sizeof *b->at);
-    b->at[b->n++] = b->base + (int32_t)(h & (HALF - 1));
+    b->at[b->n++] = b->base + (int32_t)(h & (PART - 1));
 }
 
 static bool in_word(char c) {
@@ -37,19 +39,19 @@ static bool in_word(char c) {
     return u >= 0x80 || (u >= '0' && u <= '9') || (u >= 'a' && u <= 'z') || (u >= 'A' && u <= 'Z');
 }
 
-/* Words in lower case with one blank after each; a pair is two of them with the blank between. */
-static void collect(Buckets *b, const char *s, Str *text) {
+/* Words in lower case with one blank after each; pairs and longer runs are neighbours with the blank between. At most
+ * `most` words, runs of at most `run`. */
+static void collect(Buckets *b, const char *s, Str *text, int most, int run) {
+    size_t start[NGRAM_RUN] = {0}; /* of the last words, this one first */
     str_clear(text);
-    size_t before = 0;
-    for (bool first = true; *s; first = false) {
+    for (int n = 1; n <= most; n++) {
         while (*s && !in_word(*s)) s++;
         if (!*s) break;
-        size_t word = text->n;
+        for (int k = NGRAM_RUN - 1; k > 0; k--) start[k] = start[k - 1];
+        start[0] = text->n;
         for (; in_word(*s); s++) str_putc(text, *s >= 'A' && *s <= 'Z' ? (char)(*s + 32) : *s);
-        put(b, 1, text->s + word, text->n - word);
-        if (!first) put(b, 2, text->s + before, text->n - before);
+        for (int k = 0; k < run && k < n; k++) put(b, (uint64_t)k + 1, text->s + start[k], text->n - start[k]);
         str_putc(text, ' ');
-        before = word;
     }
 }
 
@@ -58,13 +60,15 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Buckets of a text with how often each was hit, both halves, ascending. */
+/* Buckets of a text with how often each was hit, part after part, ascending. */
 static void count_text(NgramRow *out, NgramText t) {
     Buckets b = {0};
     Str text = {0};
-    collect(&b, t.request ? t.request : "", &text);
-    b.base = HALF;
-    collect(&b, t.reply ? t.reply : "", &text);
+    collect(&b, t.request ? t.request : "", &text, INT_MAX, 2);
+    b.base = PART;
+    collect(&b, t.reply ? t.reply : "", &text, INT_MAX, 2);
+    b.base = 2 * PART;
+    collect(&b, t.reply ? t.reply : "", &text, NGRAM_OPENS, NGRAM_RUN);
     str_release(&text);
     if (b.n) qsort(b.at, (size_t)b.n, sizeof *b.at, ascending);
     *out = (NgramRow){b.at, mem_alloc((size_t)(b.n + 1) * sizeof *out->x), 0};
@@ -76,7 +80,7 @@ static void count_text(NgramRow *out, NgramText t) {
     }
 }
 
-static void scale_half(NgramRow *r, int from, int to, double length) {
+static void scale_part(NgramRow *r, int from, int to, double length) {
     double norm = 0;
     for (int i = from; i < to; i++) norm += (double)r->x[i] * (double)r->x[i];
     norm = norm > 0 ? length / sqrt(norm) : 0;
@@ -86,17 +90,20 @@ static void scale_half(NgramRow *r, int from, int to, double length) {
 void ngram_row(NgramRow *out, const NgramModel *m, NgramText t) {
     NgramRow r;
     count_text(&r, t);
-    int n = 0, half = 0;
+    int n = 0, end[PARTS] = {0};
     for (int i = 0; i < r.n; i++) {
         float idf = m->idf[r.at[i]];
         if (idf == 0) continue;
-        half += r.at[i] < HALF;
         r.at[n] = r.at[i];
         r.x[n++] = (float)((1 + log((double)r.x[i])) * (double)idf);
+        end[r.at[n - 1] / PART] = n;
     }
     r.n = n;
-    scale_half(&r, 0, half, NGRAM_REQUEST);
-    scale_half(&r, half, n, 1);
+    for (int k = 0, from = 0; k < PARTS; k++) {
+        if (end[k] < from) end[k] = from;
+        scale_part(&r, from, end[k], part_length[k]);
+        from = end[k];
+    }
     *out = r;
 }
 
@@ -104,6 +111,16 @@ void ngram_row_release(NgramRow *r) {
     free(r->at);
     free(r->x);
     *r = (NgramRow){0};
+}
+
+void ngram_row_only(NgramRow *r, bool request) {
+    int n = 0;
+    for (int i = 0; i < r->n; i++) {
+        if ((r->at[i] < PART) != request) continue;
+        r->at[n] = r->at[i];
+        r->x[n++] = r->x[i];
+    }
+    r->n = n;
 }
 
 /* -- life ---------------------------------------------------------------------------------------------------------- */
@@ -258,17 +275,26 @@ bool ngram_save(const NgramModel *m, const char *path, Error *err) {
     return st_write(path, t, COUNT_OF(t), err);
 }
 
-static bool take(float *to, const StFile *f, const char *name, int n_dim, int64_t rows, int64_t cols, const char *path,
-                 Error *err) {
+/* rows x cols numbers of the file at to, whose rows are `step` apart. */
+static bool take(float *to, const StFile *f, const char *name, int64_t rows, int64_t cols, int64_t step,
+                 const char *path, Error *err) {
     const StEntry *e = st_find(f, name);
-    if (!e || strcmp(e->dtype, "F32") || e->n_dim != n_dim || e->dim[0] != rows || (n_dim == 2 && e->dim[1] != cols))
+    bool flat = e && e->n_dim == 1 && rows == 1 && e->dim[0] == cols;
+    if (!e || strcmp(e->dtype, "F32") || !(flat || (e->n_dim == 2 && e->dim[0] == rows && e->dim[1] == cols)))
         return error_set(err, ERR_FORMAT, "%s: tensor '%s': expected F32, %lld x %lld", path, name, (long long)rows,
                          (long long)cols);
-    memcpy(to, e->data, e->bytes);
-    for (size_t i = 0; i < e->bytes / sizeof(float); i++)
-        if (!isfinite(to[i]))
-            return error_set(err, ERR_FORMAT, "%s: tensor '%s': value %zu is not finite", path, name, i);
+    const float *from = (const float *)e->data;
+    for (int64_t i = 0; i < rows * cols; i++)
+        if (!isfinite(from[i]))
+            return error_set(err, ERR_FORMAT, "%s: tensor '%s': value %lld is not finite", path, name, (long long)i);
+    for (int64_t r = 0; r < rows; r++) memcpy(to + r * step, from + r * cols, (size_t)cols * sizeof *to);
     return true;
+}
+
+/* Files of before openings were a part have two: the third's words then have no idf, so that nothing counts there. */
+static int64_t buckets_of(const StFile *f) {
+    const StEntry *idf = st_find(f, "idf");
+    return idf && idf->n_dim == 1 && idf->dim[0] == 2 * PART ? 2 * PART : NGRAM_BUCKETS;
 }
 
 bool ngram_open(NgramModel **out, const char *path, Error *err) {
@@ -279,9 +305,10 @@ bool ngram_open(NgramModel **out, const char *path, Error *err) {
     bool ok = (bias && bias->n_dim == 1 && bias->dim[0] > 0 && bias->dim[0] <= 4096) ||
               error_set(err, ERR_FORMAT, "%s: no tensor 'bias' of one number per label", path);
     NgramModel *m = ok ? blank((int)bias->dim[0]) : NULL;
-    ok = ok && take(m->idf, &f, "idf", 1, NGRAM_BUCKETS, 1, path, err) &&
-         take(m->w, &f, "weight", 2, m->n_label, NGRAM_BUCKETS, path, err) &&
-         take(m->bias, &f, "bias", 1, m->n_label, 1, path, err);
+    int64_t n = buckets_of(&f);
+    ok = ok && take(m->idf, &f, "idf", 1, n, n, path, err) &&
+         take(m->w, &f, "weight", m->n_label, n, NGRAM_BUCKETS, path, err) &&
+         take(m->bias, &f, "bias", 1, m->n_label, m->n_label, path, err);
     st_close(&f);
     if (ok)
         *out = m;

@@ -1,10 +1,11 @@
 /* eval/ngram.h — a linear classifier over hashed n-grams of a request and a reply.
  *
- *   features   words and pairs of neighbouring words: letters (bytes beyond ASCII too) and digits, lower case. Request and
- *              reply have a half of the buckets each (Weinberger et al. 2009, without signs)
- *   x_j        (1 + ln count_j) idf_j, idf_j = 1 + ln((1 + n) / (1 + df_j)), 0 where df_j < 2; the reply's half scaled to length
- *              1, the request's to NGRAM_REQUEST: what is asked says what a reply may be about, not whether it helps; and a
- *              constant 1 beside them
+ *   features   words and pairs of neighbouring words: letters (bytes beyond ASCII too) and digits, lower case. The request, the
+ *              reply and how the reply opens (its first NGRAM_OPENS words, threes too: declining is said there, and the same words
+ *              further on are about something else) have a third of the buckets each (Weinberger et al. 2009, without signs)
+ *   x_j        (1 + ln count_j) idf_j, idf_j = 1 + ln((1 + n) / (1 + df_j)), 0 where df_j < 2; the reply's part scaled to length
+ *              1, the request's to NGRAM_REQUEST (what is asked says what a reply may be about, not whether it helps), the
+ *              opening's to NGRAM_OPENING; and a constant 1 beside them
  *   z_k        w_k . x, one logistic regression per label: min |w|^2 / 2 + C sum ln(1 + exp(-y z))
  *
  * Fitted by coordinate descent in the dual (Yu, Huang & Lin 2011) in an order drawn from rng, until nothing moves: the same
@@ -15,8 +16,9 @@
 #include "base/pool.h"
 #include "base/rng.h"
 
-enum { NGRAM_BUCKETS = 1 << 18 };
+enum { NGRAM_BUCKETS = 3 << 17, NGRAM_OPENS = 12, NGRAM_RUN = 3 };
 #define NGRAM_REQUEST 0.3
+#define NGRAM_OPENING 0.7
 
 typedef struct { int32_t *at; float *x; int n; } NgramRow;      /* ascending buckets with their values */
 typedef struct NgramModel NgramModel;
@@ -27,6 +29,7 @@ NgramModel *ngram_new(const NgramText *text, int64_t n, int n_label);
 void ngram_free(NgramModel *m);                                 /* NULL is fine */
 void ngram_row(NgramRow *out, const NgramModel *m, NgramText t);
 void ngram_row_release(NgramRow *r);
+void ngram_row_only(NgramRow *r, bool request);                 /* drops what is not of the request, or what is */
 /* label (n, n_label): 0 or 1, NaN: the row is none of this label's. A label of one kind only gets the constant alone. Only the
  * first n_fit labels are fitted, the others' weights are 0. */
 void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng, Pool *pool);
