@@ -381,7 +381,9 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
     site_open(site, place, &broken);
     bool ok = true;
     while ((ok = order_hear(site->mesh.world, o, err)) && o->kind == ORDER_STAGE) {
-        Error told = {0}; /* rank 0 ends the run by what it was told, too */
+        Error told = {0};                 /* rank 0 ends the run by what it was told, too */
+        pulse_mark(log_pulse(site->log)); /* the stage before has its result */
+        pulse_kept(log_pulse(site->log));
         follow_stage(site, o, &broken, &told);
     }
     if (ok && o->end.code != ERR_NONE) {
@@ -590,6 +592,7 @@ static bool visit_stage(PipelineResult *out, int i, const Site *site, Error *err
         log_event(log, "stage_start", "%s", r->dir);
         run_status(out, "running", r->name);
         pulse_section(log_pulse(log), SECTION_INIT);
+        if (!stages[i]->spread) pulse_working(log_pulse(log)); /* else when its state is read */
         ok = run_stage(out, i, site, err);
         char took[32];
         format_time(took, r->seconds);
@@ -677,6 +680,7 @@ static void on_call(void *ud, bool inside, const CommRecord *r) {
         pulse_call(ud, group, (uint32_t)r->op);
     else
         pulse_call_end(ud);
+    if (inside && !strcmp(r->site, order_site)) pulse_idle(ud);
 }
 
 static void record_calls(void *ud, Str *out) { comm_dump(ud, out); }

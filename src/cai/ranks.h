@@ -32,7 +32,8 @@ bool ranks_start(Ranks *r, RankFn *fn, void *ud, Error *err);
 bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPlace place, Error *err);
 void ranks_close(Ranks *r);                 /* waits for those threads; closes the world */
 
-/* What rank 0 says to the others, in one message. */
+/* What rank 0 says to the others, in one message; a rank that is in a call with this site has nothing to do. */
+extern const char order_site[];
 typedef enum { ORDER_STAGE, ORDER_END } OrderKind;
 typedef struct {
     OrderKind kind;

@@ -738,6 +738,7 @@ bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, c
     Ppo p = {.c = c, .s = s, .log = log, .pulse = log_pulse(log), .stop = stop, .beta = c->beta, .last_reward = NAN};
     bool ok = start(&p, dir, err);
     if (ok) {
+        pulse_working(p.pulse);
         ok = loop(&p, err);
         Error said; /* by the log; the result does not need the state */
         if (p.state) state_settle(p.state, &said);

@@ -93,6 +93,7 @@ void state_close(State *s) {
 static void tell(State *s) {
     int64_t saved = ckpt_stats(s->writer).saved;
     if (saved > s->told && s->c.rank == 0) pulse_commit(log_pulse(s->log), s->handed);
+    if (saved > s->told) pulse_kept(log_pulse(s->log));
     s->told = saved;
 }
 
@@ -272,6 +273,7 @@ static bool hand_over(State *s, const StateView *v, StatePut *put, void *ud, Err
     Error ignore; /* of the save before, which the writer has said */
     ckpt_wait(s->writer, &ignore);
     tell(s);
+    pulse_mark(log_pulse(s->log));
     s->handed = v->step;
     bool ok = save(s, v, put, ud, err);
     tell(s);

@@ -349,6 +349,7 @@ bool trainer_run(Trainer *t, const char *dir, Error *err) {
     if (ok && leads(t)) appender_open(&t->file, path.s, metrics_bytes, &mine);
     ok = ok && agree(world_of(t), &mine, NULL, 0, NULL, err);
     if (ok) {
+        pulse_working(t->pulse);
         ok = loop(t, state, err);
         Error said; /* by the log; the result does not need the state */
         state_settle(state, &said);

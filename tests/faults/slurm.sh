@@ -97,7 +97,7 @@ wait_for 30 restarted
 within "$start" "$(now)" 45 "running again"
 wait_for 120 over
 same_result 350
-grep -q 'done: attempt 1 on 2 ranks' "$CASE/launch/STATUS" || fail "$(head -n 1 "$CASE/launch/STATUS")"
+grep -q 'done: attempt 2 on 2 ranks' "$CASE/launch/STATUS" || fail "$(head -n 1 "$CASE/launch/STATUS")"
 
 begin warned
 job 200 --nodes=2 --signal=B:USR1@50 --time=1
