@@ -158,9 +158,10 @@ void pulse_ledger(PulseLedger *out, Pulse *p) {
 }
 
 int64_t pulse_work_ns(const Pulse *p) {
-    return p ? GET(spent_ns[SECTION_DATA]) + GET(spent_ns[SECTION_FWD]) + GET(spent_ns[SECTION_BWD]) +
-                   GET(spent_ns[SECTION_OPT])
-             : 0;
+    if (!p) return 0;
+    uint32_t now = GET(section);
+    int64_t runs = now >= SECTION_DATA && now <= SECTION_BWD ? now_ns() - GET(pass_ns) : 0;
+    return runs + GET(spent_ns[SECTION_DATA]) + GET(spent_ns[SECTION_FWD]) + GET(spent_ns[SECTION_BWD]);
 }
 
 void pulse_alive(Pulse *p) {

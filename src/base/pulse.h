@@ -39,7 +39,7 @@ void pulse_working(Pulse *p);
 void pulse_mark(Pulse *p);
 void pulse_kept(Pulse *p);
 void pulse_idle(Pulse *p);                              /* the pass of the section that runs now is waiting for something to do */
-/* Time in finished passes of DATA, FWD, BWD and OPT: this rank's own work, without what it waited for others. 0 without a pulse. */
+/* Time in DATA, FWD and BWD up to now: a rank's own work on micro-batches, without what it waited for others. 0 without a pulse. */
 int64_t pulse_work_ns(const Pulse *p);
 
 /* A JSON object {"event": ..., ...} for whoever supervises this process (dist/beat.h says what it does with which); any thread.

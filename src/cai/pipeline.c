@@ -397,7 +397,7 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
 
 typedef struct {
     const RunConfig *cfg;
-    Log *log; /* of a process: silenced; of a thread: NULL */
+    Log *log; /* of a process: silenced; a thread gets one that says nothing */
     const Stop *stop;
 } Following;
 
@@ -409,10 +409,25 @@ static bool follow(const Following *f, Comm *world, RankPlace place, Error *err)
     return ok;
 }
 
+/* For whoever supervises this process: calls are section COMM, and the flight recorder is the pulse's. */
+static void on_call(void *ud, bool inside, const CommRecord *r) {
+    uint32_t group = (uint32_t)(unsigned char)r->group[0] << 8 | (unsigned char)r->group[1]; /* "dp", "tp", "wo"rld */
+    if (inside)
+        pulse_call(ud, group, (uint32_t)r->op);
+    else
+        pulse_call_end(ud);
+    if (inside && !strcmp(r->site, order_site)) pulse_idle(ud);
+}
+
 /* What becomes of it rank 0 hears. */
 static void follow_thread(void *ud, Comm *world, RankPlace place) {
     Error err = {0}, lost;
-    if (!follow(ud, world, place, &err) && !comm_ok(world, &lost)) comm_abort(world, &lost);
+    Following f = *(const Following *)ud;
+    f.log = log_new(LOG_NOTHING); /* for its pulse */
+    log_silence(f.log);
+    comm_on_section(world, on_call, log_pulse(f.log));
+    if (!follow(&f, world, place, &err) && !comm_ok(world, &lost)) comm_abort(world, &lost);
+    log_free(f.log);
 }
 
 static double metric_of(void *ud, const char *name) { return run_metric(ud, name); }
@@ -671,16 +686,6 @@ static bool lead(PipelineResult *out, const char *conf_path, const char *only, S
     comm_close(data);
     if (!comm_ok(world, &lost)) comm_abort(world, ok ? &lost : err);
     return ok;
-}
-
-/* For whoever supervises this process: calls are section COMM, and the flight recorder is the pulse's. */
-static void on_call(void *ud, bool inside, const CommRecord *r) {
-    uint32_t group = (uint32_t)(unsigned char)r->group[0] << 8 | (unsigned char)r->group[1]; /* "dp", "tp", "wo"rld */
-    if (inside)
-        pulse_call(ud, group, (uint32_t)r->op);
-    else
-        pulse_call_end(ud);
-    if (inside && !strcmp(r->site, order_site)) pulse_idle(ud);
 }
 
 static void record_calls(void *ud, Str *out) { comm_dump(ud, out); }

@@ -17,8 +17,8 @@
 #include "nn/lora.h"
 #include "train/batch.h"
 #include "train/guard.h"
-#include "train/leaves.h"
 #include "train/obj.h"
+#include "train/watch.h"
 
 enum { MAX_SKIPPED = 10 }; /* non-finite optimizer steps in a row */
 enum { SEEN_PER_ROW = 2 }; /* where replies share rows: attention's rows of a pass, at most, per row of it */
@@ -42,6 +42,7 @@ typedef struct {
     const Stop *stop;
     Optim *optim;
     Leaves *leaves;
+    Watch *watch;
     Acts *policy_acts,
         *value_acts; /* one and the same where the nets agree in shape: one is done before the other begins */
     Arena policy_mem, value_mem;
@@ -288,6 +289,7 @@ static bool pass_leaf(Ppo *p, const Minibatch *b, int64_t i, LeafSum *leaf, Metr
     leaf->loss = (b->warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy,
                                                       p->policy_slice, &leaf->weight, m);
     leaf->rows = p->pass.b.n_row;
+    leaf->tokens = p->pass.b.n_tok;
     if (has_value(p))
         leaf->loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, m);
     trace_add(&leaf->trace, c->trace, p->update + 1, p->n_pass + i, &p->pass.b, leaf->loss);
@@ -300,13 +302,14 @@ static bool gradients(Ppo *p, Leaves *l, const Minibatch *b, Error *err) {
         LeafSum leaf = {0};
         bool ok = i < b->n_pass ? pass_leaf(p, b, i, &leaf, leaves_metrics(l), err)
                                 : mix_in(p, b->number, b->weight, &leaf, leaves_metrics(l), err);
+        watch_leaf(p->watch, p->update + 1, i, &leaf);
         if (!ok || !leaves_add(l, leaf, err)) return false;
     }
     return true;
 }
 
 static bool descend(Ppo *p, Leaves *l, const LeafSum *sum, Error *err) {
-    bool skipped = !isfinite(sum->loss);
+    bool skipped = watch_step(p->watch, p->update + 1, l) || !isfinite(sum->loss);
     if (skipped) {
         leaves_drop(l);
     } else {
@@ -545,6 +548,7 @@ static bool ppo_open(Ppo *p, Error *err) {
         return false;
     p->rollout.pulse = p->pulse;
     leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);
+    p->watch = watch_new(&(WatchConfig){c->mesh, p->log, {nets[0], nets[1]}, has_value(p) ? 2 : 1, c->compare_every});
     if (p->warm) leaves_open(&p->warm_leaves, p->warm, c->mesh, c->running_sum);
     if (has_value(p)) {
         bool same = same_shape(nets[0].trunk, nets[1].trunk);
@@ -588,6 +592,7 @@ static void ppo_close(Ppo *p) {
     arena_release(&p->value_mem);
     if (p->value_acts != p->policy_acts) acts_close(p->value_acts);
     acts_close(p->policy_acts);
+    watch_free(p->watch);
     leaves_close(p->leaves);
     leaves_close(p->warm_leaves);
     optim_close(p->optim);
@@ -692,6 +697,7 @@ static bool look_up(Ppo *p, double saved_s, bool *due, bool *stopped, Error *err
 
 static bool suspend(Ppo *p, Error *err) {
     StateView v = view(p);
+    if (p->state && !watch_weights(p->watch, p->update, true, err)) return false;
     if (p->state && !state_save_last(p->state, &v, put_state, p, err)) return false;
     return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on", p->update,
                      p->c->updates);
@@ -703,6 +709,7 @@ static bool loop(Ppo *p, Error *err) {
         bool due, stopped;
         if (trace_over(p->c->trace, p->update, err) || !look_up(p, saved_s, &due, &stopped, err)) return false;
         if (stopped) return suspend(p, err);
+        if (p->update > 0 && !watch_weights(p->watch, p->update, due, err)) return false;
         if (due) {
             StateView v = view(p);
             if (!state_save(p->state, &v, put_state, p, err)) return false;

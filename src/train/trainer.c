@@ -7,7 +7,7 @@
 
 #include "base/io.h"
 #include "base/json.h"
-#include "train/leaves.h"
+#include "train/watch.h"
 
 struct Trainer {
     Net net;
@@ -19,6 +19,7 @@ struct Trainer {
     const Stop *stop;
     Optim *optim;
     Leaves *leaves;
+    Watch *watch;
     Acts *acts;
     Arena mem;
     Tensor slice;
@@ -128,6 +129,7 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
         return false;
     }
     leaves_open(&t->leaves, t->optim, c->mesh, c->running_sum);
+    t->watch = watch_new(&(WatchConfig){c->mesh, log, {net}, 1, c->compare_every});
     *out = t;
     return true;
 }
@@ -137,6 +139,7 @@ void trainer_close(Trainer *t) {
     appender_close(t->file);
     arena_release(&t->mem);
     acts_close(t->acts);
+    watch_free(t->watch);
     leaves_close(t->leaves);
     optim_close(t->optim);
     metrics_free(t->metrics);
@@ -211,6 +214,7 @@ static bool make_leaves(Trainer *t, Error *err) {
         leaf.tokens = b.n_tok;
         leaf.rows = b.n_row;
         leaf.sequences = b.seqs.n_seq;
+        watch_leaf(t->watch, t->step + 1, i, &leaf);
         if (!leaves_add(t->leaves, leaf, err)) return false;
     }
     return true;
@@ -231,6 +235,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
         s->stopped = err->code == ERR_STOPPED;
         return s->stopped;
     }
+    bool left_out = watch_step(t->watch, t->step + 1, t->leaves);
     double factor = schedule_factor(&c->schedule, t->step);
     pulse_section(t->pulse, SECTION_OPT);
     s->lr = c->optim.lr * factor;
@@ -238,7 +243,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     s->n_tok = sum.tokens;
     s->trace = sum.trace;
     s->loss = s->weight > 0 ? sum.loss / s->weight : 0;
-    if (s->weight > 0 && isfinite(sum.loss)) {
+    if (s->weight > 0 && isfinite(sum.loss) && !left_out) {
         if (!leaves_sum(t->leaves, err)) return false;
         OptimResult r = optim_step(t->optim, factor, 1 / s->weight);
         if (!mesh_ok(t->cfg.mesh, err)) return false;
@@ -322,6 +327,7 @@ static bool loop(Trainer *t, State *state, Error *err) {
         if (trace_over(t->cfg.trace, t->step, err) || !make_step(t, &s, err)) return false;
         if (s.stopped) {
             v = view(t);
+            if (!watch_weights(t->watch, t->step, true, err)) return false;
             if (!state_save_last(state, &v, put_state, t, err)) return false;
             return error_set(err, ERR_STOPPED, "stopped after step %" PRId64 " of %" PRId64 "; run again to go on",
                              t->step, t->cfg.steps);
@@ -330,6 +336,7 @@ static bool loop(Trainer *t, State *state, Error *err) {
         if (s.skipped)
             log_warn(t->log, "step %" PRId64 " skipped: loss %g, gradient norm %g", t->step, s.loss, s.grad_norm);
         if (t->n_skipped >= t->cfg.max_skipped) return diverged(t, &s, err);
+        if (!watch_weights(t->watch, t->step, due, err)) return false;
         if (!due) continue;
         v = view(t);
         if (!state_save(state, &v, put_state, t, err)) return false;
