@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
+#include "cai/goodput_file.h"
 #include "cai/judge_remote.h"
 #include "cai/manifest.h"
 #include "cai/ranks.h"
@@ -380,11 +381,14 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
     Error broken = {0};
     site_open(site, place, &broken);
     bool ok = true;
-    while ((ok = order_hear(site->mesh.world, o, err)) && o->kind == ORDER_STAGE) {
+    while ((ok = order_hear(site->mesh.world, o, err)) && o->kind != ORDER_END) {
         Error told = {0};                 /* rank 0 ends the run by what it was told, too */
         pulse_mark(log_pulse(site->log)); /* the stage before has its result */
         pulse_kept(log_pulse(site->log));
-        follow_stage(site, o, &broken, &told);
+        if (o->kind == ORDER_LEDGER)
+            goodput_file_write(NULL, site->mesh.world, log_pulse(site->log), &told);
+        else
+            follow_stage(site, o, &broken, &told);
     }
     if (ok && o->end.code != ERR_NONE) {
         *err = o->end;
@@ -634,11 +638,22 @@ static bool run_all(PipelineResult *out, const char *only, Site *site, RankPlace
     return ok;
 }
 
+/* Under a supervisor it is the supervisor's. A run is no worse for it when it cannot be written. */
+static void write_goodput(const PipelineResult *out, const Site *site) {
+    Pulse *pulse = log_pulse(site->log);
+    Comm *world = site->mesh.world;
+    Error err = {0};
+    if (!pulse || pulse_supervised(pulse) || !comm_ok(world, &err)) return;
+    order_tell(world, ORDER_LEDGER, 0, NULL, out);
+    if (!goodput_file_write(out->run_dir, world, pulse, &err)) log_warn(site->log, "%s", err.msg);
+}
+
 static bool run_and_report(PipelineResult *out, const char *only, Site *site, RankPlace place, Error *err) {
     const RunConfig *cfg = site->cfg;
     double start = now_s();
     bool ok = run_all(out, only, site, place, err);
     out->seconds = now_s() - start;
+    write_goodput(out, site);
     if (!ok || only) return ok;
     Error gates = {0};
     bool met = check_gates(out, cfg, &gates);

@@ -34,7 +34,7 @@ void ranks_close(Ranks *r);                 /* waits for those threads; closes t
 
 /* What rank 0 says to the others, in one message; a rank that is in a call with this site has nothing to do. */
 extern const char order_site[];
-typedef enum { ORDER_STAGE, ORDER_END } OrderKind;
+typedef enum { ORDER_STAGE, ORDER_LEDGER, ORDER_END } OrderKind;    /* LEDGER: goodput_file_write */
 typedef struct {
     OrderKind kind;
     int stage;              /* number in stages[] */

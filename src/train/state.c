@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/build.h"
 #include "base/hash.h"
 #include "dist/agree.h"
 #include "nn/lora.h"
@@ -213,11 +214,13 @@ static void put_schedule(Str *out, const StateView *v) {
 
 static void put_env(Str *out, const Backend *be) {
     JsonOut j;
-    char host[256] = "";
+    char host[256] = "", build[BUILD_ID_MAX];
+    build_id(build);
     gethostname(host, sizeof host - 1);
     json_out_init(&j, out, 0);
     json_out_obj(&j, NULL);
     json_out_str(&j, "dikast", DIKAST_VERSION);
+    json_out_str(&j, "build", build);
     json_out_str(&j, "compiler", __VERSION__);
     json_out_str(&j, "backend", be->op->name);
     json_out_str(&j, "isa", backend_isa(be));
@@ -335,11 +338,11 @@ bool state_find(State *s, const Json **progress, Error *err) {
 /* Bits are promised on one machine with one build only. */
 static void compare_env(State *s, const Backend *be) {
     const Json *env = ckpt_manifest(s->found)->section[CKPT_ENV];
-    const char *const now[][2] = {{"dikast", DIKAST_VERSION},
-                                  {"compiler", __VERSION__},
-                                  {"backend", be->op->name},
-                                  {"isa", backend_isa(be)},
-                                  {"dtype", dtype_name(be->dtype)}};
+    char build[BUILD_ID_MAX];
+    build_id(build);
+    const char *const now[][2] = {{"dikast", DIKAST_VERSION}, {"build", build},
+                                  {"compiler", __VERSION__},  {"backend", be->op->name},
+                                  {"isa", backend_isa(be)},   {"dtype", dtype_name(be->dtype)}};
     for (int i = 0; i < COUNT_OF(now); i++) {
         const char *was = json_str(json_get(env, now[i][0]), NULL);
         if (was && strcmp(was, now[i][1]) != 0)
