@@ -22,6 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/goodput.h"
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
@@ -299,6 +300,50 @@ static inline void need_result(Case *c, int steps) {
     need_code(c, wait_within(spawn_in(&alone, argv, "TOY_STEP_MS=0"), PATIENCE_S), 0);
     need(c, same_result(c, &alone), "the result is not that of an undisturbed run");
     finish(&alone);
+}
+
+/* -- the ledger */
+
+/* Every bin of every rank adds up to that rank's wall clock, and ranks to the whole, in integers; seconds of a bin come back. */
+static inline double ledger_s(Case *c, const char *bin) {
+    char file[200];
+    snprintf(file, sizeof file, "%s/goodput.json", c->launch ? c->launch : "launch");
+    char *text = text_of(c, file);
+    Json *j = NULL;
+    Error err = {0};
+    Goodput total, sum = {{0}}, one = {{0}};
+    int64_t wall = 0;
+    need(c, json_parse(&j, text, strlen(text), 0, file, 1, &err), "%s", err.msg);
+    if (!j) return 0;
+    const Json *ranks = json_get(j, "ranks");
+    need(c, json_bool(json_get(j, "over"), false), "%s: the launch did not end in order", file);
+    need(c, goodput_get(&total, json_get(j, "bins_ns")), "%s: a bin is missing", file);
+    for (int r = 0; r < json_len(ranks); r++) {
+        int64_t w = json_int(json_get(json_at(ranks, r), "wall_ns"), -1);
+        need(c, goodput_get(&one, json_get(json_at(ranks, r), "bins_ns")), "%s: rank %d: a bin is missing", file, r);
+        need(c, goodput_total(&one) == w, "%s: rank %d: bins %lld, wall clock %lld", file, r, (long long)goodput_total(&one), (long long)w);
+        need(c, w <= json_int(json_get(j, "wall_ns"), -1), "%s: rank %d has more time than there was", file, r);
+        goodput_add(&sum, &one);
+        wall += w;
+    }
+    need(c, json_len(ranks) > 0 && !memcmp(&sum, &total, sizeof sum) && wall == json_int(json_get(j, "rank_ns"), -1) && goodput_total(&total) == wall,
+         "%s: ranks and totals differ", file);
+    int64_t ns = json_int(json_get(json_get(j, "bins_ns"), bin), -1);
+    need(c, ns >= 0, "%s: no bin '%s'", file, bin);
+    json_release(j);
+    free(text);
+    return 1e-9 * (double)ns;
+}
+
+/* Ranks times the clock on the wall: seconds of all ranks. */
+static inline double ledger_wall_s(Case *c) {
+    char *text = text_of(c, "launch/goodput.json");
+    Json *j = NULL;
+    Error err = {0};
+    double wall = json_parse(&j, text, strlen(text), 0, "goodput.json", 1, &err) ? json_num(json_get(j, "wall_ns"), 0) : 0;
+    json_release(j);
+    free(text);
+    return 1e-9 * wall;
 }
 
 /* -- running */

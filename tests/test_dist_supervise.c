@@ -353,6 +353,7 @@ static void pulses(void **state) {
     pulse_call_end(p);
     pulse_section(p, SECTION_OPT);
     pulse_numbers(p, 1, NAN, 100);
+    pulse_nonfinite(p);
     pulse_commit(p, 3);
     pulse_read(&v, p);
     assert_int_equal(v.section, SECTION_OPT);

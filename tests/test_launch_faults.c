@@ -27,6 +27,7 @@ static void killed_in_each_section(Case *c) {
     }
     need_text(c, "launch/STATUS", "done: attempt 11 on 4 ranks");
     need_text(c, "launch/STATUS", "killed by signal 9");
+    need(c, ledger_s(c, "lost") > 0 && ledger_s(c, "restart") > 0 && ledger_s(c, "save") > 0, "nothing was lost");
 }
 
 static void crash_and_exit_codes(Case *c) {
@@ -40,7 +41,7 @@ static void final_exit_codes(Case *c) {
     char set[80];
     static const int code[] = {2, 3, 5, 6};
     for (int i = 0; i < COUNT_OF(code); i++) {
-        snprintf(set, sizeof set, "DIKAST_CRASH_AT=FWD:2:3:exit%d", code[i]);
+        snprintf(set, sizeof set, "TOY_ALWAYS=1\nDIKAST_CRASH_AT=FWD:2:3:exit%d", code[i]);
         need_code(c, launch(c, 30, NULL, set), code[i]);
         need(c, event(c, "attempt", i + 1).t == 0, "it was tried again after exit code %d", code[i]);
     }
@@ -60,6 +61,10 @@ static void half_is_lost(Case *c) {
     need_code(c, launch(c, 60, "--hosts a:2,b:2", "DIKAST_CRASH_AT=FWD:13:2,FWD:23:3\nTOY_HOSTS=a:a:b:b"), 0);
     need_result(c, 60);
     need(c, count_events(c, "host_left_out") == 1, "no host was left out");
+    double all = 0;
+    for (int b = 0; b < GOOD_BINS; b++) all += ledger_s(c, goodput_name(b));
+    need(c, all > 2 * ledger_wall_s(c) && all < 4 * ledger_wall_s(c), "%.2f s of ranks in %.2f s", all,
+         ledger_wall_s(c));
     need_text(c, "launch/STATUS", "done: attempt 3 on 2 ranks");
     need_text(c, "launch/STATUS", "host b is left out");
 }
@@ -78,6 +83,10 @@ static void stopped_rank(Case *c) {
     Event e = event(c, "silent_rank", 0);
     need(c, e.rank == 3 && strstr(e.msg, "stopped (SIGSTOP)"), "rank %d: %s", e.rank, e.msg);
     need_soon(c, "found", e.t - crash_time(c, 0), 7);
+    /* Four ranks waited from its last beat, at most a second before the fault, until it was found. */
+    double waited = 4 * (e.t - crash_time(c, 0)), detection = ledger_s(c, "detection");
+    need(c, detection > waited - 5 && detection < waited + 5, "detection %.1f s of ranks, expected about %.1f",
+         detection, waited);
 }
 
 static void all_stopped(Case *c) {
@@ -199,8 +208,13 @@ static void supervisor_killed(Case *c) {
     need_code(c, launch_wait(c, p), 1000 + SIGKILL);
     for (int r = 0; r < 4; r++) need_code(c, adopted_wait(c, rank[r], 24), 75);
     need_soon(c, "gone", now_s() - start, 12);
+    double away = now_s() - start;
     need_code(c, launch(c, 30, NULL, ""), 0);
     need_result(c, 30);
+    need_text(c, "launch/STATUS",
+              "done: attempt 2 on 4 ranks"); /* numbers go on: an old rank must not pass for a new one */
+    need(c, ledger_s(c, "restart") > 4 * (away - 1), "restart %.1f s of ranks, nobody trained for %.1f s",
+         ledger_s(c, "restart"), away);
 }
 
 /* What a killed supervisor left is ended by the next one, though it is stopped and so can do nothing itself. */

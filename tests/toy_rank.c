@@ -250,6 +250,7 @@ static void update(Toy *t, double leaf[MICRO][DIM]) {
     }
     bool own = own_finite(t, leaf); /* whose micro-batch was it? */
     pulse_numbers(t->pulse, own ? 1 : NAN, own ? 1 : NAN, (double)t->step * MICRO);
+    if (!own) pulse_nonfinite(t->pulse);
     if (isfinite(norm) && !(skip && atoll(skip) == t->step))
         for (int i = 0; i < DIM; i++) t->w[i] -= 0.05 * sum[i];
     if (fault_now(t, "flip")) {
@@ -291,6 +292,7 @@ static void save(Toy *t) {
     Error err = {0};
     compare_replicas(t);
     enter(t, SECTION_CKPT);
+    pulse_mark(t->pulse);
     if (t->rank == 0) {
         state_path(path, t, t->step);
         if (!pulse_leased(t->pulse)) { /* this process slept: another may have its place */
@@ -302,6 +304,7 @@ static void save(Toy *t) {
         pulse_commit(t->pulse, t->step);
     }
     meet(t, WORLD, "barrier", 2, "toy.saved");
+    pulse_kept(t->pulse);
 }
 
 static void load(Toy *t) {
@@ -395,6 +398,7 @@ int main(int argc, char **argv) {
     pulse_stage(t.pulse, "toy");
     load(&t);
     enter(&t, SECTION_INIT);
+    pulse_working(t.pulse);
     int code = train(&t);
     if (code == 0 && t.rank == 0) {
         char path[400];

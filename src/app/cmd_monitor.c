@@ -2,6 +2,7 @@
  * the page for Prometheus and TensorBoard's files are made from it, so that none of them can hold up or change a run.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <spawn.h>
@@ -15,6 +16,7 @@
 
 #include "app/command.h"
 #include "base/io.h"
+#include "cai/goodput_file.h"
 #include "cai/run_config.h"
 #include "serve/alerts.h"
 #include "serve/endpoint.h"
@@ -218,12 +220,26 @@ static void see_stage(Monitor *m, const char *name, const char *dir, bool done) 
     v->done = done;
 }
 
+/* What ranks that train find of each other is an alert as it stands. */
+static void take_finding(Monitor *m, const char *event, const char *stage, const char *msg) {
+    static const char *const finding[] = {"straggler", "corrupt", "non_finite"};
+    bool is = false;
+    for (int i = 0; i < COUNT_OF(finding); i++) is = is || !strcmp(event, finding[i]);
+    for (m->at = 0; is && m->at < m->n_view && strcmp(m->view[m->at].name, stage); m->at++) {}
+    if (!is || m->at == m->n_view) return;
+    Alert a = {.name = event};
+    snprintf(a.text, sizeof a.text, "%s", msg);
+    sscanf(msg, "step %" SCNd64, &a.step);
+    raise_alert(m, &a);
+}
+
 static void take_event(Monitor *m, const Json *row) {
     const char *event = json_str(json_get(row, "event"), NULL), *stage = json_str(json_get(row, "stage"), NULL);
     const char *dir = json_str(json_get(row, "msg"), NULL);
     if (!event || !stage || !dir) return;
     if (!strcmp(event, "stage_start")) see_stage(m, stage, dir, false);
     if (!strcmp(event, "stage_done")) see_stage(m, stage, dir, true);
+    take_finding(m, event, stage, dir);
 }
 
 /* What has begun is told by events.jsonl at once; what another run had done already by stages.json, at the end. */
@@ -313,6 +329,17 @@ static void look_at_clock(const Monitor *m, View *v) {
         gauges_set(m->gauges, "dikast_checkpoint_age_seconds", "stage", v->name, c.since_state, false);
 }
 
+/* Seconds of all ranks by bin, and the share of them that came to something. */
+static void look_at_goodput(Monitor *m) {
+    RunGoodput g;
+    if (!goodput_file_read(&g, m->run)) return;
+    for (int i = 0; i < GOOD_BINS; i++)
+        gauges_set(m->gauges, "dikast_rank_seconds_total", "bin", goodput_name(i), 1e-9 * (double)g.bins.ns[i], true);
+    gauges_set(m->gauges, "dikast_ettr", NULL, NULL, goodput_ettr(&g.bins), false);
+    gauges_set(m->gauges, "dikast_starts_total", NULL, NULL, g.attempts, true);
+    gauges_set(m->gauges, "dikast_faults_total", NULL, NULL, g.faults, true);
+}
+
 static bool look(Monitor *m, Error *err) {
     Str text = {0};
     bool ok = read_stages(m, err);
@@ -325,6 +352,7 @@ static bool look(Monitor *m, Error *err) {
         if (running && !m->history) look_at_clock(m, v);
     }
     look_at_process(m);
+    look_at_goodput(m);
     if (m->endpoint) {
         gauges_text(m->gauges, &text);
         endpoint_publish(m->endpoint, str_get(&text), text.n);
@@ -379,9 +407,16 @@ static void end(Monitor *m) {
 static void say_end(const Monitor *m, bool json) {
     int64_t rows = 0;
     for (int i = 0; i < m->n_view; i++) rows += m->view[i].rows;
+    RunGoodput g;
+    bool timed = goodput_file_read(&g, m->run);
     if (!json) {
         printf("%s: %s, %lld steps read, %d alert%s\n", m->run, m->state, (long long)rows, m->n_alert,
                m->n_alert == 1 ? "" : "s");
+        if (timed) printf("%d rank%s: ", g.ranks, g.ranks == 1 ? "" : "s");
+        for (int i = 0; timed && i < GOOD_BINS; i++)
+            printf("%s%s %.1f %%", i ? ", " : "", goodput_name(i),
+                   100 * (double)g.bins.ns[i] / (double)(goodput_total(&g.bins) + 1));
+        if (timed) printf("\n");
         return;
     }
     Str text = {0};
@@ -393,6 +428,7 @@ static void say_end(const Monitor *m, bool json) {
     json_out_str(&j, "state", m->state);
     json_out_int(&j, "rows", rows);
     json_out_int(&j, "alerts", m->n_alert);
+    if (timed) goodput_put(&j, "goodput_ns", &g.bins);
     json_out_obj_end(&j);
     print_text(&text);
 }

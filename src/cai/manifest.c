@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/build.h"
 #include "base/io.h"
 #include "cai/stage_util.h"
 
@@ -43,7 +44,10 @@ void machine_json(JsonOut *j, const char *key, const Backend *be) {
         json_out_str(j, "isa", backend_isa(be));
         json_out_int(j, "threads", pool_threads(be->pool));
     }
+    char build[BUILD_ID_MAX];
+    build_id(build);
     json_out_str(j, "dikast", DIKAST_VERSION);
+    json_out_str(j, "build", build);
     json_out_obj_end(j);
 }
 

@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
+#include "cai/goodput_file.h"
 #include "cai/judge_remote.h"
 #include "cai/manifest.h"
 #include "cai/ranks.h"
@@ -380,9 +381,14 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
     Error broken = {0};
     site_open(site, place, &broken);
     bool ok = true;
-    while ((ok = order_hear(site->mesh.world, o, err)) && o->kind == ORDER_STAGE) {
-        Error told = {0}; /* rank 0 ends the run by what it was told, too */
-        follow_stage(site, o, &broken, &told);
+    while ((ok = order_hear(site->mesh.world, o, err)) && o->kind != ORDER_END) {
+        Error told = {0};                 /* rank 0 ends the run by what it was told, too */
+        pulse_mark(log_pulse(site->log)); /* the stage before has its result */
+        pulse_kept(log_pulse(site->log));
+        if (o->kind == ORDER_LEDGER)
+            goodput_file_write(NULL, site->mesh.world, log_pulse(site->log), &told);
+        else
+            follow_stage(site, o, &broken, &told);
     }
     if (ok && o->end.code != ERR_NONE) {
         *err = o->end;
@@ -395,7 +401,7 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
 
 typedef struct {
     const RunConfig *cfg;
-    Log *log; /* of a process: silenced; of a thread: NULL */
+    Log *log; /* of a process: silenced; a thread gets one that says nothing */
     const Stop *stop;
 } Following;
 
@@ -407,10 +413,25 @@ static bool follow(const Following *f, Comm *world, RankPlace place, Error *err)
     return ok;
 }
 
+/* For whoever supervises this process: calls are section COMM, and the flight recorder is the pulse's. */
+static void on_call(void *ud, bool inside, const CommRecord *r) {
+    uint32_t group = (uint32_t)(unsigned char)r->group[0] << 8 | (unsigned char)r->group[1]; /* "dp", "tp", "wo"rld */
+    if (inside)
+        pulse_call(ud, group, (uint32_t)r->op);
+    else
+        pulse_call_end(ud);
+    if (inside && !strcmp(r->site, order_site)) pulse_idle(ud);
+}
+
 /* What becomes of it rank 0 hears. */
 static void follow_thread(void *ud, Comm *world, RankPlace place) {
     Error err = {0}, lost;
-    if (!follow(ud, world, place, &err) && !comm_ok(world, &lost)) comm_abort(world, &lost);
+    Following f = *(const Following *)ud;
+    f.log = log_new(LOG_NOTHING); /* for its pulse */
+    log_silence(f.log);
+    comm_on_section(world, on_call, log_pulse(f.log));
+    if (!follow(&f, world, place, &err) && !comm_ok(world, &lost)) comm_abort(world, &lost);
+    log_free(f.log);
 }
 
 static double metric_of(void *ud, const char *name) { return run_metric(ud, name); }
@@ -609,6 +630,7 @@ static bool visit_stage(PipelineResult *out, int i, const Site *site, Error *err
         log_event(log, "stage_start", "%s", r->dir);
         run_status(out, "running", r->name);
         pulse_section(log_pulse(log), SECTION_INIT);
+        if (!stages[i]->spread) pulse_working(log_pulse(log)); /* else when its state is read */
         ok = run_stage(out, i, site, err);
         char took[32];
         format_time(took, r->seconds);
@@ -635,11 +657,22 @@ static bool run_all(PipelineResult *out, const char *only, Site *site, RankPlace
     return ok;
 }
 
+/* Under a supervisor it is the supervisor's. A run is no worse for it when it cannot be written. */
+static void write_goodput(const PipelineResult *out, const Site *site) {
+    Pulse *pulse = log_pulse(site->log);
+    Comm *world = site->mesh.world;
+    Error err = {0};
+    if (!pulse || pulse_supervised(pulse) || !comm_ok(world, &err)) return;
+    order_tell(world, ORDER_LEDGER, 0, NULL, out);
+    if (!goodput_file_write(out->run_dir, world, pulse, &err)) log_warn(site->log, "%s", err.msg);
+}
+
 static bool run_and_report(PipelineResult *out, const char *only, Site *site, RankPlace place, Error *err) {
     const RunConfig *cfg = site->cfg;
     double start = now_s();
     bool ok = run_all(out, only, site, place, err);
     out->seconds = now_s() - start;
+    write_goodput(out, site);
     if (!ok || only) return ok;
     Error gates = {0};
     bool met = check_gates(out, cfg, &gates);
@@ -687,15 +720,6 @@ static bool lead(PipelineResult *out, const char *conf_path, const char *only, S
     comm_close(data);
     if (!comm_ok(world, &lost)) comm_abort(world, ok ? &lost : err);
     return ok;
-}
-
-/* For whoever supervises this process: calls are section COMM, and the flight recorder is the pulse's. */
-static void on_call(void *ud, bool inside, const CommRecord *r) {
-    uint32_t group = (uint32_t)(unsigned char)r->group[0] << 8 | (unsigned char)r->group[1]; /* "dp", "tp", "wo"rld */
-    if (inside)
-        pulse_call(ud, group, (uint32_t)r->op);
-    else
-        pulse_call_end(ud);
 }
 
 static void record_calls(void *ud, Str *out) { comm_dump(ud, out); }

@@ -165,20 +165,22 @@ void ranks_close(Ranks *r) {
 
 /* -- orders */
 
+const char order_site[] = "order";
+
 void order_tell(Comm *world, OrderKind kind, int stage, const Error *end, const PipelineResult *run) {
     if (comm_size(world) == 1) return;
     Order *o = mem_alloc(sizeof *o);
     *o = (Order){.kind = kind, .stage = stage, .run = *run};
     if (end) o->end = *end;
     double was = comm_deadline(world, 0);
-    comm_broadcast(world, o, (int64_t)sizeof *o, DTYPE_I8, 0, "order");
+    comm_broadcast(world, o, (int64_t)sizeof *o, DTYPE_I8, 0, order_site);
     comm_deadline(world, was);
     free(o);
 }
 
 bool order_hear(Comm *world, Order *o, Error *err) {
     double was = comm_deadline(world, 0);
-    comm_broadcast(world, o, (int64_t)sizeof *o, DTYPE_I8, 0, "order");
+    comm_broadcast(world, o, (int64_t)sizeof *o, DTYPE_I8, 0, order_site);
     comm_deadline(world, was);
     if (!comm_ok(world, err)) return false;
     for (int i = 0; i < o->run.n_stage; i++)

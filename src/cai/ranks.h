@@ -32,8 +32,9 @@ bool ranks_start(Ranks *r, RankFn *fn, void *ud, Error *err);
 bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPlace place, Error *err);
 void ranks_close(Ranks *r);                 /* waits for those threads; closes the world */
 
-/* What rank 0 says to the others, in one message. */
-typedef enum { ORDER_STAGE, ORDER_END } OrderKind;
+/* What rank 0 says to the others, in one message; a rank that is in a call with this site has nothing to do. */
+extern const char order_site[];
+typedef enum { ORDER_STAGE, ORDER_LEDGER, ORDER_END } OrderKind;    /* LEDGER: goodput_file_write */
 typedef struct {
     OrderKind kind;
     int stage;              /* number in stages[] */

@@ -1,4 +1,5 @@
 /* The books: where every sample and token went, which machine did it in what time, and what it takes to do it again. */
+#include "cai/goodput_file.h"
 #include "cai/report_int.h"
 
 #include <math.h>
@@ -187,6 +188,39 @@ static void configuration(Page *p) {
     free(key);
 }
 
+/* Where the ranks' time went: by clocks, so not on pages that are to be equal. */
+static void goodput_table(Page *p) {
+    static const char *const words[GOOD_BINS] = {[GOOD_PRODUCTIVE] = "productive",
+                                                 [GOOD_SAVE] = "waiting for states to be saved",
+                                                 [GOOD_LOST] = "lost: computed again after a failure",
+                                                 [GOOD_DETECTION] = "until a failure was found",
+                                                 [GOOD_RESTART] = "starting, and starting again",
+                                                 [GOOD_DATA] = "making up data and waiting for it",
+                                                 [GOOD_IDLE] = "idle: other ranks worked alone"};
+    static const char *const head[] = {"Time of all ranks", "#Time", "#Share"};
+    RunGoodput g;
+    if (!p->clocks || !goodput_file_read(&g, p->run->run_dir)) return;
+    int64_t all = goodput_total(&g.bins);
+    html_table(p->out, "Where the time went; every second of every rank is in one row", head, COUNT_OF(head));
+    for (int i = 0; i < GOOD_BINS; i++) {
+        html_row(p->out, words[i]);
+        str_put(p->out, "<td class=\"n\">");
+        put_time(p->out, 1e-9 * (double)g.bins.ns[i]);
+        str_put(p->out, "</td>");
+        str_put(p->out, "<td class=\"n\">");
+        html_textf(p->out, "%.1f %%", all > 0 ? 100.0 * (double)g.bins.ns[i] / (double)all : 0);
+        str_put(p->out, "</td>");
+        html_row_end(p->out);
+    }
+    html_table_end(p->out);
+    str_put(p->out, "<p>");
+    html_textf(p->out, "%d rank%s, ", g.ranks, g.ranks == 1 ? "" : "s");
+    put_time(p->out, 1e-9 * (double)g.wall_ns);
+    html_textf(p->out, " on the clock, %d start%s, %d failure%s. ", g.attempts, g.attempts == 1 ? "" : "s", g.faults,
+               g.faults == 1 ? "" : "s");
+    str_put(p->out, "The report itself, written last, is not in it.</p>\n");
+}
+
 bool report_machine(Page *p, Error *err) {
     Times t = {0};
     page_section(p, "machine", "The run: machine, times, how to repeat it");
@@ -202,6 +236,7 @@ bool report_machine(Page *p, Error *err) {
         }
         str_put(p->out, ".</p>\n");
     }
+    goodput_table(p);
     configuration(p);
     page_section_end(p);
     return ok;

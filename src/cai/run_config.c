@@ -58,6 +58,7 @@ const CfgKey run_keys[] = {
     {"dist.pp",        CFG_INT,   CFG_RUNTIME, AT(dist.pp),        "1",  1, 1024, "pipeline parallel: stages that a model's layers are divided into while it is trained, one rank each; it divides the number of ranks. Results do not depend on it"},
     {"dist.zero",      CFG_BOOL,  CFG_RUNTIME, AT(dist.zero),      "false", 0, 0, "ZeRO-1: each rank holds its part of the optimizer's state, 12 of 16 bytes per parameter, and updates that"},
     {"dist.tree",      CFG_BOOL,  CFG_RESULT,  AT(dist.tree),      "true", 0, 0, "gradients of micro-batches add up as one fixed tree, the same for any number of ranks; false, one rank: in the order they come, which needs less memory"},
+    {"dist.check_every", CFG_INT, CFG_RUNTIME, AT(dist.check_every), "100", 0, 1e9, "steps (rl: updates) between comparisons of the ranks' weights, which must be equal to the bit; also before each saved state; 0: never"},
     {"dist.timeout_s", CFG_FLOAT, CFG_RUNTIME, AT(dist.timeout_s), "1800", 0, 1e9, "seconds that a rank waits for the others in one call; 0: for ever"},
 
     {"data.source",        CFG_ENUM, CFG_RESULT, AT(data.source), "files|world", 0, 0, "files: data.dir; world: the generated tiny world"},

@@ -20,7 +20,7 @@ typedef struct {
     const RunConfig *cfg;
     Backend *be;
     const Mesh *mesh;           /* the ranks that run this stage together; NULL: this one alone */
-    Log *log;                   /* NULL on all ranks but 0 */
+    Log *log;                   /* says nothing on all ranks but 0; NULL is fine */
     const Stop *stop;
     Ledger *ledger;             /* closed by the pipeline after run() */
     uint64_t seed;              /* of this stage: derived from run.seed and the stage's name */

@@ -165,6 +165,7 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
                      .mesh = ctx->mesh,
                      .shard = c->dist.zero,
                      .running_sum = !c->dist.tree,
+                     .compare_every = c->dist.check_every,
                      .keep = c->rl.t.recompute ? KEEP_INPUTS : KEEP_ALL};
     stage_optim(&p->optim, &c->rl.t);
     stage_schedule(&p->schedule, "rl", &c->rl.t, c->rl.t.steps);

@@ -431,6 +431,7 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objecti
                      .mesh = ctx->mesh,
                      .shard = ctx->cfg->dist.zero,
                      .running_sum = !ctx->cfg->dist.tree,
+                     .compare_every = ctx->cfg->dist.check_every,
                      .trace = ctx->trace};
     if (c.accum < 1) c.accum = 1;
     c.steps = k->steps;

@@ -182,6 +182,30 @@ static void put_times(Beat *b, const PulseView *v) {
     str_release(&text);
 }
 
+static void put_ledger(Beat *b) {
+    PulseLedger l;
+    Str text = {0};
+    JsonOut j;
+    pulse_ledger(&l, b->c.pulse);
+    json_out_init(&j, &text, 0);
+    json_out_obj(&j, NULL);
+    json_out_str(&j, "event", "ledger");
+    goodput_put(&j, "all", &l.all);
+    goodput_put(&j, "kept", &l.kept);
+    json_out_obj_end(&j);
+    frame_put(&b->out, FRAME_EVENT, text.s, text.n);
+    str_release(&text);
+}
+
+static void put_told(Beat *b) {
+    Str text = {0};
+    while (b->out.n < MAX_UNSENT && pulse_take_told(b->c.pulse, &text)) {
+        frame_put(&b->out, FRAME_EVENT, text.s, text.n);
+        str_clear(&text);
+    }
+    str_release(&text);
+}
+
 static void put_commits(Beat *b, const PulseView *v) {
     if (v->commits == b->commits) return;
     Str text = {0};
@@ -215,6 +239,7 @@ static void put_beat(Beat *b) {
                  .passes = v.passes[v.section]};
     put_commits(b, &v);
     put_times(b, &v);
+    put_ledger(b);
     beat_put(&b->out, &m);
 }
 
@@ -307,6 +332,7 @@ static void wait_a_while(Beat *b, double until_s) {
 
 /* BYE must arrive before the process ends; a supervisor that does not read is not waited for long. */
 static void say_bye(Beat *b, int code) {
+    put_told(b);
     put_beat(b);
     bye_put(&b->out, (uint32_t)code & 255);
     for (double end = now_s() + bye_s; now_s() < end && (b->out.n > 0 || b->fd < 0);) {
@@ -340,6 +366,7 @@ static void *side(void *arg) {
         }
         PulseView v;
         pulse_read(&v, b->c.pulse);
+        if (b->fd >= 0) put_told(b);
         if (now >= b->next_s || v.commits != b->commits) {
             if (b->fd >= 0 && b->out.n < MAX_UNSENT) put_beat(b);
             b->next_s = now + beat_s;

@@ -5,6 +5,9 @@
  *      side thread   BEAT -> PONG; DUMP: reply; CKPT: stop_request; ABORT: _exit(75)
  *                    no PONG for dead_s: _exit(75), the dead-man switch: whoever lost its supervisor may have been replaced
  *
+ * What the main thread says by pulse_tell goes to the supervisor's events.jsonl, as beat_event's objects do; with every beat goes
+ * the ledger of its time (base/goodput.h).
+ *
  * It is the one place below app/ that ends the process: a rank that must not go on may hold any lock, so nothing is asked. */
 #ifndef DIKAST_DIST_BEAT_H
 #define DIKAST_DIST_BEAT_H

@@ -62,6 +62,7 @@ void sup_fault(Sup *s, Cause cause, int rank, int detail, const char *fmt, ...) 
         f->step = (int64_t)k->beat.step;
     }
     s->result->faults++;
+    sup_ledger_fault(s);
     sup_say(s, "warning",
             cause == CAUSE_HANG     ? "hang"
             : cause == CAUSE_SILENT ? "silent_rank"
@@ -238,6 +239,7 @@ static void forgive_own_sleep(Sup *s, double *looked_s) {
 }
 
 static void attempt_clear(Sup *s) {
+    sup_ledger_attempt(s);
     sup_conn_close_all(s);
     for (int r = 0; r < s->world && s->rank; r++) str_release(&s->rank[r].dump);
     free(s->rank);
@@ -250,13 +252,14 @@ static bool attempt_run(Sup *s, int world, Error *err) {
     for (int r = 0; r < world; r++) s->rank[r].conn = -1;
     s->attempt++;
     s->now = (Fault){0};
-    s->launched = s->launcher_reaped = s->progressed = false;
+    s->launched = s->launcher_reaped = s->progressed = s->well = false;
     s->begun_s = s->watched_s = now_s();
-    s->result->attempts = s->attempt;
+    s->result->attempts = s->attempt - s->attempts_before;
     s->result->world = world;
     sup_phase(s, PHASE_RUN);
     sup_say(s, s->attempt > 1 ? "info" : "debug", "attempt", -1, "attempt %d begins on %d rank%s", s->attempt, world,
             world == 1 ? "" : "s");
+    sup_ledger_write(s, false); /* so that nobody ever has this attempt's number again */
     bool ok = sup_spawn(s, err);
     if (ok) {
         sup_write_ranks(s);
@@ -382,8 +385,9 @@ static bool nothing_left(Sup *s, Error *err) {
 static bool decide(Sup *s, int *world, Error *err) {
     char done[200];
     *world = 0;
+    s->well = !s->now.cause && every_rank_ended_well(s);
     if (s->result->stopped_by_signal) return error_set(err, ERR_STOPPED, "a second signal: everything was ended");
-    if (!s->now.cause && every_rank_ended_well(s)) {
+    if (s->well) {
         sup_say(s, "debug", "done", -1, "every rank has ended with exit code 0");
         sup_status(s, "done");
         return true;
@@ -498,7 +502,10 @@ static bool launch(Sup *s, Error *err) {
         ok = error_errno(err, "read", "random bytes");
     if (ok) {
         sup_end_leftovers(s);
+        sup_ledger_open(s);
         ok = attempts(s, err);
+        sup_ledger_write(s, true);
+        sup_ledger_release(s);
     }
     if (s->listener >= 0) close(s->listener);
     appender_close(s->events);

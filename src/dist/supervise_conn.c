@@ -11,7 +11,7 @@
 #include "dist/supervise_int.h"
 
 enum { MOST_STRANGERS = 256, HELLO_MOST = 256, MOST_UNSENT = 1 << 20 };
-static const double stranger_s = 10;
+static const double stranger_s = 10, ledger_s = 1;
 
 void sup_conn_accept(Sup *s) {
     int fd, strangers = 0;
@@ -180,6 +180,7 @@ static void on_checkpoint(Sup *s, int r, const Json *j) {
         snprintf(s->last_checkpoint, sizeof s->last_checkpoint, "%s%sstep %lld", stage, *stage ? " " : "",
                  (long long)step);
     sup_say(s, "debug", "checkpoint", r, "%s", s->last_checkpoint);
+    if (now_s() - s->ledger_s > ledger_s) sup_ledger_write(s, false);
 }
 
 static void on_times(Sup *s, int r, const Json *j) {
@@ -209,6 +210,8 @@ static bool on_event(Sup *s, int r, const Frame *f, Error *err) {
         on_checkpoint(s, r, j);
     else if (!strcmp(event, "times"))
         on_times(s, r, j);
+    else if (!strcmp(event, "ledger"))
+        sup_ledger_tell(s, r, j);
     else
         sup_say_from(s, r, j);
     if (!strcmp(event, "corrupt"))

@@ -26,7 +26,11 @@ typedef struct {
     int slow;               /* judgements in a row that it is a straggler */
     Str dump;               /* its reply */
     Pace pace[SECTION_COUNT];
+    PulseLedger ledger;     /* its own, at told_ns (0: never told) */
+    int64_t told_ns;
 } Rank;
+
+typedef struct { int64_t wall_ns; Goodput bins; } Account;      /* of one rank number, over attempts; bins add up to wall_ns */
 
 typedef struct { int fd, rank; Str in, out; double since_s; bool closing; } Conn;
 
@@ -82,6 +86,14 @@ typedef struct {
     Fault now;                          /* cause != NONE: why this attempt is being stopped */
     int hang_rank;                      /* of a hang in compute; -1: in COMM */
     double longest[SECTION_COUNT];      /* seconds of a finished pass, over all ranks and attempts */
+    /* the ledger: attempts follow each other without a gap */
+    Account *account;                   /* (c->n): of the attempts that are over */
+    int64_t launch_ns;                  /* wall clock of these, of earlier launches too */
+    int64_t begun_ns;                   /* of this attempt */
+    int64_t fault_ns, found_ns;         /* of s->now; found 0: none */
+    int attempts_before, faults_before; /* of earlier launches in this folder */
+    double ledger_s;                    /* when it was written last */
+    bool well;                          /* the attempt ended with every rank done */
 } Sup;
 
 /* supervise.c */
@@ -110,6 +122,15 @@ void sup_watch(Sup *s);
 void sup_pace(Sup *s);
 void sup_verdict(Sup *s);
 double sup_floor(const Sup *s, Section section);
+
+/* supervise_ledger.c */
+void sup_ledger_open(Sup *s);   /* goes on with what an earlier launch left */
+void sup_ledger_tell(Sup *s, int rank, const Json *event);
+void sup_ledger_fault(Sup *s);              /* s->now has just been found */
+void sup_ledger_attempt(Sup *s);            /* one is over (s->well): what it was goes into the accounts */
+void sup_ledger_write(Sup *s, bool over);
+void sup_ledger_release(Sup *s);
+double sup_age(const Rank *k);              /* seconds since its section began or was said to go on */
 
 /* supervise_say.c */
 void sup_time(char out[40]);

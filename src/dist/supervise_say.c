@@ -121,6 +121,7 @@ void sup_status(Sup *s, const char *state) {
     str_printf(&path, "%s/STATUS", s->c->dir);
     if (!io_write_file(path.s, text.s, text.n, &err)) log_warn(s->log, "%s", err.msg);
     s->said_s = now_s();
+    sup_ledger_write(s, false);
     str_release(&path);
     str_release(&text);
 }

@@ -173,8 +173,6 @@ static void silent(Sup *s) {
 
 /* -- hangs */
 
-static double age_of(const Rank *k) { return 1e-3 * k->beat.age_ms + (now_s() - k->heard_s); }
-
 static double limit_of(const Sup *s, const Rank *k) {
     double most = cap(s), limit = longest_factor * s->longest[k->beat.section];
     if (k->beat.passes < FREE_PASSES || k->beat.section == SECTION_INIT) return most;
@@ -187,11 +185,11 @@ static void hang_in_compute(Sup *s) {
         const Rank *k = &s->rank[r];
         char place[96];
         if (!sup_rank_live(s, r) || k->beat.section == SECTION_COMM || now_s() - k->heard_s > fresh_s) continue;
-        if (age_of(k) <= limit_of(s, k)) continue;
+        if (sup_age(k) <= limit_of(s, k)) continue;
         sup_place(place, s, r);
         s->hang_rank = r;
         sup_fault(s, CAUSE_HANG, r, 0, "it is in %s for %.1f s; allowed %.1f s, the longest so far took %.1f s", place,
-                  age_of(k), limit_of(s, k), s->longest[k->beat.section]);
+                  sup_age(k), limit_of(s, k), s->longest[k->beat.section]);
     }
 }
 
@@ -203,7 +201,7 @@ static void hang_in_comm(Sup *s) {
         if (!k->hello) return;
         if (!sup_rank_live(s, r)) continue;
         if (k->beat.section != SECTION_COMM || now_s() - k->heard_s > fresh_s) return;
-        if (age_of(k) < youngest) youngest = age_of(k);
+        if (sup_age(k) < youngest) youngest = sup_age(k);
     }
     if (!isfinite(youngest) || youngest <= sup_floor(s, SECTION_COMM)) return;
     s->hang_rank = -1;
@@ -274,7 +272,7 @@ void sup_verdict(Sup *s) {
                              .left = k->bye,
                              .state = state,
                              .section = (Section)k->beat.section,
-                             .age_s = age_of(k),
+                             .age_s = sup_age(k),
                              .step = (int64_t)k->beat.step,
                              .host = k->id.host};
     }

@@ -1,5 +1,6 @@
 #include "train/leaves.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,7 @@ struct Leaves {
     int64_t n, first, end, next;
     Metrics *metrics;
     Str record; /* this rank's leaves */
+    LeafHealth health;
 };
 
 static Comm *dp_of(const Leaves *l) { return l->mesh ? l->mesh->dp : NULL; }
@@ -35,6 +37,7 @@ void leaves_open(Leaves **out, Optim *o, const Mesh *mesh, bool running) {
     *l = (Leaves){.mesh = mesh, .be = optim_backend(o), .shard = optim_shards(o), .metrics = metrics_new()};
     CHECK(!running || comm_size(dp_of(l)) == 1, "a running sum over %d ranks", comm_size(dp_of(l)));
     l->grad = optim_grads(o, &l->n_grad);
+    l->health.seconds = mem_alloc(3 * (size_t)comm_size(world_of(l)) * sizeof(double));
     if (!running) tree_open(&l->tree, l->be, l->grad, l->n_grad, optim_blocks(o), dp_of(l));
     *out = l;
 }
@@ -44,6 +47,7 @@ void leaves_close(Leaves *l) {
     tree_close(l->tree);
     metrics_free(l->metrics);
     str_release(&l->record);
+    free(l->health.seconds);
     free(l);
 }
 
@@ -89,11 +93,27 @@ bool leaves_add(Leaves *l, LeafSum s, Error *err) {
     return !l->tree || tree_push(l->tree, err);
 }
 
+static void health_clear(LeafHealth *h, int n_rank) {
+    double *v = h->seconds;
+    *h = (LeafHealth){.seconds = v, .tokens = v + n_rank, .leaves = v + 2 * n_rank};
+    memset(v, 0, 3 * (size_t)n_rank * sizeof *v);
+}
+
+static void health_add(LeafHealth *h, int rank, const LeafSum *s) {
+    h->n++;
+    h->seconds[rank] += s->seconds;
+    h->tokens[rank] += s->tokens;
+    h->leaves[rank]++;
+    if (isfinite(s->loss)) return;
+    if (h->n_bad++ == 0) h->bad = s->number, h->bad_rank = rank;
+}
+
 /* The leaves of one rank after those of the ranks before it: so all are added in their order. */
-static const unsigned char *add_record(const unsigned char *at, LeafSum *total, Metrics *m) {
+static const unsigned char *add_record(const unsigned char *at, LeafSum *total, LeafHealth *h, int rank, Metrics *m) {
     LeafHead head;
     memcpy(&head, at, sizeof head);
     at += sizeof head;
+    health_add(h, rank, &head.sum);
     total->loss += head.sum.loss;
     total->weight += head.sum.weight;
     total->tokens += head.sum.tokens;
@@ -113,16 +133,19 @@ bool leaves_agree(Leaves *l, const Error *mine, LeafSum *total, Metrics *m, Erro
     Gathered all;
     int size = comm_size(world_of(l));
     *total = (LeafSum){0};
+    health_clear(&l->health, size);
     if (!agree(world_of(l), mine, l->record.s, (int64_t)l->record.n, &all, err)) {
         leaves_drop(l);
         return false;
     }
     for (int r = 0; r < size; r++)
         for (const unsigned char *at = all.data + all.off[r]; at < all.data + all.off[r + 1];)
-            at = add_record(at, total, m);
+            at = add_record(at, total, &l->health, r, m);
     gathered_release(&all);
     return true;
 }
+
+const LeafHealth *leaves_health(const Leaves *l) { return &l->health; }
 
 bool leaves_sum(Leaves *l, Error *err) {
     CHECK(l->next == l->end, "%lld micro-batches are missing", (long long)(l->end - l->next));

@@ -16,7 +16,19 @@
 #include "train/objective.h"
 #include "train/trace.h"
 
-typedef struct { double loss, weight, tokens, rows, sequences; TraceSum trace; } LeafSum;   /* rows: head rows trained */
+typedef struct {
+    double loss, weight, tokens, rows, sequences;   /* rows: head rows trained */
+    TraceSum trace;
+    int64_t number;         /* of the leaf in its step */
+    double seconds;         /* that its rank worked on it; of these two no sums are made */
+} LeafSum;
+
+/* How the ranks fared in the step: what leaves_agree saw. Arrays: (ranks of the world). */
+typedef struct {
+    int64_t n, n_bad, bad;  /* leaves; those whose loss is not finite, the first of them */
+    int bad_rank;
+    double *seconds, *tokens, *leaves;
+} LeafHealth;
 
 typedef struct Leaves Leaves;
 /* For the gradients of o (borrowed, as its mesh). running: one running sum instead of the tree, of one rank only; it holds nothing
@@ -33,6 +45,7 @@ bool leaves_add(Leaves *l, LeafSum s, Error *err);
 /* mine: this rank's fate so far. True: *total and all metrics of all ranks (added to m; NULL: none); false: as agree, and the
  * step's gradients are dropped. */
 bool leaves_agree(Leaves *l, const Error *mine, LeafSum *total, Metrics *m, Error *err);
+const LeafHealth *leaves_health(const Leaves *l);       /* until the next leaves_begin */
 bool leaves_sum(Leaves *l, Error *err); /* false: comm failed */
 void leaves_drop(Leaves *l);            /* the step is given up; gradients become zero */
 

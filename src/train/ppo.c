@@ -30,7 +30,7 @@ static int by_number(const void *a, const void *b) {
 }
 
 static bool descend(Ppo *p, Leaves *l, const LeafSum *sum, Error *err) {
-    bool skipped = !isfinite(sum->loss);
+    bool skipped = watch_step(p->watch, p->update + 1, l) || !isfinite(sum->loss);
     if (skipped) {
         leaves_drop(l);
     } else {
@@ -261,6 +261,7 @@ static bool ppo_open(Ppo *p, Error *err) {
         return false;
     p->rollout.pulse = p->pulse;
     leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);
+    p->watch = watch_new(&(WatchConfig){c->mesh, p->log, {nets[0], nets[1]}, ppo_has_value(p) ? 2 : 1, c->compare_every});
     if (p->warm) leaves_open(&p->warm_leaves, p->warm, c->mesh, c->running_sum);
     if (!good_open(p, err) || !doctor_zero_weight(nets[0].trunk->be, err)) return false;
     p->metrics = metrics_new();
@@ -276,6 +277,7 @@ static void ppo_close(Ppo *p) {
         model_release(&p->good_trunk);
     }
     adapter_close(p->good_adapter);
+    watch_free(p->watch);
     leaves_close(p->leaves);
     leaves_close(p->warm_leaves);
     optim_close(p->optim);
@@ -380,6 +382,7 @@ static bool look_up(Ppo *p, double saved_s, bool *due, bool *stopped, Error *err
 
 static bool suspend(Ppo *p, Error *err) {
     StateView v = view(p);
+    if (p->state && !watch_weights(p->watch, p->update, true, err)) return false;
     if (p->state && !state_save_last(p->state, &v, put_state, p, err)) return false;
     return error_set(err, ERR_STOPPED, "stopped after update %" PRId64 " of %" PRId64 "; run again to go on", p->update,
                      p->c->updates);
@@ -391,6 +394,7 @@ static bool loop(Ppo *p, Error *err) {
         bool due, stopped;
         if (trace_over(p->c->trace, p->update, err) || !look_up(p, saved_s, &due, &stopped, err)) return false;
         if (stopped) return suspend(p, err);
+        if (p->update > 0 && !watch_weights(p->watch, p->update, due, err)) return false;
         if (due) {
             StateView v = view(p);
             if (!state_save(p->state, &v, put_state, p, err)) return false;
@@ -426,6 +430,7 @@ bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, c
     Ppo p = {.c = c, .s = s, .log = log, .pulse = log_pulse(log), .stop = stop, .beta = c->beta, .last_reward = NAN};
     bool ok = start(&p, dir, err);
     if (ok) {
+        pulse_working(p.pulse);
         ok = loop(&p, err);
         Error said; /* by the log; the result does not need the state */
         if (p.state) state_settle(p.state, &said);

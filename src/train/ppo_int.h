@@ -4,10 +4,10 @@
 
 #include "train/batch.h"
 #include "train/guard.h"
-#include "train/leaves.h"
 #include "train/obj.h"
 #include "train/pipe.h"
 #include "train/rollout.h"
+#include "train/watch.h"
 
 typedef struct { /* one forward pass: whole replies with their prompts, last tokens left out */
     Batch b;
@@ -28,6 +28,7 @@ typedef struct {
     const Stop *stop;
     Optim *optim;
     Leaves *leaves;
+    Watch *watch;
     Acts *policy_acts,
         *value_acts; /* one and the same where the nets agree in shape: one is done before the other begins */
     Pipe *pipe;      /* NULL: nets are whole; else this rank's stage of both, instead of these activations: */

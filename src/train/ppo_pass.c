@@ -213,6 +213,7 @@ static bool pass_leaf(Ppo *p, const Minibatch *b, int64_t i, LeafSum *leaf, Metr
     leaf->loss = (b->warm ? eval_micro : train_micro)(p->s->policy, p->policy_acts, &p->pass.b, &policy,
                                                       p->policy_slice, &leaf->weight, m);
     leaf->rows = p->pass.b.n_row;
+    leaf->tokens = p->pass.b.n_tok;
     if (ppo_has_value(p))
         leaf->loss += train_micro(p->s->value, p->value_acts, &p->pass.b, &value, p->value_slice, &value_rows, m);
     trace_add(&leaf->trace, c->trace, p->update + 1, p->n_pass + i, &p->pass.b, leaf->loss);
@@ -249,6 +250,7 @@ static bool pipe_loss(void *ud, int64_t i, int lane, Acts *a, const Batch *b, bo
     p->leaf.loss += head_micro(lane ? p->s->value : p->s->policy, a, b, &obj, lane ? p->value_slice : p->policy_slice,
                                lane ? &value_rows : &p->leaf.weight, m, train);
     p->leaf.rows = b->n_row;
+    p->leaf.tokens = b->n_tok;
     if (lane != ppo_has_value(p)) return true;
     trace_add(&p->leaf.trace, p->c->trace, p->update + 1, p->n_pass + i, b, p->leaf.loss);
     return !mb->first || check_first(p, mb->seq + mb->from[i], mb->from[i + 1] - mb->from[i], m, err);
@@ -256,7 +258,7 @@ static bool pipe_loss(void *ud, int64_t i, int lane, Acts *a, const Batch *b, bo
 
 static bool pipe_done(void *ud, int64_t i, Error *err) {
     Ppo *p = ud;
-    (void)i;
+    watch_leaf(p->watch, p->update + 1, i, &p->leaf);
     return leaves_add(ppo_leaves(p), p->leaf, err);
 }
 
@@ -276,6 +278,7 @@ bool ppo_gradients(Ppo *p, Leaves *l, const Minibatch *b, bool *together, Error 
         LeafSum leaf = {0};
         bool ok = i < b->n_pass ? pass_leaf(p, b, i, &leaf, leaves_metrics(l), err)
                                 : mix_in(p, b->number, b->weight, &leaf, leaves_metrics(l), err);
+        watch_leaf(p->watch, p->update + 1, i, &leaf);
         if (!ok || !leaves_add(l, leaf, err)) return false;
     }
     return true;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/build.h"
 #include "base/hash.h"
 #include "dist/agree.h"
 #include "nn/lora.h"
@@ -94,6 +95,7 @@ void state_close(State *s) {
 static void tell(State *s) {
     int64_t saved = ckpt_stats(s->writer).saved;
     if (saved > s->told && s->c.rank == 0) pulse_commit(log_pulse(s->log), s->handed);
+    if (saved > s->told) pulse_kept(log_pulse(s->log));
     s->told = saved;
 }
 
@@ -226,11 +228,13 @@ static void put_schedule(Str *out, const StateView *v) {
 
 static void put_env(Str *out, const Backend *be) {
     JsonOut j;
-    char host[256] = "";
+    char host[256] = "", build[BUILD_ID_MAX];
+    build_id(build);
     gethostname(host, sizeof host - 1);
     json_out_init(&j, out, 0);
     json_out_obj(&j, NULL);
     json_out_str(&j, "dikast", DIKAST_VERSION);
+    json_out_str(&j, "build", build);
     json_out_str(&j, "compiler", __VERSION__);
     json_out_str(&j, "backend", be->op->name);
     json_out_str(&j, "isa", backend_isa(be));
@@ -302,6 +306,7 @@ static bool hand_over(State *s, const StateView *v, StatePut *put, void *ud, Err
     Error ignore; /* of the save before, which the writer has said */
     ckpt_wait(s->writer, &ignore);
     tell(s);
+    pulse_mark(log_pulse(s->log));
     s->handed = v->step;
     bool ok = save(s, v, put, ud, err);
     tell(s);
@@ -363,11 +368,11 @@ bool state_find(State *s, const Json **progress, Error *err) {
 /* Bits are promised on one machine with one build only. */
 static void compare_env(State *s, const Backend *be) {
     const Json *env = ckpt_manifest(s->found)->section[CKPT_ENV];
-    const char *const now[][2] = {{"dikast", DIKAST_VERSION},
-                                  {"compiler", __VERSION__},
-                                  {"backend", be->op->name},
-                                  {"isa", backend_isa(be)},
-                                  {"dtype", dtype_name(be->dtype)}};
+    char build[BUILD_ID_MAX];
+    build_id(build);
+    const char *const now[][2] = {{"dikast", DIKAST_VERSION}, {"build", build},
+                                  {"compiler", __VERSION__},  {"backend", be->op->name},
+                                  {"isa", backend_isa(be)},   {"dtype", dtype_name(be->dtype)}};
     for (int i = 0; i < COUNT_OF(now); i++) {
         const char *was = json_str(json_get(env, now[i][0]), NULL);
         if (was && strcmp(was, now[i][1]) != 0)

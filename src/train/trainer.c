@@ -7,8 +7,8 @@
 
 #include "base/io.h"
 #include "base/json.h"
-#include "train/leaves.h"
 #include "train/pipe.h"
+#include "train/watch.h"
 
 struct Trainer {
     Net net;
@@ -20,6 +20,7 @@ struct Trainer {
     const Stop *stop;
     Optim *optim;
     Leaves *leaves;
+    Watch *watch;
     Acts *acts;   /* NULL: */
     Pipe *pipe;   /* this rank's stages of a pipeline */
     LeafSum leaf; /* of the micro-batch whose loss was computed last */
@@ -144,6 +145,7 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
         return false;
     }
     leaves_open(&t->leaves, t->optim, c->mesh, c->running_sum);
+    t->watch = watch_new(&(WatchConfig){c->mesh, log, {net}, 1, c->compare_every});
     *out = t;
     return true;
 }
@@ -154,6 +156,7 @@ void trainer_close(Trainer *t) {
     arena_release(&t->mem);
     acts_close(t->acts);
     pipe_close(t->pipe);
+    watch_free(t->watch);
     leaves_close(t->leaves);
     optim_close(t->optim);
     metrics_free(t->metrics);
@@ -237,6 +240,7 @@ static bool make_leaves(Trainer *t, Error *err) {
         if (!read_micro(t, i, &b, err)) return false;
         leaf.loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &leaf.weight, leaves_metrics(t->leaves));
         count_leaf(t, &leaf, i, &b);
+        watch_leaf(t->watch, t->step + 1, i, &leaf);
         if (!leaves_add(t->leaves, leaf, err)) return false;
     }
     return true;
@@ -262,7 +266,7 @@ static bool pipe_loss(void *ud, int64_t i, int lane, Acts *a, const Batch *b, bo
 
 static bool pipe_done(void *ud, int64_t i, Error *err) {
     Trainer *t = ud;
-    (void)i;
+    watch_leaf(t->watch, t->step + 1, i, &t->leaf);
     return leaves_add(t->leaves, t->leaf, err);
 }
 
@@ -300,6 +304,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
         s->stopped = err->code == ERR_STOPPED;
         return s->stopped;
     }
+    bool left_out = watch_step(t->watch, t->step + 1, t->leaves);
     double factor = schedule_factor(&c->schedule, t->step);
     pulse_section(t->pulse, SECTION_OPT);
     s->lr = c->optim.lr * factor;
@@ -307,7 +312,7 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     s->n_tok = sum.tokens;
     s->trace = sum.trace;
     s->loss = s->weight > 0 ? sum.loss / s->weight : 0;
-    if (s->weight > 0 && isfinite(sum.loss)) {
+    if (s->weight > 0 && isfinite(sum.loss) && !left_out) {
         if (!leaves_sum(t->leaves, err)) return false;
         OptimResult r = optim_step(t->optim, factor, 1 / s->weight);
         if (!mesh_ok(t->cfg.mesh, err)) return false;
@@ -391,6 +396,7 @@ static bool loop(Trainer *t, State *state, Error *err) {
         if (trace_over(t->cfg.trace, t->step, err) || !make_step(t, &s, err)) return false;
         if (s.stopped) {
             v = view(t);
+            if (!watch_weights(t->watch, t->step, true, err)) return false;
             if (!state_save_last(state, &v, put_state, t, err)) return false;
             return error_set(err, ERR_STOPPED, "stopped after step %" PRId64 " of %" PRId64 "; run again to go on",
                              t->step, t->cfg.steps);
@@ -399,6 +405,7 @@ static bool loop(Trainer *t, State *state, Error *err) {
         if (s.skipped)
             log_warn(t->log, "step %" PRId64 " skipped: loss %g, gradient norm %g", t->step, s.loss, s.grad_norm);
         if (t->n_skipped >= t->cfg.max_skipped) return diverged(t, &s, err);
+        if (!watch_weights(t->watch, t->step, due, err)) return false;
         if (!due) continue;
         v = view(t);
         if (!state_save(state, &v, put_state, t, err)) return false;
@@ -418,6 +425,7 @@ bool trainer_run(Trainer *t, const char *dir, Error *err) {
     if (ok && leads(t)) appender_open(&t->file, path.s, metrics_bytes, &mine);
     ok = ok && agree(world_of(t), &mine, NULL, 0, NULL, err);
     if (ok) {
+        pulse_working(t->pulse);
         ok = loop(t, state, err);
         Error said; /* by the log; the result does not need the state */
         state_settle(state, &said);

@@ -29,6 +29,7 @@ typedef struct {
     StateConfig state;
     const Mesh *mesh;       /* borrowed; NULL: one rank */
     bool shard;             /* ZeRO-1, see OptimConfig */
+    int64_t compare_every;  /* steps between comparisons of the ranks' weights (watch.h); 0: never */
     bool running_sum;       /* of one rank: gradients of micro-batches are added as they come, not as a tree; one sum in memory */
     const Trace *trace;     /* NULL: none */
 } TrainConfig;
