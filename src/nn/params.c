@@ -113,6 +113,7 @@ void head_release(Head *h) {
 }
 
 void model_release(Model *m) {
+    mapped_close(m);
     params_release(&m->w, &m->params);
     params_release(&m->dw, &m->grads);
     free(m->freq);
@@ -298,6 +299,8 @@ static bool copy_adapter(Net to, Net from, Error *err) {
 }
 
 bool net_copy_weights(Net to, Net from, Error *err) {
+    model_pack(to.trunk);
+    model_pack(from.trunk);
     if (!same_trunk(&to.trunk->cfg, &from.trunk->cfg, err)) return false;
     bool heads = to.head && from.head && to.head != from.head;
     if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))

@@ -17,7 +17,7 @@
  *      +---------------+
  *
  *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding) read
- *                     every panel once, in order
+ *                     every panel once, in order. Of a w that is no panels a task packs its own, once per CHUNK rows of x
  *      dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy
  *      dw = dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, c: dw, a: x by columns, TILE_ROWS
  *                     of them side by side, copied so once for all panels
@@ -184,6 +184,7 @@ static double product_work(double rows, double weights) { return 2 * rows * weig
 
 /* Panels of all outputs of a forward call, numbered through in groups. */
 typedef struct {
+    Backend *be;
     const LinearOut *out;
     int n;
     Tensor x;
@@ -210,19 +211,29 @@ static const LinearOut *forward_part(const Forward *f, int64_t task, int64_t *ro
     return o;
 }
 
+/* Panels [v, v + nv) of row-major w. */
+static const float *pack_panels(float *dst, Tensor w, int64_t v, int64_t nv) {
+    for (int64_t j = 0; j < nv; j++)
+        pack_transposed(dst + j * w.cols * 16, 16, f32_row(w, (v + j) * 16), w.ld, least(w.rows - (v + j) * 16, 16),
+                        w.cols);
+    return dst;
+}
+
 static void forward_task(void *ud, int64_t task, int thread) {
-    (void)thread;
     const Forward *f = ud;
     int64_t row, row_end, v, nv;
     const LinearOut *o = forward_part(f, task, &row, &row_end, &v, &nv);
-    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .bv = o->w.ld * 16, .ldc = o->y.ld, .cv = 16, .add = f->add};
-    t.b = (const float *)o->w.data + v * t.bv;
+    bool in_place = o->w.panels;
+    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .ldc = o->y.ld, .cv = 16, .add = f->add};
+    t.bv = (in_place ? o->w.ld : o->w.cols) * 16;
+    t.b = in_place ? (const float *)o->w.data + v * t.bv
+                   : pack_panels(cpu_scratch_of(f->be, thread), o->w, v, nv);
     t.cols = least(nv * 16, o->w.rows - v * 16);
     if (!tensor_empty(o->bias)) t.bias = f32_row(o->bias, 0) + v * 16;
     /* With few rows the panels' way from memory is the cost: the first tile reads them as they come, the tiles after it
      * have them at hand and fetch the next task's. 32 rows of cold weights: 96 -> 112 GFLOP/s. */
     int64_t later = v + nv * f->threads, first = row;
-    bool fetch = row_end - row <= FEW_ROWS && later + nv <= ceil_div(o->w.rows, 16);
+    bool fetch = in_place && row_end - row <= FEW_ROWS && later + nv <= ceil_div(o->w.rows, 16);
     for (; row < row_end; row += TILE_ROWS) {
         int64_t at = (row - first) / TILE_ROWS;
         bool ahead = fetch && at > 0 && at <= nv;

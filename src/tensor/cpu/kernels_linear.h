@@ -3,7 +3,9 @@
  *      x, dy      w          y           kernels
  *      F32        F32        F32         kernels_gemm.h
  *      BF16       BF16       F32, BF16   kernels_half.h or kernels_amx.h; dx F32 or BF16, dw and dbias F32
- *      F32        BF16, I8   F32         kernels_widened.h; forward only */
+ *      F32        BF16, I8   F32         kernels_widened.h; forward only
+ *
+ * Weights lie in panels; under F32 x the forward takes row-major F32 ones too, as model files have them. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
 #define DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
 
@@ -12,7 +14,10 @@ static bool is_half(Tensor t) { return t.dtype == DTYPE_BF16; }
 static void check_out(const LinearOut *o, Tensor x, bool add_y) {
     bool half = is_half(x);
     cpu_check_as("linear_fwd", "y", o->y, x.rows, o->w.rows, is_half(o->y) && half ? DTYPE_BF16 : DTYPE_F32);
-    cpu_check_weight("linear_fwd", "w", o->w, o->w.rows, x.cols, half ? DTYPE_BF16 : o->w.dtype);
+    if (o->w.panels || half || o->w.dtype != DTYPE_F32)
+        cpu_check_weight("linear_fwd", "w", o->w, o->w.rows, x.cols, half ? DTYPE_BF16 : o->w.dtype);
+    else
+        cpu_check("linear_fwd", "w", o->w, o->w.rows, x.cols);
     cpu_check_opt("linear_fwd", "bias", o->bias, 1, o->w.rows);
     cpu_check_opt("linear_fwd", "scale", o->scale, 1, o->w.rows);
     CHECK((o->w.dtype == DTYPE_I8) == !tensor_empty(o->scale),
@@ -21,8 +26,9 @@ static void check_out(const LinearOut *o, Tensor x, bool add_y) {
 }
 
 static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
-    Forward f = {out, n, x, add_y, 0, TILE_VECS, pool_threads(be->pool)};
+    Forward f = {be, out, n, x, add_y, 0, TILE_VECS, pool_threads(be->pool)};
     double weights = 0;
+    bool packs = false;
     CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
     cpu_check_as("linear_fwd", "x", x, x.rows, x.cols, is_half(x) ? DTYPE_BF16 : DTYPE_F32);
     for (int i = 0; i < n; i++) {
@@ -31,7 +37,9 @@ static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool 
         f.per = out[i].w.dtype != x.dtype ? WIDE_PANELS : is_half(x) ? half_panels(x.rows) : TILE_VECS;
         f.n_group += ceil_div(ceil_div(out[i].w.rows, 16), f.per);
         weights += (double)tensor_count(out[i].w);
+        packs = packs || !out[i].w.panels;
     }
+    if (packs) cpu_scratch_threads(be, PANEL * x.cols);
     double work = product_work((double)x.rows, weights);
     if (is_half(x))
         half_forward(be, &f, work);
