@@ -33,7 +33,8 @@ typedef struct {
     int64_t k;
     const float *a; /* (rows, k) with lda between rows, or (k, rows) with lda between ks */
     int64_t lda;
-    const float *ahead; /* k lines that a later task reads, for A_ROW_AHEAD; need not be readable */
+    const float *ahead; /* k lines that are read later, ld_ahead apart, for A_ROW_AHEAD and A_COL_AHEAD; need not be readable */
+    int64_t ld_ahead;
     const float *b;     /* vector v of row i at b + v * bv + i * bk */
     int64_t bk, bv;
     const float *init; /* where the sums start: vector v of row r at init + r * ldi + v * iv; NULL: at 0 */
@@ -45,14 +46,14 @@ typedef struct {
 } Tile;
 typedef void MicroFn(const Tile *t);
 
-/* How a is read, and what is fetched meanwhile: of a row-major the rows of the next tile, or the panels of a later
- * task; of a by columns the next rows. */
-enum { A_ROW, A_COL, A_ROW_AHEAD, A_KINDS };
+/* How a is read, and what is fetched meanwhile: of a row-major the rows of the next tile, of a by columns the next rows;
+ * or, with either, what a later tile or task reads. */
+enum { A_ROW, A_COL, A_ROW_AHEAD, A_COL_AHEAD, A_KINDS };
 
 INLINE void fetch_ahead(int kind, int mr, const Tile *t, int64_t i) {
     if (kind == A_ROW) __builtin_prefetch(t->a + mr * t->lda + i * mr);
     if (kind == A_COL) __builtin_prefetch(t->a + (i + 8) * t->lda);
-    if (kind == A_ROW_AHEAD) __builtin_prefetch(t->ahead + i * 16, 0, 2);
+    if (kind == A_ROW_AHEAD || kind == A_COL_AHEAD) __builtin_prefetch(t->ahead + i * t->ld_ahead, 0, 2);
 }
 
 /* mr, nv and kind are constants after inlining, so the accumulators live in registers. A panel that is being read is a
@@ -77,7 +78,7 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
         fetch_ahead(kind, mr, t, i);
 #pragma GCC unroll 8
         for (int r = 0; r < mr; r++) {
-            v16 x = v16_set1(kind == A_COL ? a[i * lda + r] : a[r * lda + i]);
+            v16 x = v16_set1(kind == A_COL || kind == A_COL_AHEAD ? a[i * lda + r] : a[r * lda + i]);
 #pragma GCC unroll 4
             for (int v = 0; v < nv; v++) acc[r][v] = v16_fma(x, w[v], acc[r][v]);
         }
@@ -98,15 +99,18 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
 #define MICRO(mr, nv)                                                                                                  \
     static void micro_row_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW, t); }                                      \
     static void micro_col_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL, t); }                                      \
-    static void micro_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_AHEAD, t); }
+    static void micro_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_AHEAD, t); }                              \
+    static void micro_col_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL_AHEAD, t); }
 MICRO_TILES(MICRO)
 
 /* [kind of a][rows - 1][vectors - 1] */
 #define MICRO_ROW(mr, nv) [A_ROW][mr - 1][nv - 1] = micro_row_##mr##_##nv,
 #define MICRO_COL(mr, nv) [A_COL][mr - 1][nv - 1] = micro_col_##mr##_##nv,
 #define MICRO_AHEAD(mr, nv) [A_ROW_AHEAD][mr - 1][nv - 1] = micro_ahead_##mr##_##nv,
+#define MICRO_COL_AHEAD(mr, nv) [A_COL_AHEAD][mr - 1][nv - 1] = micro_col_ahead_##mr##_##nv,
 static MicroFn *const micro_table[A_KINDS][TILE_ROWS][TILE_VECS] = {MICRO_TILES(MICRO_ROW) MICRO_TILES(MICRO_COL)
-                                                                        MICRO_TILES(MICRO_AHEAD)};
+                                                                        MICRO_TILES(MICRO_AHEAD)
+                                                                            MICRO_TILES(MICRO_COL_AHEAD)};
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -224,7 +228,7 @@ static void forward_task(void *ud, int64_t task, int thread) {
     int64_t row, row_end, v, nv;
     const LinearOut *o = forward_part(f, task, &row, &row_end, &v, &nv);
     bool in_place = o->w.panels;
-    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .ldc = o->y.ld, .cv = 16, .add = f->add};
+    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .ldc = o->y.ld, .cv = 16, .add = f->add, .ld_ahead = 16};
     t.bv = (in_place ? o->w.ld : o->w.cols) * 16;
     t.b = in_place ? (const float *)o->w.data + v * t.bv
                    : pack_panels(cpu_scratch_of(f->be, thread), o->w, v, nv);
@@ -360,10 +364,21 @@ static void strips_task(void *ud, int64_t task, int thread) {
         const float *src = f32_row(b->x, row + i);
         float *to = dst;
         int64_t j = from;
+        for (int64_t l = from; l < end; l += 16) __builtin_prefetch(src + 16 * b->x.ld + l);
         for (; j + TILE_ROWS <= end; j += TILE_ROWS, to += GRAD_BLOCK * TILE_ROWS)
             memcpy(to, src + j, TILE_ROWS * sizeof *to);
         if (j < end) memcpy(to, src + j, (size_t)(end - j) * sizeof *to);
     }
+}
+
+/* The part of dy that the thread packs after the task's block at row: its next one, or its next task's first. */
+static const float *packed_next(const Backward *b, int64_t task, int64_t row, int64_t *ld) {
+    int64_t v, nv, first, end, later = task + pool_threads(b->be->pool);
+    bool own = row + GRAD_BLOCK < b->row_end;
+    if (!own && later >= b->n_group * b->n_part) return NULL;
+    const LinearGrad *o = weight_grad_part(b, own ? task : later, &v, &nv, &first, &end);
+    *ld = o->dy.ld;
+    return f32_row(o->dy, own ? row + GRAD_BLOCK : b->row) + v * 16;
 }
 
 static void weight_grad_task(void *ud, int64_t task, int thread) {
@@ -377,10 +392,14 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
         t.cols = nv * 16;
         t.add = true;
+        const float *next = packed_next(b, task, row, &t.ld_ahead);
         for (int64_t k = first; k < end; k += TILE_ROWS) {
+            int64_t at = (k - first) / TILE_ROWS;
+            bool ahead = next && at < TILE_VECS; /* a line of each row at a time */
             t.a = strip_of(b, row, k);
             t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
-            micro_table[A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
+            if (ahead) t.ahead = next + at * 16;
+            micro_table[ahead ? A_COL_AHEAD : A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }
     }
 }
