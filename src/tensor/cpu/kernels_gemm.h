@@ -42,7 +42,8 @@ typedef struct {
     float *c;              /* vector v of row r at c + r * ldc + v * cv */
     int64_t ldc, cv, cols; /* cols: columns stored, the rest of the last vector is not touched */
     const float *bias;     /* (cols) added to the sums, or NULL */
-    bool add;              /* then c's old value */
+    const float *add;      /* then this, which lies as c does but for its ld: c itself, another matrix, or NULL */
+    int64_t ld_add;
 } Tile;
 typedef void MicroFn(const Tile *t);
 
@@ -91,7 +92,7 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
         for (int r = 0; r < mr; r++) {
             float *c = t->c + r * t->ldc + v * t->cv;
             v16 sum = t->bias ? v16_add(acc[r][v], bias) : acc[r][v];
-            v16_put(c, t->add ? v16_add(sum, v16_get(c, left)) : sum, left);
+            v16_put(c, t->add ? v16_add(sum, v16_get(t->add + r * t->ld_add + v * t->cv, left)) : sum, left);
         }
     }
 }
@@ -193,6 +194,7 @@ typedef struct {
     int n;
     Tensor x;
     bool add;
+    Tensor from;     /* F32, one output: with add, what is added; else empty, and it is y */
     int64_t n_group; /* of all outputs */
     int64_t per;     /* panels of a group at most */
     int threads;     /* so many groups further on is a thread's next one */
@@ -228,7 +230,8 @@ static void forward_task(void *ud, int64_t task, int thread) {
     int64_t row, row_end, v, nv;
     const LinearOut *o = forward_part(f, task, &row, &row_end, &v, &nv);
     bool in_place = o->w.panels;
-    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .ldc = o->y.ld, .cv = 16, .add = f->add, .ld_ahead = 16};
+    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .ldc = o->y.ld, .cv = 16, .ld_ahead = 16};
+    Tensor from = tensor_empty(f->from) ? o->y : f->from;
     t.bv = (in_place ? o->w.ld : o->w.cols) * 16;
     t.b = in_place ? (const float *)o->w.data + v * t.bv
                    : pack_panels(cpu_scratch_of(f->be, thread), o->w, v, nv);
@@ -243,6 +246,7 @@ static void forward_task(void *ud, int64_t task, int thread) {
         bool ahead = fetch && at > 0 && at <= nv;
         t.a = f32_row(f->x, row);
         t.c = f32_row(o->y, row) + v * 16;
+        if (f->add) t.add = f32_row(from, row) + v * 16, t.ld_add = from.ld;
         if (ahead) t.ahead = (const float *)o->w.data + later * t.bv + (at - 1) * t.k * 16;
         micro_table[ahead ? A_ROW_AHEAD : A_ROW][least(row_end - row, TILE_ROWS) - 1][nv - 1](&t);
     }
@@ -255,6 +259,7 @@ typedef struct {
     Tensor dx, x;
     bool add_dx;
     int64_t n_group;      /* dx: of its columns; dw: of all panels */
+    float *panels;        /* F32, dx: of transposed weights, for all tasks; NULL: each packs those that it needs */
     int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
     /* F32, dw: */
     int64_t row, row_end; /* the rows of x that lie in strips */
@@ -262,7 +267,7 @@ typedef struct {
     /* BF16: */
     uint16_t *zipped; /* x, two rows in one */
     uint16_t *packed; /* AMX: transposed weights that all tasks share */
-    int64_t depth;    /* dx: of a panel of transposed weights, in values */
+    int64_t depth; /* dx: of a panel of transposed weights, in values */
     int64_t per;      /* AMX: panels of a task at most */
 } Backward;
 
@@ -289,27 +294,45 @@ static void pack_weight(float *dst, Tensor w, int64_t col) {
     }
 }
 
-/* A row of dx is one chain over the outputs of all products, in order. */
+/* Panels [v, v + nv) of all products' transposed weights, one under the other. */
+static void pack_weights(const Backward *b, float *dst, int64_t v, int64_t nv) {
+    for (int64_t j = 0, at = 0; j < nv; j++, at = 0)
+        for (int i = 0; i < b->n; at += b->grad[i++].w.rows)
+            pack_weight(dst + (j * b->depth + at) * 16, b->grad[i].w, (v + j) * 16);
+}
+
+static void pack_weights_task(void *ud, int64_t v, int thread) {
+    (void)thread;
+    const Backward *b = ud;
+    pack_weights(b, b->panels + v * b->depth * 16, v, 1);
+}
+
+/* A row of dx is one chain over the outputs of all products, in order. Where the panels are there already, tiles fetch
+ * those of the thread's next task. */
 static void input_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t row = task / b->n_group * CHUNK, row_end = least(b->dx.rows, row + CHUNK), g = task % b->n_group;
-    int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v, depth = 0;
-    float *panel = cpu_scratch_of(b->be, thread), tile[TILE_ROWS * PANEL];
-    for (int i = 0; i < b->n; i++) depth += b->grad[i].w.rows;
-    for (int64_t j = 0, at = 0; j < nv; j++, at = 0)
-        for (int i = 0; i < b->n; at += b->grad[i++].w.rows)
-            pack_weight(panel + (j * depth + at) * 16, b->grad[i].w, (v + j) * 16);
-    for (; row < row_end; row += TILE_ROWS) {
+    int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v;
+    int64_t later = (g + pool_threads(b->be->pool)) % b->n_group, tile_no = 0;
+    float *own = cpu_scratch_of(b->be, thread), tile[TILE_ROWS * PANEL];
+    const float *panel = own, *next = NULL;
+    if (b->panels)
+        panel = b->panels + v * b->depth * 16, next = b->panels + group_at(n_vec, later) * b->depth * 16;
+    else
+        pack_weights(b, own, v, nv);
+    for (; row < row_end; row += TILE_ROWS, tile_no++) {
         int64_t mr = least(row_end - row, TILE_ROWS), at = 0;
+        bool ahead = next && tile_no < group_at(n_vec, later + 1) - group_at(n_vec, later);
         for (int i = 0; i < b->n; at += b->grad[i++].w.rows) {
             bool last = i + 1 == b->n;
             Tile t = {.k = b->grad[i].dy.cols, .a = f32_row(b->grad[i].dy, row), .lda = b->grad[i].dy.ld};
-            t.b = panel + at * 16, t.bk = 16, t.bv = depth * 16;
+            t.b = panel + at * 16, t.bk = 16, t.bv = b->depth * 16, t.ld_ahead = 16;
             t.init = i > 0 ? tile : NULL, t.ldi = PANEL, t.iv = 16;
             t.c = last ? f32_row(b->dx, row) + v * 16 : tile, t.ldc = last ? b->dx.ld : PANEL, t.cv = 16;
             t.cols = last ? least(nv * 16, b->dx.cols - v * 16) : nv * 16;
-            t.add = last && b->add_dx;
-            micro_table[A_ROW][mr - 1][nv - 1](&t);
+            if (last && b->add_dx) t.add = t.c, t.ld_add = t.ldc;
+            if (ahead) t.ahead = next + (tile_no * b->depth + at) * 16;
+            micro_table[ahead ? A_ROW_AHEAD : A_ROW][mr - 1][nv - 1](&t);
         }
     }
 }
@@ -391,13 +414,13 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         Tile t = {.k = n, .lda = TILE_ROWS, .b = panel, .bk = nv * 16, .bv = 16, .ldc = 16, .cv = o->dw_acc.ld * 16};
         pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
         t.cols = nv * 16;
-        t.add = true;
+        t.ld_add = t.ldc;
         const float *next = packed_next(b, task, row, &t.ld_ahead);
         for (int64_t k = first; k < end; k += TILE_ROWS) {
             int64_t at = (k - first) / TILE_ROWS;
             bool ahead = next && at < TILE_VECS; /* a line of each row at a time */
             t.a = strip_of(b, row, k);
-            t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
+            t.add = t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
             if (ahead) t.ahead = next + at * 16;
             micro_table[ahead ? A_COL_AHEAD : A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }

@@ -25,8 +25,8 @@ static void check_out(const LinearOut *o, Tensor x, bool add_y) {
     CHECK(!add_y || !is_half(o->y), "linear_fwd: the old y is added in F32 only");
 }
 
-static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
-    Forward f = {be, out, n, x, add_y, 0, TILE_VECS, pool_threads(be->pool)};
+static void forward(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y, Tensor from) {
+    Forward f = {be, out, n, x, add_y, from, 0, TILE_VECS, pool_threads(be->pool)};
     double weights = 0;
     bool packs = false;
     CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
@@ -48,6 +48,20 @@ static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool 
                   out[0].w.dtype == DTYPE_F32 ? forward_task : widened_task, &f);
 }
 
+static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
+    forward(be, out, n, x, add_y, (Tensor){0});
+}
+
+static void linear_from(Backend *be, LinearOut out, Tensor from, Tensor x) {
+    cpu_check("linear_from", "from", from, out.y.rows, out.y.cols);
+    bool direct = x.dtype == DTYPE_F32 && out.w.dtype == DTYPE_F32;
+    if (!direct) copy(be, out.y, from);
+    forward(be, &out, 1, x, true, direct ? from : (Tensor){0});
+}
+
+/* Values of transposed weights that are packed once for all chunks of rows: 8 MB, about what the copy of x takes for dw. */
+enum { SHARED_PANELS = 1 << 21 };
+
 static void input_grad(Backward *b) {
     double weights = 0;
     int64_t depth = 0;
@@ -65,8 +79,15 @@ static void input_grad(Backward *b) {
         half_input_grad(b, work);
         return;
     }
-    b->n_group = n_group(ceil_div(b->dx.cols, 16));
-    cpu_scratch_threads(b->be, depth * PANEL);
+    int64_t n_panel = ceil_div(b->dx.cols, 16);
+    b->n_group = n_group(n_panel);
+    b->depth = depth;
+    if (b->dx.rows > CHUNK && n_panel * depth * 16 <= SHARED_PANELS) {
+        b->panels = cpu_scratch_shared(b->be, (size_t)(n_panel * depth * 16) * sizeof *b->panels);
+        cpu_tiles(b->be, n_panel, 8.0 * weights, pack_weights_task, b);
+    } else {
+        cpu_scratch_threads(b->be, depth * PANEL);
+    }
     cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, input_grad_task, b);
 }
 
