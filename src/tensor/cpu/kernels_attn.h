@@ -46,6 +46,7 @@ typedef struct {
     const float *k, *v; /* packed: (D, 64), (64, width); in place: the head's columns of the tile's first row */
     float *s, *part;    /* (TILE_ROWS, 64) scores; (16, D) */
     Fetch next_k, next_v;
+    int64_t lines; /* packed: of each, called for with every group of rows */
 } KeyTile;
 
 /* n rows from r; low, high: of row r, within the tile; every row sees at least one of its keys. */
@@ -60,9 +61,11 @@ static void attend_group(const Attn *a, const AttnRows *b, int64_t r, int64_t n,
     else
         keys_in_place(a, n, q, b->q_ld, t->k, from, end, t->s, t->part, &t->next_k);
     soften(t->s, n, low, high, b->step, a->scale, b->top + r, b->sum + r, acc, w);
-    if (t->packed)
+    if (t->packed) {
         add_values(n, low, high, b->step, t->s, t->v, w, acc, w);
-    else
+        fetch_lines(&t->next_k, t->lines);
+        fetch_lines(&t->next_v, t->lines);
+    } else
         values_in_place(a, n, from, end, t->s, t->v, acc, &t->next_v);
 }
 
@@ -82,6 +85,7 @@ static void attend_tile(const Attn *a, const AttnRows *b, int64_t tile, KeyTile 
 static void attn_finish(const Attn *a, const AttnRows *b) {
     for (int64_t i = 0; i < b->n; i++) {
         v16 inv = v16_set1(1.0f / b->sum[i]);
+        for (int64_t j = 0; j < a->d; j += 16) __builtin_prefetch(b->o + (i + 12) * b->o_ld + j, 1);
         for (int64_t j = 0; j < a->d; j += 16)
             v16_put(b->o + i * b->o_ld + j, v16_mul(v16_load(b->acc + i * a->width + j), inv), a->d - j);
         if (b->lse) b->lse[i * b->lse_ld] = (float)((double)b->top[i] + cpu_log((double)b->sum[i]));
@@ -153,7 +157,9 @@ static void attn_fwd_task(void *ud, int64_t index, int thread) {
     for (int64_t i = span.from; i * KV_PAGE < seen; i++) {
         int64_t row = key_rows(a->s, t->seq, i), n_key = least(seen - i * KV_PAGE, KV_PAGE);
         KeyTile tile = {.packed = n > 1 || a->d % 16, .k = kt, .v = v, .s = s, .part = kt};
-        if (!tile.packed) fetch_next(a, index, span, i, &tile);
+        fetch_next(a, index, span, i, &tile);
+        int64_t groups = blocks * ceil_div(least(n, seen - i * KV_PAGE), TILE_ROWS);
+        tile.lines = ceil_div(KV_PAGE * w / 16, groups);
         for (int64_t g = 0; g < blocks; g++) {
             int64_t col = (t->kv_head + (n == 1 ? g : 0)) * a->d;
             if (!tile.packed) {

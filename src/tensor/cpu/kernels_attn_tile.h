@@ -261,6 +261,10 @@ INLINE void fetch_line(Fetch *f) {
     }
 }
 
+static void fetch_lines(Fetch *f, int64_t n) {
+    for (int64_t i = 0; i < n; i++) fetch_line(f);
+}
+
 typedef void KeysFn(int64_t d, const float *q, int64_t q_ld, const float *k, int64_t ldk, float *s, Fetch *next);
 
 INLINE void micro_keys(int mr, int64_t d, const float *q, int64_t q_ld, const float *k, int64_t ldk, float *s,
