@@ -300,7 +300,6 @@ static bool copy_adapter(Net to, Net from, Error *err) {
 
 bool net_copy_weights(Net to, Net from, Error *err) {
     model_pack(to.trunk);
-    model_pack(from.trunk);
     if (!same_trunk(&to.trunk->cfg, &from.trunk->cfg, err)) return false;
     bool heads = to.head && from.head && to.head != from.head;
     if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))
