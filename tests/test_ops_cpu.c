@@ -257,6 +257,86 @@ static void test_parts(void **state) {
     close_cpu(&cpu);
 }
 
+/* (n, m) at the front of rows that are ld long. */
+static Tensor random_matrix(float *at, int64_t n, int64_t m, int64_t ld, uint32_t step) {
+    Rng rng = {seed, RNG_TEST};
+    for (int64_t i = 0; i < n * ld; i++) at[i] = (float)rng_normal(rng, (uint64_t)i, step);
+    Tensor t = tensor_over(at, DTYPE_F32, n, m);
+    t.ld = ld;
+    return t;
+}
+
+static Tensor in_panels(Backend *be, float *at, Tensor w) {
+    Tensor p = {at, w.rows, w.cols, w.cols, w.dtype, true};
+    float *x = mem_alloc((size_t)tensor_count(w) * sizeof *x);
+    tensor_get_f32(be, x, w);
+    tensor_set_f32(be, p, x);
+    free(x);
+    return p;
+}
+
+/* A product from row-major weights, as files have them, and one that adds another matrix than the old y: the bits of
+ * panels, and of a copy before. */
+static void test_where_operands_lie(void **state) {
+    (void)state;
+    enum { N = 400, M = 75, K = 51, LD = 60, WIDE = 80 };
+    static float at[4][N * WIDE], panels[2][2 * N * WIDE];
+    static const int rows[] = {1, 5, 23, 70, N};
+    for (int s = 0; s < COUNT_OF(isa_name); s++) {
+        Opened cpu = open_cpu(isa_name[s], 2);
+        for (int k = 0; k < COUNT_OF(rows) && cpu.be; k++) {
+            const BackendOps *op = cpu.be->op;
+            int64_t n = rows[k];
+            Tensor x = random_matrix(at[0], n, K, LD, 0), w = random_matrix(at[1], M, K, LD, 1);
+            Tensor v = random_matrix(at[2], K, K, K, 2), bias = random_matrix(at[3], 1, M, M, 3);
+            Tensor from = random_matrix(at[3] + WIDE, n, M, M + 2, 4);
+            Tensor wp = in_panels(cpu.be, panels[0], w), vp = in_panels(cpu.be, panels[1], v);
+            size_t bytes = (size_t)(n * (M + K)) * sizeof(float);
+            float *y = mem_alloc(bytes), *z = mem_alloc(bytes);
+            Tensor yw = tensor_over(y, DTYPE_F32, n, M), yv = tensor_over(y + n * M, DTYPE_F32, n, K);
+            Tensor zw = tensor_over(z, DTYPE_F32, n, M), zv = tensor_over(z + n * M, DTYPE_F32, n, K);
+            op->linear_fwd(cpu.be, (LinearOut[]){{.y = yw, .w = wp, .bias = bias}, {.y = yv, .w = vp}}, 2, x, false);
+            op->linear_fwd(cpu.be, (LinearOut[]){{.y = zw, .w = w, .bias = bias}, {.y = zv, .w = vp}}, 2, x, false);
+            assert_memory_equal(y, z, bytes);
+            op->copy(cpu.be, yw, from);
+            op->linear_fwd(cpu.be, &(LinearOut){.y = yw, .w = wp, .bias = bias}, 1, x, true);
+            op->linear_from(cpu.be, (LinearOut){.y = zw, .w = wp, .bias = bias}, from, x);
+            assert_memory_equal(y, z, (size_t)(n * M) * sizeof *y);
+            op->linear_from(cpu.be, (LinearOut){.y = zw, .w = w, .bias = bias}, from, x);
+            assert_memory_equal(y, z, (size_t)(n * M) * sizeof *y);
+            free(y), free(z);
+        }
+        close_cpu(&cpu);
+    }
+}
+
+/* Many rows of dx share one packing of the weights, few pack their own: the same bits. */
+static void test_dx_of_many_rows(void **state) {
+    (void)state;
+    enum { N = 900, PART = 300, M = 60, K = 70, SIZE = N * K };
+    static float dy[2][SIZE], w[2][2 * M * K], panels[2][2 * M * K], whole[SIZE], part[SIZE];
+    for (int s = 0; s < COUNT_OF(isa_name); s++) {
+        Opened cpu = open_cpu(isa_name[s], 2);
+        for (int add = 0; add < 2 && cpu.be; add++) {
+            LinearGrad g[2], cut[2];
+            for (int i = 0; i < 2; i++) {
+                int64_t m = i ? 33 : M;
+                Tensor matrix = random_matrix(w[i], m, K, K, (uint32_t)i);
+                g[i] = (LinearGrad){.dy = random_matrix(dy[i], N, m, m, 2 + (uint32_t)i),
+                                    .w = in_panels(cpu.be, panels[i], matrix)};
+            }
+            Tensor a = random_matrix(whole, N, K, K, 4), b = random_matrix(part, N, K, K, 4);
+            cpu.be->op->linear_bwd(cpu.be, a, g, 2, (Tensor){0}, add);
+            for (int64_t row = 0; row < N; row += PART) {
+                for (int i = 0; i < 2; i++) cut[i] = (LinearGrad){.dy = tensor_rows(g[i].dy, row, PART), .w = g[i].w};
+                cpu.be->op->linear_bwd(cpu.be, tensor_rows(b, row, PART), cut, 2, (Tensor){0}, add);
+            }
+            assert_memory_equal(whole, part, sizeof whole);
+        }
+        close_cpu(&cpu);
+    }
+}
+
 static void test_row_invariance(void **state) {
     (void)state;
     int n_run = 0;
@@ -576,6 +656,8 @@ int main(void) {
         cmocka_unit_test(test_row_invariance),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_where_operands_lie),
+        cmocka_unit_test(test_dx_of_many_rows),
         cmocka_unit_test(test_decode_equals_prefill),
         cmocka_unit_test(test_unseen_rows_unread),
         cmocka_unit_test(test_rope_tables),

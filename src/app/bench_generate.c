@@ -123,7 +123,7 @@ static bool gen_open(Gen *g, Error *err) {
     Backend *be = g->b->machine.be;
     const char *dir = g->b->dir;
     ModelConfig c = bench_config(g->b->size, g->b->seq + NEW + (g->b->shared ? g->b->shared + PROMPT : 0));
-    if (!(dir ? model_open(&g->m, be, dir, false, err) : model_init(&g->m, be, &c, 0, false, err))) return false;
+    if (!(dir ? model_open_mapped(&g->m, be, dir, err) : model_init(&g->m, be, &c, 0, false, err))) return false;
     g->net.trunk = &g->m;
     int n_vocab = g->m.cfg.n_vocab;
     if (!(dir ? head_open(&g->h, &g->m, HEAD_LM, dir, false, err)

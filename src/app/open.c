@@ -106,7 +106,7 @@ static void warn_notes(Log *log, const char *dir, const char *note) {
 static bool open_parts(OpenModel *m, Log *log, Error *err) {
     const char *dir = str_get(&m->dir);
     HeadKind kind;
-    if (!head_kind(&kind, dir, err) || !model_open(&m->model, m->machine.be, dir, false, err)) return false;
+    if (!head_kind(&kind, dir, err) || !model_open_mapped(&m->model, m->machine.be, dir, err)) return false;
     m->net.trunk = &m->model;
     const char *adapter = str_get(&m->adapter_dir);
     AdapterInfo info = {0};

@@ -35,6 +35,7 @@ static void grow_rows(Backend *be, Tensor to, Tensor from, uint64_t seed, ParamN
 bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err) {
     CHECK(h->kind == HEAD_LM && n_vocab >= m->cfg.n_vocab, "%d rows of %d", n_vocab, m->cfg.n_vocab);
     if (n_vocab == m->cfg.n_vocab) return true;
+    model_pack(m);
     Backend *be = m->be;
     ModelConfig c = m->cfg;
     Model grown;

@@ -12,7 +12,7 @@ static void check_slice(Net n, const Acts *a, int first, Tensor out) {
 void head_forward(Net n, const Acts *a, int first, Tensor out) {
     Backend *be = n.trunk->be;
     check_slice(n, a, first, out);
-    LinearOut o = {.y = out, .w = n.head->w, .scale = n.head->scale};
+    LinearOut o = {.y = out, .w = net_head_weight(n), .scale = n.head->scale};
     be->op->linear_fwd(be, &o, 1, tensor_rows(a->h, first, out.rows), false);
 }
 
@@ -25,6 +25,6 @@ void head_backward(Net n, Acts *a, int first, Tensor dout) {
         be->op->cast(be, half, dout);
         dout = half;
     }
-    LinearGrad g = {.dy = dout, .w = n.head->w, .dw_acc = n.head->dw};
+    LinearGrad g = {.dy = dout, .w = net_head_weight(n), .dw_acc = n.head->dw};
     be->op->linear_bwd(be, dh, &g, 1, h, true);
 }

@@ -47,13 +47,14 @@ static void place(LightNet *l, Arena *mem, Net from) {
 
 static void round_all(LightNet *l, Net from) {
     params_walk(&from.trunk->cfg, &l->trunk.w, &from.trunk->w, visit, &(LightJob){l, NULL});
-    round_matrix(l, l->head.w, l->head.scale, from.head->w);
+    round_matrix(l, l->head.w, l->head.scale, net_head_weight(from));
     l->version = from.trunk->version;
     l->trunk.version = from.trunk->version;
 }
 
 bool light_open(LightNet *l, Net from, DType dtype, Error *err) {
     const Model *m = from.trunk;
+    model_pack(from.trunk);
     *l = (LightNet){.trunk = *m, .head = *from.head, .adapter = from.adapter, .dtype = dtype};
     if (dtype != DTYPE_BF16 && dtype != DTYPE_I8)
         return error_set(err, ERR_CONFIG, "generation from %s weights: expected BF16 or I8", dtype_name(dtype));

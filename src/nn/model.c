@@ -76,6 +76,7 @@ static void forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
 void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Model *m = n.trunk;
     check_batch(m, a, b, kv);
+    if (m->mapped) mapped_pass(m);
     acts_resize(a, b);
     if (replay_decode(n, a, b, kv)) return;
     forward(n, a, b, kv);

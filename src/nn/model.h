@@ -95,6 +95,8 @@ typedef struct {
 /* Memory plans: train | train, recompute blocks in backward | generate and score. Outputs do not depend on the plan. */
 typedef enum { KEEP_ALL, KEEP_INPUTS, KEEP_NONE } Keep;
 
+typedef struct MappedFiles MappedFiles;
+
 typedef struct Model {
     Backend *be;
     ModelConfig cfg, whole;     /* of what is here, of the whole model (nn/model_part.h) */
@@ -105,6 +107,7 @@ typedef struct Model {
     ModelParams w, dw;          /* dw: empty tensors when opened without gradients */
     BlockParams *scale;         /* (n_layer): of 8-bit matrices, (1, rows) each; empty tensors otherwise, NULL: none has */
     Arena params, grads;
+    MappedFiles *mapped;        /* model_open_mapped: until its matrices lie in panels, w is views of these; else NULL */
     double *freq;               /* RoPE frequencies, (d_head/2) */
     double rope_attention;      /* yarn: q and k are multiplied by it when turned; else 1 */
     ModelTokens tokens;         /* read from the folder, written with it */
@@ -116,7 +119,7 @@ typedef enum { HEAD_LM, HEAD_SCORE } HeadKind;
 typedef struct {
     HeadKind kind;
     int n_out;
-    bool tied;                  /* w and dw alias the trunk's wte, or (copy) */
+    bool tied;                  /* w and dw alias the trunk's wte (a mapped trunk's moves: nn_int.h, net_head_weight), or (copy) */
     bool copy;                  /* are here because the embedding is not: another part's, whose gradients dw is added to */
     Tensor w, dw;
     Tensor scale;               /* of an 8-bit w, (1, n_out) */
@@ -153,6 +156,12 @@ int64_t model_config_matmul_params(const ModelConfig *c);
 bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err);
 bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err);    /* strict: missing, extra, mis-shaped
                                                                                        tensors are errors with names */
+/* As model_open without gradients, but ready sooner: where files have matrices as a product can read them (cpu, F32 as F32, none
+ * transposed or fused) they are checked and left there, mapped, and the first pass reads them. The next one begins by moving them
+ * into panels, which costs what model_open saved, and closes the files. Every pass gives the bits it would give anyway. Files
+ * must not change until then. Where files are otherwise this is model_open. */
+bool model_open_mapped(Model *m, Backend *be, const char *dir, Error *err);
+void model_pack(Model *m);  /* now rather than with the second pass; whoever writes weights calls it */
 void model_release(Model *m);
 /* The same of what a rank of a mesh holds (nn/model_part.h): of every tensor that is here the values of the whole's. mesh NULL: of
  * one rank. ERR_CONFIG where there are more stages than layers. A head of a part that is not the last one is empty: it only

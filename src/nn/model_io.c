@@ -1,13 +1,17 @@
 /* nn/model_io.c — reading model directories: config.json and model.safetensors, or the shards that
  * model.safetensors.index.json lists. Loading is strict, because the usual alternative (fill what is missing with
  * random numbers and go on) costs days: a missing, surplus, misplaced or mis-shaped tensor is an error that names it.
- * Files are mapped, a tensor's bytes are touched once, a panel at a time, and given back. */
+ * Files are mapped, a tensor's bytes are touched once, a panel at a time, and given back.
+ *
+ * What a process pays for before its first token is fresh memory for panels: the kernel clears it, and where the host
+ * has to hand it out first that is slower than everything else together. model_open_mapped puts it off. */
 #include "nn/nn_int.h"
 
 #include "nn/convert.h"
 
 #include "base/json.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -272,6 +276,12 @@ static void load_panel(void *ud, int64_t tile, int thread) {
         tensor_set_f32(job->be, tensor_rows(w, first, n), host);
 }
 
+static void note_nonfinite(Str *note, const StEntry *e, int64_t nan, int64_t inf, int64_t n) {
+    if (nan + inf > 0)
+        str_printf(note, "tensor '%s': %lld of %lld values are NaN, %lld infinite\n", e->name, (long long)nan,
+                   (long long)n, (long long)inf);
+}
+
 void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note) {
     /* Threads where tensors lie in host memory and rows of a panel belong together. */
     Pool *pool = be->panels ? be->pool : NULL;
@@ -287,9 +297,7 @@ void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str
     else
         for (int64_t t = 0; t < n_tile; t++) load_panel(&job, t, 0);
     for (size_t t = 0; t < n_thread; t++) nan += job.n_nan[t], inf += job.n_inf[t];
-    if (nan + inf > 0)
-        str_printf(note, "tensor '%s': %lld of %lld values are NaN, %lld infinite\n", e->name, (long long)nan,
-                   (long long)tensor_count(w), (long long)inf);
+    if (note) note_nonfinite(note, e, nan, inf, tensor_count(w));
     if (f->part == f->n_part - 1) io_map_forget(e->data, e->bytes);
     free(job.host);
     free(job.n_nan);
@@ -299,12 +307,20 @@ typedef struct {
     Model *m;
     Family family;
     Shards *shards;
+    Str *note; /* NULL: it has been noted */
     const StEntry **used;
     int n_used;
     const StEntry *wte;
+    bool as_they_lie; /* every tensor can be read where it is */
     bool ok;
     Error *err;
 } LoadJob;
+
+/* As a product reads a row-major matrix, and a norm its vector. */
+static bool lies_ready(const StEntry *e, const FileName *f) {
+    return element_of(e->dtype) == ELEM_F32 && !f->transposed && f->n_part == 1 &&
+           (uintptr_t)e->data % sizeof(float) == 0;
+}
 
 /* Before anything of the model's size is allocated: a config.json may claim what no file holds. */
 static void check_one(void *ud, const ParamSlot *s) {
@@ -320,13 +336,7 @@ static void check_one(void *ud, const ParamSlot *s) {
     int64_t dim[2];
     int n_dim = file_dims(dim, &f, s->rows, s->cols);
     job->ok = load_check(e, dim, n_dim, job->err);
-}
-
-static void note_used(void *ud, const ParamSlot *s) {
-    LoadJob *job = ud;
-    FileName f;
-    family_file_name(&f, job->family, s);
-    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
+    job->as_they_lie = job->as_they_lie && lies_ready(e, &f);
     if (f.part == 0) job->used[job->n_used++] = e;
     if (s->number == PARAM_wte) job->wte = e;
 }
@@ -336,7 +346,7 @@ static void load_one(void *ud, const ParamSlot *s) {
     FileName f;
     family_file_name(&f, job->family, s);
     const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
-    load_tensor(job->m->be, *s->w, e, &f, &job->m->note);
+    load_tensor(job->m->be, *s->w, e, &f, job->note);
 }
 
 /* A tied model's file may repeat the embeddings as lm_head.weight; anything else under that name would be ignored
@@ -378,31 +388,109 @@ static void count_one(void *ud, const ParamSlot *s) {
     ++*(int *)ud;
 }
 
-bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err) {
-    return model_open_on(m, be, dir, NULL, grads, err);
+struct MappedFiles {
+    Shards shards;
+    ModelParams packed; /* where the weights go, memory that nothing has touched */
+    int n_pass;
+};
+
+enum { SCAN_TILE = 1 << 16 };
+
+typedef struct {
+    const float *x;
+    int64_t n;
+    _Atomic int64_t n_nan, n_inf;
+} Scan;
+
+static void scan_tile(void *ud, int64_t tile, int thread) {
+    (void)thread;
+    Scan *s = ud;
+    int64_t nan, inf, first = tile * SCAN_TILE, n = s->n - first < SCAN_TILE ? s->n - first : SCAN_TILE;
+    count_nonfinite(&nan, &inf, s->x + first, n);
+    atomic_fetch_add(&s->n_nan, nan);
+    atomic_fetch_add(&s->n_inf, inf);
 }
 
-bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err) {
+/* Everything is checked when it is opened, whenever it is moved. */
+static void view_one(void *ud, const ParamSlot *s) {
+    LoadJob *job = ud;
+    FileName f;
+    family_file_name(&f, job->family, s);
+    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
+    Scan scan = {.x = (const float *)(const void *)e->data, .n = s->rows * s->cols};
+    pool_for(job->m->be->pool, (scan.n + SCAN_TILE - 1) / SCAN_TILE, scan_tile, &scan);
+    note_nonfinite(job->note, e, scan.n_nan, scan.n_inf, scan.n);
+    *s->w = tensor_over((void *)(uintptr_t)e->data, DTYPE_F32, s->rows, s->cols);
+}
+
+/* Takes the shards over. */
+static void map_all(LoadJob *job) {
+    Model *m = job->m;
+    m->mapped = mem_alloc(sizeof *m->mapped);
+    m->mapped->packed = m->w;
+    m->w = (ModelParams){.block = mem_alloc((size_t)m->cfg.n_layer * sizeof *m->w.block)};
+    params_walk(&m->cfg, &m->w, NULL, view_one, job);
+    m->mapped->shards = *job->shards;
+    *job->shards = (Shards){0};
+}
+
+void mapped_close(Model *m) {
+    if (!m->mapped) return;
+    shards_close(&m->mapped->shards);
+    free(m->w.block);
+    m->w = m->mapped->packed;
+    free(m->mapped);
+    m->mapped = NULL;
+}
+
+void model_pack(Model *m) {
+    if (!m->mapped) return;
+    LoadJob job = {.m = m, .family = m->cfg.family, .shards = &m->mapped->shards};
+    params_walk(&m->cfg, &m->mapped->packed, NULL, load_one, &job);
+    mapped_close(m);
+}
+
+void mapped_pass(Model *m) {
+    if (m->mapped->n_pass++ > 0) model_pack(m);
+}
+
+static bool open_files(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, bool mapped, Error *err) {
     ModelConfig c;
     Shards shards;
     *m = (Model){0};
     if (!model_config_read(&c, dir, err) || !shards_open(&shards, dir, err)) return false;
-    LoadJob job = {.m = m, .family = c.family, .shards = &shards, .ok = true, .err = err};
+    LoadJob job = {.m = m, .family = c.family, .shards = &shards, .note = &m->note, .ok = true, .err = err};
+    job.as_they_lie = mapped && be->panels && be->pool && be->dtype == DTYPE_F32;
+    int n = 0;
+    params_walk(&c, NULL, NULL, count_one, &n);
+    job.used = mem_alloc((size_t)n * sizeof *job.used);
     params_walk(&c, NULL, NULL, check_one, &job);
     job.ok = job.ok && model_alloc_on(m, be, &c, mesh, grads, err);
     if (job.ok) {
-        int n = 0;
-        params_walk(&c, NULL, NULL, count_one, &n);
-        job.used = mem_alloc((size_t)n * sizeof *job.used);
-        params_walk(&c, NULL, NULL, note_used, &job);
-        params_walk_part(&m->cfg, &m->part, &m->w, NULL, load_one, &job);
-        job.ok = model_tokens_read(&m->tokens, &m->note, dir, c.n_vocab, err) && check_surplus(&job, err);
-        free(job.used);
+        job.ok = check_surplus(&job, err);
+        if (job.ok && job.as_they_lie)
+            map_all(&job);
+        else if (job.ok)
+            params_walk_part(&m->cfg, &m->part, &m->w, NULL, load_one, &job);
+        job.ok = job.ok && model_tokens_read(&m->tokens, &m->note, dir, c.n_vocab, err);
     }
+    free(job.used);
     shards_close(&shards);
     if (job.ok) return true;
     model_release(m);
     return error_wrap(err, "%s", dir);
+}
+
+bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err) {
+    return open_files(m, be, dir, NULL, grads, false, err);
+}
+
+bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err) {
+    return open_files(m, be, dir, mesh, grads, false, err);
+}
+
+bool model_open_mapped(Model *m, Backend *be, const char *dir, Error *err) {
+    return open_files(m, be, dir, NULL, false, true, err);
 }
 
 typedef struct {

@@ -71,6 +71,13 @@ void model_tokens_init(ModelTokens *t, int eos); /* eos -1: none */
  * are no error: library defaults stand in the files of small models. note gets a line for each. */
 bool model_tokens_read(ModelTokens *t, Str *note, const char *dir, int n_vocab, Error *err);
 
+/* The head's matrix, where it lies now. */
+static inline Tensor net_head_weight(Net n) { return n.head->tied ? n.trunk->w.wte : n.head->w; }
+
+/* model_io.c: a pass of a mapped model begins; its own, when it ends before it was packed. */
+void mapped_pass(Model *m);
+void mapped_close(Model *m);
+
 /* rope.c */
 void rope_frequencies(double *freq, const ModelConfig *c); /* (d_head/2) */
 double rope_attention(const ModelConfig *c);

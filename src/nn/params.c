@@ -135,6 +135,7 @@ void head_release(Head *h) {
 }
 
 void model_release(Model *m) {
+    mapped_close(m);
     params_release(&m->w, &m->params);
     params_release(&m->dw, &m->grads);
     free(m->freq);
@@ -337,6 +338,7 @@ static bool copy_adapter(Net to, Net from, Error *err) {
 }
 
 bool net_copy_weights(Net to, Net from, Error *err) {
+    model_pack(to.trunk);
     if (!same_trunk(&to.trunk->whole, &from.trunk->whole, err)) return false;
     CHECK(model_is_whole(from.trunk) ||
               (to.trunk->part.layer0 == from.trunk->part.layer0 && to.trunk->cfg.n_layer == from.trunk->cfg.n_layer),

@@ -55,7 +55,7 @@ typedef struct {
     double grad_scale;                          /* multiplies g first: 1/token count times clipping */
 } AdamwParams;
 
-/* One of several products of the same x. w, dw: weight matrices as be->panels asks. */
+/* One of several products of one x. w, dw: as be->panels asks; F32 w of linear_fwd row-major too: slower, the same bits. */
 typedef struct { Tensor y, w, bias, scale; } LinearOut; /* y (N,M)  w (M,K)  bias (1,M) or empty; scale (1,M): of 8-bit w */
 typedef struct { Tensor dy, w, dw_acc, dbias_acc; } LinearGrad; /* dy (N,M)  dw (M,K) and dbias (1,M), or empty */
 

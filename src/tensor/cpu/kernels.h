@@ -4,10 +4,10 @@
 #include "tensor/cpu/cpu_int.h"
 
 #include "tensor/cpu/kernels_gemm.h"
+#include "tensor/cpu/kernels_elem.h"
 #include HALF_PRODUCTS
 #include "tensor/cpu/kernels_widened.h"
 #include "tensor/cpu/kernels_linear.h"
-#include "tensor/cpu/kernels_elem.h"
 #include "tensor/cpu/kernels_norm.h"
 #include "tensor/cpu/kernels_attn_tile.h"
 #include "tensor/cpu/kernels_attn.h"
@@ -29,6 +29,7 @@ const BackendOps KERNELS = {
     .scatter_rows = scatter_rows,
     .scatter_add_rows = scatter_add_rows,
     .linear_fwd = linear_fwd,
+    .linear_from = linear_from,
     .linear_bwd = linear_bwd,
     .rmsnorm_fwd = rmsnorm_fwd,
     .rmsnorm_bwd = rmsnorm_bwd,

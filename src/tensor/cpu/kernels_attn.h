@@ -44,8 +44,9 @@ static AttnRows attn_rows(const Attn *a, const AttnTask *t, int64_t n, int64_t h
 typedef struct {
     bool packed;
     const float *k, *v; /* packed: (D, 64), (64, width); in place: the head's columns of the tile's first row */
-    float *s, *part;    /* (TILE_ROWS, 64) scores; (D, 16) */
+    float *s, *part;    /* (TILE_ROWS, 64) scores; (16, D) */
     Fetch next_k, next_v;
+    int64_t lines; /* packed: of each, called for with every group of rows */
 } KeyTile;
 
 /* n rows from r; low, high: of row r, within the tile; every row sees at least one of its keys. */
@@ -60,9 +61,11 @@ static void attend_group(const Attn *a, const AttnRows *b, int64_t r, int64_t n,
     else
         keys_in_place(a, n, q, b->q_ld, t->k, from, end, t->s, t->part, &t->next_k);
     soften(t->s, n, low, high, b->step, a->scale, b->top + r, b->sum + r, acc, w);
-    if (t->packed)
+    if (t->packed) {
         add_values(n, low, high, b->step, t->s, t->v, w, acc, w);
-    else
+        fetch_lines(&t->next_k, t->lines);
+        fetch_lines(&t->next_v, t->lines);
+    } else
         values_in_place(a, n, from, end, t->s, t->v, acc, &t->next_v);
 }
 
@@ -82,6 +85,7 @@ static void attend_tile(const Attn *a, const AttnRows *b, int64_t tile, KeyTile 
 static void attn_finish(const Attn *a, const AttnRows *b) {
     for (int64_t i = 0; i < b->n; i++) {
         v16 inv = v16_set1(1.0f / b->sum[i]);
+        for (int64_t j = 0; j < a->d; j += 16) __builtin_prefetch(b->o + (i + 12) * b->o_ld + j, 1);
         for (int64_t j = 0; j < a->d; j += 16)
             v16_put(b->o + i * b->o_ld + j, v16_mul(v16_load(b->acc + i * a->width + j), inv), a->d - j);
         if (b->lse) b->lse[i * b->lse_ld] = (float)((double)b->top[i] + cpu_log((double)b->sum[i]));
@@ -103,24 +107,59 @@ static AttnRows task_rows(const Attn *a, const AttnTask *t, int64_t n, int64_t i
     return b;
 }
 
+/* Query rows of a task, and the tiles that they see. */
+typedef struct {
+    int64_t n, seen, from; /* rows; keys before `seen`, from tile `from` on */
+} TaskSpan;
+
+static TaskSpan task_span(const Attn *a, const AttnTask *t) {
+    int64_t n_query = a->s.q_off[t->seq + 1] - a->s.q_off[t->seq], len = a->s.kv_len[t->seq];
+    TaskSpan p = {.n = least(n_query - t->query, a->block), .seen = len};
+    if (!a->s.causal) return p;
+    p.seen = len - n_query + t->query + p.n;
+    p.from = most(p.seen - p.n + 1 - a->window, 0) / KV_PAGE;
+    return p;
+}
+
+/* Rows [first, end) of a tile, as a task reads its keys and its values. */
+static void fetch_rows(const Attn *a, const AttnTask *t, int64_t tile, int64_t first, int64_t end, Run *k, Run *v) {
+    int64_t row = key_rows(a->s, t->seq, tile), col = t->kv_head * a->d, cols = t->n_head * a->d;
+    *k = run_of(f32_row(a->k, row) + col, cols, a->k.ld, first, end);
+    *v = run_of(f32_row(a->v, row) + col, cols, a->v.ld, first, end);
+}
+
+/* What is called for while rows of tile i are read: as many of the task's next tile; then of the first tile of the
+ * thread's next task, which nothing else would see coming. */
+static void fetch_next(const Attn *a, int64_t index, TaskSpan span, int64_t i, KeyTile *to) {
+    const AttnTask *t = &a->task[index];
+    int64_t left = span.seen - (i + 1) * KV_PAGE, later = index + pool_threads(a->be->pool);
+    if (left > 0)
+        fetch_rows(a, t, i + 1, 0, least(left, KV_PAGE), &to->next_k.now, &to->next_v.now);
+    else
+        fetch_rows(a, t, i, 0, 0, &to->next_k.now, &to->next_v.now);
+    if (left >= KV_PAGE || later >= a->n_task) return;
+    TaskSpan s = task_span(a, &a->task[later]);
+    int64_t end = least(s.seen - s.from * KV_PAGE, KV_PAGE);
+    int64_t first = left <= 0 && i > span.from ? least(-left, end) : 0; /* tile i - 1 has called for those before */
+    fetch_rows(a, &a->task[later], s.from, first, end, &to->next_k.then, &to->next_v.then);
+}
+
 static void attn_fwd_task(void *ud, int64_t index, int thread) {
     const Attn *a = ud;
     const AttnTask *t = &a->task[index];
-    int64_t w = a->width, n_query = a->s.q_off[t->seq + 1] - a->s.q_off[t->seq];
-    int64_t n = least(n_query - t->query, a->block), blocks = n == 1 ? t->n_head : a->group;
+    TaskSpan span = task_span(a, t);
+    int64_t w = a->width, n = span.n, seen = span.seen, blocks = n == 1 ? t->n_head : a->group;
     int64_t rows = n == 1 ? a->group * t->n_head : a->group * n;
     float *kt = cpu_scratch_of(a->be, thread), *v = kt + KV_PAGE * w, *s = v + KV_PAGE * w;
     float *acc = s + TILE_ROWS * KV_PAGE;
     memset(acc, 0, (size_t)(rows * (w + 2)) * sizeof *acc);
     for (int64_t i = 0; i < rows; i++) acc[rows * w + i] = -INFINITY;
-    int64_t len = a->s.kv_len[t->seq], seen = a->s.causal ? len - n_query + t->query + n : len;
-    int64_t from = a->s.causal ? most(seen - n + 1 - a->window, 0) / KV_PAGE : 0;
-    for (int64_t i = from; i * KV_PAGE < seen; i++) {
+    for (int64_t i = span.from; i * KV_PAGE < seen; i++) {
         int64_t row = key_rows(a->s, t->seq, i), n_key = least(seen - i * KV_PAGE, KV_PAGE);
         KeyTile tile = {.packed = n > 1 || a->d % 16, .k = kt, .v = v, .s = s, .part = kt};
-        int64_t next = (i + 1) * KV_PAGE < seen ? key_rows(a->s, t->seq, i + 1) : row;
-        tile.next_k = fetch_from(f32_row(a->k, next) + t->kv_head * a->d, t->n_head * a->d, a->k.ld);
-        tile.next_v = fetch_from(f32_row(a->v, next) + t->kv_head * a->d, t->n_head * a->d, a->v.ld);
+        fetch_next(a, index, span, i, &tile);
+        int64_t groups = blocks * ceil_div(least(n, seen - i * KV_PAGE), TILE_ROWS);
+        tile.lines = ceil_div(KV_PAGE * w / 16, groups);
         for (int64_t g = 0; g < blocks; g++) {
             int64_t col = (t->kv_head + (n == 1 ? g : 0)) * a->d;
             if (!tile.packed) {
@@ -165,7 +204,7 @@ static void attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tens
     a.o = o;
     a.lse = lse;
     a.block = KV_PAGE * most(SHARING / KV_PAGE / a.group, 1);
-    int64_t n = attn_fwd_tasks(&a, NULL);
+    int64_t n = a.n_task = attn_fwd_tasks(&a, NULL);
     AttnTask *task = cpu_scratch_shared(be, (size_t)(n + 1) * sizeof *task);
     a.task = task;
     attn_fwd_tasks(&a, task);

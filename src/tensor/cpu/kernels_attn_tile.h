@@ -28,6 +28,7 @@ typedef struct {
     bool add;
     float scale;
     const AttnTask *task;
+    int64_t n_task;
 } Attn;
 
 static void check_seqs(const char *op, const Attn *a) {
@@ -227,21 +228,41 @@ static void add_values(int64_t n, int64_t low, int64_t high, int64_t step, const
  * the same. D is a multiple of 16 here.
  *
  * Reading them is the cost. Heads take turns with columns of the same rows, which hardware prefetch does not see
- * through (10 GB/s of memory where 28 can be had), so with every line that is used one of the next tile is called for,
- * in the order of memory (19 GB/s; called for in bursts: 10). */
+ * through (10 GB/s of memory where 28 can be had), so with every line that is used one is called for that is KV_PAGE
+ * rows further on, in the order of memory (19 GB/s; called for in bursts: 10). Those rows end: after a sequence's last
+ * comes the first of the sequence that the thread takes next. */
 typedef struct {
     const float *at, *end; /* the next line; the end of its row's columns */
-    int64_t cols, ld;
+    int64_t cols, ld, rows; /* rows: left, that of the next line included */
+} Run;
+typedef struct {
+    Run now, then; /* now of no rows: one line that is there already, then `then` */
 } Fetch;
 
-static Fetch fetch_from(const float *x, int64_t cols, int64_t ld) { return (Fetch){x, x + cols, cols, ld}; }
+/* Columns [0, cols) of rows [first, end) of x. */
+static Run run_of(const float *x, int64_t cols, int64_t ld, int64_t first, int64_t end) {
+    const float *at = x + first * ld;
+    return (Run){at, at + cols, cols, ld, most(end - first, 0)};
+}
 
 INLINE void fetch_line(Fetch *f) {
-    __builtin_prefetch(f->at, 0, 2);
-    f->at += 16;
-    if (f->at < f->end) return;
-    f->end += f->ld;
-    f->at = f->end - f->cols;
+    __builtin_prefetch(f->now.at, 0, 2);
+    f->now.at += 16;
+    if (f->now.at < f->now.end) return;
+    if (f->now.rows > 1) {
+        f->now.rows--;
+        f->now.end += f->now.ld;
+        f->now.at = f->now.end - f->now.cols;
+    } else if (f->then.rows > 0) {
+        f->now = f->then;
+        f->then.rows = 0;
+    } else {
+        f->now.at -= 16; /* nothing more to call for */
+    }
+}
+
+static void fetch_lines(Fetch *f, int64_t n) {
+    for (int64_t i = 0; i < n; i++) fetch_line(f);
 }
 
 typedef void KeysFn(int64_t d, const float *q, int64_t q_ld, const float *k, int64_t ldk, float *s, Fetch *next);
@@ -322,7 +343,8 @@ static void micro_values_wide(int64_t n, const float *s, const float *v, int64_t
 static KeysFn *const keys_table[TILE_ROWS] = {MICRO_TILES(KEYS_ENTRY)};
 static ValuesFn *const values_table[TILE_ROWS][TILE_VECS] = {MICRO_TILES(VALUES_ENTRY)};
 
-/* s (n, 64) = scores of keys [low, high) of a tile whose first key is at k; n heads of one query. part: (D, 16). */
+/* s (n, 64) = scores of keys [low, high) of a tile whose first key is at k; n heads of one query. part: (16, D), where a
+ * broken vector of keys is made a whole one: lanes that nobody sees hold whatever was there. */
 static void keys_in_place(const Attn *a, int64_t n, const float *q, int64_t q_ld, const float *k, int64_t low,
                           int64_t high, float *s, float *part, Fetch *next) {
     for (int64_t j = low / 16 * 16; j < high; j += 16) {
@@ -330,8 +352,9 @@ static void keys_in_place(const Attn *a, int64_t n, const float *q, int64_t q_ld
             keys_table[n - 1](a->d, q, q_ld, k + j * a->k.ld, a->k.ld, s + j, next);
             continue;
         }
-        pack_transposed(part, 16, k + j * a->k.ld, a->k.ld, high - j, a->d);
-        gemm_rows(n, 1, a->d, q, q_ld, part, 16, s + j, KV_PAGE, false);
+        for (int64_t i = j; i < high; i++)
+            memcpy(part + (i - j) * a->d, k + i * a->k.ld, (size_t)a->d * sizeof *part);
+        keys_table[n - 1](a->d, q, q_ld, part, a->d, s + j, next);
     }
 }
 

@@ -17,7 +17,7 @@
  *      +---------------+
  *
  *      y  = x w^T     b: w as it lies in memory (tensor.h: panels); nothing is packed, and few rows of x (decoding) read
- *                     every panel once, in order
+ *                     every panel once, in order. Of a w that is no panels a task packs its own, once per CHUNK rows of x
  *      dx = dy w      b: w transposed, 16 x 16 at a time, once per CHUNK rows of dy
  *      dw = dy^T x    computed as its transpose, which is how panels of dw lie: b: dy, c: dw, a: x by columns, TILE_ROWS
  *                     of them side by side, copied so once for all panels
@@ -33,7 +33,8 @@ typedef struct {
     int64_t k;
     const float *a; /* (rows, k) with lda between rows, or (k, rows) with lda between ks */
     int64_t lda;
-    const float *ahead; /* k lines that a later task reads, for A_ROW_AHEAD; need not be readable */
+    const float *ahead; /* k lines that are read later, ld_ahead apart, for A_ROW_AHEAD and A_COL_AHEAD; need not be readable */
+    int64_t ld_ahead;
     const float *b;     /* vector v of row i at b + v * bv + i * bk */
     int64_t bk, bv;
     const float *init; /* where the sums start: vector v of row r at init + r * ldi + v * iv; NULL: at 0 */
@@ -41,18 +42,19 @@ typedef struct {
     float *c;              /* vector v of row r at c + r * ldc + v * cv */
     int64_t ldc, cv, cols; /* cols: columns stored, the rest of the last vector is not touched */
     const float *bias;     /* (cols) added to the sums, or NULL */
-    bool add;              /* then c's old value */
+    const float *add;      /* then this, which lies as c does but for its ld: c itself, another matrix, or NULL */
+    int64_t ld_add;
 } Tile;
 typedef void MicroFn(const Tile *t);
 
-/* How a is read, and what is fetched meanwhile: of a row-major the rows of the next tile, or the panels of a later
- * task; of a by columns the next rows. */
-enum { A_ROW, A_COL, A_ROW_AHEAD, A_KINDS };
+/* How a is read, and what is fetched meanwhile: of a row-major the rows of the next tile, of a by columns the next rows;
+ * or, with either, what a later tile or task reads. */
+enum { A_ROW, A_COL, A_ROW_AHEAD, A_COL_AHEAD, A_KINDS };
 
 INLINE void fetch_ahead(int kind, int mr, const Tile *t, int64_t i) {
     if (kind == A_ROW) __builtin_prefetch(t->a + mr * t->lda + i * mr);
     if (kind == A_COL) __builtin_prefetch(t->a + (i + 8) * t->lda);
-    if (kind == A_ROW_AHEAD) __builtin_prefetch(t->ahead + i * 16, 0, 2);
+    if (kind == A_ROW_AHEAD || kind == A_COL_AHEAD) __builtin_prefetch(t->ahead + i * t->ld_ahead, 0, 2);
 }
 
 /* mr, nv and kind are constants after inlining, so the accumulators live in registers. A panel that is being read is a
@@ -77,7 +79,7 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
         fetch_ahead(kind, mr, t, i);
 #pragma GCC unroll 8
         for (int r = 0; r < mr; r++) {
-            v16 x = v16_set1(kind == A_COL ? a[i * lda + r] : a[r * lda + i]);
+            v16 x = v16_set1(kind == A_COL || kind == A_COL_AHEAD ? a[i * lda + r] : a[r * lda + i]);
 #pragma GCC unroll 4
             for (int v = 0; v < nv; v++) acc[r][v] = v16_fma(x, w[v], acc[r][v]);
         }
@@ -90,7 +92,7 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
         for (int r = 0; r < mr; r++) {
             float *c = t->c + r * t->ldc + v * t->cv;
             v16 sum = t->bias ? v16_add(acc[r][v], bias) : acc[r][v];
-            v16_put(c, t->add ? v16_add(sum, v16_get(c, left)) : sum, left);
+            v16_put(c, t->add ? v16_add(sum, v16_get(t->add + r * t->ld_add + v * t->cv, left)) : sum, left);
         }
     }
 }
@@ -98,15 +100,18 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
 #define MICRO(mr, nv)                                                                                                  \
     static void micro_row_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW, t); }                                      \
     static void micro_col_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL, t); }                                      \
-    static void micro_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_AHEAD, t); }
+    static void micro_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_AHEAD, t); }                              \
+    static void micro_col_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL_AHEAD, t); }
 MICRO_TILES(MICRO)
 
 /* [kind of a][rows - 1][vectors - 1] */
 #define MICRO_ROW(mr, nv) [A_ROW][mr - 1][nv - 1] = micro_row_##mr##_##nv,
 #define MICRO_COL(mr, nv) [A_COL][mr - 1][nv - 1] = micro_col_##mr##_##nv,
 #define MICRO_AHEAD(mr, nv) [A_ROW_AHEAD][mr - 1][nv - 1] = micro_ahead_##mr##_##nv,
+#define MICRO_COL_AHEAD(mr, nv) [A_COL_AHEAD][mr - 1][nv - 1] = micro_col_ahead_##mr##_##nv,
 static MicroFn *const micro_table[A_KINDS][TILE_ROWS][TILE_VECS] = {MICRO_TILES(MICRO_ROW) MICRO_TILES(MICRO_COL)
-                                                                        MICRO_TILES(MICRO_AHEAD)};
+                                                                        MICRO_TILES(MICRO_AHEAD)
+                                                                            MICRO_TILES(MICRO_COL_AHEAD)};
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -184,10 +189,12 @@ static double product_work(double rows, double weights) { return 2 * rows * weig
 
 /* Panels of all outputs of a forward call, numbered through in groups. */
 typedef struct {
+    Backend *be;
     const LinearOut *out;
     int n;
     Tensor x;
     bool add;
+    Tensor from;     /* F32, one output: with add, what is added; else empty, and it is y */
     int64_t n_group; /* of all outputs */
     int64_t per;     /* panels of a group at most */
     int threads;     /* so many groups further on is a thread's next one */
@@ -210,24 +217,36 @@ static const LinearOut *forward_part(const Forward *f, int64_t task, int64_t *ro
     return o;
 }
 
+/* Panels [v, v + nv) of row-major w. */
+static const float *pack_panels(float *dst, Tensor w, int64_t v, int64_t nv) {
+    for (int64_t j = 0; j < nv; j++)
+        pack_transposed(dst + j * w.cols * 16, 16, f32_row(w, (v + j) * 16), w.ld, least(w.rows - (v + j) * 16, 16),
+                        w.cols);
+    return dst;
+}
+
 static void forward_task(void *ud, int64_t task, int thread) {
-    (void)thread;
     const Forward *f = ud;
     int64_t row, row_end, v, nv;
     const LinearOut *o = forward_part(f, task, &row, &row_end, &v, &nv);
-    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .bv = o->w.ld * 16, .ldc = o->y.ld, .cv = 16, .add = f->add};
-    t.b = (const float *)o->w.data + v * t.bv;
+    bool in_place = o->w.panels;
+    Tile t = {.k = f->x.cols, .lda = f->x.ld, .bk = 16, .ldc = o->y.ld, .cv = 16, .ld_ahead = 16};
+    Tensor from = tensor_empty(f->from) ? o->y : f->from;
+    t.bv = (in_place ? o->w.ld : o->w.cols) * 16;
+    t.b = in_place ? (const float *)o->w.data + v * t.bv
+                   : pack_panels(cpu_scratch_of(f->be, thread), o->w, v, nv);
     t.cols = least(nv * 16, o->w.rows - v * 16);
     if (!tensor_empty(o->bias)) t.bias = f32_row(o->bias, 0) + v * 16;
     /* With few rows the panels' way from memory is the cost: the first tile reads them as they come, the tiles after it
      * have them at hand and fetch the next task's. 32 rows of cold weights: 96 -> 112 GFLOP/s. */
     int64_t later = v + nv * f->threads, first = row;
-    bool fetch = row_end - row <= FEW_ROWS && later + nv <= ceil_div(o->w.rows, 16);
+    bool fetch = in_place && row_end - row <= FEW_ROWS && later + nv <= ceil_div(o->w.rows, 16);
     for (; row < row_end; row += TILE_ROWS) {
         int64_t at = (row - first) / TILE_ROWS;
         bool ahead = fetch && at > 0 && at <= nv;
         t.a = f32_row(f->x, row);
         t.c = f32_row(o->y, row) + v * 16;
+        if (f->add) t.add = f32_row(from, row) + v * 16, t.ld_add = from.ld;
         if (ahead) t.ahead = (const float *)o->w.data + later * t.bv + (at - 1) * t.k * 16;
         micro_table[ahead ? A_ROW_AHEAD : A_ROW][least(row_end - row, TILE_ROWS) - 1][nv - 1](&t);
     }
@@ -240,6 +259,7 @@ typedef struct {
     Tensor dx, x;
     bool add_dx;
     int64_t n_group;      /* dx: of its columns; dw: of all panels */
+    float *panels;        /* F32, dx: of transposed weights, for all tasks; NULL: each packs those that it needs */
     int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
     /* F32, dw: */
     int64_t row, row_end; /* the rows of x that lie in strips */
@@ -247,7 +267,7 @@ typedef struct {
     /* BF16: */
     uint16_t *zipped; /* x, two rows in one */
     uint16_t *packed; /* AMX: transposed weights that all tasks share */
-    int64_t depth;    /* dx: of a panel of transposed weights, in values */
+    int64_t depth; /* dx: of a panel of transposed weights, in values */
     int64_t per;      /* AMX: panels of a task at most */
 } Backward;
 
@@ -274,27 +294,45 @@ static void pack_weight(float *dst, Tensor w, int64_t col) {
     }
 }
 
-/* A row of dx is one chain over the outputs of all products, in order. */
+/* Panels [v, v + nv) of all products' transposed weights, one under the other. */
+static void pack_weights(const Backward *b, float *dst, int64_t v, int64_t nv) {
+    for (int64_t j = 0, at = 0; j < nv; j++, at = 0)
+        for (int i = 0; i < b->n; at += b->grad[i++].w.rows)
+            pack_weight(dst + (j * b->depth + at) * 16, b->grad[i].w, (v + j) * 16);
+}
+
+static void pack_weights_task(void *ud, int64_t v, int thread) {
+    (void)thread;
+    const Backward *b = ud;
+    pack_weights(b, b->panels + v * b->depth * 16, v, 1);
+}
+
+/* A row of dx is one chain over the outputs of all products, in order. Where the panels are there already, tiles fetch
+ * those of the thread's next task. */
 static void input_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t row = task / b->n_group * CHUNK, row_end = least(b->dx.rows, row + CHUNK), g = task % b->n_group;
-    int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v, depth = 0;
-    float *panel = cpu_scratch_of(b->be, thread), tile[TILE_ROWS * PANEL];
-    for (int i = 0; i < b->n; i++) depth += b->grad[i].w.rows;
-    for (int64_t j = 0, at = 0; j < nv; j++, at = 0)
-        for (int i = 0; i < b->n; at += b->grad[i++].w.rows)
-            pack_weight(panel + (j * depth + at) * 16, b->grad[i].w, (v + j) * 16);
-    for (; row < row_end; row += TILE_ROWS) {
+    int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v;
+    int64_t later = (g + pool_threads(b->be->pool)) % b->n_group, tile_no = 0;
+    float *own = cpu_scratch_of(b->be, thread), tile[TILE_ROWS * PANEL];
+    const float *panel = own, *next = NULL;
+    if (b->panels)
+        panel = b->panels + v * b->depth * 16, next = b->panels + group_at(n_vec, later) * b->depth * 16;
+    else
+        pack_weights(b, own, v, nv);
+    for (; row < row_end; row += TILE_ROWS, tile_no++) {
         int64_t mr = least(row_end - row, TILE_ROWS), at = 0;
+        bool ahead = next && tile_no < group_at(n_vec, later + 1) - group_at(n_vec, later);
         for (int i = 0; i < b->n; at += b->grad[i++].w.rows) {
             bool last = i + 1 == b->n;
             Tile t = {.k = b->grad[i].dy.cols, .a = f32_row(b->grad[i].dy, row), .lda = b->grad[i].dy.ld};
-            t.b = panel + at * 16, t.bk = 16, t.bv = depth * 16;
+            t.b = panel + at * 16, t.bk = 16, t.bv = b->depth * 16, t.ld_ahead = 16;
             t.init = i > 0 ? tile : NULL, t.ldi = PANEL, t.iv = 16;
             t.c = last ? f32_row(b->dx, row) + v * 16 : tile, t.ldc = last ? b->dx.ld : PANEL, t.cv = 16;
             t.cols = last ? least(nv * 16, b->dx.cols - v * 16) : nv * 16;
-            t.add = last && b->add_dx;
-            micro_table[A_ROW][mr - 1][nv - 1](&t);
+            if (last && b->add_dx) t.add = t.c, t.ld_add = t.ldc;
+            if (ahead) t.ahead = next + (tile_no * b->depth + at) * 16;
+            micro_table[ahead ? A_ROW_AHEAD : A_ROW][mr - 1][nv - 1](&t);
         }
     }
 }
@@ -349,10 +387,21 @@ static void strips_task(void *ud, int64_t task, int thread) {
         const float *src = f32_row(b->x, row + i);
         float *to = dst;
         int64_t j = from;
+        for (int64_t l = from; l < end; l += 16) __builtin_prefetch(src + 16 * b->x.ld + l);
         for (; j + TILE_ROWS <= end; j += TILE_ROWS, to += GRAD_BLOCK * TILE_ROWS)
             memcpy(to, src + j, TILE_ROWS * sizeof *to);
         if (j < end) memcpy(to, src + j, (size_t)(end - j) * sizeof *to);
     }
+}
+
+/* The part of dy that the thread packs after the task's block at row: its next one, or its next task's first. */
+static const float *packed_next(const Backward *b, int64_t task, int64_t row, int64_t *ld) {
+    int64_t v, nv, first, end, later = task + pool_threads(b->be->pool);
+    bool own = row + GRAD_BLOCK < b->row_end;
+    if (!own && later >= b->n_group * b->n_part) return NULL;
+    const LinearGrad *o = weight_grad_part(b, own ? task : later, &v, &nv, &first, &end);
+    *ld = o->dy.ld;
+    return f32_row(o->dy, own ? row + GRAD_BLOCK : b->row) + v * 16;
 }
 
 static void weight_grad_task(void *ud, int64_t task, int thread) {
@@ -365,11 +414,15 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         Tile t = {.k = n, .lda = TILE_ROWS, .b = panel, .bk = nv * 16, .bv = 16, .ldc = 16, .cv = o->dw_acc.ld * 16};
         pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
         t.cols = nv * 16;
-        t.add = true;
+        t.ld_add = t.ldc;
+        const float *next = packed_next(b, task, row, &t.ld_ahead);
         for (int64_t k = first; k < end; k += TILE_ROWS) {
+            int64_t at = (k - first) / TILE_ROWS;
+            bool ahead = next && at < TILE_VECS; /* a line of each row at a time */
             t.a = strip_of(b, row, k);
-            t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
-            micro_table[A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
+            t.add = t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
+            if (ahead) t.ahead = next + at * 16;
+            micro_table[ahead ? A_COL_AHEAD : A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }
     }
 }

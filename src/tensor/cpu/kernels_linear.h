@@ -3,7 +3,9 @@
  *      x, dy      w          y           kernels
  *      F32        F32        F32         kernels_gemm.h
  *      BF16       BF16       F32, BF16   kernels_half.h or kernels_amx.h; dx F32 or BF16, dw and dbias F32
- *      F32        BF16, I8   F32         kernels_widened.h; forward only */
+ *      F32        BF16, I8   F32         kernels_widened.h; forward only
+ *
+ * Weights lie in panels; under F32 x the forward takes row-major F32 ones too, as model files have them. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
 #define DIKAST_TENSOR_CPU_KERNELS_LINEAR_H
 
@@ -12,7 +14,10 @@ static bool is_half(Tensor t) { return t.dtype == DTYPE_BF16; }
 static void check_out(const LinearOut *o, Tensor x, bool add_y) {
     bool half = is_half(x);
     cpu_check_as("linear_fwd", "y", o->y, x.rows, o->w.rows, is_half(o->y) && half ? DTYPE_BF16 : DTYPE_F32);
-    cpu_check_weight("linear_fwd", "w", o->w, o->w.rows, x.cols, half ? DTYPE_BF16 : o->w.dtype);
+    if (o->w.panels || half || o->w.dtype != DTYPE_F32)
+        cpu_check_weight("linear_fwd", "w", o->w, o->w.rows, x.cols, half ? DTYPE_BF16 : o->w.dtype);
+    else
+        cpu_check("linear_fwd", "w", o->w, o->w.rows, x.cols);
     cpu_check_opt("linear_fwd", "bias", o->bias, 1, o->w.rows);
     cpu_check_opt("linear_fwd", "scale", o->scale, 1, o->w.rows);
     CHECK((o->w.dtype == DTYPE_I8) == !tensor_empty(o->scale),
@@ -20,9 +25,10 @@ static void check_out(const LinearOut *o, Tensor x, bool add_y) {
     CHECK(!add_y || !is_half(o->y), "linear_fwd: the old y is added in F32 only");
 }
 
-static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
-    Forward f = {out, n, x, add_y, 0, TILE_VECS, pool_threads(be->pool)};
+static void forward(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y, Tensor from) {
+    Forward f = {be, out, n, x, add_y, from, 0, TILE_VECS, pool_threads(be->pool)};
     double weights = 0;
+    bool packs = false;
     CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
     cpu_check_as("linear_fwd", "x", x, x.rows, x.cols, is_half(x) ? DTYPE_BF16 : DTYPE_F32);
     for (int i = 0; i < n; i++) {
@@ -31,7 +37,9 @@ static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool 
         f.per = out[i].w.dtype != x.dtype ? WIDE_PANELS : is_half(x) ? half_panels(x.rows) : TILE_VECS;
         f.n_group += ceil_div(ceil_div(out[i].w.rows, 16), f.per);
         weights += (double)tensor_count(out[i].w);
+        packs = packs || !out[i].w.panels;
     }
+    if (packs) cpu_scratch_threads(be, PANEL * x.cols);
     double work = product_work((double)x.rows, weights);
     if (is_half(x))
         half_forward(be, &f, work);
@@ -39,6 +47,20 @@ static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool 
         cpu_tiles(be, ceil_div(x.rows, CHUNK) * f.n_group, work,
                   out[0].w.dtype == DTYPE_F32 ? forward_task : widened_task, &f);
 }
+
+static void linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y) {
+    forward(be, out, n, x, add_y, (Tensor){0});
+}
+
+static void linear_from(Backend *be, LinearOut out, Tensor from, Tensor x) {
+    cpu_check("linear_from", "from", from, out.y.rows, out.y.cols);
+    bool direct = x.dtype == DTYPE_F32 && out.w.dtype == DTYPE_F32;
+    if (!direct) copy(be, out.y, from);
+    forward(be, &out, 1, x, true, direct ? from : (Tensor){0});
+}
+
+/* Values of transposed weights that are packed once for all chunks of rows: 8 MB, about what the copy of x takes for dw. */
+enum { SHARED_PANELS = 1 << 21 };
 
 static void input_grad(Backward *b) {
     double weights = 0;
@@ -57,8 +79,15 @@ static void input_grad(Backward *b) {
         half_input_grad(b, work);
         return;
     }
-    b->n_group = n_group(ceil_div(b->dx.cols, 16));
-    cpu_scratch_threads(b->be, depth * PANEL);
+    int64_t n_panel = ceil_div(b->dx.cols, 16);
+    b->n_group = n_group(n_panel);
+    b->depth = depth;
+    if (b->dx.rows > CHUNK && n_panel * depth * 16 <= SHARED_PANELS) {
+        b->panels = cpu_scratch_shared(b->be, (size_t)(n_panel * depth * 16) * sizeof *b->panels);
+        cpu_tiles(b->be, n_panel, 8.0 * weights, pack_weights_task, b);
+    } else {
+        cpu_scratch_threads(b->be, depth * PANEL);
+    }
     cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, input_grad_task, b);
 }
 
