@@ -59,6 +59,8 @@ typedef struct {
 typedef struct { Tensor y, w, bias, scale; } LinearOut; /* y (N,M)  w (M,K)  bias (1,M) or empty; scale (1,M): of 8-bit w */
 typedef struct { Tensor dy, w, dw_acc, dbias_acc; } LinearGrad; /* dy (N,M)  dw (M,K) and dbias (1,M), or empty */
 
+typedef struct { Tensor h, x, w; float eps; } NormedRows; /* rmsnorm_fwd's y, x and w */
+
 /* Element (i, j) falls where the 16-bit number of its coordinates is below drop: number j%8 of the Philox block of (rng, row+i,
  * j/8), low half of a word first. So equal coordinates fall together whoever asks, however rows are cut. */
 typedef struct { Rng rng; uint64_t row; uint32_t drop; } Dropout;      /* drop of 65536 fall: 0..65535 */
@@ -101,6 +103,15 @@ typedef struct {
     /* dx = (add_dx ? dx : 0) + sum_i dy_i w_i;  dw_i += dy_i^T x;  dbias_i += column sums of dy_i. Empty dx, dw_acc or
      * dbias_acc: skipped; x may be empty without dw */
     void (*linear_bwd)(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
+
+    /* Beginnings of a block's two halves, for few rows; false, or NULL: there is no faster way for these tensors than the ops
+     * one by one, and nothing was done. To the bits of
+     *   norm_qkv      h = rmsnorm_fwd(x);  linear_fwd of q, k and v of h;  rope_kv      (k and v may stay as they were)
+     *   norm_swiglu   h = rmsnorm_fwd(x);  linear_fwd of up and gate of h;  y = swiglu_fwd      (up and gate likewise)
+     * and h may or may not be written. */
+    bool (*norm_qkv)(Backend *be, const LinearOut qkv[3], NormedRows r, Tensor kc, Tensor vc, const int32_t *kv_row,
+                     const int32_t *pos, const double *freq, int d_head);
+    bool (*norm_swiglu)(Backend *be, Tensor y, LinearOut up, LinearOut gate, NormedRows r);
 
     /* -- norms ------------------------------------------------------------------------------------------------- */
     /* y = x * rstd * w,  rstd = 1/sqrt(mean(x^2)+eps)   x (N,C) w (1,C) rstd (N,1).  Zhang & Sennrich 2019, eq. 4 */
@@ -148,8 +159,9 @@ typedef struct {
 
     /* NULL: the caller fetches the logits and draws on the host (engine/sample.c). token[i] (host, R) of row i: temp[i] 0: the
      * lowest index of the greatest logit; else the first index at which the running sum of exp(z/temp[i]), in order of index,
-     * passes u[i] of its total; -1: a logit is infinite or no number, or all are -infinity. temp, u: host (R), u in [0, 1). */
-    void (*draw)(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
+     * passes u[i] of its total; -1: a logit is infinite or no number, or all are -infinity. temp, u: host (R), u in [0, 1).
+     * logprob (host, R; NULL: not wanted): logprob_fwd's of these tokens at temp[i], or at 1 where that is 0; of -1: anything */
+    void (*draw)(Backend *be, int32_t *token, float *logprob, Tensor logits, const float *temp, const double *u);
 
     /* -- optimizer --------------------------------------------------------------------------------------------- */
     /* torch's single-tensor AdamW: g *= grad_scale; p *= (float)(1 - lr wd); m += (g-m)(1-b1); v = b2 v + (1-b2) g g;

@@ -37,6 +37,8 @@ void emu_device_memory(bool open) {
     if (!open && --device.open == 0) protect(PROT_NONE);
 }
 
+void emu_device_memory_frozen(bool frozen) { protect(frozen ? PROT_READ : PROT_READ | PROT_WRITE); }
+
 bool emu_on_device(const void *p) {
     uintptr_t at = (uintptr_t)p, base = (uintptr_t)device.base;
     return device.base && at >= base && at < base + device.cap;

@@ -8,7 +8,9 @@
 extern "C" {
 #endif
 
-void emu_device_memory(bool open);     /* nests: kernels may touch device memory between true and false */
+void emu_device_memory(bool open);
+/* While it is open: may kernels read it only? */
+void emu_device_memory_frozen(bool frozen);     /* nests: kernels may touch device memory between true and false */
 bool emu_on_device(const void *p);
 
 #ifdef __cplusplus

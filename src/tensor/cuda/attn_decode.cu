@@ -165,6 +165,8 @@ __device__ __forceinline__ void load_pairs(bf16_t *to, const AttnFwd &a, int row
 template <int D, typename T, int BLOCKS> __global__ void __launch_bounds__(THREADS, BLOCKS) attn_mma_split(AttnFwd a) {
     typedef Stage<D, T> S;
     SHARED_DYNAMIC(raw);
+    release_next();
+    await_inputs();
     bf16_t *sq = (bf16_t *)raw;
     const int seq = (int)blockIdx.x / a.n_split, split = (int)blockIdx.x % a.n_split, warp = (int)threadIdx.x / 32;
     const int group = a.n_head / a.n_kv, tiles = (a.n_row + PAIRS - 1) / PAIRS, lane = (int)threadIdx.x % 32;
@@ -233,6 +235,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) attn_mma_exact(At
     typedef Exact<D> E;
     typedef MmaTile<D> T;
     SHARED_DYNAMIC(raw);
+    release_next();
+    await_inputs();
     bf16_t *sq = (bf16_t *)raw, *stage = sq + PAIRS * T::PITCH, *sp = stage + E::DEEP * E::STAGE;
     float *most = (float *)(sq + E::HALVES), *pairs = most + WARPS * PAIRS;
     const int seq = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32,
@@ -339,12 +343,12 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) attn_mma_exact(At
 
 template <int D> void exact(Backend *be, const AttnFwd &a, int n_seq) {
     dim3 grid((unsigned)n_seq, (unsigned)(a.n_kv * ((a.n_row + PAIRS - 1) / PAIRS)));
-    LAUNCH(be, attn_mma_exact<D>, grid, THREADS, (size_t)(Exact<D>::BYTES), a);
+    LAUNCH_EARLY(be, attn_mma_exact<D>, grid, THREADS, (size_t)(Exact<D>::BYTES), a);
 }
 
 template <int D, typename T, int BLOCKS> void launch(Backend *be, const AttnFwd &a, int n_seq) {
     dim3 grid((unsigned)(n_seq * a.n_split), (unsigned)(a.n_kv * ((a.n_row + PAIRS - 1) / PAIRS)));
-    LAUNCH(be, (attn_mma_split<D, T, BLOCKS>), grid, THREADS, (size_t)(Shared<D, T>::BYTES), a);
+    LAUNCH_EARLY(be, (attn_mma_split<D, T, BLOCKS>), grid, THREADS, (size_t)(Shared<D, T>::BYTES), a);
 }
 
 template <typename T, int BLOCKS> void pick(Backend *be, const AttnFwd &a, int n_seq) {
@@ -377,7 +381,8 @@ void attn_mma_decode(Backend *be, AttnFwd a, int n_seq) {
     else
         pick<float, 1>(be, a, n_seq);
     if (a.n_split == 1) return;
-    LAUNCH(be, (attn_combine<ATTN_MMA_SPLIT, true>), dim3((unsigned)(n_seq * a.n_row), (unsigned)a.n_kv), 128, 0, a);
+    LAUNCH_EARLY(be, (attn_combine<ATTN_MMA_SPLIT, true>), dim3((unsigned)(n_seq * a.n_row), (unsigned)a.n_kv), 128, 0,
+                 a);
 }
 
 void attn_mma_decode_exact(Backend *be, AttnFwd a, int n_seq) {

@@ -27,6 +27,8 @@ static const BackendOps ops = {
     .scatter_add_rows = cuda_scatter_add_rows,
     .linear_fwd = cuda_linear_fwd,
     .linear_from = cuda_linear_from,
+    .norm_qkv = cuda_norm_qkv,
+    .norm_swiglu = cuda_norm_swiglu,
     .linear_bwd = cuda_linear_bwd,
     .rmsnorm_fwd = cuda_rmsnorm_fwd,
     .rmsnorm_bwd = cuda_rmsnorm_bwd,
@@ -48,7 +50,7 @@ static const BackendOps ops = {
     .dropout = cuda_dropout,
 };
 
-_Static_assert(sizeof(BackendOps) == 36 * sizeof(void *), "cuda lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 38 * sizeof(void *), "cuda lacks an op of backend.h");
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };

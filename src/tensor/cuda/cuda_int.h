@@ -31,6 +31,7 @@ typedef struct {
     const CudaDriver *drv;
     int device, n_sm;            /* multiprocessors: how wide reductions and persistent kernels go */
     size_t shared_max;           /* bytes of shared memory a block may ask for */
+    bool recording;              /* what is queued becomes a recording (replay.h): see LAUNCH_EARLY */
     bool exact;                  /* row invariance: forward products and attention in one way for any number of rows */
     void *stream;                /* cudaStream_t */
     CudaIndex *index;
@@ -99,8 +100,10 @@ void cuda_layernorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Te
 /* loss.cu */
 void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
 void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+/* As logprob_fwd, but all pointers are device pointers; where drawn is negative logprob stays as it is. */
+void cuda_logprob_drawn(Backend *be, float *logprob, Tensor logits, const int32_t *drawn, float temp);
 /* sample.cu */
-void cuda_draw(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
+void cuda_draw(Backend *be, int32_t *token, float *logprob, Tensor logits, const float *temp, const double *u);
 /* optim.cu */
 double cuda_sumsq(Backend *be, Tensor x);
 double cuda_sumsq_all(Backend *be, const Tensor *x, int n);
@@ -113,6 +116,10 @@ bool cuda_matmul_open(Backend *be, Error *err);
 void cuda_matmul_close(Backend *be);    /* fine when it was not opened */
 void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
 void cuda_linear_from(Backend *be, LinearOut out, Tensor from, Tensor x);
+/* few.cu */
+bool cuda_norm_qkv(Backend *be, const LinearOut qkv[3], NormedRows r, Tensor kc, Tensor vc, const int32_t *kv_row,
+                   const int32_t *pos, const double *freq, int d_head);
+bool cuda_norm_swiglu(Backend *be, Tensor y, LinearOut up, LinearOut gate, NormedRows r);
 void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 /* linear.cu: products by our own kernels: what matmul.c uses without cuBLASLt, for I8 weights, and where rows must not
  * depend on their company. Signature per product: y (N,M) (add ? +=) x (N,K) w (M,K) ...; see the file */

@@ -106,13 +106,17 @@ __global__ void __launch_bounds__(((BM / WM) * (BN / WN) + EXTRA) * 32) mma_kern
     int wi = warp / (BN / WN) * WM, wj = warp % (BN / WN) * WN;
     float d[WM / 16][WN / 8][4] = {};
 
+    release_next();
+    UNROLL for (int s = 0; s < STAGES - 1; s++) { /* in a recording B are weights */
+        if (s >= n_step) break;
+        load_b.start(tile_b + s * TILE_B, g.b, B_T ? s * BK : j0, B_T ? j0 : s * BK);
+        load_b.finish(tile_b + s * TILE_B, g.b, B_T ? s * BK : j0, B_T ? j0 : s * BK);
+    }
+    await_inputs();
     UNROLL for (int s = 0; s < STAGES - 1; s++) {
         if (s < n_step) {
-            int c = s * BK;
-            load_a.start(tile_a + s * TILE_A, g.a, A_T ? c : i0, A_T ? i0 : c);
-            load_b.start(tile_b + s * TILE_B, g.b, B_T ? c : j0, B_T ? j0 : c);
-            load_a.finish(tile_a + s * TILE_A, g.a, A_T ? c : i0, A_T ? i0 : c);
-            load_b.finish(tile_b + s * TILE_B, g.b, B_T ? c : j0, B_T ? j0 : c);
+            load_a.start(tile_a + s * TILE_A, g.a, A_T ? s * BK : i0, A_T ? i0 : s * BK);
+            load_a.finish(tile_a + s * TILE_A, g.a, A_T ? s * BK : i0, A_T ? i0 : s * BK);
         }
         cp_async_commit();
     }
@@ -154,7 +158,7 @@ static void mma_launch(Backend *be, Gemm g) {
     enum { THREADS = ((BM / WM) * (BN / WN) + EXTRA) * 32 };
     size_t shared = (size_t)STAGES * (BM + BN) * BK * 2;
     unsigned grid = gemm_grid(&g, BM, BN);
-    LAUNCH(be, (mma_kernel<BM, BN, BK, WM, WN, EXTRA, STAGES, A_T, B_T, LOAD>), grid, THREADS, shared, g);
+    LAUNCH_EARLY(be, (mma_kernel<BM, BN, BK, WM, WN, EXTRA, STAGES, A_T, B_T, LOAD>), grid, THREADS, shared, g);
 }
 
 #endif

@@ -132,6 +132,7 @@ bool cuda_replay_begin(Backend *be, const void *key, size_t n_key, const HostArr
     if (r->capturing) {
         send_arrays(c, x);
         CUDA_OK(c->drv, c->drv->capture_begin(c->stream));
+        c->recording = true;
     }
     return false;
 }
@@ -143,7 +144,7 @@ void cuda_replay_end(Backend *be) {
     Recording *x = r->now;
     r->now = NULL;
     if (!r->capturing) return;
-    r->capturing = false;
+    r->capturing = c->recording = false;
     CUDA_OK(c->drv, c->drv->capture_end(c->stream, &x->graph));
     x->scratch = c->scratch;
     CUDA_OK(c->drv, c->drv->graph_launch(x->graph, c->stream));

@@ -1,0 +1,173 @@
+// layer: tensor
+// gpu: yes
+/* Ops that the cuda backend makes in one launch when it decodes, beside the ops they stand for: equal bits, and nothing
+ * but what is theirs is written. On a GPU or emulated. */
+#include "base/rng.h"
+#include "tensor/backend.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <setjmp.h>
+#include <cmocka.h>
+
+enum { MOST = 64 };
+
+static struct {
+    Backend *be;
+    struct {
+        void *p;
+        size_t bytes;
+    } held[MOST];
+    int n_held;
+    uint64_t next;
+} t;
+
+/* A matrix with gaps between rows; fresh memory is NaN. spread 0: as it came. */
+static Tensor matrix(int64_t rows, int64_t cols, DType dtype, double spread) {
+    int64_t ld = cols + (rows > 1 ? 16 : 0), n = rows * cols;
+    size_t bytes = (size_t)(rows * ld) * dtype_bytes(dtype);
+    assert_true(t.n_held < MOST);
+    t.held[t.n_held].p = t.be->mem.get(t.be->mem.ud, bytes);
+    t.held[t.n_held].bytes = bytes;
+    Tensor x = {.data = t.held[t.n_held++].p, .rows = rows, .cols = cols, .ld = ld, .dtype = dtype};
+    t.next++;
+    if (spread == 0) return x;
+    float *v = mem_alloc((size_t)n * sizeof *v);
+    for (int64_t i = 0; i < n; i++)
+        v[i] = (float)(spread * rng_normal((Rng){3, RNG_TEST}, (uint64_t)i, (uint32_t)t.next));
+    tensor_set_f32(t.be, x, v);
+    free(v);
+    return x;
+}
+
+static void let_go(void) {
+    for (int i = 0; i < t.n_held; i++) t.be->mem.put(t.be->mem.ud, t.held[i].p, t.held[i].bytes);
+    t.n_held = 0;
+}
+
+static int64_t differing(Tensor x, Tensor y) {
+    int64_t n = x.rows * x.cols, bad = 0;
+    float *a = mem_alloc((size_t)n * sizeof *a), *b = mem_alloc((size_t)n * sizeof *b);
+    tensor_get_f32(t.be, a, x);
+    tensor_get_f32(t.be, b, y);
+    for (int64_t i = 0; i < n; i++) bad += memcmp(&a[i], &b[i], sizeof *a) != 0 && !(isnan(a[i]) && isnan(b[i]));
+    free(a);
+    free(b);
+    return bad;
+}
+
+static bool finite_all(Tensor x) {
+    int64_t n = x.rows * x.cols;
+    bool ok = true;
+    float *a = mem_alloc((size_t)n * sizeof *a);
+    tensor_get_f32(t.be, a, x);
+    for (int64_t i = 0; i < n; i++) ok = ok && isfinite(a[i]);
+    free(a);
+    return ok;
+}
+
+/* rows, width, inner width of the MLP, heads, KV heads, width of a head */
+static const struct {
+    int n, c, f, heads, kv, d;
+    bool bias;
+} shape[] = {{1, 64, 96, 2, 1, 32, false},   {1, 1024, 72, 3, 1, 64, true}, {3, 544, 200, 1, 1, 16, false},
+             {4, 4096, 64, 1, 1, 128, true}, {5, 96, 104, 2, 2, 48, false}, {11, 160, 24, 3, 3, 16, true},
+             {16, 2080, 40, 1, 1, 64, false}};
+
+static NormedRows rows_of(int64_t n, int64_t c) {
+    return (NormedRows){matrix(n, c, DTYPE_BF16, 0), matrix(n, c, DTYPE_F32, 2), matrix(1, c, DTYPE_F32, 1), 1e-5f};
+}
+
+static LinearOut product_of(Tensor y, int64_t m, int64_t k, bool bias) {
+    LinearOut o = {.y = y, .w = matrix(m, k, DTYPE_BF16, 0.05)};
+    if (bias) o.bias = matrix(1, m, DTYPE_F32, 0.5);
+    return o;
+}
+
+static void test_swiglu(void **state) {
+    (void)state;
+    const BackendOps *op = t.be->op;
+    for (int i = 0; i < COUNT_OF(shape); i++) {
+        int64_t n = shape[i].n, c = shape[i].c, f = shape[i].f;
+        NormedRows r = rows_of(n, c);
+        LinearOut out[] = {product_of(matrix(n, f, DTYPE_BF16, 0), f, c, shape[i].bias),
+                           product_of(matrix(n, f, DTYPE_BF16, 0), f, c, shape[i].bias)};
+        Tensor want = matrix(n, f, DTYPE_BF16, 0), got = matrix(n, f, DTYPE_BF16, 0);
+        assert_true(op->norm_swiglu(t.be, got, out[0], out[1], r));
+        op->rmsnorm_fwd(t.be, r.h, (Tensor){0}, r.x, r.w, r.eps);
+        op->linear_fwd(t.be, out, 2, r.h, false);
+        op->swiglu_fwd(t.be, want, out[1].y, out[0].y);
+        int64_t bad = differing(got, want);
+        if (bad || !finite_all(want))
+            fail_msg("shape %d: %lld of %lld elements differ", i, (long long)bad, (long long)(n * f));
+        let_go();
+    }
+}
+
+static void test_qkv(void **state) {
+    (void)state;
+    const BackendOps *op = t.be->op;
+    for (int i = 0; i < COUNT_OF(shape); i++) {
+        int64_t n = shape[i].n, c = shape[i].c, d = shape[i].d, nq = shape[i].heads * d, nk = shape[i].kv * d;
+        enum { CACHE = 40 };
+        int32_t kv_row[16], pos[16];
+        double freq[64];
+        for (int j = 0; j < n; j++) kv_row[j] = (7 * j + 3) % CACHE, pos[j] = 100 * j + 5;
+        for (int j = 0; j < d / 2; j++) freq[j] = pow(10000, -2.0 * j / (double)d);
+        NormedRows r = rows_of(n, c);
+        LinearOut out[] = {product_of(matrix(n, nq, DTYPE_BF16, 0), nq, c, shape[i].bias),
+                           product_of(matrix(n, nk, DTYPE_BF16, 0), nk, c, shape[i].bias),
+                           product_of(matrix(n, nk, DTYPE_BF16, 0), nk, c, shape[i].bias)};
+        Tensor cache[4], q = matrix(n, nq, DTYPE_BF16, 0);
+        for (int j = 0; j < 4; j++)
+            cache[j] = matrix(CACHE, nk, DTYPE_BF16, 0); /* rows that are not written stay NaN */
+        LinearOut other[] = {out[0], out[1], out[2]};
+        other[0].y = q;
+        assert_true(op->norm_qkv(t.be, other, r, cache[0], cache[1], kv_row, pos, freq, (int)d));
+        op->rmsnorm_fwd(t.be, r.h, (Tensor){0}, r.x, r.w, r.eps);
+        op->linear_fwd(t.be, out, 3, r.h, false);
+        op->rope_kv(t.be, out[0].y, out[1].y, out[2].y, cache[2], cache[3], kv_row, pos, freq, (int)d);
+        int64_t bad_q = differing(q, out[0].y), bad_k = differing(cache[0], cache[2]),
+                bad_v = differing(cache[1], cache[3]);
+        if (bad_q || bad_k || bad_v || !finite_all(q))
+            fail_msg("shape %d: %lld, %lld, %lld elements of q, k, v differ", i, (long long)bad_q, (long long)bad_k,
+                     (long long)bad_v);
+        let_go();
+    }
+}
+
+/* What the kernel is not for is left to the ops one by one, and nothing is touched. */
+static void test_refused(void **state) {
+    (void)state;
+    const BackendOps *op = t.be->op;
+    NormedRows r = rows_of(17, 64);
+    LinearOut o[2];
+    for (int i = 0; i < 2; i++) o[i] = product_of(matrix(17, 32, DTYPE_BF16, 0), 32, 64, false);
+    Tensor y = matrix(17, 32, DTYPE_BF16, 1), same = matrix(17, 32, DTYPE_BF16, 0);
+    op->copy(t.be, same, y);
+    assert_false(op->norm_swiglu(t.be, y, o[0], o[1], r)); /* too many rows */
+    o[0].w = matrix(32, 64, DTYPE_F32, 1);
+    r.h = tensor_rows(r.h, 0, 1), r.x = tensor_rows(r.x, 0, 1);
+    assert_false(op->norm_swiglu(t.be, tensor_rows(y, 0, 1), o[0], o[1], r)); /* F32 weights */
+    assert_int_equal(differing(y, same), 0);
+    let_go();
+}
+
+int main(void) {
+    Error err = {0};
+    if (!backend_open(&t.be, "cuda", NULL, NULL, &err)) {
+        printf("skipped: %s\n", err.msg);
+        return 77;
+    }
+    if (!backend_set_dtype(t.be, DTYPE_BF16, &err)) return 1;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_swiglu), cmocka_unit_test(test_qkv),
+                                       cmocka_unit_test(test_refused)};
+    int bad = cmocka_run_group_tests(tests, NULL, NULL);
+    backend_close(t.be);
+    return bad;
+}
