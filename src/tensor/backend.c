@@ -87,6 +87,11 @@ double backend_spin(Backend *be) {
     return spin ? spin(be) : 0;
 }
 
+bool backend_load(void *be, LoadDevice *out) {
+    bool (*load)(Backend *, LoadDevice *) = be ? provider(be)->load : NULL;
+    return load && load(be, out);
+}
+
 bool backend_queues(const Backend *be) { return provider(be)->wait != NULL; }
 
 void backend_wait(Backend *be) {

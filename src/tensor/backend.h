@@ -24,6 +24,7 @@
 #ifndef DIKAST_TENSOR_BACKEND_H
 #define DIKAST_TENSOR_BACKEND_H
 
+#include "base/load.h"
 #include "base/pool.h"
 #include "base/rng.h"
 #include "tensor/tensor.h"
@@ -209,6 +210,10 @@ const char *backend_absent(const char *name);
  * fix: what to do about it, or NULL. Opens nothing that stays open. */
 typedef void BackendSay(void *ud, int state, const char *what, const char *fix, const char *value);
 void backend_probe(const char *name, BackendSay *say, void *ud);
+
+/* How busy the device is that a backend computes on; be: a Backend. Any one thread at a time may ask while another computes, so it
+ * is a LoadProbe. False: host memory and host processors are all there is, or nobody can tell (no NVML). */
+bool backend_load(void *be, LoadDevice *out);
 
 /* Waits until all ops called so far are through, for clocks: those of cpu and ref are when they return. */
 void backend_wait(Backend *be);

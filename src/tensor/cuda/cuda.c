@@ -238,6 +238,7 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
         return error_set(err, ERR_CONFIG, "GPU %d (%s) has compute capability %d.%d, expected %d.0 or newer", c->device,
                          d.name, d.major, d.minor, LEAST_MAJOR);
     snprintf(c->isa, sizeof c->isa, "sm_%d%d", d.major, d.minor);
+    snprintf(c->pci, sizeof c->pci, "%s", d.pci);
     c->exact = isa && strcmp(isa, "exact") == 0;
     if (isa && !c->exact && strcmp(isa, "auto") != 0 && strcmp(isa, c->isa) != 0)
         return error_set(err, ERR_CONFIG, "isa '%s': expected auto, exact or %s", isa, c->isa);
@@ -250,6 +251,7 @@ static void cuda_close(Backend *be) {
     CudaImpl *c = cuda_impl(be);
     const CudaDriver *drv = c->drv;
     if (c->stream) drv->sync(c->stream);
+    if (c->nvml) drv->nvml_close(c->nvml);
     cuda_replay_free(c->replay, be);
     cuda_matmul_close(be);
     cuda_index_close(c->index);
@@ -308,6 +310,18 @@ static const char *cuda_isa(const Backend *be) { return ((const CudaImpl *)be->i
 
 static void probe(BackendSay *say, void *ud) { cuda_probe(cuda_driver(), say, ud); }
 
+/* NVML needs no context and waits for nothing that computes. Where there is none the first question says so for good. */
+static bool load(Backend *be, LoadDevice *out) {
+    CudaImpl *c = cuda_impl(be);
+    CudaState s;
+    Error err = {0};
+    if (!c->asked_nvml && !c->drv->nvml_open(&c->nvml, &err)) c->nvml = NULL;
+    c->asked_nvml = true;
+    if (!c->nvml || !c->drv->nvml_state(c->nvml, c->pci, &s, &err)) return false;
+    *out = (LoadDevice){.busy = s.gpu, .bytes = s.used_bytes, .watts = s.watts, .mhz = s.sm_mhz};
+    return true;
+}
+
 static void wait_all(Backend *be) { CUDA_OK(cuda_impl(be)->drv, cuda_impl(be)->drv->sync(cuda_impl(be)->stream)); }
 
 const BackendProvider backend_cuda = {.name = "cuda",
@@ -315,6 +329,7 @@ const BackendProvider backend_cuda = {.name = "cuda",
                                       .close = cuda_close,
                                       .isa = cuda_isa,
                                       .probe = probe,
+                                      .load = load,
                                       .replay_begin = cuda_replay_begin,
                                       .replay_end = cuda_replay_end,
                                       .wait = wait_all,

@@ -44,6 +44,9 @@ typedef struct {
     void *half_event[2];         /* behind the last copy out of each half of the stage, when it is busy */
     bool half_busy[2];
     char isa[16];                /* "sm_90" */
+    char pci[32];                /* the device's address, as NVML wants it */
+    void *nvml;                  /* opened by the first who asks for the load */
+    bool asked_nvml;
 } CudaImpl;
 
 static inline CudaImpl *cuda_impl(Backend *be) { return (CudaImpl *)be->impl; }

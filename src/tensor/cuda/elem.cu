@@ -283,12 +283,11 @@ struct RopeArgs {
 
 /* A thread has N angles of a row and turns them in HEADS heads. */
 template <typename T, int N, int HEADS> __global__ void __launch_bounds__(ROPE_THREADS) rope_kernel(RopeArgs r) {
-    int64_t i = (int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x;
+    unsigned i = blockIdx.x * ROPE_THREADS + threadIdx.x, rest = i / (unsigned)r.n_piece;
     if (i >= r.n) return;
-    int j = (int)(i % r.n_piece) * N;
-    int64_t rest = i / r.n_piece;
-    int head = (int)(rest % r.n_group) * HEADS;
-    int64_t row = rest / r.n_group;
+    int j = (int)(i - rest * (unsigned)r.n_piece) * N;
+    int64_t row = rest / (unsigned)r.n_group;
+    int head = (int)(rest % (unsigned)r.n_group) * HEADS;
     T *x = (T *)r.x + row * r.ld + (int64_t)head * 2 * r.half + j;
     float a[HEADS][N], b[HEADS][N], s[N], c[N];
     UNROLL for (int h = 0; h < HEADS; h++) if (head + h < r.n_head) {
@@ -315,6 +314,7 @@ template <typename T, int N, int HEADS> void rope_launch(Backend *be, RopeArgs r
     r.n_group = (int)div_up(r.n_head, HEADS);
     r.n_piece = r.half / N;
     r.n = rows * r.n_group * r.n_piece;
+    CHECK(r.n < INT32_MAX, "rope: %lld rows of %d heads", (long long)rows, r.n_head);
     LAUNCH(be, (rope_kernel<T, N, HEADS>), (unsigned)div_up(r.n, ROPE_THREADS), ROPE_THREADS, 0, r);
 }
 

@@ -149,9 +149,25 @@ int64_t plan_hot_row(const Plan *p) { return plan_to(p) + p->n_part; }
 int64_t plan_hot_first(const Plan *p) { return plan_hot_row(p) + p->n_hot; }
 int64_t plan_end(const Plan *p) { return plan_hot_first(p) + p->n_hot + 1; }
 
-/* Numbers of rows by ascending row, equal ones in their order: a radix sort, least digit first. order, spare: (n) */
+/* Numbers of rows by ascending row, equal ones in their order: by counting, where there are not many more rows than numbers, else
+ * a radix sort, least digit first. order, spare: (n) */
+void count_rows(int32_t *order, const int32_t *row, int64_t n, int64_t limit) {
+    int32_t *at = (int32_t *)mem_alloc((size_t)(limit + 1) * sizeof *at), sum = 0;
+    for (int64_t i = 0; i < n; i++) at[row[i]]++;
+    for (int64_t r = 0; r < limit; r++) {
+        int32_t here = at[r];
+        at[r] = sum, sum += here;
+    }
+    for (int64_t i = 0; i < n; i++) order[at[row[i]]++] = (int32_t)i;
+    free(at);
+}
+
 void sort_rows(int32_t *order, int32_t *spare, const int32_t *row, int64_t n, int64_t limit) {
-    enum { BITS = 11, DIGITS = 1 << BITS };
+    enum { BITS = 11, DIGITS = 1 << BITS, FEW_ROWS_EACH = 8 };
+    if (limit <= FEW_ROWS_EACH * n) {
+        count_rows(order, row, n, limit);
+        return;
+    }
     for (int64_t i = 0; i < n; i++) order[i] = (int32_t)i;
     for (int shift = 0; shift < 31 && (limit - 1) >> shift > 0; shift += BITS) {
         int64_t at[DIGITS + 1] = {0};
