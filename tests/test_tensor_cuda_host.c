@@ -49,6 +49,7 @@ static struct {
     Queued queue[QUEUE];
     int head, tail;
     int last;
+    char asked_pci[32];
 } fake;
 
 static int called(void) { return ++fake.call == fake.fail_at ? fake.fail_code : 0; }
@@ -101,6 +102,7 @@ static int device_set(int d) { return d < fake.n_device ? called() : BAD; }
 static int device_info(CudaDevice *out, int d) {
     *out = (CudaDevice){.major = fake.major, .minor = fake.minor, .n_sm = 4, .warp = 32, .shared_max = 1 << 17};
     snprintf(out->name, sizeof out->name, "Fake %d", d);
+    snprintf(out->pci, sizeof out->pci, "0000:%02d:00.0", d);
     return called();
 }
 
@@ -222,9 +224,16 @@ static bool nvml_open(void **out, Error *err) {
 static void nvml_close(void *nvml) { assert_ptr_equal(nvml, &fake); }
 
 static bool nvml_state(void *nvml, const char *pci, CudaState *out, Error *err) {
-    (void)nvml, (void)pci, (void)err;
-    *out = (CudaState){
-        .gpu = 0.5, .memory = 0, .watts = 321, .watts_max = 700, .celsius = 44, .sm_mhz = -1, .mem_mhz = -1};
+    (void)nvml, (void)err;
+    snprintf(fake.asked_pci, sizeof fake.asked_pci, "%s", pci);
+    *out = (CudaState){.gpu = 0.5,
+                       .memory = 0,
+                       .used_bytes = 5e9,
+                       .watts = 321,
+                       .watts_max = 700,
+                       .celsius = 44,
+                       .sm_mhz = -1,
+                       .mem_mhz = -1};
     return true;
 }
 
@@ -676,6 +685,29 @@ static const CudaDriver *with_lt(CudaDriver *copy_of) {
     return copy_of;
 }
 
+/* What metrics are told of the GPU: from NVML where it is, asked once where it is not. */
+static void test_load(void **state) {
+    (void)state;
+    Backend be = {0};
+    Error err = {0};
+    LoadDevice d;
+    fake_reset();
+    fake.nvml = 1;
+    assert_true(open_fake(&be, 1, NULL, &err));
+    assert_true(backend_load(&be, &d));
+    assert_true(d.busy == 0.5 && d.watts == 321 && d.bytes == 5e9 && d.mhz == -1);
+    assert_string_equal(fake.asked_pci, "0000:01:00.0");
+    close_fake(&be);
+    fake_reset();
+    assert_true(open_fake(&be, 0, NULL, &err));
+    assert_false(backend_load(&be, &d));
+    fake.nvml = 1;
+    assert_false(backend_load(&be, &d)); /* it is not looked for in every look */
+    close_fake(&be);
+    assert_false(backend_load(NULL, &d));
+    fake_reset();
+}
+
 static void test_probe(void **state) {
     (void)state;
     CudaDriver drv;
@@ -719,7 +751,7 @@ int main(void) {
         cmocka_unit_test(test_fetch),        cmocka_unit_test(test_index_hits),
         cmocka_unit_test(test_index_wraps),  cmocka_unit_test(test_index_keeps),
         cmocka_unit_test(test_index_faults), cmocka_unit_test(test_index_of_backend),
-        cmocka_unit_test(test_probe),
+        cmocka_unit_test(test_load),         cmocka_unit_test(test_probe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,7 +67,8 @@ static void span_add(Span *s, double rss, const LoadDevice *d, double seconds) {
     mean_add(&s->mhz, d->mhz, seconds);
 }
 
-/* One look; what is seen now stands for the time since the look before. The lock is not held while the device is asked. */
+/* One look; what is seen now stands for the time since the look before. The lock is not held while the device is asked.
+ */
 static void look(Load *l) {
     LoadDevice d = NOTHING;
     if (l->probe && !l->probe(l->ud, &d)) d = NOTHING;

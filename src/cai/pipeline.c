@@ -70,11 +70,11 @@ static int find_result(const PipelineResult *r, const char *name) {
 
 enum { RUN_CUDA = 2 }; /* of run.backend */
 
-/* "cuda:1". Ranks of one machine take one GPU each, from run.device on. */
+/* "cuda:1" */
 static void backend_name(char *out, size_t n, const RunConfig *cfg, int local_rank) {
     static const char *const name[] = {"cpu", "ref", "cuda"};
     int at = snprintf(out, n, "%s", name[cfg->run.backend]);
-    int device = (int)cfg->run.device + (cfg->run.backend == RUN_CUDA ? local_rank : 0);
+    int device = cfg->run.backend == RUN_CUDA ? ranks_gpu(cfg, local_rank) : (int)cfg->run.device;
     if (device > 0) snprintf(out + at, n - (size_t)at, ":%d", device);
 }
 

@@ -310,7 +310,8 @@ static const char *cuda_isa(const Backend *be) { return ((const CudaImpl *)be->i
 
 static void probe(BackendSay *say, void *ud) { cuda_probe(cuda_driver(), say, ud); }
 
-/* NVML needs no context and waits for nothing that computes. Where there is none the first question says so for good. */
+/* NVML needs no context and waits for nothing that computes. Where there is none the first question says so for good.
+ */
 static bool load(Backend *be, LoadDevice *out) {
     CudaImpl *c = cuda_impl(be);
     CudaState s;

@@ -126,7 +126,7 @@ bool cuda_norm_swiglu(Backend *be, Tensor y, LinearOut up, LinearOut gate, Norme
 void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 /* linear.cu: products by our own kernels: what matmul.c uses without cuBLASLt, for I8 weights, and where rows must not
  * depend on their company. Signature per product: y (N,M) (add ? +=) x (N,K) w (M,K) ...; see the file */
-void cuda_own_fwd(Backend *be, LinearOut out, Tensor x, bool add);
+void cuda_own_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
 void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool add);     /* dx (N,K) (+)= dy (N,M) w (M,K) */
 void cuda_own_dw(Backend *be, Tensor dw_acc, Tensor dy, Tensor x);           /* dw (M,K) += dy^T x */
 void cuda_column_sums(Backend *be, Tensor dbias_acc, Tensor dy);             /* dbias (1,M) += sum of rows, fixed tree */

@@ -149,8 +149,8 @@ int64_t plan_hot_row(const Plan *p) { return plan_to(p) + p->n_part; }
 int64_t plan_hot_first(const Plan *p) { return plan_hot_row(p) + p->n_hot; }
 int64_t plan_end(const Plan *p) { return plan_hot_first(p) + p->n_hot + 1; }
 
-/* Numbers of rows by ascending row, equal ones in their order: by counting, where there are not many more rows than numbers, else
- * a radix sort, least digit first. order, spare: (n) */
+/* Numbers of rows by ascending row, equal ones in their order: by counting, where there are not many more rows than
+ * numbers, else a radix sort, least digit first. order, spare: (n) */
 void count_rows(int32_t *order, const int32_t *row, int64_t n, int64_t limit) {
     int32_t *at = (int32_t *)mem_alloc((size_t)(limit + 1) * sizeof *at), sum = 0;
     for (int64_t i = 0; i < n; i++) at[row[i]]++;
