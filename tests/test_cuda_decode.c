@@ -158,6 +158,69 @@ static void test_refused(void **state) {
     let_go();
 }
 
+/* Is `token` the word at which the running sum of exp(z/temp) passes u of its total, but for rounding? */
+static bool drawn_rightly(const float *z, int n, double temp, double u, int token) {
+    double top = -INFINITY, total = 0, before = 0;
+    for (int j = 0; j < n; j++) top = z[j] > top ? z[j] : top;
+    for (int j = 0; j < n; j++) total += exp((z[j] - top) / temp);
+    for (int j = 0; j < token; j++) before += exp((z[j] - top) / temp);
+    double own = exp((z[token] - top) / temp), slack = 1e-5 * total;
+    return own > 0 && before <= u * total + slack && before + own >= u * total - slack;
+}
+
+enum { DRAWS = 9 };
+
+/* Rows of a kind each: drawn at three temperatures, greedy with equals, masked words, a number that is none. */
+static void fill_rows(float *z, int n, float *temp, double *u) {
+    for (int i = 0; i < DRAWS; i++) {
+        for (int j = 0; j < n; j++)
+            z[i * n + j] = (float)(3 * rng_normal((Rng){5, RNG_TEST}, (uint64_t)(i * n + j), (uint32_t)n));
+        temp[i] = i < 5 ? (float)(0.5 * (1 + i / 2)) : i == 8 ? 0.0f : 1.0f;
+        u[i] = rng_uniform((Rng){6, RNG_TEST}, (uint64_t)i, (uint32_t)n);
+    }
+    u[3] = 0, u[4] = 1 - 1e-12;
+    for (int j = 0; j < n; j += 2) z[5 * n + j] = -INFINITY;
+    z[6 * n + n - 1] = NAN;
+    for (int j = 0; j < n; j++) z[7 * n + j] = -INFINITY;
+    z[8 * n + n / 3] = z[8 * n + n / 2] = z[8 * n + n - 1] = 99;
+}
+
+static void test_draw(void **state) {
+    (void)state;
+    static const int width[] = {7, 64, 1024, 1027, 5003, 33000};
+    const BackendOps *op = t.be->op;
+    for (int k = 0; k < COUNT_OF(width); k++) {
+        int n = width[k];
+        float *z = mem_alloc((size_t)(DRAWS * n) * sizeof *z), temp[DRAWS], logprob[DRAWS], want[DRAWS];
+        double u[DRAWS];
+        int32_t token[DRAWS], alone[DRAWS];
+        fill_rows(z, n, temp, u);
+        Tensor logits = matrix(DRAWS, n, DTYPE_F32, 0), value = matrix(1, 1, DTYPE_F32, 0);
+        tensor_set_f32(t.be, logits, z);
+        op->draw(t.be, token, logprob, logits, temp, u);
+        op->draw(t.be, alone, NULL, logits, temp, u);
+        assert_memory_equal(token, alone, sizeof token);
+        for (int i = 0; i < DRAWS; i++) {
+            if (i == 6 || i == 7) {
+                assert_int_equal(token[i], -1);
+                continue;
+            }
+            assert_in_range(token[i], 0, n - 1);
+            if (temp[i] == 0)
+                assert_int_equal(token[i], n / 3);
+            else if (!drawn_rightly(z + i * n, n, temp[i], u[i], token[i]))
+                fail_msg("%d words, row %d: drew %d at %g of temperature %g", n, i, token[i], u[i], (double)temp[i]);
+            op->logprob_fwd(t.be, value, (Tensor){0}, tensor_rows(logits, i, 1), &token[i], temp[i] > 0 ? temp[i] : 1);
+            tensor_get_f32(t.be, &want[i], value);
+            assert_memory_equal(&want[i], &logprob[i], sizeof want[i]);
+            op->draw(t.be, alone, NULL, tensor_rows(logits, i, 1), &temp[i], &u[i]);
+            assert_int_equal(alone[0], token[i]);
+        }
+        free(z);
+        let_go();
+    }
+}
+
 int main(void) {
     Error err = {0};
     if (!backend_open(&t.be, "cuda", NULL, NULL, &err)) {
@@ -166,7 +229,7 @@ int main(void) {
     }
     if (!backend_set_dtype(t.be, DTYPE_BF16, &err)) return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_swiglu), cmocka_unit_test(test_qkv),
-                                       cmocka_unit_test(test_refused)};
+                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_draw)};
     int bad = cmocka_run_group_tests(tests, NULL, NULL);
     backend_close(t.be);
     return bad;

@@ -190,8 +190,8 @@ void await_inputs() {
     if (frozen) emu_device_memory_frozen(frozen = false);
 }
 
-void emu_launch(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared,
-                const std::function<void()> &body) {
+static void run_kernel(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared,
+                       const std::function<void()> &body) {
     kernel_now = kernel;
     body_now = &body;
     early_now = early;
@@ -212,6 +212,33 @@ void emu_launch(const char *kernel, bool early, dim3 grid, dim3 block, size_t sh
             }
     emu_device_memory(false);
 }
+
+/* -- graphs: what was launched between begin and end, in order -------------------------------------------------------
+ */
+
+typedef std::vector<std::function<void()>> Graph;
+
+static Graph *capturing;
+
+void emu_launch(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared,
+                const std::function<void()> &body) {
+    if (capturing)
+        capturing->push_back([=] { run_kernel(kernel, early, grid, block, shared, body); });
+    else
+        run_kernel(kernel, early, grid, block, shared, body);
+}
+
+extern "C" void emu_capture_begin(void) { capturing = new Graph; }
+extern "C" bool emu_capturing(void) { return capturing != nullptr; }
+extern "C" void *emu_capture_end(void) {
+    Graph *g = capturing;
+    capturing = nullptr;
+    return g;
+}
+extern "C" void emu_graph_launch(void *graph) {
+    for (const std::function<void()> &kernel : *(Graph *)graph) kernel();
+}
+extern "C" void emu_graph_close(void *graph) { delete (Graph *)graph; }
 
 void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};

@@ -39,7 +39,7 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-/* early: see LAUNCH_EARLY; every thread has to call await_inputs, and writing device memory before that is a fault. */
+/* Runs the kernel, or, while a graph is captured, keeps it: body has copies of its arguments. early: see LAUNCH_EARLY; every thread has to call await_inputs, and writing device memory before that is a fault. */
 void emu_launch(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
 void await_inputs();
 unsigned char *emu_shared(void);
@@ -53,7 +53,7 @@ const unsigned char *emu_exchange(const void *mine, size_t bytes);
 #define LAUNCH_AS(early, be, kernel, grid, block, shared, ...)                                                         \
     do {                                                                                                               \
         auto launch_fn = kernel;                                                                                       \
-        emu_launch(#kernel, early, dim3(grid), dim3(block), (shared), [&] { launch_fn(__VA_ARGS__); });                \
+        emu_launch(#kernel, early, dim3(grid), dim3(block), (shared), [=] { launch_fn(__VA_ARGS__); });                \
         cuda_launched(be, #kernel);                                                                                    \
     } while (0)
 
