@@ -35,7 +35,10 @@ struct CudaReplay {
     Recording *now; /* being noted or captured */
     bool capturing;
     uint64_t clock;
+    CudaReplayStats stats;
 };
+
+CudaReplayStats cuda_replay_stats(const Backend *be) { return ((const CudaImpl *)be->impl)->replay->stats; }
 
 CudaReplay *cuda_replay_new(void) { return mem_alloc(sizeof(CudaReplay)); }
 
@@ -120,10 +123,14 @@ bool cuda_replay_begin(Backend *be, const void *key, size_t n_key, const HostArr
         x = recording_of(r, c, same, array, n_array);
         x->asked = r->clock;
     }
-    if (x->never) return false;
+    if (x->never) {
+        r->stats.refused++;
+        return false;
+    }
     if (x->graph && x->scratch == c->scratch) {
         send_arrays(c, x);
         CUDA_OK(c->drv, c->drv->graph_launch(x->graph, c->stream));
+        r->stats.replayed++;
         return true;
     }
     drop_graph(c, x);
@@ -147,6 +154,7 @@ void cuda_replay_end(Backend *be) {
     r->capturing = c->recording = false;
     CUDA_OK(c->drv, c->drv->capture_end(c->stream, &x->graph));
     x->scratch = c->scratch;
+    r->stats.recorded++;
     CUDA_OK(c->drv, c->drv->graph_launch(x->graph, c->stream));
     if (!x->never) return;
     CUDA_OK(c->drv, c->drv->sync(c->stream)); /* right this once */

@@ -11,11 +11,22 @@
 
 #include "tensor/cuda/cuda_int.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct { int64_t recorded, replayed, refused; } CudaReplayStats; /* sequences; refused: such as cannot be recorded */
+CudaReplayStats cuda_replay_stats(const Backend *be);
+
 CudaReplay *cuda_replay_new(void);
 void cuda_replay_free(CudaReplay *r, Backend *be);      /* NULL is fine */
 bool cuda_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
 void cuda_replay_end(Backend *be);
 /* While a sequence is noted or captured: the device copy that stands for this host array; NULL: the caller's own way. */
 const void *cuda_replay_array(Backend *be, const void *host, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
