@@ -104,9 +104,9 @@ bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const Host
     return p->replay_begin && p->replay_begin(be, key, n_key, array, n_array);
 }
 
-void backend_replay_end(Backend *be) {
-    const BackendProvider *p = provider(be);
-    if (p->replay_end) p->replay_end(be);
+bool backend_replay_end(Backend *be) {
+    bool (*end)(Backend *) = provider(be)->replay_end;
+    return !end || end(be);
 }
 
 const char *backend_absent(const char *name) {

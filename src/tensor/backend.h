@@ -168,6 +168,9 @@ typedef struct {
     /* torch's single-tensor AdamW: g *= grad_scale; p *= (float)(1 - lr wd); m += (g-m)(1-b1); v = b2 v + (1-b2) g g;
      * p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps).  Scalars in double, tensors as they are. */
     void (*adamw)(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
+    /* adamw of p, m and v; w = cast of p, where w is not empty; g = zero. To the bits of these calls. NULL: they are made one by
+     * one. */
+    void (*update)(Backend *be, Tensor w, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
     void (*scale)(Backend *be, Tensor x, double a);                     /* x *= a */
 } BackendOps;
 
@@ -220,12 +223,13 @@ void backend_wait(Backend *be);
 bool backend_queues(const Backend *be);     /* does backend_wait have anything to wait for? */
 
 /* A sequence of ops that comes again with the same tensors and numbers, but for the contents of some host arrays: decoding.
- * key: all bytes that the sequence follows from, the arrays' addresses and contents apart. True: the backend made all of it
- * from a recording, the caller skips its ops. False: the caller makes them, then calls _end. Inside, no op may return a value.
- * cpu and ref record nothing. */
+ * key: all bytes that the sequence follows from, the arrays' addresses and contents apart. _begin, true: the backend made all of
+ * it from a recording, the caller skips its ops. False: the caller makes them, then calls _end, and makes them once more, for
+ * good, when that is false: they were to be recorded, and could not be. Inside, no op may return a value. cpu and ref record
+ * nothing. */
 typedef struct { const int32_t *host; int64_t n; } HostArray;
 bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
-void backend_replay_end(Backend *be);
+bool backend_replay_end(Backend *be);
 
 /* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
  * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */

@@ -46,11 +46,12 @@ static const BackendOps ops = {
     .logprob_bwd = cuda_logprob_bwd,
     .draw = cuda_draw,
     .adamw = cuda_adamw,
+    .update = cuda_update,
     .scale = cuda_scale,
     .dropout = cuda_dropout,
 };
 
-_Static_assert(sizeof(BackendOps) == 38 * sizeof(void *), "cuda lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 39 * sizeof(void *), "cuda lacks an op of backend.h");
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };
@@ -243,6 +244,7 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
     if (isa && !c->exact && strcmp(isa, "auto") != 0 && strcmp(isa, c->isa) != 0)
         return error_set(err, ERR_CONFIG, "isa '%s': expected auto, exact or %s", isa, c->isa);
     c->n_sm = d.n_sm;
+    c->overlaps = d.major >= 9;
     c->shared_max = d.shared_max;
     return true;
 }

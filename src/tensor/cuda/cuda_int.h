@@ -31,7 +31,8 @@ typedef struct {
     const CudaDriver *drv;
     int device, n_sm;            /* multiprocessors: how wide reductions and persistent kernels go */
     size_t shared_max;           /* bytes of shared memory a block may ask for */
-    bool recording;              /* what is queued becomes a recording (replay.h): see LAUNCH_EARLY */
+    bool overlaps;               /* the device can begin a kernel before the one before it is through: sm_90 */
+    bool early;                  /* and what is queued becomes a recording that does so: see LAUNCH_EARLY */
     bool exact;                  /* row invariance: forward products and attention in one way for any number of rows */
     void *stream;                /* cudaStream_t */
     CudaIndex *index;
@@ -112,6 +113,7 @@ double cuda_sumsq(Backend *be, Tensor x);
 double cuda_sumsq_all(Backend *be, const Tensor *x, int n);
 bool cuda_all_finite(Backend *be, Tensor x);
 void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
+void cuda_update(Backend *be, Tensor w, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
 /* matmul.c */
 /* Called by backend.c with everything but be->impl->matmul in place. An Error when cuBLASLt
  * cannot be found; under a driver whose lt_open is NULL (the emulated one) all products are our own kernels'. */

@@ -26,7 +26,7 @@
 
 #define LAUNCH(be, kernel, grid, block, shared, ...) LAUNCH_AS(false, be, kernel, grid, block, shared, __VA_ARGS__)
 #define LAUNCH_EARLY(be, kernel, grid, block, shared, ...) \
-    LAUNCH_AS(cuda_impl(be)->recording, be, kernel, grid, block, shared, __VA_ARGS__)
+    LAUNCH_AS(cuda_impl(be)->early, be, kernel, grid, block, shared, __VA_ARGS__)
 
 #define LAUNCH_AS(early, be, kernel, grid, block, shared, ...)                                                              \
     do {                                                                                                                    \

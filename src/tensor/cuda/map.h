@@ -108,6 +108,7 @@ template <int OUT, int IN, class Op> static void map(Backend *be, const Tensor (
     bool to_f32 = half_out == 0, to_half = half_out == OUT, from_f32 = half_in == 0, from_half = half_in == IN;
     if (to_f32 && from_f32 && map_mats(&a, t, flat, 4)) map_launch<KIND_F32, KIND_F32, 4>(be, a, rows, op);
     else if (to_half && from_f32 && map_mats(&a, t, flat, 4)) map_launch<KIND_BF16, KIND_F32, 4>(be, a, rows, op);
+    else if (from_f32 && map_mats(&a, t, flat, 4)) map_launch<KIND_ANY, KIND_F32, 4>(be, a, rows, op);
     else if (map_mats(&a, t, flat, 8) && to_half && from_half) map_launch<KIND_BF16, KIND_BF16, 8>(be, a, rows, op);
     else map_launch<KIND_ANY, KIND_ANY, 1>(be, a, rows, op);
 }

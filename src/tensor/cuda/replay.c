@@ -34,6 +34,7 @@ struct CudaReplay {
     Recording all[RECORDINGS];
     Recording *now; /* being noted or captured */
     bool capturing;
+    bool plain; /* kernels of recordings follow each other */
     uint64_t clock;
     CudaReplayStats stats;
 };
@@ -139,26 +140,35 @@ bool cuda_replay_begin(Backend *be, const void *key, size_t n_key, const HostArr
     if (r->capturing) {
         send_arrays(c, x);
         CUDA_OK(c->drv, c->drv->capture_begin(c->stream));
-        c->recording = true;
+        c->early = c->overlaps && !r->plain;
     }
     return false;
 }
 
-void cuda_replay_end(Backend *be) {
+bool cuda_replay_end(Backend *be) {
     CudaImpl *c = cuda_impl(be);
     CudaReplay *r = c->replay;
-    if (!r || !r->now) return;
+    if (!r || !r->now) return true;
     Recording *x = r->now;
     r->now = NULL;
-    if (!r->capturing) return;
-    r->capturing = c->recording = false;
-    CUDA_OK(c->drv, c->drv->capture_end(c->stream, &x->graph));
+    if (!r->capturing) return true;
+    r->capturing = false;
+    if (c->drv->capture_end(c->stream, &x->graph) != 0) {
+        c->drv->last_error();
+        x->graph = NULL;
+        x->never = !c->early;
+        r->plain = true;
+        c->early = false;
+        return false;
+    }
+    c->early = false;
     x->scratch = c->scratch;
     r->stats.recorded++;
     CUDA_OK(c->drv, c->drv->graph_launch(x->graph, c->stream));
-    if (!x->never) return;
+    if (!x->never) return true;
     CUDA_OK(c->drv, c->drv->sync(c->stream)); /* right this once */
     drop_graph(c, x);
+    return true;
 }
 
 /* What is the same every time (frequencies) gets a copy that stays; what is not cannot be recorded. */

@@ -1,7 +1,7 @@
 // layer: tensor
 // gpu: yes
-/* Ops that the cuda backend makes in one launch when it decodes, beside the ops they stand for: equal bits, and nothing
- * but what is theirs is written. On a GPU or emulated. */
+/* Ops that the cuda backend makes in one launch, beside the ops they stand for: equal bits, and nothing but what is
+ * theirs is written. Drawing. On a GPU or emulated. */
 #include "base/rng.h"
 #include "tensor/backend.h"
 
@@ -158,6 +158,35 @@ static void test_refused(void **state) {
     let_go();
 }
 
+/* An optimizer's update: with a BF16 copy of the weights and without, rows aligned and not. */
+static void test_update(void **state) {
+    (void)state;
+    static const int size[][2] = {{1, 1031}, {37, 64}, {5, 130}, {300, 256}};
+    const AdamwParams a = {1e-2, 0.9, 0.95, 1e-8, 0.1, 3, 0.7};
+    const BackendOps *op = t.be->op;
+    for (int k = 0; k < 2 * COUNT_OF(size); k++) {
+        int64_t rows = size[k / 2][0], cols = size[k / 2][1];
+        Tensor x[2][5]; /* p, m, v, g, w */
+        for (int j = 0; j < 5; j++)
+            for (int side = 0; side < 2; side++) {
+                x[side][j] = matrix(rows, cols, j < 4 ? DTYPE_F32 : DTYPE_BF16, j < 4 && side == 0 ? 0.3 : 0);
+                if (j < 4 && side == 1) op->copy(t.be, x[1][j], x[0][j]);
+                if (j == 2) op->scale(t.be, x[side][j], 0); /* a second moment is not negative */
+            }
+        bool half = k % 2;
+        op->update(t.be, half ? x[0][4] : (Tensor){0}, x[0][0], x[0][1], x[0][2], x[0][3], a);
+        op->adamw(t.be, x[1][0], x[1][1], x[1][2], x[1][3], a);
+        op->cast(t.be, x[1][4], x[1][0]);
+        op->zero(t.be, x[1][3]);
+        for (int j = 0; j < 4 + half; j++) {
+            int64_t bad = differing(x[0][j], x[1][j]);
+            if (bad || !finite_all(x[1][j]))
+                fail_msg("size %d, half %d, tensor %d: %lld differ", k / 2, half, j, (long long)bad);
+        }
+        let_go();
+    }
+}
+
 /* Is `token` the word at which the running sum of exp(z/temp) passes u of its total, but for rounding? */
 static bool drawn_rightly(const float *z, int n, double temp, double u, int token) {
     double top = -INFINITY, total = 0, before = 0;
@@ -183,6 +212,7 @@ static void fill_rows(float *z, int n, float *temp, double *u) {
     z[6 * n + n - 1] = NAN;
     for (int j = 0; j < n; j++) z[7 * n + j] = -INFINITY;
     z[8 * n + n / 3] = z[8 * n + n / 2] = z[8 * n + n - 1] = 99;
+    if (n > n / 3 + 4096) z[8 * n + n / 3 + 4096] = 99; /* the same thread's */
 }
 
 static void test_draw(void **state) {
@@ -229,7 +259,8 @@ int main(void) {
     }
     if (!backend_set_dtype(t.be, DTYPE_BF16, &err)) return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_swiglu), cmocka_unit_test(test_qkv),
-                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_draw)};
+                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_draw),
+                                       cmocka_unit_test(test_update)};
     int bad = cmocka_run_group_tests(tests, NULL, NULL);
     backend_close(t.be);
     return bad;
