@@ -23,6 +23,7 @@ namespace {
 
 enum { WARPS = 8, THREADS = 32 * WARPS, BLOCKS = 2, PIECE = 32 };
 enum { NORM_ROWS = 4, NORM_COLS = 128 * NORM_HELD * WARPS }; /* that blocks normalize for themselves */
+enum { NORM_PIECES = NORM_COLS / (4 * THREADS) };            /* of four columns, a thread's */
 enum { SHARED_X = 80 * 1024 }; /* bytes of x up to which a block has them in shared memory */
 enum What { PLAIN, TURN, SWIGLU };
 
@@ -85,11 +86,11 @@ template <int HALVES> struct Place {
     }
 };
 
-/* What a lane has of U pieces of w. */
-template <int HALVES, int U> struct Pieces { uint4 w[U][HALVES]; };
+/* What a lane has of U pieces of w; and of x, rows g and g + 8, where these are not in shared memory. */
+template <int HALVES, int U> struct Pieces { uint4 w[U][HALVES], lo[U], hi[U]; };
 
 template <int HALVES, int U>
-__device__ __forceinline__ void load_pieces(Pieces<HALVES, U> &p, const Few &f, const Place<HALVES> &at) {
+__device__ __forceinline__ void load_w(Pieces<HALVES, U> &p, const Few &f, const Place<HALVES> &at) {
     const int warp = (int)threadIdx.x / 32;
     UNROLL for (int u = 0; u < U; u++) UNROLL for (int c = 0; c < HALVES; c++) {
         int k = at.k + u * WARPS * PIECE;
@@ -99,18 +100,26 @@ __device__ __forceinline__ void load_pieces(Pieces<HALVES, U> &p, const Few &f, 
 }
 
 /* 8 elements of a row of x, from k on; those of rows that are not there are 0, for they may be no numbers. */
-__device__ __forceinline__ uint4 x_piece(const Few &f, const bf16_t *sx, int row, int k) {
+__device__ __forceinline__ uint4 x_piece(const Few &f, const bf16_t *x, int64_t pitch, int row, int k) {
     if (row >= f.rows || k >= f.k) return make_uint4(0, 0, 0, 0);
-    return *(const uint4 *)(f.shared ? sx + row * (f.k + 8) + k : f.x + row * f.ldx + k);
+    return *(const uint4 *)(x + row * pitch + k);
+}
+
+/* x: in memory or in shared memory. HALVES 1: there are at most 8 rows. */
+template <int HALVES, int U>
+__device__ __forceinline__ void load_x(Pieces<HALVES, U> &p, const Few &f, const bf16_t *x, int64_t pitch, int k) {
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    UNROLL for (int u = 0; u < U; u++) {
+        int at = k + (u * WARPS + warp) * PIECE + lane % 4 * 8;
+        p.lo[u] = x_piece(f, x, pitch, lane / 4, at);
+        p.hi[u] = HALVES == 1 ? make_uint4(0, 0, 0, 0) : x_piece(f, x, pitch, lane / 4 + 8, at);
+    }
 }
 
 template <int HALVES, int U>
-__device__ __forceinline__ void multiply(float acc[HALVES][4], const Pieces<HALVES, U> &p, const Few &f,
-                                         const bf16_t *sx, int k) {
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+__device__ __forceinline__ void multiply(float acc[HALVES][4], const Pieces<HALVES, U> &p) {
     UNROLL for (int u = 0; u < U; u++) {
-        int at = k + (u * WARPS + warp) * PIECE + t * 8;
-        const uint4 lo = x_piece(f, sx, g, at), hi = x_piece(f, sx, g + 8, at);
+        const uint4 &lo = p.lo[u], &hi = p.hi[u];
         const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
         UNROLL for (int c = 0; c < HALVES; c++) {
             const uint32_t b0[2] = {p.w[u][c].x, p.w[u][c].y}, b1[2] = {p.w[u][c].z, p.w[u][c].w};
@@ -120,9 +129,21 @@ __device__ __forceinline__ void multiply(float acc[HALVES][4], const Pieces<HALV
     }
 }
 
+/* A thread's columns of the norm's weights. */
+struct NormWeights {
+    float v[NORM_PIECES][4];
+};
+
+__device__ __forceinline__ void load_norm(NormWeights &w, const Few &f) {
+    UNROLL for (int e = 0; e < NORM_PIECES; e++) {
+        int k = 4 * ((int)threadIdx.x + e * THREADS);
+        if (f.norm_x && k < f.k) piece_get<4>(w.v[e], f.norm_w + k);
+    }
+}
+
 /* x to shared memory, rows 16 bytes more apart than they are long; normalized on the way, as norm.cu would, or as it
  * is. */
-__device__ __forceinline__ void take_x(const Few &f, bf16_t *sx, float *at) {
+__device__ __forceinline__ void take_x(const Few &f, const NormWeights &w, bf16_t *sx, float *at) {
     const int warp = (int)threadIdx.x / 32;
     if (!f.norm_x) {
         for (int i = (int)threadIdx.x; i < f.rows * (f.k / 8); i += THREADS) {
@@ -139,11 +160,12 @@ __device__ __forceinline__ void take_x(const Few &f, bf16_t *sx, float *at) {
     }
     sync_block();
     for (int row = 0; row < f.rows; row++) {
-        float r = rstd_of(norm_total(at + row * WARPS, f.norm_group), f.k, f.eps), x[4], w[4], y[4];
-        for (int k = 4 * (int)threadIdx.x; k < f.k; k += 4 * THREADS) {
+        float r = rstd_of(norm_total(at + row * WARPS, f.norm_group), f.k, f.eps), x[4], y[4];
+        UNROLL for (int e = 0; e < NORM_PIECES; e++) {
+            int k = 4 * ((int)threadIdx.x + e * THREADS);
+            if (k >= f.k) break;
             piece_get<4>(x, f.norm_x + row * f.ldx + k);
-            piece_get<4>(w, f.norm_w + k);
-            UNROLL for (int q = 0; q < 4; q++) y[q] = x[q] * r * w[q];
+            UNROLL for (int q = 0; q < 4; q++) y[q] = x[q] * r * w.v[e][q];
             piece_put<4>(sx + row * (f.k + 8) + k, y);
         }
     }
@@ -188,7 +210,8 @@ __device__ __forceinline__ void put(const Few &f, const Product &p, int strip, i
     store(y + second, b);
 }
 
-template <What WHAT, int HALVES, int U>
+/* SHARED: x lies in shared memory; else its pieces are loaded as early as those of w. */
+template <What WHAT, int HALVES, int U, bool SHARED>
 __global__ void __launch_bounds__(THREADS, BLOCKS) few_kernel(const __grid_constant__ Few f) {
     enum { STEP = WARPS * PIECE * U };
     __shared__ float sums[2][WARPS][HALVES * 4][32];
@@ -199,18 +222,23 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) few_kernel(const __grid_const
     Place<HALVES> ahead;
     Pieces<HALVES, U> even, odd;
     ahead.go(f, (int)blockIdx.x);
-    load_pieces<HALVES, U>(even, f, ahead);
+    load_w<HALVES, U>(even, f, ahead);
     ahead.next(f, STEP);
-    load_pieces<HALVES, U>(odd, f, ahead);
+    load_w<HALVES, U>(odd, f, ahead);
+    NormWeights norm;
+    load_norm(norm, f);
     await_inputs();
-    if (f.shared) take_x(f, sx, &sums[0][0][0][0]);
+    if (SHARED) take_x(f, norm, sx, &sums[0][0][0][0]);
+    if (!SHARED) load_x<HALVES, U>(even, f, f.x, f.ldx, 0), load_x<HALVES, U>(odd, f, f.x, f.ldx, ahead.k);
 
     float acc[HALVES][4] = {};
     int strip = (int)blockIdx.x, k = 0, turn = 0;
     auto step = [&](Pieces<HALVES, U> &p) {
-        multiply<HALVES, U>(acc, p, f, sx, k);
+        if (SHARED) load_x<HALVES, U>(p, f, sx, f.k + 8, k);
+        multiply<HALVES, U>(acc, p);
         ahead.next(f, STEP);
-        load_pieces<HALVES, U>(p, f, ahead);
+        load_w<HALVES, U>(p, f, ahead);
+        if (!SHARED) load_x<HALVES, U>(p, f, f.x, f.ldx, ahead.k);
         k += STEP;
         if (k < f.k) return;
         UNROLL for (int c = 0; c < HALVES; c++) UNROLL for (int e = 0; e < 4; e++) {
@@ -280,8 +308,11 @@ template <What WHAT, int HALVES, int U> void launch(Backend *be, Few f) {
         f.strips += (f.p[i].m + half - 1) / half;
     }
     unsigned grid = (unsigned)least(f.strips, (int64_t)BLOCKS * cuda_impl(be)->n_sm);
-    size_t shared = f.shared ? (size_t)f.rows * (size_t)(f.k + 8) * 2 : 0;
-    LAUNCH_EARLY(be, (few_kernel<WHAT, HALVES, U>), grid, THREADS, shared, f);
+    size_t shared = (size_t)f.rows * (size_t)(f.k + 8) * 2;
+    if (f.shared)
+        LAUNCH_EARLY(be, (few_kernel<WHAT, HALVES, U, true>), grid, THREADS, shared, f);
+    else
+        LAUNCH_EARLY(be, (few_kernel<WHAT, HALVES, U, false>), grid, THREADS, 0, f);
 }
 
 } // namespace

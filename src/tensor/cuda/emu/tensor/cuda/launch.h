@@ -85,6 +85,7 @@ static inline void store(bf16_t *p, float x) { *p = to_bf16(x); }
 static inline uint32_t pack_bf16(float lo, float hi) { return to_bf16(lo).bits | (uint32_t)to_bf16(hi).bits << 16; }
 
 static inline uint4 load_once(const void *p) { return *(const uint4 *)p; }
+static inline void prefetch(const void *) {}
 static inline void release_next() {}
 
 /* -- warps and blocks ---------------------------------------------------------------------------------------------- */
