@@ -60,7 +60,7 @@ static double *own_fwd(const Product *p, const double *x, const double *w, const
     tensor_set(be, ps.t, side + p->m);
     LinearOut o = {.y = py.t, .w = pw.t, .bias = pb.t};
     if (p->w == DTYPE_I8) o.scale = ps.t;
-    cuda_own_fwd(be, o, px.t, false);
+    cuda_own_fwd(be, &o, 1, px.t, false);
     double *y = mem_alloc((size_t)count * (size_t)p->m * sizeof *y);
     tensor_get(be, y, py.t);
     put(&px), put(&pw), put(&py), put(&pb), put(&ps);

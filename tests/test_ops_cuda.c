@@ -91,7 +91,8 @@ static int cases(OpCase list[OPS_MAX]) {
             c.op = OP_linear_bwd;
             if (s <= STORE_BF16) op_add(&l, c);
         }
-    static const int few[][3] = {{1, 200, 256}, {8, 24, 32}, {9, 72, 288}, {16, 64, 2304}, {17, 40, 96}, {31, 264, 64}};
+    static const int few[][3] = {{1, 200, 256},  {8, 24, 32},   {9, 72, 288}, {16, 64, 2304},
+                                 {16, 40, 2656}, {7, 24, 5888}, {17, 40, 96}, {31, 264, 64}};
     for (int i = 0; i < COUNT_OF(few); i++) /* decoding: few.cu */
         for (int add = 0; add < 2; add++)
             op_add(&l, (OpCase){.op = OP_linear_fwd,

@@ -98,6 +98,11 @@ static void k_copy(Kit *k) { k->be->op->copy(k->be, k->y, k->x); }
 static void k_embed(Kit *k) { k->be->op->embed_fwd(k->be, k->y, k->w, k->idx, false); }
 static void k_embed_bwd(Kit *k) { k->be->op->embed_bwd(k->be, k->dw, k->y, k->idx); }
 static void k_sumsq(Kit *k) { k->be->op->sumsq(k->be, k->dw); }
+static void k_sumsq_all(Kit *k) { /* one wait, as for a gradient's norm */
+    const Tensor all[] = {k->dw, k->p, k->m, k->s};
+    for (int i = 0; i < COUNT_OF(all) && !k->be->op->sumsq_all; i++) k->be->op->sumsq(k->be, all[i]);
+    if (k->be->op->sumsq_all) k->be->op->sumsq_all(k->be, all, COUNT_OF(all));
+}
 static void k_adamw(Kit *k) {
     k->be->op->adamw(k->be, k->p, k->m, k->s, k->dw, (AdamwParams){1e-9, 0.9, 0.95, 1e-8, 0, 1, 1});
 }
@@ -225,6 +230,7 @@ bool bench_kernels(Bench *b, Error *err) {
         {"embed/fwd", k_embed, 0, (4 + in) * nc},
         {"embed/bwd", k_embed_bwd, nc, 12 * nc},
         {"sumsq", k_sumsq, 2 * fc, 4 * fc},
+        {"sumsq_x4", k_sumsq_all, 8 * fc, 16 * fc},
         {"adamw", k_adamw, 14 * fc, 28 * fc},
     };
     for (int i = 0; i < COUNT_OF(list); i++) report(b, &k, &list[i], peak, stream);

@@ -49,6 +49,7 @@ struct Log {
     int n_warning;
     Progress progress;
     Pulse *pulse;
+    Load *load; /* borrowed */
 };
 
 double now_s(void) {
@@ -101,6 +102,12 @@ Log *log_new(LogLevel level) {
 }
 
 Pulse *log_pulse(const Log *l) { return l ? l->pulse : NULL; }
+
+void log_measure(Log *l, Load *load) {
+    if (l) l->load = load;
+}
+
+Load *log_load(const Log *l) { return l ? l->load : NULL; }
 
 /* ---- all below run under the lock ---- */
 

@@ -82,6 +82,9 @@ bool manifest_write(const StageCtx *ctx, const StageResult *r, const PipelineRes
     time_utc(when);
     json_out_str(&j, "finished", when);
     json_out_num(&j, "seconds", r->seconds);
+    json_out_obj(&j, "load");
+    load_put(&j, "", &r->load);
+    json_out_obj_end(&j);
     config_dump(&config, ctx->cfg, run_keys, run_key_count);
     json_out_str(&j, "config", str_get(&config));
     json_out_obj_end(&j);

@@ -71,11 +71,11 @@ static int find_result(const PipelineResult *r, const char *name) {
 
 enum { RUN_CUDA = 2 }; /* of run.backend */
 
-/* "cuda:1". Ranks of one machine take one GPU each, from run.device on. */
+/* "cuda:1" */
 static void backend_name(char *out, size_t n, const RunConfig *cfg, int local_rank) {
     static const char *const name[] = {"cpu", "ref", "cuda"};
     int at = snprintf(out, n, "%s", name[cfg->run.backend]);
-    int device = (int)cfg->run.device + (cfg->run.backend == RUN_CUDA ? local_rank : 0);
+    int device = cfg->run.backend == RUN_CUDA ? ranks_gpu(cfg, local_rank) : (int)cfg->run.device;
     if (device > 0) snprintf(out + at, n - (size_t)at, ":%d", device);
 }
 
@@ -247,12 +247,19 @@ static bool run_here(const StageCtx *ctx, const PipelineResult *all, Error *err)
     return run_with_ranks(ctx, ctx->mesh->world, err);
 }
 
+enum { LOOK_S = 1 }; /* seconds between looks at the machine's load */
+
 static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all, Error *err) {
     double start = now_s();
     ctx->ledger = ledger_new();
     Str path = {0};
     path_join(&path, ctx->output, "ledger.json");
+    Load *load = load_open(LOOK_S, backend_load, ctx->be);
+    log_measure(ctx->log, load);
     bool ok = remove_temporaries(ctx->output, err) && run_here(ctx, all, err);
+    log_measure(ctx->log, NULL);
+    load_all(load, &r->load);
+    load_close(load);
     pulse_section(log_pulse(ctx->log), SECTION_INIT);
     Error lost;
     /* "Nothing to train on" has its reason in what was lost before. */

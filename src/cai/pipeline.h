@@ -4,7 +4,7 @@
 
 #include "cai/stage.h"
 
-typedef struct { const char *name; char key[17]; double seconds; bool cached, applies; char dir[600]; } StageResult;
+typedef struct { const char *name; char key[17]; double seconds; LoadSample load; bool cached, applies; char dir[600]; } StageResult;
 typedef struct { char name[64], stage[24], text[160]; double value, bound; bool ok; } Gate;
 
 typedef struct {

@@ -106,6 +106,11 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
     return true;
 }
 
+int ranks_gpu(const RunConfig *cfg, int local_rank) {
+    int n = (int)cfg->dist.gpus;
+    return (int)cfg->run.device + (n > 0 ? local_rank % n : local_rank);
+}
+
 bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPlace place, Error *err) {
     NcclApi api;
     Error mine = {0};
@@ -113,7 +118,7 @@ bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPla
     if (comm_size(world) > 1 && cfg->dist.comm == COMM_KEY_NCCL) {
         nccl_load(&api, &mine);
         if (!agree(world, &mine, NULL, 0, NULL, err) ||
-            !comm_open_nccl(data, world, &api, (int)cfg->run.device + place.local_rank, err))
+            !comm_open_nccl(data, world, &api, ranks_gpu(cfg, place.local_rank), err))
             return false;
         comm_deadline(*data, cfg->dist.timeout_s);
     }

@@ -27,6 +27,8 @@ RankPlace ranks_place(const Ranks *r, int rank);
 /* Threads: fn(ud, world of its rank, place) begins on a thread for every rank but 0. Processes: nothing. */
 typedef void RankFn(void *ud, Comm *world, RankPlace place);
 bool ranks_start(Ranks *r, RankFn *fn, void *ud, Error *err);
+/* Number of the GPU that this rank of its machine computes on. */
+int ranks_gpu(const RunConfig *cfg, int local_rank);
 /* The mesh of one rank, whose world is given; with dist.comm=nccl its groups are of another backend: *data, closed first. Every rank
  * calls it. */
 bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPlace place, Error *err);

@@ -114,6 +114,23 @@ static void put_time(Str *out, double seconds) {
     html_text(out, s);
 }
 
+/* What the stage kept busy, as manifest.json's load says; a dash where nobody told. */
+static void load_cells(Str *out, const Json *load) {
+    double cpu = json_num(json_get(load, "cpu"), NAN), rss = json_num(json_get(load, "rss_mb"), NAN);
+    double gpu = json_num(json_get(load, "gpu"), NAN), watts = json_num(json_get(load, "gpu_w"), NAN);
+    str_put(out, "<td class=\"n\">");
+    if (isfinite(cpu) && isfinite(rss))
+        html_textf(out, "%.1f CPUs, %.2f GB", cpu, rss / 1e3);
+    else
+        str_put(out, "–");
+    str_put(out, "</td><td class=\"n\">");
+    if (isfinite(gpu))
+        html_textf(out, "%.0f %%, %.1f GB, %.0f W", 100 * gpu, json_num(json_get(load, "gpu_mb"), 0) / 1e3, watts);
+    else
+        str_put(out, "–");
+    str_put(out, "</td>");
+}
+
 static void stage_row(Page *p, const StageResult *s, const Json *manifest, Times *t) {
     double seconds = json_num(json_get(manifest, "seconds"), NAN);
     html_row(p->out, s->name);
@@ -124,6 +141,7 @@ static void stage_row(Page *p, const StageResult *s, const Json *manifest, Times
         str_put(p->out, "<td class=\"n\">");
         put_time(p->out, seconds);
         str_put(p->out, "</td>");
+        load_cells(p->out, json_get(manifest, "load"));
         html_cell(p->out, text_of(manifest, "finished"));
         html_cell(p->out, s->cached ? "reused" : "made");
         if (isfinite(seconds)) t->seconds += seconds;
@@ -133,7 +151,7 @@ static void stage_row(Page *p, const StageResult *s, const Json *manifest, Times
 }
 
 static bool stage_table(Page *p, Times *t, Error *err) {
-    static const char *const head[] = {"Stage", "Key", "#Time", "Finished", "In this run"};
+    static const char *const head[] = {"Stage", "Key", "#Time", "#Kept busy", "#GPU", "Finished", "In this run"};
     html_table(p->out, "Stages. A key is the hash of all that can change the stage’s result", head,
                p->clocks ? COUNT_OF(head) : 2);
     Str path = {0};

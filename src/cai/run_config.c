@@ -60,6 +60,7 @@ const CfgKey run_keys[] = {
     {"dist.tree",      CFG_BOOL,  CFG_RESULT,  AT(dist.tree),      "true", 0, 0, "gradients of micro-batches add up as one fixed tree, the same for any number of ranks; false, one rank: in the order they come, which needs less memory"},
     {"dist.check_every", CFG_INT, CFG_RUNTIME, AT(dist.check_every), "100", 0, 1e9, "steps (rl: updates) between comparisons of the ranks' weights, which must be equal to the bit; also before each saved state; 0: never"},
     {"dist.timeout_s", CFG_FLOAT, CFG_RUNTIME, AT(dist.timeout_s), "1800", 0, 1e9, "seconds that a rank waits for the others in one call; 0: for ever"},
+    {"dist.gpus",      CFG_INT,   CFG_RUNTIME, AT(dist.gpus),      "0", 0, 1024, "GPUs that the ranks of one machine take in turn, from run.device on; 0: one each. NCCL wants each rank on a GPU of its own"},
 
     {"data.source",        CFG_ENUM, CFG_RESULT, AT(data.source), "files|world", 0, 0, "files: data.dir; world: the generated tiny world"},
     {"data.dir",           CFG_STR,  CFG_RUNTIME, AT(data.dir), "../shared/data/quickstart", 0, 0, "folder of the data files"},

@@ -174,7 +174,7 @@ void pass_best(Engine *e, int n) {
         return;
     }
     for (int i = 0; i < n; i++) e->draw.temp[i] = 0.0f, e->draw.u[i] = 0.0;
-    e->be->op->draw(e->be, e->draw.token, tensor_rows(e->out, 0, n), e->draw.temp, e->draw.u);
+    e->be->op->draw(e->be, e->draw.token, NULL, tensor_rows(e->out, 0, n), e->draw.temp, e->draw.u);
 }
 
 bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err) {

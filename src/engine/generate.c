@@ -30,6 +30,7 @@ typedef struct {
     int n_active, n_finished;
     int n_promised; /* pages that slots may still take */
     int first;      /* of the slice being sampled */
+    bool drawn;     /* the backend drew all of it, and column has the log-probs */
     int64_t n_text;
 
     /* engine_options: no text, but the log-probs of these as a prompt's next token */
@@ -309,11 +310,14 @@ static void draw_on_device(Gen *g, int n) {
         e->draw.temp[i] = t > 0 ? (float)t : 0.0f;
         e->draw.u[i] = uniform(g, i);
     }
-    e->be->op->draw(e->be, e->draw.token, tensor_rows(e->out, 0, n), e->draw.temp, e->draw.u);
+    e->be->op->draw(e->be, e->draw.token, e->column, tensor_rows(e->out, 0, n), e->draw.temp, e->draw.u);
+    g->drawn = true;
     for (int i = 0; i < n; i++) {
+        bool here = e->target[i] < 0 && !e->row_ready[i] && plain(&g->req[slot_of_row(g, i)->req].sample);
+        g->drawn = g->drawn && here;
         if (e->target[i] >= 0 || e->row_ready[i]) continue;
         e->row_ready[i] = true;
-        if (plain(&g->req[slot_of_row(g, i)->req].sample))
+        if (here)
             e->target[i] = e->draw.token[i] >= 0 ? e->draw.token[i] : NO_TOKEN;
         else
             fetch_row(e, i);
@@ -388,6 +392,7 @@ static bool sample_slice(Gen *g, int n, Error *err) {
         return true;
     }
     for (int i = 0; i < n; i++) ask_hook(g, i);
+    g->drawn = false;
     if (e->be->op->draw) draw_on_device(g, n);
     pool_for(e->be->pool, n, draw_tile, g);
     for (int i = 0; i < n; i++) {
@@ -396,7 +401,7 @@ static bool sample_slice(Gen *g, int n, Error *err) {
                          "request %d: no token can be drawn: the logits are not finite, or all are banned",
                          slot_of_row(g, i)->req);
     }
-    slice_logprob(g, n, logprob);
+    if (!g->drawn) slice_logprob(g, n, logprob);
     for (int i = 0; i < n; i++) append(g, slot_of_row(g, i), e->target[i], logprob[i]);
     return true;
 }

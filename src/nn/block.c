@@ -145,8 +145,54 @@ void block_again(const Model *m, int layer, const BlockActs *a) {
     activate(m, a);
 }
 
+/* What two backends' ways in one launch ask for: a pass over a cache, whose activations nobody reads again, of a model
+ * that has nothing between these ops. False: step by step. */
+static bool queries_at_once(Net n, const BlockActs *a, const BlockParams *w, const LinearOut *qkv, const Batch *b,
+                            Tensor k, Tensor v) {
+    const Model *m = n.trunk;
+    const ModelConfig *c = &m->cfg;
+    bool plain = c->norm == NORM_RMS && !c->qk_norm && c->pos == POS_ROPE && m->rope_attention == 1 && !n.adapter;
+    if (!plain || !m->be->op->norm_qkv) return false;
+    const NormedRows r = {a->h1, a->x, w->attn_norm, (float)c->norm_eps};
+    return m->be->op->norm_qkv(m->be, qkv, r, k, v, b->kv_row, b->pos, m->freq, c->d_head);
+}
+
+static bool gated_at_once(Net n, const BlockActs *a, const BlockParams *w, const LinearOut *up_gate) {
+    const Model *m = n.trunk;
+    const ModelConfig *c = &m->cfg;
+    if (c->norm != NORM_RMS || c->mlp != MLP_SWIGLU || n.adapter || !m->be->op->norm_swiglu) return false;
+    const NormedRows r = {a->h2, a->x_mid, w->mlp_norm, (float)c->norm_eps};
+    return m->be->op->norm_swiglu(m->be, a->act, up_gate[0], up_gate[1], r);
+}
+
 static const ParamNumber qkv_params[] = {PARAM_wq, PARAM_wk, PARAM_wv}, up_gate_params[] = {PARAM_w_up, PARAM_w_gate},
                          wo_param[] = {PARAM_wo}, down_param[] = {PARAM_w_down};
+
+static void queries_by_steps(Net n, int layer, const BlockActs *a, const LinearOut *qkv, const Batch *b, Tensor k,
+                             Tensor v, bool cached) {
+    const Model *m = n.trunk;
+    Backend *be = m->be;
+    const ModelConfig *c = &m->cfg;
+    const BlockParams *w = &m->w.block[layer];
+    norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
+    be->op->linear_fwd(be, qkv, 3, a->h1, false);
+    lora_forward(n, layer, qkv_params, qkv, 3, a->h1, b);
+    if (c->qk_norm) {
+        be->op->rmsnorm_fwd(be, by_head(m, a->q), a->q_rstd, by_head(m, a->q_raw), w->q_norm, (float)c->norm_eps);
+        be->op->rmsnorm_fwd(be, by_head(m, a->k), a->k_rstd, by_head(m, a->k_raw), w->k_norm, (float)c->norm_eps);
+    }
+    place_keys(m, a, k, v, b, cached);
+}
+
+static void hidden_by_steps(Net n, int layer, const BlockActs *a, const LinearOut *up_gate, const Batch *b) {
+    const Model *m = n.trunk;
+    const BlockParams *w = &m->w.block[layer];
+    norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
+    int n_up = m->cfg.mlp == MLP_SWIGLU ? 2 : 1;
+    m->be->op->linear_fwd(m->be, up_gate, n_up, a->h2, false);
+    lora_forward(n, layer, up_gate_params, up_gate, n_up, a->h2, b);
+    activate(m, a);
+}
 
 void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv) {
     const Model *m = n.trunk;
@@ -156,17 +202,10 @@ void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Bat
     const BlockParams *w = &m->w.block[layer], *s = m->scale ? &m->scale[layer] : &no_scales;
     bool last = block_chooses(m, layer);
 
-    norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
     Tensor q_out = c->qk_norm ? a->q_raw : a->q, k_out = c->qk_norm ? a->k_raw : a->k;
     const LinearOut qkv[] = {{q_out, w->wq, w->bq, s->wq}, {k_out, w->wk, w->bk, s->wk}, {a->v, w->wv, w->bv, s->wv}};
-    op->linear_fwd(be, qkv, 3, a->h1, false);
-    lora_forward(n, layer, qkv_params, qkv, 3, a->h1, b);
-    if (c->qk_norm) {
-        op->rmsnorm_fwd(be, by_head(m, a->q), a->q_rstd, by_head(m, q_out), w->q_norm, (float)c->norm_eps);
-        op->rmsnorm_fwd(be, by_head(m, a->k), a->k_rstd, by_head(m, k_out), w->k_norm, (float)c->norm_eps);
-    }
     Tensor k = kv ? kv->k[layer] : a->k, v = kv ? kv->v[layer] : a->v;
-    place_keys(m, a, k, v, b, kv != NULL);
+    if (!kv || !queries_at_once(n, a, w, qkv, b, k, v)) queries_by_steps(n, layer, a, qkv, b, k, v, kv != NULL);
     if (last && b->n_row == 0) return;
     attend(m, layer, a, k, v, b);
     if (last) {
@@ -178,12 +217,8 @@ void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Bat
     linear_residual(be, mid, last ? a->x_mid : a->x, o);
     lora_forward(n, layer, wo_param, &mid, 1, o, b);
 
-    norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, w->b_gate, s->w_gate}};
-    int n_up = c->mlp == MLP_SWIGLU ? 2 : 1;
-    op->linear_fwd(be, up_gate, n_up, a->h2, false);
-    lora_forward(n, layer, up_gate_params, up_gate, n_up, a->h2, b);
-    activate(m, a);
+    if (!kv || !gated_at_once(n, a, w, up_gate)) hidden_by_steps(n, layer, a, up_gate, b);
     linear_residual(be, down, a->x_mid, a->act);
     lora_forward(n, layer, down_param, &down, 1, a->act, b);
 }

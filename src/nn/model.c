@@ -80,7 +80,7 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     acts_resize(a, b);
     if (replay_decode(n, a, b, kv)) return;
     forward(n, a, b, kv);
-    backend_replay_end(m->be);
+    if (!backend_replay_end(m->be)) forward(n, a, b, kv);
 }
 
 void net_backward(Net n, Acts *a, const Batch *b) {

@@ -295,6 +295,9 @@ static double gradient_sumsq(const Optim *o) {
     return sum;
 }
 
+/* Does the update of a parameter leave its gradient zero? Where a rank has a part of it the rest needs that, too. */
+static bool clears(const Optim *o) { return o->be->op->update && !sharded(o); }
+
 static void update(Optim *o, const OptimParam *p, double lr, double grad_scale) {
     Backend *be = o->be;
     AdamwParams a = {.beta1 = o->cfg.beta1, .beta2 = o->cfg.beta2, .eps = o->cfg.eps, .t = o->updates};
@@ -302,6 +305,10 @@ static void update(Optim *o, const OptimParam *p, double lr, double grad_scale) 
     a.weight_decay = p->decay ? o->cfg.weight_decay : 0;
     a.grad_scale = grad_scale;
     bool half = !tensor_empty(p->master);
+    if (clears(o)) {
+        be->op->update(be, half ? p->w : (Tensor){0}, half ? p->master : p->w, p->m, p->v, p->dw, a);
+        return;
+    }
     be->op->adamw(be, half ? p->master : own(p, p->w), p->m, p->v, own(p, p->dw), a);
     if (half) be->op->cast(be, own(p, p->w), p->master);
 }
@@ -320,7 +327,7 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
         for (int i = 0; i < o->n_net; i++) net_share_tied(o->net[i], o->cfg.mesh);
         raise_versions(o);
     }
-    for (int i = 0; i < o->n_param; i++) o->be->op->zero(o->be, o->param[i].dw);
+    for (int i = 0; i < o->n_param && (r.skipped || !clears(o)); i++) o->be->op->zero(o->be, o->param[i].dw);
     return r;
 }
 

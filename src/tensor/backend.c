@@ -87,6 +87,11 @@ double backend_spin(Backend *be) {
     return spin ? spin(be) : 0;
 }
 
+bool backend_load(void *be, LoadDevice *out) {
+    bool (*load)(Backend *, LoadDevice *) = be ? provider(be)->load : NULL;
+    return load && load(be, out);
+}
+
 bool backend_queues(const Backend *be) { return provider(be)->wait != NULL; }
 
 void backend_wait(Backend *be) {
@@ -99,9 +104,9 @@ bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const Host
     return p->replay_begin && p->replay_begin(be, key, n_key, array, n_array);
 }
 
-void backend_replay_end(Backend *be) {
-    const BackendProvider *p = provider(be);
-    if (p->replay_end) p->replay_end(be);
+bool backend_replay_end(Backend *be) {
+    bool (*end)(Backend *) = provider(be)->replay_end;
+    return !end || end(be);
 }
 
 const char *backend_absent(const char *name) {

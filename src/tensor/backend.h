@@ -24,6 +24,7 @@
 #ifndef DIKAST_TENSOR_BACKEND_H
 #define DIKAST_TENSOR_BACKEND_H
 
+#include "base/load.h"
 #include "base/pool.h"
 #include "base/rng.h"
 #include "tensor/tensor.h"
@@ -58,6 +59,8 @@ typedef struct {
 /* One of several products of one x. w, dw: as be->panels asks; F32 w of linear_fwd row-major too: slower, the same bits. */
 typedef struct { Tensor y, w, bias, scale; } LinearOut; /* y (N,M)  w (M,K)  bias (1,M) or empty; scale (1,M): of 8-bit w */
 typedef struct { Tensor dy, w, dw_acc, dbias_acc; } LinearGrad; /* dy (N,M)  dw (M,K) and dbias (1,M), or empty */
+
+typedef struct { Tensor h, x, w; float eps; } NormedRows; /* rmsnorm_fwd's y, x and w */
 
 /* Element (i, j) falls where the 16-bit number of its coordinates is below drop: number j%8 of the Philox block of (rng, row+i,
  * j/8), low half of a word first. So equal coordinates fall together whoever asks, however rows are cut. */
@@ -101,6 +104,15 @@ typedef struct {
     /* dx = (add_dx ? dx : 0) + sum_i dy_i w_i;  dw_i += dy_i^T x;  dbias_i += column sums of dy_i. Empty dx, dw_acc or
      * dbias_acc: skipped; x may be empty without dw */
     void (*linear_bwd)(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
+
+    /* Beginnings of a block's two halves, for few rows; false, or NULL: there is no faster way for these tensors than the ops
+     * one by one, and nothing was done. To the bits of
+     *   norm_qkv      h = rmsnorm_fwd(x);  linear_fwd of q, k and v of h;  rope_kv      (k and v may stay as they were)
+     *   norm_swiglu   h = rmsnorm_fwd(x);  linear_fwd of up and gate of h;  y = swiglu_fwd      (up and gate likewise)
+     * and h may or may not be written. */
+    bool (*norm_qkv)(Backend *be, const LinearOut qkv[3], NormedRows r, Tensor kc, Tensor vc, const int32_t *kv_row,
+                     const int32_t *pos, const double *freq, int d_head);
+    bool (*norm_swiglu)(Backend *be, Tensor y, LinearOut up, LinearOut gate, NormedRows r);
 
     /* -- norms ------------------------------------------------------------------------------------------------- */
     /* y = x * rstd * w,  rstd = 1/sqrt(mean(x^2)+eps)   x (N,C) w (1,C) rstd (N,1).  Zhang & Sennrich 2019, eq. 4 */
@@ -148,13 +160,17 @@ typedef struct {
 
     /* NULL: the caller fetches the logits and draws on the host (engine/sample.c). token[i] (host, R) of row i: temp[i] 0: the
      * lowest index of the greatest logit; else the first index at which the running sum of exp(z/temp[i]), in order of index,
-     * passes u[i] of its total; -1: a logit is infinite or no number, or all are -infinity. temp, u: host (R), u in [0, 1). */
-    void (*draw)(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
+     * passes u[i] of its total; -1: a logit is infinite or no number, or all are -infinity. temp, u: host (R), u in [0, 1).
+     * logprob (host, R; NULL: not wanted): logprob_fwd's of these tokens at temp[i], or at 1 where that is 0; of -1: anything */
+    void (*draw)(Backend *be, int32_t *token, float *logprob, Tensor logits, const float *temp, const double *u);
 
     /* -- optimizer --------------------------------------------------------------------------------------------- */
     /* torch's single-tensor AdamW: g *= grad_scale; p *= (float)(1 - lr wd); m += (g-m)(1-b1); v = b2 v + (1-b2) g g;
      * p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps).  Scalars in double, tensors as they are. */
     void (*adamw)(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
+    /* adamw of p, m and v; w = cast of p, where w is not empty; g = zero. To the bits of these calls. NULL: they are made one by
+     * one. */
+    void (*update)(Backend *be, Tensor w, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
     void (*scale)(Backend *be, Tensor x, double a);                     /* x *= a */
 } BackendOps;
 
@@ -198,17 +214,22 @@ const char *backend_absent(const char *name);
 typedef void BackendSay(void *ud, int state, const char *what, const char *fix, const char *value);
 void backend_probe(const char *name, BackendSay *say, void *ud);
 
+/* How busy the device is that a backend computes on; be: a Backend. Any one thread at a time may ask while another computes, so it
+ * is a LoadProbe. False: host memory and host processors are all there is, or nobody can tell (no NVML). */
+bool backend_load(void *be, LoadDevice *out);
+
 /* Waits until all ops called so far are through, for clocks: those of cpu and ref are when they return. */
 void backend_wait(Backend *be);
 bool backend_queues(const Backend *be);     /* does backend_wait have anything to wait for? */
 
 /* A sequence of ops that comes again with the same tensors and numbers, but for the contents of some host arrays: decoding.
- * key: all bytes that the sequence follows from, the arrays' addresses and contents apart. True: the backend made all of it
- * from a recording, the caller skips its ops. False: the caller makes them, then calls _end. Inside, no op may return a value.
- * cpu and ref record nothing. */
+ * key: all bytes that the sequence follows from, the arrays' addresses and contents apart. _begin, true: the backend made all of
+ * it from a recording, the caller skips its ops. False: the caller makes them, then calls _end, and makes them once more, for
+ * good, when that is false: they were to be recorded, and could not be. Inside, no op may return a value. cpu and ref record
+ * nothing. */
 typedef struct { const int32_t *host; int64_t n; } HostArray;
 bool backend_replay_begin(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
-void backend_replay_end(Backend *be);
+bool backend_replay_end(Backend *be);
 
 /* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
  * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */

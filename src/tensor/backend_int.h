@@ -26,8 +26,9 @@ typedef struct {
     double (*spin)(Backend *be);
     const char *(*bits)(const char *isa, DType dtype); /* see backend_bits; NULL: "" */
     void (*probe)(BackendSay *say, void *ud);   /* see backend_probe; NULL: nothing to tell */
+    bool (*load)(Backend *be, LoadDevice *out); /* see backend_load; NULL: no device of its own */
     bool (*replay_begin)(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
-    void (*replay_end)(Backend *be); /* NULL, both: nothing is recorded */
+    bool (*replay_end)(Backend *be); /* NULL, both: nothing is recorded */
     void (*wait)(Backend *be);
     void *(*stage)(Backend *be, int half, size_t *bytes);
     void (*copy_in)(Backend *be, void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows);

@@ -161,6 +161,7 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     json_out_num(&j, "t_rollout", p->x.generate_s);
     json_out_num(&j, "t_score", p->x.score_s);
     json_out_num(&j, "t_tok_s", (double)p->x.n_tok / (took > 0 ? took : 1e-9));
+    load_put_row(log_load(p->log), &j);
     json_out_obj_end(&j);
     bool ok = !p->file || appender_line(p->file, line.s, line.n, err);
     str_release(&line);

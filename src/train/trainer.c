@@ -354,6 +354,7 @@ static bool write_metrics(Trainer *t, const Step *s, Error *err) {
     json_out_num(&j, "t_s", took);
     json_out_num(&j, "t_tok_s", s->n_tok / (took > 0 ? took : 1e-9));
     json_out_num(&j, "t_wait", took > 0 ? (waited(t) - s->wait_s) / took : 0);
+    load_put_row(log_load(t->log), &j);
     json_out_obj_end(&j);
     bool ok = appender_line(t->file, line.s, line.n, err);
     str_release(&line);

@@ -37,6 +37,8 @@ void emu_device_memory(bool open) {
     if (!open && --device.open == 0) protect(PROT_NONE);
 }
 
+void emu_device_memory_frozen(bool frozen) { protect(frozen ? PROT_READ : PROT_READ | PROT_WRITE); }
+
 bool emu_on_device(const void *p) {
     uintptr_t at = (uintptr_t)p, base = (uintptr_t)device.base;
     return device.base && at >= base && at < base + device.cap;
@@ -138,6 +140,7 @@ static int host_put(void *p) {
 static int copy_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows,
                      CudaWay way, void *stream) {
     (void)stream;
+    if (emu_capturing()) return BAD_VALUE; /* no recording has copies */
     if (rows == 0 || width == 0) return 0;
     if (rows > 1 && (to_pitch < width || from_pitch < width)) return BAD_VALUE;
     if (!whole(to, (rows - 1) * to_pitch + width, way != CUDA_TO_HOST) ||
@@ -169,6 +172,27 @@ static int stream_open(void **stream) {
 }
 
 static int stream_ok(void *stream) { return stream == &device ? 0 : BAD_VALUE; }
+
+static int capture_begin(void *stream) {
+    if (emu_capturing()) return BAD_VALUE;
+    emu_capture_begin();
+    return stream_ok(stream);
+}
+
+static int capture_end(void *stream, void **graph) {
+    *graph = emu_capture_end();
+    return *graph ? stream_ok(stream) : BAD_VALUE;
+}
+
+static int graph_launch(void *graph, void *stream) {
+    emu_graph_launch(graph);
+    return stream_ok(stream);
+}
+
+static int graph_close(void *graph) {
+    emu_graph_close(graph);
+    return 0;
+}
 
 static int event_open(void **event, bool timing) {
     (void)timing;
@@ -224,6 +248,10 @@ const CudaDriver *cuda_driver(void) {
         .event_record = event_record,
         .event_sync = event_sync,
         .event_ms = event_ms,
+        .capture_begin = capture_begin,
+        .capture_end = capture_end,
+        .graph_launch = graph_launch,
+        .graph_close = graph_close,
         .nvml_open = nvml_open,
         .library = library,
     };

@@ -8,7 +8,16 @@
 extern "C" {
 #endif
 
-void emu_device_memory(bool open);     /* nests: kernels may touch device memory between true and false */
+void emu_device_memory(bool open);
+/* While it is open: may kernels read it only? */
+void emu_device_memory_frozen(bool frozen);
+
+/* src/tensor/cuda/emu/emu.cc: launches between begin and end become a graph. */
+void emu_capture_begin(void);
+bool emu_capturing(void);
+void *emu_capture_end(void);
+void emu_graph_launch(void *graph);
+void emu_graph_close(void *graph);     /* nests: kernels may touch device memory between true and false */
 bool emu_on_device(const void *p);
 
 #ifdef __cplusplus

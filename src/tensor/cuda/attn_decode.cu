@@ -56,6 +56,18 @@ template <int D> __device__ __forceinline__ void values_at(uint32_t b[4], const 
     }
 }
 
+/* Keys and values of tiles [from, end) below position `high` set out for the second cache, while the newest of them may
+ * still be being written: nobody looks at them yet. page: where the sequence's begin. */
+__device__ __forceinline__ void prefetch_tiles(const AttnFwd &a, int page, int kv_head, int from, int end, int high) {
+    const int size = a.k.half ? 2 : 4, bytes = a.d_head * size, line = 128;
+    for (int i = (int)threadIdx.x; i < (end - from) * KV_PAGE && from * KV_PAGE + i < high; i += THREADS) {
+        const int64_t row = a.page[page + from + i / KV_PAGE] + i % KV_PAGE, col = (int64_t)kv_head * a.d_head;
+        const char *k = (const char *)a.k.p + (row * a.k.ld + col) * size;
+        const char *v = (const char *)a.v.p + (row * a.v.ld + col) * size;
+        for (int at = 0; at < bytes; at += line) prefetch(k + at), prefetch(v + at);
+    }
+}
+
 template <int D> struct Sums { float o[D / 8][4], top[2], sum[2]; };
 
 /* 16 keys; limit[h]: of them, row h sees those below. */
@@ -165,18 +177,21 @@ __device__ __forceinline__ void load_pairs(bf16_t *to, const AttnFwd &a, int row
 template <int D, typename T, int BLOCKS> __global__ void __launch_bounds__(THREADS, BLOCKS) attn_mma_split(AttnFwd a) {
     typedef Stage<D, T> S;
     SHARED_DYNAMIC(raw);
+    release_next();
     bf16_t *sq = (bf16_t *)raw;
     const int seq = (int)blockIdx.x / a.n_split, split = (int)blockIdx.x % a.n_split, warp = (int)threadIdx.x / 32;
     const int group = a.n_head / a.n_kv, tiles = (a.n_row + PAIRS - 1) / PAIRS, lane = (int)threadIdx.x % 32;
     const AttnDecode t = attn_sequence(a, seq, ATTN_MMA_SPLIT);
     const int kv_head = (int)blockIdx.y / tiles, first = (int)blockIdx.y % tiles * PAIRS,
               n = min(t.n * group - first, (int)PAIRS);
-    if (t.n > ATTN_FEW || n <= 0) return;
+    const bool decoded = t.n <= ATTN_FEW && n > 0;
     const int low = attn_low(a, t.end + (a.causal ? first / group : 0)),
               high = attn_high(a, t.end, (first + n - 1) / group + 1);
     const int from = max((t.first + split) * PER, low / KV_PAGE),
               end = min((t.first + split + 1) * PER, (high + KV_PAGE - 1) / KV_PAGE);
-    if (from >= end) return;
+    if (decoded) prefetch_tiles(a, t.page, kv_head, from, end, high);
+    await_inputs();
+    if (!decoded || from >= end) return;
 
     T *mine = (T *)(raw + Shared<D, T>::Q) + warp * 2 * S::ELEMENTS;
     auto load = [&](int tile) {
@@ -233,6 +248,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) attn_mma_exact(At
     typedef Exact<D> E;
     typedef MmaTile<D> T;
     SHARED_DYNAMIC(raw);
+    release_next();
     bf16_t *sq = (bf16_t *)raw, *stage = sq + PAIRS * T::PITCH, *sp = stage + E::DEEP * E::STAGE;
     float *most = (float *)(sq + E::HALVES), *pairs = most + WARPS * PAIRS;
     const int seq = (int)blockIdx.x, warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32,
@@ -241,10 +257,13 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) attn_mma_exact(At
               first = (int)blockIdx.y % tiles * PAIRS;
     const AttnDecode t = attn_sequence(a, seq, KV_PAGE);
     const int n = min(t.n * group - first, (int)PAIRS);
-    if (t.n > ATTN_FEW || n <= 0) return;
+    const bool decoded = t.n <= ATTN_FEW && n > 0;
     const int low = attn_low(a, t.end + (a.causal ? first / group : 0)),
               high = attn_high(a, t.end, (first + n - 1) / group + 1);
     const int from = low / KV_PAGE, end = (high + KV_PAGE - 1) / KV_PAGE, chunks = (a.d_head + 7) / 8;
+    if (decoded) prefetch_tiles(a, t.page, kv_head, from, end, high);
+    await_inputs();
+    if (!decoded) return;
 
     auto load = [&](int tile) {
         if (tile < end) {
@@ -339,12 +358,12 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) attn_mma_exact(At
 
 template <int D> void exact(Backend *be, const AttnFwd &a, int n_seq) {
     dim3 grid((unsigned)n_seq, (unsigned)(a.n_kv * ((a.n_row + PAIRS - 1) / PAIRS)));
-    LAUNCH(be, attn_mma_exact<D>, grid, THREADS, (size_t)(Exact<D>::BYTES), a);
+    LAUNCH_EARLY(be, attn_mma_exact<D>, grid, THREADS, (size_t)(Exact<D>::BYTES), a);
 }
 
 template <int D, typename T, int BLOCKS> void launch(Backend *be, const AttnFwd &a, int n_seq) {
     dim3 grid((unsigned)(n_seq * a.n_split), (unsigned)(a.n_kv * ((a.n_row + PAIRS - 1) / PAIRS)));
-    LAUNCH(be, (attn_mma_split<D, T, BLOCKS>), grid, THREADS, (size_t)(Shared<D, T>::BYTES), a);
+    LAUNCH_EARLY(be, (attn_mma_split<D, T, BLOCKS>), grid, THREADS, (size_t)(Shared<D, T>::BYTES), a);
 }
 
 template <typename T, int BLOCKS> void pick(Backend *be, const AttnFwd &a, int n_seq) {
@@ -377,7 +396,8 @@ void attn_mma_decode(Backend *be, AttnFwd a, int n_seq) {
     else
         pick<float, 1>(be, a, n_seq);
     if (a.n_split == 1) return;
-    LAUNCH(be, (attn_combine<ATTN_MMA_SPLIT, true>), dim3((unsigned)(n_seq * a.n_row), (unsigned)a.n_kv), 128, 0, a);
+    LAUNCH_EARLY(be, (attn_combine<ATTN_MMA_SPLIT, true>), dim3((unsigned)(n_seq * a.n_row), (unsigned)a.n_kv), 128, 0,
+                 a);
 }
 
 void attn_mma_decode_exact(Backend *be, AttnFwd a, int n_seq) {

@@ -102,6 +102,8 @@ static __device__ __forceinline__ int64_t attn_part(const AttnFwd &a, int seq, i
 
 /* Adds up the splits in order. Block x: sequence and (query, head) pair; y: KV head. Threads: columns. */
 template <int SPLIT, bool TWO> static __global__ void __launch_bounds__(128) attn_combine(AttnFwd a) {
+    release_next();
+    await_inputs();
     const int seq = (int)blockIdx.x / a.n_row, pair = (int)blockIdx.x % a.n_row, group = a.n_head / a.n_kv;
     const AttnDecode t = attn_sequence(a, seq, SPLIT);
     if (t.n > ATTN_FEW || pair >= t.n * group) return;

@@ -27,6 +27,8 @@ static const BackendOps ops = {
     .scatter_add_rows = cuda_scatter_add_rows,
     .linear_fwd = cuda_linear_fwd,
     .linear_from = cuda_linear_from,
+    .norm_qkv = cuda_norm_qkv,
+    .norm_swiglu = cuda_norm_swiglu,
     .linear_bwd = cuda_linear_bwd,
     .rmsnorm_fwd = cuda_rmsnorm_fwd,
     .rmsnorm_bwd = cuda_rmsnorm_bwd,
@@ -44,11 +46,12 @@ static const BackendOps ops = {
     .logprob_bwd = cuda_logprob_bwd,
     .draw = cuda_draw,
     .adamw = cuda_adamw,
+    .update = cuda_update,
     .scale = cuda_scale,
     .dropout = cuda_dropout,
 };
 
-_Static_assert(sizeof(BackendOps) == 36 * sizeof(void *), "cuda lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 39 * sizeof(void *), "cuda lacks an op of backend.h");
 
 /* The host side's share of pinned memory: results of ops, then two halves that tensors are staged through. */
 enum { RESULT_BYTES = 64 << 10, HALF_BYTES = 8 << 20, INDEX_PINNED = 4 << 20, INDEX_RING = 64 << 20 };
@@ -236,10 +239,12 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
         return error_set(err, ERR_CONFIG, "GPU %d (%s) has compute capability %d.%d, expected %d.0 or newer", c->device,
                          d.name, d.major, d.minor, LEAST_MAJOR);
     snprintf(c->isa, sizeof c->isa, "sm_%d%d", d.major, d.minor);
+    snprintf(c->pci, sizeof c->pci, "%s", d.pci);
     c->exact = isa && strcmp(isa, "exact") == 0;
     if (isa && !c->exact && strcmp(isa, "auto") != 0 && strcmp(isa, c->isa) != 0)
         return error_set(err, ERR_CONFIG, "isa '%s': expected auto, exact or %s", isa, c->isa);
     c->n_sm = d.n_sm;
+    c->overlaps = d.major >= 9;
     c->shared_max = d.shared_max;
     c->hopper = d.major == 9 && d.minor == 0;
     return true;
@@ -249,6 +254,7 @@ static void cuda_close(Backend *be) {
     CudaImpl *c = cuda_impl(be);
     const CudaDriver *drv = c->drv;
     if (c->stream) drv->sync(c->stream);
+    if (c->nvml) drv->nvml_close(c->nvml);
     cuda_replay_free(c->replay, be);
     cuda_matmul_close(be);
     cuda_index_close(c->index);
@@ -307,6 +313,19 @@ static const char *cuda_isa(const Backend *be) { return ((const CudaImpl *)be->i
 
 static void probe(BackendSay *say, void *ud) { cuda_probe(cuda_driver(), say, ud); }
 
+/* NVML needs no context and waits for nothing that computes. Where there is none the first question says so for good.
+ */
+static bool load(Backend *be, LoadDevice *out) {
+    CudaImpl *c = cuda_impl(be);
+    CudaState s;
+    Error err = {0};
+    if (!c->asked_nvml && !c->drv->nvml_open(&c->nvml, &err)) c->nvml = NULL;
+    c->asked_nvml = true;
+    if (!c->nvml || !c->drv->nvml_state(c->nvml, c->pci, &s, &err)) return false;
+    *out = (LoadDevice){.busy = s.gpu, .bytes = s.used_bytes, .watts = s.watts, .mhz = s.sm_mhz};
+    return true;
+}
+
 static void wait_all(Backend *be) { CUDA_OK(cuda_impl(be)->drv, cuda_impl(be)->drv->sync(cuda_impl(be)->stream)); }
 
 const BackendProvider backend_cuda = {.name = "cuda",
@@ -314,6 +333,7 @@ const BackendProvider backend_cuda = {.name = "cuda",
                                       .close = cuda_close,
                                       .isa = cuda_isa,
                                       .probe = probe,
+                                      .load = load,
                                       .replay_begin = cuda_replay_begin,
                                       .replay_end = cuda_replay_end,
                                       .wait = wait_all,

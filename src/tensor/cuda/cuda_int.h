@@ -32,6 +32,8 @@ typedef struct {
     int device, n_sm;            /* multiprocessors: how wide reductions and persistent kernels go */
     size_t shared_max;           /* bytes of shared memory a block may ask for */
     bool hopper;                 /* compute capability 9.0: kernels of *_wgmma*.cu run */
+    bool overlaps;               /* the device can begin a kernel before the one before it is through: sm_90 */
+    bool early;                  /* and what is queued becomes a recording that does so: see LAUNCH_EARLY */
     bool exact;                  /* row invariance: forward products and attention in one way for any number of rows */
     void *stream;                /* cudaStream_t */
     CudaIndex *index;
@@ -44,6 +46,9 @@ typedef struct {
     void *half_event[2];         /* behind the last copy out of each half of the stage, when it is busy */
     bool half_busy[2];
     char isa[16];                /* "sm_90" */
+    char pci[32];                /* the device's address, as NVML wants it */
+    void *nvml;                  /* opened by the first who asks for the load */
+    bool asked_nvml;
 } CudaImpl;
 
 static inline CudaImpl *cuda_impl(Backend *be) { return (CudaImpl *)be->impl; }
@@ -100,13 +105,16 @@ void cuda_layernorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Te
 /* loss.cu */
 void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
 void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+/* As logprob_fwd, but all pointers are device pointers; where drawn is negative logprob stays as it is. */
+void cuda_logprob_drawn(Backend *be, float *logprob, Tensor logits, const int32_t *drawn, float temp);
 /* sample.cu */
-void cuda_draw(Backend *be, int32_t *token, Tensor logits, const float *temp, const double *u);
+void cuda_draw(Backend *be, int32_t *token, float *logprob, Tensor logits, const float *temp, const double *u);
 /* optim.cu */
 double cuda_sumsq(Backend *be, Tensor x);
 double cuda_sumsq_all(Backend *be, const Tensor *x, int n);
 bool cuda_all_finite(Backend *be, Tensor x);
 void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
+void cuda_update(Backend *be, Tensor w, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a);
 /* matmul.c */
 /* Called by backend.c with everything but be->impl->matmul in place. An Error when cuBLASLt
  * cannot be found; under a driver whose lt_open is NULL (the emulated one) all products are our own kernels'. */
@@ -114,10 +122,14 @@ bool cuda_matmul_open(Backend *be, Error *err);
 void cuda_matmul_close(Backend *be);    /* fine when it was not opened */
 void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
 void cuda_linear_from(Backend *be, LinearOut out, Tensor from, Tensor x);
+/* few.cu */
+bool cuda_norm_qkv(Backend *be, const LinearOut qkv[3], NormedRows r, Tensor kc, Tensor vc, const int32_t *kv_row,
+                   const int32_t *pos, const double *freq, int d_head);
+bool cuda_norm_swiglu(Backend *be, Tensor y, LinearOut up, LinearOut gate, NormedRows r);
 void cuda_linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx);
 /* linear.cu: products by our own kernels: what matmul.c uses without cuBLASLt, for I8 weights, and where rows must not
  * depend on their company. Signature per product: y (N,M) (add ? +=) x (N,K) w (M,K) ...; see the file */
-void cuda_own_fwd(Backend *be, LinearOut out, Tensor x, bool add);
+void cuda_own_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
 void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool add);     /* dx (N,K) (+)= dy (N,M) w (M,K) */
 void cuda_own_dw(Backend *be, Tensor dw_acc, Tensor dy, Tensor x);           /* dw (M,K) += dy^T x */
 void cuda_column_sums(Backend *be, Tensor dbias_acc, Tensor dy);             /* dbias (1,M) += sum of rows, fixed tree */

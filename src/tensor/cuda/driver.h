@@ -107,7 +107,7 @@ typedef struct {
     int (*event_ms)(float *ms, void *from, void *to);   /* both recorded with timing and over */
     /* what is queued on stream between begin and end becomes a graph, and does not run; NULL: cannot */
     int (*capture_begin)(void *stream);
-    int (*capture_end)(void *stream, void **graph); /* ready to launch */
+    int (*capture_end)(void *stream, void **graph); /* ready to launch; on failure none, and the stream captures no more */
     int (*graph_launch)(void *graph, void *stream);
     int (*graph_close)(void *graph);
     /* libraries that only some machines have: false says what was looked for and how to get it */

@@ -1,4 +1,5 @@
 /* tensor/cuda/elem.cu — elements that do not meet: copies, casts, sums of two, positions, activations; and quantize. */
+#include "tensor/cuda/formulas.h"
 #include "tensor/cuda/map.h"
 
 #include <math.h>
@@ -280,32 +281,13 @@ struct RopeArgs {
     float sign;                         /* of the sine */
 };
 
-/* The angle is a double; what is left of it after quarter turns are taken off fits a float. Taylor's series to the last
- * bit of a float on [-pi/4, pi/4]. */
-__device__ __forceinline__ void sine_cosine(double a, float *s, float *c) {
-    double k = rint(a * 0.63661977236758134308); /* 2/pi */
-    double left = fma(-k, 1.57079632679489655800, a);
-    left = fma(-k, 6.12323399573676603587e-17, left); /* pi/2 behind the double */
-    int turn = (int)((long long)k & 3);
-    float x = (float)left, z = x * x;
-    float sine = fmaf(z, fmaf(z, fmaf(z, 2.75573192e-6f, -1.98412698e-4f), 8.33333333e-3f), -1.66666667e-1f);
-    sine = fmaf(x * z, sine, x);
-    float cosine = fmaf(z, fmaf(z, fmaf(z, -2.75573192e-7f, 2.48015873e-5f), -1.38888889e-3f), 4.16666667e-2f);
-    cosine = fmaf(z * z, cosine, fmaf(-0.5f, z, 1.0f));
-    *s = turn & 1 ? cosine : sine;
-    *c = turn & 1 ? sine : cosine;
-    if (turn & 2) *s = -*s;
-    if ((turn + 1) & 2) *c = -*c;
-}
-
 /* A thread has N angles of a row and turns them in HEADS heads. */
 template <typename T, int N, int HEADS> __global__ void __launch_bounds__(ROPE_THREADS) rope_kernel(RopeArgs r) {
-    int64_t i = (int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x;
+    unsigned i = blockIdx.x * ROPE_THREADS + threadIdx.x, rest = i / (unsigned)r.n_piece;
     if (i >= r.n) return;
-    int j = (int)(i % r.n_piece) * N;
-    int64_t rest = i / r.n_piece;
-    int head = (int)(rest % r.n_group) * HEADS;
-    int64_t row = rest / r.n_group;
+    int j = (int)(i - rest * (unsigned)r.n_piece) * N;
+    int64_t row = rest / (unsigned)r.n_group;
+    int head = (int)(rest % (unsigned)r.n_group) * HEADS;
     T *x = (T *)r.x + row * r.ld + (int64_t)head * 2 * r.half + j;
     float a[HEADS][N], b[HEADS][N], s[N], c[N];
     UNROLL for (int h = 0; h < HEADS; h++) if (head + h < r.n_head) {
@@ -320,8 +302,8 @@ template <typename T, int N, int HEADS> __global__ void __launch_bounds__(ROPE_T
     UNROLL for (int h = 0; h < HEADS; h++) if (head + h < r.n_head) {
         float y1[N], y2[N];
         UNROLL for (int q = 0; q < N; q++) {
-            y1[q] = fmaf(a[h][q], c[q], -(b[h][q] * s[q]));
-            y2[q] = fmaf(b[h][q], c[q], a[h][q] * s[q]);
+            y1[q] = a[h][q], y2[q] = b[h][q];
+            turn_pair(&y1[q], &y2[q], s[q], c[q]);
         }
         row_put<N>(x + (int64_t)h * 2 * r.half, y1, N > 1, N);
         row_put<N>(x + (int64_t)h * 2 * r.half + r.half, y2, N > 1, N);
@@ -332,6 +314,7 @@ template <typename T, int N, int HEADS> void rope_launch(Backend *be, RopeArgs r
     r.n_group = (int)div_up(r.n_head, HEADS);
     r.n_piece = r.half / N;
     r.n = rows * r.n_group * r.n_piece;
+    CHECK(r.n < INT32_MAX, "rope: %lld rows of %d heads", (long long)rows, r.n_head);
     LAUNCH(be, (rope_kernel<T, N, HEADS>), (unsigned)div_up(r.n, ROPE_THREADS), ROPE_THREADS, 0, r);
 }
 
@@ -382,8 +365,8 @@ __device__ __forceinline__ void rotate_piece(const RopeArgs &r, int64_t i, T *to
     UNROLL for (int q = 0; q < N; q++) {
         float s, c;
         sine_cosine(pos * r.freq[j + q], &s, &c);
-        y1[q] = fmaf(a[q], c, -(b[q] * s));
-        y2[q] = fmaf(b[q], c, a[q] * s);
+        y1[q] = a[q], y2[q] = b[q];
+        turn_pair(&y1[q], &y2[q], s, c);
     }
     row_put<N>(x, y1, N > 1, N);
     row_put<N>(x + r.half, y2, N > 1, N);
@@ -394,6 +377,8 @@ __device__ __forceinline__ void rotate_piece(const RopeArgs &r, int64_t i, T *to
 }
 
 template <typename T, int N> __global__ void __launch_bounds__(ROPE_THREADS) rope_kv_kernel(RopeKv a) {
+    release_next();
+    await_inputs();
     int64_t i = (int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x;
     if (i < a.q.n) {
         rotate_piece<T, N>(a.q, i, (T *)NULL, 0, NULL);
@@ -423,7 +408,7 @@ RopeArgs rope_args(Backend *be, Tensor x, const int32_t *pos, const double *freq
 }
 
 template <typename T, int N> void rope_kv_launch(Backend *be, RopeKv a) {
-    LAUNCH(be, (rope_kv_kernel<T, N>), (unsigned)div_up(a.q.n + a.k.n + a.n_v, ROPE_THREADS), ROPE_THREADS, 0, a);
+    LAUNCH_EARLY(be, (rope_kv_kernel<T, N>), (unsigned)div_up(a.q.n + a.k.n + a.n_v, ROPE_THREADS), ROPE_THREADS, 0, a);
 }
 
 } // namespace
@@ -461,10 +446,8 @@ extern "C" void cuda_rope_kv(Backend *be, Tensor q, Tensor k, Tensor v, Tensor k
 
 namespace {
 
-__device__ __forceinline__ float sigmoid(float x) { return rcp_approx(1.0f + expf(-x)); }
-
 struct SwigluFwd {
-    __device__ void operator()(float *y, const float *x) const { y[0] = x[0] * sigmoid(x[0]) * x[1]; }
+    __device__ void operator()(float *y, const float *x) const { y[0] = swiglu(x[0], x[1]); }
 };
 
 struct SwigluBwd { /* of dy, gate, up */

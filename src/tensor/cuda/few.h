@@ -1,4 +1,4 @@
-/* tensor/cuda/few.h — linear_fwd for few BF16 rows; see few.cu. */
+/* tensor/cuda/few.h — linear_fwd for few BF16 rows, alone and with what stands beside it in a block; see few.cu. */
 #ifndef DIKAST_TENSOR_CUDA_FEW_H
 #define DIKAST_TENSOR_CUDA_FEW_H
 

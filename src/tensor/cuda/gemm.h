@@ -20,6 +20,25 @@ struct Gemm {
     unsigned tiles_i, tiles_j;
 };
 
+/* Products of one A in one launch, so that the last tiles of one and the first of the next share the machine. */
+struct GemmSet {
+    Gemm g[LINEAR_MAX];
+    unsigned tile0[LINEAR_MAX]; /* the first block of each */
+    int n;
+};
+
+static inline GemmSet gemm_alone(const Gemm &g) {
+    GemmSet s = {};
+    s.g[0] = g, s.n = 1;
+    return s;
+}
+
+__device__ __forceinline__ int gemm_which(const GemmSet &s) {
+    int which = 0;
+    while (which + 1 < s.n && blockIdx.x >= s.tile0[which + 1]) which++;
+    return which;
+}
+
 __device__ __forceinline__ float operand_get(const Operand &o, int row, int col) {
     int64_t at = (int64_t)row * o.ld + col;
     if (o.dtype == DTYPE_F32) return ((const float *)o.data)[at];
@@ -28,9 +47,9 @@ __device__ __forceinline__ float operand_get(const Operand &o, int row, int col)
 }
 
 /* Blocks that run together take neighbouring tiles, eight down before one to the right, and share what they read in L2. */
-__device__ __forceinline__ void gemm_tile(const Gemm &g, int rows, int cols, int *i0, int *j0) {
+__device__ __forceinline__ void gemm_tile(const Gemm &g, unsigned tile, int rows, int cols, int *i0, int *j0) {
     const unsigned DOWN = 8;
-    unsigned stripe = DOWN * g.tiles_j, first = blockIdx.x / stripe * DOWN, within = blockIdx.x % stripe;
+    unsigned stripe = DOWN * g.tiles_j, first = tile / stripe * DOWN, within = tile % stripe;
     unsigned down = g.tiles_i - first < DOWN ? g.tiles_i - first : DOWN;
     *i0 = (int)(first + within % down) * rows;
     *j0 = (int)(within / down) * cols;

@@ -93,26 +93,31 @@ __device__ __forceinline__ void fragment(uint32_t r[4], const uint16_t *tile, in
 
 /* BM x BN tile of D a block, WM x WN a warp, and EXTRA warps that only move data; BK of C a step. LOAD is B's; A is LOAD_ANY when B is, else LOAD_WIDE. */
 template <int BM, int BN, int BK, int WM, int WN, int EXTRA, int STAGES, bool A_T, bool B_T, int LOAD>
-__global__ void __launch_bounds__(((BM / WM) * (BN / WN) + EXTRA) * 32) mma_kernel(Gemm g) {
+__global__ void __launch_bounds__(((BM / WM) * (BN / WN) + EXTRA) * 32) mma_kernel(const __grid_constant__ GemmSet set) {
     enum { WARPS = (BM / WM) * (BN / WN), THREADS = (WARPS + EXTRA) * 32, TILE_A = BM * BK, TILE_B = BN * BK };
     enum { A_CHUNKS = (A_T ? BM : BK) / 8, B_CHUNKS = (B_T ? BN : BK) / 8 };
     SHARED_DYNAMIC(shared);
     uint16_t *tile_a = (uint16_t *)shared, *tile_b = tile_a + STAGES * TILE_A;
     Loader<A_T ? BK : BM, A_T ? BM : BK, THREADS, LOAD == LOAD_ANY ? LOAD_ANY : LOAD_WIDE> load_a;
     Loader<B_T ? BK : BN, B_T ? BN : BK, THREADS, LOAD> load_b;
-    int i0, j0;
-    gemm_tile(g, BM, BN, &i0, &j0);
+    int i0, j0, which = gemm_which(set);
+    const Gemm g = set.g[which];
+    gemm_tile(g, blockIdx.x - set.tile0[which], BM, BN, &i0, &j0);
     int n_step = (g.c + BK - 1) / BK, warp = (int)threadIdx.x / 32;
     int wi = warp / (BN / WN) * WM, wj = warp % (BN / WN) * WN;
     float d[WM / 16][WN / 8][4] = {};
 
+    release_next();
+    UNROLL for (int s = 0; s < STAGES - 1; s++) { /* in a recording B are weights */
+        if (s >= n_step) break;
+        load_b.start(tile_b + s * TILE_B, g.b, B_T ? s * BK : j0, B_T ? j0 : s * BK);
+        load_b.finish(tile_b + s * TILE_B, g.b, B_T ? s * BK : j0, B_T ? j0 : s * BK);
+    }
+    await_inputs();
     UNROLL for (int s = 0; s < STAGES - 1; s++) {
         if (s < n_step) {
-            int c = s * BK;
-            load_a.start(tile_a + s * TILE_A, g.a, A_T ? c : i0, A_T ? i0 : c);
-            load_b.start(tile_b + s * TILE_B, g.b, B_T ? c : j0, B_T ? j0 : c);
-            load_a.finish(tile_a + s * TILE_A, g.a, A_T ? c : i0, A_T ? i0 : c);
-            load_b.finish(tile_b + s * TILE_B, g.b, B_T ? c : j0, B_T ? j0 : c);
+            load_a.start(tile_a + s * TILE_A, g.a, A_T ? s * BK : i0, A_T ? i0 : s * BK);
+            load_a.finish(tile_a + s * TILE_A, g.a, A_T ? s * BK : i0, A_T ? i0 : s * BK);
         }
         cp_async_commit();
     }
@@ -150,11 +155,12 @@ __global__ void __launch_bounds__(((BM / WM) * (BN / WN) + EXTRA) * 32) mma_kern
 }
 
 template <int BM, int BN, int BK, int WM, int WN, int EXTRA, int STAGES, bool A_T, bool B_T, int LOAD>
-static void mma_launch(Backend *be, Gemm g) {
+static void mma_launch(Backend *be, GemmSet set) {
     enum { THREADS = ((BM / WM) * (BN / WN) + EXTRA) * 32 };
     size_t shared = (size_t)STAGES * (BM + BN) * BK * 2;
-    unsigned grid = gemm_grid(&g, BM, BN);
-    LAUNCH(be, (mma_kernel<BM, BN, BK, WM, WN, EXTRA, STAGES, A_T, B_T, LOAD>), grid, THREADS, shared, g);
+    unsigned grid = 0;
+    for (int i = 0; i < set.n; i++) set.tile0[i] = grid, grid += gemm_grid(&set.g[i], BM, BN);
+    LAUNCH_EARLY(be, (mma_kernel<BM, BN, BK, WM, WN, EXTRA, STAGES, A_T, B_T, LOAD>), grid, THREADS, shared, set);
 }
 
 #endif

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(SIMT_THREADS, B_T ? 1 : 2) simt_kernel(Gemm g,
     SimtLoader<T, BK, A_T> load_a;
     SimtLoader<T, BK, B_T> load_b;
     int i0, j0;
-    gemm_tile(g, T, T, &i0, &j0);
+    gemm_tile(g, blockIdx.x, T, T, &i0, &j0);
     int n_step = (g.c + BK - 1) / BK, ti = (int)threadIdx.x / 16 * 4, tj = (int)threadIdx.x % 16 * 4;
     float d[R][R] = {};
     load_a.start(g.a, wide_a, i0, 0);

@@ -4,6 +4,13 @@
  *
  *   LAUNCH(be, kernel, grid, block, shared, args...)   queue on the backend's stream; shared: dynamic bytes, any size up to
  *                                                      shared_max; checked. A template's comma needs (parentheses)
+ *   LAUNCH_EARLY(be, kernel, ...)                      the same; within a recording (replay.h) the kernel may begin while
+ *                                                      the one before it still runs. Every thread of it calls
+ *                                                      await_inputs() before it touches what earlier kernels write, and
+ *                                                      before it writes anything. What it reads before is what no kernel of
+ *                                                      a recording writes: weights, and the arrays that were announced
+ *   release_next()                                     from here on the next LAUNCH_EARLY may begin, once all blocks are here
+ *                                                      or over; it still waits for this kernel's end
  *   SHARED_DYNAMIC(name)                               unsigned char *name: the dynamic shared memory, 16-byte aligned
  *   bf16_t, load_f32(p), store(p, v)                   BF16 by its bits; conversions round to nearest even
  *   warp_sum, warp_max, block_sum, block_max           fixed butterfly: every thread gets the same bits
@@ -17,13 +24,24 @@
 
 #include "tensor/cuda/cuda_int.h"
 
-#define LAUNCH(be, kernel, grid, block, shared, ...)                                                                        \
+#define LAUNCH(be, kernel, grid, block, shared, ...) LAUNCH_AS(false, be, kernel, grid, block, shared, __VA_ARGS__)
+#define LAUNCH_EARLY(be, kernel, grid, block, shared, ...) \
+    LAUNCH_AS(cuda_impl(be)->early, be, kernel, grid, block, shared, __VA_ARGS__)
+
+#define LAUNCH_AS(early, be, kernel, grid, block, shared, ...)                                                              \
     do {                                                                                                                    \
         auto launch_fn = kernel;                                                                                            \
         size_t launch_shared = (shared);                                                                                    \
-        if (launch_shared > 48 * 1024)                                                                                      \
+        if (launch_shared > 16 * 1024) /* with what is static, 48 KB may be passed */                                                                                      \
             cudaFuncSetAttribute((const void *)launch_fn, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch_shared); \
-        launch_fn<<<(grid), (block), launch_shared, (cudaStream_t)cuda_impl(be)->stream>>>(__VA_ARGS__);                    \
+        cudaLaunchAttribute launch_attribute = {};                                                                          \
+        launch_attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;                                           \
+        launch_attribute.val.programmaticStreamSerializationAllowed = 1;                                                    \
+        cudaLaunchConfig_t launch_config = {};                                                                              \
+        launch_config.gridDim = (grid), launch_config.blockDim = (block);                                                   \
+        launch_config.dynamicSmemBytes = launch_shared, launch_config.stream = (cudaStream_t)cuda_impl(be)->stream;         \
+        launch_config.attrs = &launch_attribute, launch_config.numAttrs = (early) ? 1 : 0;                                  \
+        cudaLaunchKernelEx(&launch_config, launch_fn, __VA_ARGS__);                                                         \
         cuda_launched(be, #kernel);                                                                                         \
     } while (0)
 
@@ -55,6 +73,16 @@ __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
     return *(uint32_t *)&h;
 }
 
+/* 16 bytes that nobody reads again soon: they stay out of the first cache, where x and the like have to stay. Read-only memory. */
+__device__ __forceinline__ uint4 load_once(const void *p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+/* Brings the 128 bytes around p nearer, to where all multiprocessors read and write: whoever writes them meanwhile is heeded. */
+__device__ __forceinline__ void prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 /* -- warps and blocks --------------------------------------------------------------------------------------------------- */
 
 __device__ __forceinline__ float shfl_xor(float x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
@@ -65,6 +93,15 @@ __device__ __forceinline__ int shfl(int x, int lane) { return __shfl_sync(0xffff
 __device__ __forceinline__ unsigned warp_ballot(bool b) { return __ballot_sync(0xffffffffu, b); }
 __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
+
+/* -- kernels that overlap: sm_90's; before it kernels follow each other anyway ---------------------------------------------- */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void await_inputs() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void release_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+#else
+__device__ __forceinline__ void await_inputs() {}
+__device__ __forceinline__ void release_next() {}
+#endif
 
 /* -- arithmetic ----------------------------------------------------------------------------------------------------------
  * exp2_approx: ex2.approx, 2 units in the last place, what expf is made of; rcp_approx: rcp.approx, 1 unit. Results and

@@ -42,44 +42,49 @@ void check_operand(const char *op, const char *what, Tensor t, int64_t rows, int
 }
 
 /* Fewer than one large tile a multiprocessor: smaller ones keep more of them busy. */
-bool few_tiles(Backend *be, const Gemm *g) { return div_up(g->i, 128) * div_up(g->j, 128) < cuda_impl(be)->n_sm; }
+bool few_tiles(Backend *be, const GemmSet &s) {
+    int64_t n = 0;
+    for (int i = 0; i < s.n; i++) n += div_up(s.g[i].i, 128) * div_up(s.g[i].j, 128);
+    return n < cuda_impl(be)->n_sm;
+}
 
-template <bool A_T, bool B_T> void mma(Backend *be, Gemm g, bool wide) {
+template <bool A_T, bool B_T> void mma(Backend *be, const GemmSet &s, bool wide) {
     if (!wide)
-        mma_launch<64, 64, 32, 32, 32, 0, 2, A_T, B_T, LOAD_ANY>(be, g);
-    else if (few_tiles(be, &g))
-        mma_launch<64, 64, 64, 32, 32, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
+        mma_launch<64, 64, 32, 32, 32, 0, 2, A_T, B_T, LOAD_ANY>(be, s);
+    else if (few_tiles(be, s))
+        mma_launch<64, 64, 64, 32, 32, 0, 4, A_T, B_T, LOAD_WIDE>(be, s);
     else
-        mma_launch<128, 128, 32, 64, 64, 0, 4, A_T, B_T, LOAD_WIDE>(be, g);
+        mma_launch<128, 128, 32, 64, 64, 0, 4, A_T, B_T, LOAD_WIDE>(be, s);
 }
 
 template <bool A_T, bool B_T> void simt(Backend *be, Gemm g, Tensor a, Tensor b) {
     bool wide_a = rows_aligned(a.data, a.rows, a.ld, dtype_bytes(a.dtype), 4 * dtype_bytes(a.dtype));
     bool wide_b = rows_aligned(b.data, b.rows, b.ld, dtype_bytes(b.dtype), 4 * dtype_bytes(b.dtype));
-    if (few_tiles(be, &g))
+    if (few_tiles(be, gemm_alone(g)))
         simt_launch<64, 16, A_T, B_T>(be, g, wide_a, wide_b);
     else
         simt_launch<128, 8, A_T, B_T>(be, g, wide_a, wide_b);
 }
 
 /* BF16 x. Few rows: narrow tiles, many of them, with much of w under way. */
-void fwd_mma(Backend *be, Gemm g, bool wide, bool light) {
+void fwd_mma(Backend *be, const GemmSet &s, bool wide, bool light) {
+    int rows = s.g[0].i;
     if (!wide)
-        mma<false, false>(be, g, false);
-    else if (light && g.i <= 16)
-        mma_launch<16, 32, 128, 16, 16, 6, 6, false, false, LOAD_I8>(be, g);
-    else if (light && (g.i <= 256 || few_tiles(be, &g)))
-        mma_launch<64, 64, 64, 32, 32, 0, 4, false, false, LOAD_I8>(be, g);
+        mma<false, false>(be, s, false);
+    else if (light && rows <= 16)
+        mma_launch<16, 32, 128, 16, 16, 6, 6, false, false, LOAD_I8>(be, s);
+    else if (light && (rows <= 256 || few_tiles(be, s)))
+        mma_launch<64, 64, 64, 32, 32, 0, 4, false, false, LOAD_I8>(be, s);
     else if (light)
-        mma_launch<128, 128, 32, 64, 64, 0, 4, false, false, LOAD_I8>(be, g);
-    else if (g.i <= 16)
-        mma_launch<16, 32, 128, 16, 16, 2, 6, false, false, LOAD_WIDE>(be, g);
-    else if (g.i <= 32)
-        mma_launch<32, 32, 128, 32, 16, 2, 4, false, false, LOAD_WIDE>(be, g);
-    else if (g.i <= 64)
-        mma_launch<64, 32, 64, 32, 16, 0, 6, false, false, LOAD_WIDE>(be, g);
+        mma_launch<128, 128, 32, 64, 64, 0, 4, false, false, LOAD_I8>(be, s);
+    else if (rows <= 16)
+        mma_launch<16, 32, 128, 16, 16, 2, 6, false, false, LOAD_WIDE>(be, s);
+    else if (rows <= 32)
+        mma_launch<32, 32, 128, 32, 16, 2, 4, false, false, LOAD_WIDE>(be, s);
+    else if (rows <= 64)
+        mma_launch<64, 32, 64, 32, 16, 0, 6, false, false, LOAD_WIDE>(be, s);
     else
-        mma<false, false>(be, g, true);
+        mma<false, false>(be, s, true);
 }
 
 /* F32 x. */
@@ -92,22 +97,38 @@ void fwd_simt(Backend *be, Gemm g, Tensor x, Tensor w) {
     simt<false, false>(be, g, x, w);
 }
 
-} // namespace
-
-extern "C" void cuda_own_fwd(Backend *be, LinearOut out, Tensor x, bool add) {
+Gemm fwd_product(LinearOut out, Tensor x, bool add) {
     check_operand("linear_fwd", "x", x, out.y.rows, out.w.cols);
     check_operand("linear_fwd", "w", out.w, out.y.cols, x.cols);
     cuda_check("linear_fwd", "y", out.y, x.rows, out.w.rows, CUDA_ANY);
     cuda_check("linear_fwd", "bias", out.bias, 1, out.w.rows, CUDA_REAL_OPT);
     cuda_check("linear_fwd", "scale", out.scale, 1, out.w.rows, CUDA_REAL_OPT);
-    if (tensor_empty(out.y)) return;
     Gemm g = product_of(out.y, x, out.w, x.cols, add);
     g.bias = (const float *)out.bias.data, g.scale = (const float *)out.scale.data;
-    bool light = out.w.dtype == DTYPE_I8;
-    if (x.dtype == DTYPE_BF16 && out.w.dtype != DTYPE_F32)
-        fwd_mma(be, g, in_pieces(x, 16) && in_pieces(out.w, 16), light);
-    else
-        fwd_simt(be, g, x, out.w);
+    return g;
+}
+
+} // namespace
+
+/* Tensor cores take all that are of BF16 or 8-bit w, of one kind and in whole pieces, together. */
+extern "C" void cuda_own_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add) {
+    GemmSet set = {};
+    bool wide = in_pieces(x, 16), half = x.dtype == DTYPE_BF16;
+    for (int i = 0; i < n; i++) {
+        Gemm g = fwd_product(out[i], x, add);
+        if (tensor_empty(out[i].y)) continue;
+        bool light = out[i].w.dtype == DTYPE_I8, first = set.n == 0;
+        if (!half || out[i].w.dtype == DTYPE_F32) {
+            fwd_simt(be, g, x, out[i].w);
+            continue;
+        }
+        bool whole = wide && in_pieces(out[i].w, 16), same = first || set.g[0].b.dtype == g.b.dtype;
+        if (!whole || !same)
+            fwd_mma(be, gemm_alone(g), whole, light);
+        else
+            set.g[set.n++] = g;
+    }
+    if (set.n > 0) fwd_mma(be, set, true, set.g[0].b.dtype == DTYPE_I8);
 }
 
 extern "C" void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool add) {
@@ -117,7 +138,7 @@ extern "C" void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool ad
     if (tensor_empty(dx)) return;
     Gemm g = product_of(dx, dy, w, dy.cols, add);
     if (dy.dtype == DTYPE_BF16 && w.dtype == DTYPE_BF16)
-        mma<false, true>(be, g, in_pieces(dy, 16) && in_pieces(w, 16));
+        mma<false, true>(be, gemm_alone(g), in_pieces(dy, 16) && in_pieces(w, 16));
     else
         simt<false, true>(be, g, dy, w);
 }
@@ -129,7 +150,7 @@ extern "C" void cuda_own_dw(Backend *be, Tensor dw_acc, Tensor dy, Tensor x) {
     if (tensor_empty(dw_acc)) return;
     Gemm g = product_of(dw_acc, dy, x, dy.rows, true);
     if (dy.dtype == DTYPE_BF16 && x.dtype == DTYPE_BF16)
-        mma<true, true>(be, g, in_pieces(dy, 16) && in_pieces(x, 16));
+        mma<true, true>(be, gemm_alone(g), in_pieces(dy, 16) && in_pieces(x, 16));
     else
         simt<true, true>(be, g, dy, x);
 }

@@ -25,6 +25,8 @@ struct MoveArgs {
 
 template <class Unit> __global__ void __launch_bounds__(GATHER_THREADS) move_kernel(MoveArgs a) {
     enum { U = 4 };
+    release_next();
+    await_inputs();
     Unit v[U];
     unsigned first = blockIdx.x * (U * GATHER_THREADS) + threadIdx.x, row[U], col[U];
     UNROLL for (int u = 0; u < U; u++) {
@@ -44,7 +46,7 @@ template <class Unit> void move_units(Backend *be, MoveArgs a, int64_t rows, int
     CHECK(rows * (row_bytes / size) < INT32_MAX, "moving %lld rows of %lld bytes", (long long)rows,
           (long long)row_bytes);
     a.n = (unsigned)rows * a.per_row;
-    LAUNCH(be, move_kernel<Unit>, (unsigned)div_up(a.n, 4 * GATHER_THREADS), GATHER_THREADS, 0, a);
+    LAUNCH_EARLY(be, move_kernel<Unit>, (unsigned)div_up(a.n, 4 * GATHER_THREADS), GATHER_THREADS, 0, a);
 }
 
 /* y[to[i]] = x[from[i]] for `rows` rows, of one dtype. */
@@ -67,6 +69,8 @@ template <bool ADD>
 __global__ void __launch_bounds__(GATHER_THREADS)
     embed_kernel(Mat y, Mat w, const int32_t *idx, int64_t n, unsigned per_row, int64_t cols) {
     enum { U = 4 };
+    release_next();
+    await_inputs();
     float v[U][4], old[U][4];
     int64_t first = (int64_t)blockIdx.x * (U * GATHER_THREADS) + threadIdx.x, row[U], col[U];
     UNROLL for (int u = 0; u < U; u++) {
@@ -145,9 +149,25 @@ int64_t plan_hot_row(const Plan *p) { return plan_to(p) + p->n_part; }
 int64_t plan_hot_first(const Plan *p) { return plan_hot_row(p) + p->n_hot; }
 int64_t plan_end(const Plan *p) { return plan_hot_first(p) + p->n_hot + 1; }
 
-/* Numbers of rows by ascending row, equal ones in their order: a radix sort, least digit first. order, spare: (n) */
+/* Numbers of rows by ascending row, equal ones in their order: by counting, where there are not many more rows than
+ * numbers, else a radix sort, least digit first. order, spare: (n) */
+void count_rows(int32_t *order, const int32_t *row, int64_t n, int64_t limit) {
+    int32_t *at = (int32_t *)mem_alloc((size_t)(limit + 1) * sizeof *at), sum = 0;
+    for (int64_t i = 0; i < n; i++) at[row[i]]++;
+    for (int64_t r = 0; r < limit; r++) {
+        int32_t here = at[r];
+        at[r] = sum, sum += here;
+    }
+    for (int64_t i = 0; i < n; i++) order[at[row[i]]++] = (int32_t)i;
+    free(at);
+}
+
 void sort_rows(int32_t *order, int32_t *spare, const int32_t *row, int64_t n, int64_t limit) {
-    enum { BITS = 11, DIGITS = 1 << BITS };
+    enum { BITS = 11, DIGITS = 1 << BITS, FEW_ROWS_EACH = 8 };
+    if (limit <= FEW_ROWS_EACH * n) {
+        count_rows(order, row, n, limit);
+        return;
+    }
     for (int64_t i = 0; i < n; i++) order[i] = (int32_t)i;
     for (int shift = 0; shift < 31 && (limit - 1) >> shift > 0; shift += BITS) {
         int64_t at[DIGITS + 1] = {0};
@@ -231,9 +251,9 @@ extern "C" void cuda_embed_fwd(Backend *be, Tensor y, Tensor w, const int32_t *i
     unsigned grid = (unsigned)div_up(n, 4 * GATHER_THREADS);
     Mat to = mat_of(y, 4), from = mat_of(w, 4);
     if (add)
-        LAUNCH(be, embed_kernel<true>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
+        LAUNCH_EARLY(be, embed_kernel<true>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
     else
-        LAUNCH(be, embed_kernel<false>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
+        LAUNCH_EARLY(be, embed_kernel<false>, grid, GATHER_THREADS, 0, to, from, at, n, (unsigned)per_row, y.cols);
 }
 
 extern "C" void cuda_gather_rows(Backend *be, Tensor y, Tensor x, const int32_t *row) {

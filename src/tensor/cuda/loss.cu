@@ -103,7 +103,7 @@ template <int HOW, bool MOMENT> __global__ void __launch_bounds__(512) logprob_f
         take<MOMENT, LOADS * 4>(&s, z);
     }
     s = block_stats<MOMENT>(s, at);
-    if (threadIdx.x > 0) return;
+    if (threadIdx.x > 0 || p.target[blockIdx.x] < 0) return;
     double log_sum = log((double)s.sum);
     p.logprob[blockIdx.x * p.ld_logprob] =
         (float)((double)(product(row[p.target[blockIdx.x]], p.inv) - s.top) - log_sum);
@@ -166,14 +166,13 @@ template <int HOW> __global__ void __launch_bounds__(1024) logprob_bwd_kernel(Lo
 /* -- host side
  * --------------------------------------------------------------------------------------------------------- */
 
-/* Returns how a thread goes through a row. */
-int arguments(Logprob *p, Backend *be, const char *op, Tensor logits, const int32_t *target, float temp) {
+/* target: on the device. Returns how a thread goes through a row. */
+int arguments(Logprob *p, const char *op, Tensor logits, const int32_t *target, float temp) {
     cuda_check(op, "logits", logits, logits.rows, logits.cols, CUDA_REAL);
     CHECK(logits.cols < INT32_MAX / 2, "%s: %lld columns", op, (long long)logits.cols);
     CHECK(temp > 0, "%s: temperature %g", op, (double)temp);
-    check_index(op, target, logits.rows, logits.cols);
     p->logits = (float *)logits.data, p->ld = logits.ld, p->cols = (int)logits.cols, p->inv = 1.0f / temp;
-    p->target = cuda_index(be, target, logits.rows);
+    p->target = target;
     if (p->cols % 4) return SINGLES;
     return rows_aligned(logits.data, logits.rows, logits.ld, 4, 16) ? WIDE : PIECES;
 }
@@ -201,8 +200,9 @@ extern "C" void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Te
     cuda_check("logprob_fwd", "logprob", logprob, logits.rows, 1, CUDA_REAL);
     cuda_check("logprob_fwd", "entropy", entropy, logits.rows, 1, CUDA_REAL_OPT);
     if (tensor_empty(logits)) return;
+    check_index("logprob_fwd", target, logits.rows, logits.cols);
     Logprob p = {};
-    int how = arguments(&p, be, "logprob_fwd", logits, target, temp);
+    int how = arguments(&p, "logprob_fwd", logits, cuda_index(be, target, logits.rows), temp);
     p.logprob = (float *)logprob.data, p.ld_logprob = logprob.ld;
     p.entropy = (float *)entropy.data, p.ld_entropy = entropy.ld;
     if (tensor_empty(entropy))
@@ -211,11 +211,19 @@ extern "C" void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Te
         fwd_launch<true>(be, logits.rows, how, p);
 }
 
+extern "C" void cuda_logprob_drawn(Backend *be, float *logprob, Tensor logits, const int32_t *drawn, float temp) {
+    Logprob p = {};
+    int how = arguments(&p, "draw", logits, drawn, temp);
+    p.logprob = logprob, p.ld_logprob = 1;
+    fwd_launch<false>(be, logits.rows, how, p);
+}
+
 extern "C" void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp) {
     cuda_check("logprob_bwd", "dlogp", dlogp, logits.rows, 1, CUDA_REAL);
     if (tensor_empty(logits)) return;
+    check_index("logprob_bwd", target, logits.rows, logits.cols);
     Logprob p = {};
-    int how = arguments(&p, be, "logprob_bwd", logits, target, temp);
+    int how = arguments(&p, "logprob_bwd", logits, cuda_index(be, target, logits.rows), temp);
     p.dlogp = (const float *)dlogp.data, p.ld_dlogp = dlogp.ld;
     bool paired = p.cols <= PAIRED;
     unsigned grid = (unsigned)logits.rows, threads = threads_for(p.cols, paired ? 512 : 1024);

@@ -42,6 +42,8 @@ __device__ __forceinline__ void map_pieces(const MapArgs<OUT, IN> &a, Op op, int
 
 template <int TO, int FROM, int N, int U, int OUT, int IN, class Op>
 __global__ void __launch_bounds__(MAP_THREADS) map_kernel(MapArgs<OUT, IN> a, Op op) {
+    release_next();
+    await_inputs();
     int64_t first = (int64_t)blockIdx.x * (U * MAP_THREADS) + threadIdx.x, row[U], col[U];
     bool whole = true;
     UNROLL for (int u = 0; u < U; u++) {
@@ -70,7 +72,7 @@ static void map_launch(Backend *be, MapArgs<OUT, IN> a, int64_t rows, Op op) {
     CHECK(rows == 1 || a.n_piece < INT32_MAX, "elementwise: %lld rows of %lld columns with gaps", (long long)rows,
           (long long)a.cols);
     unsigned grid = (unsigned)div_up(a.n_piece, U * MAP_THREADS);
-    LAUNCH(be, (map_kernel<TO, FROM, N, U, OUT, IN, Op>), grid, MAP_THREADS, 0, a, op);
+    LAUNCH_EARLY(be, (map_kernel<TO, FROM, N, U, OUT, IN, Op>), grid, MAP_THREADS, 0, a, op);
 }
 
 /* The matrices of a, in pieces of `piece`; true when all are wide. flat: each is one row. */
@@ -106,6 +108,7 @@ template <int OUT, int IN, class Op> static void map(Backend *be, const Tensor (
     bool to_f32 = half_out == 0, to_half = half_out == OUT, from_f32 = half_in == 0, from_half = half_in == IN;
     if (to_f32 && from_f32 && map_mats(&a, t, flat, 4)) map_launch<KIND_F32, KIND_F32, 4>(be, a, rows, op);
     else if (to_half && from_f32 && map_mats(&a, t, flat, 4)) map_launch<KIND_BF16, KIND_F32, 4>(be, a, rows, op);
+    else if (from_f32 && map_mats(&a, t, flat, 4)) map_launch<KIND_ANY, KIND_F32, 4>(be, a, rows, op);
     else if (map_mats(&a, t, flat, 8) && to_half && from_half) map_launch<KIND_BF16, KIND_BF16, 8>(be, a, rows, op);
     else map_launch<KIND_ANY, KIND_ANY, 1>(be, a, rows, op);
 }

@@ -207,10 +207,9 @@ static void count_own(Backend *be) {
 }
 
 static void forward_one(Backend *be, LinearOut o, Tensor x, bool add) {
-    bool own = !tensor_empty(o.scale) || cuda_impl(be)->exact;
-    if (!own && product(be, FORM_FWD, o.y, o.w, x, o.bias, add)) return;
+    if (tensor_empty(o.scale) && product(be, FORM_FWD, o.y, o.w, x, o.bias, add)) return;
     count_own(be);
-    cuda_own_fwd(be, o, x, add);
+    cuda_own_fwd(be, &o, 1, x, add);
 }
 
 void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add) {
@@ -224,7 +223,10 @@ void cuda_linear_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool ad
         if (!tensor_empty(o.scale)) cuda_check("linear_fwd", "scale", o.scale, 1, o.w.rows, CUDA_REAL);
     }
     if (x.rows == 0) return;
-    if (x.dtype == DTYPE_BF16 && !cuda_impl(be)->exact && cuda_few_fwd(be, out, n, x, add))
+    if (cuda_impl(be)->exact) {
+        count_own(be);
+        cuda_own_fwd(be, out, n, x, add);
+    } else if (x.dtype == DTYPE_BF16 && cuda_few_fwd(be, out, n, x, add))
         count_own(be);
     else
         for (int i = 0; i < n; i++) forward_one(be, out[i], x, add);

@@ -9,14 +9,18 @@
  * RMSNorm has mu = mean(g) = 0. A group walks down its rows with the sums of its columns in registers, blocks leave one
  * row of partial sums each, and these are added in order: NORM_BLOCKS is a constant, so the bits do not depend on the
  * GPU. */
-#include "tensor/cuda/rows.h"
-
-#include <math.h>
+#include "tensor/cuda/norm.h"
 
 namespace {
 
 /* NORM_BLOCKS: two a multiprocessor of the largest GPUs; column sums of so few rows need no scratch of their own. */
-enum { HELD = 4, GROUP_MAX = 16, LONGEST_HELD = 4 * 32 * HELD * GROUP_MAX, NORM_BLOCKS = 264, LONG_THREADS = 512 };
+enum {
+    HELD = NORM_HELD,
+    GROUP_MAX = 16,
+    LONGEST_HELD = 4 * 32 * HELD * GROUP_MAX,
+    NORM_BLOCKS = 264,
+    LONG_THREADS = 512
+};
 
 struct Shape {
     int64_t rows, cols;
@@ -33,10 +37,6 @@ template <int VALUES> __device__ __forceinline__ void group_sums(float *v, float
     sync_block();
     UNROLL for (int i = 0; i < VALUES; i++) v[i] =
         warp_sum(lane < group ? at[i * 32 + warp / group * group + lane] : 0.0f);
-}
-
-__device__ __forceinline__ float rstd_of(float sum, int64_t cols, float eps) {
-    return 1.0f / sqrtf(sum / (float)cols + eps);
 }
 
 /* -- forward
@@ -73,6 +73,8 @@ __device__ __forceinline__ void statistics_put(const NormFwd &a, int64_t row, fl
 
 template <bool CENTRED, bool WIDE, int E> __global__ void __launch_bounds__(512) norm_fwd_kernel(NormFwd a) {
     __shared__ float at[2][32];
+    release_next();
+    await_inputs();
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = a.s.group;
     int64_t row = (int64_t)blockIdx.x * a.s.workers + warp / group, first = 4 * (lane + 32 * (warp % group));
     bool active = row < a.s.rows;
@@ -102,6 +104,8 @@ template <bool CENTRED, bool WIDE, int E> __global__ void __launch_bounds__(512)
 
 template <bool CENTRED, bool WIDE> __global__ void __launch_bounds__(LONG_THREADS) norm_fwd_long_kernel(NormFwd a) {
     __shared__ float at[LONG_THREADS / 32];
+    release_next();
+    await_inputs();
     const float *row = a.x + blockIdx.x * a.ld_x;
     int64_t first = 4 * threadIdx.x, cols = a.s.cols;
     float x[4], mu = 0, sum = 0;
@@ -251,7 +255,7 @@ template <bool CENTRED, bool WIDE> __global__ void __launch_bounds__(LONG_THREAD
  * holds too much is zeros, added last. */
 int shape_of(Shape *s) {
     int warps = (int)div_up(s->cols, 128);
-    s->group = (int)div_up(warps, HELD);
+    s->group = norm_group(s->cols);
     s->workers = s->group < 8 ? 8 / s->group : 1;
     return s->wide ? (int)div_up(warps, s->group) : HELD;
 }
@@ -262,23 +266,23 @@ template <bool CENTRED> void fwd_launch(Backend *be, NormFwd a) {
     int64_t rows = a.s.rows;
     if (a.s.cols > LONGEST_HELD) {
         if (a.s.wide)
-            LAUNCH(be, (norm_fwd_long_kernel<CENTRED, true>), (unsigned)rows, LONG_THREADS, 0, a);
+            LAUNCH_EARLY(be, (norm_fwd_long_kernel<CENTRED, true>), (unsigned)rows, LONG_THREADS, 0, a);
         else
-            LAUNCH(be, (norm_fwd_long_kernel<CENTRED, false>), (unsigned)rows, LONG_THREADS, 0, a);
+            LAUNCH_EARLY(be, (norm_fwd_long_kernel<CENTRED, false>), (unsigned)rows, LONG_THREADS, 0, a);
         return;
     }
     int held = shape_of(&a.s);
     unsigned grid = (unsigned)div_up(rows, a.s.workers), threads = 32 * (unsigned)(a.s.group * a.s.workers);
     if (!a.s.wide)
-        LAUNCH(be, (norm_fwd_kernel<CENTRED, false, HELD>), grid, threads, 0, a);
+        LAUNCH_EARLY(be, (norm_fwd_kernel<CENTRED, false, HELD>), grid, threads, 0, a);
     else if (held == 1)
-        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 1>), grid, threads, 0, a);
+        LAUNCH_EARLY(be, (norm_fwd_kernel<CENTRED, true, 1>), grid, threads, 0, a);
     else if (held == 2)
-        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 2>), grid, threads, 0, a);
+        LAUNCH_EARLY(be, (norm_fwd_kernel<CENTRED, true, 2>), grid, threads, 0, a);
     else if (held == 3)
-        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 3>), grid, threads, 0, a);
+        LAUNCH_EARLY(be, (norm_fwd_kernel<CENTRED, true, 3>), grid, threads, 0, a);
     else
-        LAUNCH(be, (norm_fwd_kernel<CENTRED, true, 4>), grid, threads, 0, a);
+        LAUNCH_EARLY(be, (norm_fwd_kernel<CENTRED, true, 4>), grid, threads, 0, a);
 }
 
 template <bool CENTRED>

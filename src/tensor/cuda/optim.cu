@@ -6,8 +6,8 @@
 
 namespace {
 
-/* -- sums over a whole tensor: block b adds pieces b, b + grid, .. of a fixed number of blocks; the host adds the
- * blocks' numbers in order
+/* -- sums over a whole tensor: block b adds pieces b, b + grid, .. of a fixed number of blocks; one thread then adds
+ * the blocks' numbers in order
  * ---------------------------------------------------------------------------------------------------- */
 
 enum { SUM_THREADS = 256, SUM_LOADS = 4, SUM_BLOCKS = 1024 };
@@ -68,17 +68,38 @@ template <class Op> int64_t queue_sums(Backend *be, Tensor x, double *out) {
     return blocks;
 }
 
-double added(const double *part, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += part[i];
-    return sum;
+/* Block i: the sum of tensor i's count[i] numbers, in order. */
+__global__ void __launch_bounds__(SUM_THREADS) add_sums_kernel(double *sum, const double *part, const int32_t *count) {
+    enum { AHEAD = 8 };
+    __shared__ double at[SUM_BLOCKS];
+    const int n = count[blockIdx.x];
+    for (int i = (int)threadIdx.x; i < n; i += SUM_THREADS) at[i] = part[(int64_t)blockIdx.x * SUM_BLOCKS + i];
+    sync_block();
+    if (threadIdx.x > 0) return;
+    double total = 0;
+    for (int i = 0; i < n; i += AHEAD) {
+        double v[AHEAD]; /* on their way before they are added */
+        UNROLL for (int q = 0; q < AHEAD; q++) v[q] = i + q < n ? at[i + q] : 0;
+        UNROLL for (int q = 0; q < AHEAD; q++) total += v[q];
+    }
+    sum[blockIdx.x] = total;
+}
+
+/* sum[i] of n tensors, on the host, after one wait. */
+template <class Op> void sums_over(Backend *be, double *sum, const Tensor *x, int n) {
+    double *part = (double *)cuda_scratch(be, (size_t)n * (SUM_BLOCKS + 1) * sizeof(double)),
+           *all = part + (int64_t)n * SUM_BLOCKS;
+    int32_t *count = (int32_t *)mem_alloc((size_t)n * sizeof *count);
+    for (int i = 0; i < n; i++) count[i] = (int32_t)queue_sums<Op>(be, x[i], part + (int64_t)i * SUM_BLOCKS);
+    LAUNCH(be, add_sums_kernel, (unsigned)n, SUM_THREADS, 0, all, part, cuda_index(be, count, n));
+    free(count);
+    cuda_fetch(be, sum, all, (size_t)n * sizeof *sum);
 }
 
 template <class Op> double sum_over(Backend *be, Tensor x) {
-    double *out = (double *)cuda_scratch(be, SUM_BLOCKS * sizeof(double)), part[SUM_BLOCKS];
-    int64_t blocks = queue_sums<Op>(be, x, out);
-    if (blocks > 0) cuda_fetch(be, part, out, (size_t)blocks * sizeof(double));
-    return added(part, blocks);
+    double sum = 0;
+    sums_over<Op>(be, &sum, &x, 1);
+    return sum;
 }
 
 /* -- AdamW: scalars are worked out in double and rounded once, as torch's kernels do
@@ -96,40 +117,17 @@ struct Adamw { /* of p, m, v, g */
     }
 };
 
-} // namespace
-
-extern "C" double cuda_sumsq(Backend *be, Tensor x) {
-    cuda_check("sumsq", "x", x, x.rows, x.cols, CUDA_REAL);
-    return sum_over<Square>(be, x);
-}
-
-/* Each tensor's sum is what cuda_sumsq gives. */
-extern "C" double cuda_sumsq_all(Backend *be, const Tensor *x, int n) {
-    if (n == 0) return 0;
-    double *out = (double *)cuda_scratch(be, (size_t)n * SUM_BLOCKS * sizeof(double)), sum = 0;
-    int64_t *blocks = (int64_t *)mem_alloc((size_t)n * sizeof *blocks);
-    for (int i = 0; i < n; i++) {
-        cuda_check("sumsq_all", "x", x[i], x[i].rows, x[i].cols, CUDA_REAL);
-        blocks[i] = queue_sums<Square>(be, x[i], out + (int64_t)i * SUM_BLOCKS);
+/* The same, then a gradient of zero, then HALF a copy of p, which is rounded where it is stored. */
+template <bool HALF> struct Update {
+    Adamw adamw;
+    __device__ void operator()(float *y, const float *x) const {
+        adamw(y, x);
+        y[3] = 0;
+        if (HALF) y[4] = y[0];
     }
-    double *part = (double *)mem_alloc((size_t)n * SUM_BLOCKS * sizeof *part);
-    cuda_fetch(be, part, out, (size_t)n * SUM_BLOCKS * sizeof *part);
-    for (int i = 0; i < n; i++) sum += added(part + (int64_t)i * SUM_BLOCKS, blocks[i]);
-    free(part);
-    free(blocks);
-    return sum;
-}
+};
 
-extern "C" bool cuda_all_finite(Backend *be, Tensor x) {
-    cuda_check("all_finite", "x", x, x.rows, x.cols, CUDA_REAL);
-    return sum_over<Finite>(be, x) == 0;
-}
-
-extern "C" void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a) {
-    cuda_check("adamw", "p", p, p.rows, p.cols, CUDA_REAL);
-    cuda_check("adamw", "m", m, p.rows, p.cols, CUDA_REAL);
-    cuda_check("adamw", "v", v, p.rows, p.cols, CUDA_REAL);
-    cuda_check("adamw", "g", g, p.rows, p.cols, CUDA_REAL);
+Adamw adamw_of(AdamwParams a) {
     CHECK(a.t >= 1, "adamw: t is %lld, expected 1 for the first update", (long long)a.t);
     Adamw w;
     w.grad_scale = (float)a.grad_scale;
@@ -140,5 +138,49 @@ extern "C" void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, 
     w.step = (float)(a.lr / (1 - pow(a.beta1, (double)a.t)));
     w.root = (float)sqrt(1 - pow(a.beta2, (double)a.t));
     w.eps = (float)a.eps;
-    map<3, 4>(be, {p, m, v}, {p, m, v, g}, w);
+    return w;
+}
+
+void check_adamw(const char *op, Tensor p, Tensor m, Tensor v, Tensor g) {
+    cuda_check(op, "p", p, p.rows, p.cols, CUDA_REAL);
+    cuda_check(op, "m", m, p.rows, p.cols, CUDA_REAL);
+    cuda_check(op, "v", v, p.rows, p.cols, CUDA_REAL);
+    cuda_check(op, "g", g, p.rows, p.cols, CUDA_REAL);
+}
+
+} // namespace
+
+extern "C" double cuda_sumsq(Backend *be, Tensor x) {
+    cuda_check("sumsq", "x", x, x.rows, x.cols, CUDA_REAL);
+    return sum_over<Square>(be, x);
+}
+
+/* Each tensor's sum is what cuda_sumsq gives. */
+extern "C" double cuda_sumsq_all(Backend *be, const Tensor *x, int n) {
+    if (n == 0) return 0;
+    double *part = (double *)mem_alloc((size_t)n * sizeof *part), sum = 0;
+    for (int i = 0; i < n; i++) cuda_check("sumsq_all", "x", x[i], x[i].rows, x[i].cols, CUDA_REAL);
+    sums_over<Square>(be, part, x, n);
+    for (int i = 0; i < n; i++) sum += part[i];
+    free(part);
+    return sum;
+}
+
+extern "C" bool cuda_all_finite(Backend *be, Tensor x) {
+    cuda_check("all_finite", "x", x, x.rows, x.cols, CUDA_REAL);
+    return sum_over<Finite>(be, x) == 0;
+}
+
+extern "C" void cuda_adamw(Backend *be, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a) {
+    check_adamw("adamw", p, m, v, g);
+    map<3, 4>(be, {p, m, v}, {p, m, v, g}, adamw_of(a));
+}
+
+extern "C" void cuda_update(Backend *be, Tensor w, Tensor p, Tensor m, Tensor v, Tensor g, AdamwParams a) {
+    check_adamw("update", p, m, v, g);
+    cuda_check("update", "w", w, p.rows, p.cols, CUDA_ANY_OPT);
+    if (tensor_empty(w))
+        map<4, 4>(be, {p, m, v, g}, {p, m, v, g}, Update<false>{adamw_of(a)});
+    else
+        map<5, 4>(be, {p, m, v, g, w}, {p, m, v, g}, Update<true>{adamw_of(a)});
 }

@@ -34,8 +34,12 @@ struct CudaReplay {
     Recording all[RECORDINGS];
     Recording *now; /* being noted or captured */
     bool capturing;
+    bool plain; /* kernels of recordings follow each other */
     uint64_t clock;
+    CudaReplayStats stats;
 };
+
+CudaReplayStats cuda_replay_stats(const Backend *be) { return ((const CudaImpl *)be->impl)->replay->stats; }
 
 CudaReplay *cuda_replay_new(void) { return mem_alloc(sizeof(CudaReplay)); }
 
@@ -120,10 +124,14 @@ bool cuda_replay_begin(Backend *be, const void *key, size_t n_key, const HostArr
         x = recording_of(r, c, same, array, n_array);
         x->asked = r->clock;
     }
-    if (x->never) return false;
+    if (x->never) {
+        r->stats.refused++;
+        return false;
+    }
     if (x->graph && x->scratch == c->scratch) {
         send_arrays(c, x);
         CUDA_OK(c->drv, c->drv->graph_launch(x->graph, c->stream));
+        r->stats.replayed++;
         return true;
     }
     drop_graph(c, x);
@@ -132,24 +140,35 @@ bool cuda_replay_begin(Backend *be, const void *key, size_t n_key, const HostArr
     if (r->capturing) {
         send_arrays(c, x);
         CUDA_OK(c->drv, c->drv->capture_begin(c->stream));
+        c->early = c->overlaps && !r->plain;
     }
     return false;
 }
 
-void cuda_replay_end(Backend *be) {
+bool cuda_replay_end(Backend *be) {
     CudaImpl *c = cuda_impl(be);
     CudaReplay *r = c->replay;
-    if (!r || !r->now) return;
+    if (!r || !r->now) return true;
     Recording *x = r->now;
     r->now = NULL;
-    if (!r->capturing) return;
+    if (!r->capturing) return true;
     r->capturing = false;
-    CUDA_OK(c->drv, c->drv->capture_end(c->stream, &x->graph));
+    if (c->drv->capture_end(c->stream, &x->graph) != 0) {
+        c->drv->last_error();
+        x->graph = NULL;
+        x->never = !c->early;
+        r->plain = true;
+        c->early = false;
+        return false;
+    }
+    c->early = false;
     x->scratch = c->scratch;
+    r->stats.recorded++;
     CUDA_OK(c->drv, c->drv->graph_launch(x->graph, c->stream));
-    if (!x->never) return;
+    if (!x->never) return true;
     CUDA_OK(c->drv, c->drv->sync(c->stream)); /* right this once */
     drop_graph(c, x);
+    return true;
 }
 
 /* What is the same every time (frequencies) gets a copy that stays; what is not cannot be recorded. */

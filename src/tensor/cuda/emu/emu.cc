@@ -15,6 +15,8 @@
 
 /* tests/emu/driver_emu.c: lets kernels touch device memory, which the host may not. */
 extern "C" void emu_device_memory(bool open);
+/* While it is open: kernels may not write to it. */
+extern "C" void emu_device_memory_frozen(bool frozen);
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -31,7 +33,7 @@ struct Fiber {
     size_t loose;               /* how many belong to no group yet */
     ucontext_t first;
     jmp_buf at;
-    bool started;
+    bool started, awaited;
     Wait wait;
     const std::function<bool()> *ready; /* POLL: goes on when this holds */
     int parity; /* which of the warp's two buffers its next collective uses */
@@ -49,6 +51,7 @@ std::vector<unsigned char> shared_memory;
 const std::function<void()> *body_now;
 const char *kernel_now;
 int now, n_thread, n_ended, n_barrier;
+bool early_now, frozen;
 unsigned n_copy;
 jmp_buf scheduler;
 
@@ -57,6 +60,7 @@ jmp_buf scheduler;
 void fiber_main() {
     (*body_now)();
     Fiber &f = *fibers[(size_t)now];
+    if (early_now && !f.awaited) fail("launched early, but a thread never waited for its inputs");
     f.wait = ENDED;
     n_ended++;
     _longjmp(scheduler, 1);
@@ -83,13 +87,14 @@ void yield() {
 }
 
 void run_block() {
+    if (early_now) emu_device_memory_frozen(frozen = true);
     n_ended = n_barrier = 0;
     emu_block_begin(n_thread);
     int n_warp = (n_thread + LANES - 1) / LANES;
     for (int w = 0; w < n_warp; w++) warps[(size_t)w].arrived[0] = warps[(size_t)w].arrived[1] = 0;
     for (int i = 0; i < n_thread; i++) {
         Fiber &f = *fibers[(size_t)i];
-        f.started = false, f.wait = RUN, f.parity = 0, f.loose = 0;
+        f.started = f.awaited = false, f.wait = RUN, f.parity = 0, f.loose = 0;
         f.copies.clear(), f.groups.clear();
         f.idx = dim3((unsigned)i % blockDim.x, (unsigned)i / blockDim.x % blockDim.y,
                      (unsigned)i / blockDim.x / blockDim.y);
@@ -202,9 +207,16 @@ void emu_copy_wait(size_t under_way) {
     }
 }
 
-void emu_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
+void await_inputs() {
+    fibers[(size_t)now]->awaited = true;
+    if (frozen) emu_device_memory_frozen(frozen = false);
+}
+
+static void run_kernel(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared,
+                       const std::function<void()> &body) {
     kernel_now = kernel;
     body_now = &body;
+    early_now = early;
     gridDim = grid, blockDim = block;
     n_thread = (int)(block.x * block.y * block.z);
     if (n_thread < 1 || n_thread > 1024) fail("threads of a block: 1 to 1024");
@@ -222,6 +234,33 @@ void emu_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, const 
             }
     emu_device_memory(false);
 }
+
+/* -- graphs: what was launched between begin and end, in order -------------------------------------------------------
+ */
+
+typedef std::vector<std::function<void()>> Graph;
+
+static Graph *capturing;
+
+void emu_launch(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared,
+                const std::function<void()> &body) {
+    if (capturing)
+        capturing->push_back([=] { run_kernel(kernel, early, grid, block, shared, body); });
+    else
+        run_kernel(kernel, early, grid, block, shared, body);
+}
+
+extern "C" void emu_capture_begin(void) { capturing = new Graph; }
+extern "C" bool emu_capturing(void) { return capturing != nullptr; }
+extern "C" void *emu_capture_end(void) {
+    Graph *g = capturing;
+    capturing = nullptr;
+    return g;
+}
+extern "C" void emu_graph_launch(void *graph) {
+    for (const std::function<void()> &kernel : *(Graph *)graph) kernel();
+}
+extern "C" void emu_graph_close(void *graph) { delete (Graph *)graph; }
 
 void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};

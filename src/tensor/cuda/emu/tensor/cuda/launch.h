@@ -23,6 +23,7 @@ struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -31,22 +32,28 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static
 #define __restrict__
 #define __align__(n)
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-void emu_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+/* Runs the kernel, or, while a graph is captured, keeps it: body has copies of its arguments. early: see LAUNCH_EARLY; every thread has to call await_inputs, and writing device memory before that is a fault. */
+void emu_launch(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+void await_inputs();
 unsigned char *emu_shared(void);
 void emu_barrier(void);
 /* All 32 lanes of the warp give `bytes` (<= 64) of their own and get everybody's: all + lane * 64. */
 const unsigned char *emu_exchange(const void *mine, size_t bytes);
 
-#define LAUNCH(be, kernel, grid, block, shared, ...)                                                                   \
+#define LAUNCH(be, kernel, grid, block, shared, ...) LAUNCH_AS(false, be, kernel, grid, block, shared, __VA_ARGS__)
+#define LAUNCH_EARLY(be, kernel, grid, block, shared, ...)                                                             \
+    LAUNCH_AS(true, be, kernel, grid, block, shared, __VA_ARGS__)
+#define LAUNCH_AS(early, be, kernel, grid, block, shared, ...)                                                         \
     do {                                                                                                               \
         auto launch_fn = kernel;                                                                                       \
-        emu_launch(#kernel, dim3(grid), dim3(block), (shared), [&] { launch_fn(__VA_ARGS__); });                       \
+        emu_launch(#kernel, early, dim3(grid), dim3(block), (shared), [=] { launch_fn(__VA_ARGS__); });                \
         cuda_launched(be, #kernel);                                                                                    \
     } while (0)
 
@@ -76,6 +83,10 @@ static inline float load_f32(const bf16_t *p) { return to_f32(*p); }
 static inline void store(float *p, float x) { *p = x; }
 static inline void store(bf16_t *p, float x) { *p = to_bf16(x); }
 static inline uint32_t pack_bf16(float lo, float hi) { return to_bf16(lo).bits | (uint32_t)to_bf16(hi).bits << 16; }
+
+static inline uint4 load_once(const void *p) { return *(const uint4 *)p; }
+static inline void prefetch(const void *) {}
+static inline void release_next() {}
 
 /* -- warps and blocks ---------------------------------------------------------------------------------------------- */
 
