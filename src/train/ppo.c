@@ -521,9 +521,10 @@ static bool same_shape(const Model *x, const Model *y) {
            a->mlp == b->mlp;
 }
 
-static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c, Net net, Acts *shared, Error *err) {
+static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c, Net net, Keep keep, Acts *shared,
+                     Error *err) {
     *acts = shared;
-    return (shared || acts_open(acts, net.trunk, c->max_tok, c->max_tok, c->keep, err)) &&
+    return (shared || acts_open(acts, net.trunk, c->max_tok, c->max_tok, keep, err)) &&
            head_slice_open(mem, slice, net, err);
 }
 
@@ -537,19 +538,21 @@ static bool ppo_open(Ppo *p, Error *err) {
     CHECK(p->s->score && method(p)->rollouts, "%s: no score function, or no method of rollouts", method(p)->name);
     CHECK(!has_value(p) || (nets[1].head->kind == HEAD_SCORE && nets[1].head->n_out == 1),
           "ppo needs a value head of one output");
-    if (!rollout_open(&p->rollout, c, p->s, err) ||
-        !optim_open(&p->optim, nets, lr_scale, has_value(p) ? 2 : 1, &optim, err) ||
-        (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &optim, err)) ||
-        !open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
+    int n_net = has_value(p) ? 2 : 1;
+    bool same = n_net == 2 && same_shape(nets[0].trunk, nets[1].trunk);
+    if (!rollout_open(&p->rollout, c, p->s, err) || !optim_open(&p->optim, nets, lr_scale, n_net, &optim, err) ||
+        (warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &optim, err)))
+        return false;
+    Keep keep = !c->keep_auto ? c->keep : train_keep(nets, n_net, p->optim, same ? 1 : n_net, c->max_tok, c->max_tok);
+    if (!open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], keep, NULL, err) ||
         (method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     p->rollout.pulse = p->pulse;
     leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);
     if (p->warm) leaves_open(&p->warm_leaves, p->warm, c->mesh, c->running_sum);
     if (has_value(p)) {
-        bool same = same_shape(nets[0].trunk, nets[1].trunk);
-        if (!open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err))
-            return false;
+        Acts *shared = same ? p->policy_acts : NULL;
+        if (!open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], keep, shared, err)) return false;
     }
     if (!good_open(p, err) || !doctor_zero_weight(nets[0].trunk->be, err)) return false;
     p->pass.tok = mem_alloc(SEEN_PER_ROW * (size_t)c->max_tok * sizeof(int32_t));
