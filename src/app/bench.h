@@ -27,6 +27,7 @@ typedef struct {
     int64_t shared;  /* generate: tokens that all prompts begin with; 0: none */
     const char *dir; /* generate: of a model, or NULL */
     Keep keep;
+    bool keep_auto;
     int64_t lora; /* train: rank of an adapter beside frozen weights; 0: all weights are trained */
     const char *file, *tokenizer;
     int64_t vocab;

@@ -96,8 +96,9 @@ static bool train_open(Train *t, Error *err) {
     t->net.adapter = t->adapter;
     OptimConfig o = {.lr = 3e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1};
     net_zero_grads(t->net);
-    return optim_open(&t->optim, &t->net, NULL, 1, &o, err) && acts_open(&t->acts, &t->m, n, n, t->b->keep, err) &&
-           head_slice_open(&t->mem, &t->slice, t->net, err);
+    if (!optim_open(&t->optim, &t->net, NULL, 1, &o, err)) return false;
+    if (t->b->keep_auto) t->b->keep = train_keep(&t->net, 1, t->optim, 1, n, n);
+    return acts_open(&t->acts, &t->m, n, n, t->b->keep, err) && head_slice_open(&t->mem, &t->slice, t->net, err);
 }
 
 static void train_close(Train *t) {

@@ -21,7 +21,8 @@ static const Flag flags[] = {
     {"--batch", "N", "train, load: sequences a step (default 4 for a, 8 for d, else 16); generate: only this batch"},
     {"--seq", "N",
      "train, load: tokens a sequence (default 256; d: 2048, e: 1024); generate: tokens a prompt (default 16)"},
-    {"--keep", "PLAN", "train: activations kept for the backward: all (default), or inputs, blocks being run again"},
+    {"--keep", "PLAN",
+     "train: activations kept for the backward: all, inputs (blocks are run again), or as runs choose (default)"},
     {"--lora", "R", "train: adapters of rank R on every matrix of the layers, the model frozen (default: all weights)"},
     {"--weights", "DTYPE",
      "generate, ppo, grpo: tokens drawn from a rounded copy of the matrices: bf16 or int8 (default: the model's own)"},
@@ -355,6 +356,7 @@ static bool read_flags(Bench *b, const Args *a, Error *err) {
     if (keep && strcmp(keep, "all") && strcmp(keep, "inputs"))
         return error_set(err, ERR_CONFIG, "--keep must be all or inputs, found '%s'", keep);
     b->keep = keep && !strcmp(keep, "inputs") ? KEEP_INPUTS : KEEP_ALL;
+    b->keep_auto = !keep;
     bool rl = !strcmp(a->arg[0], "ppo") || !strcmp(a->arg[0], "grpo");
     b->size = bench_size(model ? model : rl ? "c" : "b", err);
     return b->size && read_rl_flags(b, a, err) && args_int(a, c, "--lora", 0, 1, 4096, &b->lora, err) &&

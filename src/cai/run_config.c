@@ -20,7 +20,7 @@
     {sec ".beta2",        CFG_FLOAT, CFG_RESULT, AT(field.beta2),        "0.95",   0, 1,   "AdamW beta2"}, \
     {sec ".eps",          CFG_FLOAT, CFG_RESULT, AT(field.eps),          "1e-8",   1e-30, 1, "AdamW epsilon"}, \
     {sec ".schedule",     CFG_ENUM,  CFG_RESULT, AT(field.schedule),     schedule_, 0, 0,   "learning-rate schedule"}, \
-    {sec ".recompute",    CFG_BOOL,  CFG_RUNTIME, AT(field.recompute),   "false",  0, 0,   "keep only block inputs and recompute in backward: less memory, about 1.3x time"}
+    {sec ".recompute",    CFG_ENUM,  CFG_RUNTIME, AT(field.recompute),   "auto|false|true", 0, 0, "keep only block inputs and recompute in backward: less memory, about 1.3x time; auto: of adapters that would else need more than a quarter of the model's bytes"}
 
 /* Of stages whose loop is the trainer's: data decides how long it takes. */
 #define TRAIN_ROWS(sec, field, steps_, epochs_, lr_, schedule_) \

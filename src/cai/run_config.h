@@ -5,12 +5,14 @@
 
 #include "base/config.h"
 
+enum { RECOMPUTE_AUTO, RECOMPUTE_OFF, RECOMPUTE_ON };
+
 typedef struct {            /* every training stage's section holds one */
     int64_t steps, batch_tokens, micro_tokens, warmup;
     double epochs;          /* > 0 and steps 0: steps follow from the data */
     double lr, min_lr, weight_decay, clip, beta1, beta2, eps;
     int schedule;           /* constant|linear|cosine|wsd */
-    bool recompute;
+    int recompute;          /* auto|false|true */
 } TrainKeys;
 
 typedef struct { double temperature, top_p; int64_t top_k, max_new; } SampleKeys;

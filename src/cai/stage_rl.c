@@ -166,7 +166,8 @@ static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
                      .shard = c->dist.zero,
                      .running_sum = !c->dist.tree,
                      .compare_every = c->dist.check_every,
-                     .keep = c->rl.t.recompute ? KEEP_INPUTS : KEEP_ALL};
+                     .keep = c->rl.t.recompute == RECOMPUTE_ON ? KEEP_INPUTS : KEEP_ALL,
+                     .keep_auto = c->rl.t.recompute == RECOMPUTE_AUTO};
     stage_optim(&p->optim, &c->rl.t);
     stage_schedule(&p->schedule, "rl", &c->rl.t, c->rl.t.steps);
 }

@@ -424,7 +424,8 @@ StateConfig stage_state(const StageCtx *ctx) {
 bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objective *obj, int64_t packs_in_epoch,
                  Error *err) {
     TrainConfig c = {.accum = (int)((k->batch_tokens + k->micro_tokens / 2) / k->micro_tokens),
-                     .keep = k->recompute ? KEEP_INPUTS : KEEP_ALL,
+                     .keep = k->recompute == RECOMPUTE_ON ? KEEP_INPUTS : KEEP_ALL,
+                     .keep_auto = k->recompute == RECOMPUTE_AUTO,
                      .state_s = ctx->cfg->run.state_s,
                      .state_steps = ctx->cfg->ckpt.every,
                      .state = stage_state(ctx),

@@ -175,6 +175,8 @@ bool adapter_is_new(const Adapter *a) {
     return job.sum == 0;
 }
 
+size_t adapter_bytes(const Adapter *a) { return a->params.used + a->grad_mem.used + a->work.used; }
+
 static void count_part(void *ud, const LoraPart *p) { *(int64_t *)ud += tensor_count(p->w); }
 
 int64_t adapter_params(const Adapter *a) {

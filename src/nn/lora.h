@@ -55,6 +55,7 @@ void net_merge(Net n);
 
 bool adapter_is_new(const Adapter *a);                              /* every B is zero: the net is its trunk */
 int64_t adapter_params(const Adapter *a);                           /* numbers in A and B */
+size_t adapter_bytes(const Adapter *a);                             /* of its tensors, gradients and work space */
 const LoraConfig *adapter_config(const Adapter *a);                 /* without targets */
 
 #endif

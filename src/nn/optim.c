@@ -129,6 +129,7 @@ const Tensor *optim_grads(const Optim *o, int *n) {
 
 const Blocks *optim_blocks(const Optim *o) { return &o->blocks; }
 Backend *optim_backend(const Optim *o) { return o->be; }
+size_t optim_bytes(const Optim *o) { return o->mem.used; }
 bool optim_shards(const Optim *o) { return sharded(o); }
 
 static void place_moments(Optim *o, Arena *mem) {

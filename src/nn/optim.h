@@ -39,6 +39,7 @@ void optim_close(Optim *o);
 const Tensor *optim_grads(const Optim *o, int *n);
 const Blocks *optim_blocks(const Optim *o);
 Backend *optim_backend(const Optim *o);
+size_t optim_bytes(const Optim *o);         /* of moments and masters */
 bool optim_shards(const Optim *o);          /* its state is divided: gradients are wanted by blocks */
 /* lr_factor from the schedule; grad_scale: 1 / total loss weight. Gradients: sums over all ranks, of the rank's own blocks at
  * least under shard. Every rank calls it; may fail as comm does (comm_ok). Raises every trunk's version unless skipped. */

@@ -473,14 +473,14 @@ static JVal strftime_now(Jx *x, const JArgs *a) {
     Str out = {0};
     const JStr *f = arg[0].u.str;
     for (size_t i = 0; i < f->n; i++) {
-        char spec[8] = "%", text[128];
+        char spec[12] = "%", text[1024]; /* flags, width, E or O as the C library knows them */
         if (f->s[i] != '%' || i + 1 >= f->n) {
             str_putc(&out, f->s[i]);
             continue;
         }
         size_t k = 1;
         i++;
-        while (i + 1 < f->n && k < 4 && strchr("-_0^#EO", f->s[i])) spec[k++] = f->s[i++];
+        while (i + 1 < f->n && k < 8 && f->s[i] && strchr("-_0^#EO123456789", f->s[i])) spec[k++] = f->s[i++];
         spec[k] = f->s[i];
         if (f->s[i] == 'f')
             str_put(&out, "000000");

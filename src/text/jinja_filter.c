@@ -236,7 +236,7 @@ static JVal filter_int(Jx *x, JVal v, const JVal *arg) {
     if (j_integer(v)) return v;
     if (v.kind == J_FLOAT) return isnan(v.u.f) ? otherwise : jx_whole(x, v.u.f);
     if (v.kind != J_STR) return otherwise;
-    if (j_given(arg[1]) && !jx_int(x, arg[1], &base, "int()")) return j_none();
+    if (j_given(arg[1])) base = arg[1].kind == J_BOOL ? arg[1].u.b : arg[1].kind == J_INT ? arg[1].u.i : -1; /* none */
     if (base == 0 || (base >= 2 && base <= 36)) {
         JVal i = jx_parse_int(x, v.u.str->s, v.u.str->n, (int)base, &ok);
         if (ok) return i;
@@ -262,6 +262,8 @@ static JVal filter_round(Jx *x, JVal v, const JVal *arg) {
         while (m < 3 && strcmp(method[m], name.u.str->s)) m++;
         if (m == 3) return jx_fail(x, "method must be common, ceil or floor");
     }
+    if (m == 0 && j_given(arg[0]) && arg[0].kind == J_NONE) /* round(v, None) of Python: a whole number */
+        return v.kind == J_FLOAT ? jx_whole(x, jx_round(x, v, 0).u.f) : jx_round(x, v, 0);
     if (j_given(arg[0]) && !jx_int(x, arg[0], &digits, "round()")) return j_none();
     if (digits > 5000 || digits < -5000) return jx_fail(x, "round() to %lld digits", (long long)digits);
     if (m == 0) return jx_round(x, v, (int)digits);
@@ -280,7 +282,7 @@ static JVal filter_filesizeformat(Jx *x, JVal v, const JVal *arg) {
                                            {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"}};
     bool binary = j_given(arg[0]) && j_truth(arg[0]);
     double bytes = 0, base = binary ? 1024 : 1000, unit = base;
-    char text[64];
+    char text[400]; /* 1e308 bytes are 285 digits of YB */
     if (v.kind == J_UNDEF) return jx_undef_error(x, v);
     if (!(j_number(v) && j_float_of(v, &bytes)) && !(v.kind == J_STR && j_parse_float(v.u.str->s, v.u.str->n, &bytes)))
         return jx_fail(x, "could not convert %s to float", j_type(v));

@@ -448,6 +448,7 @@ static const char *percent_one(Jx *x, Str *out, const char *p, const char *end, 
     Spec s = {.fill = " ", .n_fill = 1, .precision = -1};
     Values one = *values;
     bool keyed = false;
+    if (p < end && *p == '%') return str_putc(out, '%'), p + 1; /* with flags or a width it is an unknown character */
     if (p < end && *p == '(') {
         int open = 1;
         const char *key = ++p;
@@ -487,10 +488,6 @@ static const char *percent_one(Jx *x, Str *out, const char *p, const char *end, 
     while (p < end && strchr("hlL", *p)) p++;
     if (p >= end) return jx_fail(x, "incomplete format"), NULL;
     s.type = *p++;
-    if (s.type == '%') {
-        str_putc(out, '%');
-        return p;
-    }
     if (!strchr("diuoxXeEfFgGcrsa", s.type)) return jx_fail(x, "unsupported format character '%c'", s.type), NULL;
     JVal v = next_value(x, &one);
     if (!keyed) *values = one;

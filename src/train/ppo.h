@@ -68,6 +68,7 @@ typedef struct {
     const Trace *trace;             /* NULL: none */
     uint64_t seed;
     Keep keep;                      /* KEEP_ALL (0) or KEEP_INPUTS */
+    bool keep_auto;                 /* in place of keep: train_keep's */
     const Mesh *mesh;               /* borrowed; NULL: one rank */
     bool shard, running_sum;        /* as in TrainConfig */
     int64_t compare_every;          /* the same, in updates */

@@ -294,32 +294,36 @@ static bool same_shape(const Model *x, const Model *y) {
            a->mlp == b->mlp;
 }
 
-static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c, Net net, Acts *shared, Error *err) {
+static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c, Net net, Keep keep, Acts *shared,
+                     Error *err) {
     *acts = shared;
-    return (shared || acts_open(acts, net.trunk, c->max_tok, c->max_tok, c->keep, err)) &&
+    return (shared || acts_open(acts, net.trunk, c->max_tok, c->max_tok, keep, err)) &&
            head_slice_open(mem, slice, net, err);
 }
 
 /* Both nets of a pipeline have passes under way at once, so they share none of this. */
-static bool open_stages(Ppo *p, const Net nets[2], Error *err) {
+static bool open_stages(Ppo *p, const Net nets[2], Keep keep, Error *err) {
     const PpoConfig *c = p->c;
     int n = ppo_has_value(p) ? 2 : 1, seen = ppo_method(p)->groups ? SEEN_PER_ROW * c->max_tok : 0;
     const PipeLane lane[2] = {{nets[0], seen}, {nets[1], seen}};
     bool last = nets[0].trunk->part.last;
-    return pipe_open(&p->pipe, lane, n, c->mesh, c->max_tok, c->max_tok, c->keep, err) &&
+    return pipe_open(&p->pipe, lane, n, c->mesh, c->max_tok, c->max_tok, keep, err) &&
            (!last || head_slice_open(&p->policy_mem, &p->policy_slice, nets[0], err)) &&
            (!last || n == 1 || head_slice_open(&p->value_mem, &p->value_slice, nets[1], err));
 }
 
 static bool open_acts(Ppo *p, const Net nets[2], Error *err) {
     const PpoConfig *c = p->c;
-    if (model_is_stage(nets[0].trunk)) return open_stages(p, nets, err);
-    if (!open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], NULL, err) ||
+    int n_net = ppo_has_value(p) ? 2 : 1;
+    bool stages = model_is_stage(nets[0].trunk), same = n_net == 2 && same_shape(nets[0].trunk, nets[1].trunk);
+    int n_acts = stages ? n_net * c->mesh->size.pp : same ? 1 : n_net;
+    Keep keep = !c->keep_auto ? c->keep : train_keep(nets, n_net, p->optim, n_acts, c->max_tok, c->max_tok);
+    if (stages) return open_stages(p, nets, keep, err);
+    if (!open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], keep, NULL, err) ||
         (ppo_method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     if (!ppo_has_value(p)) return true;
-    bool same = same_shape(nets[0].trunk, nets[1].trunk);
-    return open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], same ? p->policy_acts : NULL, err);
+    return open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], keep, same ? p->policy_acts : NULL, err);
 }
 
 bool ppo_passes_open(Ppo *p, const Net nets[2], Error *err) {

@@ -86,6 +86,20 @@ int head_slice_rows(Net net) {
     return (int)(fill < HEAD_SLICE ? HEAD_SLICE : fill > HEAD_SLICE_MOST ? HEAD_SLICE_MOST : fill);
 }
 
+enum { PROGRAM_BYTES = 12 << 20 }; /* libraries, heap and threads' stacks, as measured beside small models */
+
+Keep train_keep(const Net *net, int n_net, const Optim *optim, int n_acts, int max_tok, int max_row) {
+    const Model *m = net[0].trunk;
+    size_t real = m->be->real == DTYPE_F64 ? 8 : 4, added = PROGRAM_BYTES + optim_bytes(optim);
+    if (m->grads.used > 0 || !net[0].adapter) return KEEP_ALL;
+    for (int i = 0; i < n_net; i++) {
+        if (net[i].adapter) added += adapter_bytes(net[i].adapter);
+        added += (size_t)head_slice_rows(net[i]) * (size_t)net[i].head->n_out * real;
+    }
+    added += (size_t)n_acts * acts_bytes(m, max_tok, max_row, KEEP_ALL);
+    return added <= m->params.used / 4 ? KEEP_ALL : KEEP_INPUTS;
+}
+
 bool head_slice_open(Arena *mem, Tensor *slice, Net net, Error *err) {
     Arena measure;
     int rows = head_slice_rows(net);
@@ -139,8 +153,10 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     t->cfg.optim.mesh = c->mesh;
     t->cfg.optim.shard = c->shard;
     double scale = 1;
-    if (!optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err) || !open_passes(t, err) ||
-        (net.trunk->part.last && !head_slice_open(&t->mem, &t->slice, net, err))) {
+    int held = model_is_stage(net.trunk) ? c->mesh->size.pp : 1; /* micro-batches under way, at most */
+    bool ok = optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err);
+    if (ok && c->keep_auto) t->cfg.keep = train_keep(&net, 1, t->optim, held, obj->max_tok, obj->max_row);
+    if (!ok || !open_passes(t, err) || (net.trunk->part.last && !head_slice_open(&t->mem, &t->slice, net, err))) {
         trainer_close(t);
         return false;
     }

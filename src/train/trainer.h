@@ -23,6 +23,7 @@ typedef struct {
     int64_t steps;
     int accum;              /* micro-batches per step, >= 1 */
     Keep keep;              /* KEEP_ALL or KEEP_INPUTS */
+    bool keep_auto;         /* in place of keep: train_keep's */
     int max_skipped;        /* non-finite steps in a row that end the run with ERR_DIVERGED; 0: 10 */
     double state_s;         /* seconds between states; 0: 60; tests use small values */
     int64_t state_steps;    /* > 0: also every so many steps */
@@ -58,6 +59,10 @@ enum { HEAD_SLICE = 128, HEAD_SLICE_LEAST = 32, HEAD_SLICE_MOST = 8192 };
 /* Rows of the head computed at once: HEAD_SLICE, more where the backend asks for it. A frozen head's fewer, when its outputs are
  * many: no gradient is summed over its rows, so nothing but the memory of the logits follows from their number. */
 int head_slice_rows(Net net);
+/* What a pass keeps where nobody says: everything; but when adapters are trained beside a frozen trunk, block inputs alone as
+ * soon as all that training adds to the trunk (moments, gradients, adapters, logits, activations of n_acts nets, the program
+ * itself) would be more than a quarter of the trunk's bytes. Nets share trunk and optimizer; results do not depend on it. */
+Keep train_keep(const Net *net, int n_net, const Optim *optim, int n_acts, int max_tok, int max_row);
 /* slice: (head_slice_rows, n_out) in the backend's memory */
 bool head_slice_open(Arena *mem, Tensor *slice, Net net, Error *err);   /* released with mem */
 /* Mean loss over micro-batches 0..n_micro-1, no gradients needed; m collects the objective's means (NULL: none). */
