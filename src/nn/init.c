@@ -1,6 +1,7 @@
-/* nn/init.c — initial weights. Element i of parameter p of layer l is a function of (seed, p, l, i) alone, so neither
- * the layout of memory nor the number of threads nor the presence of other parameters changes it. Values are rounded to
- * F32 for every backend: ref and cpu start from equal numbers, and saving them loses nothing. */
+/* nn/init.c — initial weights. Element i of parameter p of layer l is a function of (seed, p, l, i) alone, i counting
+ * through the whole tensor whatever part of it is here, so neither the layout of memory nor the number of threads nor
+ * the presence of other parameters changes it. Values are rounded to F32 for every backend: ref and cpu start from
+ * equal numbers, and saving them loses nothing. */
 #include "nn/nn_int.h"
 
 #include <math.h>
@@ -10,7 +11,8 @@ enum { INIT_TILE = 4096, INIT_RUN = 1 << 20 };
 
 typedef struct {
     float *out;
-    int64_t first, n; /* elements: of the tensor before these, of these */
+    int64_t first, n, cols; /* elements: of the tensor here before these, of these; of a row here */
+    TensorPlace at;
     Rng rng;
     uint32_t param;
     double std;
@@ -20,12 +22,15 @@ static void init_tile(void *ud, int64_t tile, int thread) {
     InitJob *job = ud;
     (void)thread;
     int64_t end = (tile + 1) * INIT_TILE < job->n ? (tile + 1) * INIT_TILE : job->n;
-    for (int64_t i = tile * INIT_TILE; i < end; i++)
-        job->out[i] = (float)(job->std * rng_normal(job->rng, (uint64_t)(job->first + i), job->param));
+    for (int64_t i = tile * INIT_TILE; i < end; i++) {
+        int64_t row = job->at.row + (job->first + i) / job->cols, col = job->at.col + (job->first + i) % job->cols;
+        job->out[i] = (float)(job->std * rng_normal(job->rng, (uint64_t)(row * job->at.cols + col), job->param));
+    }
 }
 
-void init_normal(Backend *be, Tensor w, uint64_t seed, ParamNumber number, int layer, double std) {
-    InitJob job = {.rng = {seed, RNG_INIT}, .std = std};
+static void init_normal(Backend *be, Tensor w, TensorPlace at, uint64_t seed, ParamNumber number, int layer,
+                        double std) {
+    InitJob job = {.rng = {seed, RNG_INIT}, .std = std, .at = at, .cols = w.cols};
     job.param = (uint32_t)(layer + 1) * 64 + (uint32_t)number;
     int64_t most = (INIT_RUN / w.cols / PANEL_ROWS + 1) * PANEL_ROWS; /* rows: a large tensor never lies here whole */
     if (most > w.rows) most = w.rows;
@@ -53,33 +58,36 @@ static void init_constant(Backend *be, Tensor w, double value) {
 }
 
 typedef struct {
-    Backend *be;
+    const Model *m;
     uint64_t seed;
-    int n_layer;
 } InitAll;
 
 static void init_one(void *ud, const ParamSlot *s) {
     InitAll *job = ud;
+    const Model *m = job->m;
+    TensorPlace at = model_place(m, s);
+    int layer = s->layer < 0 ? -1 : m->part.layer0 + s->layer;
     switch (s->init) {
     case INIT_ZERO:
-        init_constant(job->be, *s->w, 0);
+        init_constant(m->be, *s->w, 0);
         break;
     case INIT_ONE:
-        init_constant(job->be, *s->w, 1);
+        init_constant(m->be, *s->w, 1);
         break;
     case INIT_NORMAL:
-        init_normal(job->be, *s->w, job->seed, s->number, s->layer, 0.02);
+        init_normal(m->be, *s->w, at, job->seed, s->number, layer, 0.02);
         break;
     case INIT_RESID:
-        init_normal(job->be, *s->w, job->seed, s->number, s->layer, 0.02 / sqrt(2.0 * job->n_layer));
+        init_normal(m->be, *s->w, at, job->seed, s->number, layer, 0.02 / sqrt(2.0 * m->whole.n_layer));
         break;
     }
 }
 
-bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err) {
-    *m = (Model){0};
-    if (!model_config_check(cfg, err)) return false;
-    m->be = be, m->cfg = m->whole = *cfg, m->part = model_part_whole(), m->dtype = be->dtype, m->version = 1;
+bool model_alloc(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, bool grads, Error *err) {
+    *m = (Model){.part = part ? *part : model_part_whole()};
+    if (!model_config_check(whole, err) || !model_config_part(&m->cfg, whole, &m->part, err)) return false;
+    const ModelConfig *cfg = &m->cfg;
+    m->be = be, m->whole = *whole, m->dtype = be->dtype, m->version = 1;
     m->rope_attention = rope_attention(cfg);
     model_tokens_init(&m->tokens, cfg->eos_id);
     if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
@@ -99,20 +107,25 @@ fail:
     return false;
 }
 
-bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err) {
-    if (!model_alloc(m, be, cfg, grads, err)) return false;
-    params_walk(cfg, &m->w, NULL, init_one, &(InitAll){be, seed, cfg->n_layer});
+bool model_init_part(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, uint64_t seed, bool grads,
+                     Error *err) {
+    if (!model_alloc(m, be, whole, part, grads, err)) return false;
+    params_walk(&m->cfg, &m->w, NULL, init_one, &(InitAll){m, seed});
     return true;
 }
 
+bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err) {
+    return model_init_part(m, be, cfg, NULL, seed, grads, err);
+}
+
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err) {
-    if (kind == HEAD_LM && n_out != m->cfg.n_vocab) {
+    if (kind == HEAD_LM && n_out != m->whole.n_vocab) {
         *h = (Head){0};
         return error_set(err, ERR_CONFIG, "an LM head needs one output per vocabulary entry (%d), not %d",
-                         m->cfg.n_vocab, n_out);
+                         m->whole.n_vocab, n_out);
     }
-    if (!head_params_open(h, m, kind, n_out, grads, err)) return false;
+    if (!head_params_open(h, m, kind, kind == HEAD_LM ? m->cfg.n_vocab : n_out, grads, err)) return false;
     double std = kind == HEAD_LM ? 0.02 : 1 / sqrt((double)m->cfg.d_model + 1);
-    if (!h->tied) init_normal(m->be, h->w, seed, PARAM_head, -1, std);
+    if (!h->tied) init_normal(m->be, h->w, head_place(m, h), seed, PARAM_head, -1, std);
     return true;
 }

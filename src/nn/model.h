@@ -57,16 +57,16 @@ enum { MODEL_MAX_EOS = 8 };
 typedef struct { int bos, pad, n_eos, eos[MODEL_MAX_EOS]; } ModelTokens;
 
 typedef struct {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use) Tensor field;
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use)
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use, split) Tensor field;
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use, split)
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
 } BlockParams;
 
 typedef struct {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use)
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use) Tensor field;
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use, split)
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use, split) Tensor field;
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
@@ -74,6 +74,7 @@ typedef struct {
 } ModelParams;
 
 typedef enum { PARAM_VECTOR, PARAM_TABLE, PARAM_MATRIX } ParamUse;
+typedef enum { SPLIT_NONE, SPLIT_ROWS, SPLIT_COLS } Split;
 typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESID } InitKind;
 
 /* What one forward pass is about. All arrays are host memory, borrowed for the pass (and its backward). */
@@ -115,7 +116,7 @@ typedef struct Model {
 typedef enum { HEAD_LM, HEAD_SCORE } HeadKind;
 typedef struct {
     HeadKind kind;
-    int n_out;
+    int n_out;                  /* outputs that are here: of a divided LM head its share (head_part) */
     bool tied;                  /* w and dw alias the trunk's wte */
     Tensor w, dw;
     Tensor scale;               /* of an 8-bit w, (1, n_out) */
@@ -140,6 +141,8 @@ typedef struct KvCache {        /* per layer keys and values; row = page * page_
 
 /* -- configuration and files (family*.c, model_*.c) ---------------------------------------------------------------- */
 bool model_config_check(const ModelConfig *c, Error *err);                      /* ERR_CONFIG naming the field */
+/* What of whole a part holds. Heads, key/value heads and MLP columns must divide by tp_n; vocabulary rows need not. */
+bool model_config_part(ModelConfig *out, const ModelConfig *whole, const ModelPart *part, Error *err);
 bool model_config_read(ModelConfig *c, const char *dir, Error *err);            /* dir/config.json */
 bool model_config_parse(ModelConfig *c, const char *json, size_t n, const char *name, Error *err);  /* the fuzz entry */
 int model_config_window(const ModelConfig *c, int layer);                       /* of one layer */
@@ -152,7 +155,12 @@ int64_t model_config_matmul_params(const ModelConfig *c);
 bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err);
 bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err);    /* strict: missing, extra, mis-shaped
                                                                                        tensors are errors with names */
+/* The same of a part of the model (NULL: all of it): equal weights whatever the others hold, and of files only what is here is
+ * read. ERR_CONFIG naming dist.tp where the model cannot be divided so, ERR_MEMORY. */
+bool model_init_part(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, uint64_t seed, bool grads, Error *err);
+bool model_open_part(Model *m, Backend *be, const char *dir, const ModelPart *part, bool grads, Error *err);
 void model_release(Model *m);
+/* n_out: of the whole; LM: m->whole.n_vocab, of which the head has the rows that m has of the embedding. */
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
 void head_release(Head *h);
@@ -182,7 +190,9 @@ typedef struct {
     Tensor w, dw;               /* dw empty without gradients */
     int64_t rows, cols;         /* of the whole tensor, */
     int64_t row, col;           /* where w begins in it */
+    int order;                  /* ascends through the whole net as net_visit goes, whatever part of it is here */
 } ParamInfo;
+static inline bool param_divided(const ParamInfo *p) { return p->w.rows < p->rows || p->w.cols < p->cols; }
 typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);
 int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk, untied head, adapter; fixed order; returns the count */
 int net_visit_own(Net n, ParamVisitor *fn, void *ud);   /* what is the net's alone: of one with an adapter that, and a scoring head */

@@ -9,8 +9,8 @@
 /* One number per row of params.def. Part of results: initial weights are drawn from (number, layer), so rows are
  * appended, never reordered. */
 typedef enum {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use) PARAM_##field,
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use) PARAM_##field,
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use, split) PARAM_##field,
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use, split) PARAM_##field,
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
@@ -26,6 +26,7 @@ typedef struct {
     InitKind init;
     bool decay;
     ParamUse use;
+    Split split;
     const char *suffix; /* as in params.def */
     Tensor *w, *dw;     /* slots in the structs walked; NULL where no struct was given */
 } ParamSlot;
@@ -37,10 +38,16 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
 bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const char *what,
                  Error *err);
 void params_release(ModelParams *p, Arena *arena);
-/* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. */
-bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err);
+/* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. part NULL: the whole model. */
+bool model_alloc(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, bool grads, Error *err);
+/* n_out: outputs that are here. */
 bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, Error *err);
-void init_normal(Backend *be, Tensor w, uint64_t seed, ParamNumber number, int layer, double std);
+/* Of which whole tensor one is a part, and where it begins there. */
+typedef struct {
+    int64_t rows, cols, row, col;
+} TensorPlace;
+TensorPlace model_place(const Model *m, const ParamSlot *s);
+TensorPlace head_place(const Model *m, const Head *h);
 
 /* How a family writes one parameter: `part` of n_part pieces, side by side along the output dimension; transposed: (in,
  * out). */
@@ -71,8 +78,9 @@ bool model_tokens_read(ModelTokens *t, Str *note, const char *dir, int n_vocab, 
 void rope_frequencies(double *freq, const ModelConfig *c); /* (d_head/2) */
 double rope_attention(const ModelConfig *c);
 
-/* model_io.c: a tensor of a file, as its parameter. Where values are not finite, *note says so. */
-void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note);
+/* model_io.c: a tensor of a file, as its parameter, which is the part of it at `at` (NULL: the whole). Where values are not
+ * finite, *note says so. */
+void load_tensor(Backend *be, Tensor w, const TensorPlace *at, const StEntry *e, const FileName *f, Str *note);
 /* File dimensions of a parameter's tensor: all parts of a fused one; a (1, C) row is a vector. Returns their number. */
 int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t cols);
 bool load_check(const StEntry *e, const int64_t *dim, int n_dim, Error *err); /* shape, and a dtype that we read */
