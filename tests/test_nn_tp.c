@@ -21,10 +21,10 @@ static bool be_open(Backend **be, Pool **pool, const char *backend, Error *err) 
            (!half || backend_set_dtype(*be, DTYPE_BF16, err));
 }
 
-static bool net_open(Model *m, Head *h, Backend *be, const Case *c, const ModelPart *part, Error *err) {
+static bool net_open(Model *m, Head *h, Backend *be, const Case *c, const Mesh *mesh, Error *err) {
     int n_out = c->head == HEAD_LM ? c->cfg.n_vocab : 3;
-    if (c->dir) return model_open_part(m, be, c->dir, part, true, err) && head_open(h, m, c->head, c->dir, true, err);
-    return model_init_part(m, be, &c->cfg, part, TP_SEED, true, err) &&
+    if (c->dir) return model_open_on(m, be, c->dir, mesh, true, err) && head_open(h, m, c->head, c->dir, true, err);
+    return model_init_on(m, be, &c->cfg, mesh, TP_SEED, true, err) &&
            head_init(h, m, c->head, n_out, TP_SEED, true, err);
 }
 
@@ -55,8 +55,7 @@ static void share_rank(Rank *r) {
     Model m = {0};
     Head h = {0};
     expect(r, mesh_open(&mesh, r->world, NULL, r->size, 1, 1, &err) && be_open(&be, &pool, c->backend, &err));
-    ModelPart part = tp_part(&mesh);
-    bool ok = net_open(&m, &h, be, c, &part, &err);
+    bool ok = net_open(&m, &h, be, c, &mesh, &err);
     expect(r, ok);
     if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
     pthread_mutex_lock(&c->lock);
@@ -137,8 +136,7 @@ static void refused_rank(Rank *r) {
     Pool *pool;
     Model m;
     expect(r, mesh_open(&mesh, r->world, NULL, r->size, 1, 1, &err) && be_open(&be, &pool, "ref", &err));
-    ModelPart part = tp_part(&mesh);
-    expect(r, !model_init_part(&m, be, &f->cfg, &part, TP_SEED, false, &err));
+    expect(r, !model_init_on(&m, be, &f->cfg, &mesh, TP_SEED, false, &err));
     expect(r, err.code == ERR_CONFIG && strstr(err.msg, "dist.tp 4") && strstr(err.msg, f->says));
     backend_close(be);
     pool_close(pool);

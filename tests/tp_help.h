@@ -21,12 +21,6 @@ static inline ModelConfig tp_config(Family family, bool tied) {
     return c;
 }
 
-static inline ModelPart tp_part(const Mesh *mesh) {
-    ModelPart p = model_part_whole();
-    p.tp = mesh->at.tp, p.tp_n = mesh->size.tp, p.tp_group = mesh->tp;
-    return p;
-}
-
 /* Biases that are not 0 and norms that are not 1, the same of every share: a sum without them, or with two, shows. */
 static inline void shake_one(void *ud, int index, const ParamInfo *p) {
     (void)index;

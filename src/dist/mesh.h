@@ -20,7 +20,9 @@ Layout layout_at(Layout size, int rank);
 int layout_rank(Layout size, Layout at);
 /* ERR_CONFIG where tp * cp * pp does not divide the world; size.dp is what is left. */
 bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *err);
-static inline bool mesh_ok(const Mesh *m, Error *err) { return !m || (comm_ok(m->world, err) && comm_ok(m->dp, err)); }
+static inline bool mesh_ok(const Mesh *m, Error *err) {
+    return !m || (comm_ok(m->world, err) && comm_ok(m->dp, err) && comm_ok(m->pp, err) && comm_ok(m->tp, err));
+}
 static inline bool mesh_leads(const Mesh *m) { return !m || comm_rank(m->world) == 0; }
 
 #endif

@@ -433,7 +433,7 @@ bool gguf_model_open(Model *m, Head *h, Backend *be, const GgufFile *f, Error *e
     if (!read_config(&(ReadJob){f, &c, err})) return false;
     LoadJob job = {.m = m, .c = &c, .f = f, .ok = true, .err = err};
     params_walk(&c, NULL, NULL, check_one, &job);
-    if (!job.ok || !model_alloc(m, be, &c, NULL, false, err)) return false;
+    if (!job.ok || !model_alloc(m, be, &c, false, err)) return false;
     params_walk(&c, &m->w, NULL, load_one, &job);
     job.ok = job.ok && load_factors(&job) && load_head(h, &job);
     if (job.ok && job.n_used != f->n_tensor)

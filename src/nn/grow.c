@@ -46,7 +46,7 @@ bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err) {
     Head head;
     bool grads = m->grads.base != NULL;
     c.n_vocab = n_vocab;
-    if (!model_alloc(&grown, be, &c, NULL, grads, err)) return false;
+    if (!model_alloc(&grown, be, &c, grads, err)) return false;
     if (!head_params_open(&head, &grown, HEAD_LM, n_vocab, grads, err)) {
         model_release(&grown);
         return false;

@@ -83,11 +83,23 @@ static void init_one(void *ud, const ParamSlot *s) {
     }
 }
 
-bool model_alloc(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, bool grads, Error *err) {
-    *m = (Model){.part = part ? *part : model_part_whole()};
-    if (!model_config_check(whole, err) || !model_config_part(&m->cfg, whole, &m->part, err)) return false;
+/* The share of every divided tensor. */
+static bool take_part(Model *m, const Mesh *mesh, Error *err) {
+    m->part = model_part_whole();
+    if (mesh) m->part.tp = mesh->at.tp, m->part.tp_n = mesh->size.tp, m->part.tp_group = mesh->tp;
+    return model_config_part(&m->cfg, &m->whole, &m->part, err);
+}
+
+bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err) {
+    return model_alloc_on(m, be, cfg, NULL, grads, err);
+}
+
+bool model_alloc_on(Model *m, Backend *be, const ModelConfig *whole, const Mesh *mesh, bool grads, Error *err) {
+    *m = (Model){0};
+    if (!model_config_check(whole, err)) return false;
+    m->be = be, m->cfg = m->whole = *whole, m->dtype = be->dtype, m->version = 1;
+    if (!take_part(m, mesh, err)) return false;
     const ModelConfig *cfg = &m->cfg;
-    m->be = be, m->whole = *whole, m->dtype = be->dtype, m->version = 1;
     m->rope_attention = rope_attention(cfg);
     model_tokens_init(&m->tokens, cfg->eos_id);
     if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
@@ -107,15 +119,15 @@ fail:
     return false;
 }
 
-bool model_init_part(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, uint64_t seed, bool grads,
-                     Error *err) {
-    if (!model_alloc(m, be, whole, part, grads, err)) return false;
-    params_walk(&m->cfg, &m->w, NULL, init_one, &(InitAll){m, seed});
-    return true;
+bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err) {
+    return model_init_on(m, be, cfg, NULL, seed, grads, err);
 }
 
-bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err) {
-    return model_init_part(m, be, cfg, NULL, seed, grads, err);
+bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads,
+                   Error *err) {
+    if (!model_alloc_on(m, be, cfg, mesh, grads, err)) return false;
+    params_walk(&m->cfg, &m->w, NULL, init_one, &(InitAll){m, seed});
+    return true;
 }
 
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err) {

@@ -155,11 +155,12 @@ int64_t model_config_matmul_params(const ModelConfig *c);
 bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bool grads, Error *err);
 bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err);    /* strict: missing, extra, mis-shaped
                                                                                        tensors are errors with names */
-/* The same of a part of the model (NULL: all of it): equal weights whatever the others hold, and of files only what is here is
- * read. ERR_CONFIG naming dist.tp where the model cannot be divided so, ERR_MEMORY. */
-bool model_init_part(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, uint64_t seed, bool grads, Error *err);
-bool model_open_part(Model *m, Backend *be, const char *dir, const ModelPart *part, bool grads, Error *err);
 void model_release(Model *m);
+/* The same of what a rank of a mesh holds (nn/model_part.h): of every tensor that is here the values of the whole's, and of files
+ * no more is read. mesh NULL: of one rank. ERR_CONFIG naming dist.tp where the model cannot be divided so. */
+bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads, Error *err);
+bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err);
+static inline bool model_is_whole(const Model *m) { return m->part.first && m->part.last && m->part.tp_n == 1; }
 /* n_out: of the whole; LM: m->whole.n_vocab, of which the head has the rows that m has of the embedding. */
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
@@ -190,7 +191,7 @@ typedef struct {
     Tensor w, dw;               /* dw empty without gradients */
     int64_t rows, cols;         /* of the whole tensor, */
     int64_t row, col;           /* where w begins in it */
-    int order;                  /* ascends through the whole net as net_visit goes, whatever part of it is here */
+    int64_t order;              /* ascending in a walk over the whole net */
 } ParamInfo;
 static inline bool param_divided(const ParamInfo *p) { return p->w.rows < p->rows || p->w.cols < p->cols; }
 typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);

@@ -358,7 +358,7 @@ static int by_pointer(const void *a, const void *b) {
 }
 
 static bool check_surplus(const LoadJob *job, Error *err) {
-    const ModelConfig *c = &job->m->cfg;
+    const ModelConfig *c = &job->m->whole;
     char lm[PARAM_NAME_MAX], score[PARAM_NAME_MAX];
     family_head_name(lm, HEAD_LM);
     family_head_name(score, HEAD_SCORE);
@@ -385,14 +385,18 @@ static void count_one(void *ud, const ParamSlot *s) {
     ++*(int *)ud;
 }
 
-bool model_open_part(Model *m, Backend *be, const char *dir, const ModelPart *part, bool grads, Error *err) {
+bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err) {
+    return model_open_on(m, be, dir, NULL, grads, err);
+}
+
+bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err) {
     ModelConfig c;
     Shards shards;
     *m = (Model){0};
     if (!model_config_read(&c, dir, err) || !shards_open(&shards, dir, err)) return false;
     LoadJob job = {.m = m, .family = c.family, .shards = &shards, .ok = true, .err = err};
     params_walk(&c, NULL, NULL, check_one, &job);
-    job.ok = job.ok && model_alloc(m, be, &c, part, grads, err);
+    job.ok = job.ok && model_alloc_on(m, be, &c, mesh, grads, err);
     if (job.ok) {
         int n = 0;
         params_walk(&c, NULL, NULL, count_one, &n);
@@ -405,10 +409,6 @@ bool model_open_part(Model *m, Backend *be, const char *dir, const ModelPart *pa
     if (job.ok) return true;
     model_release(m);
     return error_wrap(err, "%s", dir);
-}
-
-bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err) {
-    return model_open_part(m, be, dir, NULL, grads, err);
 }
 
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err) {

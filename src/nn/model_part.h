@@ -6,7 +6,7 @@
 #ifndef DIKAST_NN_MODEL_PART_H
 #define DIKAST_NN_MODEL_PART_H
 
-#include "dist/comm.h"
+#include "dist/mesh.h"
 
 typedef struct {
     int layer0;         /* cfg's block 0 is block layer0 of the whole */

@@ -38,8 +38,9 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
 bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const char *what,
                  Error *err);
 void params_release(ModelParams *p, Arena *arena);
-/* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. part NULL: the whole model. */
-bool model_alloc(Model *m, Backend *be, const ModelConfig *whole, const ModelPart *part, bool grads, Error *err);
+/* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. */
+bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err);
+bool model_alloc_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, bool grads, Error *err);
 /* n_out: outputs that are here. */
 bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, Error *err);
 /* Of which whole tensor one is a part, and where it begins there. */

@@ -73,10 +73,19 @@ static void put_record(Leaves *l, const LeafSum *s) {
     metrics_clear(l->metrics);
 }
 
+/* Of the ranks that hold parts of one model the one that has the losses. */
+static bool tells(const Leaves *l) {
+    const Mesh *m = l->mesh;
+    return !m || (m->at.pp + 1 == m->size.pp && m->at.tp == 0 && m->at.cp == 0);
+}
+
 bool leaves_add(Leaves *l, LeafSum s, Error *err) {
     CHECK(l->next < l->end, "micro-batch %lld is not this rank's", (long long)l->next);
     l->next++;
-    put_record(l, &s);
+    if (tells(l))
+        put_record(l, &s);
+    else
+        metrics_clear(l->metrics);
     return !l->tree || tree_push(l->tree, err);
 }
 
