@@ -87,6 +87,9 @@ static void init_one(void *ud, const ParamSlot *s) {
 static bool take_part(Model *m, const Mesh *mesh, Error *err) {
     m->part = model_part_whole();
     if (mesh) m->part.tp = mesh->at.tp, m->part.tp_n = mesh->size.tp, m->part.tp_group = mesh->tp;
+    if (m->part.tp_n > 1 && !m->be->op->logprob_part_fwd)
+        return error_set(err, ERR_CONFIG, "dist.tp %d: backend %s does not divide models; cpu and ref do", m->part.tp_n,
+                         m->be->op->name);
     return model_config_part(&m->cfg, &m->whole, &m->part, err);
 }
 

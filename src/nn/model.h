@@ -131,6 +131,10 @@ typedef struct Adapter Adapter;
  * is in no optimizer, and costs no more than its weights. */
 typedef struct { Model *trunk; Head *head; Adapter *adapter; } Net;
 
+/* Are a net's outputs divided (vocabulary parallel)? head_forward then gives columns [head_begin, head_begin + n_out) of them. */
+static inline bool head_divided(Net n) { return n.head && n.head->kind == HEAD_LM && n.trunk->part.tp_n > 1; }
+static inline int64_t head_begin(Net n) { return head_divided(n) ? model_part_begin(&n.trunk->part, n.trunk->whole.n_vocab) : 0; }
+
 typedef struct Acts Acts;       /* activations of one pass; opaque but for the chosen rows: */
 typedef struct KvCache {        /* per layer keys and values; row = page * page_rows + position within the page */
     int n_page, n_layer;
@@ -216,7 +220,7 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv);
 void net_backward(Net n, Acts *a, const Batch *b);
 /* Head on chosen rows [first, first+out.rows): out (rows, n_out). Any slicing gives the same bits. */
 void head_forward(Net n, const Acts *a, int first, Tensor out);
-/* dh[first..] += dout w, head.dw += dout^T h; dout is used up */
+/* dh[first..] += dout w, head.dw += dout^T h; dout is used up. Of divided outputs dh is this rank's part until net_backward */
 void head_backward(Net n, Acts *a, int first, Tensor dout);
 
 bool kv_open(KvCache *kv, const Model *m, int n_page, Error *err);

@@ -93,6 +93,14 @@ typedef struct {
     Tensor dq, dk, dv, d_o;
 } SeenActs;
 
+/* What a pass of a model that is divided over tensor-parallel ranks needs beside (tp.c). */
+typedef struct {
+    Tensor part;      /* (max(N, R), C) a rank's part of a sum */
+    Tensor head_norm; /* (2 n_layer, D) gradients of q_norm and k_norm, a row each, from this rank's heads; empty without them */
+    unsigned char *host, *spare; /* one sum */
+    int32_t *row, *id;           /* (max(N, R)) */
+} TpWork;
+
 /* Activations of one block. Under KEEP_ALL every tensor is its layer's own (but see again); under KEEP_INPUTS only x is; under
  * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
 typedef struct {
@@ -111,6 +119,7 @@ typedef struct {
     Tensor gate, up;     /* (N, F); gate only for SwiGLU */
     Tensor act;          /* (N, F) input of the down projection */
     SeenActs *seen;      /* the pass's own; used where the batch shares rows */
+    TpWork *tp;          /* the pass's own, of a divided model; else NULL */
 } BlockActs;
 
 typedef struct {            /* backward's work space, one for all blocks */
@@ -137,6 +146,7 @@ struct Acts {
     int max_seen;
     SeenActs seen;
     Arena seen_mem;
+    TpWork tp;
 };
 
 /* Of queries, keys, values, attention's output and their gradients. Norms and scales of heads work on F32. */
@@ -151,12 +161,25 @@ void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, 
 /* dx += */
 void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
                    Tensor rstd);
+/* x_out empty: only what the backward reads, which ends before it. */
 void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
 /* h1, h2 and act from what is kept, by the ops that made them: the same bits. */
 void block_again(const Model *m, int layer, const BlockActs *a);
 /* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
  * gradient comes in dx_row, which is used up. */
 void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row, const Batch *b);
+
+/* tp.c: t := its sum over the ranks that share the model. */
+void tp_sum(const Model *m, TpWork *w, Tensor t, const char *site);
+void tp_place(TpWork *w, Arena *mem, const Model *m, int64_t n_row, bool grads);
+void tp_open(TpWork *w, const Model *m); /* once placed in real memory */
+void tp_close(TpWork *w);
+void tp_embed_forward(const Model *m, TpWork *w, Tensor x, const int32_t *tok);
+void tp_embed_backward(const Model *m, TpWork *w, Tensor dx, const int32_t *tok);
+/* Gradients of q_norm (0) and k_norm (1) go to tp_head_norm between _begin and _end, which adds the sums to the weights' own. */
+Tensor tp_head_norm(const TpWork *w, int layer, int which);
+void tp_head_norms_begin(const Model *m, TpWork *w);
+void tp_head_norms_end(const Model *m, TpWork *w);
 
 /* lora.c. One matrix's pair; empty where it has none. The parts of a fused one share a and da. */
 typedef struct {

@@ -1,6 +1,8 @@
 /* nn/optim.c — learning rate schedules, joint gradient norm, clipping, AdamW. See optim.h for the order of one update.
  */
 #include "nn/optim.h"
+
+#include "dist/agree.h"
 #include "nn/safetensors.h"
 
 #include <math.h>
@@ -60,6 +62,7 @@ typedef struct {
     char *name; /* "<net>.<name>" */
     int net;
     Tensor w, dw;
+    ParamInfo whole;    /* sizes, where w begins, order; its name is not kept */
     int64_t row, n_row; /* of w and dw: what this rank updates; all, unless the state is sharded */
     Tensor m, v;        /* of those rows */
     Tensor master;      /* BF16 weights: what they are rounded from; else empty */
@@ -96,10 +99,13 @@ static void collect(void *ud, int index, const ParamInfo *p) {
         if (o->param[i].w.data == p->w.data) return; /* nets may share a trunk; its parameters are updated once */
     OptimParam *q = &o->param[o->n_param++];
     *q = (OptimParam){.name = heap_printf(&o->names, "%d.%s", job->net, p->name), .lr_scale = job->lr_scale};
+    q->whole = *p, q->whole.name = NULL;
     q->w = p->w, q->dw = p->dw, q->decay = p->decay, q->net = job->net;
 }
 
 static Comm *dp_of(const Optim *o) { return o->cfg.mesh ? o->cfg.mesh->dp : NULL; }
+/* Other ranks hold other parts of the model. */
+static bool parted(const Optim *o) { return o->cfg.mesh && (o->cfg.mesh->size.pp > 1 || o->cfg.mesh->size.tp > 1); }
 static bool sharded(const Optim *o) { return o->cfg.shard && comm_size(dp_of(o)) > 1; }
 
 static void cut_state(Optim *o) {
@@ -222,10 +228,55 @@ static double sharded_sumsq(const Optim *o) {
     return sum;
 }
 
+typedef struct { /* a block's sum, and its place among those of the whole model: net, parameter, where it begins there
+                  */
+    int64_t net, param, row, col;
+    double sum;
+} BlockSum;
+
+static int by_place(const void *a, const void *b) {
+    const BlockSum *x = a, *y = b;
+    if (x->net != y->net) return x->net < y->net ? -1 : 1;
+    if (x->param != y->param) return x->param < y->param ? -1 : 1;
+    if (x->row != y->row) return x->row < y->row ? -1 : 1;
+    return (x->col > y->col) - (x->col < y->col);
+}
+
+/* Blocks of all parts, in the order of their places. What several ranks hold counts once: replicas' blocks, unless each
+ * has its own part of them, are the first one's, and tensors that are not divided those of tensor-parallel rank 0. */
+static double parts_sumsq(const Optim *o) {
+    const Blocks *b = &o->blocks;
+    const Mesh *mesh = o->cfg.mesh;
+    int me = comm_rank(dp_of(o)), first = 0, end = b->n, at = 0;
+    if (sharded(o)) first = b->cut[me], end = b->cut[me + 1];
+    if (!sharded(o) && me > 0) end = 0;
+    BlockSum *own_sum = mem_alloc((size_t)(b->n + 1) * sizeof *own_sum);
+    for (int i = first; i < end; i++) {
+        const OptimParam *p = &o->param[b->at[i].tensor];
+        if (mesh->at.tp > 0 && !param_divided(&p->whole)) continue;
+        double sum = o->be->op->sumsq(o->be, block_of(o->grad, b->at[i]));
+        own_sum[at++] = (BlockSum){p->net, p->whole.order, p->whole.row + b->at[i].row, p->whole.col, sum};
+    }
+    Error none = {0}, lost;
+    Gathered all;
+    double sum = NAN;
+    if (agree(mesh->world, &none, own_sum, at * (int64_t)sizeof *own_sum, &all, &lost)) {
+        BlockSum *s = (BlockSum *)(void *)all.data;
+        size_t n = (size_t)all.off[comm_size(mesh->world)] / sizeof *s;
+        qsort(s, n, sizeof *s, by_place);
+        sum = 0;
+        for (size_t i = 0; i < n; i++) sum += s[i].sum;
+    }
+    gathered_release(&all);
+    free(own_sum);
+    return sum;
+}
+
 static double gradient_sumsq(const Optim *o) {
     Backend *be = o->be;
     const Blocks *b = &o->blocks;
     double sum = 0;
+    if (parted(o)) return parts_sumsq(o);
     if (sharded(o)) return sharded_sumsq(o);
     if (!be->op->sumsq_all) {
         for (int i = 0; i < b->n; i++) sum += be->op->sumsq(be, block_of(o->grad, b->at[i]));

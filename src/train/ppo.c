@@ -277,10 +277,11 @@ static Minibatch minibatch_plan(const Ppo *p, const int64_t *seq, int n, int64_t
  * at. */
 static bool pass_leaf(Ppo *p, const Minibatch *b, int64_t i, LeafSum *leaf, Metrics *m, Error *err) {
     const PpoConfig *c = p->c;
-    const Objective policy = {
-        "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL,
-        p->pulse};
-    const Objective value = {"value", 1, NULL, value_loss, p, c->max_tok, c->max_tok, NULL, NULL, p->pulse};
+    const Objective policy = {"policy",    1,       NULL,
+                              policy_loss, p,       c->max_tok,
+                              c->max_tok,  NULL,    c->level != RATIO_TOKEN ? policy_look : NULL,
+                              p->pulse,    &p->logp};
+    const Objective value = {"value", 1, NULL, value_loss, p, c->max_tok, c->max_tok, NULL, NULL, p->pulse, NULL};
     const int64_t *seq = b->seq + b->from[i];
     int n = b->from[i + 1] - b->from[i];
     double value_rows = 0;
@@ -508,8 +509,8 @@ static bool good_open(Ppo *p, Error *err) {
     p->keeps_good = p->c->kl_stop > 0 && !p->s->guard; /* which keeps its own */
     if (!p->keeps_good) return true;
     if (policy.adapter) return adapter_clone(&p->good_adapter, policy, false, err);
-    return model_init(&p->good_trunk, policy.trunk->be, &policy.trunk->cfg, 0, false, err) &&
-           head_init(&p->good_head, &p->good_trunk, HEAD_LM, policy.head->n_out, 0, false, err) &&
+    return model_init_on(&p->good_trunk, policy.trunk->be, &policy.trunk->whole, p->c->mesh, 0, false, err) &&
+           head_init(&p->good_head, &p->good_trunk, HEAD_LM, policy.trunk->whole.n_vocab, 0, false, err) &&
            net_copy_weights(good_net(p), policy, err);
 }
 

@@ -38,6 +38,8 @@ static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tens
     if (b->n_row == 0) return 0; /* nothing in it is trained */
     pulse_section(obj->pulse, SECTION_FWD);
     net_forward(net, a, b, NULL);
+    CHECK(obj->logp || !head_divided(net), "objective %s does not know of divided outputs", obj->name);
+    if (obj->logp) logp_of(obj->logp, net);
     double loss = 0;
     int rows = (int)slice.rows, step = rows - rows % obj->row_group;
     for (int first = 0; obj->look && first < b->n_row; first += step) {

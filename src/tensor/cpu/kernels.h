@@ -43,6 +43,8 @@ const BackendOps KERNELS = {
     .attn_bwd = attn_bwd,
     .logprob_fwd = logprob_fwd,
     .logprob_bwd = logprob_bwd,
+    .logprob_part_fwd = logprob_part_fwd,
+    .logprob_part_bwd = logprob_part_bwd,
     .adamw = adamw,
     .scale = scale,
     .dropout = dropout,
@@ -65,4 +67,4 @@ float SPIN(int64_t n) {
 
 float SPIN_HALF(int64_t n) { return half_spin(n); }
 
-_Static_assert(sizeof(BackendOps) == 36 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");
+_Static_assert(sizeof(BackendOps) == 38 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");
