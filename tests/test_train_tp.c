@@ -25,8 +25,6 @@ typedef struct {
     int n_wrong;
     pthread_mutex_t lock;
     CommCount sent[8][2]; /* by rank, of group tp: all_to_all, all_gather */
-    int64_t n_batch;      /* forward passes that were counted */
-    int64_t n_tok, n_row, n_look;
 } Run;
 
 typedef struct {
@@ -231,9 +229,100 @@ static void test_equal(void **state) {
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
 }
 
+/* -- what they send */
+
+/* Of one sum of n elements by rank r of t (dist/sum.h). */
+static CommCount sum_to_owners(int64_t n, int r, int t, int64_t bytes) {
+    return (CommCount){1, (n - (n * (r + 1) / t - n * r / t)) * bytes};
+}
+static CommCount sum_back(int64_t n, int r, int t, int64_t bytes) {
+    return (CommCount){1, (t - 1) * (n * (r + 1) / t - n * r / t) * bytes};
+}
+
+typedef struct { /* elements of every sum of a step's micro-batches, and rows whose log-probs were told */
+    int64_t sum[4096];
+    int n_sum;
+    int64_t told[4096];
+    int n_told;
+} Traffic;
+
+/* One micro-batch of N tokens and R chosen rows: 4 sums a layer, of the last one two over chosen rows; KEEP_INPUTS
+ * makes attention's again; the embedding's, the head's and the norms' of heads, one each. Log-probs: a slice of rows at
+ * a time. */
+static void add_traffic(Traffic *t, const Run *run, const ModelConfig *m, int64_t n_tok, int64_t n_row, int64_t slice) {
+    int64_t c = m->d_model;
+    if (n_row == 0) return;
+    t->sum[t->n_sum++] = n_tok * c; /* embedding */
+    for (int l = 0; l < m->n_layer; l++) {
+        int64_t rows = l + 1 == m->n_layer ? n_row : n_tok;
+        t->sum[t->n_sum++] = rows * c;  /* attention */
+        t->sum[t->n_sum++] = rows * c;  /* MLP */
+        t->sum[t->n_sum++] = rows * c;  /* MLP, backward */
+        t->sum[t->n_sum++] = n_tok * c; /* attention, backward */
+        if (run->c.keep == KEEP_INPUTS) t->sum[t->n_sum++] = rows * c;
+    }
+    if (m->qk_norm) t->sum[t->n_sum++] = 2 * (int64_t)m->n_layer * m->d_head;
+    if (head_of(&run->c) != HEAD_LM) return;
+    t->sum[t->n_sum++] = n_row * c; /* head, backward */
+    for (int pass = 0; pass < (run->c.kind == KIND_DPO ? 2 : 1); pass++)
+        for (int64_t at = 0; at < n_row; at += slice) t->told[t->n_told++] = n_row - at < slice ? n_row - at : slice;
+}
+
+static void check_bytes(Case c) {
+    Run run;
+    Job j;
+    Error err = {0};
+    Str ignore = {0};
+    Traffic t = {.n_sum = 0};
+    run_open(&run, c, 2 * c.dp, 3);
+    run_divided(&run, &ignore);
+    must(job_open(&j, &c, NULL, &err), &err);
+    ModelConfig m = tp_config(c.family, c.tied);
+    int64_t bytes = (int64_t)dtype_bytes(j.f.be->real), slice = head_slice_rows(j.f.net), all = 0, stream = 0;
+    for (int d = 0; d < c.dp; d++) {
+        t.n_sum = t.n_told = 0;
+        for (int64_t step = 0; step < run.steps; step++)
+            for (int i = d * run.accum / c.dp; i < (d + 1) * run.accum / c.dp; i++) {
+                Batch b;
+                must(j.obj.micro(j.obj.self, step * run.accum + i, &b, &err), &err);
+                add_traffic(&t, &run, &m, b.n_tok, b.n_row, slice);
+            }
+        for (int r = 0; r < c.tp; r++) {
+            CommCount out = {0, 0}, back = {0, 0};
+            for (int i = 0; i < t.n_sum; i++) {
+                CommCount a = sum_to_owners(t.sum[i], r, c.tp, bytes), g = sum_back(t.sum[i], r, c.tp, bytes);
+                out.calls++, out.bytes += a.bytes, back.calls++, back.bytes += g.bytes;
+                all += a.bytes + g.bytes, stream += r == 0 ? t.sum[i] : 0;
+            }
+            for (int i = 0; i < t.n_told; i++) back.calls++, back.bytes += (c.tp - 1) * 3 * t.told[i] * 8;
+            const CommCount *sent = run.sent[d * c.tp + r];
+            assert_int_equal(sent[0].calls, out.calls);
+            assert_int_equal(sent[0].bytes, out.bytes);
+            assert_int_equal(sent[1].calls, back.calls);
+            assert_int_equal(sent[1].bytes, back.bytes);
+        }
+    }
+    assert_int_equal(all, 2 * (c.tp - 1) * stream * bytes); /* all ranks: t times a ring's 2 (t-1)/t */
+    job_close(&j);
+    run_close(&run);
+    str_release(&ignore);
+}
+
+static void test_bytes(void **state) {
+    (void)state;
+    static const Case row[] = {
+        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, true, KEEP_INPUTS},
+        {"ref", FAMILY_QWEN3, true, KIND_DPO, 4, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, false, KEEP_ALL},
+    };
+    for (int i = 0; i < COUNT_OF(row); i++) check_bytes(row[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal),
+        cmocka_unit_test(test_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
