@@ -38,9 +38,9 @@ typedef struct {
     int64_t n_dropped; /* rows longer than a sequence */
     int seq, max_tok;
     double *read_s, *encode_s, *plan_s, *setup_s, *cpu_s; /* (reps) */
-} Load;
+} LoadBench;
 
-static bool read_text(Load *l, Error *err) {
+static bool read_text(LoadBench *l, Error *err) {
     LineReader *in;
     const char *line;
     size_t n;
@@ -62,12 +62,12 @@ static bool read_text(Load *l, Error *err) {
     return ok;
 }
 
-static bool parse_line(Load *l, int64_t i, Json **j, Error *err) {
+static bool parse_line(LoadBench *l, int64_t i, Json **j, Error *err) {
     return json_parse(j, l->text.s + l->off[i], l->off[i + 1] - l->off[i] - 1, 0, l->b->file, (int)i + 1, err);
 }
 
 /* By the first row's fields. */
-static bool find_kind(Load *l, Error *err) {
+static bool find_kind(LoadBench *l, Error *err) {
     Json *j;
     l->kind = &kinds[1];
     l->json = l->text.s[0] == '{';
@@ -81,7 +81,7 @@ static bool find_kind(Load *l, Error *err) {
 
 /* ---- json/rows */
 
-static bool parse_all(Load *l, int64_t *bytes, Error *err) {
+static bool parse_all(LoadBench *l, int64_t *bytes, Error *err) {
     *bytes = 0;
     for (int64_t i = 0; i < l->n_line; i++) {
         Json *j;
@@ -96,7 +96,7 @@ static bool parse_all(Load *l, int64_t *bytes, Error *err) {
     return true;
 }
 
-static bool bench_json(Load *l, Error *err) {
+static bool bench_json(LoadBench *l, Error *err) {
     int reps = (int)l->b->reps;
     int64_t bytes = 0;
     double mb = (double)l->text.n / 1e6, *v = mem_alloc((size_t)reps * sizeof *v);
@@ -128,7 +128,7 @@ static bool bench_json(Load *l, Error *err) {
 /* ---- load/KIND */
 
 static const char *row_text(void *ud, int64_t i, size_t *n) {
-    const char *s = ((const Load *)ud)->rows.row[i].a;
+    const char *s = ((const LoadBench *)ud)->rows.row[i].a;
     *n = strlen(s);
     return s;
 }
@@ -154,7 +154,7 @@ static const char *next_part(void *ud, size_t *n) {
     return NULL;
 }
 
-static bool find_tokenizer(Load *l, Error *err) {
+static bool find_tokenizer(LoadBench *l, Error *err) {
     if (l->b->tokenizer) return tokenizer_open(&l->tok, l->b->tokenizer, err) && chat_init(&l->chat, l->tok, err);
     const char *special[SENT_COUNT];
     Str json = {0};
@@ -168,14 +168,14 @@ static bool find_tokenizer(Load *l, Error *err) {
     return ok;
 }
 
-static void add_side(Load *l, Sequence *s, const Row *r, const char *reply) {
+static void add_side(LoadBench *l, Sequence *s, const Row *r, const char *reply) {
     sequence_clear(s);
     chat_respond(s, &l->chat, r->prompt);
     chat_reply(s, &l->chat, reply, 1, true);
 }
 
 /* Dialogues as the stages sl and pm write them. */
-static void add_dialogues(Load *l) {
+static void add_dialogues(LoadBench *l) {
     Sequence a = {0}, b = {0};
     bool pair = l->kind->kind == ROW_PREFERENCE;
     for (int i = 0; i < l->rows.n; i++) {
@@ -193,7 +193,7 @@ static void add_dialogues(Load *l) {
     sequence_release(&b);
 }
 
-static bool setup(Load *l, int rep, Loader **loader, Error *err) {
+static bool setup(LoadBench *l, int rep, Loader **loader, Error *err) {
     int threads = pool_threads(l->b->machine.pool);
     double t0 = now_s(), cpu = own_cpu_s();
     if (!rows_read_pool(&l->rows, l->b->file, l->kind->kind, NULL, l->b->machine.pool, err)) return false;
@@ -216,7 +216,7 @@ static bool setup(Load *l, int rep, Loader **loader, Error *err) {
     return true;
 }
 
-static void unload(Load *l) {
+static void unload(LoadBench *l) {
     samples_release(&l->set);
     rows_release(&l->rows);
 }
@@ -233,7 +233,7 @@ static void sleep_until(double t) {
 }
 
 /* As fast as packs come, then on from there at the trainer's pace: its clock goes on only while it holds a pack. */
-static Pace run_trainer(Load *l, Loader *loader) {
+static Pace run_trainer(LoadBench *l, Loader *loader) {
     Pace p = {.packs = loader_packs_in_epoch(loader, 0)};
     int64_t next = 1, n_tok = 0;
     double start = now_s();
@@ -251,7 +251,7 @@ static Pace run_trainer(Load *l, Loader *loader) {
     return p;
 }
 
-static void emit(Load *l, Pace p, Meter meter) {
+static void emit(LoadBench *l, Pace p, Meter meter) {
     int reps = (int)l->b->reps;
     double mb = (double)l->text.n / 1e6, setup_s = median_of(l->setup_s, reps), encode_s = median_of(l->encode_s, reps);
     double tokens = (double)l->set.off[l->set.n], train_s = tokens / l->b->trainer_tok_s;
@@ -288,7 +288,7 @@ static void emit(Load *l, Pace p, Meter meter) {
              100 * setup_s / (setup_s + train_s), 100 * p.wait_share);
 }
 
-static bool bench_chain(Load *l, Error *err) {
+static bool bench_chain(LoadBench *l, Error *err) {
     bool ok = find_tokenizer(l, err);
     Meter meter = meter_start();
     for (int i = 0; ok && i < l->b->reps; i++) {
@@ -302,7 +302,7 @@ static bool bench_chain(Load *l, Error *err) {
 }
 
 bool bench_load(Bench *b, Error *err) {
-    Load l = {.b = b, .seq = b->seq ? (int)b->seq : SEQ};
+    LoadBench l = {.b = b, .seq = b->seq ? (int)b->seq : SEQ};
     l.max_tok = l.seq * (b->batch ? (int)b->batch : BATCH);
     double *times = mem_alloc(5 * (size_t)b->reps * sizeof *times);
     l.read_s = times;

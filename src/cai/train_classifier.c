@@ -279,7 +279,7 @@ static bool train_lm(ClassifierRun *r, Error *err) {
     if (k->steps == 0 && k->epochs == 0) return true;
     const char *from = r->job->cfg->model.path;
     bool ok = from[0] ? head_open(&lm, &r->net.m, HEAD_LM, from, true, err)
-                      : head_init(&lm, &r->net.m, HEAD_LM, r->net.m.cfg.n_vocab, r->ctx.seed, true, err);
+                      : head_init(&lm, &r->net.m, HEAD_LM, r->net.m.whole.n_vocab, r->ctx.seed, true, err);
     if (!ok) return false;
     train_samples(r, &set, true);
     ok = obj_lm_open(&o, &obj, &set, stage_pass_tokens(&set, k->micro_tokens), r->ctx.seed, err) &&

@@ -72,7 +72,8 @@ static void place_grads(Acts *a, Arena *mem, Types t) {
     if (c->mlp == MLP_SWIGLU) a->grad.dgate = tensor_place(mem, dtype, n, c->d_ff);
 }
 
-static void acts_place(Acts *a, Arena *mem, Types t) {
+static void acts_place(Acts *a, Arena *mem, const Model *m) {
+    Types t = types_of(m);
     const ModelConfig *c = &a->cfg;
     DType real = t.real, dtype = t.dtype;
     BlockActs shared = a->lender ? a->lender->block[0] : (BlockActs){0};
@@ -97,6 +98,7 @@ static void acts_place(Acts *a, Arena *mem, Types t) {
     if (a->last && c->norm == NORM_LAYER) a->mean = tensor_place(mem, real, a->max_row, 1);
     if (a->last) a->rstd = tensor_place(mem, real, a->max_row, 1);
     if (a->last) a->h = tensor_place(mem, dtype, a->max_row, c->d_model);
+    if (m->part.tp_n > 1) tp_place(&a->tp, mem, m, most, a->keep != KEEP_NONE);
     if (a->keep == KEEP_NONE) return;
     if (a->last) a->dh = tensor_place(mem, real, a->max_row, c->d_model);
     if (lent)
@@ -119,7 +121,7 @@ size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep) {
     Arena measure;
     acts_shape(&a, m, n_tok, n_row, keep);
     arena_init_measure(&measure, "activations");
-    acts_place(&a, &measure, types_of(m));
+    acts_place(&a, &measure, m);
     free(a.block);
     return measure.used;
 }
@@ -131,15 +133,17 @@ static bool open_acts(Acts **out, const Model *m, int n_tok, int n_row, Keep kee
     acts_shape(a, m, n_tok, n_row, keep);
     a->be = m->be, a->lender = lender;
     arena_init_measure(&measure, "activations");
-    acts_place(a, &measure, types_of(m));
+    acts_place(a, &measure, m);
     if (!arena_init(&a->mem, "activations", m->be->mem, measure.used, err)) {
         error_wrap(err, "activations of %d tokens", n_tok);
         acts_close(a);
         return false;
     }
-    acts_place(a, &a->mem, types_of(m));
+    acts_place(a, &a->mem, m);
     a->attn = model_attn_dtype(m);
-    for (int l = 0; l < m->cfg.n_layer; l++) a->block[l].seen = &a->seen;
+    bool shared = m->part.tp_n > 1;
+    if (shared) tp_open(&a->tp, m);
+    for (int l = 0; l < m->cfg.n_layer; l++) a->block[l].seen = &a->seen, a->block[l].tp = shared ? &a->tp : NULL;
     *out = a;
     return true;
 }
@@ -184,6 +188,7 @@ void acts_close(Acts *a) {
     if (!a) return;
     arena_release(&a->mem);
     arena_release(&a->seen_mem);
+    tp_close(&a->tp);
     free(a->block);
     free(a);
 }

@@ -33,8 +33,18 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
         op->layernorm_bwd(m->be, dx, dw_acc, db_acc, dy, x, w, mean, rstd, true);
 }
 
-/* out.y = residual + x w^T + bias */
-static void linear_residual(Backend *be, LinearOut out, Tensor residual, Tensor x) {
+/* out.y = residual + x w^T + bias; of a divided model x w^T is the sum of all ranks', and the rest is added once. */
+static void linear_residual(const Model *m, TpWork *tp, LinearOut out, Tensor residual, Tensor x, const char *site) {
+    Backend *be = m->be;
+    if (tp) {
+        Tensor sum = tensor_rows(tp->part, 0, out.y.rows);
+        const LinearOut mine = {.y = sum, .w = out.w};
+        be->op->linear_fwd(be, &mine, 1, x, false);
+        tp_sum(m, tp, sum, site);
+        if (!tensor_empty(out.bias)) be->op->add_bias(be, sum, sum, out.bias);
+        be->op->add(be, out.y, residual, sum);
+        return;
+    }
     bool moves = out.y.data != residual.data;
     if (moves && be->op->linear_from) {
         be->op->linear_from(be, out, residual, x);
@@ -214,12 +224,13 @@ void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Bat
     }
     Tensor o = as_input(m, a->o_in, last ? a->o_row : a->o);
     const LinearOut mid = {a->x_mid, w->wo, w->bo, s->wo}, down = {x_out, w->w_down, w->b_down, s->w_down};
-    linear_residual(be, mid, last ? a->x_mid : a->x, o);
+    linear_residual(m, a->tp, mid, last ? a->x_mid : a->x, o, "attention");
     lora_forward(n, layer, wo_param, &mid, 1, o, b);
 
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, w->b_gate, s->w_gate}};
     if (!kv || !gated_at_once(n, a, w, up_gate)) hidden_by_steps(n, layer, a, up_gate, b);
-    linear_residual(be, down, a->x_mid, a->act);
+    if (tensor_empty(x_out)) return;
+    linear_residual(m, a->tp, down, a->x_mid, a->act, "mlp");
     lora_forward(n, layer, down_param, &down, 1, a->act, b);
 }
 
@@ -256,6 +267,7 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
         op->gelu_bwd(be, dup, dup, a->up, c->gelu);
     const LinearGrad up_gate[] = {{dup, w->w_up, d->w_up, d->b_up}, {dgate, w->w_gate, d->w_gate, d->b_gate}};
     linear_backward(n, layer, up_gate_params, dh, up_gate, gated ? 2 : 1, a->h2, b);
+    if (a->tp) tp_sum(m, a->tp, dh, "mlp.backward");
     norm_backward(m, dy, d->mlp_norm, d->mlp_norm_b, dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
 
     Tensor d_o = last ? tensor_rows(g->dq, 0, dy.rows) : g->d_o; /* dq is free until attention's turn */
@@ -272,13 +284,17 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
     Tensor dq = g->dq, dk = g->dk, dv = in_place(m, g->dv);
     if (c->qk_norm) { /* d_o is free by now, and so is dq in its turn */
         dq = g->d_o, dk = tensor_over(g->dq.data, g->dq.dtype, g->dk.rows, g->dk.cols);
-        op->rmsnorm_bwd(be, by_head(m, dq), d->q_norm, by_head(m, g->dq), by_head(m, a->q_raw), w->q_norm, a->q_rstd,
+        bool sums = a->tp && !tensor_empty(d->q_norm);
+        Tensor dq_norm = sums ? tp_head_norm(a->tp, layer, 0) : d->q_norm;
+        Tensor dk_norm = sums ? tp_head_norm(a->tp, layer, 1) : d->k_norm;
+        op->rmsnorm_bwd(be, by_head(m, dq), dq_norm, by_head(m, g->dq), by_head(m, a->q_raw), w->q_norm, a->q_rstd,
                         false);
-        op->rmsnorm_bwd(be, by_head(m, dk), d->k_norm, by_head(m, g->dk), by_head(m, a->k_raw), w->k_norm, a->k_rstd,
+        op->rmsnorm_bwd(be, by_head(m, dk), dk_norm, by_head(m, g->dk), by_head(m, a->k_raw), w->k_norm, a->k_rstd,
                         false);
     }
     dq = in_place(m, dq), dk = in_place(m, dk);
     const LinearGrad qkv[] = {{dq, w->wq, d->wq, d->bq}, {dk, w->wk, d->wk, d->bk}, {dv, w->wv, d->wv, d->bv}};
     linear_backward(n, layer, qkv_params, g->dh, qkv, 3, a->h1, b);
+    if (a->tp) tp_sum(m, a->tp, g->dh, "attention.backward");
     norm_backward(m, dx, d->attn_norm, d->attn_norm_b, g->dh, a->x, w->attn_norm, a->mean1, a->rstd1);
 }

@@ -33,8 +33,13 @@ static void grow_rows(Backend *be, Tensor to, Tensor from, uint64_t seed, ParamN
 }
 
 bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err) {
-    CHECK(h->kind == HEAD_LM && n_vocab >= m->cfg.n_vocab, "%d rows of %d", n_vocab, m->cfg.n_vocab);
-    if (n_vocab == m->cfg.n_vocab) return true;
+    CHECK(h->kind == HEAD_LM && n_vocab >= m->whole.n_vocab, "%d rows of %d", n_vocab, m->whole.n_vocab);
+    if (n_vocab == m->whole.n_vocab) return true;
+    if (m->part.tp_n > 1)
+        return error_set(
+            err, ERR_CONFIG,
+            "a vocabulary of %d is to become one of %d, which a divided model cannot: leave dist.tp at 1 here",
+            m->whole.n_vocab, n_vocab);
     model_pack(m);
     Backend *be = m->be;
     ModelConfig c = m->cfg;

@@ -1,6 +1,7 @@
-/* nn/init.c — initial weights. Element i of parameter p of layer l is a function of (seed, p, l, i) alone, so neither
- * the layout of memory nor the number of threads nor the presence of other parameters changes it. Values are rounded to
- * F32 for every backend: ref and cpu start from equal numbers, and saving them loses nothing. */
+/* nn/init.c — initial weights. Element i of parameter p of layer l is a function of (seed, p, l, i) alone, i counting
+ * through the whole tensor whatever part of it is here, so neither the layout of memory nor the number of threads nor
+ * the presence of other parameters changes it. Values are rounded to F32 for every backend: ref and cpu start from
+ * equal numbers, and saving them loses nothing. */
 #include "nn/nn_int.h"
 
 #include <math.h>
@@ -11,7 +12,8 @@ enum { INIT_TILE = 4096, INIT_RUN = 1 << 20 };
 
 typedef struct {
     float *out;
-    int64_t first, n; /* elements: of the tensor before these, of these */
+    int64_t first, n, cols; /* elements: of the tensor here before these, of these; of a row here */
+    TensorPlace at;
     Rng rng;
     uint32_t param;
     double std;
@@ -21,12 +23,15 @@ static void init_tile(void *ud, int64_t tile, int thread) {
     InitJob *job = ud;
     (void)thread;
     int64_t end = (tile + 1) * INIT_TILE < job->n ? (tile + 1) * INIT_TILE : job->n;
-    for (int64_t i = tile * INIT_TILE; i < end; i++)
-        job->out[i] = (float)(job->std * rng_normal(job->rng, (uint64_t)(job->first + i), job->param));
+    for (int64_t i = tile * INIT_TILE; i < end; i++) {
+        int64_t row = job->at.row + (job->first + i) / job->cols, col = job->at.col + (job->first + i) % job->cols;
+        job->out[i] = (float)(job->std * rng_normal(job->rng, (uint64_t)(row * job->at.cols + col), job->param));
+    }
 }
 
-void init_normal(Backend *be, Tensor w, uint64_t seed, ParamNumber number, int layer, double std) {
-    InitJob job = {.rng = {seed, RNG_INIT}, .std = std};
+static void init_normal(Backend *be, Tensor w, TensorPlace at, uint64_t seed, ParamNumber number, int layer,
+                        double std) {
+    InitJob job = {.rng = {seed, RNG_INIT}, .std = std, .at = at, .cols = w.cols};
     job.param = (uint32_t)(layer + 1) * 64 + (uint32_t)number;
     int64_t most = (INIT_RUN / w.cols / PANEL_ROWS + 1) * PANEL_ROWS; /* rows: a large tensor never lies here whole */
     if (most > w.rows) most = w.rows;
@@ -54,40 +59,46 @@ static void init_constant(Backend *be, Tensor w, double value) {
 }
 
 typedef struct {
-    Backend *be;
+    const Model *m;
     uint64_t seed;
-    int n_layer;
 } InitAll;
 
 static void init_one(void *ud, const ParamSlot *s) {
     InitAll *job = ud;
+    const Model *m = job->m;
+    TensorPlace at = model_place(m, s);
     switch (s->init) {
     case INIT_ZERO:
-        init_constant(job->be, *s->w, 0);
+        init_constant(m->be, *s->w, 0);
         break;
     case INIT_ONE:
-        init_constant(job->be, *s->w, 1);
+        init_constant(m->be, *s->w, 1);
         break;
     case INIT_NORMAL:
-        init_normal(job->be, *s->w, job->seed, s->number, s->layer, 0.02);
+        init_normal(m->be, *s->w, at, job->seed, s->number, s->layer, 0.02);
         break;
     case INIT_RESID:
-        init_normal(job->be, *s->w, job->seed, s->number, s->layer, 0.02 / sqrt(2.0 * job->n_layer));
+        init_normal(m->be, *s->w, at, job->seed, s->number, s->layer, 0.02 / sqrt(2.0 * m->whole.n_layer));
         break;
     }
 }
 
-/* The layers of a stage, and what stands before the first and behind the last. */
+/* The layers of a stage, what stands before the first and behind the last, and the share of every divided tensor. */
 static bool take_part(Model *m, const Mesh *mesh, Error *err) {
-    int n_stage = mesh ? mesh->size.pp : 1, stage = mesh ? mesh->at.pp : 0, n = m->whole.n_layer;
     m->part = model_part_whole();
-    if (n_stage == 1) return true;
+    if (!mesh) return true;
+    int n_stage = mesh->size.pp, stage = mesh->at.pp, n = m->whole.n_layer;
     if (n_stage > n)
         return error_set(err, ERR_CONFIG, "dist.pp %d: this model has %d layers, and every stage needs one", n_stage,
                          n);
     int from = model_part_layer(n, stage, n_stage), to = model_part_layer(n, stage + 1, n_stage);
     m->part.layer0 = from, m->part.first = stage == 0, m->part.last = stage + 1 == n_stage;
     m->part.pp_group = mesh->pp;
+    m->part.tp = mesh->at.tp, m->part.tp_n = mesh->size.tp, m->part.tp_group = mesh->tp;
+    if (m->part.tp_n > 1 && !m->be->op->logprob_part_fwd)
+        return error_set(err, ERR_CONFIG, "dist.tp %d: backend %s does not divide models; cpu and ref do", m->part.tp_n,
+                         m->be->op->name);
+    if (!model_config_part(&m->cfg, &m->whole, &m->part, err)) return false;
     m->cfg.n_layer = to - from;
     memset(m->cfg.unwindowed, 0, sizeof m->cfg.unwindowed);
     for (int l = from; l < to; l++)
@@ -131,19 +142,19 @@ bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bo
 bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads,
                    Error *err) {
     if (!model_alloc_on(m, be, cfg, mesh, grads, err)) return false;
-    params_walk_part(&m->cfg, &m->part, &m->w, NULL, init_one, &(InitAll){be, seed, m->whole.n_layer});
+    params_walk_part(&m->cfg, &m->part, &m->w, NULL, init_one, &(InitAll){m, seed});
     return true;
 }
 
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err) {
-    if (kind == HEAD_LM && n_out != m->cfg.n_vocab) {
+    if (kind == HEAD_LM && n_out != m->whole.n_vocab) {
         *h = (Head){0};
         return error_set(err, ERR_CONFIG, "an LM head needs one output per vocabulary entry (%d), not %d",
-                         m->cfg.n_vocab, n_out);
+                         m->whole.n_vocab, n_out);
     }
-    if (!head_params_open(h, m, kind, n_out, grads, err)) return false;
+    if (!head_params_open(h, m, kind, kind == HEAD_LM ? m->cfg.n_vocab : n_out, grads, err)) return false;
     double std = kind == HEAD_LM ? 0.02 : 1 / sqrt((double)m->cfg.d_model + 1);
     if (tensor_empty(h->w) || (h->tied && !h->copy)) return true;
-    init_normal(m->be, h->w, seed, h->copy ? PARAM_wte : PARAM_head, -1, std);
+    init_normal(m->be, h->w, head_place(m, h), seed, h->copy ? PARAM_wte : PARAM_head, -1, std);
     return true;
 }

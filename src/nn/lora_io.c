@@ -242,7 +242,7 @@ static void load_part(void *ud, const LoraPart *p) {
     lora_tensor_name(name, p);
     const StEntry *e = take(job, name, (int64_t[]){p->w.rows * p->n_part, p->w.cols});
     FileName f = {.part = p->part, .n_part = p->n_part};
-    if (job->ok && job->store) load_tensor(job->be, p->w, e, &f, job->note);
+    if (job->ok && job->store) load_tensor(job->be, p->w, NULL, e, &f, job->note);
 }
 
 static void load_head(LoadJob *job, const Head *h) {
@@ -250,7 +250,7 @@ static void load_head(LoadJob *job, const Head *h) {
     if (!job->ok) return;
     head_name(name);
     const StEntry *e = take(job, name, (int64_t[]){h->w.rows, h->w.cols});
-    if (job->ok && job->store) load_tensor(job->be, h->w, e, &(FileName){.n_part = 1}, job->note);
+    if (job->ok && job->store) load_tensor(job->be, h->w, NULL, e, &(FileName){.n_part = 1}, job->note);
 }
 
 static bool all_used(const LoadJob *job) {
@@ -343,7 +343,7 @@ bool adapter_head_open(Head *h, Model *m, const char *dir, bool grads, Error *er
     if (ok) {
         int64_t dim[2] = {e->n_dim == 2 && e->dim[0] > 0 && e->dim[0] < 1 << 20 ? e->dim[0] : 1, m->cfg.d_model};
         ok = load_check(e, dim, 2, err) && head_params_open(h, m, HEAD_SCORE, (int)dim[0], grads, err);
-        if (ok) load_tensor(m->be, h->w, e, &(FileName){.n_part = 1}, &m->note);
+        if (ok) load_tensor(m->be, h->w, NULL, e, &(FileName){.n_part = 1}, &m->note);
     }
     st_close(&f);
     return ok || error_wrap(err, "%s", dir);

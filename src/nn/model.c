@@ -16,8 +16,8 @@ static void check_batch(const Model *m, const Acts *a, const Batch *b, const KvC
         CHECK(b->home[i] >= 0 && b->home[i] < b->n_seen && b->seen[b->home[i]] == i, "row %d is not at home", i);
     int32_t max_pos = m->cfg.max_seq;
     for (int i = 0; i < b->n_tok; i++) {
-        CHECK(b->tok[i] >= 0 && b->tok[i] < m->cfg.n_vocab, "token %d of a vocabulary of %d", b->tok[i],
-              m->cfg.n_vocab);
+        CHECK(b->tok[i] >= 0 && b->tok[i] < m->whole.n_vocab, "token %d of a vocabulary of %d", b->tok[i],
+              m->whole.n_vocab);
         CHECK(b->pos[i] >= 0 && b->pos[i] < max_pos, "position %d of at most %d", b->pos[i], max_pos);
     }
     for (int i = 0; i < b->n_row; i++)
@@ -64,7 +64,10 @@ static void forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     if (m->part.first) {
-        op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
+        if (m->part.tp_n > 1)
+            tp_embed_forward(m, &a->tp, a->block[0].x, b->tok);
+        else
+            op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
         if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
     }
     for (int l = 0; l < m->cfg.n_layer; l++) block_forward(n, l, &a->block[l], block_output(a, l), b, kv);
@@ -90,16 +93,23 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     CHECK(a->keep != KEEP_NONE, "backward of a pass that kept nothing");
     CHECK(a->n_tok == b->n_tok && a->n_row == b->n_row && b->n_row > 0, "backward of another batch than forward");
 
+    bool shared = m->part.tp_n > 1;
     if (m->part.last) {
+        if (shared && head_divided(n)) tp_sum(m, &a->tp, a->dh, "head.backward");
+        if (shared) tp_head_norms_begin(m, &a->tp);
         op->zero(be, a->dx_row);
         norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
     }
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
-        if (a->keep == KEEP_INPUTS) block_forward(n, l, &a->block[l], block_output(a, l), b, NULL);
+        if (a->keep == KEEP_INPUTS) block_forward(n, l, &a->block[l], (Tensor){0}, b, NULL);
         if (a->again) block_again(m, l, &a->block[l]);
         block_backward(n, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
     }
+    if (shared) tp_head_norms_end(m, &a->tp);
     if (!m->part.first || tensor_empty(m->dw.wte)) return;
-    op->embed_bwd(be, m->dw.wte, a->dx, b->tok);
+    if (shared)
+        tp_embed_backward(m, &a->tp, a->dx, b->tok);
+    else
+        op->embed_bwd(be, m->dw.wte, a->dx, b->tok);
     if (m->cfg.pos == POS_LEARNED) op->embed_bwd(be, m->dw.wpe, a->dx, b->pos);
 }

@@ -57,16 +57,16 @@ enum { MODEL_MAX_EOS = 8 };
 typedef struct { int bos, pad, n_eos, eos[MODEL_MAX_EOS]; } ModelTokens;
 
 typedef struct {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use) Tensor field;
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use)
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use, split) Tensor field;
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use, split)
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
 } BlockParams;
 
 typedef struct {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use)
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use) Tensor field;
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use, split)
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use, split) Tensor field;
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
@@ -74,6 +74,7 @@ typedef struct {
 } ModelParams;
 
 typedef enum { PARAM_VECTOR, PARAM_TABLE, PARAM_MATRIX } ParamUse;
+typedef enum { SPLIT_NONE, SPLIT_ROWS, SPLIT_COLS } Split;
 typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESID } InitKind;
 
 /* What one forward pass is about. All arrays are host memory, borrowed for the pass (and its backward). */
@@ -118,7 +119,7 @@ typedef struct Model {
 typedef enum { HEAD_LM, HEAD_SCORE } HeadKind;
 typedef struct {
     HeadKind kind;
-    int n_out;
+    int n_out;                  /* outputs that are here: of a divided LM head its share (head_part) */
     bool tied;                  /* w and dw alias the trunk's wte (a mapped trunk's moves: nn_int.h, net_head_weight), or (copy) */
     bool copy;                  /* are here because the embedding is not: another part's, whose gradients dw is added to */
     Tensor w, dw;
@@ -134,6 +135,10 @@ typedef struct Adapter Adapter;
  * is in no optimizer, and costs no more than its weights. */
 typedef struct { Model *trunk; Head *head; Adapter *adapter; } Net;
 
+/* Are a net's outputs divided (vocabulary parallel)? head_forward then gives columns [head_begin, head_begin + n_out) of them. */
+static inline bool head_divided(Net n) { return n.head && n.head->kind == HEAD_LM && n.trunk->part.tp_n > 1; }
+static inline int64_t head_begin(Net n) { return head_divided(n) ? model_part_begin(&n.trunk->part, n.trunk->whole.n_vocab) : 0; }
+
 typedef struct Acts Acts;       /* activations of one pass; opaque but for the chosen rows: */
 typedef struct KvCache {        /* per layer keys and values; row = page * page_rows + position within the page */
     int n_page, n_layer;
@@ -144,6 +149,8 @@ typedef struct KvCache {        /* per layer keys and values; row = page * page_
 
 /* -- configuration and files (family*.c, model_*.c) ---------------------------------------------------------------- */
 bool model_config_check(const ModelConfig *c, Error *err);                      /* ERR_CONFIG naming the field */
+/* What of whole a part holds. Heads, key/value heads and MLP columns must divide by tp_n; vocabulary rows need not. */
+bool model_config_part(ModelConfig *out, const ModelConfig *whole, const ModelPart *part, Error *err);
 bool model_config_read(ModelConfig *c, const char *dir, Error *err);            /* dir/config.json */
 bool model_config_parse(ModelConfig *c, const char *json, size_t n, const char *name, Error *err);  /* the fuzz entry */
 int model_config_window(const ModelConfig *c, int layer);                       /* of one layer */
@@ -163,13 +170,15 @@ bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err);
 bool model_open_mapped(Model *m, Backend *be, const char *dir, Error *err);
 void model_pack(Model *m);  /* now rather than with the second pass; whoever writes weights calls it */
 void model_release(Model *m);
-/* The same of what a rank of a mesh holds (nn/model_part.h): of every tensor that is here the values of the whole's. mesh NULL: of
- * one rank. ERR_CONFIG where there are more stages than layers. A head of a part that is not the last one is empty: it only
- * knows its kind; a tied one of the last part, where the embedding is not, is a copy of the first part's. */
+/* The same of what a rank of a mesh holds (nn/model_part.h): of every tensor that is here the values of the whole's, and of files
+ * no more is read. mesh NULL: of one rank. ERR_CONFIG where there are more stages than layers (dist.pp) or the model cannot be divided
+ * so (dist.tp). A head of a stage that is not the last one is empty: it only knows its kind; a tied one of the last stage, where the
+ * embedding is not, is a copy of the first stage's. */
 bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads, Error *err);
 bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err);
 static inline bool model_is_stage(const Model *m) { return !(m->part.first && m->part.last); }    /* of a pipeline */
 static inline bool model_is_whole(const Model *m) { return m->part.first && m->part.last && m->part.tp_n == 1; }
+/* n_out: of the whole; LM: m->whole.n_vocab, of which the head has the rows that m has of the embedding. */
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
 void head_release(Head *h);
@@ -201,6 +210,7 @@ typedef struct {
     int64_t row, col;           /* where w begins in it */
     int64_t order;              /* ascending in a walk over the whole net */
 } ParamInfo;
+static inline bool param_divided(const ParamInfo *p) { return p->w.rows < p->rows || p->w.cols < p->cols; }
 typedef void ParamVisitor(void *ud, int index, const ParamInfo *p);
 int net_visit(Net n, ParamVisitor *fn, void *ud);       /* trunk, untied head, adapter; fixed order; returns the count */
 int net_visit_own(Net n, ParamVisitor *fn, void *ud);   /* what is the net's alone: of one with an adapter that, and a scoring head */
@@ -234,7 +244,7 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv);
 void net_backward(Net n, Acts *a, const Batch *b);
 /* Head on chosen rows [first, first+out.rows): out (rows, n_out). Any slicing gives the same bits. */
 void head_forward(Net n, const Acts *a, int first, Tensor out);
-/* dh[first..] += dout w, head.dw += dout^T h; dout is used up */
+/* dh[first..] += dout w, head.dw += dout^T h; dout is used up. Of divided outputs dh is this rank's part until net_backward */
 void head_backward(Net n, Acts *a, int first, Tensor dout);
 
 bool kv_open(KvCache *kv, const Model *m, int n_page, Error *err);

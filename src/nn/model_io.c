@@ -201,6 +201,7 @@ int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t cols) {
 typedef struct {
     Backend *be;
     Tensor w;
+    TensorPlace at;
     const StEntry *e;
     const FileName *f;
     Element type;
@@ -212,7 +213,16 @@ typedef struct {
 /* A transposed tensor is read in runs of so many numbers, which lie a row of the file apart. */
 enum { RUN_ROWS = 8 * PANEL_ROWS };
 
-static bool is_transposed(const LoadTensor *job) { return job->f->transposed && job->w.rows > 1; }
+static bool is_transposed(const LoadTensor *job) { return job->f->transposed && job->at.rows > 1; }
+
+/* Of element (row, col) of the tensor here among those of the file's. */
+static int64_t file_at(const LoadTensor *job, int64_t row, int64_t col) {
+    const TensorPlace *at = &job->at;
+    row += job->f->part * at->rows + at->row, col += at->col;
+    return is_transposed(job) ? col * at->rows * job->f->n_part + row : row * at->cols + col;
+}
+
+static bool whole_rows(const LoadTensor *job) { return job->w.cols == job->at.cols; }
 
 enum { FORGET = 64 }; /* tiles */
 
@@ -220,23 +230,23 @@ enum { FORGET = 64 }; /* tiles */
  * finds them in the file again. */
 static void forget_run(const LoadTensor *job, int64_t tile) {
     if (tile % FORGET != FORGET - 1 || tile < 2 * FORGET - 1) return;
-    int64_t row = (int64_t)element_bytes(job->type) * job->w.cols, first = (tile + 1 - 2 * FORGET) * job->tile_rows;
-    io_map_forget(job->e->data + (job->f->part * job->w.rows + first) * row, (size_t)(FORGET * job->tile_rows * row));
+    int64_t size = (int64_t)element_bytes(job->type), first = (tile + 1 - 2 * FORGET) * job->tile_rows;
+    io_map_forget(job->e->data + file_at(job, first, 0) * size,
+                  (size_t)(FORGET * job->tile_rows * job->at.cols * size));
 }
 
 /* BF16 of the file is BF16 of the model: nothing to convert. */
 static void load_as_it_is(LoadTensor *job, int64_t tile, int thread) {
     Tensor w = job->w;
     int64_t first = tile * job->tile_rows, n = w.rows - first < job->tile_rows ? w.rows - first : job->tile_rows;
-    int64_t all = w.rows * job->f->n_part, at = job->f->part * w.rows + first, nan = 0, inf = 0;
+    int64_t all = job->at.rows * job->f->n_part, nan = 0, inf = 0;
+    const unsigned char *in = job->e->data + file_at(job, first, 0) * (int64_t)sizeof(uint16_t);
     Tensor to = tensor_rows(w, first, n);
     if (!is_transposed(job)) {
-        const unsigned char *in = job->e->data + at * w.cols * (int64_t)sizeof(uint16_t);
         count_nonfinite_bf16(&nan, &inf, in, n * w.cols);
         tensor_set_bf16(to, in);
         forget_run(job, tile);
     } else {
-        const unsigned char *in = job->e->data + at * (int64_t)sizeof(uint16_t);
         for (int64_t c = 0; c < w.cols; c++)
             count_nonfinite_bf16(&nan, &inf, in + c * all * (int64_t)sizeof(uint16_t), n);
         tensor_set_columns_bf16(to, in, all);
@@ -247,24 +257,26 @@ static void load_as_it_is(LoadTensor *job, int64_t tile, int thread) {
 /* Tile by tile, so that neither a copy of the tensor nor its pages of the file are in memory at once. */
 static void load_panel(void *ud, int64_t tile, int thread) {
     LoadTensor *job = ud;
-    if (job->w.panels && job->w.dtype == DTYPE_BF16 && job->type == ELEM_BF16) {
+    if (job->w.panels && job->w.dtype == DTYPE_BF16 && job->type == ELEM_BF16 &&
+        (whole_rows(job) || is_transposed(job))) {
         load_as_it_is(job, tile, thread);
         return;
     }
     Tensor w = job->w;
-    const FileName *f = job->f;
     int64_t size = (int64_t)element_bytes(job->type), first = tile * job->tile_rows, nan, inf;
     int64_t n = w.rows - first < job->tile_rows ? w.rows - first : job->tile_rows;
     float *host = job->host + thread * job->tile_rows * w.cols;
     bool columns = is_transposed(job) && job->be->panels;
     if (!is_transposed(job)) {
-        element_load(host, job->e->data + (f->part * w.rows + first) * w.cols * size, job->type, n * w.cols);
+        int64_t run = whole_rows(job) ? n : 1;
+        for (int64_t i = 0; i < n; i += run)
+            element_load(host + i * w.cols, job->e->data + file_at(job, first + i, 0) * size, job->type, run * w.cols);
         forget_run(job, tile);
     } else {
         float run[RUN_ROWS];
         for (int64_t c = 0; c < w.cols; c++) {
             float *to = columns ? host + c * n : run;
-            element_load(to, job->e->data + (c * (w.rows * f->n_part) + f->part * w.rows + first) * size, job->type, n);
+            element_load(to, job->e->data + file_at(job, first, c) * size, job->type, n);
             for (int64_t i = 0; i < n && !columns; i++) host[i * w.cols + c] = run[i];
         }
     }
@@ -282,11 +294,12 @@ static void note_nonfinite(Str *note, const StEntry *e, int64_t nan, int64_t inf
                    (long long)n, (long long)inf);
 }
 
-void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note) {
+void load_tensor(Backend *be, Tensor w, const TensorPlace *at, const StEntry *e, const FileName *f, Str *note) {
     /* Threads where tensors lie in host memory and rows of a panel belong together. */
     Pool *pool = be->panels ? be->pool : NULL;
     size_t n_thread = pool ? (size_t)pool_threads(pool) : 1;
     LoadTensor job = {.be = be, .w = w, .e = e, .f = f, .type = element_of(e->dtype)};
+    job.at = at ? *at : (TensorPlace){.rows = w.rows, .cols = w.cols};
     job.tile_rows = is_transposed(&job) ? RUN_ROWS : PANEL_ROWS;
     int64_t n_tile = (w.rows + job.tile_rows - 1) / job.tile_rows, nan = 0, inf = 0;
     job.host = mem_alloc(n_thread * (size_t)(job.tile_rows * w.cols) * sizeof *job.host);
@@ -346,7 +359,8 @@ static void load_one(void *ud, const ParamSlot *s) {
     FileName f;
     family_file_name(&f, job->family, s);
     const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
-    load_tensor(job->m->be, *s->w, e, &f, job->note);
+    TensorPlace at = model_place(job->m, s);
+    load_tensor(job->m->be, *s->w, &at, e, &f, job->note);
 }
 
 /* A tied model's file may repeat the embeddings as lm_head.weight; anything else under that name would be ignored
@@ -516,11 +530,15 @@ bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Er
     bool ok = e != NULL;
     if (!ok) error_set(err, ERR_FORMAT, "tensor '%s' is missing", f.name);
     if (ok) {
-        int64_t n_out = kind == HEAD_LM ? m->cfg.n_vocab : e->n_dim == 2 && e->dim[0] < 1 << 20 ? e->dim[0] : 1;
+        int64_t n_out = kind == HEAD_LM ? m->whole.n_vocab : e->n_dim == 2 && e->dim[0] < 1 << 20 ? e->dim[0] : 1;
         int64_t dim[2] = {n_out > 0 ? n_out : 1, m->cfg.d_model};
-        ok = load_check(e, dim, 2, err) && head_params_open(h, m, kind, (int)dim[0], grads, err);
-        /* file_index takes one row for a vector; with one output both are the same bytes */
-        if (ok && !tensor_empty(h->w)) load_tensor(m->be, h->w, e, &f, &m->note);
+        ok = load_check(e, dim, 2, err) &&
+             head_params_open(h, m, kind, kind == HEAD_LM ? m->cfg.n_vocab : (int)dim[0], grads, err);
+        if (ok && !tensor_empty(h->w)) {
+            /* file_index takes one row for a vector; with one output both are the same bytes */
+            TensorPlace at = head_place(m, h);
+            load_tensor(m->be, h->w, &at, e, &f, &m->note);
+        }
     }
     shards_close(&shards);
     return ok || error_wrap(err, "%s", dir);

@@ -19,5 +19,8 @@ typedef struct {
 static inline int model_part_layer(int n_layer, int stage, int n_stage) { return (n_layer * stage + n_stage - 1) / n_stage; }
 
 static inline ModelPart model_part_whole(void) { return (ModelPart){.first = true, .last = true, .tp_n = 1}; }
+/* Where the share of n things begins that tp holds, and where it ends. */
+static inline int64_t model_part_begin(const ModelPart *p, int64_t n) { return n * p->tp / p->tp_n; }
+static inline int64_t model_part_end(const ModelPart *p, int64_t n) { return n * (p->tp + 1) / p->tp_n; }
 
 #endif

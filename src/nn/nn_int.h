@@ -9,8 +9,8 @@
 /* One number per row of params.def. Part of results: initial weights are drawn from (number, layer), so rows are
  * appended, never reordered. */
 typedef enum {
-#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use) PARAM_##field,
-#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use) PARAM_##field,
+#define BLOCK_PARAM(field, name, rows, cols, when, init, decay, use, split) PARAM_##field,
+#define MODEL_PARAM(field, name, rows, cols, when, init, decay, use, split) PARAM_##field,
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
@@ -26,6 +26,7 @@ typedef struct {
     InitKind init;
     bool decay;
     ParamUse use;
+    Split split;
     const char *suffix; /* as in params.def */
     Tensor *w, *dw;     /* slots in the structs walked; NULL where no struct was given */
 } ParamSlot;
@@ -43,8 +44,14 @@ void params_release(ModelParams *p, Arena *arena);
 /* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. */
 bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err);
 bool model_alloc_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, bool grads, Error *err);
+/* n_out: outputs that are here. */
 bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, Error *err);
-void init_normal(Backend *be, Tensor w, uint64_t seed, ParamNumber number, int layer, double std);
+/* Of which whole tensor one is a part, and where it begins there. */
+typedef struct {
+    int64_t rows, cols, row, col;
+} TensorPlace;
+TensorPlace model_place(const Model *m, const ParamSlot *s);
+TensorPlace head_place(const Model *m, const Head *h);
 
 /* How a family writes one parameter: `part` of n_part pieces, side by side along the output dimension; transposed: (in,
  * out). */
@@ -82,8 +89,9 @@ void mapped_close(Model *m);
 void rope_frequencies(double *freq, const ModelConfig *c); /* (d_head/2) */
 double rope_attention(const ModelConfig *c);
 
-/* model_io.c: a tensor of a file, as its parameter. Where values are not finite, *note says so. */
-void load_tensor(Backend *be, Tensor w, const StEntry *e, const FileName *f, Str *note);
+/* model_io.c: a tensor of a file, as its parameter, which is the part of it at `at` (NULL: the whole). Where values are not
+ * finite, *note says so. */
+void load_tensor(Backend *be, Tensor w, const TensorPlace *at, const StEntry *e, const FileName *f, Str *note);
 /* File dimensions of a parameter's tensor: all parts of a fused one; a (1, C) row is a vector. Returns their number. */
 int file_dims(int64_t dim[2], const FileName *f, int64_t rows, int64_t cols);
 bool load_check(const StEntry *e, const int64_t *dim, int n_dim, Error *err); /* shape, and a dtype that we read */
@@ -94,6 +102,14 @@ typedef struct {
     Tensor q, k, v, o, lse;
     Tensor dq, dk, dv, d_o;
 } SeenActs;
+
+/* What a pass of a model that is divided over tensor-parallel ranks needs beside (tp.c). */
+typedef struct {
+    Tensor part;      /* (max(N, R), C) a rank's part of a sum */
+    Tensor head_norm; /* (2 n_layer, D) gradients of q_norm and k_norm, a row each, from this rank's heads; empty without them */
+    unsigned char *host, *spare; /* one sum */
+    int32_t *row, *id;           /* (max(N, R)) */
+} TpWork;
 
 /* Activations of one block. Under KEEP_ALL every tensor is its layer's own (but see again); under KEEP_INPUTS only x is; under
  * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
@@ -113,6 +129,7 @@ typedef struct {
     Tensor gate, up;     /* (N, F); gate only for SwiGLU */
     Tensor act;          /* (N, F) input of the down projection */
     SeenActs *seen;      /* the pass's own; used where the batch shares rows */
+    TpWork *tp;          /* the pass's own, of a divided model; else NULL */
 } BlockActs;
 
 typedef struct {            /* backward's work space, one for all blocks */
@@ -142,6 +159,7 @@ struct Acts {
     int max_seen;
     SeenActs seen;
     Arena seen_mem;
+    TpWork tp;
 };
 
 /* The block that works on chosen rows only. */
@@ -159,12 +177,25 @@ void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, 
 /* dx += */
 void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
                    Tensor rstd);
+/* x_out empty: only what the backward reads, which ends before it. */
 void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
 /* h1, h2 and act from what is kept, by the ops that made them: the same bits. */
 void block_again(const Model *m, int layer, const BlockActs *a);
 /* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
  * gradient comes in dx_row, which is used up. */
 void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row, const Batch *b);
+
+/* tp.c: t := its sum over the ranks that share the model. */
+void tp_sum(const Model *m, TpWork *w, Tensor t, const char *site);
+void tp_place(TpWork *w, Arena *mem, const Model *m, int64_t n_row, bool grads);
+void tp_open(TpWork *w, const Model *m); /* once placed in real memory */
+void tp_close(TpWork *w);
+void tp_embed_forward(const Model *m, TpWork *w, Tensor x, const int32_t *tok);
+void tp_embed_backward(const Model *m, TpWork *w, Tensor dx, const int32_t *tok);
+/* Gradients of q_norm (0) and k_norm (1) go to tp_head_norm between _begin and _end, which adds the sums to the weights' own. */
+Tensor tp_head_norm(const TpWork *w, int layer, int which);
+void tp_head_norms_begin(const Model *m, TpWork *w);
+void tp_head_norms_end(const Model *m, TpWork *w);
 
 /* lora.c. One matrix's pair; empty where it has none. The parts of a fused one share a and da. */
 typedef struct {

@@ -252,7 +252,7 @@ static int64_t own_sums(const Optim *o, BlockSum *out) {
     for (int i = from; i < to && (sharded(o) || mesh->at.dp == 0); i++) {
         const OptimParam *p = &o->param[b->at[i].tensor];
         const ParamInfo *w = &p->whole;
-        if (mesh->at.tp > 0 && w->rows == p->w.rows && w->cols == p->w.cols) continue;
+        if (mesh->at.tp > 0 && !param_divided(w)) continue;
         double sum = o->be->op->sumsq(o->be, block_of(o->grad, b->at[i]));
         out[n++] = (BlockSum){p->net, w->order, w->row + b->at[i].row, w->col, sum};
     }

@@ -8,7 +8,7 @@ _Static_assert(PARAM_COUNT < PARAM_head, "params.def has outgrown the numbers of
 
 void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisitor *fn, void *ud) {
     for (int l = 0; l < c->n_layer; l++) {
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
     if (when)                                                                                                          \
         fn(ud, &(ParamSlot){.number = PARAM_##field,                                                                   \
                             .layer = l,                                                                                \
@@ -17,16 +17,17 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
                             .init = how,                                                                               \
                             .decay = dec,                                                                              \
                             .use = how_used,                                                                           \
+                            .split = cut,                                                                              \
                             .suffix = name,                                                                            \
                             .w = w && w->block ? &w->block[l].field : NULL,                                            \
                             .dw = dw && dw->block ? &dw->block[l].field : NULL});
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
     }
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
     if (when)                                                                                                          \
         fn(ud, &(ParamSlot){.number = PARAM_##field,                                                                   \
                             .layer = -1,                                                                               \
@@ -35,6 +36,7 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
                             .init = how,                                                                               \
                             .decay = dec,                                                                              \
                             .use = how_used,                                                                           \
+                            .split = cut,                                                                              \
                             .suffix = name,                                                                            \
                             .w = w ? &w->field : NULL,                                                                 \
                             .dw = dw ? &dw->field : NULL});
@@ -61,6 +63,57 @@ static void walk_here(void *ud, const ParamSlot *s) {
 void params_walk_part(const ModelConfig *c, const ModelPart *part, ModelParams *w, ModelParams *dw, SlotVisitor *fn,
                       void *ud) {
     params_walk(c, w, dw, walk_here, &(PartWalk){part, fn, ud});
+}
+
+/* -- parts ----------------------------------------------------------------------------------------------------------
+ */
+
+static void param_shape(const ModelConfig *c, ParamNumber number, int64_t *rows, int64_t *cols) {
+    switch ((int)number) {
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
+    case PARAM_##field:                                                                                                \
+        *rows = n_row, *cols = n_col;                                                                                  \
+        break;
+#define MODEL_PARAM BLOCK_PARAM
+#include "nn/params.def"
+#undef BLOCK_PARAM
+#undef MODEL_PARAM
+    }
+}
+
+TensorPlace model_place(const Model *m, const ParamSlot *s) {
+    TensorPlace at = {.rows = s->rows, .cols = s->cols};
+    param_shape(&m->whole, s->number, &at.rows, &at.cols);
+    if (s->split == SPLIT_ROWS) at.row = model_part_begin(&m->part, at.rows);
+    if (s->split == SPLIT_COLS) at.col = model_part_begin(&m->part, at.cols);
+    return at;
+}
+
+TensorPlace head_place(const Model *m, const Head *h) {
+    TensorPlace at = {.rows = h->n_out, .cols = m->cfg.d_model};
+    if (h->kind == HEAD_LM) at.rows = m->whole.n_vocab, at.row = model_part_begin(&m->part, m->whole.n_vocab);
+    return at;
+}
+
+static bool divides(const char *what, int n, int tp, Error *err) {
+    if (n % tp == 0) return true;
+    return error_set(err, ERR_CONFIG, "dist.tp %d does not divide the model's %s %d: use a divisor of it", tp, what, n);
+}
+
+bool model_config_part(ModelConfig *out, const ModelConfig *whole, const ModelPart *part, Error *err) {
+    int t = part->tp_n;
+    CHECK(t >= 1 && part->tp >= 0 && part->tp < t && comm_size(part->tp_group) == t, "share %d of %d in a group of %d",
+          part->tp, t, comm_size(part->tp_group));
+    *out = *whole;
+    if (!divides("n_head", whole->n_head, t, err) || !divides("n_kv_head", whole->n_kv_head, t, err) ||
+        !divides("d_ff", whole->d_ff, t, err))
+        return false;
+    if (whole->n_vocab < t)
+        return error_set(err, ERR_CONFIG, "dist.tp %d: a vocabulary of %d is too small to be divided", t,
+                         whole->n_vocab);
+    out->n_head /= t, out->n_kv_head /= t, out->d_ff /= t;
+    out->n_vocab = (int)(model_part_end(part, whole->n_vocab) - model_part_begin(part, whole->n_vocab));
+    return true;
 }
 
 /* -- placing --------------------------------------------------------------------------------------------------------
@@ -174,15 +227,14 @@ typedef struct {
     int n;
 } VisitJob;
 
-enum { ORDER_STEP = 64 }; /* numbers of a layer; the model's own and the head's come behind the last one's */
-_Static_assert((int)PARAM_head < (int)ORDER_STEP, "more numbers than places");
+enum {
+    ORDERS = 64,
+    ORDER_MODEL = MODEL_MAX_LAYER * ORDERS,
+    ORDER_ADAPTER = ORDER_MODEL + ORDERS
+}; /* ParamInfo.order */
 
-static int64_t order_of(const VisitJob *job, int layer, int number) {
-    return (int64_t)(layer >= 0 ? layer : job->m->whole.n_layer) * ORDER_STEP + number;
-}
-
-static void tell(VisitJob *job, ParamInfo info) {
-    info.rows = info.w.rows, info.cols = info.w.cols;
+static void tell(VisitJob *job, ParamInfo info, TensorPlace at) {
+    info.rows = at.rows, info.cols = at.cols, info.row = at.row, info.col = at.col;
     if (job->fn) job->fn(job->ud, job->n, &info);
     job->n++;
 }
@@ -192,9 +244,9 @@ static void visit_one(void *ud, const ParamSlot *s) {
     char name[PARAM_NAME_MAX];
     family_param_name(name, job->m->cfg.family, s);
     ParamInfo info = {.name = name, .layer = s->layer, .decay = s->decay, .init = s->init, .w = *s->w};
-    info.order = order_of(job, s->layer, (int)s->number);
+    info.order = (s->layer < 0 ? ORDER_MODEL : s->layer * ORDERS) + (int)s->number;
     if (s->dw) info.dw = *s->dw;
-    tell(job, info);
+    tell(job, info, model_place(job->m, s));
 }
 
 static void visit_adapter(void *ud, const LoraPart *p) {
@@ -204,16 +256,17 @@ static void visit_adapter(void *ud, const LoraPart *p) {
     lora_tensor_name(name, p);
     if (p->n_part > 1) strcat(name, part[p->part]);
     ParamInfo info = {.name = name, .layer = p->layer, .decay = true, .init = INIT_NORMAL, .w = p->w, .dw = p->dw};
-    info.order = order_of(job, -1, ORDER_STEP + job->n);
-    tell(job, info);
+    info.order = ORDER_ADAPTER + job->n;
+    tell(job, info, (TensorPlace){.rows = p->w.rows, .cols = p->w.cols});
 }
 
 static void visit_head(VisitJob *job, const Head *h) {
     char name[PARAM_NAME_MAX];
     family_head_name(name, h->kind);
     ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
-    info.w = h->w, info.dw = h->dw, info.order = order_of(job, -1, PARAM_head);
-    tell(job, info);
+    info.order = ORDER_MODEL + PARAM_head;
+    info.w = h->w, info.dw = h->dw;
+    tell(job, info, head_place(job->m, h));
 }
 
 int net_visit(Net n, ParamVisitor *fn, void *ud) {
@@ -272,9 +325,9 @@ static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from
 
 static void copy_block_params(Model *to, Model *from, int layer) {
     int first = to->part.layer0 - from->part.layer0;
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
     if (when) copy_tensor(to->be, to->w.block[layer].field, from->be, from->w.block[layer + first].field);
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
 #undef BLOCK_PARAM
@@ -282,8 +335,8 @@ static void copy_block_params(Model *to, Model *from, int layer) {
 }
 
 static void copy_model_params(Model *to, Model *from) {
-#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used)
-#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used)                                               \
+#define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
+#define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
     if (when && !tensor_empty(to->w.field)) copy_tensor(to->be, to->w.field, from->be, from->w.field);
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
@@ -343,6 +396,9 @@ bool net_copy_weights(Net to, Net from, Error *err) {
     CHECK(model_is_whole(from.trunk) ||
               (to.trunk->part.layer0 == from.trunk->part.layer0 && to.trunk->cfg.n_layer == from.trunk->cfg.n_layer),
           "weights copied from a part of a model into another part");
+    const ModelPart *a = &to.trunk->part, *b = &from.trunk->part;
+    CHECK(a->tp == b->tp && a->tp_n == b->tp_n, "share %d of %d is no copy of share %d of %d", a->tp, a->tp_n, b->tp,
+          b->tp_n);
     bool heads = to.head && from.head && to.head != from.head;
     if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))
         return error_set(err, ERR_CONFIG, "cannot copy weights: the heads differ (%d and %d outputs)", to.head->n_out,

@@ -157,6 +157,12 @@ typedef struct {
     /* in place: logits := dlogp[i]/temp * (onehot(target) - softmax(z)).  dlogp (R,1); a row with dlogp 0 becomes exact 0
      * whatever it held (NaN too) */
     void (*logprob_bwd)(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+    /* The same where logits are some columns of V (vocabulary parallel, Shoeybi et al. 2019, section 3). target: among these, -1:
+     * elsewhere. NULL, NULL: the backend cannot. What these columns say of a row, stat (R,4):
+     *     m = max z | s = sum e^(z - m) | sum e^(z - m) (z - m) | z[target], 0 of -1 */
+    void (*logprob_part_fwd)(Backend *be, Tensor stat, Tensor logits, const int32_t *target, float temp);
+    /* and once all columns have spoken, whole (R,3): m | s of all | the share of s that lies elsewhere. As logprob_bwd. */
+    void (*logprob_part_bwd)(Backend *be, Tensor logits, const int32_t *target, Tensor whole, Tensor dlogp, float temp);
 
     /* NULL: the caller fetches the logits and draws on the host (engine/sample.c). token[i] (host, R) of row i: temp[i] 0: the
      * lowest index of the greatest logit; else the first index at which the running sum of exp(z/temp[i]), in order of index,

@@ -19,14 +19,24 @@ void batch_share(BatchBuf *buf, Batch *b, const int32_t *same);
 void batch_from_pack(BatchBuf *buf, Batch *b, const Pack *p, bool causal);
 void batch_release(BatchBuf *buf);
 
-/* Log-probs of targets under head rows, and their way back. Holds what a slice of rows needs; zeroed is valid and empty;
- * bound to the backend of the first call. */
+/* Log-probs of targets under head rows, and their way back (logp.c). Holds what a slice of rows needs; zeroed is valid and empty;
+ * bound to the backend of the first call.
+ *
+ * Where the net's outputs are divided over ranks (logp_of), logits are this rank's columns of them, targets count through all, and
+ * every rank gets the same numbers: each tells three scalars per row (max, sum of exp, the target's logit; four with entropy), in F64,
+ * by one all_gather of logp_forward. logp_backward needs no more; it is that of the logp_forward before it. */
 typedef struct {
     Arena mem;
     int cap;
-    Tensor t_lp, t_ent, t_dlp;
+    Tensor t_lp, t_ent, t_dlp, t_stat, t_whole;
     double *lp, *ent, *dlp; /* (rows) host */
+    Comm *group;            /* NULL: all columns are here */
+    int64_t begin;          /* the first of those that are */
+    double *said, *all;     /* (rows, 4), by rank */
+    int32_t *target;        /* (rows) among the columns here, or -1 */
 } LogpBuf;
+/* Whose outputs the rows are from now on: those who compute the loss of a net say so first. */
+void logp_of(LogpBuf *buf, Net net);
 /* buf->lp[i], and buf->ent[i] when entropy, of logits row i at temperature temp. */
 void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp, bool entropy);
 /* logits := gradient of the loss, given buf->dlp[i] = d loss / d log-prob of row i. */

@@ -191,7 +191,7 @@ bool obj_dpo_open(ObjDpo **out, Objective *obj, const SampleSet *s, const double
     o->sum = mem_alloc((size_t)o->max_seq * sizeof *o->sum);
     o->n_row = mem_alloc((size_t)o->max_seq * sizeof *o->n_row);
     o->counted = mem_alloc((size_t)o->max_seq * sizeof *o->counted);
-    *obj = (Objective){"dpo", 1, dpo_micro, dpo_rows, o, max_tok, max_tok, dpo_wait_s, dpo_look, NULL};
+    *obj = (Objective){"dpo", 1, dpo_micro, dpo_rows, o, max_tok, max_tok, dpo_wait_s, dpo_look, NULL, &o->logp};
     *out = o;
     return true;
 }

@@ -114,7 +114,7 @@ static bool lm_open(ObjLm **out, Objective *obj, const char *name, const SampleS
     o->target = mem_alloc((size_t)max_tok * sizeof(int32_t));
     o->weight = mem_alloc((size_t)max_tok * sizeof(double));
     o->masked = mem_alloc((size_t)max_tok * sizeof(int32_t));
-    *obj = (Objective){name, 1, lm_micro, lm_loss, o, max_tok, max_tok, lm_wait_s, NULL, NULL};
+    *obj = (Objective){name, 1, lm_micro, lm_loss, o, max_tok, max_tok, lm_wait_s, NULL, NULL, &o->logp};
     *out = o;
     return true;
 }

@@ -185,7 +185,7 @@ bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, u
                  double center, Error *err) {
     *out = NULL;
     if (!pm_check(s, 2, end_id, "preference", err) || !pm_open(out, s, max_tok, seed, center, err)) return false;
-    *obj = (Objective){"preference", 2, pm_micro, pm_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL};
+    *obj = (Objective){"preference", 2, pm_micro, pm_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL, NULL};
     return true;
 }
 
@@ -193,8 +193,8 @@ bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int ma
                          Error *err) {
     *out = NULL;
     if (!pm_check(s, 1, end_id, "classifier", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
-    *obj =
-        (Objective){"classifier", 1, pm_micro, classifier_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL};
+    *obj = (Objective){"classifier", 1,    pm_micro, classifier_loss, *out, max_tok, (*out)->max_row, pm_wait_s,
+                       NULL,         NULL, NULL};
     return true;
 }
 
@@ -208,7 +208,7 @@ bool obj_labels_open(ObjPm **out, Objective *obj, const SampleSet *s, const floa
     if (!pm_check(s, 1, end_id, "labels", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
     (*out)->label = label;
     (*out)->n_label = n_label;
-    *obj = (Objective){"labels", 1, pm_micro, labels_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL};
+    *obj = (Objective){"labels", 1, pm_micro, labels_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL, NULL};
     return true;
 }
 

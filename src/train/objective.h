@@ -10,7 +10,7 @@
 #define DIKAST_TRAIN_OBJECTIVE_H
 
 #include "base/pulse.h"
-#include "nn/model.h"
+#include "train/batch.h"
 
 enum { METRIC_NAME = 32 };          /* bytes of a name, its NUL too */
 typedef struct Metrics Metrics;     /* weighted means by name, in order of first use; the trainer clears them each step */
@@ -36,6 +36,7 @@ typedef struct {
     double (*wait_s)(void *self);   /* seconds spent waiting for data so far; NULL: none */
     void (*look)(void *self, Backend *be, const Batch *b, int first, Tensor out);
     Pulse *pulse;           /* told when forward and backward begin; the trainers set it */
+    LogpBuf *logp;          /* with which loss and look read log-probs: trainers say of which net (logp_of). NULL: they read none */
 } Objective;
 
 #endif

@@ -240,7 +240,7 @@ static bool good_open(Ppo *p, Error *err) {
     if (!p->keeps_good) return true;
     if (policy.adapter) return adapter_clone(&p->good_adapter, policy, false, err);
     return model_init_on(&p->good_trunk, policy.trunk->be, &policy.trunk->whole, p->c->mesh, 0, false, err) &&
-           head_init(&p->good_head, &p->good_trunk, HEAD_LM, policy.head->n_out, 0, false, err) &&
+           head_init(&p->good_head, &p->good_trunk, HEAD_LM, policy.trunk->whole.n_vocab, 0, false, err) &&
            net_copy_weights(good_net(p), policy, err);
 }
 
@@ -262,7 +262,8 @@ static bool ppo_open(Ppo *p, Error *err) {
         return false;
     p->rollout.pulse = p->pulse;
     leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);
-    p->watch = watch_new(&(WatchConfig){c->mesh, p->log, {nets[0], nets[1]}, ppo_has_value(p) ? 2 : 1, c->compare_every});
+    p->watch =
+        watch_new(&(WatchConfig){c->mesh, p->log, {nets[0], nets[1]}, ppo_has_value(p) ? 2 : 1, c->compare_every});
     if (p->warm) leaves_open(&p->warm_leaves, p->warm, c->mesh, c->running_sum);
     if (!good_open(p, err) || !doctor_zero_weight(nets[0].trunk->be, err)) return false;
     p->metrics = metrics_new();

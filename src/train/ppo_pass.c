@@ -191,14 +191,17 @@ Minibatch minibatch_plan(const Ppo *p, const int64_t *seq, int n, int64_t number
 }
 
 static Objective policy_objective(Ppo *p) {
-    const PpoConfig *c = p->c;
-    return (Objective){
-        "policy", 1, NULL, policy_loss, p, c->max_tok, c->max_tok, NULL, c->level != RATIO_TOKEN ? policy_look : NULL,
-        p->pulse};
+    Objective o = {
+        .name = "policy", .row_group = 1, .loss = policy_loss, .self = p, .pulse = p->pulse, .logp = &p->logp};
+    o.max_tok = o.max_row = p->c->max_tok;
+    if (p->c->level != RATIO_TOKEN) o.look = policy_look;
+    return o;
 }
 
 static Objective value_objective(Ppo *p) {
-    return (Objective){"value", 1, NULL, value_loss, p, p->c->max_tok, p->c->max_tok, NULL, NULL, p->pulse};
+    Objective o = {.name = "value", .row_group = 1, .loss = value_loss, .self = p, .pulse = p->pulse};
+    o.max_tok = o.max_row = p->c->max_tok;
+    return o;
 }
 
 /* One pass: the policy's gradients and (PPO) the value net's. During the value net's warm-up the policy is only looked
@@ -323,7 +326,8 @@ static bool open_acts(Ppo *p, const Net nets[2], Error *err) {
         (ppo_method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     if (!ppo_has_value(p)) return true;
-    return open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], keep, same ? p->policy_acts : NULL, err);
+    return open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], keep, same ? p->policy_acts : NULL,
+                    err);
 }
 
 bool ppo_passes_open(Ppo *p, const Net nets[2], Error *err) {

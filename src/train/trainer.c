@@ -7,6 +7,7 @@
 
 #include "base/io.h"
 #include "base/json.h"
+#include "nn/lora.h"
 #include "train/pipe.h"
 #include "train/watch.h"
 
@@ -39,6 +40,8 @@ struct Trainer {
 
 double head_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m,
                   bool grads) {
+    CHECK(obj->logp || !head_divided(net), "objective %s does not know of divided outputs", obj->name);
+    if (obj->logp) logp_of(obj->logp, net);
     double loss = 0;
     int rows = (int)slice.rows, step = rows - rows % obj->row_group;
     for (int first = 0; obj->look && first < b->n_row; first += step) {

@@ -44,6 +44,8 @@ const BackendOps KERNELS = {
     .attn_bwd = attn_bwd,
     .logprob_fwd = logprob_fwd,
     .logprob_bwd = logprob_bwd,
+    .logprob_part_fwd = logprob_part_fwd,
+    .logprob_part_bwd = logprob_part_bwd,
     .adamw = adamw,
     .scale = scale,
     .dropout = dropout,
@@ -66,4 +68,4 @@ float SPIN(int64_t n) {
 
 float SPIN_HALF(int64_t n) { return half_spin(n); }
 
-_Static_assert(sizeof(BackendOps) == 39 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");
+_Static_assert(sizeof(BackendOps) == 41 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");

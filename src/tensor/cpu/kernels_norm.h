@@ -280,6 +280,68 @@ static void logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tenso
     cpu_rows(be, logits.rows, logits.cols, 3, logprob_bwd_task, &p);
 }
 
+/* -- distributions of which some columns are here -------------------------------------------------------------------
+ */
+
+static void check_part(const char *op, Tensor logits, const int32_t *target, float temp) {
+    cpu_check(op, "logits", logits, logits.rows, logits.cols);
+    CHECK(temp > 0, "%s: temperature %g", op, (double)temp);
+    for (int64_t i = 0; i < logits.rows; i++)
+        CHECK(target[i] >= -1 && target[i] < logits.cols, "%s: target %lld is %d, expected [-1, %lld)", op,
+              (long long)i, (int)target[i], (long long)logits.cols);
+}
+
+static void logprob_part_fwd_task(const void *job, int64_t row, int64_t row_end) {
+    const Logprob *p = job;
+    for (int64_t i = row; i < row_end; i++) {
+        const float *l = f32_row(p->logits, i);
+        float *s = f32_row(p->logprob, i);
+        RowStats r = row_stats(l, p->logits.cols, p->inv, true, NULL);
+        s[0] = r.top, s[1] = r.sum, s[2] = r.moment;
+        s[3] = p->target[i] < 0 ? 0 : l[p->target[i]] * p->inv;
+    }
+}
+
+static void logprob_part_fwd(Backend *be, Tensor stat, Tensor logits, const int32_t *target, float temp) {
+    check_part("logprob_part_fwd", logits, target, temp);
+    cpu_check("logprob_part_fwd", "stat", stat, logits.rows, 4);
+    Logprob p = {.logprob = stat, .logits = logits, .target = target, .inv = 1.0f / temp};
+    cpu_rows(be, logits.rows, logits.cols, 2, logprob_part_fwd_task, &p);
+}
+
+static void logprob_part_bwd_task(const void *job, int64_t row, int64_t row_end) {
+    const Logprob *p = job;
+    int64_t n = p->logits.cols;
+    for (int64_t i = row; i < row_end; i++) {
+        float *l = f32_row(p->logits, i), d = *f32_row(p->dlogp, i) * p->inv;
+        const float *w = f32_row(p->logprob, i);
+        if (*f32_row(p->dlogp, i) == 0) {
+            memset(l, 0, (size_t)n * sizeof *l);
+            continue;
+        }
+        const v16 k = v16_set1(p->inv), top = v16_set1(w[0]), share = v16_set1(-d / w[1]);
+        for (int64_t j = 0; j < n; j += 16)
+            v16_put(l + j, v16_exp_below(v16_sub(v16_mul(v16_get(l + j, n - j), k), top)), n - j);
+        if (p->target[i] >= 0) l[p->target[i]] = 0;
+        v16 others = v16_zero(); /* as in logprob_bwd */
+        for (int64_t j = 0; j < n; j += 16) {
+            v16 e = v16_get(l + j, n - j);
+            others = v16_add(others, e);
+            v16_put(l + j, v16_mul(e, share), n - j);
+        }
+        if (p->target[i] >= 0) l[p->target[i]] = d * ((v16_sum(others) + w[2]) / w[1]);
+    }
+}
+
+static void logprob_part_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor whole, Tensor dlogp,
+                             float temp) {
+    check_part("logprob_part_bwd", logits, target, temp);
+    cpu_check("logprob_part_bwd", "whole", whole, logits.rows, 3);
+    cpu_check("logprob_part_bwd", "dlogp", dlogp, logits.rows, 1);
+    Logprob p = {.logprob = whole, .logits = logits, .dlogp = dlogp, .target = target, .inv = 1.0f / temp};
+    cpu_rows(be, logits.rows, logits.cols, 3, logprob_part_bwd_task, &p);
+}
+
 /* -- optimizer ------------------------------------------------------------------------------------------------------
  */
 

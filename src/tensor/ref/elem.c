@@ -194,11 +194,11 @@ static double exp_sum(const double *logits, int64_t n, double temp, double *top)
     return sum;
 }
 
-static void check_targets(const char *op, Tensor logits, const int32_t *target, float temp) {
+static void check_targets(const char *op, Tensor logits, const int32_t *target, float temp, int32_t least) {
     CHECK(temp > 0, "%s: temperature %g", op, (double)temp);
     for (int64_t i = 0; i < logits.rows; i++)
-        CHECK(target[i] >= 0 && target[i] < logits.cols, "%s: target %lld is %d, expected [0, %lld)", op, (long long)i,
-              (int)target[i], (long long)logits.cols);
+        CHECK(target[i] >= least && target[i] < logits.cols, "%s: target %lld is %d, expected [0, %lld)", op,
+              (long long)i, (int)target[i], (long long)logits.cols);
 }
 
 /* logprob = z_t - logsumexp(z);  entropy = logsumexp(z) - sum_j p_j z_j, both from z - max */
@@ -207,7 +207,7 @@ void ref_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits,
     ref_check("logprob_fwd", "logits", logits, logits.rows, logits.cols);
     ref_check("logprob_fwd", "logprob", logprob, logits.rows, 1);
     ref_check_opt("logprob_fwd", "entropy", entropy, logits.rows, 1);
-    check_targets("logprob_fwd", logits, target, temp);
+    check_targets("logprob_fwd", logits, target, temp, 0);
     for (int64_t i = 0; i < logits.rows; i++) {
         const double *l = ref_row(logits, i), t = temp;
         double top, sum = exp_sum(l, logits.cols, t, &top), mean = 0;
@@ -224,7 +224,7 @@ void ref_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor d
     (void)be;
     ref_check("logprob_bwd", "logits", logits, logits.rows, logits.cols);
     ref_check("logprob_bwd", "dlogp", dlogp, logits.rows, 1);
-    check_targets("logprob_bwd", logits, target, temp);
+    check_targets("logprob_bwd", logits, target, temp, 0);
     for (int64_t i = 0; i < logits.rows; i++) {
         double *l = ref_row(logits, i), t = temp, d = ref_row(dlogp, i)[0];
         if (d == 0) {
@@ -233,5 +233,37 @@ void ref_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor d
         }
         double top, sum = exp_sum(l, logits.cols, t, &top);
         for (int64_t j = 0; j < logits.cols; j++) l[j] = d / t * ((j == target[i]) - exp(l[j] / t - top) / sum);
+    }
+}
+
+void ref_logprob_part_fwd(Backend *be, Tensor stat, Tensor logits, const int32_t *target, float temp) {
+    (void)be;
+    ref_check("logprob_part_fwd", "logits", logits, logits.rows, logits.cols);
+    ref_check("logprob_part_fwd", "stat", stat, logits.rows, 4);
+    check_targets("logprob_part_fwd", logits, target, temp, -1);
+    for (int64_t i = 0; i < logits.rows; i++) {
+        const double *l = ref_row(logits, i), t = temp;
+        double *s = ref_row(stat, i);
+        s[1] = exp_sum(l, logits.cols, t, &s[0]);
+        s[2] = 0;
+        for (int64_t j = 0; j < logits.cols; j++) s[2] += exp(l[j] / t - s[0]) * (l[j] / t - s[0]);
+        s[3] = target[i] < 0 ? 0 : l[target[i]] / t;
+    }
+}
+
+void ref_logprob_part_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor whole, Tensor dlogp, float temp) {
+    (void)be;
+    ref_check("logprob_part_bwd", "logits", logits, logits.rows, logits.cols);
+    ref_check("logprob_part_bwd", "whole", whole, logits.rows, 3);
+    ref_check("logprob_part_bwd", "dlogp", dlogp, logits.rows, 1);
+    check_targets("logprob_part_bwd", logits, target, temp, -1);
+    for (int64_t i = 0; i < logits.rows; i++) {
+        double *l = ref_row(logits, i), t = temp, d = ref_row(dlogp, i)[0];
+        const double *w = ref_row(whole, i);
+        if (d == 0) {
+            memset(l, 0, (size_t)logits.cols * sizeof *l);
+            continue;
+        }
+        for (int64_t j = 0; j < logits.cols; j++) l[j] = d / t * ((j == target[i]) - exp(l[j] / t - w[0]) / w[1]);
     }
 }

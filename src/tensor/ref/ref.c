@@ -34,13 +34,15 @@ static const BackendOps ops = {
     .attn_bwd = ref_attn_bwd,
     .logprob_fwd = ref_logprob_fwd,
     .logprob_bwd = ref_logprob_bwd,
+    .logprob_part_fwd = ref_logprob_part_fwd,
+    .logprob_part_bwd = ref_logprob_part_bwd,
     .adamw = ref_adamw,
     .scale = ref_scale,
     .dropout = ref_dropout,
 };
 
 /* An entry added to the op table must be added here: ref defines every op but those that backend.h says may be NULL. */
-_Static_assert(sizeof(BackendOps) == 39 * sizeof(void *), "ref lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 41 * sizeof(void *), "ref lacks an op of backend.h");
 
 static bool ref_open(Backend *be, int device, const char *isa, Error *err) {
     (void)device;

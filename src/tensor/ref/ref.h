@@ -49,6 +49,8 @@ void ref_gelu_fwd(Backend *be, Tensor y, Tensor x, GeluKind kind);
 void ref_gelu_bwd(Backend *be, Tensor dx, Tensor dy, Tensor x, GeluKind kind);
 void ref_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
 void ref_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+void ref_logprob_part_fwd(Backend *be, Tensor stat, Tensor logits, const int32_t *target, float temp);
+void ref_logprob_part_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor whole, Tensor dlogp, float temp);
 
 /* attn.c */
 void ref_attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, AttnSeqs s, int d_head);

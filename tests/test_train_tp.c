@@ -1,0 +1,328 @@
+// layer: train
+/* Tensor-parallel ranks train what one rank trains, to rounding: every objective and family, beside data parallel and
+ * divided optimizer state; and send exactly what the formulas say. */
+#include "train_fixture.h"
+
+#include "tp_help.h"
+
+typedef enum { KIND_LM, KIND_DPO, KIND_PM, KIND_CLASSIFIER } Kind;
+
+typedef struct {
+    const char *backend;
+    Family family;
+    bool tied;
+    Kind kind;
+    int tp, dp;
+    bool shard;
+    Keep keep;
+} Case;
+
+typedef struct {
+    Case c;
+    int accum, steps;
+    Str dir;
+    Whole want, got;
+    int n_wrong;
+    pthread_mutex_t lock;
+    CommCount sent[8][2]; /* by rank, of group tp: all_to_all, all_gather */
+} Run;
+
+typedef struct {
+    Fixture f;
+    SampleSet set;
+    ObjLm *lm;
+    ObjPm *pm;
+    ObjDpo *dpo;
+    Objective obj;
+    double *ref;
+} Job;
+
+static HeadKind head_of(const Case *c) { return c->kind == KIND_LM || c->kind == KIND_DPO ? HEAD_LM : HEAD_SCORE; }
+
+static void job_samples(Job *j, const Case *c) {
+    if (c->kind == KIND_LM)
+        lm_samples(&j->set, 60);
+    else
+        pm_samples(&j->set, 40, false, 1);
+    if (c->kind == KIND_CLASSIFIER) j->set.group = 1;
+    if (c->kind != KIND_DPO) return;
+    for (int64_t i = 0; i < j->set.off[j->set.n]; i++) j->set.weight[i] = 1;
+    for (int64_t i = 0; i < j->set.n; i++) j->set.weight[j->set.off[i]] = 0;
+    j->ref = mem_alloc((size_t)j->set.n * sizeof *j->ref);
+    for (int64_t i = 0; i < j->set.n; i++) j->ref[i] = -3.0 - 0.25 * (double)(i % 7); /* some reference or other */
+}
+
+static bool job_open(Job *j, const Case *c, const Mesh *mesh, Error *err) {
+    *j = (Job){.lm = NULL};
+    ModelConfig cfg = tp_config(c->family, c->tied);
+    HeadKind head = head_of(c);
+    Fixture *f = &j->f;
+    job_samples(j, c);
+    if (!pool_open(&f->pool, 1, err) || !backend_open(&f->be, c->backend, f->pool, NULL, err) ||
+        !model_init_on(&f->m, f->be, &cfg, mesh, SEED, true, err) ||
+        !head_init(&f->h, &f->m, head, head == HEAD_LM ? cfg.n_vocab : 1, SEED, true, err))
+        return false;
+    f->net = (Net){&f->m, &f->h, NULL};
+    tp_shake(f->net);
+    DpoConfig d = {{0.1, 0, false}, false, false};
+    switch (c->kind) {
+    case KIND_LM:
+        return obj_lm_open(&j->lm, &j->obj, &j->set, 64, SEED, err);
+    case KIND_DPO:
+        return obj_dpo_open(&j->dpo, &j->obj, &j->set, j->ref, 64, SEED, &d, err);
+    case KIND_PM:
+        return obj_pm_open(&j->pm, &j->obj, &j->set, 64, SEED, END, 0.01, err);
+    case KIND_CLASSIFIER:
+        return obj_classifier_open(&j->pm, &j->obj, &j->set, 64, SEED, END, err);
+    }
+    return false;
+}
+
+static void job_close(Job *j) {
+    obj_lm_close(j->lm);
+    obj_pm_close(j->pm);
+    obj_dpo_close(j->dpo);
+    samples_release(&j->set);
+    free(j->ref);
+    close_all(&j->f);
+}
+
+static TrainConfig config_of(const Run *run, const Mesh *mesh) {
+    TrainConfig t = config(run->steps, 1e-3);
+    t.accum = run->accum;
+    t.mesh = mesh;
+    t.keep = run->c.keep;
+    t.shard = mesh && run->c.shard;
+    t.optim.clip = 0.05; /* always at work */
+    t.optim.eps =
+        1e-4; /* AdamW divides a gradient that is all rounding by its own size: in F32 this bounds what that says */
+    return t;
+}
+
+static void tp_rank(Rank *r) {
+    Run *run = r->ud;
+    Error err = {0};
+    Job j;
+    Mesh mesh;
+    Trainer *t = NULL;
+    bool ok = mesh_open(&mesh, r->world, NULL, run->c.tp, 1, 1, &err) && job_open(&j, &run->c, &mesh, &err);
+    expect(r, ok);
+    TrainConfig tc = config_of(run, &mesh);
+    ok = ok && trainer_open(&t, j.f.net, &tc, &j.obj, NULL, NULL, &err) && trainer_run(t, run->dir.s, &err);
+    if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
+    trainer_close(t);
+    pthread_mutex_lock(&run->lock);
+    run->n_wrong += whole_fill(&run->got, j.f.net, false);
+    pthread_mutex_unlock(&run->lock);
+    run->sent[r->rank][0] = comm_count(mesh.tp, COMM_ALL_TO_ALL);
+    run->sent[r->rank][1] = comm_count(mesh.tp, COMM_ALL_GATHER);
+    job_close(&j);
+}
+
+static void run_open(Run *run, Case c, int accum, int steps) {
+    *run = (Run){.c = c, .accum = accum, .steps = steps};
+    pthread_mutex_init(&run->lock, NULL);
+}
+
+static void run_close(Run *run) {
+    whole_free(&run->want);
+    whole_free(&run->got);
+    str_release(&run->dir);
+    pthread_mutex_destroy(&run->lock);
+}
+
+static void run_alone(Run *run, Str *metrics) {
+    Job j;
+    Error err = {0};
+    fresh_dir(&run->dir, "tp_alone");
+    must(job_open(&j, &run->c, NULL, &err), &err);
+    TrainConfig tc = config_of(run, NULL);
+    run_ok(&j.f, &tc, &j.obj, run->dir.s, NULL);
+    assert_int_equal(whole_fill(&run->want, j.f.net, false), 0);
+    job_close(&j);
+    read_metrics(metrics, run->dir.s);
+}
+
+static void run_divided(Run *run, Str *metrics) {
+    fresh_dir(&run->dir, "tp_divided");
+    with_ranks(run->c.tp * run->c.dp, tp_rank, run);
+    assert_int_equal(run->n_wrong, 0); /* replicas, of divided tensors and of whole ones, hold equal bits */
+    read_metrics(metrics, run->dir.s);
+}
+
+/* The largest distance of two metrics files' numbers, relative to their size. */
+static double lines_apart(const char *a, const char *b) {
+    double most = 0;
+    bool text = false;                          /* between quotes nothing is a number */
+    static const char bits[] = "\"losses\":\""; /* a hash of the losses' bits, 16 digits and a quote */
+    size_t skip = sizeof bits - 1 + 17;
+    while (*a && *b) {
+        if (!strncmp(a, bits, sizeof bits - 1) && strlen(a) >= skip && strlen(b) >= skip) a += skip, b += skip;
+        if (*a == '"') text = !text;
+        if (!text && ((*a >= '0' && *a <= '9') || *a == '-')) {
+            char *end_a, *end_b;
+            double x = strtod(a, &end_a), y = strtod(b, &end_b), far = fabs(x - y) / fmax(1e-2, fabs(y));
+            if (!isfinite(far)) return INFINITY;
+            if (far > most) most = far;
+            a = end_a, b = end_b;
+            continue;
+        }
+        if (*a++ != *b++) return INFINITY;
+    }
+    return *a == *b ? most : INFINITY;
+}
+
+/* The same of the losses alone. */
+static double losses_apart(const char *a, const char *b) {
+    static const char key[] = "\"loss\":";
+    double most = 0;
+    int n = 0;
+    for (; (a = strstr(a, key)) && (b = strstr(b, key)); n++) {
+        double x = strtod(a += sizeof key - 1, NULL), y = strtod(b += sizeof key - 1, NULL), far = fabs(x / y - 1);
+        if (!(far <= most)) most = isfinite(far) ? far : INFINITY;
+    }
+    return n == 20 ? most : INFINITY;
+}
+
+static void check_case(Case c) {
+    Run run;
+    Str want = {0}, got = {0};
+    bool exact = !strcmp(c.backend, "ref");
+    double bound = exact ? 1e-10 : 1e-6;
+    run_open(&run, c, 2 * c.dp, 20);
+    run_alone(&run, &want);
+    run_divided(&run, &got);
+    const char *worst;
+    double far = whole_distance(&run.got, &run.want, &worst), lines = lines_apart(got.s, want.s);
+    print_message("  %s family %d tied %d objective %d tp %d dp %d: weights %.1e (%s), metrics %.1e\n", c.backend,
+                  c.family, c.tied, c.kind, c.tp, c.dp, far, worst, lines);
+    assert_true(far < bound);
+    assert_true(losses_apart(got.s, want.s) < bound);
+    assert_true(lines < (exact ? 1e-10 : 1e-4)); /* norms; means of scores, which are near 0 */
+    run_close(&run);
+    str_release(&want);
+    str_release(&got);
+}
+
+static void test_equal(void **state) {
+    (void)state;
+    static const Case row[] = {
+        {"ref", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL},
+        {"ref", FAMILY_LLAMA, true, KIND_LM, 4, 1, false, KEEP_INPUTS},
+        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_ALL},
+        {"ref", FAMILY_GPT2, false, KIND_LM, 4, 1, false, KEEP_ALL},
+        {"ref", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_INPUTS},
+        {"ref", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL},
+        {"ref", FAMILY_LLAMA, false, KIND_DPO, 4, 1, false, KEEP_ALL},
+        {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 1, false, KEEP_ALL},
+        {"ref", FAMILY_GPT2, true, KIND_PM, 4, 2, true, KEEP_ALL},
+        {"ref", FAMILY_QWEN3, false, KIND_CLASSIFIER, 2, 2, false, KEEP_ALL},
+        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_LLAMA, true, KIND_LM, 4, 2, true, KEEP_ALL},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_INPUTS},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL},
+        {"cpu", FAMILY_LLAMA, false, KIND_PM, 4, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_QWEN2, true, KIND_CLASSIFIER, 2, 1, false, KEEP_ALL},
+    };
+    for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
+}
+
+/* -- what they send */
+
+/* Of one sum of n elements by rank r of t (dist/sum.h). */
+static CommCount sum_to_owners(int64_t n, int r, int t, int64_t bytes) {
+    return (CommCount){1, (n - (n * (r + 1) / t - n * r / t)) * bytes};
+}
+static CommCount sum_back(int64_t n, int r, int t, int64_t bytes) {
+    return (CommCount){1, (t - 1) * (n * (r + 1) / t - n * r / t) * bytes};
+}
+
+typedef struct { /* elements of every sum of a step's micro-batches, and rows whose log-probs were told */
+    int64_t sum[4096];
+    int n_sum;
+    int64_t told[4096];
+    int n_told;
+} Traffic;
+
+/* One micro-batch of N tokens and R chosen rows: 4 sums a layer, of the last one two over chosen rows; KEEP_INPUTS
+ * makes attention's again; the embedding's, the head's and the norms' of heads, one each. Log-probs: a slice of rows at
+ * a time. */
+static void add_traffic(Traffic *t, const Run *run, const ModelConfig *m, int64_t n_tok, int64_t n_row, int64_t slice) {
+    int64_t c = m->d_model;
+    if (n_row == 0) return;
+    t->sum[t->n_sum++] = n_tok * c; /* embedding */
+    for (int l = 0; l < m->n_layer; l++) {
+        int64_t rows = l + 1 == m->n_layer ? n_row : n_tok;
+        t->sum[t->n_sum++] = rows * c;  /* attention */
+        t->sum[t->n_sum++] = rows * c;  /* MLP */
+        t->sum[t->n_sum++] = rows * c;  /* MLP, backward */
+        t->sum[t->n_sum++] = n_tok * c; /* attention, backward */
+        if (run->c.keep == KEEP_INPUTS) t->sum[t->n_sum++] = rows * c;
+    }
+    if (m->qk_norm) t->sum[t->n_sum++] = 2 * (int64_t)m->n_layer * m->d_head;
+    if (head_of(&run->c) != HEAD_LM) return;
+    t->sum[t->n_sum++] = n_row * c; /* head, backward */
+    for (int pass = 0; pass < (run->c.kind == KIND_DPO ? 2 : 1); pass++)
+        for (int64_t at = 0; at < n_row; at += slice) t->told[t->n_told++] = n_row - at < slice ? n_row - at : slice;
+}
+
+static void check_bytes(Case c) {
+    Run run;
+    Job j;
+    Error err = {0};
+    Str ignore = {0};
+    Traffic t = {.n_sum = 0};
+    run_open(&run, c, 2 * c.dp, 3);
+    run_divided(&run, &ignore);
+    must(job_open(&j, &c, NULL, &err), &err);
+    ModelConfig m = tp_config(c.family, c.tied);
+    int64_t bytes = (int64_t)dtype_bytes(j.f.be->real), slice = head_slice_rows(j.f.net), all = 0, stream = 0;
+    for (int d = 0; d < c.dp; d++) {
+        t.n_sum = t.n_told = 0;
+        for (int64_t step = 0; step < run.steps; step++)
+            for (int i = d * run.accum / c.dp; i < (d + 1) * run.accum / c.dp; i++) {
+                Batch b;
+                must(j.obj.micro(j.obj.self, step * run.accum + i, &b, &err), &err);
+                add_traffic(&t, &run, &m, b.n_tok, b.n_row, slice);
+            }
+        for (int r = 0; r < c.tp; r++) {
+            CommCount out = {0, 0}, back = {0, 0};
+            for (int i = 0; i < t.n_sum; i++) {
+                CommCount a = sum_to_owners(t.sum[i], r, c.tp, bytes), g = sum_back(t.sum[i], r, c.tp, bytes);
+                out.calls++, out.bytes += a.bytes, back.calls++, back.bytes += g.bytes;
+                all += a.bytes + g.bytes, stream += r == 0 ? t.sum[i] : 0;
+            }
+            for (int i = 0; i < t.n_told; i++) back.calls++, back.bytes += (c.tp - 1) * 3 * t.told[i] * 8;
+            const CommCount *sent = run.sent[d * c.tp + r];
+            assert_int_equal(sent[0].calls, out.calls);
+            assert_int_equal(sent[0].bytes, out.bytes);
+            assert_int_equal(sent[1].calls, back.calls);
+            assert_int_equal(sent[1].bytes, back.bytes);
+        }
+    }
+    assert_int_equal(all, 2 * (c.tp - 1) * stream * bytes); /* all ranks: t times a ring's 2 (t-1)/t */
+    job_close(&j);
+    run_close(&run);
+    str_release(&ignore);
+}
+
+static void test_bytes(void **state) {
+    (void)state;
+    static const Case row[] = {
+        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, true, KEEP_INPUTS},
+        {"ref", FAMILY_QWEN3, true, KIND_DPO, 4, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, false, KEEP_ALL},
+    };
+    for (int i = 0; i < COUNT_OF(row); i++) check_bytes(row[i]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_equal),
+        cmocka_unit_test(test_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
