@@ -79,7 +79,7 @@ void model_tokens_init(ModelTokens *t, int eos); /* eos -1: none */
 bool model_tokens_read(ModelTokens *t, Str *note, const char *dir, int n_vocab, Error *err);
 
 /* The head's matrix, where it lies now. */
-static inline Tensor net_head_weight(Net n) { return n.head->tied ? n.trunk->w.wte : n.head->w; }
+static inline Tensor net_head_weight(Net n) { return n.head->tied && !n.head->copy ? n.trunk->w.wte : n.head->w; }
 
 /* model_io.c: a pass of a mapped model begins; its own, when it ends before it was packed. */
 void mapped_pass(Model *m);
