@@ -48,11 +48,23 @@ bool few_tiles(Backend *be, const GemmSet &s) {
     return n < cuda_impl(be)->n_sm;
 }
 
+/* What tiles of that size would take: rounds over the multiprocessors, of so much work each; `toll` is for what smaller
+ * tiles read more often. */
+double tile_time(Backend *be, const GemmSet &s, int rows, int cols, double toll) {
+    int64_t n = 0;
+    for (int i = 0; i < s.n; i++) n += div_up(s.g[i].i, rows) * div_up(s.g[i].j, cols);
+    return (double)div_up(n, cuda_impl(be)->n_sm) * rows * cols * toll;
+}
+
 template <bool A_T, bool B_T> void mma(Backend *be, const GemmSet &s, bool wide) {
+    double large = tile_time(be, s, 128, 128, 1), middle = tile_time(be, s, 128, 64, 1.1),
+           small = tile_time(be, s, 64, 64, 1.35);
     if (!wide)
         mma_launch<64, 64, 32, 32, 32, 0, 2, A_T, B_T, LOAD_ANY>(be, s);
-    else if (few_tiles(be, s))
+    else if (small < large && small < middle)
         mma_launch<64, 64, 64, 32, 32, 0, 4, A_T, B_T, LOAD_WIDE>(be, s);
+    else if (middle < large)
+        mma_launch<128, 64, 32, 64, 32, 0, 4, A_T, B_T, LOAD_WIDE>(be, s);
     else
         mma_launch<128, 128, 32, 64, 64, 0, 4, A_T, B_T, LOAD_WIDE>(be, s);
 }
