@@ -214,14 +214,16 @@ enum { RUN_ROWS = 8 * PANEL_ROWS };
 
 static bool is_transposed(const LoadTensor *job) { return job->f->transposed && job->w.rows > 1; }
 
-enum { FORGET = 64 }; /* tiles */
+enum { FORGET = 1 << 19 }; /* bytes, or one tile */
 
 /* The pages of a run of tiles, once the next run is through: by then most threads have left it, and one that has not
  * finds them in the file again. */
 static void forget_run(const LoadTensor *job, int64_t tile) {
-    if (tile % FORGET != FORGET - 1 || tile < 2 * FORGET - 1) return;
-    int64_t row = (int64_t)element_bytes(job->type) * job->w.cols, first = (tile + 1 - 2 * FORGET) * job->tile_rows;
-    io_map_forget(job->e->data + (job->f->part * job->w.rows + first) * row, (size_t)(FORGET * job->tile_rows * row));
+    int64_t row = (int64_t)element_bytes(job->type) * job->w.cols, n = FORGET / (row * job->tile_rows);
+    if (n == 0) n = 1;
+    if (tile % n != n - 1 || tile < 2 * n - 1) return;
+    int64_t first = job->f->part * job->w.rows + (tile + 1 - 2 * n) * job->tile_rows;
+    io_map_forget(job->e->data + first * row, (size_t)(n * job->tile_rows * row));
 }
 
 /* BF16 of the file is BF16 of the model: nothing to convert. */
@@ -388,6 +390,14 @@ static void count_one(void *ud, const ParamSlot *s) {
     ++*(int *)ud;
 }
 
+static void load_own(void *ud, const ParamSlot *s) {
+    if (s->layer < 0) load_one(ud, s);
+}
+
+static void load_block(void *ud, const ParamSlot *s) {
+    if (s->layer >= 0) load_one(ud, s);
+}
+
 struct MappedFiles {
     Shards shards;
     ModelParams packed; /* where the weights go, memory that nothing has touched */
@@ -446,7 +456,11 @@ void mapped_close(Model *m) {
 void model_pack(Model *m) {
     if (!m->mapped) return;
     LoadJob job = {.m = m, .family = m->cfg.family, .shards = &m->mapped->shards};
-    params_walk(&m->cfg, &m->mapped->packed, NULL, load_one, &job);
+    /* Not file and panels at once: a tensor's pages come back while it is moved; the largest tensor's before the rest is
+     * there. */
+    for (int i = 0; i < job.shards->n; i++) io_map_forget(job.shards->file[i].map.p, job.shards->file[i].map.n);
+    params_walk(&m->cfg, &m->mapped->packed, NULL, load_own, &job);
+    params_walk(&m->cfg, &m->mapped->packed, NULL, load_block, &job);
     mapped_close(m);
 }
 
