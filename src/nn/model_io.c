@@ -456,8 +456,8 @@ void mapped_close(Model *m) {
 void model_pack(Model *m) {
     if (!m->mapped) return;
     LoadJob job = {.m = m, .family = m->cfg.family, .shards = &m->mapped->shards};
-    /* Not file and panels at once: a tensor's pages come back while it is moved; the largest tensor's before the rest is
-     * there. */
+    /* Not file and panels at once: a tensor's pages come back while it is moved; the largest tensor's before the rest
+     * is there. */
     for (int i = 0; i < job.shards->n; i++) io_map_forget(job.shards->file[i].map.p, job.shards->file[i].map.n);
     params_walk(&m->cfg, &m->mapped->packed, NULL, load_own, &job);
     params_walk(&m->cfg, &m->mapped->packed, NULL, load_block, &job);
