@@ -40,8 +40,8 @@ static void *host_get(void *ud, size_t bytes) {
     if (skip) munmap(p, skip);
     if (huge_page - skip) munmap(p + skip + want, huge_page - skip);
     /* A wish: without it we only lose speed. Not of the last, broken page, which would hold up to 2 MiB that nobody
-     * uses. */
-    madvise(p + skip, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+     * uses, nor of so little that one would be most of it: of logits decoding uses a row. */
+    if (bytes >= 2 * huge_page) madvise(p + skip, bytes / huge_page * huge_page, MADV_HUGEPAGE);
     return p + skip;
 }
 

@@ -224,15 +224,16 @@ static int64_t file_at(const LoadTensor *job, int64_t row, int64_t col) {
 
 static bool whole_rows(const LoadTensor *job) { return job->w.cols == job->at.cols; }
 
-enum { FORGET = 64 }; /* tiles */
+enum { FORGET = 1 << 19 }; /* bytes, or one tile */
 
 /* The pages of a run of tiles, once the next run is through: by then most threads have left it, and one that has not
  * finds them in the file again. */
 static void forget_run(const LoadTensor *job, int64_t tile) {
-    if (tile % FORGET != FORGET - 1 || tile < 2 * FORGET - 1) return;
-    int64_t size = (int64_t)element_bytes(job->type), first = (tile + 1 - 2 * FORGET) * job->tile_rows;
-    io_map_forget(job->e->data + file_at(job, first, 0) * size,
-                  (size_t)(FORGET * job->tile_rows * job->at.cols * size));
+    int64_t size = (int64_t)element_bytes(job->type), row = size * job->at.cols, n = FORGET / (row * job->tile_rows);
+    if (n == 0) n = 1;
+    if (tile % n != n - 1 || tile < 2 * n - 1) return;
+    int64_t first = (tile + 1 - 2 * n) * job->tile_rows;
+    io_map_forget(job->e->data + file_at(job, first, 0) * size, (size_t)(n * job->tile_rows * row));
 }
 
 /* BF16 of the file is BF16 of the model: nothing to convert. */
@@ -402,6 +403,14 @@ static void count_one(void *ud, const ParamSlot *s) {
     ++*(int *)ud;
 }
 
+static void load_own(void *ud, const ParamSlot *s) {
+    if (s->layer < 0) load_one(ud, s);
+}
+
+static void load_block(void *ud, const ParamSlot *s) {
+    if (s->layer >= 0) load_one(ud, s);
+}
+
 struct MappedFiles {
     Shards shards;
     ModelParams packed; /* where the weights go, memory that nothing has touched */
@@ -460,7 +469,11 @@ void mapped_close(Model *m) {
 void model_pack(Model *m) {
     if (!m->mapped) return;
     LoadJob job = {.m = m, .family = m->cfg.family, .shards = &m->mapped->shards};
-    params_walk(&m->cfg, &m->mapped->packed, NULL, load_one, &job);
+    /* Not file and panels at once: a tensor's pages come back while it is moved; the largest tensor's before the rest
+     * is there. */
+    for (int i = 0; i < job.shards->n; i++) io_map_forget(job.shards->file[i].map.p, job.shards->file[i].map.n);
+    params_walk(&m->cfg, &m->mapped->packed, NULL, load_own, &job);
+    params_walk(&m->cfg, &m->mapped->packed, NULL, load_block, &job);
     mapped_close(m);
 }
 
