@@ -16,7 +16,7 @@ enum {
     WG_ROWS = 128,                   /* rows of a block: 64 of each computing warp group */
     WG_THREADS = WG_COPY + 2 * 128,
     WG_WARPS = 8,                    /* computing ones */
-    WG_COPY_REGS = 40, WG_REGS = 232 /* registers of a thread: 128 (40 + 2 232) <= 65536 */
+    WG_COPY_REGS = 32, WG_REGS = 240 /* registers of a thread: 128 (32 + 2 240) = 65536 */
 };
 
 /* Panels of ROWS rows, D columns. */
@@ -39,7 +39,8 @@ static __device__ __forceinline__ void wg_release(Bar *empty) {
     if (threadIdx.x % 32 == 0) bar_arrive(empty);
 }
 
-/* Rows [0, ROWS) of `from`, whose rows are ld apart, to panels PANEL bytes apart; zeros outside [low, high). By WG_COPY threads, in
+/* Four copies at a time: the copying threads have few registers.
+ * Rows [0, ROWS) of `from`, whose rows are ld apart, to panels PANEL bytes apart; zeros outside [low, high). By WG_COPY threads, in
  * the background. */
 template <int D, int ROWS, int PANEL>
 static __device__ __forceinline__ void wg_fetch(unsigned char *to, const bf16_t *from, int64_t ld, int low, int high) {
@@ -48,7 +49,7 @@ static __device__ __forceinline__ void wg_fetch(unsigned char *to, const bf16_t 
     const int r = (int)threadIdx.x / CHUNKS, c = (int)threadIdx.x % CHUNKS;
     to += c / 8 * PANEL + r * 128 + ((c ^ r) % 8) * 16;
     from += r * ld + c * 8;
-    UNROLL for (int i = 0; i < ROWS; i += PER, from += PER * ld)
+    _Pragma("unroll 4") for (int i = 0; i < ROWS; i += PER, from += PER * ld)
         cp_async16(to + i * 128, from, r + i >= low && r + i < high);
 }
 
