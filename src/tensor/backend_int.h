@@ -26,6 +26,8 @@ typedef struct {
     double (*spin)(Backend *be);
     const char *(*bits)(const char *isa, DType dtype); /* see backend_bits; NULL: "" */
     void (*probe)(BackendSay *say, void *ud);   /* see backend_probe; NULL: nothing to tell */
+    void (*set_dtype)(Backend *be);             /* be->dtype has been set; may set be->note. NULL: nothing to do */
+    void (*tell)(const Backend *be, BackendSay *say, void *ud); /* see backend_tell; NULL: nothing */
     bool (*replay_begin)(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
     void (*replay_end)(Backend *be); /* NULL, both: nothing is recorded */
     void (*wait)(Backend *be);

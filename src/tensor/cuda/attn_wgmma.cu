@@ -125,7 +125,7 @@ __device__ __forceinline__ void finish(const AttnFwd &a, const Piece &p, int row
         all += shfl_xor(all, 1);
         all += shfl_xor(all, 2);
         if (r >= p.t.n) continue;
-        mma_store<D>(a.o, (int64_t)(p.t.row + r) * a.o.ld + (int64_t)p.head * D, o, h, 1 / all, D);
+        wg_store<D>(a.o, (int64_t)(p.t.row + r) * a.o.ld + (int64_t)p.head * D, o, h, 1 / all);
         if (a.lse && threadIdx.x % 4 == 0)
             a.lse[(p.t.row + r) * a.lse_ld + p.head] = fmaf(top[h], a.scale, logf(all));
     }

@@ -149,7 +149,7 @@ __device__ __forceinline__ void store_rows(const AttnMat &to, const Piece &p, in
                                            float scale) {
     UNROLL for (int h = 0; h < 2; h++) {
         const int r = row + h * 8 + (int)threadIdx.x % 32 / 4;
-        if (r < p.last) mma_store<D>(to, (p.t.begin + r) * to.ld + (int64_t)p.head * D, o, h, scale, D);
+        if (r < p.last) wg_store<D>(to, (p.t.begin + r) * to.ld + (int64_t)p.head * D, o, h, scale);
     }
 }
 
@@ -161,9 +161,10 @@ template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, 
     const int half = uniform((int)threadIdx.x / 128 - 1), warp = (int)threadIdx.x % 128 / 32,
               lane = (int)threadIdx.x % 32;
     unsigned use = 0;
-    for (int i = 0, number; (number = wg_piece(i)) < n_piece; i++) {
-        const Piece p = piece<S>(a, number);
+    for (int i = 0; wg_piece(i) < n_piece; i++) {
+        const Piece p = piece<S>(a, wg_piece(i));
         const int mine = p.t.first + half * 64, row = mine + warp * 16 + lane / 4;
+        const bool idle = mine >= p.last;
         float row_lse[2] = {}, row_delta[2] = {};
         if (!KEYS) {
             UNROLL for (int h = 0; h < 2; h++)
@@ -184,7 +185,7 @@ template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, 
             other += NB;
             if (other >= p.end) other = p.from;
             bar_wait(sh.full + slot, ring_phase<S::STAGES>(use));
-            if (mine >= p.last || none<S>(a, mine, 64, now)) {
+            if (idle || none<S>(a, mine, 64, now)) {
                 wg_release(sh.empty + slot);
                 continue;
             }
@@ -223,7 +224,7 @@ template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, 
             wg_release(sh.empty + slot);
         }
         wg_release(sh.own_empty);
-        const Piece q = piece<S>(a, number); /* read again: registers are short in between */
+        const Piece q = piece<S>(a, wg_piece(i)); /* read again: registers are short in between */
         const int to = q.t.first + half * 64 + warp * 16;
         store_rows<D>(KEYS ? a.dk : a.dq, q, to, of_x, a.scale);
         if constexpr (KEYS) store_rows<D>(a.dv, q, to, of_y, 1);

@@ -43,11 +43,13 @@ struct Thread {
 struct Group {
     std::deque<Product> product; /* from number `first` on */
     size_t first, done;
+    int regs;                    /* of a thread */
 };
 
 std::vector<Thread> threads;
 std::vector<Group> groups;
 std::deque<Landing> landings;
+uint64_t broken; /* what is wrong in every descriptor */
 struct Half {
     int count;
     unsigned phase;
@@ -137,6 +139,7 @@ void forget(Group &g, int first_thread) {
 void emu_block_begin(int n_thread) {
     threads.assign((size_t)n_thread, Thread{});
     groups.assign((size_t)(n_thread + GROUP - 1) / GROUP, Group{});
+    for (Group &g : groups) g.regs = 65536 / n_thread / 8 * 8; /* as __launch_bounds__(n_thread, 1) leaves it to the compiler */
     landings.clear();
     for (Half &h : halves) h = Half{};
 }
@@ -179,6 +182,19 @@ void cp_async_arrive(Bar *b) {
 
 void async_fence() { me().stale = false; }
 
+/* A block's registers are those it began with: who wants more waits until others have given some. */
+void emu_regs(int n, bool more) {
+    const int all = 65536 / (int)threads.size() / 8 * 8 * (int)groups.size();
+    Group &g = my_group();
+    if (n % 8 || n < 24 || n > 256 || (more ? n < g.regs : n > g.regs)) emu_fail("setmaxnreg: number of registers");
+    emu_wait_for([&] {
+        int others = 0;
+        for (const Group &o : groups) others += &o == &g ? 0 : o.regs;
+        return others + n <= all;
+    });
+    g.regs = n;
+}
+
 void half_arrive(int id, int n) {
     if (id < 1 || id > 15) emu_fail("barrier number");
     if (++halves[id].count == n) halves[id].count = 0, halves[id].phase++;
@@ -196,6 +212,8 @@ uint32_t shared_at(const void *p) {
     return (uint32_t)at + 1024;
 }
 
+extern "C" void emu_break_descriptors(uint64_t bits) { broken = bits; }
+
 void wgmma_fence() { me().fenced = true; }
 
 void wgmma_commit() {
@@ -207,6 +225,7 @@ void emu_wgmma(float *d, int n, const uint32_t *a, uint64_t desc_a, uint64_t des
     Thread &t = me();
     Group &g = my_group();
     const int i = emu_thread() % GROUP;
+    desc_b ^= broken;
     if (!t.fenced) emu_fail("wgmma: no wgmma_fence since the last wait");
     if (t.stale) emu_fail("wgmma: what copies brought, without async_fence");
     if (t.issued == g.first + g.product.size()) {
