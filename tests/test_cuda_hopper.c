@@ -1,8 +1,9 @@
 // layer: tensor
 // gpu: emulated
 // label: slow
-/* Which attention kernels a device of compute capability 9.0 gets: its own after a look at what they give (attn_check.c),
- * the older ones when that is wrong (here by descriptors that are broken on purpose) or when they are asked for. */
+/* Which attention kernels a device of compute capability 9.0 gets: its own after a look at what they give
+ * (attn_check.c), the older ones when that is wrong (here by descriptors that are broken on purpose) or when they are
+ * asked for. */
 #include "emu/driver_emu.h"
 #include "ops_cases.h"
 #include "tensor/cuda/cuda_int.h"
@@ -62,7 +63,8 @@ static void test_lengths(void **state) {
     backend_close(be);
 }
 
-/* More pieces of work than multiprocessors, so that a block does several; groups of four heads; windows; no causality. */
+/* More pieces of work than multiprocessors, so that a block does several; groups of four heads; windows; no causality.
+ */
 static void test_many_pieces(void **state) {
     (void)state;
     static const struct {

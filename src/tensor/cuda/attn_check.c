@@ -23,14 +23,15 @@ static const AttnSeqs seqs = {SEQS, PAGES, q_off, kv_len, kv_page, true, 0};
 static const double bound = 1e-2;
 
 typedef struct {
-    Tensor in[IN];        /* q, k, v, d_o */
-    Tensor out[2][OUT];   /* o, dq, dk, dv, lse; of the older kernels and the newer ones */
-    unsigned char *base;  /* NULL: only measures */
+    Tensor in[IN];       /* q, k, v, d_o */
+    Tensor out[2][OUT];  /* o, dq, dk, dv, lse; of the older kernels and the newer ones */
+    unsigned char *base; /* NULL: only measures */
     size_t used;
 } Place;
 
 static Tensor place(Place *p, DType dtype, int64_t cols) {
-    Tensor t = {.data = p->base ? p->base + p->used : NULL, .rows = q_off[SEQS], .cols = cols, .ld = cols, .dtype = dtype};
+    Tensor t = {
+        .data = p->base ? p->base + p->used : NULL, .rows = q_off[SEQS], .cols = cols, .ld = cols, .dtype = dtype};
     p->used += ((size_t)(t.rows * cols) * dtype_bytes(dtype) + 255) / 256 * 256;
     return t;
 }
@@ -111,9 +112,10 @@ void cuda_attn_check(Backend *be) {
     }
     c->hopper = c->difference < bound;
     if (c->hopper) return;
-    snprintf(c->note, sizeof c->note,
-             "GPU %d: attention's kernels for compute capability 9.0 differ from the older ones by %.1e (expected below "
-             "%.0e) in a small case; the older ones are used. Please report this; --isa sm_80 asks for them",
-             c->device, c->difference, bound);
+    snprintf(
+        c->note, sizeof c->note,
+        "GPU %d: attention's kernels for compute capability 9.0 differ from the older ones by %.1e (expected below "
+        "%.0e) in a small case; the older ones are used. Please report this; --isa sm_80 asks for them",
+        c->device, c->difference, bound);
     be->note = c->note;
 }

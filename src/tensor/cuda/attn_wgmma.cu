@@ -1,4 +1,5 @@
-/* tensor/cuda/attn_wgmma.cu — attention forward for compute capability 9.0 (Dao 2023; FlashAttention-3, Shah et al. 2024).
+/* tensor/cuda/attn_wgmma.cu — attention forward for compute capability 9.0 (Dao 2023; FlashAttention-3, Shah et al.
+ * 2024).
  *
  * A block has 128 query rows of one head, a computing warp group 64 of them. Scores are products from shared memory;
  * probabilities stay in registers, where they are rounded to BF16 and meet V. While the scores of one tile become
@@ -68,15 +69,15 @@ template <typename S> __device__ __forceinline__ void produce(const AttnFwd &a, 
             bar_wait(sh.k_empty + slot, free);
             UNROLL for (int j = 0; j < PAGES; j++) {
                 const int begin = (tile * PAGES + j) * KV_PAGE;
-                wg_fetch<D, KV_PAGE, S::PANEL>(sh.k + slot * S::TILE + j * KV_PAGE * 128, k + row[j] * a.k.ld,
-                                               a.k.ld, p.low - begin, p.high - begin);
+                wg_fetch<D, KV_PAGE, S::PANEL>(sh.k + slot * S::TILE + j * KV_PAGE * 128, k + row[j] * a.k.ld, a.k.ld,
+                                               p.low - begin, p.high - begin);
             }
             cp_async_arrive(sh.k_full + slot);
             bar_wait(sh.v_empty + slot, free);
             UNROLL for (int j = 0; j < PAGES; j++) {
                 const int begin = (tile * PAGES + j) * KV_PAGE;
-                wg_fetch<D, KV_PAGE, S::PANEL>(sh.v + slot * S::TILE + j * KV_PAGE * 128, v + row[j] * a.v.ld,
-                                               a.v.ld, p.low - begin, p.high - begin);
+                wg_fetch<D, KV_PAGE, S::PANEL>(sh.v + slot * S::TILE + j * KV_PAGE * 128, v + row[j] * a.v.ld, a.v.ld,
+                                               p.low - begin, p.high - begin);
             }
             cp_async_arrive(sh.v_full + slot);
         }
@@ -88,8 +89,9 @@ template <int BN> __device__ __forceinline__ void mask(float (&s)[BN / 8][4], in
     const int lane = (int)threadIdx.x % 32;
     UNROLL for (int h = 0; h < 2; h++) {
         const int end = limit + step * (h * 8 + lane / 4) - lane % 4 * 2;
-        UNROLL for (int n = 0; n < BN / 8; n++) UNROLL for (int e = 0; e < 2; e++)
-            if (n * 8 + e >= end || n * 8 + e < end - window) s[n][2 * h + e] = -INFINITY;
+        UNROLL for (int n = 0; n < BN / 8; n++)
+            UNROLL for (int e = 0; e < 2; e++) if (n * 8 + e >= end || n * 8 + e < end - window) s[n][2 * h + e] =
+                -INFINITY;
     }
 }
 
@@ -126,8 +128,7 @@ __device__ __forceinline__ void finish(const AttnFwd &a, const Piece &p, int row
         all += shfl_xor(all, 2);
         if (r >= p.t.n) continue;
         wg_store<D>(a.o, (int64_t)(p.t.row + r) * a.o.ld + (int64_t)p.head * D, o, h, 1 / all);
-        if (a.lse && threadIdx.x % 4 == 0)
-            a.lse[(p.t.row + r) * a.lse_ld + p.head] = fmaf(top[h], a.scale, logf(all));
+        if (a.lse && threadIdx.x % 4 == 0) a.lse[(p.t.row + r) * a.lse_ld + p.head] = fmaf(top[h], a.scale, logf(all));
     }
 }
 
@@ -162,8 +163,8 @@ template <typename S> __device__ __forceinline__ void consume(const AttnFwd &a, 
             wg_sum<D>(o, pr, wgmma_rows(sh.v + uniform(ring_slot<S::STAGES>(uses_v)) * S::TILE, S::PANEL));
             wgmma_commit();
         };
-        /* Scores to probabilities. K's slot is given back behind them, on a condition that holds: arrivals and waits keep
-         * their order, and without it the assembler would move the next wait in front of the exponentials. */
+        /* Scores to probabilities. K's slot is given back behind them, on a condition that holds: arrivals and waits
+         * keep their order, and without it the assembler would move the next wait in front of the exponentials. */
         auto weigh = [&](int tile) {
             wgmma_held(s);
             const int begin = tile * BN;

@@ -1,5 +1,5 @@
-/* tensor/cuda/attn_wgmma_bwd.cu — attention backward for compute capability 9.0: the two walks of attn_mma_bwd.cu, whose names
- * these are, with products of warp groups.
+/* tensor/cuda/attn_wgmma_bwd.cu — attention backward for compute capability 9.0: the two walks of attn_mma_bwd.cu,
+ * whose names these are, with products of warp groups.
  *
  *      keys:     x = k, y = v;  u = q, w = do;    dv += p^T do,  dk += ds^T q
  *      queries:  x = q, y = do; u = k, w = v;     dq += ds k
@@ -112,7 +112,8 @@ template <typename S> __device__ __forceinline__ bool some(const AttnBwd &a, int
            (a.causal && (key + keys - 1 > query || key <= query + queries - 1 - a.window));
 }
 
-/* s to p. lse: of the thread's queries, rows (row_lse) or columns (stat). own, other: of s[0][0]; masked: not all are seen. */
+/* s to p. lse: of the thread's queries, rows (row_lse) or columns (stat). own, other: of s[0][0]; masked: not all are
+ * seen. */
 template <typename S>
 __device__ __forceinline__ void weights(const AttnBwd &a, float (&s)[S::NB / 8][4], const float *stat,
                                         const float (&row_lse)[2], int own, int other, int len, bool masked) {
@@ -120,15 +121,15 @@ __device__ __forceinline__ void weights(const AttnBwd &a, float (&s)[S::NB / 8][
     UNROLL for (int n = 0; n < S::NB / 8; n++) {
         float2 lse;
         if (S::KEYS) lse = *(const float2 *)(stat + n * 8 + (int)threadIdx.x % 4 * 2);
-        UNROLL for (int e = 0; e < 4; e++)
-            s[n][e] = exp2_approx(fmaf(s[n][e], scale, -(S::KEYS ? e % 2 ? lse.y : lse.x : row_lse[e / 2])));
+        UNROLL for (int e = 0; e < 4; e++) s[n][e] =
+            exp2_approx(fmaf(s[n][e], scale, -(S::KEYS ? e % 2 ? lse.y : lse.x : row_lse[e / 2])));
     }
     if (!masked) return;
     UNROLL for (int h = 0; h < 2; h++) {
         const Seen r = seen<S>(a, own + h * 8, len);
         const int low = r.low - other, high = r.high - other;
-        UNROLL for (int n = 0; n < S::NB / 8; n++) UNROLL for (int e = 0; e < 2; e++)
-            if (n * 8 + e < low || n * 8 + e >= high) s[n][2 * h + e] = 0;
+        UNROLL for (int n = 0; n < S::NB / 8; n++)
+            UNROLL for (int e = 0; e < 2; e++) if (n * 8 + e < low || n * 8 + e >= high) s[n][2 * h + e] = 0;
     }
 }
 
@@ -139,8 +140,8 @@ __device__ __forceinline__ void slopes(float (&dp)[S::NB / 8][4], const float (&
     UNROLL for (int n = 0; n < S::NB / 8; n++) {
         float2 delta;
         if (S::KEYS) delta = *(const float2 *)(stat + S::NB + n * 8 + (int)threadIdx.x % 4 * 2);
-        UNROLL for (int e = 0; e < 4; e++)
-            dp[n][e] = p[n][e] * (dp[n][e] - (S::KEYS ? e % 2 ? delta.y : delta.x : row_delta[e / 2]));
+        UNROLL for (int e = 0; e < 4; e++) dp[n][e] =
+            p[n][e] * (dp[n][e] - (S::KEYS ? e % 2 ? delta.y : delta.x : row_delta[e / 2]));
     }
 }
 
@@ -152,7 +153,6 @@ __device__ __forceinline__ void store_rows(const AttnMat &to, const Piece &p, in
         if (r < p.last) wg_store<D>(to, (p.t.begin + r) * to.ld + (int64_t)p.head * D, o, h, scale);
     }
 }
-
 
 /* Of a tile, the tensor cores do dp while s becomes p, and p's sum while dp becomes ds; else the other warp group's. */
 template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, int n_piece, const Shared<S> &sh) {
@@ -167,11 +167,10 @@ template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, 
         const bool idle = mine >= p.last;
         float row_lse[2] = {}, row_delta[2] = {};
         if (!KEYS) {
-            UNROLL for (int h = 0; h < 2; h++)
-                if (row + h * 8 < p.last) {
-                    const int64_t r = (int64_t)p.head * a.n + p.t.begin + row + h * 8;
-                    row_lse[h] = a.lse[r], row_delta[h] = a.delta[r];
-                }
+            UNROLL for (int h = 0; h < 2; h++) if (row + h * 8 < p.last) {
+                const int64_t r = (int64_t)p.head * a.n + p.t.begin + row + h * 8;
+                row_lse[h] = a.lse[r], row_delta[h] = a.delta[r];
+            }
         }
         float s[NB / 8][4], dp[NB / 8][4], of_x[D / 8][4] = {}, of_y[KEYS ? D / 8 : 1][4] = {};
         uint32_t pp[KEYS ? NB / 16 : 1][4], ps[NB / 16][4];

@@ -1,9 +1,9 @@
 /* tensor/cuda/emu/hopper.cc — barriers in shared memory and products of warp groups (tensor/cuda/hopper.h) on a CPU.
  *
- * Whatever may happen at any time happens at one of the two ends, by the coin of emu.cc: copies that arrive at a barrier
- * land at once or when nobody else can go on; products read their operands when the last thread has issued them or when
- * the first one waits. Accumulators are NaN from issue to wait. So a missing wait, a slot that is given back too early
- * and a descriptor that points elsewhere all show in results. */
+ * Whatever may happen at any time happens at one of the two ends, by the coin of emu.cc: copies that arrive at a
+ * barrier land at once or when nobody else can go on; products read their operands when the last thread has issued them
+ * or when the first one waits. Accumulators are NaN from issue to wait. So a missing wait, a slot that is given back
+ * too early and a descriptor that points elsewhere all show in results. */
 #include "emu.h"
 #include "tensor/cuda/hopper.h"
 
@@ -30,20 +30,20 @@ struct Product {
     uint64_t desc_a, desc_b;
     float *d[GROUP];
     const uint32_t *a[GROUP];
-    size_t before[GROUP];      /* the product under way that d comes from, +1; 0: from d as it was, */
-    std::vector<float> value;  /* which lies here until the result does; (GROUP, n / 2) */
+    size_t before[GROUP];     /* the product under way that d comes from, +1; 0: from d as it was, */
+    std::vector<float> value; /* which lies here until the result does; (GROUP, n / 2) */
 };
 
 struct Thread {
-    size_t issued, waited;        /* products */
-    std::vector<size_t> batches;  /* ends of those under way */
-    bool fenced, stale;           /* stale: copies have been waited for, async_fence is missing */
+    size_t issued, waited;       /* products */
+    std::vector<size_t> batches; /* ends of those under way */
+    bool fenced, stale;          /* stale: copies have been waited for, async_fence is missing */
 };
 
 struct Group {
     std::deque<Product> product; /* from number `first` on */
     size_t first, done;
-    int regs;                    /* of a thread */
+    int regs; /* of a thread */
 };
 
 std::vector<Thread> threads;
@@ -84,7 +84,8 @@ float element(uint64_t at) {
     return to_f32(x);
 }
 
-/* Element (i, k) of an operand, i along its rows or columns, k along the sum; PTX ISA, "Strides" of matrix descriptors. */
+/* Element (i, k) of an operand, i along its rows or columns, k along the sum; PTX ISA, "Strides" of matrix descriptors.
+ */
 float operand(uint64_t desc, bool rows, int i, int k) {
     const uint64_t at = (desc & 0x3fff) << 4, leading = (desc >> 16 & 0x3fff) << 4, stride = (desc >> 32 & 0x3fff) << 4;
     if (desc >> 62 != 1 || (desc >> 49 & 7) != 0) emu_fail("wgmma: a descriptor of another kind than 128-byte swizzle");
@@ -139,7 +140,8 @@ void forget(Group &g, int first_thread) {
 void emu_block_begin(int n_thread) {
     threads.assign((size_t)n_thread, Thread{});
     groups.assign((size_t)(n_thread + GROUP - 1) / GROUP, Group{});
-    for (Group &g : groups) g.regs = 65536 / n_thread / 8 * 8; /* as __launch_bounds__(n_thread, 1) leaves it to the compiler */
+    for (Group &g : groups)
+        g.regs = 65536 / n_thread / 8 * 8; /* as __launch_bounds__(n_thread, 1) leaves it to the compiler */
     landings.clear();
     for (Half &h : halves) h = Half{};
 }
@@ -262,8 +264,7 @@ void emu_wgmma_wait(size_t under_way) {
     for (size_t k = t.waited; k < end; k++) {
         const Product &p = g.product[k - g.first];
         bool last = true;
-        for (size_t later = k + 1; later < t.issued; later++)
-            last = last && g.product[later - g.first].d[i] != p.d[i];
+        for (size_t later = k + 1; later < t.issued; later++) last = last && g.product[later - g.first].d[i] != p.d[i];
         if (last) memcpy(p.d[i], &p.value[(size_t)(i * p.n / 2)], (size_t)p.n / 2 * sizeof(float));
     }
     t.waited = end;
