@@ -5,6 +5,7 @@
 copy      device-to-device copy of 2 GB, bytes read plus bytes written
 gemm      bf16 products of the size's shapes at --rows rows, random data
 train     a hand-written Llama (scaled_dot_product_attention, fused AdamW, F32 weights under bf16 autocast), random tokens
+attention scaled_dot_product_attention, forward and backward, by PyTorch's flash and cuDNN kernels
 generate  transformers' LlamaForCausalLM in bf16, greedy, 16 + 128 tokens
 ppo       TRL's PPO trainer (a version that has it must be on PYTHONPATH): policy, reference, reward and value of one size
 """
@@ -17,13 +18,14 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SIZES = {
     "d": dict(layers=16, heads=16, kv=8, width=2048, head=128, ffn=8192, vocab=32768, batch=8, seq=2048),
     "e": dict(layers=12, heads=12, kv=12, width=768, head=64, ffn=2048, vocab=32768, batch=16, seq=1024),
 }
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-p.add_argument("what", nargs="+", choices=["copy", "gemm", "train", "generate", "ppo"])
+p.add_argument("what", nargs="+", choices=["copy", "gemm", "attention", "train", "generate", "ppo"])
 p.add_argument("--model", choices=SIZES, default="d")
 p.add_argument("--mode", choices=["eager", "compile", "both"], default="both")
 p.add_argument("--rows", type=int, default=16384)
@@ -77,6 +79,27 @@ def gemm():
             emit("gemm", f"gemm/{args.model}/{name}/{form}/M{n}", dtype="bf16", M=n, N=m, K=k, us=round(s * 1e6, 1),
                  gflops=round(2.0 * n * m * k / s / 1e9, 1))
         del x, w, dy
+
+
+def attention():
+    b, t, h, kv, d = S["batch"], S["seq"], S["heads"], S["kv"], S["head"]
+    q, k, v, g = (torch.randn(b, t, n, d, device=dev, dtype=torch.bfloat16).transpose(1, 2).requires_grad_(n_grad)
+                  for n, n_grad in ((h, True), (kv, True), (kv, True), (h, False)))
+    flops = 4 * b * t * (t + 1) / 2 * h * d
+    for name, which in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
+        try:
+            with sdpa_kernel([which]):
+                fwd = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=h != kv)
+                with torch.no_grad():
+                    s = [seconds(fwd)]
+                o = fwd()
+                s.append(seconds(lambda: torch.autograd.grad(o, (q, k, v), g, retain_graph=True)))
+        except RuntimeError as e:
+            print(f"attention: {name}: {e}", file=sys.stderr, flush=True)
+            continue
+        for form, us, work in (("fwd", s[0], flops), ("bwd", s[1], 2.5 * flops)):
+            emit("kernels", f"kernel/{args.model}/attention/{form}", dtype="bf16", kernels=name, us_best=round(us * 1e6, 1),
+                 gflops_best=round(work / us / 1e9, 1))
 
 
 class Block(nn.Module):

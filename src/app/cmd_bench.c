@@ -376,8 +376,9 @@ static bool run(const Args *a, Error *err) {
     if (!read_flags(&b, a, err)) return false;
     for (int i = 0; i < COUNT_OF(kinds); i++) {
         if (strcmp(kinds[i].name, a->arg[0])) continue;
-        bool ok = machine_open(&b.machine, a, &command_bench, err) && backend_set_dtype(b.machine.be, b.dtype, err) &&
-                  kinds[i].run(&b, err);
+        bool ok = machine_open(&b.machine, a, &command_bench, err) && backend_set_dtype(b.machine.be, b.dtype, err);
+        if (ok && b.machine.be->note) log_warn(a->log, "%s", b.machine.be->note);
+        ok = ok && kinds[i].run(&b, err);
         machine_close(&b.machine);
         return ok;
     }

@@ -20,6 +20,8 @@ void doctor_gpu(Doctor *d, const char *device) {
     Backend *be = NULL;
     Error err = {0};
     if (backend_open(&be, asked ? device : "cuda", d->machine.pool, NULL, &err)) {
+        if (backend_set_dtype(be, DTYPE_BF16, &err)) backend_tell(be, say, d);
+        backend_set_dtype(be, be->real, &err);
         doctor_self_device(d, be, asked ? device : "cuda");
         backend_close(be);
     } else if (asked)

@@ -331,7 +331,9 @@ static bool site_open(Site *s, RankPlace place, Error *err) {
     int threads = (int)s->cfg->run.threads;
     if (threads == 0 && place.local_size > 1) threads = pool_cpus() / place.local_size;
     if (threads == 0 && place.local_size > 1) threads = 1;
-    return open_backend(&s->pool, &s->be, s->cfg, threads, place.local_rank, err);
+    if (!open_backend(&s->pool, &s->be, s->cfg, threads, place.local_rank, err)) return false;
+    if (s->be->note) log_warn(s->log, "%s", s->be->note);
+    return true;
 }
 
 static void site_close(Site *s) {

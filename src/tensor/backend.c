@@ -63,6 +63,8 @@ bool backend_set_dtype(Backend *be, DType dtype, Error *err) {
         return error_set(err, ERR_CONFIG, "backend %s: dtype %s is not supported, it computes in %s", be->op->name,
                          dtype_name(dtype), dtype_name(be->real));
     be->dtype = dtype;
+    void (*set)(Backend *) = provider(be)->set_dtype;
+    if (set) set(be);
     return true;
 }
 
@@ -119,6 +121,11 @@ void backend_probe(const char *name, BackendSay *say, void *ud) {
     const BackendProvider *p = find(name, strlen(name));
     CHECK(p, "no backend is called '%s'", name);
     if (p->probe) p->probe(say, ud);
+}
+
+void backend_tell(const Backend *be, BackendSay *say, void *ud) {
+    void (*tell)(const Backend *, BackendSay *, void *) = provider(be)->tell;
+    if (tell) tell(be, say, ud);
 }
 
 /* -- numbers ------------------------------------------------------------------------------------------------------- */

@@ -194,12 +194,14 @@ struct Backend {
     int pass_tok;         /* and tokens of a pass of the engine; 0: few do, the caller knows best */
     size_t cache_bytes;   /* keys and values that a generation may take without being told; 0: the caller's own bound */
     MemSource mem;      /* where its tensors live; only ops and the host side below may touch what is in there */
+    const char *note;   /* what its user should know, once the dtype is set; NULL: nothing */
     Pool *pool;         /* borrowed */
     void *impl;
 };
 
 /* name: "ref", "cpu", "cuda" or "cuda:1" for another GPU than the first, where the build has it. isa: NULL or "auto" for the
- * best of this machine, else "scalar" | "avx2" | "avx512" | "avx512_bf16" | "amx" (cpu only). One thread at a time uses a backend; a
+ * best of this machine, else "scalar" | "avx2" | "avx512" | "avx512_bf16" | "amx" (cpu only), "exact" | "sm_80", on sm_90 the kernels of
+ * older devices (cuda only). One thread at a time uses a backend; a
  * cuda one on another GPU than the first only the thread that opened it. */
 bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err);
 void backend_close(Backend *be);
@@ -219,6 +221,8 @@ const char *backend_absent(const char *name);
  * fix: what to do about it, or NULL. Opens nothing that stays open. */
 typedef void BackendSay(void *ud, int state, const char *what, const char *fix, const char *value);
 void backend_probe(const char *name, BackendSay *say, void *ud);
+/* The same of an open one, under its dtype. */
+void backend_tell(const Backend *be, BackendSay *say, void *ud);
 
 /* How busy the device is that a backend computes on; be: a Backend. Any one thread at a time may ask while another computes, so it
  * is a LoadProbe. False: host memory and host processors are all there is, or nobody can tell (no NVML). */

@@ -27,6 +27,8 @@ typedef struct {
     const char *(*bits)(const char *isa, DType dtype); /* see backend_bits; NULL: "" */
     void (*probe)(BackendSay *say, void *ud);   /* see backend_probe; NULL: nothing to tell */
     bool (*load)(Backend *be, LoadDevice *out); /* see backend_load; NULL: no device of its own */
+    void (*set_dtype)(Backend *be);             /* be->dtype has been set; may set be->note. NULL: nothing to do */
+    void (*tell)(const Backend *be, BackendSay *say, void *ud); /* see backend_tell; NULL: nothing */
     bool (*replay_begin)(Backend *be, const void *key, size_t n_key, const HostArray *array, int n_array);
     bool (*replay_end)(Backend *be); /* NULL, both: nothing is recorded */
     void (*wait)(Backend *be);

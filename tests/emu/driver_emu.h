@@ -19,6 +19,7 @@ void *emu_capture_end(void);
 void emu_graph_launch(void *graph);
 void emu_graph_close(void *graph);     /* nests: kernels may touch device memory between true and false */
 bool emu_on_device(const void *p);
+void emu_break_descriptors(uint64_t bits); /* flipped in that of every second operand of a product from now on; 0: none */
 
 #ifdef __cplusplus
 }

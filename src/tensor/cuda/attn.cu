@@ -363,7 +363,9 @@ void backward(Backend *be, AttnBwd a, AttnMat o, Tensor lse, AttnSeqs s, bool mm
     if (round) round_rows(be, &a, at);
     int n_key, n_query;
     bool hopper = mma && on_hopper(be, a.d_head);
-    int rows = hopper ? (int)ATTN_WGMMA_ROWS : mma ? attn_mma_bwd_rows(a.d_head) : (int)ATTN_SIMT_ROWS,
+    int rows = hopper ? (int)ATTN_WGMMA_ROWS
+               : mma  ? attn_mma_bwd_rows(a.d_head)
+                      : (int)ATTN_SIMT_ROWS,
         query_rows = mma ? (int)ATTN_MMA_ROWS : (int)ATTN_SIMT_ROWS;
     const AttnSpan *key = spans(be, s, rows, true, &n_key), *query = spans(be, s, query_rows, false, &n_query);
     if (n_key == 0) return;

@@ -1,4 +1,5 @@
-/* tensor/cuda/attn_wgmma.cu — attention forward for compute capability 9.0 (Dao 2023; FlashAttention-3, Shah et al. 2024).
+/* tensor/cuda/attn_wgmma.cu — attention forward for compute capability 9.0 (Dao 2023; FlashAttention-3, Shah et al.
+ * 2024).
  *
  * A block has 128 query rows of one head, a computing warp group 64 of them. Scores are products from shared memory;
  * probabilities stay in registers, where they are rounded to BF16 and meet V. While the scores of one tile become
@@ -11,10 +12,8 @@
 
 namespace {
 
-template <int D_, int BN_, int STAGES_, bool OVERLAP_, bool TURNS_> struct Shape {
+template <int D_, int BN_, int STAGES_> struct Shape {
     enum { D = D_, BN = BN_, STAGES = STAGES_ };
-    /* OVERLAP: products with V are left under way; TURNS: the warp groups issue products by turns */
-    enum { OVERLAP = OVERLAP_, TURNS = TURNS_ };
     enum { Q_PANEL = Panels<D, WG_ROWS>::PANEL, PANEL = Panels<D, BN>::PANEL, TILE = Panels<D, BN>::BYTES };
     enum { Q_BYTES = Panels<D, WG_ROWS>::BYTES, BARS = 2 + 4 * STAGES };
     enum { BYTES = Q_BYTES + 2 * STAGES * TILE + BARS * 8 };
@@ -49,7 +48,6 @@ template <typename S> __device__ __forceinline__ void produce(const AttnFwd &a, 
     enum { D = S::D, PAGES = S::BN / KV_PAGE };
     const int group = a.n_head / a.n_kv;
     unsigned use = 0; /* of rings k and v */
-    unsigned q_phase = 0;
     for (int i = 0, number; (number = wg_piece(i)) < n_piece; i++) {
         const Piece p = piece<S>(a, number);
         const int64_t col = (int64_t)(p.head / group) * D;
@@ -57,10 +55,9 @@ template <typename S> __device__ __forceinline__ void produce(const AttnFwd &a, 
         const bf16_t *q = (const bf16_t *)a.q.p + p.t.row * a.q.ld + (int64_t)p.head * D;
         const int32_t *page = a.page + p.t.page;
         const int pages = (p.high + KV_PAGE - 1) / KV_PAGE;
-        bar_wait(sh.q_empty, q_phase ^ 1);
+        bar_wait(sh.q_empty, i % 2 ^ 1);
         wg_fetch<D, WG_ROWS, S::Q_PANEL>(sh.q, q, a.q.ld, 0, p.t.n);
         cp_async_arrive(sh.q_full);
-        q_phase ^= 1;
         for (int tile = p.from; tile < p.last; tile++, use++) {
             const int slot = ring_slot<S::STAGES>(use);
             const unsigned free = ring_phase<S::STAGES>(use) ^ 1;
@@ -72,15 +69,15 @@ template <typename S> __device__ __forceinline__ void produce(const AttnFwd &a, 
             bar_wait(sh.k_empty + slot, free);
             UNROLL for (int j = 0; j < PAGES; j++) {
                 const int begin = (tile * PAGES + j) * KV_PAGE;
-                wg_fetch<D, KV_PAGE, S::PANEL>(sh.k + slot * S::TILE + j * KV_PAGE * 128, k + row[j] * a.k.ld,
-                                               a.k.ld, p.low - begin, p.high - begin);
+                wg_fetch<D, KV_PAGE, S::PANEL>(sh.k + slot * S::TILE + j * KV_PAGE * 128, k + row[j] * a.k.ld, a.k.ld,
+                                               p.low - begin, p.high - begin);
             }
             cp_async_arrive(sh.k_full + slot);
             bar_wait(sh.v_empty + slot, free);
             UNROLL for (int j = 0; j < PAGES; j++) {
                 const int begin = (tile * PAGES + j) * KV_PAGE;
-                wg_fetch<D, KV_PAGE, S::PANEL>(sh.v + slot * S::TILE + j * KV_PAGE * 128, v + row[j] * a.v.ld,
-                                               a.v.ld, p.low - begin, p.high - begin);
+                wg_fetch<D, KV_PAGE, S::PANEL>(sh.v + slot * S::TILE + j * KV_PAGE * 128, v + row[j] * a.v.ld, a.v.ld,
+                                               p.low - begin, p.high - begin);
             }
             cp_async_arrive(sh.v_full + slot);
         }
@@ -92,8 +89,9 @@ template <int BN> __device__ __forceinline__ void mask(float (&s)[BN / 8][4], in
     const int lane = (int)threadIdx.x % 32;
     UNROLL for (int h = 0; h < 2; h++) {
         const int end = limit + step * (h * 8 + lane / 4) - lane % 4 * 2;
-        UNROLL for (int n = 0; n < BN / 8; n++) UNROLL for (int e = 0; e < 2; e++)
-            if (n * 8 + e >= end || n * 8 + e < end - window) s[n][2 * h + e] = -INFINITY;
+        UNROLL for (int n = 0; n < BN / 8; n++)
+            UNROLL for (int e = 0; e < 2; e++) if (n * 8 + e >= end || n * 8 + e < end - window) s[n][2 * h + e] =
+                -INFINITY;
     }
 }
 
@@ -129,114 +127,87 @@ __device__ __forceinline__ void finish(const AttnFwd &a, const Piece &p, int row
         all += shfl_xor(all, 1);
         all += shfl_xor(all, 2);
         if (r >= p.t.n) continue;
-        mma_store<D>(a.o, (int64_t)(p.t.row + r) * a.o.ld + (int64_t)p.head * D, o, h, 1 / all, D);
-        if (a.lse && threadIdx.x % 4 == 0)
-            a.lse[(p.t.row + r) * a.lse_ld + p.head] = fmaf(top[h], a.scale, logf(all));
+        wg_store<D>(a.o, (int64_t)(p.t.row + r) * a.o.ld + (int64_t)p.head * D, o, h, 1 / all);
+        if (a.lse && threadIdx.x % 4 == 0) a.lse[(p.t.row + r) * a.lse_ld + p.head] = fmaf(top[h], a.scale, logf(all));
     }
 }
 
+/* The warp groups issue their products by turns, so that one has the tensor cores while the other one computes
+ * exponentials; so both take every tile of the piece, seen or not. */
+static __device__ __forceinline__ void take_turn(int half) { half_sync(1 + half, 256); }
+static __device__ __forceinline__ void pass_turn(int half) { half_arrive(2 - half, 256); }
+
 template <typename S> __device__ __forceinline__ void consume(const AttnFwd &a, int n_piece, const Shared<S> &sh) {
     enum { D = S::D, BN = S::BN };
-    const bool OVERLAP = S::OVERLAP, TURNS = S::TURNS;
     const int half = uniform((int)threadIdx.x / 128 - 1), warp = (int)threadIdx.x % 128 / 32, step = a.causal ? 1 : 0;
     const float scale = a.scale * ATTN_LOG2E;
-    unsigned rk = 0, rv = 0; /* uses of the rings */
-    unsigned q_phase = 0;
-    auto skip = [&](int n) {
-        for (; n > 0; n--) {
-            bar_wait(sh.k_full + ring_slot<S::STAGES>(rk), ring_phase<S::STAGES>(rk));
-            wg_release(sh.k_empty + ring_slot<S::STAGES>(rk));
-            bar_wait(sh.v_full + ring_slot<S::STAGES>(rv), ring_phase<S::STAGES>(rv));
-            wg_release(sh.v_empty + ring_slot<S::STAGES>(rv));
-            rk++, rv++;
-        }
-    };
-    if (TURNS && half == 1) half_arrive(1, 256);
-    for (int i = 0, number; (number = wg_piece(i)) < n_piece; i++) {
+    unsigned uses_k = 0, uses_v = 0, pieces = 0;
+    if (half == 1) pass_turn(half);
+    for (int number; (number = wg_piece((int)pieces)) < n_piece; pieces++) {
         const Piece p = piece<S>(a, number);
-        /* Ends of the warp group's outer rows; tiles that it sees. By turns both take all. */
-        const int first = p.t.end + step * half * 64, final = min(first + step * 63, p.high);
-        int from = max(p.from, (first - a.window) / BN), last = (final + BN - 1) / BN;
-        if (half * 64 >= p.t.n) from = last = p.last;
-        if (TURNS) from = p.from, last = p.last;
-        const int warp_first = first + step * warp * 16, warp_final = warp_first + step * 15;
-
+        /* Ends of the warp's outer rows. */
+        const int first = p.t.end + step * (half * 64 + warp * 16), final = first + step * 15;
         float s[BN / 8][4], o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, carry[2];
         uint32_t pr[BN / 16][4];
+        auto await_k = [&]() { bar_wait(sh.k_full + ring_slot<S::STAGES>(uses_k), ring_phase<S::STAGES>(uses_k)); };
+        auto await_v = [&]() { bar_wait(sh.v_full + ring_slot<S::STAGES>(uses_v), ring_phase<S::STAGES>(uses_v)); };
         auto scores = [&]() {
-            bar_wait(sh.k_full + ring_slot<S::STAGES>(rk), ring_phase<S::STAGES>(rk));
-            async_fence();
-            if (TURNS) half_sync(1 + half, 256);
             wgmma_fence();
             wg_scores<D, S::Q_PANEL, S::PANEL>(s, wgmma_cols(sh.q + half * 64 * 128),
-                                                wgmma_cols(sh.k + uniform(ring_slot<S::STAGES>(rk)) * S::TILE));
+                                               wgmma_cols(sh.k + uniform(ring_slot<S::STAGES>(uses_k)) * S::TILE));
             wgmma_commit();
-        };
-        auto scored = [&](int tile) {
-            wgmma_held(s);
-            wg_release(sh.k_empty + ring_slot<S::STAGES>(rk));
-            rk++;
-            const int begin = tile * BN;
-            if (begin + BN > warp_first || begin < warp_final - a.window)
-                mask<BN>(s, warp_first - begin, step, a.window);
-            soften<BN>(s, top, sum, carry, scale);
         };
         auto values = [&]() {
-            bar_wait(sh.v_full + ring_slot<S::STAGES>(rv), ring_phase<S::STAGES>(rv));
-            async_fence();
             wgmma_held(o);
             wgmma_fence();
-            wg_sum<D>(o, pr, wgmma_rows(sh.v + uniform(ring_slot<S::STAGES>(rv)) * S::TILE, S::PANEL));
+            wg_sum<D>(o, pr, wgmma_rows(sh.v + uniform(ring_slot<S::STAGES>(uses_v)) * S::TILE, S::PANEL));
             wgmma_commit();
+        };
+        /* Scores to probabilities. K's slot is given back behind them, on a condition that holds: arrivals and waits
+         * keep their order, and without it the assembler would move the next wait in front of the exponentials. */
+        auto weigh = [&](int tile) {
+            wgmma_held(s);
+            const int begin = tile * BN;
+            if (begin + BN > first || begin < final - a.window) mask<BN>(s, first - begin, step, a.window);
+            soften<BN>(s, top, sum, carry, scale);
+            if (!(sum[0] + sum[1] < 0)) wg_release(sh.k_empty + ring_slot<S::STAGES>(uses_k));
+            uses_k++;
         };
         auto valued = [&]() {
             wgmma_wait<0>();
             wgmma_held(o);
-            wg_release(sh.v_empty + ring_slot<S::STAGES>(rv));
-            rv++;
-        };
-        auto rescale = [&]() {
-            UNROLL for (int n = 0; n < D / 8; n++) UNROLL for (int e = 0; e < 4; e++) o[n][e] *= carry[e / 2];
-        };
-        auto turn = [&]() {
-            if (TURNS) half_arrive(2 - half, 256);
+            wg_release(sh.v_empty + ring_slot<S::STAGES>(uses_v));
+            uses_v++;
         };
 
-        bar_wait(sh.q_full, q_phase);
-        q_phase ^= 1;
-        skip(from - p.from);
-        if (from < last) {
+        bar_wait(sh.q_full, pieces % 2);
+        await_k();
+        async_fence();
+        take_turn(half);
+        scores();
+        pass_turn(half);
+        wgmma_wait<0>();
+        weigh(p.from);
+        wg_pack(pr, s);
+        for (int tile = p.from + 1; tile < p.last; tile++) {
+            await_v();
+            await_k();
+            async_fence();
+            take_turn(half);
             scores();
-            turn();
-            wgmma_wait<0>();
-            scored(from);
+            values();
+            pass_turn(half);
+            wgmma_wait<1>();
+            weigh(tile);
+            valued();
+            UNROLL for (int n = 0; n < D / 8; n++) UNROLL for (int e = 0; e < 4; e++) o[n][e] *= carry[e / 2];
             wg_pack(pr, s);
-            for (int tile = from + 1; tile < last; tile++) {
-                if (OVERLAP) {
-                    scores();
-                    values();
-                    turn();
-                    wgmma_wait<1>();
-                    scored(tile);
-                    valued();
-                } else {
-                    values();
-                    valued();
-                    scores();
-                    turn();
-                    wgmma_wait<0>();
-                    scored(tile);
-                }
-                rescale();
-                wg_pack(pr, s);
-            }
         }
         wg_release(sh.q_empty);
-        if (from < last) {
-            values();
-            valued();
-        }
-        skip(p.last - last);
+        await_v();
+        async_fence();
+        values();
+        valued();
         finish<D>(a, p, half * 64 + warp * 16, o, top, sum);
     }
 }
@@ -271,7 +242,7 @@ template <typename S> void launch(Backend *be, const AttnFwd &a, int n_tile) {
 
 void attn_wgmma_fwd(Backend *be, AttnFwd a, int n_tile) {
     if (a.d_head == 64)
-        launch<Shape<64, 128, 2, true, false>>(be, a, n_tile);
+        launch<Shape<64, 128, 4>>(be, a, n_tile);
     else
-        launch<Shape<128, 128, 2, true, false>>(be, a, n_tile);
+        launch<Shape<128, 128, 2>>(be, a, n_tile);
 }

@@ -16,7 +16,7 @@ enum {
     WG_ROWS = 128,                   /* rows of a block: 64 of each computing warp group */
     WG_THREADS = WG_COPY + 2 * 128,
     WG_WARPS = 8,                    /* computing ones */
-    WG_COPY_REGS = 40, WG_REGS = 232 /* registers of a thread: 128 (40 + 2 232) <= 65536 */
+    WG_COPY_REGS = 40, WG_REGS = 232 /* registers of a thread: 128 (40 + 2 232) = 384 168, which a block starts with */
 };
 
 /* Panels of ROWS rows, D columns. */
@@ -39,7 +39,8 @@ static __device__ __forceinline__ void wg_release(Bar *empty) {
     if (threadIdx.x % 32 == 0) bar_arrive(empty);
 }
 
-/* Rows [0, ROWS) of `from`, whose rows are ld apart, to panels PANEL bytes apart; zeros outside [low, high). By WG_COPY threads, in
+/* Four copies at a time: the copying threads have few registers.
+ * Rows [0, ROWS) of `from`, whose rows are ld apart, to panels PANEL bytes apart; zeros outside [low, high). By WG_COPY threads, in
  * the background. */
 template <int D, int ROWS, int PANEL>
 static __device__ __forceinline__ void wg_fetch(unsigned char *to, const bf16_t *from, int64_t ld, int low, int high) {
@@ -48,7 +49,7 @@ static __device__ __forceinline__ void wg_fetch(unsigned char *to, const bf16_t 
     const int r = (int)threadIdx.x / CHUNKS, c = (int)threadIdx.x % CHUNKS;
     to += c / 8 * PANEL + r * 128 + ((c ^ r) % 8) * 16;
     from += r * ld + c * 8;
-    UNROLL for (int i = 0; i < ROWS; i += PER, from += PER * ld)
+    _Pragma("unroll 4") for (int i = 0; i < ROWS; i += PER, from += PER * ld)
         cp_async16(to + i * 128, from, r + i >= low && r + i < high);
 }
 
@@ -67,6 +68,12 @@ static __device__ __forceinline__ void wg_sum(float (&d)[D / 8][4], const uint32
 /* Scores, as accumulators hold them, to the operand that sums over their columns. */
 template <int K> static __device__ __forceinline__ void wg_pack(uint32_t (&p)[K][4], const float (&s)[2 * K][4]) {
     UNROLL for (int k = 0; k < K; k++) mma_pack(p[k], s[2 * k], s[2 * k + 1]);
+}
+/* Row h (0: g, 1: g + 8) of a warp's 16, times a, to the head that begins at element `at`. */
+template <int D>
+static __device__ __forceinline__ void wg_store(const AttnMat &m, int64_t at, const float (&o)[D / 8][4], int h, float a) {
+    at += threadIdx.x % 4 * 2;
+    UNROLL for (int n = 0; n < D / 8; n++) attn_store2(m, at + n * 8, o[n][2 * h] * a, o[n][2 * h + 1] * a, 2);
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* tensor/cuda/attn_wgmma_bwd.cu — attention backward for compute capability 9.0: the two walks of attn_mma_bwd.cu, whose names
- * these are, with products of warp groups.
+/* tensor/cuda/attn_wgmma_bwd.cu — attention backward for compute capability 9.0: the two walks of attn_mma_bwd.cu,
+ * whose names these are, with products of warp groups.
  *
  *      keys:     x = k, y = v;  u = q, w = do;    dv += p^T do,  dk += ds^T q
  *      queries:  x = q, y = do; u = k, w = v;     dq += ds k
@@ -12,10 +12,8 @@
 
 namespace {
 
-template <int D_, int NB_, int STAGES_, bool KEYS_, bool AHEAD_, bool ROUND_> struct Shape {
+template <int D_, int NB_, int STAGES_, bool KEYS_> struct Shape {
     enum { D = D_, NB = NB_, STAGES = STAGES_, KEYS = KEYS_ };
-    /* AHEAD: the next tile's scores are begun before this one's sums are through; ROUND: ds is of p as rounded */
-    enum { AHEAD = AHEAD_, ROUND = ROUND_ };
     enum { OWN_PANEL = Panels<D, WG_ROWS>::PANEL, OWN = Panels<D, WG_ROWS>::BYTES };
     enum { PANEL = Panels<D, NB>::PANEL, TILE = Panels<D, NB>::BYTES };
     enum { STAT = KEYS_ ? 2 * NB * 4 : 0, BARS = 2 + 2 * STAGES };
@@ -60,12 +58,10 @@ template <typename S> __device__ __forceinline__ void produce(const AttnBwd &a, 
                   &mw = S::KEYS ? a.d_o : a.v;
     const int group = a.n_head / a.n_kv;
     unsigned use = 0;
-    unsigned own_phase = 0;
     for (int i = 0, number; (number = wg_piece(i)) < n_piece; i++) {
         const Piece p = piece<S>(a, number);
         const int64_t row = p.t.begin + p.t.first, col = (int64_t)p.head * D;
-        bar_wait(sh.own_empty, own_phase ^ 1);
-        own_phase ^= 1;
+        bar_wait(sh.own_empty, (unsigned)i % 2 ^ 1);
         wg_fetch<D, WG_ROWS, S::OWN_PANEL>(sh.x, (const bf16_t *)mx.p + row * mx.ld + col, mx.ld, 0,
                                            p.last - p.t.first);
         wg_fetch<D, WG_ROWS, S::OWN_PANEL>(sh.y, (const bf16_t *)my.p + row * my.ld + col, my.ld, 0,
@@ -81,10 +77,11 @@ template <typename S> __device__ __forceinline__ void produce(const AttnBwd &a, 
                 bar_wait(sh.empty + slot, ring_phase<S::STAGES>(use) ^ 1);
                 wg_fetch<D, NB, S::PANEL>(sh.u + slot * S::TILE, u + at * mu.ld, mu.ld, 0, n);
                 wg_fetch<D, NB, S::PANEL>(sh.w + slot * S::TILE, w + at * mw.ld, mw.ld, 0, n);
-                if (S::KEYS && threadIdx.x < 2 * NB) {
-                    const int j = (int)threadIdx.x % NB;
-                    const float *from = (threadIdx.x < NB ? a.lse : a.delta) + (int64_t)head * a.n + at + j;
-                    cp_async4(sh.stat + slot * 2 * NB + threadIdx.x, j < n ? from : a.lse, j < n);
+                if (S::KEYS) { /* half of the threads copy lse, half delta */
+                    static_assert(!S::KEYS || 2 * NB == WG_COPY, "one copy a thread");
+                    const int r = (int)threadIdx.x % NB;
+                    const float *from = (threadIdx.x < NB ? a.lse : a.delta) + (int64_t)head * a.n + at + r;
+                    cp_async4(sh.stat + slot * 2 * NB + threadIdx.x, r < n ? from : a.lse, r < n);
                 }
                 cp_async_arrive(sh.full + slot);
             }
@@ -102,41 +99,49 @@ template <typename S> __device__ __forceinline__ Seen seen(const AttnBwd &a, int
     return S::KEYS ? Seen{own, min(own + a.window, len)} : Seen{own - a.window + 1, own + 1};
 }
 
-/* s to p. lse: of the thread's queries, rows (row_lse) or columns (stat). own, other: of s[0][0]; some: not all are seen. */
+/* Do n own rows and NB of the other side's see nothing of each other, or not everything? */
+template <typename S> __device__ __forceinline__ bool none(const AttnBwd &a, int own, int n, int other) {
+    const int key = S::KEYS ? own : other, keys = S::KEYS ? n : (int)S::NB;
+    const int query = S::KEYS ? other : own, queries = S::KEYS ? (int)S::NB : n;
+    return a.causal && (key > query + queries - 1 || key + keys - 1 <= query - a.window);
+}
+template <typename S> __device__ __forceinline__ bool some(const AttnBwd &a, int own, int n, int other, int len) {
+    const int key = S::KEYS ? own : other, keys = S::KEYS ? n : (int)S::NB;
+    const int query = S::KEYS ? other : own, queries = S::KEYS ? (int)S::NB : n;
+    return key + keys > len || query + queries > len ||
+           (a.causal && (key + keys - 1 > query || key <= query + queries - 1 - a.window));
+}
+
+/* s to p. lse: of the thread's queries, rows (row_lse) or columns (stat). own, other: of s[0][0]; masked: not all are
+ * seen. */
 template <typename S>
 __device__ __forceinline__ void weights(const AttnBwd &a, float (&s)[S::NB / 8][4], const float *stat,
-                                        const float (&row_lse)[2], int own, int other, int len, bool some) {
+                                        const float (&row_lse)[2], int own, int other, int len, bool masked) {
     const float scale = a.scale * ATTN_LOG2E;
     UNROLL for (int n = 0; n < S::NB / 8; n++) {
         float2 lse;
         if (S::KEYS) lse = *(const float2 *)(stat + n * 8 + (int)threadIdx.x % 4 * 2);
-        UNROLL for (int e = 0; e < 4; e++)
-            s[n][e] = exp2_approx(fmaf(s[n][e], scale, -(S::KEYS ? e % 2 ? lse.y : lse.x : row_lse[e / 2])));
+        UNROLL for (int e = 0; e < 4; e++) s[n][e] =
+            exp2_approx(fmaf(s[n][e], scale, -(S::KEYS ? e % 2 ? lse.y : lse.x : row_lse[e / 2])));
     }
-    if (!some) return;
+    if (!masked) return;
     UNROLL for (int h = 0; h < 2; h++) {
         const Seen r = seen<S>(a, own + h * 8, len);
         const int low = r.low - other, high = r.high - other;
-        UNROLL for (int n = 0; n < S::NB / 8; n++) UNROLL for (int e = 0; e < 2; e++)
-            if (n * 8 + e < low || n * 8 + e >= high) s[n][2 * h + e] = 0;
+        UNROLL for (int n = 0; n < S::NB / 8; n++)
+            UNROLL for (int e = 0; e < 2; e++) if (n * 8 + e < low || n * 8 + e >= high) s[n][2 * h + e] = 0;
     }
 }
 
-/* dp to ds. p: exact, or, with ROUND, as packed. */
+/* dp to ds. */
 template <typename S>
-__device__ __forceinline__ void slopes(float (&dp)[S::NB / 8][4], const float (&p)[S::NB / 8][4],
-                                       const uint32_t (*packed)[4], const float *stat, const float (&row_delta)[2]) {
+__device__ __forceinline__ void slopes(float (&dp)[S::NB / 8][4], const float (&p)[S::NB / 8][4], const float *stat,
+                                       const float (&row_delta)[2]) {
     UNROLL for (int n = 0; n < S::NB / 8; n++) {
         float2 delta;
         if (S::KEYS) delta = *(const float2 *)(stat + S::NB + n * 8 + (int)threadIdx.x % 4 * 2);
-        UNROLL for (int e = 0; e < 4; e++) {
-            float x = p[n][e];
-            if (S::ROUND) {
-                const uint32_t two = packed[n / 2][n % 2 * 2 + e / 2];
-                x = __uint_as_float(e % 2 ? two & 0xffff0000u : two << 16);
-            }
-            dp[n][e] = x * (dp[n][e] - (S::KEYS ? e % 2 ? delta.y : delta.x : row_delta[e / 2]));
-        }
+        UNROLL for (int e = 0; e < 4; e++) dp[n][e] =
+            p[n][e] * (dp[n][e] - (S::KEYS ? e % 2 ? delta.y : delta.x : row_delta[e / 2]));
     }
 }
 
@@ -145,86 +150,58 @@ __device__ __forceinline__ void store_rows(const AttnMat &to, const Piece &p, in
                                            float scale) {
     UNROLL for (int h = 0; h < 2; h++) {
         const int r = row + h * 8 + (int)threadIdx.x % 32 / 4;
-        if (r < p.last) mma_store<D>(to, (p.t.begin + r) * to.ld + (int64_t)p.head * D, o, h, scale, D);
+        if (r < p.last) wg_store<D>(to, (p.t.begin + r) * to.ld + (int64_t)p.head * D, o, h, scale);
     }
 }
 
-
+/* Of a tile, the tensor cores do dp while s becomes p, and p's sum while dp becomes ds; else the other warp group's. */
 template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, int n_piece, const Shared<S> &sh) {
     enum { D = S::D, NB = S::NB };
     const bool KEYS = S::KEYS;
-    const int half = uniform((int)threadIdx.x / 128 - 1), warp = (int)threadIdx.x % 128 / 32, lane = (int)threadIdx.x % 32;
-    unsigned own_phase = 0, use = 0;
-    for (int i = 0, number; (number = wg_piece(i)) < n_piece; i++) {
-        const Piece p = piece<S>(a, number);
+    const int half = uniform((int)threadIdx.x / 128 - 1), warp = (int)threadIdx.x % 128 / 32,
+              lane = (int)threadIdx.x % 32;
+    unsigned use = 0;
+    for (int i = 0; wg_piece(i) < n_piece; i++) {
+        const Piece p = piece<S>(a, wg_piece(i));
         const int mine = p.t.first + half * 64, row = mine + warp * 16 + lane / 4;
+        const bool idle = mine >= p.last;
         float row_lse[2] = {}, row_delta[2] = {};
         if (!KEYS) {
-            UNROLL for (int h = 0; h < 2; h++)
-                if (row + h * 8 < p.last) {
-                    const int64_t r = (int64_t)p.head * a.n + p.t.begin + row + h * 8;
-                    row_lse[h] = a.lse[r], row_delta[h] = a.delta[r];
-                }
-        }
-        /* Where the walk stands: first row of the tile; tiles that are left, this one too. */
-        int other = p.from, left = (p.end - p.from + NB - 1) / NB * p.walks;
-        auto next = [&]() {
-            other += NB, left--, use++;
-            if (other >= p.end) other = p.from;
-        };
-        int before = -1; /* slot of the last tile, whose sums may be under way */
-        auto through = [&]() {
-            if (!S::AHEAD || before < 0) return;
-            wgmma_wait<0>();
-            wg_release(sh.empty + before);
-            before = -1;
-        };
-        /* On to a tile of which the warp group sees anything, and waits for it; a slot that is held would be waited for. */
-        auto seek = [&]() {
-            while (left > 0) {
-                bar_wait(sh.full + ring_slot<S::STAGES>(use), ring_phase<S::STAGES>(use));
-                const int key = KEYS ? mine : other, keys = KEYS ? 64 : NB;
-                const int query = KEYS ? other : mine, queries = KEYS ? NB : 64;
-                if (mine < p.last &&
-                    !(a.causal && (key > query + queries - 1 || key + keys - 1 <= query - a.window)))
-                    break;
-                through();
-                wg_release(sh.empty + ring_slot<S::STAGES>(use));
-                next();
+            UNROLL for (int h = 0; h < 2; h++) if (row + h * 8 < p.last) {
+                const int64_t r = (int64_t)p.head * a.n + p.t.begin + row + h * 8;
+                row_lse[h] = a.lse[r], row_delta[h] = a.delta[r];
             }
-        };
+        }
         float s[NB / 8][4], dp[NB / 8][4], of_x[D / 8][4] = {}, of_y[KEYS ? D / 8 : 1][4] = {};
-        uint32_t pp[NB / 16][4], ps[NB / 16][4];
-        auto scores = [&]() {
-            const int to = uniform(ring_slot<S::STAGES>(use)) * S::TILE, own = half * 64 * 128;
-            async_fence();
-            wgmma_fence();
-            wg_scores<D, S::OWN_PANEL, S::PANEL>(s, wgmma_cols(sh.x + own), wgmma_cols(sh.u + to));
-            wgmma_commit();
-            wg_scores<D, S::OWN_PANEL, S::PANEL>(dp, wgmma_cols(sh.y + own), wgmma_cols(sh.w + to));
-            wgmma_commit();
-        };
-        bar_wait(sh.own_full, own_phase);
-        own_phase ^= 1;
-        seek();
+        uint32_t pp[KEYS ? NB / 16 : 1][4], ps[NB / 16][4];
         wgmma_held(of_x);
         wgmma_held(of_y);
-        if (left > 0) {
-          scores();
-          for (;;) {
-            const int slot = uniform(ring_slot<S::STAGES>(use));
+        bar_wait(sh.own_full, (unsigned)i % 2);
+        int other = p.from; /* where the walk stands */
+        for (int left = (p.end - p.from + NB - 1) / NB * p.walks; left > 0; left--, use++) {
+            const int slot = uniform(ring_slot<S::STAGES>(use)), now = other;
             const float *stat = sh.stat + slot * 2 * NB;
-            const int first = mine + warp * 16;
-            const int key = KEYS ? first : other, keys = KEYS ? 16 : NB, query = KEYS ? other : first,
-                      queries = KEYS ? NB : 16;
-            const bool some = key + keys > p.t.len || query + queries > p.t.len ||
-                              (a.causal && (key + keys - 1 > query || key <= query + queries - 1 - a.window));
+            other += NB;
+            if (other >= p.end) other = p.from;
+            bar_wait(sh.full + slot, ring_phase<S::STAGES>(use));
+            if (idle || none<S>(a, mine, 64, now)) {
+                wg_release(sh.empty + slot);
+                continue;
+            }
+            async_fence();
+            wgmma_fence();
+            wg_scores<D, S::OWN_PANEL, S::PANEL>(s, wgmma_cols(sh.x + half * 64 * 128),
+                                                 wgmma_cols(sh.u + slot * S::TILE));
+            wgmma_commit();
+            wg_scores<D, S::OWN_PANEL, S::PANEL>(dp, wgmma_cols(sh.y + half * 64 * 128),
+                                                 wgmma_cols(sh.w + slot * S::TILE));
+            wgmma_commit();
             wgmma_wait<1>();
             wgmma_held(s);
-            if (S::AHEAD && before >= 0) wg_release(sh.empty + before);
-            weights<S>(a, s, stat, row_lse, row, other + lane % 4 * 2, p.t.len, some);
-            if (KEYS || S::ROUND) wg_pack(pp, s);
+            weights<S>(a, s, stat, row_lse, row, now + lane % 4 * 2, p.t.len,
+                       some<S>(a, mine + warp * 16, 16, now, p.t.len));
             if constexpr (KEYS) {
+                wg_pack(pp, s);
                 wgmma_held(of_y);
                 wgmma_fence();
                 wg_sum<D>(of_y, pp, wgmma_rows(sh.w + slot * S::TILE, S::PANEL));
@@ -234,31 +211,19 @@ template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, 
                 wgmma_wait<0>();
             }
             wgmma_held(dp);
-            slopes<S>(dp, s, pp, stat, row_delta);
+            slopes<S>(dp, s, stat, row_delta);
             wg_pack(ps, dp);
             wgmma_held(of_x);
             wgmma_fence();
             wg_sum<D>(of_x, ps, wgmma_rows(sh.u + slot * S::TILE, S::PANEL));
             wgmma_commit();
-            if (S::AHEAD) {
-                if (KEYS) wgmma_wait<1>(); /* p's registers are free for what comes */
-                before = slot;
-            } else {
-                wgmma_wait<0>();
-                wg_release(sh.empty + slot);
-            }
-            next();
-            seek();
-            if (left <= 0) break;
-            scores();
-          }
-          wgmma_wait<0>();
+            wgmma_wait<0>();
+            wgmma_held(of_x);
+            wgmma_held(of_y);
+            wg_release(sh.empty + slot);
         }
-        wgmma_held(of_x);
-        wgmma_held(of_y);
         wg_release(sh.own_empty);
-        if (S::AHEAD && before >= 0) wg_release(sh.empty + before);
-        const Piece q = piece<S>(a, number); /* read again: registers are short in between */
+        const Piece q = piece<S>(a, wg_piece(i)); /* read again: registers are short in between */
         const int to = q.t.first + half * 64 + warp * 16;
         store_rows<D>(KEYS ? a.dk : a.dq, q, to, of_x, a.scale);
         if constexpr (KEYS) store_rows<D>(a.dv, q, to, of_y, 1);
@@ -292,14 +257,14 @@ template <typename S> void launch(Backend *be, const AttnBwd &a, int n_span) {
 
 void attn_wgmma_bwd_keys(Backend *be, AttnBwd a, int n_span) {
     if (a.d_head == 64)
-        launch<Shape<64, 64, 4, true, true, false>>(be, a, n_span);
+        launch<Shape<64, 64, 4, true>>(be, a, n_span);
     else
-        launch<Shape<128, 64, 4, true, false, true>>(be, a, n_span);
+        launch<Shape<128, 64, 4, true>>(be, a, n_span);
 }
 
 void attn_wgmma_bwd_queries(Backend *be, AttnBwd a, int n_span) {
     if (a.d_head == 64)
-        launch<Shape<64, 128, 4, false, true, false>>(be, a, n_span);
+        launch<Shape<64, 128, 4, false>>(be, a, n_span);
     else
-        launch<Shape<128, 64, 4, false, true, false>>(be, a, n_span);
+        launch<Shape<128, 128, 2, false>>(be, a, n_span);
 }

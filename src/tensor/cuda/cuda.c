@@ -241,12 +241,15 @@ static bool choose_device(CudaImpl *c, const char *isa, Error *err) {
     snprintf(c->isa, sizeof c->isa, "sm_%d%d", d.major, d.minor);
     snprintf(c->pci, sizeof c->pci, "%s", d.pci);
     c->exact = isa && strcmp(isa, "exact") == 0;
+    c->hopper = strcmp(c->isa, "sm_90") == 0;
+    const bool older = c->hopper && isa && strcmp(isa, "sm_80") == 0; /* no kernel that only sm_90 has */
+    if (older) c->hopper = false, snprintf(c->isa, sizeof c->isa, "sm_80");
     if (isa && !c->exact && strcmp(isa, "auto") != 0 && strcmp(isa, c->isa) != 0)
-        return error_set(err, ERR_CONFIG, "isa '%s': expected auto, exact or %s", isa, c->isa);
+        return error_set(err, ERR_CONFIG, "isa '%s': expected auto, exact%s or %s", isa, c->hopper ? ", sm_80" : "",
+                         c->isa);
     c->n_sm = d.n_sm;
     c->overlaps = d.major >= 9;
     c->shared_max = d.shared_max;
-    c->hopper = d.major == 9 && d.minor == 0;
     return true;
 }
 
@@ -311,6 +314,20 @@ static bool cuda_open(Backend *be, int device, const char *isa, Error *err) {
 
 static const char *cuda_isa(const Backend *be) { return ((const CudaImpl *)be->impl)->isa; }
 
+static void set_dtype(Backend *be) {
+    if (be->dtype == DTYPE_BF16) cuda_attn_check(be);
+}
+
+static void tell(const Backend *be, BackendSay *say, void *ud) {
+    const CudaImpl *c = be->impl;
+    char value[320];
+    snprintf(value, sizeof value, "kernels of %s", c->isa);
+    if (c->checked && c->hopper)
+        snprintf(value, sizeof value, "kernels for compute capability 9.0, %.1e from the older ones in a small case",
+                 c->difference);
+    say(ud, be->note ? 1 : 0, "attention", "report it", be->note ? be->note : value);
+}
+
 static void probe(BackendSay *say, void *ud) { cuda_probe(cuda_driver(), say, ud); }
 
 /* NVML needs no context and waits for nothing that computes. Where there is none the first question says so for good.
@@ -334,6 +351,8 @@ const BackendProvider backend_cuda = {.name = "cuda",
                                       .isa = cuda_isa,
                                       .probe = probe,
                                       .load = load,
+                                      .set_dtype = set_dtype,
+                                      .tell = tell,
                                       .replay_begin = cuda_replay_begin,
                                       .replay_end = cuda_replay_end,
                                       .wait = wait_all,

@@ -31,7 +31,10 @@ typedef struct {
     const CudaDriver *drv;
     int device, n_sm;            /* multiprocessors: how wide reductions and persistent kernels go */
     size_t shared_max;           /* bytes of shared memory a block may ask for */
-    bool hopper;                 /* compute capability 9.0: kernels of *_wgmma*.cu run */
+    bool hopper;                 /* compute capability 9.0: kernels of *_wgmma*.cu run, unless attn_check.c finds them wrong */
+    bool checked;                /* it has looked, */
+    double difference;           /* and this is what it found, relative to the older kernels */
+    char note[256];              /* be->note */
     bool overlaps;               /* the device can begin a kernel before the one before it is through: sm_90 */
     bool early;                  /* and what is queued becomes a recording that does so: see LAUNCH_EARLY */
     bool exact;                  /* row invariance: forward products and attention in one way for any number of rows */
@@ -133,7 +136,9 @@ void cuda_own_fwd(Backend *be, const LinearOut *out, int n, Tensor x, bool add);
 void cuda_own_dx(Backend *be, Tensor dx, Tensor dy, Tensor w, bool add);     /* dx (N,K) (+)= dy (N,M) w (M,K) */
 void cuda_own_dw(Backend *be, Tensor dw_acc, Tensor dy, Tensor x);           /* dw (M,K) += dy^T x */
 void cuda_column_sums(Backend *be, Tensor dbias_acc, Tensor dy);             /* dbias (1,M) += sum of rows, fixed tree */
-/* attn.cu (F32: SIMT; the definition) and attn_mma.cu (tensor cores) behind these two */
+/* attn_check.c: before BF16 is first used; see there */
+void cuda_attn_check(Backend *be);
+/* attn.cu (F32: SIMT; the definition), attn_mma.cu and attn_wgmma.cu (tensor cores) behind these two */
 void cuda_attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, AttnSeqs s, int d_head);
 void cuda_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
                    Tensor v, AttnSeqs s, int d_head);

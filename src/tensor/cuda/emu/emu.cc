@@ -29,14 +29,14 @@ constexpr int LANES = 32, SLOT = 64;
 struct Fiber {
     std::unique_ptr<unsigned char[]> stack{new unsigned char[STACK]};
     std::vector<EmuCopy> copies; /* asynchronous ones that have not landed */
-    std::vector<size_t> groups; /* how many of them each committed group has, oldest first */
-    size_t loose;               /* how many belong to no group yet */
+    std::vector<size_t> groups;  /* how many of them each committed group has, oldest first */
+    size_t loose;                /* how many belong to no group yet */
     ucontext_t first;
     jmp_buf at;
     bool started, awaited;
     Wait wait;
     const std::function<bool()> *ready; /* POLL: goes on when this holds */
-    int parity; /* which of the warp's two buffers its next collective uses */
+    int parity;                         /* which of the warp's two buffers its next collective uses */
     dim3 idx;
 };
 
@@ -170,7 +170,8 @@ const unsigned char *emu_exchange(const void *mine, size_t bytes) {
 void emu_copy(void *to, const void *from, size_t bytes, bool valid) {
     static const unsigned char zeros[16] = {};
     Fiber &f = *fibers[(size_t)now];
-    if ((uintptr_t)to % bytes || (valid && (uintptr_t)from % bytes)) fail("a copy from or to an address that is not aligned");
+    if ((uintptr_t)to % bytes || (valid && (uintptr_t)from % bytes))
+        fail("a copy from or to an address that is not aligned");
     if (emu_coin()) {
         memcpy(to, valid ? from : zeros, bytes);
     } else {

@@ -1,9 +1,9 @@
 /* tensor/cuda/emu/hopper.cc — barriers in shared memory and products of warp groups (tensor/cuda/hopper.h) on a CPU.
  *
- * Whatever may happen at any time happens at one of the two ends, by the coin of emu.cc: copies that arrive at a barrier
- * land at once or when nobody else can go on; products read their operands when the last thread has issued them or when
- * the first one waits. Accumulators are NaN from issue to wait. So a missing wait, a slot that is given back too early
- * and a descriptor that points elsewhere all show in results. */
+ * Whatever may happen at any time happens at one of the two ends, by the coin of emu.cc: copies that arrive at a
+ * barrier land at once or when nobody else can go on; products read their operands when the last thread has issued them
+ * or when the first one waits. Accumulators are NaN from issue to wait. So a missing wait, a slot that is given back
+ * too early and a descriptor that points elsewhere all show in results. */
 #include "emu.h"
 #include "tensor/cuda/hopper.h"
 
@@ -30,24 +30,26 @@ struct Product {
     uint64_t desc_a, desc_b;
     float *d[GROUP];
     const uint32_t *a[GROUP];
-    size_t before[GROUP];      /* the product under way that d comes from, +1; 0: from d as it was, */
-    std::vector<float> value;  /* which lies here until the result does; (GROUP, n / 2) */
+    size_t before[GROUP];     /* the product under way that d comes from, +1; 0: from d as it was, */
+    std::vector<float> value; /* which lies here until the result does; (GROUP, n / 2) */
 };
 
 struct Thread {
-    size_t issued, waited;        /* products */
-    std::vector<size_t> batches;  /* ends of those under way */
-    bool fenced, stale;           /* stale: copies have been waited for, async_fence is missing */
+    size_t issued, waited;       /* products */
+    std::vector<size_t> batches; /* ends of those under way */
+    bool fenced, stale;          /* stale: copies have been waited for, async_fence is missing */
 };
 
 struct Group {
     std::deque<Product> product; /* from number `first` on */
     size_t first, done;
+    int regs; /* of a thread */
 };
 
 std::vector<Thread> threads;
 std::vector<Group> groups;
 std::deque<Landing> landings;
+uint64_t broken; /* what is wrong in every descriptor */
 struct Half {
     int count;
     unsigned phase;
@@ -82,7 +84,8 @@ float element(uint64_t at) {
     return to_f32(x);
 }
 
-/* Element (i, k) of an operand, i along its rows or columns, k along the sum; PTX ISA, "Strides" of matrix descriptors. */
+/* Element (i, k) of an operand, i along its rows or columns, k along the sum; PTX ISA, "Strides" of matrix descriptors.
+ */
 float operand(uint64_t desc, bool rows, int i, int k) {
     const uint64_t at = (desc & 0x3fff) << 4, leading = (desc >> 16 & 0x3fff) << 4, stride = (desc >> 32 & 0x3fff) << 4;
     if (desc >> 62 != 1 || (desc >> 49 & 7) != 0) emu_fail("wgmma: a descriptor of another kind than 128-byte swizzle");
@@ -137,6 +140,8 @@ void forget(Group &g, int first_thread) {
 void emu_block_begin(int n_thread) {
     threads.assign((size_t)n_thread, Thread{});
     groups.assign((size_t)(n_thread + GROUP - 1) / GROUP, Group{});
+    for (Group &g : groups)
+        g.regs = 65536 / n_thread / 8 * 8; /* as __launch_bounds__(n_thread, 1) leaves it to the compiler */
     landings.clear();
     for (Half &h : halves) h = Half{};
 }
@@ -179,6 +184,19 @@ void cp_async_arrive(Bar *b) {
 
 void async_fence() { me().stale = false; }
 
+/* A block's registers are those it began with: who wants more waits until others have given some. */
+void emu_regs(int n, bool more) {
+    const int all = 65536 / (int)threads.size() / 8 * 8 * (int)groups.size();
+    Group &g = my_group();
+    if (n % 8 || n < 24 || n > 256 || (more ? n < g.regs : n > g.regs)) emu_fail("setmaxnreg: number of registers");
+    emu_wait_for([&] {
+        int others = 0;
+        for (const Group &o : groups) others += &o == &g ? 0 : o.regs;
+        return others + n <= all;
+    });
+    g.regs = n;
+}
+
 void half_arrive(int id, int n) {
     if (id < 1 || id > 15) emu_fail("barrier number");
     if (++halves[id].count == n) halves[id].count = 0, halves[id].phase++;
@@ -196,6 +214,8 @@ uint32_t shared_at(const void *p) {
     return (uint32_t)at + 1024;
 }
 
+extern "C" void emu_break_descriptors(uint64_t bits) { broken = bits; }
+
 void wgmma_fence() { me().fenced = true; }
 
 void wgmma_commit() {
@@ -207,6 +227,7 @@ void emu_wgmma(float *d, int n, const uint32_t *a, uint64_t desc_a, uint64_t des
     Thread &t = me();
     Group &g = my_group();
     const int i = emu_thread() % GROUP;
+    desc_b ^= broken;
     if (!t.fenced) emu_fail("wgmma: no wgmma_fence since the last wait");
     if (t.stale) emu_fail("wgmma: what copies brought, without async_fence");
     if (t.issued == g.first + g.product.size()) {
@@ -243,8 +264,7 @@ void emu_wgmma_wait(size_t under_way) {
     for (size_t k = t.waited; k < end; k++) {
         const Product &p = g.product[k - g.first];
         bool last = true;
-        for (size_t later = k + 1; later < t.issued; later++)
-            last = last && g.product[later - g.first].d[i] != p.d[i];
+        for (size_t later = k + 1; later < t.issued; later++) last = last && g.product[later - g.first].d[i] != p.d[i];
         if (last) memcpy(p.d[i], &p.value[(size_t)(i * p.n / 2)], (size_t)p.n / 2 * sizeof(float));
     }
     t.waited = end;

@@ -16,8 +16,9 @@ static inline void cp_async4(void *to, const void *from, bool valid) { emu_copy(
 void async_fence();
 void half_sync(int id, int n);
 void half_arrive(int id, int n);
-template <int n> static inline void regs_less() {}
-template <int n> static inline void regs_more() {}
+void emu_regs(int n, bool more);
+template <int n> static inline void regs_less() { emu_regs(n, false); }
+template <int n> static inline void regs_more() { emu_regs(n, true); }
 
 uint32_t shared_at(const void *p); /* never 0 */
 #include "tensor/cuda/wgmma_desc.h"
