@@ -85,7 +85,7 @@ static void logp_place(LogpBuf *buf, Arena *a, Backend *be, int n) {
     buf->t_dlp = tensor_place(a, be->real, n, 1);
 }
 
-static void logp_grow(LogpBuf *buf, Backend *be, int n) {
+void logp_reserve(LogpBuf *buf, Backend *be, int n) {
     if (n <= buf->cap) return;
     logp_release(buf);
     Arena measure;
@@ -102,7 +102,7 @@ static void logp_grow(LogpBuf *buf, Backend *be, int n) {
 
 void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp, bool entropy) {
     int n = (int)logits.rows;
-    logp_grow(buf, be, n);
+    logp_reserve(buf, be, n);
     Tensor lp = tensor_rows(buf->t_lp, 0, n), ent = entropy ? tensor_rows(buf->t_ent, 0, n) : (Tensor){0};
     be->op->logprob_fwd(be, lp, ent, logits, target, temp);
     tensor_get(be, buf->lp, lp);
