@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "app/command.h"
+#include "app/plan_conf.h"
 #include "base/config.h"
 #include "dist/plan.h"
 #include "nn/model.h"
@@ -314,10 +314,20 @@ static void say_scaling(const Plan *p, JsonOut *j) {
 /* ----------------------------------------------------------------------------------------------------------------------
  */
 
+static bool given_conf(const Args *a, Error *err) {
+    for (int i = 0; flags[i].name; i++)
+        if (a->flag[i])
+            return error_set(err, ERR_CONFIG, "%s plans a cluster, %s is a run: one of them", flags[i].name, a->arg[0]);
+    return plan_conf(a, err);
+}
+
 static bool run(const Args *a, Error *err) {
     Plan p = {0};
     PlanRow rows[64];
     PlanRefused refused;
+    if (a->n_arg > 0) return given_conf(a, err);
+    if (a->n_set > 0)
+        return error_set(err, ERR_CONFIG, "'%s' goes with a configuration: plan CONF key=value", a->set[0]);
     if (!read_args(&p, a, err)) return false;
     int n = plan_search(rows, (int)p.top, &p.ask, &refused);
     if (n == 0) return plan_refusal(&p.ask, &refused, err);
@@ -354,9 +364,15 @@ static bool run(const Args *a, Error *err) {
 
 const Command command_plan = {
     .name = "plan",
-    .usage = "plan --gpus NxKIND --model NAME [--seq N] [--tokens N]",
+    .usage = "plan CONF [key=value ...] | plan --gpus NxKIND --model NAME [--seq N] [--tokens N]",
     .help =
-        "what training on a cluster would cost: layouts that fit, memory, time, failures\n\n"
+        "what a run will need on this machine, or what training on a cluster would cost\n\n"
+        "CONF: checks what 'run CONF' would check, writes nothing, and tells of each stage what is done, and of those "
+        "that\n"
+        "train steps, tokens, memory of a rank as it will be taken, disk, and the time of products at this machine's "
+        "rate.\n"
+        "Exit code 4 when a stage does not fit, with the key to turn; 2 and 3 as the run.\n\n"
+        "--gpus: layouts that fit, memory, time, failures.\n"
         "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1, micro-batches, interleaving "
         "(v)\n"
         "and recomputation, in bfloat16 with F32 masters. MFU counts the half of attention that is computed; idle:\n"
@@ -365,4 +381,6 @@ const Command command_plan = {
         "price in --hardware. Formulas, and how far they are from published runs: docs/scale.md.\n"
         "Exit code 4 when nothing fits.",
     .flag = flags,
+    .max_arg = 1,
+    .takes_set = true,
     .run = run};

@@ -618,6 +618,13 @@ static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Er
     return true;
 }
 
+bool pipeline_check(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
+    bool want[COUNT_OF(out->stage)];
+    want_stages(want, NULL);
+    *out = (PipelineResult){0};
+    return pipeline_name(out, cfg, conf_path, err) && check_config(cfg, err) && plan(out, cfg, want, err);
+}
+
 /* The generated constitution is there once the world is; nobody should wait for a model to learn of a misspelt id. */
 static bool check_world(const PipelineResult *r, const RunConfig *cfg, Error *err) {
     Constitution c;

@@ -27,6 +27,8 @@ bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char
 bool pipeline_name(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err);
 /* Fills keys and directories without running: used by plans and reports. */
 bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err);
+/* The same, and all that pipeline_run looks at before its first stage. */
+bool pipeline_check(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err);
 /* What a stage of a run works with: run.backend and its threads (pool_close, backend_close, also after a failure); and its
  * context, whose output is the stage's result. all: with every stage's directory. input: of the caller's, lives as long as *ctx. */
 bool pipeline_backend(Pool **pool, Backend **be, const RunConfig *cfg, Error *err);

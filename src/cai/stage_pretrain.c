@@ -13,6 +13,10 @@ static bool trains(const RunConfig *c) { return c->pretrain.t.steps > 0 || c->pr
 static int round_up(double v, int to) { return (int)ceil(v / to) * to; }
 
 bool stage_model_config(ModelConfig *m, const RunConfig *c, const StageText *text, Error *err) {
+    return stage_model_shape(m, c, tokenizer_n_vocab(text->tok), text->chat.id[SENT_END], err);
+}
+
+bool stage_model_shape(ModelConfig *m, const RunConfig *c, int n_vocab, int32_t end_id, Error *err) {
     bool llama = c->model.family == 0;
     int d = (int)c->model.d_model, heads = (int)c->model.n_head;
     if (d % heads)
@@ -28,7 +32,7 @@ bool stage_model_config(ModelConfig *m, const RunConfig *c, const StageText *tex
         .d_ff = c->model.d_ff ? (int)c->model.d_ff
                 : llama       ? round_up(d * 8.0 / 3, 32)
                               : 4 * d,
-        .n_vocab = tokenizer_n_vocab(text->tok),
+        .n_vocab = n_vocab,
         .max_seq = (int)c->model.max_seq,
         .norm = llama ? NORM_RMS : NORM_LAYER,
         .pos = llama ? POS_ROPE : POS_LEARNED,
@@ -40,7 +44,7 @@ bool stage_model_config(ModelConfig *m, const RunConfig *c, const StageText *tex
         .tied = c->model.tied,
         .rope_theta = c->model.rope_theta,
         .norm_eps = 1e-5,
-        .eos_id = text->chat.id[SENT_END],
+        .eos_id = end_id,
     };
     return model_config_check(m, err);
 }

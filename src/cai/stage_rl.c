@@ -118,7 +118,7 @@ static int mix_prompts(int **out, const Prompts *p, double red_share) {
 /* Keys whose first word is auto, then the kinds in their order. */
 static int chosen(int key, int otherwise) { return key > 0 ? key - 1 : otherwise; }
 
-static void ppo_config(PpoConfig *p, const StageCtx *ctx) {
+void stage_rl_config(PpoConfig *p, const StageCtx *ctx) {
     const RunConfig *c = ctx->cfg;
     static const DType weights[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
     enum { NO_END_REPLACE, NO_END_ADD, NO_END_KEEP };
@@ -336,7 +336,7 @@ static bool train(const StageCtx *ctx, Nets *n, const StageText *text, const Pro
     PpoConfig c;
     SampleSet mix;
     samples_init(&mix, 1);
-    ppo_config(&c, ctx);
+    stage_rl_config(&c, ctx);
     prompts_place(&p, ctx, text, prompts, n->policy.net.trunk->cfg.max_seq, &c);
     Reporter reporter = {ctx, text, prompts, p.of, p.prompt, NULL, c.updates};
     PpoPmScore score = {n->scorer, text->chat.id[SENT_END], n->pm.net.trunk->cfg.max_seq};

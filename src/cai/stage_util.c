@@ -421,30 +421,35 @@ StateConfig stage_state(const StageCtx *ctx) {
                          .seed = ctx->seed};
 }
 
+void stage_train_config(TrainConfig *c, const StageCtx *ctx, const TrainKeys *k, int64_t packs_in_epoch) {
+    *c = (TrainConfig){.accum = (int)((k->batch_tokens + k->micro_tokens / 2) / k->micro_tokens),
+                       .keep = k->recompute == RECOMPUTE_ON ? KEEP_INPUTS : KEEP_ALL,
+                       .keep_auto = k->recompute == RECOMPUTE_AUTO,
+                       .state_s = ctx->cfg->run.state_s,
+                       .state_steps = ctx->cfg->ckpt.every,
+                       .state = stage_state(ctx),
+                       .mesh = ctx->mesh,
+                       .shard = ctx->cfg->dist.zero,
+                       .running_sum = !ctx->cfg->dist.tree,
+                       .compare_every = ctx->cfg->dist.check_every,
+                       .trace = ctx->trace};
+    if (c->accum < 1) c->accum = 1;
+    c->steps = k->steps;
+    if (c->steps == 0) c->steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c->accum);
+    if (c->steps < 1) c->steps = 1;
+    stage_optim(&c->optim, k);
+}
+
 bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objective *obj, int64_t packs_in_epoch,
                  Error *err) {
-    TrainConfig c = {.accum = (int)((k->batch_tokens + k->micro_tokens / 2) / k->micro_tokens),
-                     .keep = k->recompute == RECOMPUTE_ON ? KEEP_INPUTS : KEEP_ALL,
-                     .keep_auto = k->recompute == RECOMPUTE_AUTO,
-                     .state_s = ctx->cfg->run.state_s,
-                     .state_steps = ctx->cfg->ckpt.every,
-                     .state = stage_state(ctx),
-                     .mesh = ctx->mesh,
-                     .shard = ctx->cfg->dist.zero,
-                     .running_sum = !ctx->cfg->dist.tree,
-                     .compare_every = ctx->cfg->dist.check_every,
-                     .trace = ctx->trace};
-    if (c.accum < 1) c.accum = 1;
-    c.steps = k->steps;
-    if (c.steps == 0) c.steps = (int64_t)ceil(k->epochs * (double)packs_in_epoch / c.accum);
-    if (c.steps < 1) c.steps = 1;
+    TrainConfig c;
+    stage_train_config(&c, ctx, k, packs_in_epoch);
     if (ctx->mesh && ctx->mesh->size.dp > c.accum)
         log_warn(ctx->log,
                  "a step has %d micro-batches for %d ranks, so some have nothing to do: lower %s.micro_tokens, "
                  "or raise %s.batch_tokens",
                  c.accum, ctx->mesh->size.dp, ctx->stage->name, ctx->stage->name);
     if (!ledger_check(ctx->ledger, ctx->cfg->data.max_lost, err)) return false;
-    stage_optim(&c.optim, k);
     stage_schedule(&c.schedule, ctx->stage->name, k, c.steps);
     Trainer *t = NULL;
     if (!trainer_open(&t, net, &c, obj, ctx->log, ctx->stop, err)) return false;

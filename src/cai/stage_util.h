@@ -29,6 +29,7 @@ void stage_text_close(StageText *t);
 
 /* Of a new trunk by model.*, for that tokenizer. */
 bool stage_model_config(ModelConfig *m, const RunConfig *c, const StageText *text, Error *err);
+bool stage_model_shape(ModelConfig *m, const RunConfig *c, int n_vocab, int32_t end_id, Error *err);
 
 /* Not copied: net points into it, or to the trunk and head of another one that stays open longer. */
 typedef struct { Model m; Head h; Adapter *adapter; Net net; bool open; } StageNet;
@@ -60,6 +61,8 @@ bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *e
 /* Tokens of one forward pass over the set: micro_tokens, or as many as its longest group has. */
 int stage_pass_tokens(const SampleSet *s, int64_t micro_tokens);
 /* Steps, schedule and optimizer from the keys; packs in one epoch decide steps when keys->steps is 0. */
+/* Its TrainConfig; packs_in_epoch decides c->steps when the keys do not. */
+void stage_train_config(TrainConfig *c, const StageCtx *ctx, const TrainKeys *k, int64_t packs_in_epoch);
 bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *keys, const Objective *obj, int64_t packs_in_epoch, Error *err);
 /* Mean next-token loss per weighted token of the whole set, nats; NaN when it is empty. */
 bool stage_lm_loss(double *out, Net net, const SampleSet *s, int max_tok, Error *err);

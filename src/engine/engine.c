@@ -80,6 +80,10 @@ void engine_close(Engine *e) {
     free(e);
 }
 
+bool engine_rehearse(Engine *e, bool generates, Error *err) {
+    return engine_reserve(e, e->cfg.max_batch_tok, err) && (!generates || gen_open_cache(e, err));
+}
+
 EngineStats engine_stats(const Engine *e) { return e->stats; }
 
 int engine_width(const Engine *e) { return e->net.trunk->cfg.d_model; }

@@ -54,6 +54,8 @@ typedef struct Engine Engine;
 typedef struct { int max_batch_tok, max_slots; size_t kv_bytes; bool share_prefix; DType weights; } EngineConfig;
 bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err);
 void engine_close(Engine *e);
+/* Takes the memory of the largest passes, and of generation (generates), and computes nothing; for plans (tensor/dry.h). */
+bool engine_rehearse(Engine *e, bool generates, Error *err);
 /* out (n), in the order of req; texts live until engine_free_results. log may be NULL. A prompt that leaves no room in the
  * context gives n = 0 and STOP_CONTEXT. stop (may be NULL) ends early with ERR_STOPPED. */
 bool engine_generate(Engine *e, const GenRequest *req, int n, GenResult *out, Log *log, const Stop *stop, Error *err);

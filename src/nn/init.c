@@ -31,6 +31,7 @@ static void init_tile(void *ud, int64_t tile, int thread) {
 
 static void init_normal(Backend *be, Tensor w, TensorPlace at, uint64_t seed, ParamNumber number, int layer,
                         double std) {
+    if (be->dry) return;
     InitJob job = {.rng = {seed, RNG_INIT}, .std = std, .at = at, .cols = w.cols};
     job.param = (uint32_t)(layer + 1) * 64 + (uint32_t)number;
     int64_t most = (INIT_RUN / w.cols / PANEL_ROWS + 1) * PANEL_ROWS; /* rows: a large tensor never lies here whole */
@@ -51,7 +52,7 @@ static void init_normal(Backend *be, Tensor w, TensorPlace at, uint64_t seed, Pa
 
 static void init_constant(Backend *be, Tensor w, double value) {
     be->op->zero(be, w);
-    if (value == 0) return;
+    if (value == 0 || be->dry) return;
     double *host = mem_alloc((size_t)tensor_count(w) * sizeof *host);
     for (int64_t i = 0; i < tensor_count(w); i++) host[i] = value;
     tensor_set(be, w, host);

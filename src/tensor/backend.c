@@ -291,7 +291,10 @@ static const BackendProvider *elsewhere(const Backend *be, Tensor t) {
     return p && p->copy_in ? p : NULL;
 }
 
+static bool is_dry(const Backend *be) { return be && be->dry; }
+
 void tensor_get(Backend *be, double *out, Tensor x) {
+    if (is_dry(be)) return;
     const BackendProvider *p = elsewhere(be, x);
     if (!p) {
         get_f64(out, x.cols, x);
@@ -306,6 +309,7 @@ void tensor_get(Backend *be, double *out, Tensor x) {
 }
 
 void tensor_set(Backend *be, Tensor y, const double *in) {
+    if (is_dry(be)) return;
     const BackendProvider *p = elsewhere(be, y);
     if (!p) {
         set_f64(y, in, y.cols);
@@ -320,6 +324,7 @@ void tensor_set(Backend *be, Tensor y, const double *in) {
 }
 
 void tensor_get_f32(Backend *be, float *out, Tensor x) {
+    if (is_dry(be)) return;
     const BackendProvider *p = elsewhere(be, x);
     if (!p) {
         get_f32(out, x.cols, x);
@@ -338,6 +343,7 @@ void tensor_get_f32(Backend *be, float *out, Tensor x) {
 }
 
 void tensor_set_f32(Backend *be, Tensor y, const float *in) {
+    if (is_dry(be)) return;
     const BackendProvider *p = elsewhere(be, y);
     if (!p) {
         set_f32(y, in, y.cols);
@@ -385,6 +391,7 @@ size_t tensor_raw_bytes(Tensor x) {
 }
 
 void tensor_get_raw(Backend *be, void *out, Tensor x) {
+    if (is_dry(be)) return;
     Tensor from = tensor_storage(x), to = tensor_over(out, from.dtype, from.rows, from.cols);
     const BackendProvider *p = elsewhere(be, x);
     size_t row = (size_t)from.cols * dtype_bytes(from.dtype);
@@ -417,6 +424,7 @@ void tensor_raw_rows(void *out, const void *raw, Tensor like) {
 }
 
 void tensor_set_rows(Backend *be, Tensor y, const void *in) {
+    if (is_dry(be)) return;
     if (y.dtype == DTYPE_F32) {
         tensor_set_f32(be, y, in);
     } else if (y.dtype == DTYPE_F64) {
@@ -462,6 +470,7 @@ void tensor_set_columns_bf16(Tensor y, const unsigned char *in, int64_t ld) {
 }
 
 void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
+    if (is_dry(be)) return;
     if (elsewhere(be, x))
         tensor_get(be, out, tensor_rows(x, i, 1));
     else
@@ -469,6 +478,7 @@ void tensor_get_row(Backend *be, double *out, Tensor x, int64_t i) {
 }
 
 void tensor_set_row(Backend *be, Tensor y, int64_t i, const double *in) {
+    if (is_dry(be)) return;
     if (elsewhere(be, y))
         tensor_set(be, tensor_rows(y, i, 1), in);
     else

@@ -185,6 +185,7 @@ struct Backend {
     DType real;         /* DTYPE_F64 in ref, DTYPE_F32 in cpu and cuda */
     DType dtype;        /* of weight matrices and of what products read: real; BF16 after backend_set_dtype */
     bool panels;        /* weight matrices of linear_* and embed_* lie in panels (tensor.h): cpu; others: row-major */
+    bool dry;           /* tensors have places and no memory (dry.h) */
     bool exact;         /* row invariance holds; else what a row gives alone and in company differs by rounding */
     bool recompute_cheap; /* training does not keep what one elementwise pass brings back: a sixth less memory for about 1 % of the
                            time where products are slow beside memory (cpu); cuda keeps it: 2 % by the times of its kernels */

@@ -189,6 +189,7 @@ bool doctor_zero_weight(Backend *be, Error *err) {
     static const int32_t target[ROWS] = {0, 2, 4};
     double z[ROWS * COLS], dlp[ROWS] = {-1, 0, -1};
     Arena mem, measure;
+    if (be->dry) return true;
     for (int i = 0; i < ROWS * COLS; i++) z[i] = i / COLS == 1 ? NAN : 0.1 * i;
     arena_init_measure(&measure, "doctor");
     tensor_place(&measure, be->real, ROWS, COLS);

@@ -153,6 +153,14 @@ bool leaves_sum(Leaves *l, Error *err) {
     return comm_ok(dp_of(l), err);
 }
 
+bool leaves_rehearse(Leaves *l, int64_t n, Error *err) {
+    bool ok = true;
+    leaves_begin(l, n);
+    for (int64_t i = l->first; ok && i < l->end; i++) ok = leaves_add(l, (LeafSum){.number = i}, err);
+    leaves_drop(l);
+    return ok;
+}
+
 void leaves_drop(Leaves *l) {
     if (l->tree) {
         tree_drop(l->tree);

@@ -47,6 +47,8 @@ bool leaves_add(Leaves *l, LeafSum s, Error *err);
 bool leaves_agree(Leaves *l, const Error *mine, LeafSum *total, Metrics *m, Error *err);
 const LeafHealth *leaves_health(const Leaves *l);       /* until the next leaves_begin */
 bool leaves_sum(Leaves *l, Error *err); /* false: comm failed */
+/* Takes the memory that a step of n leaves takes on this rank, and leaves it as leaves_drop does; for plans (tensor/dry.h). */
+bool leaves_rehearse(Leaves *l, int64_t n, Error *err);
 void leaves_drop(Leaves *l);            /* the step is given up; gradients become zero */
 
 #endif

@@ -445,3 +445,26 @@ bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, c
     ppo_close(&p);
     return ok;
 }
+
+/* Passes of a minibatch when every reply is as long as can be. */
+static int64_t most_leaves(const PpoConfig *c, const PpoSetup *s) {
+    int longest = 1;
+    for (int i = 0; i < s->n_prompt; i++)
+        if (s->prompt[i].n > longest) longest = s->prompt[i].n;
+    int n = (c->rollouts + c->minibatches - 1) / c->minibatches, fit = c->max_tok / (longest + c->max_new - 1);
+    if (fit < 1) fit = 1;
+    return (n + fit - 1) / fit + (c->mix_weight > 0);
+}
+
+bool ppo_rehearse(const PpoConfig *c, const PpoSetup *s, Error *err) {
+    Ppo p = {.c = c, .s = s, .beta = c->beta};
+    bool ok = ppo_open(&p, err) && engine_rehearse(p.rollout.policy, true, err) &&
+              engine_rehearse(p.rollout.reference, false, err) &&
+              (!p.rollout.value || engine_rehearse(p.rollout.value, false, err));
+    if (ok) {
+        logp_reserve(&p.logp, s->policy.trunk->be, (int)p.policy_slice.rows);
+        ok = leaves_rehearse(p.leaves, most_leaves(c, s), err);
+    }
+    ppo_close(&p);
+    return ok;
+}

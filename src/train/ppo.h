@@ -127,6 +127,10 @@ typedef struct {
  * those of its best check, and the caller may keep them. */
 bool ppo_run(const PpoConfig *c, const PpoSetup *s, const char *dir, Log *log, const Stop *stop, Error *err);
 
+/* Opens what ppo_run opens and takes the memory that its updates take at most, for prompts of the longest length, and computes
+ * nothing; for plans (tensor/dry.h). The scorer is the caller's. */
+bool ppo_rehearse(const PpoConfig *c, const PpoSetup *s, Error *err);
+
 /* train/doctor.c — invariants checked in every run; a violation is an ERR_STATE that names its likely causes. */
 /* Ratio 1 before the first optimizer step after a rollout: equal bits when exact, else a gap of at most 0.1 nats. */
 bool doctor_first_minibatch(const double *lp_new, const double *lp_old, int64_t n, bool exact, Error *err);

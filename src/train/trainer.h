@@ -39,6 +39,7 @@ typedef struct Trainer Trainer;
 /* Allocates activations for obj->max_tok, max_row. What of the net has no gradients is frozen. */
 bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective *obj, Log *log, const Stop *stop, Error *err);
 void trainer_close(Trainer *t);
+bool trainer_rehearse(Trainer *t, Error *err);  /* takes the memory of a step and makes none; for plans (tensor/dry.h) */
 /* Runs steps until c->steps. dir: stage output; metrics.jsonl is appended there, state/ kept there until state_remove.
  * Resumes from dir/state when present. ERR_STOPPED after a saved state when stop was requested.
  *

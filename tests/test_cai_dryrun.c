@@ -1,0 +1,224 @@
+// layer: cai
+// label: slow
+/* What a plan says of memory is what a stage's arenas take, to the byte: the same stage is run with its backend's
+ * memory counted. And what cannot fit is refused, with the key to turn. */
+#include "cai_help.h"
+
+#include "cai/dryrun.h"
+#include "cai/stages.h"
+
+static char root[256];
+
+static int setup(void **state) {
+    (void)state;
+    help_scratch(root, "dryrun");
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    help_remove(root);
+    return 0;
+}
+
+/* -- memory that is counted */
+
+typedef struct {
+    MemSource src;
+    size_t live, peak;
+} Counted;
+
+static void *counted_get(void *ud, size_t bytes) {
+    Counted *c = ud;
+    c->live += bytes;
+    if (c->live > c->peak) c->peak = c->live;
+    return c->src.get(c->src.ud, bytes);
+}
+
+static void counted_put(void *ud, void *p, size_t bytes) {
+    Counted *c = ud;
+    c->live -= bytes;
+    c->src.put(c->src.ud, p, bytes);
+}
+
+static void load(RunConfig *cfg, const char *const *more) {
+    static const char *const base[] = {"model.max_seq=96",    "pretrain.micro_tokens=128", "pretrain.batch_tokens=640",
+                                       "pretrain.steps=20",   "helpful.micro_tokens=128",  "helpful.steps=20",
+                                       "sl.micro_tokens=128", "pm.micro_tokens=256",       "rl.micro_tokens=128",
+                                       "rl.kl_stop=0"};
+    const char *set[24];
+    char out[300];
+    int n = 0;
+    snprintf(out, sizeof out, "run.out=%s/out", root);
+    set[n++] = out;
+    for (int i = 0; i < COUNT_OF(base); i++) set[n++] = base[i];
+    for (; *more; more++) set[n++] = *more;
+    set[n] = NULL;
+    help_config(cfg, TINY, set);
+}
+
+/* The greatest number of bytes the stage's arenas have at one time: of a second run, when kernels have their own
+ * scratch. */
+static size_t measured(const RunConfig *cfg, const char *name) {
+    PipelineResult *keys = mem_alloc(sizeof *keys);
+    const Stage *s = stage_find(name);
+    Pool *pool;
+    Backend *be;
+    Error err = {0};
+    size_t bytes = 0;
+    assert_ok(pipeline_keys(keys, cfg, TINY, &err), err);
+    assert_ok(pipeline_backend(&pool, &be, cfg, &err), err);
+    Counted c = {.src = be->mem};
+    be->mem = (MemSource){.get = counted_get, .put = counted_put, .ud = &c};
+    for (int k = 0; k < 2; k++) {
+        const char *input[STAGE_MAX_NEEDS];
+        char dir[400];
+        StageCtx ctx;
+        snprintf(dir, sizeof dir, "%s/%s-%d", root, name, k);
+        assert_ok(io_remove_tree(dir, &err) && io_make_dirs(dir, &err), err);
+        pipeline_ctx(&ctx, input, keys, s, cfg, be, NULL, NULL);
+        ctx.output = dir;
+        ctx.ledger = ledger_new();
+        size_t before = c.peak = c.live;
+        assert_ok(s->run(&ctx, &err), err);
+        bytes = c.peak - before;
+        assert_int_equal(c.live, k ? before : c.live);
+        ledger_free(ctx.ledger);
+    }
+    backend_close(be); /* which gives its scratch back to where it is counted */
+    pool_close(pool);
+    free(keys);
+    return bytes;
+}
+
+static const StageNeed *need_of(const DryRun *d, const char *name) {
+    for (int i = 0; i < d->n; i++)
+        if (!strcmp(d->item[i].stage, name)) return &d->item[i];
+    fail_msg("no stage %s", name);
+    return NULL;
+}
+
+static void plan(DryRun *d, const char *const *more) {
+    RunConfig cfg;
+    Error err = {0};
+    load(&cfg, more);
+    assert_ok(dry_run(d, &cfg, TINY, &err), err);
+    run_config_release(&cfg);
+}
+
+static void run_to(const RunConfig *cfg, const char *only) {
+    PipelineResult *r = mem_alloc(sizeof *r);
+    Error err = {0};
+    assert_ok(pipeline_run(r, cfg, TINY, only, NULL, NULL, &err), err);
+    free(r);
+}
+
+static size_t sum_of(const StageNeed *n) {
+    return n->weights + n->gradients + n->optimizer + n->activations + n->sums + n->other;
+}
+
+/* Another learning rate: nothing of the stage is there, and the memory is the same. */
+static void test_every_stage(void **state) {
+    (void)state;
+    RunConfig cfg;
+    static const char *const none[] = {NULL};
+    static const char *const anew[] = {"pretrain.lr=7e-3", NULL};
+    static const char *const exact[] = {"pretrain", "helpful", "sl"}, *const most[] = {"pm", "rl"};
+    DryRun *d = mem_alloc(sizeof *d);
+    load(&cfg, none);
+    run_to(&cfg, "rl");
+    plan(d, none);
+    assert_true(need_of(d, "pretrain")->done && need_of(d, "rl")->done);
+    plan(d, anew);
+    assert_false(d->vocab_at_most);
+    for (int i = 0; i < COUNT_OF(exact); i++) {
+        const StageNeed *n = need_of(d, exact[i]);
+        size_t got = measured(&cfg, exact[i]);
+        assert_false(n->at_most || n->done);
+        if (n->device != got) fail_msg("%s: planned %zu bytes, taken %zu", exact[i], n->device, got);
+        assert_int_equal(sum_of(n), n->device);
+        assert_int_equal(n->steps, i < 2 ? 20 : 0); /* sl: epochs of what is not there yet */
+    }
+    for (int i = 0; i < COUNT_OF(most); i++) {
+        const StageNeed *n = need_of(d, most[i]);
+        size_t got = measured(&cfg, most[i]);
+        assert_true(n->at_most);
+        if (got > n->device || 2 * got < n->device)
+            fail_msg("%s: planned at most %zu bytes, taken %zu", most[i], n->device, got);
+        assert_int_equal(sum_of(n), n->device);
+    }
+    run_config_release(&cfg);
+    free(d);
+}
+
+static void test_every_way(void **state) {
+    (void)state;
+    static const char *const way[][3] = {{"run.dtype=bf16", NULL},
+                                         {"dist.tree=false", NULL},
+                                         {"pretrain.recompute=true", NULL},
+                                         {"model.tied=false", "model.family=gpt2", NULL}};
+    DryRun *d = mem_alloc(sizeof *d);
+    for (int i = 0; i < COUNT_OF(way); i++) {
+        RunConfig cfg;
+        const char *anew[5];
+        int n = 0;
+        for (; way[i][n]; n++) anew[n] = way[i][n];
+        anew[n] = "pretrain.lr=7e-3", anew[n + 1] = NULL;
+        load(&cfg, way[i]);
+        run_to(&cfg, "pretrain");
+        plan(d, anew);
+        size_t got = measured(&cfg, "pretrain"), said = need_of(d, "pretrain")->device;
+        if (said != got) fail_msg("%s: planned %zu bytes, taken %zu", way[i][0], said, got);
+        run_config_release(&cfg);
+    }
+    free(d);
+}
+
+/* ZeRO-1 over two ranks: each has less of the optimizer. */
+static void test_ranks(void **state) {
+    (void)state;
+    static const char *const one[] = {"pretrain.lr=7e-3", "model.d_model=256", "model.n_layer=4", NULL};
+    static const char *const two[] = {"pretrain.lr=7e-3", "model.d_model=256", "model.n_layer=4",
+                                      "dist.ranks=2",     "dist.zero=true",    NULL};
+    DryRun *a = mem_alloc(sizeof *a), *b = mem_alloc(sizeof *b);
+    plan(a, one);
+    plan(b, two);
+    const StageNeed *x = need_of(a, "pretrain"), *y = need_of(b, "pretrain");
+    assert_int_equal(b->ranks, 2);
+    assert_true(y->optimizer < x->optimizer * 6 / 10 && y->optimizer > x->optimizer * 4 / 10);
+    assert_int_equal(x->weights, y->weights);
+    free(a);
+    free(b);
+}
+
+static void test_refused(void **state) {
+    (void)state;
+    static const char *const none[] = {NULL};
+    RunConfig cfg;
+    DryRun *d = mem_alloc(sizeof *d);
+    Error err = {0};
+    static const char *const large[] = {"pretrain.lr=7e-3", "model.d_model=4096", "model.n_layer=32", "model.n_head=32",
+                                        NULL};
+    plan(d, large); /* 6 billion parameters: places, no memory */
+    assert_true(need_of(d, "pretrain")->device > (size_t)100 << 30);
+    load(&cfg, none);
+    d->room = 8e9;
+    assert_false(dry_run_fits(d, &cfg, &err));
+    assert_int_equal(err.code, ERR_MEMORY);
+    assert_non_null(strstr(err.msg, "pretrain needs"));
+    assert_non_null(strstr(err.msg, "pretrain."));
+    d->room = 1e15, d->disk_room = 1e9;
+    assert_false(dry_run_fits(d, &cfg, &err));
+    assert_int_equal(err.code, ERR_IO);
+    assert_non_null(strstr(err.msg, "ckpt.keep"));
+    d->disk_room = 1e15;
+    assert_true(dry_run_fits(d, &cfg, &err));
+    run_config_release(&cfg);
+    free(d);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_stage), cmocka_unit_test(test_every_way),
+                                       cmocka_unit_test(test_ranks), cmocka_unit_test(test_refused)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
