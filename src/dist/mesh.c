@@ -20,6 +20,19 @@ static bool split(Comm **out, const Mesh *m, Comm *data, const char *name, int w
     return comm_split(out, data, name, layout_rank(m->size, base), key, err);
 }
 
+/* Stages in the middle are groups of one. */
+static bool split_ends(Mesh *m, Comm *data, Error *err) {
+    Layout base = m->at;
+    bool end = m->at.pp == 0 || m->at.pp + 1 == m->size.pp;
+    if (end) base.pp = 0;
+    return m->size.pp == 1 || comm_split(&m->ends, data, "ends", layout_rank(m->size, base), m->at.pp, err);
+}
+
+static bool split_model(Mesh *m, Comm *data, Error *err) {
+    if (m->size.tp * m->size.cp * m->size.pp == 1) return true;
+    return comm_split(&m->model, data, "model", m->at.dp, comm_rank(m->world), err);
+}
+
 bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *err) {
     int n = comm_size(world), one = tp * cp * pp;
     *m = (Mesh){0};
@@ -30,5 +43,6 @@ bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *
     m->world = n > 1 ? world : NULL;
     if (!data) data = m->world;
     return split(&m->tp, m, data, "tp", 0, err) && split(&m->cp, m, data, "cp", 1, err) &&
-           split(&m->pp, m, data, "pp", 2, err) && split(&m->dp, m, data, "dp", 3, err);
+           split(&m->pp, m, data, "pp", 2, err) && split(&m->dp, m, data, "dp", 3, err) && split_ends(m, data, err) &&
+           split_model(m, data, err);
 }

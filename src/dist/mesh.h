@@ -14,6 +14,8 @@ typedef struct { int tp, cp, pp, dp; } Layout;      /* sizes, or a rank's place 
 typedef struct {
     Layout size, at;
     Comm *world, *dp, *pp, *cp, *tp;                /* NULL: of one rank. They belong to the world */
+    Comm *ends;                                     /* the first and the last rank of pp, of others NULL */
+    Comm *model;                                    /* the ranks that hold one replica: those that differ in tp, cp, pp */
 } Mesh;
 
 Layout layout_at(Layout size, int rank);

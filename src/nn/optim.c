@@ -104,8 +104,7 @@ static void collect(void *ud, int index, const ParamInfo *p) {
 }
 
 static Comm *dp_of(const Optim *o) { return o->cfg.mesh ? o->cfg.mesh->dp : NULL; }
-/* Other ranks hold other parts of the model. */
-static bool parted(const Optim *o) { return o->cfg.mesh && (o->cfg.mesh->size.pp > 1 || o->cfg.mesh->size.tp > 1); }
+static bool in_parts(const Optim *o) { return o->cfg.mesh && o->cfg.mesh->size.pp * o->cfg.mesh->size.tp > 1; }
 static bool sharded(const Optim *o) { return o->cfg.shard && comm_size(dp_of(o)) > 1; }
 
 static void cut_state(Optim *o) {
@@ -228,41 +227,47 @@ static double sharded_sumsq(const Optim *o) {
     return sum;
 }
 
-typedef struct { /* a block's sum, and its place among those of the whole model: net, parameter, where it begins there
-                  */
+typedef struct { /* a block's sum, and its place among those of all parts: net, parameter, where it begins there */
     int64_t net, param, row, col;
     double sum;
 } BlockSum;
 
 static int by_place(const void *a, const void *b) {
     const BlockSum *x = a, *y = b;
-    if (x->net != y->net) return x->net < y->net ? -1 : 1;
-    if (x->param != y->param) return x->param < y->param ? -1 : 1;
-    if (x->row != y->row) return x->row < y->row ? -1 : 1;
-    return (x->col > y->col) - (x->col < y->col);
+    const int64_t p[] = {x->net, x->param, x->row, x->col}, q[] = {y->net, y->param, y->row, y->col};
+    for (int i = 0; i < COUNT_OF(p); i++)
+        if (p[i] != q[i]) return p[i] < q[i] ? -1 : 1;
+    return 0;
 }
 
-/* Blocks of all parts, in the order of their places. What several ranks hold counts once: replicas' blocks, unless each
- * has its own part of them, are the first one's, and tensors that are not divided those of tensor-parallel rank 0. */
-static double parts_sumsq(const Optim *o) {
+/* Of ranks that hold the same gradients only one tells their sums: of replicas the first, unless each has its own part
+ * of them; of tensor-parallel ranks the first, where a parameter is not divided. */
+static int64_t own_sums(const Optim *o, BlockSum *out) {
     const Blocks *b = &o->blocks;
     const Mesh *mesh = o->cfg.mesh;
-    int me = comm_rank(dp_of(o)), first = 0, end = b->n, at = 0;
-    if (sharded(o)) first = b->cut[me], end = b->cut[me + 1];
-    if (!sharded(o) && me > 0) end = 0;
-    BlockSum *own_sum = mem_alloc((size_t)(b->n + 1) * sizeof *own_sum);
-    for (int i = first; i < end; i++) {
+    int from = sharded(o) ? b->cut[mesh->at.dp] : 0, to = sharded(o) ? b->cut[mesh->at.dp + 1] : b->n;
+    int64_t n = 0;
+    for (int i = from; i < to && (sharded(o) || mesh->at.dp == 0); i++) {
         const OptimParam *p = &o->param[b->at[i].tensor];
-        if (mesh->at.tp > 0 && !param_divided(&p->whole)) continue;
+        const ParamInfo *w = &p->whole;
+        if (mesh->at.tp > 0 && w->rows == p->w.rows && w->cols == p->w.cols) continue;
         double sum = o->be->op->sumsq(o->be, block_of(o->grad, b->at[i]));
-        own_sum[at++] = (BlockSum){p->net, p->whole.order, p->whole.row + b->at[i].row, p->whole.col, sum};
+        out[n++] = (BlockSum){p->net, w->order, w->row + b->at[i].row, w->col, sum};
     }
+    return n;
+}
+
+/* Blocks of all parts of the model, in the order that one rank would have added them in. */
+static double sumsq_of_parts(const Optim *o) {
+    Comm *world = o->cfg.mesh->world;
+    BlockSum *own_sum = mem_alloc((size_t)(o->blocks.n + 1) * sizeof *own_sum);
+    int64_t n_own = own_sums(o, own_sum);
     Error none = {0}, lost;
     Gathered all;
     double sum = NAN;
-    if (agree(mesh->world, &none, own_sum, at * (int64_t)sizeof *own_sum, &all, &lost)) {
+    if (agree(world, &none, own_sum, n_own * (int64_t)sizeof *own_sum, &all, &lost)) {
         BlockSum *s = (BlockSum *)(void *)all.data;
-        size_t n = (size_t)all.off[comm_size(mesh->world)] / sizeof *s;
+        size_t n = (size_t)all.off[comm_size(world)] / sizeof *s;
         qsort(s, n, sizeof *s, by_place);
         sum = 0;
         for (size_t i = 0; i < n; i++) sum += s[i].sum;
@@ -276,7 +281,7 @@ static double gradient_sumsq(const Optim *o) {
     Backend *be = o->be;
     const Blocks *b = &o->blocks;
     double sum = 0;
-    if (parted(o)) return parts_sumsq(o);
+    if (in_parts(o)) return sumsq_of_parts(o);
     if (sharded(o)) return sharded_sumsq(o);
     if (!be->op->sumsq_all) {
         for (int i = 0; i < b->n; i++) sum += be->op->sumsq(be, block_of(o->grad, b->at[i]));
@@ -338,8 +343,10 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
     static const OptimKind kind[STATES] = {OPTIM_M, OPTIM_V, OPTIM_MASTER};
     for (int i = 0; i < STATES * o->n_param; i++) {
         const OptimParam *p = &o->param[i / STATES];
-        OptimPiece piece = {p->net, strchr(p->name, '.') + 1, kind[i % STATES], p->w.rows,
-                            p->row, state_of(p, i % STATES)};
+        const ParamInfo *w = &p->whole;
+        OptimPiece piece = {.net = p->net, .name = strchr(p->name, '.') + 1, .kind = kind[i % STATES]};
+        piece.rows = w->rows, piece.cols = w->cols, piece.row = w->row + p->row, piece.col = w->col;
+        piece.t = state_of(p, i % STATES);
         if (!tensor_empty(piece.t)) fn(ud, &piece);
     }
 }

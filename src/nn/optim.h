@@ -51,7 +51,7 @@ typedef struct {
     int net;
     const char *name;       /* the parameter's in its net */
     OptimKind kind;
-    int64_t rows, row;      /* of the whole parameter; where t begins in it */
+    int64_t rows, cols, row, col;   /* of the whole parameter; where t begins in it */
     Tensor t;
 } OptimPiece;
 typedef void OptimVisitor(void *ud, const OptimPiece *p);
