@@ -4,6 +4,7 @@
 #include "train_fixture.h"
 
 #include "tp_help.h"
+#include "train/batch.h"
 
 typedef enum { KIND_LM, KIND_DPO, KIND_PM, KIND_CLASSIFIER } Kind;
 
@@ -319,10 +320,85 @@ static void test_bytes(void **state) {
     for (int i = 0; i < COUNT_OF(row); i++) check_bytes(row[i]);
 }
 
+/* -- log-probs and entropy of divided outputs, as PPO reads them */
+
+enum { ROWS = 24, SLICE = 7 };
+
+typedef struct {
+    const char *backend;
+    double lp[9][ROWS], ent[9][ROWS]; /* of one rank, then by rank */
+} Heads;
+
+static void read_heads(Heads *h, int place, const Mesh *mesh, Rank *r) {
+    Error err = {0};
+    Case c = {.backend = h->backend, .family = FAMILY_QWEN3, .kind = KIND_LM};
+    Job j;
+    Acts *a = NULL;
+    BatchBuf buf = {0};
+    LogpBuf logp = {0};
+    Batch b;
+    Arena mem = {0};
+    Tensor slice;
+    int32_t tok[ROWS], off[] = {0, 9, ROWS}, target[ROWS];
+    for (int i = 0; i < ROWS; i++) tok[i] = i % TP_VOCAB, target[i] = (5 * i + 3) % TP_VOCAB;
+    bool ok = job_open(&j, &c, mesh, &err) && acts_open(&a, &j.f.m, ROWS, ROWS, KEEP_NONE, &err) &&
+              head_slice_open(&mem, &slice, j.f.net, &err);
+    if (r) expect(r, ok);
+    if (!r) must(ok, &err);
+    batch_layout(&buf, &b, tok, ROWS, off, 2, true);
+    for (int i = 0; i < ROWS; i++) buf.row[b.n_row++] = i;
+    net_forward(j.f.net, a, &b, NULL);
+    logp_of(&logp, j.f.net);
+    for (int at = 0; at < ROWS; at += SLICE) {
+        int n = ROWS - at < SLICE ? ROWS - at : SLICE;
+        Tensor out = tensor_rows(slice, 0, n);
+        head_forward(j.f.net, a, at, out);
+        logp_forward(&logp, j.f.be, out, target + at, 0.7f, true);
+        memcpy(h->lp[place] + at, logp.lp, (size_t)n * sizeof(double));
+        memcpy(h->ent[place] + at, logp.ent, (size_t)n * sizeof(double));
+    }
+    logp_release(&logp);
+    batch_release(&buf);
+    arena_release(&mem);
+    acts_close(a);
+    job_close(&j);
+}
+
+static void heads_rank(Rank *r) {
+    Error err = {0};
+    Mesh mesh;
+    expect(r, mesh_open(&mesh, r->world, NULL, r->size, 1, 1, &err));
+    read_heads(r->ud, r->rank + 1, &mesh, r);
+    CommCount sent = comm_count(mesh.tp, COMM_ALL_GATHER);
+    int64_t c = 32, own = 0; /* sums: the embedding's, two of each layer */
+    for (int i = 0; i < 5; i++) own += ROWS * c * (r->rank + 1) / r->size - ROWS * c * r->rank / r->size;
+    int64_t bytes = !strcmp(((Heads *)r->ud)->backend, "ref") ? 8 : 4;
+    expect(r, sent.bytes == (r->size - 1) * (own * bytes + 4 * ROWS * 8)); /* four scalars a row */
+}
+
+static void test_heads(void **state) {
+    (void)state;
+    static const char *const backends[] = {"ref", "cpu"};
+    for (int k = 0; k < 2; k++)
+        for (int t = 2; t <= 4; t *= 2) {
+            Heads h = {.backend = backends[k]};
+            read_heads(&h, 0, NULL, NULL);
+            with_ranks(t, heads_rank, &h);
+            double bound = k == 0 ? 1e-14 : 1e-6;
+            for (int r = 1; r <= t; r++)
+                for (int i = 0; i < ROWS; i++) {
+                    assert_true(fabs(h.lp[r][i] - h.lp[0][i]) < bound * fabs(h.lp[0][i]));
+                    assert_true(fabs(h.ent[r][i] - h.ent[0][i]) < bound * fabs(h.ent[0][i]));
+                    assert_true(h.lp[r][i] == h.lp[1][i] && h.ent[r][i] == h.ent[1][i]);
+                }
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal),
         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_heads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -122,7 +122,7 @@ bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPla
             return false;
         comm_deadline(*data, cfg->dist.timeout_s);
     }
-    return mesh_open(m, world, *data, 1, 1, (int)cfg->dist.pp, err);
+    return mesh_open(m, world, *data, (int)cfg->dist.tp, 1, (int)cfg->dist.pp, err);
 }
 
 Comm *ranks_world(const Ranks *r) { return comm_size(r->world[0]) > 1 ? r->world[0] : NULL; }

@@ -35,6 +35,11 @@ static void place_head(Engine *e, Arena *a) {
 
 bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
     const ModelConfig *m = &net.trunk->cfg;
+    *out = NULL;
+    if (net.trunk->part.tp_n > 1)
+        return error_set(err, ERR_CONFIG,
+                         "dist.tp %d: generation and scoring work on whole models, this is one of %d shares of one",
+                         net.trunk->part.tp_n, net.trunk->part.tp_n);
     CHECK(net.head->kind != HEAD_LM || net.head->n_out == m->n_vocab,
           "a language model head of %d outputs, vocabulary %d", net.head->n_out, m->n_vocab);
     Engine *e = mem_alloc(sizeof *e);

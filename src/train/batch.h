@@ -37,9 +37,9 @@ typedef struct {
 } LogpBuf;
 /* Whose outputs the rows are from now on: those who compute the loss of a net say so first. */
 void logp_of(LogpBuf *buf, Net net);
-/* buf->lp[i], and buf->ent[i] when entropy, of logits row i at temperature temp. */
 /* Room for passes of n rows, which logp_forward makes when it is needed. */
 void logp_reserve(LogpBuf *buf, Backend *be, int n);
+/* buf->lp[i], and buf->ent[i] when entropy, of logits row i at temperature temp. */
 void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp, bool entropy);
 /* logits := gradient of the loss, given buf->dlp[i] = d loss / d log-prob of row i. */
 void logp_backward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp);

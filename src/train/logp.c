@@ -14,7 +14,7 @@ static void place(LogpBuf *buf, Arena *a, Backend *be, int n) {
     buf->t_whole = tensor_place(a, be->real, n, WHOLE);
 }
 
-static void grow(LogpBuf *buf, Backend *be, int n) {
+void logp_reserve(LogpBuf *buf, Backend *be, int n) {
     if (n <= buf->cap) return;
     Comm *group = buf->group;
     int64_t begin = buf->begin;
@@ -105,7 +105,7 @@ static void forward_parts(LogpBuf *buf, Backend *be, Tensor logits, const int32_
 
 void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp, bool entropy) {
     int n = (int)logits.rows;
-    grow(buf, be, n);
+    logp_reserve(buf, be, n);
     if (buf->group) {
         forward_parts(buf, be, logits, target, temp, entropy);
         return;
