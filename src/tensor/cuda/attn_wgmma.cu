@@ -106,7 +106,7 @@ __device__ __forceinline__ void soften(float (&s)[BN / 8][4], float (&top)[2], f
         next = fmaxf(next, shfl_xor(next, 2));
         const float base = next == -INFINITY ? 0 : next, shift = base * scale;
         float part[2] = {};
-        carry[h] = exp2_approx(fmaf(top[h], scale, -shift));
+        carry[h] = exp2_approx((top[h] - base) * scale); /* 1 to the last bit where nothing is larger */
         top[h] = next;
         UNROLL for (int n = 0; n < BN / 8; n++) {
             float x = exp2_approx(fmaf(s[n][2 * h], scale, -shift));
