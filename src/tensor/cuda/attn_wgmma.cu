@@ -82,6 +82,7 @@ template <typename S> __device__ __forceinline__ void produce(const AttnFwd &a, 
             cp_async_arrive(sh.v_full + slot);
         }
     }
+    wg_drain();
 }
 
 /* limit: keys of the tile that the warp's row 0 sees end here; step: 1 when each further row sees one more. */
@@ -159,6 +160,7 @@ template <typename S> __device__ __forceinline__ void consume(const AttnFwd &a, 
         };
         auto values = [&]() {
             wgmma_held(o);
+            wgmma_held(pr);
             wgmma_fence();
             wg_sum<D>(o, pr, wgmma_rows(sh.v + uniform(ring_slot<S::STAGES>(uses_v)) * S::TILE, S::PANEL));
             wgmma_commit();
