@@ -84,6 +84,26 @@ static void test_many_pieces(void **state) {
     backend_close(be);
 }
 
+/* A row's bits do not depend on the sequences beside it, nor on how its prompt is cut into pieces that are not decoded:
+ * tiles of which it sees nothing, before or behind its own, change none. */
+static void test_company(void **state) {
+    (void)state;
+    static const int step[] = {20, 50, 100};
+    Backend *be = open_half(NULL);
+    for (int i = 0; i < 4; i++) {
+        OpCase c = attention(OP_attn_fwd, i % 2 ? 64 : 128, 2, 1, true, i < 2 ? 0 : 90);
+        c.n_seq = 2, c.len[0] = c.ctx[0] = 300, c.len[1] = c.ctx[1] = 70, c.seed = (uint64_t)i, c.spread = 8;
+        OpData d;
+        op_build(&d, &c, NULL);
+        OpOut whole = op_run(be, &d);
+        for (int k = 0; k < COUNT_OF(step); k++) assert_int_equal(op_attn_replay(be, &d, &whole, 0, step[k], 1), 0);
+        assert_int_equal(op_attn_replay(be, &d, &whole, 1, 70, 1), 0);
+        op_out_free(&whole);
+        op_free(&d);
+    }
+    backend_close(be);
+}
+
 static void test_trusted(void **state) {
     (void)state;
     Backend *be = open_half("auto");
@@ -142,8 +162,9 @@ int main(void) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trusted),   cmocka_unit_test(test_lengths), cmocka_unit_test(test_many_pieces),
-        cmocka_unit_test(test_asked_for), cmocka_unit_test(test_f32),     cmocka_unit_test(test_broken),
+        cmocka_unit_test(test_trusted), cmocka_unit_test(test_lengths),   cmocka_unit_test(test_many_pieces),
+        cmocka_unit_test(test_company), cmocka_unit_test(test_asked_for), cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_broken),
     };
     if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -88,9 +88,12 @@ bool on_tensor_cores(Backend *be, int d_head) {
     return attn_mma_shared(d_head) <= cuda_impl(be)->shared_max;
 }
 
-/* Products of warp groups, of what they can read as it is (or rounded). */
+static_assert((int)ATTN_WGMMA_ROWS == (int)ATTN_MMA_ROWS, "one list of tiles for both");
+
+/* By products of warp groups, which attn_check.c has found right here? */
 bool on_hopper(Backend *be, int d_head) {
-    return on_tensor_cores(be, d_head) && cuda_impl(be)->hopper && (d_head == 64 || d_head == 128);
+    const CudaImpl *c = cuda_impl(be);
+    return c->hopper && c->checked && on_tensor_cores(be, d_head) && (d_head == 64 || d_head == 128);
 }
 
 int queries(AttnSeqs s, int seq) { return s.q_off[seq + 1] - s.q_off[seq]; }

@@ -3,6 +3,7 @@
  *   attn.cu           the two ops: checks, who goes which way, lists of tiles, rounding to BF16
  *   attn_simt.cu      F32 arithmetic, forward; attn_simt_bwd.cu: backward. What runs when be->dtype is F32, and for d_head > 128
  *   attn_mma.cu       tensor cores, forward; attn_mma_bwd.cu: backward. What runs when be->dtype is BF16
+ *   attn_wgmma.cu     the same on compute capability 9.0, d_head 64 and 128; attn_wgmma_bwd.cu: backward; attn_check.c: before its first use
  *   attn_decode.cu    BF16 mode, few queries against many keys
  *
  * The host cuts the packed sequences into tiles of query (or key) rows, one a block for each head, those with most work first,
@@ -80,7 +81,7 @@ void attn_mma_bwd_queries(Backend *be, AttnBwd a, int n_span);  /* dq */
 enum { ATTN_SIMT_ROWS = 64, ATTN_MMA_ROWS = 128 };
 int attn_mma_bwd_rows(int d_head);
 
-/* For compute capability 9.0, d_head 64 and 128; q, k, v, d_o: BF16 with vec. Tiles of ATTN_WGMMA_ROWS rows. */
+/* The same for compute capability 9.0, d_head 64 and 128; q, k, v, d_o: BF16 with vec. All tiles have ATTN_WGMMA_ROWS rows. */
 enum { ATTN_WGMMA_ROWS = 128 };
 void attn_wgmma_fwd(Backend *be, AttnFwd a, int n_tile);
 void attn_wgmma_bwd_keys(Backend *be, AttnBwd a, int n_span);

@@ -82,6 +82,7 @@ template <typename S> __device__ __forceinline__ void produce(const AttnFwd &a, 
             cp_async_arrive(sh.v_full + slot);
         }
     }
+    wg_drain();
 }
 
 /* limit: keys of the tile that the warp's row 0 sees end here; step: 1 when each further row sees one more. */
@@ -106,7 +107,7 @@ __device__ __forceinline__ void soften(float (&s)[BN / 8][4], float (&top)[2], f
         next = fmaxf(next, shfl_xor(next, 2));
         const float base = next == -INFINITY ? 0 : next, shift = base * scale;
         float part[2] = {};
-        carry[h] = exp2_approx(fmaf(top[h], scale, -shift));
+        carry[h] = exp2_approx((top[h] - base) * scale); /* 1 to the last bit where nothing is larger */
         top[h] = next;
         UNROLL for (int n = 0; n < BN / 8; n++) {
             float x = exp2_approx(fmaf(s[n][2 * h], scale, -shift));
@@ -159,6 +160,7 @@ template <typename S> __device__ __forceinline__ void consume(const AttnFwd &a, 
         };
         auto values = [&]() {
             wgmma_held(o);
+            wgmma_held(pr);
             wgmma_fence();
             wg_sum<D>(o, pr, wgmma_rows(sh.v + uniform(ring_slot<S::STAGES>(uses_v)) * S::TILE, S::PANEL));
             wgmma_commit();

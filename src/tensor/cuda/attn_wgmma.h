@@ -39,9 +39,8 @@ static __device__ __forceinline__ void wg_release(Bar *empty) {
     if (threadIdx.x % 32 == 0) bar_arrive(empty);
 }
 
-/* Four copies at a time: the copying threads have few registers.
- * Rows [0, ROWS) of `from`, whose rows are ld apart, to panels PANEL bytes apart; zeros outside [low, high). By WG_COPY threads, in
- * the background. */
+/* Rows [0, ROWS) of `from`, whose rows are ld apart, to panels PANEL bytes apart; zeros outside [low, high). By WG_COPY threads, in
+ * the background; four copies at a time, for they have few registers. */
 template <int D, int ROWS, int PANEL>
 static __device__ __forceinline__ void wg_fetch(unsigned char *to, const bf16_t *from, int64_t ld, int low, int high) {
     enum { CHUNKS = D / 8, PER = WG_COPY / CHUNKS };
@@ -51,6 +50,12 @@ static __device__ __forceinline__ void wg_fetch(unsigned char *to, const bf16_t 
     from += r * ld + c * 8;
     _Pragma("unroll 4") for (int i = 0; i < ROWS; i += PER, from += PER * ld)
         cp_async16(to + i * 128, from, r + i >= low && r + i < high);
+}
+
+/* No copying thread ends while a copy of its own is under way. */
+static __device__ __forceinline__ void wg_drain(void) {
+    cp_async_commit();
+    cp_async_wait<0>();
 }
 
 /* d (64, 8 C) = x y^T: x (64, D) and y (8 C, D) in panels of X and Y bytes. */

@@ -87,6 +87,7 @@ template <typename S> __device__ __forceinline__ void produce(const AttnBwd &a, 
             }
         }
     }
+    wg_drain();
 }
 
 /* The other side's rows that an own row sees: [low, high). */
@@ -202,7 +203,7 @@ template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, 
                        some<S>(a, mine + warp * 16, 16, now, p.t.len));
             if constexpr (KEYS) {
                 wg_pack(pp, s);
-                wgmma_held(of_y);
+                wgmma_held(pp);
                 wgmma_fence();
                 wg_sum<D>(of_y, pp, wgmma_rows(sh.w + slot * S::TILE, S::PANEL));
                 wgmma_commit();
@@ -213,7 +214,7 @@ template <typename S> __device__ __forceinline__ void consume(const AttnBwd &a, 
             wgmma_held(dp);
             slopes<S>(dp, s, stat, row_delta);
             wg_pack(ps, dp);
-            wgmma_held(of_x);
+            wgmma_held(ps);
             wgmma_fence();
             wg_sum<D>(of_x, ps, wgmma_rows(sh.u + slot * S::TILE, S::PANEL));
             wgmma_commit();

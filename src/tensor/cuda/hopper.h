@@ -12,8 +12,8 @@
  *      wgmma_rows(at, panel)   16 rows x columns: the sum goes over rows; panel: bytes to the next 64 columns; at + 2048: next rows
  *
  * Products of one batch: wgmma_fence(), some wgmma_*, wgmma_commit(). Until wgmma_wait<n>() has left at most n batches (of this
- * thread, in order) under way, their d may not be touched, nor their a, nor what they read in shared memory; wgmma_held(d) behind
- * the wait tells the compiler. d (64, N): element (16 w + g + 8 (e / 2), 8 i + 2 t + e % 2) is d[i][e] of warp w, with
+ * thread, in order) under way, their d may not be touched, nor their a, nor what they read in shared memory; wgmma_held(d or a)
+ * behind the wait, and in front of the fence where it was written since, tells the compiler. d (64, N): element (16 w + g + 8 (e / 2), 8 i + 2 t + e % 2) is d[i][e] of warp w, with
  * g = lane / 4, t = lane % 4; a in registers is as for mma_bf16 (launch.h). */
 #ifndef DIKAST_TENSOR_CUDA_HOPPER_H
 #define DIKAST_TENSOR_CUDA_HOPPER_H
@@ -64,6 +64,9 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 template <int n> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory"); }
 template <int C> __device__ __forceinline__ void wgmma_held(float (&d)[C][4]) {
     UNROLL for (int i = 0; i < C; i++) UNROLL for (int e = 0; e < 4; e++) asm volatile("" : "+f"(d[i][e])::"memory");
+}
+template <int K> __device__ __forceinline__ void wgmma_held(uint32_t (&a)[K][4]) {
+    UNROLL for (int i = 0; i < K; i++) UNROLL for (int e = 0; e < 4; e++) asm volatile("" : "+r"(a[i][e])::"memory");
 }
 
 /* d (64, N) = (ADD ? d : 0) + a b^T over 16 columns (ROWS false) or + a b over 16 rows (ROWS true); a (64, 16): 16 columns in shared

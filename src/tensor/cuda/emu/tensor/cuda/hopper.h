@@ -27,7 +27,7 @@ void wgmma_fence();
 void wgmma_commit();
 void emu_wgmma_wait(size_t under_way);
 template <int n> static inline void wgmma_wait() { emu_wgmma_wait(n); }
-template <int C> static inline void wgmma_held(float (&)[C][4]) {}
+template <typename T, int C> static inline void wgmma_held(T (&)[C][4]) {}
 
 /* d: n / 2 numbers of the thread; a: its four registers, or NULL: desc_a */
 void emu_wgmma(float *d, int n, const uint32_t *a, uint64_t desc_a, uint64_t desc_b, bool add, bool rows);
