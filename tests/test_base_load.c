@@ -37,7 +37,7 @@ static void looked(Device *d, int times) {
     for (int from = atomic_load(&d->looks), i = 0; atomic_load(&d->looks) < from + times && i < 2000; i++) nap(0.005);
 }
 
-static Str row_of(Load *l) {
+static Str row_of(LoadWatch *l) {
     Str text = {0};
     JsonOut j;
     json_out_init(&j, &text, 0);
@@ -51,7 +51,7 @@ static void test_device(void **state) {
     (void)state;
     Device d = {.say = {{0.25, 3e9, 100, 1000}, {0.75, 2e9, 300, 2000}}};
     LoadSample s;
-    Load *l = load_open(0.01, probe, &d);
+    LoadWatch *l = load_open(0.01, probe, &d);
     looked(&d, 40);
     load_take(l, &s);
     assert_true(s.gpu > 0.25 && s.gpu < 0.75 && s.gpu_watts > 100 && s.gpu_watts < 300);
@@ -75,7 +75,7 @@ static void test_device(void **state) {
 static void test_between_looks(void **state) {
     (void)state;
     Device d = {.say = {{0.5, 1e6, 50, 1500}, {0.5, 1e6, 50, 1500}}};
-    Load *l = load_open(3600, probe, &d);
+    LoadWatch *l = load_open(3600, probe, &d);
     looked(&d, 1);
     for (int i = 0; i < 3; i++) {
         LoadSample s;
@@ -90,7 +90,7 @@ static void test_between_looks(void **state) {
 
 static void test_processor(void **state) {
     (void)state;
-    Load *l = load_open(3600, NULL, NULL);
+    LoadWatch *l = load_open(3600, NULL, NULL);
     LoadSample s;
     load_take(l, &s);
     volatile double x = 0;
@@ -109,7 +109,7 @@ static void test_processor(void **state) {
 static void test_fields(void **state) {
     (void)state;
     Device d = {.say = {{0.5, 12e9, -1, 1980}, {0.5, 12e9, -1, 1980}}};
-    Load *l = load_open(0.01, probe, &d);
+    LoadWatch *l = load_open(0.01, probe, &d);
     looked(&d, 2);
     Str with = row_of(l);
     assert_non_null(strstr(str_get(&with), "{\"t_cpu\":"));

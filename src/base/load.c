@@ -22,7 +22,7 @@ typedef struct {
 
 #define NOTHING ((LoadDevice){-1, -1, -1, -1})
 
-struct Load {
+struct LoadWatch {
     LoadProbe *probe;
     void *ud;
     double period_s, looked_s;
@@ -69,7 +69,7 @@ static void span_add(Span *s, double rss, const LoadDevice *d, double seconds) {
 
 /* One look; what is seen now stands for the time since the look before. The lock is not held while the device is asked.
  */
-static void look(Load *l) {
+static void look(LoadWatch *l) {
     LoadDevice d = NOTHING;
     if (l->probe && !l->probe(l->ud, &d)) d = NOTHING;
     double rss = rss_now(), now = now_s();
@@ -82,7 +82,7 @@ static void look(Load *l) {
 }
 
 static void *watch(void *arg) {
-    Load *l = arg;
+    LoadWatch *l = arg;
     bool ending = false;
     while (!ending) {
         look(l);
@@ -96,9 +96,9 @@ static void *watch(void *arg) {
     return NULL;
 }
 
-Load *load_open(double period_s, LoadProbe *probe, void *ud) {
-    Load *l = mem_alloc(sizeof *l);
-    *l = (Load){.probe = probe, .ud = ud, .period_s = period_s, .looked_s = now_s(), .rss = -1, .device = NOTHING};
+LoadWatch *load_open(double period_s, LoadProbe *probe, void *ud) {
+    LoadWatch *l = mem_alloc(sizeof *l);
+    *l = (LoadWatch){.probe = probe, .ud = ud, .period_s = period_s, .looked_s = now_s(), .rss = -1, .device = NOTHING};
     l->since = l->all = span_begin();
     pthread_condattr_t clock;
     pthread_condattr_init(&clock);
@@ -111,7 +111,7 @@ Load *load_open(double period_s, LoadProbe *probe, void *ud) {
     return l;
 }
 
-void load_close(Load *l) {
+void load_close(LoadWatch *l) {
     if (!l) return;
     pthread_mutex_lock(&l->lock);
     l->ending = true;
@@ -135,7 +135,7 @@ static LoadSample sample_of(const Span *s) {
 }
 
 /* Work that is faster than the looks is given the last one's numbers. */
-void load_take(Load *l, LoadSample *out) {
+void load_take(LoadWatch *l, LoadSample *out) {
     if (!l) return;
     pthread_mutex_lock(&l->lock);
     *out = sample_of(&l->since);
@@ -144,7 +144,7 @@ void load_take(Load *l, LoadSample *out) {
     pthread_mutex_unlock(&l->lock);
 }
 
-void load_all(Load *l, LoadSample *out) {
+void load_all(LoadWatch *l, LoadSample *out) {
     if (!l) return;
     pthread_mutex_lock(&l->lock);
     *out = sample_of(&l->all);
@@ -167,7 +167,7 @@ void load_put(JsonOut *j, const char *prefix, const LoadSample *s) {
     put(j, prefix, "gpu_mhz", s->gpu_mhz);
 }
 
-void load_put_row(Load *l, JsonOut *j) {
+void load_put_row(LoadWatch *l, JsonOut *j) {
     LoadSample s;
     if (!l) return;
     load_take(l, &s);

@@ -18,15 +18,15 @@ typedef struct {
     double gpu, gpu_bytes, gpu_watts, gpu_mhz; /* mean, most, mean, mean */
 } LoadSample;
 
-typedef struct Load Load;
+typedef struct LoadWatch LoadWatch;
 /* probe may be NULL: this process alone. */
-Load *load_open(double period_s, LoadProbe *probe, void *ud);
-void load_close(Load *l);
-void load_take(Load *l, LoadSample *out);           /* since load_take was called last, or since load_open */
-void load_all(Load *l, LoadSample *out);            /* since load_open */
+LoadWatch *load_open(double period_s, LoadProbe *probe, void *ud);
+void load_close(LoadWatch *l);
+void load_take(LoadWatch *l, LoadSample *out);           /* since load_take was called last, or since load_open */
+void load_all(LoadWatch *l, LoadSample *out);            /* since load_open */
 /* Fields PREFIXcpu, PREFIXrss_mb, PREFIXgpu, PREFIXgpu_mb, PREFIXgpu_w, PREFIXgpu_mhz of an object. */
 void load_put(JsonOut *j, const char *prefix, const LoadSample *s);
 /* load_take's, with prefix t_, to a row of metrics. */
-void load_put_row(Load *l, JsonOut *j);
+void load_put_row(LoadWatch *l, JsonOut *j);
 
 #endif

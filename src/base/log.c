@@ -49,7 +49,7 @@ struct Log {
     int n_warning;
     Progress progress;
     Pulse *pulse;
-    Load *load; /* borrowed */
+    LoadWatch *load; /* borrowed */
 };
 
 double now_s(void) {
@@ -103,11 +103,11 @@ Log *log_new(LogLevel level) {
 
 Pulse *log_pulse(const Log *l) { return l ? l->pulse : NULL; }
 
-void log_measure(Log *l, Load *load) {
+void log_measure(Log *l, LoadWatch *load) {
     if (l) l->load = load;
 }
 
-Load *log_load(const Log *l) { return l ? l->load : NULL; }
+LoadWatch *log_load(const Log *l) { return l ? l->load : NULL; }
 
 /* ---- all below run under the lock ---- */
 

@@ -17,8 +17,8 @@ void log_free(Log *l);
 void log_silence(Log *l);                                       /* from now on it says and records nothing; its pulse goes on */
 Pulse *log_pulse(const Log *l);                                 /* what this process is doing; log_progress says that it goes on */
 /* What measures the load of the work that is being done, for whoever writes metrics; borrowed, NULL: nobody measures. */
-void log_measure(Log *l, Load *load);
-Load *log_load(const Log *l);
+void log_measure(Log *l, LoadWatch *load);
+LoadWatch *log_load(const Log *l);
 bool log_events_to(Log *l, const char *path, Error *err);       /* appends JSON objects {t, level, event, stage, msg} */
 void log_stage(Log *l, const char *stage);                      /* name for the following lines; NULL: none */
 void log_info(Log *l, const char *fmt, ...) FORMAT(2, 3);       /* a line for people, level normal */

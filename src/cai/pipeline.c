@@ -254,7 +254,7 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
     ctx->ledger = ledger_new();
     Str path = {0};
     path_join(&path, ctx->output, "ledger.json");
-    Load *load = load_open(LOOK_S, backend_load, ctx->be);
+    LoadWatch *load = load_open(LOOK_S, backend_load, ctx->be);
     log_measure(ctx->log, load);
     bool ok = remove_temporaries(ctx->output, err) && run_here(ctx, all, err);
     log_measure(ctx->log, NULL);
