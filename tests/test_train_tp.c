@@ -247,7 +247,7 @@ typedef struct { /* elements of every sum of a step's micro-batches, and rows wh
     int n_told;
 } Traffic;
 
-/* One micro-batch of N tokens and R chosen rows: 4 sums a layer, of the last one two over chosen rows; KEEP_INPUTS
+/* One micro-batch of N tokens and R chosen rows: 4 sums a layer, of the last one three over chosen rows; KEEP_INPUTS
  * makes attention's again; the embedding's, the head's and the norms' of heads, one each. Log-probs: a slice of rows at
  * a time. */
 static void add_traffic(Traffic *t, const Run *run, const ModelConfig *m, int64_t n_tok, int64_t n_row, int64_t slice) {
@@ -376,6 +376,27 @@ static void heads_rank(Rank *r) {
     expect(r, sent.bytes == (r->size - 1) * (own * bytes + 4 * ROWS * 8)); /* four scalars a row */
 }
 
+/* Rows of outputs go round together, so all ranks cut them alike: also where one share is too wide for as many rows. */
+static void slices_rank(Rank *r) {
+    Error err = {0};
+    Mesh mesh;
+    Fixture f;
+    ModelConfig c = tp_config(FAMILY_LLAMA, false);
+    c.n_vocab = 2 * 21845 + 1; /* 2^21 logits are 96 rows of 21845, but not of 21846 */
+    bool ok = mesh_open(&mesh, r->world, NULL, 2, 1, 1, &err) && pool_open(&f.pool, 1, &err) &&
+              backend_open(&f.be, "cpu", f.pool, NULL, &err) &&
+              model_init_on(&f.m, f.be, &c, &mesh, SEED, false, &err) &&
+              head_init(&f.h, &f.m, HEAD_LM, c.n_vocab, SEED, false, &err);
+    expect(r, ok);
+    expect(r, head_slice_rows((Net){&f.m, &f.h, NULL}) == 64);
+    close_all(&f);
+}
+
+static void test_slices(void **state) {
+    (void)state;
+    with_ranks(2, slices_rank, NULL);
+}
+
 static void test_heads(void **state) {
     (void)state;
     static const char *const backends[] = {"ref", "cpu"};
@@ -399,6 +420,7 @@ int main(void) {
         cmocka_unit_test(test_equal),
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_slices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,7 +83,10 @@ double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor
 enum { FROZEN_VALUES = 1 << 21 }; /* 8 MB of logits */
 
 int head_slice_rows(Net net) {
-    int64_t fill = net.trunk->be->slice_values / net.head->n_out, few = FROZEN_VALUES / net.head->n_out;
+    int64_t n_out = net.head->n_out;
+    if (head_divided(net))
+        n_out = (net.trunk->whole.n_vocab - 1) / net.trunk->part.tp_n + 1; /* the same on all ranks */
+    int64_t fill = net.trunk->be->slice_values / n_out, few = FROZEN_VALUES / n_out;
     if (fill == 0 && tensor_empty(net.head->dw) && few < HEAD_SLICE)
         return few < HEAD_SLICE_LEAST ? HEAD_SLICE_LEAST : (int)(few - few % HEAD_SLICE_LEAST);
     return (int)(fill < HEAD_SLICE ? HEAD_SLICE : fill > HEAD_SLICE_MOST ? HEAD_SLICE_MOST : fill);
