@@ -252,6 +252,13 @@ static void forward_task(void *ud, int64_t task, int thread) {
     }
 }
 
+/* Rows [row, row_end) of x in strips: blocks of GRAD_BLOCK rows; in each TILE_ROWS columns side by side, (GRAD_BLOCK,
+ * TILE_ROWS). */
+typedef struct {
+    int64_t row, row_end;
+    float *at;
+} Strips;
+
 typedef struct {
     Backend *be;
     const LinearGrad *grad;
@@ -262,8 +269,7 @@ typedef struct {
     float *panels;        /* F32, dx: of transposed weights, for all tasks; NULL: each packs those that it needs */
     int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
     /* F32, dw: */
-    int64_t row, row_end; /* the rows of x that lie in strips */
-    float *strips;        /* blocks of GRAD_BLOCK rows; in each TILE_ROWS columns side by side, (GRAD_BLOCK, TILE_ROWS) */
+    Strips now, next;     /* multiplied; being copied */
     /* BF16: */
     uint16_t *zipped; /* x, two rows in one */
     uint16_t *packed; /* AMX: transposed weights that all tasks share */
@@ -372,17 +378,22 @@ static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64
 /* Columns that are packed together: few enough that the strips being written stay in L1. */
 enum { STRIP_COLS = 8 * TILE_ROWS };
 
-static float *strip_of(const Backward *b, int64_t row, int64_t col) {
+static float *strip_of(const Backward *b, const Strips *s, int64_t row, int64_t col) {
     int64_t n = ceil_div(b->x.cols, TILE_ROWS);
-    return b->strips + ((row - b->row) / GRAD_BLOCK * n + col / TILE_ROWS) * GRAD_BLOCK * TILE_ROWS;
+    return s->at + ((row - s->row) / GRAD_BLOCK * n + col / TILE_ROWS) * GRAD_BLOCK * TILE_ROWS;
+}
+
+static int64_t strips_tasks(const Backward *b) {
+    return ceil_div(b->next.row_end - b->next.row, GRAD_BLOCK) * ceil_div(b->x.cols, STRIP_COLS);
 }
 
 static void strips_task(void *ud, int64_t task, int thread) {
     (void)thread;
     const Backward *b = ud;
-    int64_t per = ceil_div(b->x.cols, STRIP_COLS), row = b->row + task / per * GRAD_BLOCK, from = task % per * STRIP_COLS;
-    int64_t n = least(b->row_end - row, GRAD_BLOCK), end = least(b->x.cols, from + STRIP_COLS);
-    float *dst = strip_of(b, row, from);
+    const Strips *s = &b->next;
+    int64_t per = ceil_div(b->x.cols, STRIP_COLS), row = s->row + task / per * GRAD_BLOCK, from = task % per * STRIP_COLS;
+    int64_t n = least(s->row_end - row, GRAD_BLOCK), end = least(b->x.cols, from + STRIP_COLS);
+    float *dst = strip_of(b, s, row, from);
     for (int64_t i = 0; i < n; i++, dst += TILE_ROWS) {
         const float *src = f32_row(b->x, row + i);
         float *to = dst;
@@ -394,14 +405,16 @@ static void strips_task(void *ud, int64_t task, int thread) {
     }
 }
 
-/* The part of dy that the thread packs after the task's block at row: its next one, or its next task's first. */
+/* The part of dy that the thread packs after the task's block at row: its next one, or its next task's first, which may
+ * be one of the next pass. */
 static const float *packed_next(const Backward *b, int64_t task, int64_t row, int64_t *ld) {
-    int64_t v, nv, first, end, later = task + pool_threads(b->be->pool);
-    bool own = row + GRAD_BLOCK < b->row_end;
-    if (!own && later >= b->n_group * b->n_part) return NULL;
-    const LinearGrad *o = weight_grad_part(b, own ? task : later, &v, &nv, &first, &end);
+    int64_t v, nv, first, end, n = b->n_group * b->n_part, later = task + pool_threads(b->be->pool);
+    int64_t then = later < n ? b->now.row : b->next.row;
+    bool own = row + GRAD_BLOCK < b->now.row_end;
+    if (!own && then >= b->x.rows) return NULL;
+    const LinearGrad *o = weight_grad_part(b, own ? task : later % n, &v, &nv, &first, &end);
     *ld = o->dy.ld;
-    return f32_row(o->dy, own ? row + GRAD_BLOCK : b->row) + v * 16;
+    return f32_row(o->dy, own ? row + GRAD_BLOCK : then) + v * 16;
 }
 
 static void weight_grad_task(void *ud, int64_t task, int thread) {
@@ -409,8 +422,8 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
     int64_t v, nv, first, end;
     const LinearGrad *o = weight_grad_part(b, task, &v, &nv, &first, &end);
     float *panel = cpu_scratch_of(b->be, thread);
-    for (int64_t row = b->row; row < b->row_end; row += GRAD_BLOCK) {
-        int64_t n = least(b->row_end - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
+    for (int64_t row = b->now.row; row < b->now.row_end; row += GRAD_BLOCK) {
+        int64_t n = least(b->now.row_end - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
         Tile t = {.k = n, .lda = TILE_ROWS, .b = panel, .bk = nv * 16, .bv = 16, .ldc = 16, .cv = o->dw_acc.ld * 16};
         pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
         t.cols = nv * 16;
@@ -419,12 +432,22 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         for (int64_t k = first; k < end; k += TILE_ROWS) {
             int64_t at = (k - first) / TILE_ROWS;
             bool ahead = next && at < TILE_VECS; /* a line of each row at a time */
-            t.a = strip_of(b, row, k);
+            t.a = strip_of(b, &b->now, row, k);
             t.add = t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
             if (ahead) t.ahead = next + at * 16;
             micro_table[ahead ? A_COL_AHEAD : A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }
     }
+}
+
+/* A pass multiplies rows in strips; copying the next rows comes last, many short tasks that even the threads out. */
+static void pass_task(void *ud, int64_t task, int thread) {
+    const Backward *b = ud;
+    int64_t n = b->n_group * b->n_part;
+    if (task < n)
+        weight_grad_task(ud, task, thread);
+    else
+        strips_task(ud, task - n, thread);
 }
 
 typedef struct {

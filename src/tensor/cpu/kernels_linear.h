@@ -91,8 +91,8 @@ static void input_grad(Backward *b) {
     cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, input_grad_task, b);
 }
 
-/* Blocks of x that are copied at a time. */
-enum { PASS_BLOCKS = 4 };
+/* Blocks of x that are copied at a time; two such copies. */
+enum { PASS_BLOCKS = 2 };
 
 static void weight_grad(Backward *b) {
     double weights = 0;
@@ -112,14 +112,16 @@ static void weight_grad(Backward *b) {
     count_weight_parts(b);
     cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
     /* A few blocks at a time, so that x's copy is small and still in the cache when it is read. */
-    int64_t blocks = least(ceil_div(b->x.rows, GRAD_BLOCK), PASS_BLOCKS), n_strip = ceil_div(b->x.cols, TILE_ROWS);
-    b->strips = cpu_scratch_shared(b->be, (size_t)(blocks * GRAD_BLOCK * n_strip * TILE_ROWS) * sizeof(float));
-    for (b->row = 0; b->row < b->x.rows; b->row = b->row_end) {
-        b->row_end = least(b->x.rows, b->row + blocks * GRAD_BLOCK);
-        double share = (double)(b->row_end - b->row) / (double)b->x.rows;
-        cpu_tiles(b->be, ceil_div(b->row_end - b->row, GRAD_BLOCK) * ceil_div(b->x.cols, STRIP_COLS),
-                  8.0 * share * (double)tensor_count(b->x), strips_task, b);
-        cpu_tiles(b->be, b->n_group * b->n_part, work * share, weight_grad_task, b);
+    int64_t rows = b->x.rows, pass = PASS_BLOCKS * GRAD_BLOCK, n_strip = ceil_div(b->x.cols, TILE_ROWS);
+    int64_t size = ceil_div(least(rows, pass), GRAD_BLOCK) * GRAD_BLOCK * n_strip * TILE_ROWS;
+    float *copy = cpu_scratch_shared(b->be, (size_t)(size * (rows > pass ? 2 : 1)) * sizeof *copy), *other = copy + size;
+    b->next = (Strips){0, least(rows, pass), copy};
+    cpu_tiles(b->be, strips_tasks(b), 8.0 * (double)b->next.row_end * (double)b->x.cols, strips_task, b);
+    while (b->next.row < rows) {
+        b->now = b->next;
+        b->next = (Strips){b->now.row_end, least(rows, b->now.row_end + pass), b->now.at == copy ? other : copy};
+        double share = (double)(b->now.row_end - b->now.row) / (double)rows;
+        cpu_tiles(b->be, b->n_group * b->n_part + strips_tasks(b), work * share, pass_task, b);
     }
 }
 
