@@ -21,8 +21,9 @@ typedef struct {
     const PipelineResult *keys;
     const Backend *be;
     Comm **world; /* (ranks), of which nobody calls anything */
-    int ranks, rank;
+    int ranks;
     ModelConfig shape;
+    const char *input[STAGE_MAX_NEEDS]; /* nothing is read */
     DryRun *out;
     Error *err;
 } Dry;
@@ -152,8 +153,7 @@ static int pass_tokens(StageNeed *n, const Dry *d, int64_t micro, int group) {
 }
 
 static StageCtx ctx_of(const Dry *d, const Stage *s, const Mesh *mesh) {
-    static const char *input[STAGE_MAX_NEEDS];
-    return (StageCtx){.cfg = d->cfg, .mesh = mesh, .input = input, .stage = s, .output = ""};
+    return (StageCtx){.cfg = d->cfg, .mesh = mesh, .input = d->input, .stage = s, .output = ""};
 }
 
 static bool plan_lm(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx *ctx, Error *err) {
