@@ -4,6 +4,8 @@
 #define DIR "app_monitor_test.d"
 #include "cli_help.h"
 
+#include "base/goodput.h"
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -65,6 +67,61 @@ static void test_once(void **state) {
     assert_int_equal(n, 1);
     io_free_list(name, n);
     ran_release(&r);
+}
+
+/* What ranks find of each other is an alert; the ledger of time is shown. */
+static void test_findings_and_goodput(void **state) {
+    (void)state;
+    Error err = {0};
+    Json *j = NULL;
+    Goodput g;
+    begin_run("done\n");
+    FILE *f = fopen(RUN "/events.jsonl", "a");
+    fputs("{\"t\":\"x\",\"event\":\"straggler\",\"stage\":\"pm\",\"msg\":\"step 17: rank 1 is a straggler\"}\n", f);
+    fputs("{\"t\":\"x\",\"event\":\"note\",\"stage\":\"pm\",\"msg\":\"step 18: nothing\"}\n", f);
+    fclose(f);
+    put(RUN "/goodput.json",
+        "{\"schema\":\"dikast-goodput/"
+        "1\",\"until_unix_ns\":1,\"attempts\":1,\"faults\":0,\"wall_ns\":10,\"ranks\":[{},{}],"
+        "\"bins_ns\":{\"productive\":14,\"save\":0,\"lost\":0,\"detection\":0,\"restart\":6,\"data\":0,\"idle\":0}}");
+    Ran r = run("monitor " RUN " --once --json");
+    expect_code(&r, "monitor --once", 0);
+    OK(json_parse(&j, r.out.s, r.out.n, 0, "out", 1, &err));
+    assert_int_equal(json_int(json_get(j, "alerts"), -1), 1);
+    assert_true(goodput_get(&g, json_get(j, "goodput_ns")) && g.ns[GOOD_PRODUCTIVE] == 14);
+    json_release(j);
+    ran_release(&r);
+    OK(json_read_file(&j, RUN "/alerts.jsonl", 0, &err));
+    assert_string_equal(json_str(json_get(j, "alert"), NULL), "straggler");
+    assert_int_equal(json_int(json_get(j, "step"), -1), 17);
+    json_release(j);
+    r = run("monitor " RUN " --once");
+    assert_non_null(strstr(str_get(&r.out), "2 ranks: productive 70.0 %"));
+    ran_release(&r);
+}
+
+/* A run of two ranks by itself: every bin of each adds up to the clock. */
+static void test_ledger_of_a_run(void **state) {
+    (void)state;
+    Error err = {0};
+    Json *j;
+    Goodput sum = {{0}}, g, total;
+    Ran r = run("run " TEST_DIR "/../conf/tiny.yaml -q --only pretrain dist.ranks=2 run.out=" DIR "/out");
+    expect_code(&r, "run", 0);
+    ran_release(&r);
+    OK(json_read_file(&j, DIR "/out/runs/tiny/goodput.json", 0, &err));
+    const Json *ranks = json_get(j, "ranks");
+    int64_t wall = json_int(json_get(j, "wall_ns"), 0);
+    assert_int_equal(json_len(ranks), 2);
+    for (int i = 0; i < 2; i++) {
+        assert_true(goodput_get(&g, json_get(json_at(ranks, i), "bins_ns")));
+        assert_true(goodput_total(&g) == wall && wall > 0);
+        goodput_add(&sum, &g);
+    }
+    assert_true(goodput_get(&total, json_get(j, "bins_ns")) && !memcmp(&sum, &total, sizeof sum));
+    assert_true(json_int(json_get(j, "rank_ns"), 0) == 2 * wall);
+    assert_true(total.ns[GOOD_PRODUCTIVE] > 0 && total.ns[GOOD_RESTART] > 0 && total.ns[GOOD_IDLE] > 0);
+    json_release(j);
 }
 
 /* -- while it runs */
@@ -176,7 +233,8 @@ static int setup(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_once), cmocka_unit_test(test_watches_until_the_end),
-                                       cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_once), cmocka_unit_test(test_findings_and_goodput),
+                                       cmocka_unit_test(test_ledger_of_a_run),
+                                       cmocka_unit_test(test_watches_until_the_end), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+#define CONF TEST_DIR "/../conf/tiny.yaml"
+
 static Json *plan(const char *line) {
     Json *j = NULL;
     Error err = {0};
@@ -102,6 +104,10 @@ static const struct {
     {"plan --gpus 8xH100 --model 7b --tokens inf", 2, "--tokens must be a number"},
     {"plan --gpus 64xH100 --model 124m --batch 7", 2, "divides 7 sequences"},
     {"plan --gpus 8xA100 --model 405b", 4, "does not fit 8 x A100"},
+    {"plan " CONF " --gpus 8xH100", 2, "--gpus plans a cluster"},
+    {"plan " CONF " pm.lrr=1", 2, "pm.lrr"},
+    {"plan pm.lr=1", 2, "goes with a configuration"},
+    {"plan " CONF " data.source=files data.dir=" DIR "/nowhere", 3, "no such file"},
     {"plan --gpus 8xX1 --model 1b --hardware " DIR "/absent.yaml", 2, "absent.yaml"},
     {"plan --gpus 8xX2 --model 1b --hardware " DIR "/half.yaml", 2, "gpu.bandwidth is missing"},
 };
@@ -121,6 +127,35 @@ static void test_refusals(void **state) {
     }
 }
 
+/* A run: every stage, memory of those that train, and nothing is written. */
+static void test_run(void **state) {
+    (void)state;
+    Json *j = plan("plan " CONF " run.out=" DIR "/out pretrain.steps=10 --json");
+    const Json *rows = json_get(j, "stages");
+    int trains = 0;
+    assert_string_equal(json_str(json_get(j, "schema"), NULL), "dikast-plan-run/1");
+    assert_true(json_bool(json_get(j, "vocab_at_most"), false));
+    for (int i = 0; i < json_len(rows); i++) {
+        const Json *r = json_at(rows, i);
+        assert_string_equal(json_str(json_get(r, "state"), NULL), "to do");
+        if (!json_get(r, "device_bytes")) continue;
+        double parts = num(r, "weight_bytes") + num(r, "gradient_bytes") + num(r, "optimizer_bytes") +
+                       num(r, "activation_bytes") + num(r, "sum_bytes") + num(r, "other_bytes");
+        assert_true(parts == num(r, "device_bytes") && num(r, "disk_bytes") > 0);
+        if (num(r, "steps") > 0) assert_true(num(r, "seconds") > 0 && num(r, "flops") > 0);
+        trains++;
+    }
+    assert_int_equal(trains, 5); /* pretrain, helpful, sl, pm, rl */
+    json_release(j);
+    assert_false(io_exists(DIR "/out"));
+    Ran r = run("plan " CONF " run.out=" DIR "/out model.d_model=16384 model.n_layer=96 model.n_head=128");
+    expect_code(&r, "a model of 300 billion parameters", 4);
+    assert_non_null(strstr(str_get(&r.err), "pretrain needs"));
+    assert_non_null(strstr(str_get(&r.out), "pretrain"));
+    assert_false(io_exists(DIR "/out"));
+    ran_release(&r);
+}
+
 static int setup(void **state) {
     (void)state;
     Error err = {0};
@@ -129,6 +164,7 @@ static int setup(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_layouts_fit), cmocka_unit_test(test_scaling_rows),
-                                       cmocka_unit_test(test_described_gpu), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_described_gpu), cmocka_unit_test(test_run),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -13,7 +13,8 @@ typedef struct { /* what all ranks of a case do */
     int accum, steps;
     bool shard;
     const char *dir; /* of metrics and states */
-    int64_t state_steps;
+    int64_t state_steps, compare_every;
+    const char *says;                  /* the error that training ends with */
     int stop_at;                       /* rank 1 asks to stop in this micro-batch (of its own); 0: never */
     int fail_at;                       /* rank 1's data break in this one; 0: never */
     Str want;                          /* the weights of one rank */
@@ -126,6 +127,7 @@ static TrainConfig config_of(const Case *c, const Mesh *mesh) {
     t.mesh = mesh;
     t.shard = c->shard;
     t.state_steps = c->state_steps;
+    t.compare_every = c->compare_every;
     return t;
 }
 
@@ -317,8 +319,75 @@ static void test_states(void **state) {
     str_release(&got);
 }
 
+/* -- what goes wrong quietly */
+
+static void wrong_rank(Rank *r) {
+    const Case *c = r->ud;
+    Error err = {0};
+    Str got = {0};
+    expect(r, !train_rank(r, &got, &err));
+    expect(r, err.code == ERR_STATE);
+    if (!strstr(err.msg, c->says)) snprintf(r->wrong, sizeof r->wrong, "'%.200s' is not in: %.150s", c->says, err.msg);
+    str_release(&got);
+}
+
+/* A weight of rank 2 changes after step 4. Compared every third step, that is seen at step 6; a state after each second
+ * step is compared too, at step 4, and the one before is good: who goes on from it ends as if nothing had happened. */
+static void test_changed_weight(void **state) {
+    (void)state;
+    static const struct {
+        int ranks;
+        int64_t every, states;
+        const char *says;
+    } row[] = {{4, 3, 0, "step 6: the weights of rank 2 differ"},
+               {3, 100, 2, "step 4: the weights of rank 2 differ"},
+               {3, 1, 0, "step 4: the weights of rank 2 differ"}};
+    Str dir = {0}, want = {0};
+    fresh_dir(&dir, "ranks_alone");
+    Case c = {.backend = "cpu", .kind = KIND_LM, .accum = 6, .steps = 7, .dir = dir.s};
+    alone(&c, &want);
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        fresh_dir(&dir, "ranks_changed");
+        c.dir = dir.s, c.compare_every = row[i].every, c.state_steps = row[i].states, c.says = row[i].says;
+        setenv("DIKAST_CRASH_AT", "train.flip:2:4", 1);
+        with_ranks(row[i].ranks, wrong_rank, &c);
+        unsetenv("DIKAST_CRASH_AT");
+        assert_int_equal(state_exists(dir.s), row[i].states > 0);
+        with_ranks(row[i].ranks, equal_rank, &c);
+    }
+    fresh_dir(&dir, "ranks_changed"); /* two of two: nobody knows who is right */
+    c.dir = dir.s, c.compare_every = 1, c.state_steps = 0, c.says = "no majority";
+    setenv("DIKAST_CRASH_AT", "train.flip:1:4", 1);
+    with_ranks(2, wrong_rank, &c);
+    unsetenv("DIKAST_CRASH_AT");
+    str_release(&c.want);
+    str_release(&dir);
+    str_release(&want);
+}
+
+/* One loss of one rank is no number: the step is skipped by all, and nothing else is different. */
+static void test_not_finite(void **state) {
+    (void)state;
+    Str dir = {0}, want = {0};
+    fresh_dir(&dir, "ranks_alone");
+    Case c = {.backend = "cpu", .kind = KIND_LM, .accum = 6, .steps = 5, .dir = dir.s};
+    setenv("DIKAST_CRASH_AT", "train.skip:*:3", 1);
+    alone(&c, &want);
+    for (int ranks = 2; ranks <= 4; ranks++) {
+        fresh_dir(&dir, "ranks_nan");
+        c.dir = dir.s;
+        setenv("DIKAST_CRASH_AT", "train.nan:1:3", 1);
+        with_ranks(ranks, equal_rank, &c);
+    }
+    unsetenv("DIKAST_CRASH_AT");
+    str_release(&c.want);
+    str_release(&dir);
+    str_release(&want);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_equal), cmocka_unit_test(test_bytes),
-                                       cmocka_unit_test(test_states)};
+                                       cmocka_unit_test(test_states), cmocka_unit_test(test_changed_weight),
+                                       cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

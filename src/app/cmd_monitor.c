@@ -415,7 +415,7 @@ static void say_end(const Monitor *m, bool json) {
         if (timed) printf("%d rank%s: ", g.ranks, g.ranks == 1 ? "" : "s");
         for (int i = 0; timed && i < GOOD_BINS; i++)
             printf("%s%s %.1f %%", i ? ", " : "", goodput_name(i),
-                   100 * (double)g.bins.ns[i] / (double)(goodput_total(&g.bins) + 1));
+                   100 * (double)g.bins.ns[i] / fmax(1, (double)goodput_total(&g.bins)));
         if (timed) printf("\n");
         return;
     }

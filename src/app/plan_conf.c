@@ -31,7 +31,7 @@ static void disk_cell(char out[24], double bytes) {
 static void cell(const char *text, int width) {
     int n = 0;
     for (const char *p = text; *p; p++) n += (*p & 0xC0) != 0x80;
-    printf("%*s%s", width - n > 0 ? width - n : 0, "", text);
+    printf(" %*s%s", width - n > 1 ? width - n - 1 : 0, "", text);
 }
 
 static void text_row(const StageNeed *n) {

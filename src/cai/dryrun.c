@@ -21,8 +21,9 @@ typedef struct {
     const PipelineResult *keys;
     const Backend *be;
     Comm **world; /* (ranks), of which nobody calls anything */
-    int ranks, rank;
+    int ranks;
     ModelConfig shape;
+    const char *input[STAGE_MAX_NEEDS]; /* nothing is read */
     DryRun *out;
     Error *err;
 } Dry;
@@ -152,8 +153,7 @@ static int pass_tokens(StageNeed *n, const Dry *d, int64_t micro, int group) {
 }
 
 static StageCtx ctx_of(const Dry *d, const Stage *s, const Mesh *mesh) {
-    static const char *input[STAGE_MAX_NEEDS];
-    return (StageCtx){.cfg = d->cfg, .mesh = mesh, .input = input, .stage = s, .output = ""};
+    return (StageCtx){.cfg = d->cfg, .mesh = mesh, .input = d->input, .stage = s, .output = ""};
 }
 
 static bool plan_lm(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx *ctx, Error *err) {
@@ -347,9 +347,10 @@ static double memory_left(void) {
     return kb < 0 ? -1 : 1024 * kb;
 }
 
-/* Products of a layer's size, forward and backward, as fast as they are made here and now. */
+/* Products of a layer's size, but no larger than pays, forward and backward, as fast as they are made here and now. */
 static double measure_rate(Backend *be, const ModelConfig *c) {
-    enum { ROWS = 256 };
+    enum { ROWS = 256, MOST_COLS = 1024, MOST_OUT = 4096 };
+    int cols = c->d_model < MOST_COLS ? c->d_model : MOST_COLS, n_out = c->d_ff < MOST_OUT ? c->d_ff : MOST_OUT;
     Arena mem = {0}, measure;
     Error ignore = {0};
     Tensor t[5];
@@ -358,11 +359,11 @@ static double measure_rate(Backend *be, const ModelConfig *c) {
         Arena *a = pass ? &mem : &measure;
         if (!pass) arena_init_measure(&measure, "products");
         if (pass && !arena_init(&mem, "products", be->mem, measure.used, &ignore)) return 0;
-        t[0] = tensor_place(a, be->dtype, ROWS, c->d_model);
-        t[1] = tensor_place_weight(a, be->dtype, c->d_ff, c->d_model, be->panels);
-        t[2] = tensor_place(a, be->dtype, ROWS, c->d_ff);
-        t[3] = tensor_place(a, be->real, ROWS, c->d_model);
-        t[4] = tensor_place_weight(a, be->real, c->d_ff, c->d_model, be->panels);
+        t[0] = tensor_place(a, be->dtype, ROWS, cols);
+        t[1] = tensor_place_weight(a, be->dtype, n_out, cols, be->panels);
+        t[2] = tensor_place(a, be->dtype, ROWS, n_out);
+        t[3] = tensor_place(a, be->real, ROWS, cols);
+        t[4] = tensor_place_weight(a, be->real, n_out, cols, be->panels);
     }
     for (int i = 0; i < 5; i++) be->op->zero(be, t[i]);
     double begun = now_s(), took = 0;
@@ -371,7 +372,7 @@ static double measure_rate(Backend *be, const ModelConfig *c) {
         be->op->linear_bwd(be, t[3], &(LinearGrad){.dy = t[2], .w = t[1], .dw_acc = t[4]}, 1, t[0], false);
         backend_wait(be);
         if (n == 0) begun = now_s(); /* the first one warms up */
-        if (n > 0) flops += 6.0 * ROWS * c->d_model * c->d_ff;
+        if (n > 0) flops += 6.0 * ROWS * cols * n_out;
         took = now_s() - begun;
     }
     arena_release(&mem);
@@ -417,18 +418,19 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
 static void name_knob(char out[240], const StageNeed *n) {
     const struct {
         size_t bytes;
-        const char *what, *knob;
+        const char *what, *own, *other; /* a key of the stage; other ones */
     } part[] = {
-        {n->activations, "activations", "micro_tokens lower, or recompute=true"},
-        {n->sums, "sums of gradients", "micro_tokens nearer to batch_tokens (or dist.tree=false, on one rank)"},
-        {n->optimizer, "the optimizer", "* as an adapter (lora.stages), or dist.zero=true with more ranks"},
-        {n->other, "frozen nets, engines and logits", "micro_tokens lower, or a smaller model"},
-        {n->weights + n->gradients, "weights and gradients", "* of a smaller model (model.*), or run.dtype=bf16"}};
+        {n->activations, "activations", "micro_tokens", " lower, or recompute=true there"},
+        {n->sums, "sums of gradients", "micro_tokens", " nearer to batch_tokens, or dist.tree=false on one rank"},
+        {n->optimizer, "the optimizer", NULL, "dist.zero=true with more ranks, or an adapter (lora.stages)"},
+        {n->other, "frozen nets, engines and logits", "micro_tokens", " lower, or a smaller model (model.*)"},
+        {n->weights + n->gradients, "weights and gradients", NULL, "a smaller model (model.*), or run.dtype=bf16"}};
     int at = 0;
     for (int i = 1; i < COUNT_OF(part); i++)
         if (part[i].bytes > part[at].bytes) at = i;
-    snprintf(out, 240, "%.2f GiB a rank are %s: %s.%s", (double)part[at].bytes / 1073741824.0, part[at].what, n->stage,
-             part[at].knob);
+    int k = snprintf(out, 240, "%.2f GiB a rank are %s: ", (double)part[at].bytes / 1073741824.0, part[at].what);
+    if (part[at].own) k += snprintf(out + k, 240 - (size_t)k, "%s.%s", n->stage, part[at].own);
+    snprintf(out + k, 240 - (size_t)k, "%s", part[at].other);
 }
 
 bool dry_run_fits(const DryRun *d, const RunConfig *cfg, Error *err) {
