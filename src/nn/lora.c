@@ -534,6 +534,7 @@ static void merge_pair(void *ud, const ParamSlot *s) {
 
 void net_merge(Net n) {
     CHECK(n.adapter, "a net without an adapter is merged");
+    model_pack(n.trunk);
     params_walk(&n.trunk->cfg, &n.trunk->w, NULL, merge_pair, n.adapter);
     n.trunk->version++;
 }
