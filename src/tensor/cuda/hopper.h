@@ -34,8 +34,8 @@ __device__ __forceinline__ void bar_arrive(Bar *b) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_at(b)) : "memory");
 }
 __device__ __forceinline__ void bar_wait(Bar *b, unsigned parity) {
-    asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(
-                     shared_at(b)), "r"(parity) : "memory");
+    asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra done;\nbra again;\ndone:\n}" ::"r"(shared_at(b)), "r"(parity) : "memory");
 }
 /* An arrival once all copies that the thread has begun so far have landed. */
 __device__ __forceinline__ void cp_async_arrive(Bar *b) {
@@ -77,6 +77,7 @@ template <int K> __device__ __forceinline__ void wgmma_held(uint32_t (&a)[K][4])
 #define SAME4(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define NEW4(i) "=f"(d[i][0]), "=f"(d[i][1]), "=f"(d[i][2]), "=f"(d[i][3])
 #define EIGHT(F, i) F(i), F(i + 1), F(i + 2), F(i + 3), F(i + 4), F(i + 5), F(i + 6), F(i + 7)
+#define DESC(name, operand) ".reg .b64 " name ";\nmov.b64 " name ", {%" operand ", " HIGH "};\n"
 #define WGMMA64 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" \
     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27," \
     "%28,%29,%30,%31" "}, "
@@ -86,33 +87,42 @@ template <int K> __device__ __forceinline__ void wgmma_held(uint32_t (&a)[K][4])
     "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63" "}, "
 template <bool ADD, bool ROWS> __device__ __forceinline__ void wgmma(float (&d)[8][4], WgmmaDesc a, WgmmaDesc b) {
     if (ADD)
-        asm volatile("{\n.reg .b64 a, b;\nmov.b64 a, {%32, " HIGH "};\nmov.b64 b, {%33, " HIGH "};\n" WGMMA64 "a, b, 1, 1, 1, 0, %34;\n}" : EIGHT(SAME4, 0) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("a", "32") DESC("b", "33") WGMMA64 "a, b, 1, 1, 1, 0, %34;\n}"
+                     : EIGHT(SAME4, 0) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
     else
-        asm volatile("{\n.reg .b64 a, b;\nmov.b64 a, {%32, " HIGH "};\nmov.b64 b, {%33, " HIGH "};\n" WGMMA64 "a, b, 0, 1, 1, 0, %34;\n}" : EIGHT(NEW4, 0) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("a", "32") DESC("b", "33") WGMMA64 "a, b, 0, 1, 1, 0, %34;\n}"
+                     : EIGHT(NEW4, 0) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
 }
 template <bool ADD, bool ROWS> __device__ __forceinline__ void wgmma(float (&d)[8][4], const uint32_t (&a)[4], WgmmaDesc b) {
     if (ADD)
-        asm volatile("{\n.reg .b64 b;\nmov.b64 b, {%36, " HIGH "};\n" WGMMA64 "{%32,%33,%34,%35}, b, 1, 1, 1, %37;\n}" : EIGHT(SAME4, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("b", "36") WGMMA64 "{%32,%33,%34,%35}, b, 1, 1, 1, %37;\n}"
+                     : EIGHT(SAME4, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
     else
-        asm volatile("{\n.reg .b64 b;\nmov.b64 b, {%36, " HIGH "};\n" WGMMA64 "{%32,%33,%34,%35}, b, 0, 1, 1, %37;\n}" : EIGHT(NEW4, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("b", "36") WGMMA64 "{%32,%33,%34,%35}, b, 0, 1, 1, %37;\n}"
+                     : EIGHT(NEW4, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
 }
 template <bool ADD, bool ROWS> __device__ __forceinline__ void wgmma(float (&d)[16][4], WgmmaDesc a, WgmmaDesc b) {
     if (ADD)
-        asm volatile("{\n.reg .b64 a, b;\nmov.b64 a, {%64, " HIGH "};\nmov.b64 b, {%65, " HIGH "};\n" WGMMA128 "a, b, 1, 1, 1, 0, %66;\n}" : EIGHT(SAME4, 0), EIGHT(SAME4, 8) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("a", "64") DESC("b", "65") WGMMA128 "a, b, 1, 1, 1, 0, %66;\n}"
+                     : EIGHT(SAME4, 0), EIGHT(SAME4, 8) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
     else
-        asm volatile("{\n.reg .b64 a, b;\nmov.b64 a, {%64, " HIGH "};\nmov.b64 b, {%65, " HIGH "};\n" WGMMA128 "a, b, 0, 1, 1, 0, %66;\n}" : EIGHT(NEW4, 0), EIGHT(NEW4, 8) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("a", "64") DESC("b", "65") WGMMA128 "a, b, 0, 1, 1, 0, %66;\n}"
+                     : EIGHT(NEW4, 0), EIGHT(NEW4, 8) : "r"(a), "r"(b), "n"((int)ROWS) : "memory");
 }
 template <bool ADD, bool ROWS> __device__ __forceinline__ void wgmma(float (&d)[16][4], const uint32_t (&a)[4], WgmmaDesc b) {
     if (ADD)
-        asm volatile("{\n.reg .b64 b;\nmov.b64 b, {%68, " HIGH "};\n" WGMMA128 "{%64,%65,%66,%67}, b, 1, 1, 1, %69;\n}" : EIGHT(SAME4, 0), EIGHT(SAME4, 8) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("b", "68") WGMMA128 "{%64,%65,%66,%67}, b, 1, 1, 1, %69;\n}"
+                     : EIGHT(SAME4, 0), EIGHT(SAME4, 8) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
     else
-        asm volatile("{\n.reg .b64 b;\nmov.b64 b, {%68, " HIGH "};\n" WGMMA128 "{%64,%65,%66,%67}, b, 0, 1, 1, %69;\n}" : EIGHT(NEW4, 0), EIGHT(NEW4, 8) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
+        asm volatile("{\n" DESC("b", "68") WGMMA128 "{%64,%65,%66,%67}, b, 0, 1, 1, %69;\n}"
+                     : EIGHT(NEW4, 0), EIGHT(NEW4, 8) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"((int)ROWS) : "memory");
 }
 #undef SAME4
 #undef NEW4
 #undef EIGHT
 #undef WGMMA64
 #undef WGMMA128
+#undef DESC
 #undef HIGH
 #undef TEXT_OF
 #undef TEXT
