@@ -87,7 +87,6 @@ void yield() {
 }
 
 void run_block() {
-    if (early_now) emu_device_memory_frozen(frozen = true);
     n_ended = n_barrier = 0;
     emu_block_begin(n_thread);
     int n_warp = (n_thread + LANES - 1) / LANES;
@@ -227,6 +226,7 @@ static void run_kernel(const char *kernel, bool early, dim3 grid, dim3 block, si
     if ((int)warps.size() < (n_thread + LANES - 1) / LANES) warps.resize((size_t)(n_thread + LANES - 1) / LANES);
     shared_memory.assign(shared + 1024, 0xFF); /* NaN: nothing may be read before it is written */
     emu_device_memory(true);
+    if (early) emu_device_memory_frozen(frozen = true); /* for the first block: it costs a call of the system */
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
