@@ -29,7 +29,7 @@ static const char *const small[] = {"pretrain.batch_tokens=768", "pretrain.micro
                                     "pm.micro_tokens=128",       "rl.micro_tokens=96",
                                     "model.max_seq=96",          "rl.kl_stop=0"};
 
-static bool run(PipelineResult *r, const char *out, const char *const *more, Error *err) {
+static bool run_to(PipelineResult *r, const char *out, const char *only, const char *const *more, Error *err) {
     const char *set[24];
     char dir[300];
     int n = 0;
@@ -40,9 +40,13 @@ static bool run(PipelineResult *r, const char *out, const char *const *more, Err
     for (; *more; more++) set[n++] = *more;
     set[n] = NULL;
     help_config(&cfg, TINY, set);
-    bool ok = pipeline_run(r, &cfg, TINY, "rl", NULL, NULL, err);
+    bool ok = pipeline_run(r, &cfg, TINY, only, NULL, NULL, err);
     run_config_release(&cfg);
     return ok;
+}
+
+static bool run(PipelineResult *r, const char *out, const char *const *more, Error *err) {
+    return run_to(r, out, "rl", more, err);
 }
 
 enum { SETS = 6 };
@@ -89,6 +93,29 @@ static void test_stages(void **state) {
         {"model.n_layer=3", "dist.ranks=4", "dist.pp=2", "dist.zero=true", NULL},
     };
     all_equal("stages", how, COUNT_OF(how));
+}
+
+/* A model that is imported is cut into parts when its vocabulary has grown. */
+static void test_stages_import(void **state) {
+    (void)state;
+    PipelineResult *r = mem_alloc(3 * sizeof *r);
+    char path[700], want[65], got[65];
+    Error err = {0};
+    assert_ok(run_to(&r[0], "import0", "pretrain", (const char *const[]){"model.n_layer=3", NULL}, &err), err);
+    snprintf(path, sizeof path, "model.path=%s/model", help_stage(&r[0], "pretrain")->dir);
+    const char *const how[][4] = {{path, NULL}, {path, "dist.ranks=2", "dist.pp=2", NULL}};
+    for (int k = 0; k < 2; k++) {
+        char out[16];
+        snprintf(out, sizeof out, "import%d", k + 1);
+        assert_ok(run_to(&r[k + 1], out, "pretrain", how[k], &err), err);
+    }
+    help_sha(want, help_stage(&r[1], "pretrain")->dir, "model/model.safetensors");
+    help_sha(got, help_stage(&r[2], "pretrain")->dir, "model/model.safetensors");
+    assert_string_equal(want, got);
+    assert_false(
+        run_to(&r[2], "import3", "pretrain", (const char *const[]){path, "dist.ranks=4", "dist.pp=4", NULL}, &err));
+    assert_non_null(strstr(err.msg, "dist.pp 4: this model has 3 layers"));
+    free(r);
 }
 
 /* DPO, and GRPO whose passes share rows. */
@@ -156,8 +183,8 @@ static void test_environment(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment), cmocka_unit_test(test_refused),
-                                       cmocka_unit_test(test_equal), cmocka_unit_test(test_stages),
-                                       cmocka_unit_test(test_stages_methods)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment),   cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_equal),         cmocka_unit_test(test_stages),
+                                       cmocka_unit_test(test_stages_import), cmocka_unit_test(test_stages_methods)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

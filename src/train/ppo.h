@@ -96,7 +96,8 @@ typedef struct {
 typedef void PpoReportFn(void *ud, const PpoReport *r);
 
 typedef struct {
-    Net policy, reference, value;   /* reference: no gradients; value: SCORE head n_out 1; but for PPO: {0} */
+    /* policy and value may be parts of models (nn/model_part.h): they train in one pipeline, and whole copies generate and score. */
+    Net policy, reference, value;   /* reference: whole, no gradients; value: SCORE head n_out 1; but for PPO: {0} */
     const PpoPrompt *prompt;
     int n_prompt;                   /* update u takes rollouts u*rollouts.. of a seeded endless shuffle; with groups: those */
     int32_t end_id;                 /* -1: none, every reply has max_new tokens */

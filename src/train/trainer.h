@@ -4,7 +4,7 @@
  *
  * Ranks of a mesh: every rank runs the same trainer over the same objective and takes its share of each step's micro-batches;
  * weights, losses and metrics come out equal everywhere, to the bit those of one rank. Rank 0 writes metrics and states, all read
- * them: the folder must be seen by all.
+ * them: the folder must be seen by all. A net that is a stage's part of a model goes through a pipeline (pipe.h).
  *
  * Everything about step s follows from the configuration and s, so resuming needs the weights, the moments and the number.
  * Checkpoints (train/state.h) are written every state_s seconds and when *stop is requested, in the background. */
