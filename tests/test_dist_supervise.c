@@ -372,6 +372,56 @@ static void pulses(void **state) {
     pulse_free(p);
 }
 
+static void wait_a_little(void) { nanosleep(&(struct timespec){0, 2000000}, NULL); }
+
+/* Every nanosecond in one bin: sections, what a call is for, waiting for orders; and what a durable state holds. */
+static void ledgers(void **state) {
+    Pulse *p = pulse_new();
+    PulseLedger a, b;
+    Str told = {0};
+    int64_t since = (int64_t)(1e9 * now_s());
+    (void)state;
+    pulse_section(p, SECTION_FWD); /* opening things, reading the state */
+    wait_a_little();
+    pulse_ledger(&a, p);
+    assert_true(a.all.ns[GOOD_RESTART] == goodput_total(&a.all) && goodput_total(&a.all) >= 2000000);
+    pulse_working(p);
+    wait_a_little();
+    pulse_section(p, SECTION_CKPT);
+    pulse_mark(p);
+    pulse_call(p, 1, 2); /* for the save */
+    wait_a_little();
+    pulse_call_end(p);
+    pulse_section(p, SECTION_DATA);
+    wait_a_little();
+    pulse_call(p, 1, 2);
+    pulse_idle(p);
+    wait_a_little();
+    pulse_call_end(p);
+    pulse_section(p, SECTION_INIT);
+    pulse_ledger(&b, p);
+    for (int i = 0; i < GOOD_BINS; i++)
+        if (i != GOOD_LOST && i != GOOD_DETECTION) assert_true(b.all.ns[i] >= 2000000);
+    assert_true(b.all.ns[GOOD_LOST] == 0 && b.all.ns[GOOD_DETECTION] == 0 && goodput_total(&b.kept) == 0);
+    int64_t lived = (int64_t)(1e9 * now_s()) - since;
+    assert_true(goodput_total(&b.all) <= lived + 1000000 && goodput_total(&b.all) > 9000000);
+    pulse_commit(p, 3); /* of what was marked */
+    pulse_ledger(&b, p);
+    assert_true(b.kept.ns[GOOD_PRODUCTIVE] >= 2000000 && b.kept.ns[GOOD_DATA] == 0);
+    pulse_commit(p, PULSE_DONE); /* of all */
+    pulse_ledger(&b, p);
+    assert_true(b.kept.ns[GOOD_DATA] >= 2000000);
+    pulse_tell(p, "{\"event\":\"x\"}"); /* nobody hears it */
+    assert_false(pulse_take_told(p, &told));
+    pulse_lease(p, 10);
+    pulse_tell(p, "{\"event\":\"y\"}");
+    pulse_tell(p, "{\"event\":\"z\"}");
+    assert_true(pulse_take_told(p, &told) && pulse_take_told(p, &told) && !pulse_take_told(p, &told));
+    assert_string_equal(told.s, "{\"event\":\"y\"}{\"event\":\"z\"}");
+    str_release(&told);
+    pulse_free(p);
+}
+
 static void processes(void **state) {
     uint64_t start;
     char letter;
@@ -398,6 +448,7 @@ int main(void) {
                                        cmocka_unit_test(stragglers),
                                        cmocka_unit_test(replicas),
                                        cmocka_unit_test(pulses),
+                                       cmocka_unit_test(ledgers),
                                        cmocka_unit_test(processes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,10 +90,7 @@ static GoodBin bin_of(const Pulse *p, Section s) {
     return s == SECTION_CKPT ? GOOD_SAVE : s == SECTION_DATA ? GOOD_DATA : GOOD_PRODUCTIVE;
 }
 
-static void turn_begin(Pulse *p) {
-    PUT(turn, GET(turn) + 1);
-    atomic_thread_fence(memory_order_release);
-}
+static void turn_begin(Pulse *p) { atomic_exchange_explicit(&p->turn, GET(turn) + 1, memory_order_acq_rel); }
 
 static void turn_end(Pulse *p) { atomic_store_explicit(&p->turn, GET(turn) + 1, memory_order_release); }
 
@@ -153,8 +150,8 @@ void pulse_ledger(PulseLedger *out, Pulse *p) {
         }
         int64_t runs = now_ns() - GET(begun_ns);
         out->all.ns[GET(bin)] += runs > 0 ? runs : 0;
-        atomic_thread_fence(memory_order_acquire);
-    } while ((turn & 1) || GET(turn) != turn);
+        /* Adding nothing keeps what was read above from being read after it. */
+    } while ((turn & 1) || atomic_fetch_add_explicit(&p->turn, 0, memory_order_acq_rel) != turn);
 }
 
 int64_t pulse_work_ns(const Pulse *p) {
