@@ -7,6 +7,7 @@
 
 #include "base/io.h"
 #include "base/json.h"
+#include "nn/lora.h"
 #include "train/leaves.h"
 
 struct Trainer {
