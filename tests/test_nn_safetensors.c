@@ -76,6 +76,8 @@ static const Case cases[] = {
     {"{\"__metadata__\":{\"n\":null}}", 0, -1, "__metadata__.n"},
     {"{\"__metadata__\":[]}", 0, -1, "__metadata__"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"more\":[1,{}]}}", 4, 1, NULL},
+    {"{\"a\":[\"F32\",[1],[0,4]]}", 4, 1, NULL},
+    {"{\"a\":[\"F32\",[1]]}", 4, -1, "not a JSON object"},
 };
 // clang-format on
 

@@ -189,6 +189,29 @@ static void test_drops(void **state) {
     }
 }
 
+/* Left to us, adapters beside a small trunk keep block inputs alone; a trunk four times what is added, or one that is
+ * trained, keeps all. */
+static void test_keep(void **state) {
+    (void)state;
+    Error err = {0};
+    LoraFixture l;
+    Optim *o;
+    OptimConfig c = {.lr = 1, .eps = 1e-8};
+    lora_setup(&l, "cpu", 1, SEED, 0);
+    must(optim_open(&o, &l.lm, NULL, 1, &c, &err), &err);
+    assert_int_equal(train_keep(&l.lm, 1, o, 1, 80, 80), KEEP_INPUTS);
+    Model large = *l.lm.trunk;
+    Net net = l.lm;
+    net.trunk = &large;
+    large.params.used = 1 << 30;
+    assert_int_equal(train_keep(&net, 1, o, 1, 80, 80), KEEP_ALL);
+    assert_int_equal(train_keep(&net, 1, o, 1, 1 << 20, 80), KEEP_INPUTS);
+    net.adapter = NULL;
+    assert_int_equal(train_keep(&net, 1, o, 1, 1 << 20, 80), KEEP_ALL);
+    optim_close(o);
+    lora_close(&l);
+}
+
 /* -- PPO over one model ---------------------------------------------------------------------------------------------
  */
 
@@ -319,8 +342,8 @@ static void test_rounded(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume), cmocka_unit_test(test_drops),
-                                       cmocka_unit_test(test_ppo), cmocka_unit_test(test_kl_stop),
-                                       cmocka_unit_test(test_rounded)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume),  cmocka_unit_test(test_keep),
+                                       cmocka_unit_test(test_drops),   cmocka_unit_test(test_ppo),
+                                       cmocka_unit_test(test_kl_stop), cmocka_unit_test(test_rounded)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,20 +59,25 @@ static bool read_shape(StEntry *e, Heap *heap, const Json *shape, uint64_t *coun
     return true;
 }
 
+/* An entry is an object; the reference takes a list of the three too, in this order. */
+static const Json *part(const Json *node, const char *key, int at) {
+    return json_kind(node) == JSON_ARR ? json_at(node, at) : json_get(node, key);
+}
+
 /* begin is left in e->data's place by the caller. */
 static bool read_entry(StEntry *e, Heap *heap, uint64_t *begin, const Json *node, uint64_t n_data, Error *err) {
     size_t n;
-    const char *dtype = json_str(json_get(node, "dtype"), &n);
+    const char *dtype = json_str(part(node, "dtype", 0), &n);
     if (!dtype) return error_set(err, ERR_FORMAT, "tensor '%s': 'dtype' is missing or not a string", e->name);
     const StType *type = strlen(dtype) == n ? find_type(dtype) : NULL;
     if (!type) return error_set(err, ERR_FORMAT, "tensor '%s': unknown dtype '%.40s'", e->name, dtype);
     e->dtype = type->name;
     uint64_t bits = 1;
-    if (!read_shape(e, heap, json_get(node, "shape"), &bits, err)) return false;
+    if (!read_shape(e, heap, part(node, "shape", 1), &bits, err)) return false;
     if (__builtin_mul_overflow(bits, (uint64_t)type->bits, &bits))
         return error_set(err, ERR_FORMAT, "tensor '%s': its shape has more than 2^64 bits", e->name);
 
-    const Json *offsets = json_get(node, "data_offsets");
+    const Json *offsets = part(node, "data_offsets", 2);
     if (!offsets || json_kind(offsets) != JSON_ARR || json_len(offsets) != 2)
         return error_set(err, ERR_FORMAT, "tensor '%s': 'data_offsets' must be a list of two integers", e->name);
     int64_t at[2];
@@ -145,7 +150,8 @@ static bool read_entries(StFile *f, const unsigned char *data, uint64_t n_data, 
         StEntry *e = &f->entry[f->n++];
         uint64_t begin = 0;
         e->name = name;
-        if (json_kind(node) != JSON_OBJ) return error_set(err, ERR_FORMAT, "tensor '%s': not a JSON object", name);
+        if (json_kind(node) != JSON_OBJ && !(json_kind(node) == JSON_ARR && json_len(node) == 3))
+            return error_set(err, ERR_FORMAT, "tensor '%s': not a JSON object", name);
         if (!read_entry(e, &header->heap, &begin, node, n_data, err)) return false;
         e->data = data + begin;
     }

@@ -32,6 +32,12 @@ static JVal ignore_case(Jx *x, JVal v, bool sensitive) {
 
 static bool flag(JVal v) { return j_given(v) && j_truth(v); }
 
+/* reverse= of Python's sorted(): a whole number, not just anything. */
+static bool backwards(Jx *x, JVal v) {
+    int64_t i = 0;
+    return j_given(v) && jx_int(x, v, &i, "reverse") && i != 0;
+}
+
 /* ---- simple ones ---- */
 
 static JVal filter_length(Jx *x, JVal v, const JVal *arg) {
@@ -272,7 +278,7 @@ static JVal filter_sort(Jx *x, JVal v, const JVal *arg) {
     Keyed *k = heap_alloc(&x->heap, (l->n + 1) * sizeof *k);
     for (size_t i = 0; i < l->n && !x->failed; i++)
         k[i] = (Keyed){sort_key(x, l->item[i], arg[2], flag(arg[1])), l->item[i]};
-    return x->failed ? j_none() : j_list(sorted(x, k, l->n, flag(arg[0])));
+    return x->failed ? j_none() : j_list(sorted(x, k, l->n, backwards(x, arg[0])));
 }
 
 static JVal filter_dictsort(Jx *x, JVal v, const JVal *arg) {
@@ -293,7 +299,7 @@ static JVal filter_dictsort(Jx *x, JVal v, const JVal *arg) {
         jx_add(x, pair, d->value[i]);
         k[i] = (Keyed){ignore_case(x, by_value ? d->value[i] : d->key[i], flag(arg[0])), j_tuple(pair)};
     }
-    return j_list(sorted(x, k, d->n, flag(arg[2])));
+    return j_list(sorted(x, k, d->n, backwards(x, arg[2])));
 }
 
 static JVal filter_groupby(Jx *x, JVal v, const JVal *arg) {
@@ -368,6 +374,8 @@ static JVal filter_batch(Jx *x, JVal v, const JVal *arg) {
     int64_t size;
     JList *all = jx_collect(x, v), *out = jx_list(x, 0), *batch = NULL;
     if (!jx_int(x, arg[0], &size, "batch()")) return j_none();
+    if (size == 0 && all->n > 0)
+        jx_add(x, out, j_list(jx_list(x, 0))); /* full before its first item; the next never is */
     for (size_t i = 0; i < all->n; i++) {
         if (!batch || (int64_t)batch->n == size) jx_add(x, out, j_list(batch = jx_list(x, 0)));
         jx_add(x, batch, all->item[i]);

@@ -140,14 +140,31 @@ static const char *read_number(const char *p, const char *end, int64_t *v) {
     return p;
 }
 
+/* ascii(v): its repr, what is not ASCII escaped. */
+static void put_ascii(Jx *x, Str *out, JVal v) {
+    Str text = {0};
+    size_t len;
+    jx_put_repr(x, &text, v);
+    for (size_t i = 0; i < text.n; i += len) {
+        uint32_t c = j_char(text.s + i, text.n - i, &len);
+        if (c < 0x80)
+            str_putc(out, (char)c);
+        else
+            str_printf(out, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)c);
+    }
+    str_release(&text);
+}
+
 static bool read_spec(Jx *x, JVal v, const char *p, size_t n, Spec *s) {
     const char *begin = p, *end = p + n;
     size_t len = 0;
+    bool filled = false;
     *s = (Spec){.fill = " ", .n_fill = 1, .precision = -1};
     if (n > 0) j_char(p, n, &len);
     if (len && p + len < end && strchr("<>=^", p[len])) {
         memcpy(s->fill, p, len);
         s->n_fill = len;
+        filled = true;
         s->align = p[len];
         p += len + 1;
     } else if (p < end && strchr("<>=^", *p))
@@ -155,9 +172,9 @@ static bool read_spec(Jx *x, JVal v, const char *p, size_t n, Spec *s) {
     if (p < end && strchr("+- ", *p)) s->sign = *p++;
     if (p < end && *p == '#') s->alternate = true, p++;
     if (p < end && *p == '0') {
-        s->zero = true;
-        if (!s->align) memcpy(s->fill, "0", 2);
-        if (!s->align) s->n_fill = 1;
+        s->zero = !filled;
+        if (!filled) memcpy(s->fill, "0", 2);
+        if (!filled) s->n_fill = 1;
         p++;
     }
     p = read_number(p, end, &s->width);
@@ -179,8 +196,7 @@ static bool read_spec(Jx *x, JVal v, const char *p, size_t n, Spec *s) {
 static void format_text(Jx *x, Str *out, JVal v, const Spec *s) {
     const JStr *t = v.u.str;
     size_t n = t->n;
-    if ((s->type && s->type != 's') || s->sign || s->alternate || s->group || s->align == '=' ||
-        (s->zero && !s->align)) {
+    if ((s->type && s->type != 's') || s->sign || s->alternate || s->group || s->align == '=') {
         jx_fail(x, "a format specifier does not fit an object of type 'str'");
         return;
     }
@@ -300,10 +316,11 @@ static void format_one(Fields *f, Str *out, const char *s, size_t n, int depth) 
         Str text = {0};
         if (c == 's')
             jx_put(f->x, &text, v);
+        else if (c == 'a')
+            put_ascii(f->x, &text, v);
         else
             jx_put_repr(f->x, &text, v);
         v = jx_take(f->x, &text);
-        if (c == 'a' && v.u.str->n != v.u.str->n_char) jx_fail(f->x, "the conversion !a is not supported here");
     }
     Str spec = {0};
     if (at < n) format_fields(f, &spec, s + at + 1, n - at - 1, depth - 1);
@@ -389,6 +406,8 @@ static void percent_value(Jx *x, Str *out, JVal v, Spec *s) {
     case 'a':
         if (s->type == 's')
             jx_put(x, &text, v);
+        else if (s->type == 'a')
+            put_ascii(x, &text, v);
         else
             jx_put_repr(x, &text, v);
         if (s->precision >= 0 && (size_t)s->precision < j_count(str_get(&text), text.n)) {

@@ -156,7 +156,11 @@ JVal jx_lines(Jx *x, JVal text, bool keep) {
     return j_list(l);
 }
 
-static JVal str_splitlines(Jx *x, JVal self, const JVal *arg) { return jx_lines(x, self, j_truth(arg[0])); }
+static JVal str_splitlines(Jx *x, JVal self, const JVal *arg) {
+    int64_t keep = 0;
+    if (j_given(arg[0]) && !jx_int(x, arg[0], &keep, "splitlines()")) return j_none();
+    return jx_lines(x, self, keep != 0);
+}
 
 static JVal partition(Jx *x, JVal self, JVal sep, bool right) {
     JList *l = jx_list(x, 3);
@@ -391,7 +395,9 @@ JVal jx_join(Jx *x, JVal sep, JVal items, bool strict) {
     return jx_markup(x, jx_take(x, &out), markup);
 }
 
-static JVal str_join(Jx *x, JVal self, const JVal *arg) { return jx_join(x, self, arg[0], true); }
+static JVal str_join(Jx *x, JVal self, const JVal *arg) {
+    return jx_join(x, self, arg[0], !self.u.str->markup); /* markup makes text of what it joins */
+}
 
 /* ---- asking ---- */
 

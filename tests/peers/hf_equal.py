@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Models of transformers in ours and ours in transformers: tiny random ones of every family and feature.
 
-    python tests/peers/hf_equal.py DIKAST [name ...]        needs torch, transformers, safetensors
+    python tests/peers/hf_equal.py DIKAST [--random N [--seed S]] [name ...]        needs torch, transformers, safetensors
 
 In: save_pretrained writes the folder, `dikast logits` must give its logits (relative norm of the difference below 1e-5)
 and its 64 greedy tokens. Out: `dikast export --to hf` writes a folder, which transformers must load with empty lists of
 missing, unexpected and mismatched tensors, with the same weights and, to rounding, the same logits. Heads: causal LM, and sequence
-classification with 1 and 3 labels."""
-import json, os, shutil, subprocess, sys, tempfile
+classification with 1 and 3 labels. Then N models (24) of random shapes and options, "random-<i>" of seed S (1), and scalings of
+RoPE that must be refused by name."""
+import argparse, json, os, random, shutil, subprocess, sys, tempfile
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch, transformers
@@ -17,7 +18,10 @@ from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSequence
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 torch.set_num_threads(1)
-DIKAST, ONLY = sys.argv[1], sys.argv[2:]
+ASK = argparse.ArgumentParser()
+ASK.add_argument("dikast"); ASK.add_argument("--random", type=int, default=24); ASK.add_argument("--seed", type=int, default=1); ASK.add_argument("only", nargs="*")
+ASK = ASK.parse_args()
+DIKAST, ONLY = ASK.dikast, ASK.only
 N_GREEDY = 64
 
 base = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
@@ -61,6 +65,54 @@ MODELS = {
     "gpt2": (GPT2Config, gpt2),
     "gpt2-untied-inner": (GPT2Config, {**gpt2, "tie_word_embeddings": False, "n_inner": 70, "activation_function": "gelu"}),
 }
+
+REFUSED = {
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, **theta},
+    "longrope": {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 6, "long_factor": [2.0] * 6,
+                 "original_max_position_embeddings": 32, **theta},
+}
+
+
+def random_rope(r, d_head):
+    t = {"rope_theta": r.choice([100.0, 5000.0, 10000.0, 1e6])}
+    kind = r.choice(["default", "linear", "llama3", "yarn"])
+    far = {"factor": r.choice([1.0, 1.5, 4.0, 32.0])}
+    near = {"original_max_position_embeddings": r.choice([8, 20, 64])}
+    if kind == "default": return {"rope_type": kind, **t}
+    if kind == "linear": return {"rope_type": kind, **far, **t}
+    if kind == "llama3":
+        low = r.choice([0.5, 1.0, 2.0])
+        return {"rope_type": kind, **far, **near, "low_freq_factor": low, "high_freq_factor": low * r.choice([2.0, 4.0]), **t}
+    extra = r.choice([{}, {}, {"truncate": False}, {"attention_factor": r.choice([0.7, 1.0, 1.2])}, {"beta_fast": r.choice([4, 16.0, 64]), "beta_slow": r.choice([1, 2])},
+                      {"mscale": 1.0, "mscale_all_dim": r.choice([0.5, 1.0])}, {"mscale": 0.8}])
+    return {"rope_type": kind, **far, **near, **extra, **t}
+
+
+def random_model(r):
+    """Shapes that no real model has: one key/value head, heads wider or narrower than d_model over n_head, odd vocabularies."""
+    family = r.choice(["llama", "llama", "mistral", "qwen2", "qwen3", "gpt2"])
+    heads = r.choice([1, 2, 3, 4, 5, 6, 8])
+    layers = r.choice([1, 2, 3, 4])
+    vocab = r.choice([31, 97, 100, 129, 257])
+    tied = r.random() < 0.5
+    if family == "gpt2":
+        return GPT2Config, dict(vocab_size=vocab, n_embd=heads * r.choice([2, 5, 8, 11, 16]), n_layer=layers, n_head=heads, n_positions=r.choice([160, 163]),
+                                n_inner=r.choice([None, 33, 70]), activation_function=r.choice(["gelu_new", "gelu", "gelu_pytorch_tanh"]), layer_norm_epsilon=r.choice([1e-5, 1e-6]),
+                                tie_word_embeddings=tied, bos_token_id=None, eos_token_id=None)
+    d_head = r.choice([2, 4, 6, 8, 10, 14, 16, 20, 34])
+    own = family == "qwen3" or (family in ("llama", "mistral") and r.random() < 0.5)
+    k = dict(vocab_size=vocab, hidden_size=heads * (r.choice([3, 5, 6, 9, 11]) if own else d_head), intermediate_size=r.choice([17, 40, 65, 96]), num_hidden_layers=layers,
+             num_attention_heads=heads, num_key_value_heads=r.choice([h for h in range(1, heads + 1) if heads % h == 0]), max_position_embeddings=160,
+             rms_norm_eps=r.choice([1e-5, 1e-6, 1e-3]), rope_parameters=random_rope(r, d_head), tie_word_embeddings=tied, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    if own: k["head_dim"] = d_head
+    if family == "llama": k.update(attention_bias=r.random() < 0.4, mlp_bias=r.random() < 0.4)
+    if family == "qwen3": k.update(attention_bias=r.random() < 0.4)
+    if family == "mistral": k.update(sliding_window=r.choice([None, 1, 3, 64, 1000]))
+    if family in ("qwen2", "qwen3") and r.random() < 0.6:
+        k.update(use_sliding_window=True, sliding_window=r.choice([1, 2, 5, 64]))
+        if r.random() < 0.5: k["layer_types"] = [r.choice(["full_attention", "sliding_attention"]) for _ in range(layers)]
+        else: k["max_window_layers"] = r.randrange(layers + 1)
+    return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family], k
 
 
 def roughen(model):
@@ -195,6 +247,42 @@ def check_score(name, config, work):
     print(f"{name}: classifiers of 1 and 3 labels equal", flush=True)
 
 
+def check_random(name, r, work):
+    kind, keys = random_model(r)
+    config = kind(**keys)
+    model = roughen(AutoModelForCausalLM.from_config(config))
+    folder = os.path.join(work, name)
+    rows = [[r.randrange(config.vocab_size) for _ in range(n)] for n in (1, r.randrange(2, 40), r.randrange(60, 96))]
+    dtype, t = r.choice([("f32", torch.float32), ("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)])
+    model.to(t).save_pretrained(folder, max_shard_size=r.choice(["50GB", "10kB", "30kB"]))
+    model = load(type(model), folder)
+    with torch.no_grad():
+        want = [model(torch.tensor([x])).logits[0] for x in rows]
+    got = dikast("logits", folder, "--all", rows=rows)
+    worst = max(relative(torch.tensor(g["logits"]), w) for g, w in zip(got, want))
+    if worst >= 1e-5:  # rounding grows in some of these; then ours may not be further from F64 than theirs
+        exact = load(type(model), folder).double()
+        with torch.no_grad():
+            exact = [exact(torch.tensor([x])).logits[0] for x in rows]
+        ours = max(relative(torch.tensor(g["logits"]).double(), e) for g, e in zip(got, exact))
+        theirs = max(relative(w.double(), e) for w, e in zip(want, exact))
+        assert ours < 1.5 * theirs, (name, worst, ours, theirs, keys)
+    tokens, gap = greedy(model, rows[1])
+    got = dikast("logits", folder, "--greedy", str(N_GREEDY), rows=[rows[1]])[0]["greedy"]
+    assert got == tokens or gap < 1e-4, (name, "greedy", gap, got, tokens, keys)
+    round_trip(name, model, folder, work, rows, want, "--dtype", dtype, *r.choice([(), ("--shard", "20000")]))
+    shutil.rmtree(folder)
+    print(f"{name} ({config.model_type}, {dtype}): logits within {worst:.1e}, greedy {'equal' if got == tokens else 'equal up to a tie'}", flush=True)
+
+
+def check_refused(name, rope, work):
+    folder = os.path.join(work, name)
+    LlamaConfig(**{**base, "rope_parameters": rope}).save_pretrained(folder)
+    p = subprocess.run([DIKAST, "logits", folder], input='{"ids": [1]}\n', capture_output=True, text=True)
+    assert p.returncode == 3 and name in p.stderr, (name, p.returncode, p.stderr)
+    print(f"{name}: refused by name")
+
+
 def main():
     with tempfile.TemporaryDirectory() as work:
         for name, (kind, keys) in MODELS.items():
@@ -203,6 +291,12 @@ def main():
             check_lm(name, kind(**keys), work)
             if name in ("llama", "gpt2", "mistral-window", "qwen2", "qwen3"):
                 check_score(name, kind(**keys), work)
+        for name, rope in REFUSED.items():
+            if not ONLY or name in ONLY:
+                check_refused(name, rope, work)
+        for i in range(ASK.random):
+            if not ONLY or f"random-{i}" in ONLY or "random" in ONLY:
+                check_random(f"random-{i}", random.Random(f"{ASK.seed}-{i}"), work)
     print("ok")
 
 

@@ -10,8 +10,8 @@ kind=$1
 build=$2
 here=$(cd "$(dirname "$0")" && pwd)
 env=$here/../../build/peers/$kind
-light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1 scikit-learn==1.9.1 statsmodels==0.15.0 choix==0.4.1"
-heavy="$light torch==2.15.0 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549 accelerate==1.15.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 lm_eval==0.4.13"
+light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1 safetensors==0.8.0 scikit-learn==1.9.1 statsmodels==0.15.0 choix==0.4.1"
+heavy="$light torch==2.15.0 gguf==0.19.0 xllamacpp==2026.10.11549 accelerate==1.15.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 lm_eval==0.4.13"
 [ "$kind" = heavy ] && packages=$heavy || packages=$light
 
 if [ ! -x "$env/bin/python" ] && ! python3 -m venv "$env" > /dev/null 2>&1; then
@@ -44,9 +44,12 @@ data=$here/../../../shared/data/quickstart
 [ -d "$data" ] && texts="--data $data" || texts=""
 check tokenizers "$here/tokenizers_equal.py" "$build/tests/vec_adapter" --mb 2 --random 40 $texts
 check jinja_random "$here/jinja_random.py" --seed 1 --count 3000 "$build/tests/vec_adapter"
+check jinja_calls "$here/jinja_calls.py" --seed 1 --count 4000 "$build/tests/vec_adapter"
+check bytes "$here/bytes_equal.py" "$build/tests/vec_adapter" --count 3000
 check native_template "$here/native_template.py" "$here/../golden/text_llama3.json" "$build/tests/vec_adapter"
 check sft_rows "$here/sft_rows.py" "$here/../golden/text_llama3.json" "$build/dikast"
 check parquet "$here/parquet_equal.py" "$build/dikast" --files 150
+check csv "$here/csv_equal.py" "$build/dikast" --files 150
 check metrics "$here/metrics_equal.py" "$build/tests/metrics_adapter" --cases 20
 # The same in both: templates of what is a few megabytes, or of half a gigabyte of packages.
 [ "$kind" = heavy ] && small="" || small=--small
