@@ -104,6 +104,12 @@ static void test_company(void **state) {
     backend_close(be);
 }
 
+/* What `dikast doctor` would say of attention. */
+static void heard(void *ud, int state, const char *what, const char *fix, const char *value) {
+    (void)fix;
+    snprintf(ud, 320, "%d %s: %s", state, what, value);
+}
+
 static void test_trusted(void **state) {
     (void)state;
     Backend *be = open_half("auto");
@@ -112,6 +118,9 @@ static void test_trusted(void **state) {
     assert_true(c->hopper && c->checked && !be->note);
     assert_true(c->difference > 0 && c->difference < 5e-3); /* other kernels, of the same numbers */
     assert_string_equal(backend_isa(be), "sm_90");
+    char said[320] = "";
+    backend_tell(be, heard, said);
+    assert_non_null(strstr(said, "0 attention: kernels for compute capability 9.0"));
     backend_close(be);
 }
 
@@ -148,6 +157,9 @@ static void test_broken(void **state) {
         assert_false(cuda_impl(be)->hopper);
         assert_non_null(be->note);
         assert_non_null(strstr(be->note, "the older ones are used"));
+        char said[320] = "";
+        backend_tell(be, heard, said);
+        assert_memory_equal(said, "1 attention: GPU 0", 18);
         one(be, OP_attn_fwd, 128, 140);
         one(be, OP_attn_bwd, 64, 140);
         backend_close(be);
