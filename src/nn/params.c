@@ -323,10 +323,27 @@ static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from
     free(host);
 }
 
+/* What is here of the model that part is of, out of the whole's tensor. */
+static void copy_share(const Model *to, Tensor w, const Model *from, Tensor x, Split cut) {
+    const ModelPart *part = &to->part;
+    if (part->tp_n == from->part.tp_n || cut == SPLIT_NONE) {
+        copy_tensor(to->be, w, from->be, x);
+        return;
+    }
+    int64_t row = cut == SPLIT_ROWS ? model_part_begin(part, x.rows) : 0;
+    int64_t col = cut == SPLIT_COLS ? model_part_begin(part, x.cols) : 0;
+    double *host = mem_alloc((size_t)tensor_count(x) * sizeof *host);
+    tensor_get(from->be, host, x);
+    for (int64_t i = 0; i < w.rows; i++)
+        memmove(host + i * w.cols, host + (row + i) * x.cols + col, (size_t)w.cols * sizeof *host);
+    tensor_set(to->be, w, host);
+    free(host);
+}
+
 static void copy_block_params(Model *to, Model *from, int layer) {
     int first = to->part.layer0 - from->part.layer0;
 #define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
-    if (when) copy_tensor(to->be, to->w.block[layer].field, from->be, from->w.block[layer + first].field);
+    if (when) copy_share(to, to->w.block[layer].field, from, from->w.block[layer + first].field, cut);
 #define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
@@ -337,7 +354,7 @@ static void copy_block_params(Model *to, Model *from, int layer) {
 static void copy_model_params(Model *to, Model *from) {
 #define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
 #define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
-    if (when && !tensor_empty(to->w.field)) copy_tensor(to->be, to->w.field, from->be, from->w.field);
+    if (when && !tensor_empty(to->w.field)) copy_share(to, to->w.field, from, from->w.field, cut);
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
 #undef BLOCK_PARAM
@@ -397,10 +414,11 @@ bool net_copy_weights(Net to, Net from, Error *err) {
               (to.trunk->part.layer0 == from.trunk->part.layer0 && to.trunk->cfg.n_layer == from.trunk->cfg.n_layer),
           "weights copied from a part of a model into another part");
     const ModelPart *a = &to.trunk->part, *b = &from.trunk->part;
-    CHECK(a->tp == b->tp && a->tp_n == b->tp_n, "share %d of %d is no copy of share %d of %d", a->tp, a->tp_n, b->tp,
-          b->tp_n);
+    CHECK(b->tp_n == 1 || (a->tp == b->tp && a->tp_n == b->tp_n), "share %d of %d is no copy of share %d of %d", a->tp,
+          a->tp_n, b->tp, b->tp_n);
     bool heads = to.head && from.head && to.head != from.head;
-    if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))
+    bool divided = heads && to.head->kind == HEAD_LM; /* its outputs are the vocabulary, which is the same */
+    if (heads && (to.head->kind != from.head->kind || (!divided && to.head->n_out != from.head->n_out)))
         return error_set(err, ERR_CONFIG, "cannot copy weights: the heads differ (%d and %d outputs)", to.head->n_out,
                          from.head->n_out);
     if (heads && to.head->tied && !from.head->tied)
@@ -411,7 +429,7 @@ bool net_copy_weights(Net to, Net from, Error *err) {
         copy_model_params(to.trunk, from.trunk);
     }
     if (heads && (!to.head->tied || to.head->copy) && !tensor_empty(to.head->w))
-        copy_tensor(to.trunk->be, to.head->w, from.trunk->be, from.head->w);
+        copy_share(to.trunk, to.head->w, from.trunk, from.head->w, divided ? SPLIT_ROWS : SPLIT_NONE);
     to.trunk->version++;
     return true;
 }
