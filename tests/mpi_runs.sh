@@ -18,9 +18,9 @@ run() { # OUT NP [key=value ...]
     shift 2
     # shellcheck disable=SC2086
     if [ "$np" -eq 1 ]; then
-        timeout -k 5 120 "$dikast" run "$conf" -q --only rl $keys run.out="$dir/$out" "$@" 2>"$dir/said"
+        timeout -k 5 300 "$dikast" run "$conf" -q --only rl $keys run.out="$dir/$out" "$@" 2>"$dir/said"
     else
-        timeout -k 5 120 mpirun $over -np "$np" "$dikast" run "$conf" -q --only rl $keys run.out="$dir/$out" "$@" 2>"$dir/said"
+        timeout -k 5 300 mpirun $over -np "$np" "$dikast" run "$conf" -q --only rl $keys run.out="$dir/$out" "$@" 2>"$dir/said"
     fi
 }
 sums() { (cd "$dir/$1/store" && for s in pretrain helpful sl pm rl; do sha256sum "$s"-*/model/model.safetensors; done); }
@@ -43,7 +43,7 @@ sums stages4 >"$dir/got"
 cmp -s "$dir/want" "$dir/got" || fail "two stages, four ranks, trained other models: $(diff "$dir/want" "$dir/got")"
 
 # Stopped in the middle, by whatever reaches the ranks, and gone on with by another number of them. mpirun passes USR1 on.
-timeout -k 5 120 mpirun $over -np 2 "$dikast" run "$conf" -q --only rl $keys run.out="$dir/stop" \
+timeout -k 5 300 mpirun $over -np 2 "$dikast" run "$conf" -q --only rl $keys run.out="$dir/stop" \
     pretrain.steps=1500 2>"$dir/said" &
 job=$!
 for i in $(seq 100); do

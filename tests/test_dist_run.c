@@ -49,7 +49,7 @@ static bool run(PipelineResult *r, const char *out, const char *const *more, Err
     return run_to(r, out, "rl", more, err);
 }
 
-enum { SETS = 6 };
+enum { SETS = 7 };
 
 /* how[0] is one rank; all others end with the same models, numbers and samples. */
 static void all_equal(const char *name, const char *const (*how)[SETS], int n) {
@@ -95,6 +95,21 @@ static void test_stages(void **state) {
     all_equal("stages", how, COUNT_OF(how));
 }
 
+/* A preference model of one layer begins as a share of a whole one of two. Bits follow from dist.tp alone. */
+static void test_shares(void **state) {
+    (void)state;
+    static const char *const how[][SETS] = {
+        {"model.n_layer=2", "dist.ranks=2", "dist.tp=2", NULL},
+        {"model.n_layer=2", "dist.ranks=4", "dist.tp=2", "dist.zero=true", NULL},
+    };
+    static const char *const staged[][SETS] = {
+        {"model.n_layer=2", "pm.n_layer=2", "dist.ranks=2", "dist.tp=2", NULL},
+        {"model.n_layer=2", "pm.n_layer=2", "dist.ranks=4", "dist.tp=2", "dist.pp=2", NULL},
+    };
+    all_equal("shares", how, COUNT_OF(how));
+    all_equal("cube", staged, COUNT_OF(staged));
+}
+
 /* A model that is imported is cut into parts when its vocabulary has grown. */
 static void test_stages_import(void **state) {
     (void)state;
@@ -136,17 +151,23 @@ static void test_refused(void **state) {
     static const struct {
         const char *set[SETS], *says;
         ErrorCode code;
-    } row[] = {
-        {{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
-        {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
-        {{"model.n_layer=2", "dist.ranks=3", "dist.pp=2", NULL}, "dist.pp 2: 3 ranks cannot be divided", ERR_CONFIG},
-        {{"dist.ranks=4", "dist.pp=4", NULL}, "dist.pp 4 is more than model.n_layer 1", ERR_CONFIG},
-        {{"model.n_layer=2", "dist.pp=2", "lora.r=4", "lora.stages=sl", NULL},
-         "dist.pp 2 with lora.stages (sl)",
-         ERR_CONFIG},
-        {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
-         "nowhere.jsonl: no such file",
-         ERR_FORMAT}};
+    } row[] = {{{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
+               {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
+               {{"model.n_layer=2", "dist.ranks=3", "dist.pp=2", NULL},
+                "dist.tp 1 and dist.pp 2: 3 ranks cannot be divided",
+                ERR_CONFIG},
+               {{"dist.ranks=4", "dist.pp=4", NULL}, "dist.pp 4 is more than model.n_layer 1", ERR_CONFIG},
+               {{"model.n_layer=2", "dist.pp=2", "lora.r=4", "lora.stages=sl", NULL},
+                "dist.pp 2 with lora.stages (sl)",
+                ERR_CONFIG},
+               {{"dist.ranks=3", "dist.tp=3", NULL}, "dist.tp 3 does not divide the model's n_head", ERR_CONFIG},
+               {{"dist.ranks=3", "dist.tp=2", NULL}, "dist.tp 2 and dist.pp 1: 3 ranks cannot be divided", ERR_CONFIG},
+               {{"dist.ranks=2", "dist.tp=2", "lora.r=4", "lora.stages=sl", NULL},
+                "dist.tp 2 with lora.stages (sl)",
+                ERR_CONFIG},
+               {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
+                "nowhere.jsonl: no such file",
+                ERR_FORMAT}};
     for (int i = 0; i < COUNT_OF(row); i++) {
         PipelineResult r;
         Error err = {0};
@@ -185,6 +206,7 @@ static void test_environment(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment),   cmocka_unit_test(test_refused),
                                        cmocka_unit_test(test_equal),         cmocka_unit_test(test_stages),
-                                       cmocka_unit_test(test_stages_import), cmocka_unit_test(test_stages_methods)};
+                                       cmocka_unit_test(test_shares),        cmocka_unit_test(test_stages_import),
+                                       cmocka_unit_test(test_stages_methods)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

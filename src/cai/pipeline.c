@@ -510,15 +510,13 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
 }
 
 /* What the stages of a pipeline cannot do. */
-static bool check_stages(const RunConfig *cfg, Error *err) {
-    long long pp = (long long)cfg->dist.pp;
-    if (pp == 1) return true;
-    if (cfg->lora.r > 0 && cfg->lora.stages.n > 0)
-        return error_set(
-            err, ERR_CONFIG,
-            "dist.pp %lld with lora.stages (%.40s): an adapter is trained beside a whole model; set dist.pp=1, "
-            "or leave the stage out",
-            pp, cfg->lora.stages.item[0]);
+static bool check_parts(const RunConfig *cfg, Error *err) {
+    long long pp = (long long)cfg->dist.pp, tp = (long long)cfg->dist.tp;
+    if (pp * tp > 1 && cfg->lora.r > 0 && cfg->lora.stages.n > 0)
+        return error_set(err, ERR_CONFIG,
+                         "dist.%s %lld with lora.stages (%.40s): an adapter is trained beside a whole model; set "
+                         "dist.%s=1, or leave the stage out",
+                         pp > 1 ? "pp" : "tp", pp > 1 ? pp : tp, cfg->lora.stages.item[0], pp > 1 ? "pp" : "tp");
     if (!cfg->model.path[0] && pp > cfg->model.n_layer)
         return error_set(err, ERR_CONFIG, "dist.pp %lld is more than model.n_layer %lld: every stage needs a layer", pp,
                          (long long)cfg->model.n_layer);
@@ -567,7 +565,7 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             "dpo.loss robust with dpo.label_smoothing %g: labels of which half are wrong say nothing; it must "
             "be below 0.5",
             cfg->dpo.label_smoothing);
-    if (!check_stages(cfg, err)) return false;
+    if (!check_parts(cfg, err)) return false;
     if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)

@@ -91,12 +91,13 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
                        "dist.tree=false adds gradients up in the order they come, which is one rank's: with %d ranks "
                        "leave it at true",
                        comm_size(r->world[0]));
-    if (ok && comm_size(r->world[0]) % cfg->dist.pp)
+    int n = ok ? comm_size(r->world[0]) : 1;
+    if (ok && n % (cfg->dist.tp * cfg->dist.pp))
         ok = error_set(
             err, ERR_CONFIG,
-            "dist.pp %lld: %d rank%s cannot be divided into pipelines of so many stages; start a multiple of it "
+            "dist.tp %lld and dist.pp %lld: %d rank%s cannot be divided so; start a multiple of their product "
             "(dist.ranks, or mpirun -np)",
-            (long long)cfg->dist.pp, comm_size(r->world[0]), comm_size(r->world[0]) > 1 ? "s" : "");
+            (long long)cfg->dist.tp, (long long)cfg->dist.pp, n, n > 1 ? "s" : "");
     if (!ok) {
         if (comm_rank(r->world ? r->world[0] : NULL) > 0) err->msg[0] = 0; /* rank 0 says it */
         ranks_close(r);
