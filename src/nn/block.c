@@ -155,8 +155,8 @@ void block_again(const Model *m, int layer, const BlockActs *a) {
     activate(m, a);
 }
 
-/* What two backends' ways in one launch ask for: a pass over a cache, whose activations nobody reads again, of a model
- * that has nothing between these ops. False: step by step. */
+/* The beginnings of a block's halves at once, where the backend can: in a pass over a cache, whose activations nobody
+ * reads again, of a model that has nothing between these ops. False: step by step. */
 static bool queries_at_once(Net n, const BlockActs *a, const BlockParams *w, const LinearOut *qkv, const Batch *b,
                             Tensor k, Tensor v) {
     const Model *m = n.trunk;
