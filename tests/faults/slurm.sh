@@ -100,10 +100,11 @@ same_result 350
 grep -q 'done: attempt [23] on 2 ranks' "$CASE/launch/STATUS" || fail "$(head -n 1 "$CASE/launch/STATUS")"
 
 begin warned
-job 700 --nodes=2 --signal=B:USR1@50 --time=1 # which Slurm may send up to 60 s early: within the first minute
-wait_for 120 again
+job 1500 --nodes=2 --signal=B:USR1@50 --time=1 # which Slurm sends some time in the first minute and a half
+wait_for 60 test -s "$CASE/launch/STATUS"
+wait_for 150 again
 grep -q '^stopped' "$CASE/launch/STATUS" || fail "$(head -n 1 "$CASE/launch/STATUS")"
 wait_for 200 over
 grep -q '^done: attempt 2 on 2 ranks' "$CASE/launch/STATUS" || fail "$(head -n 1 "$CASE/launch/STATUS")"
-same_result 700
+same_result 1500
 echo ok
