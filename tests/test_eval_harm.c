@@ -117,7 +117,7 @@ static void test_random(void **state) {
     assert_near(d.auroc.mean, 0.5);
     assert_near(d.auprc.mean, 0.5); /* the base rate */
     assert_near(d.f1.mean, 0.5);
-    assert_true(d.f1.lo < 0.5 && d.f1.lo > 0.25 && d.f1.hi > 0.5 && d.f1.hi < 0.75);
+    assert_true(d.f1.lo < 0.37 && d.f1.lo > 0.25 && d.f1.hi > 0.6 && d.f1.hi < 0.75); /* 40 draws, not 120 */
     assert_near(d.ece, 0.25);
     int32_t said[2 * PER], gold[2 * PER];
     for (int i = 0; i < 2 * PER; i++) said[i] = item[i].harmful, gold[i] = item[i].gold;
