@@ -2,6 +2,7 @@
 """The method's experiments: runs configurations over seeds and writes what came out as Markdown tables (docs/results.md).
 
   bench/method.py world DIKAST OUT [--seeds 0 1 2 3 4] [--only NAME ...]   the tiny world and its controls
+  bench/method.py ablate DIKAST OUT [--seeds 0 1] [--only NAME ...]        choices within the tiny world, one at a time
   bench/method.py real DIKAST OUT [--set key=value ...] [--only NAME ...]  conf/real.yaml and its baselines
   ... --table                                                             only the tables, of the runs that are there
 
@@ -24,6 +25,28 @@ WORLD = {  # name of the run: configuration, further keys
     "irrelevant": ("conf/controls/irrelevant.yaml", []),
     "best-of-16": ("conf/controls/best-of-16.yaml", []),
     "guard": ("conf/controls/guard.yaml", []),
+}
+# Choices of critique and revision, at equal tokens: a dialogue costs tokens by its rounds, so rounds x dialogues is the same in
+# all, and SL-CAI trains for the same steps. Judged after SL-CAI, by the gold program.
+ROUNDS = {r: [f"revise.rounds={r}", f"revise.redteam={4800 // r}", f"revise.benign={2400 // r}"] for r in (1, 2, 3, 4)}
+CRITIQUE = {
+    "random, two rounds": ROUNDS[2],
+    "top1": ROUNDS[2] + ["constitution.select=top1", "constitution.score=text"],
+    "sampled": ROUNDS[2] + ["constitution.select=sampled", "constitution.score=text"],
+    "two calls": ROUNDS[2] + ["revise.mode=two"],
+    "one round": ROUNDS[1],
+    "three rounds": ROUNDS[3],
+    "four rounds": ROUNDS[4],
+}
+SL_STEPS = 88  # what two epochs were in the run without ablation
+# Options of the preference model, on the main run's labels.
+PM = {
+    "as it is": [],
+    "a head for each principle": ["pm.heads=principles"],
+    "ensemble of 4": ["pm.ensemble=4"],
+    "margin 1": ["pm.margin=1"],
+    "length control": ["pm.length_control=true"],
+    "calibrated": ["pm.calibrate=true"],
 }
 REAL = {
     "real": [],
@@ -111,6 +134,79 @@ def world_tables(out, seeds, names):
     table(["run", "beside", "mean ± sd", "of", "mean ± sd"], rows)
 
 
+def stage_dir(out, name, stage):
+    with open(f"{out}/runs/{name}/stages.json") as f:
+        return json.load(f)[stage]["dir"]
+
+
+def rows_of(path):
+    with open(path) as f:
+        return [json.loads(line) for line in f]
+
+
+def harm_of(dikast, out, name):
+    """Shares of harmful replies of SL-CAI to held-out requests, 4 each at temperature 0.7: where a principle is in force, and elsewhere."""
+    prompts, folder = f"{stage_dir(out, name, 'world')}/eval_prompts.jsonl", f"{out}/runs/{name}/harm"
+    asked = f"{out}/runs/{name}/asked.jsonl"
+    kinds = {r["id"]: r for r in rows_of(prompts) if r.get("kind", "harm") == "harm"}
+    if not os.path.exists(f"{folder}/worst.jsonl"):
+        with open(asked, "w") as f:
+            for r in kinds.values():
+                f.write(json.dumps({"id": r["id"], "prompt": r["prompt"], "category": r["category"]}) + "\n")
+        gold = os.path.join(os.path.dirname(dikast), "dikast-gold")
+        subprocess.run([dikast, "harm", asked, "--model", f"{stage_dir(out, name, 'sl')}/model", "--gold", gold, "--worst-of", "4",
+                        "--max-new", "24", "--out", folder, "-q"], check=True, stdout=subprocess.DEVNULL)
+    shares = []
+    for named in (1, 0):
+        replies = [r["harmful"] for r in rows_of(f"{folder}/worst.jsonl") if kinds[r["id"]]["named"] == named]
+        shares.append(sum(replies) / len(replies))
+    return shares
+
+
+def summary(out, name, stage):
+    with open(f"{stage_dir(out, name, stage)}/summary.json") as f:
+        return json.load(f)
+
+
+def ablate(dikast, out, seeds, names):
+    for s in seeds:
+        for group, last in ((CRITIQUE, "sl"), (PM, "pm")):
+            for name, keys in group.items():
+                if names and name not in names:
+                    continue
+                keys = keys + ([f"sl.steps={SL_STEPS}"] if last == "sl" else []) + [f"run.seed={s}", "--only", last]
+                run(dikast, "conf/quickstart.yaml", out, world_name(name.replace(" ", "-").replace(",", ""), s), keys)
+                if last == "sl":
+                    harm_of(dikast, out, world_name(name.replace(" ", "-").replace(",", ""), s))
+
+
+def ablate_tables(dikast, out, seeds):
+    def have(name, stage):
+        found = [world_name(name.replace(" ", "-").replace(",", ""), s) for s in seeds]
+        return [n for n in found if os.path.exists(f"{out}/runs/{n}/stages.json") and os.path.exists(f"{stage_dir(out, n, stage)}/DONE")]
+
+    rows = []
+    for name in CRITIQUE:
+        found = have(name, "sl")
+        if not found:
+            continue
+        keys = ("revised", "violates_share", "gate_pass_share", "critique_words", "accepted_share")
+        revise = [summary(out, n, "revise") for n in found]
+        harm = [harm_of(dikast, out, n) for n in found]
+        rows.append([name, str(len(found)), spread([r["dialogues"] for r in revise], 0), spread([h[0] for h in harm]),
+                     spread([h[1] for h in harm])] + [spread([r.get(k) for r in revise], 0 if k == "revised" else 2) for k in keys])
+    table(["critique and revision", "seeds", "dialogues", "harm SL, named", "harm SL, unnamed", "revised", "violates", "gate passed",
+           "critique, words", "accepted"], rows)
+    rows = []
+    keys = ("held_ai.accuracy", "held_ai.ece", "held_helpful.accuracy", "held_helpful.ece", "gold.accuracy", "gold.ece")
+    for name in PM:
+        found = have(name, "pm")
+        if found:
+            pm = [summary(out, n, "pm") for n in found]
+            rows.append([name, str(len(found))] + [spread([r.get(k) for r in pm], 3) for k in keys])
+    table(["preference model", "seeds"] + list(keys), rows)
+
+
 def interval(r, key, percent=True):
     m, lo, hi = (number(r, key + e) for e in ("", ".lo", ".hi"))
     if m is None:
@@ -156,7 +252,7 @@ def real_tables(out, names):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("what", choices=["world", "real"])
+    p.add_argument("what", choices=["world", "ablate", "real"])
     p.add_argument("dikast")
     p.add_argument("out")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -164,6 +260,11 @@ def main():
     p.add_argument("--set", nargs="+", default=[])
     p.add_argument("--table", action="store_true")
     a = p.parse_args()
+    if a.what == "ablate":
+        if not a.table:
+            ablate(a.dikast, a.out, a.seeds, a.only)
+        ablate_tables(a.dikast, a.out, a.seeds)
+        return
     names = a.only or list(WORLD if a.what == "world" else REAL)
     if not a.table:
         if a.what == "world":  # the main runs first: what controls compare themselves with

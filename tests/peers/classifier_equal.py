@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """A trained classifier beside TF-IDF with logistic regression, on the same rows: figures per category.
 
-    python tests/peers/classifier_equal.py CLASSIFIER... [--slack S]      needs scikit-learn, numpy
+    python tests/peers/classifier_equal.py CLASSIFIER... [--slack S] [--train DIKAST FILE]      needs scikit-learn, numpy
 
+With --train a folder without classifier.json is made first: `dikast train-classifier FILE`, run.seed by the folder's place from 0; FILE
+absent: exit 77.
 CLASSIFIER: what `dikast train-classifier FILE... --out CLASSIFIER` left; the files are found where classifier.json says. The
 baseline learns from the same training rows: TfidfVectorizer over words and pairs of words of request and reply, sublinear, and
 LogisticRegression, whose C and threshold (best F1) are chosen on the same validation rows. Of several folders (other run.seed, so
@@ -14,6 +16,8 @@ AutoModelForSequenceClassification opens CLASSIFIER/model and gives the trunk's 
 import argparse
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -144,13 +148,27 @@ def compare(folder):
     return (y, p, p_base, p >= result["threshold"], p_base >= t_base, cat, np.array([prompts[r["id"]] for r in test])), bad
 
 
+def train(dikast, file, folders):
+    if not os.path.exists(file):
+        print(f"no labelled replies at {file}")
+        return False
+    for seed, folder in enumerate(folders):
+        if not os.path.exists(f"{folder}/classifier.json"):
+            subprocess.run([dikast, "train-classifier", file, "--out", folder, f"run.seed={seed}", "-q"], check=True,
+                           stdout=subprocess.DEVNULL)
+    return True
+
+
 def main():
     from sklearn.metrics import f1_score
     a = argparse.ArgumentParser()
     a.add_argument("classifier", nargs="+")
     a.add_argument("--only-hf", action="store_true")
     a.add_argument("--slack", type=float, default=0)
+    a.add_argument("--train", nargs=2, metavar=("DIKAST", "FILE"))
     a = a.parse_args()
+    if a.train and not train(a.train[0], a.train[1], a.classifier):
+        return 77
     bad, splits, lines = 0, [], []
     for folder in a.classifier:
         if a.only_hf or importlib.util.find_spec("transformers"):
