@@ -363,7 +363,7 @@ enum { TEXTS = 6 };
 /* A file of before openings were a part: the same weights of request and reply, nothing else. */
 static void expect_two_parts(const NgramModel *m, const NgramRow *row) {
     static const char *const path = "eval_ngram_two.safetensors";
-    enum { TWO = NGRAM_BUCKETS / 3 * 2 };
+    enum { TWO = NGRAM_BUCKETS / 4 * 2 };
     Error err = {0};
     NgramModel *old = NULL;
     float *idf = mem_alloc(TWO * sizeof *idf), *w = mem_alloc(2 * TWO * sizeof *w), bias[2] = {1, 2};
@@ -401,15 +401,16 @@ static void test_ngrams(void **state) {
     NgramModel *m = ngram_new(texts, TEXTS, 2), *again = NULL;
     Error err = {0};
     for (int i = 0; i < TEXTS; i++) ngram_row(&row[i], m, texts[i]);
-    double part[3] = {0};
-    int count[3] = {0};
+    double part[4] = {0};
+    int count[4] = {0};
     for (int k = 0; k < row[0].n; k++) {
-        count[row[0].at[k] / (NGRAM_BUCKETS / 3)]++;
-        part[row[0].at[k] / (NGRAM_BUCKETS / 3)] += (double)row[0].x[k] * (double)row[0].x[k];
+        count[row[0].at[k] / (NGRAM_BUCKETS / 4)]++;
+        part[row[0].at[k] / (NGRAM_BUCKETS / 4)] += (double)row[0].x[k] * (double)row[0].x[k];
     }
     assert_within(part[0], NGRAM_REQUEST * NGRAM_REQUEST, 1e-6, __LINE__);
     assert_within(part[1], 1, 1e-6, __LINE__);
     assert_within(part[2], NGRAM_OPENING * NGRAM_OPENING, 1e-6, __LINE__);
+    assert_within(part[3], 1, 1e-6, __LINE__);
     /* "take a gun and go" twice: five words and four pairs; of the opening three runs of three too. */
     assert_true(count[1] == 9 && count[2] == 12);
     NgramRow only[2];
@@ -419,11 +420,27 @@ static void test_ngrams(void **state) {
         assert_int_equal(only[k].n, k == 0 ? count[0] : count[1] + count[2]);
         ngram_row_release(&only[k]);
     }
+    /* Two readings, and the mean of a model of each. */
+    NgramRow apart = ngram_reading(&row[0], NGRAM_APART), together = ngram_reading(&row[0], NGRAM_TOGETHER);
+    assert_true(apart.n == count[0] + count[1] + count[2] && together.n == count[3] &&
+                together.at == row[0].at + apart.n);
+    NgramModel *a = ngram_like(m), *b = ngram_like(m);
+    double za[2], zb[2], mean[2];
+    ngram_fit(a, row, label, TEXTS, 2, 10, (Rng){1, RNG_SHUFFLE}, NULL);
+    ngram_fit(b, row, label, TEXTS, 2, 0.1, (Rng){1, RNG_SHUFFLE}, NULL);
+    ngram_score(a, &row[0], za);
+    ngram_score(b, &row[0], zb);
+    ngram_mean(a, a, b);
+    ngram_score(a, &row[0], mean);
+    assert_true(za[0] > 2 * zb[0]);
+    assert_within(mean[0], (za[0] + zb[0]) / 2, 1e-5, __LINE__);
+    ngram_free(a);
+    ngram_free(b);
     /* An opening ends after twelve words; the thirteenth is of the reply alone. */
     static const NgramText longer[] = {{"", "a b c d e f g h i j k l far"}, {"", "a b c d e f g h i j k l far"}};
     NgramModel *open = ngram_new(longer, 2, 1);
     ngram_row(&only[0], open, longer[0]);
-    assert_int_equal(only[0].n, 13 + 12 + 12 + 11 + 10);
+    assert_int_equal(only[0].n, (13 + 12) + (12 + 11 + 10) + (13 + 12));
     ngram_row_release(&only[0]);
     ngram_free(open);
     const double c = 10;

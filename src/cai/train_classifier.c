@@ -347,12 +347,12 @@ static bool score_trunk(ClassifierRun *r, Error *err) {
 
 /* Average precision of the first label on validation rows: what a blend cannot repair, unlike the scale of the
  * log-odds. */
-static double valid_precision(const ClassifierRun *r, const NgramRow *row) {
+static double valid_precision(const ClassifierRun *r, const NgramModel *m, const NgramRow *row) {
     int n = r->n_part[PART_VALID];
     double *p = mem_alloc((size_t)(n + 1) * sizeof *p), *z = mem_alloc((size_t)r->n_label * sizeof *z);
     int32_t *label = mem_alloc((size_t)(n + 1) * sizeof *label);
     for (int i = 0; i < n; i++) {
-        ngram_score(r->ngrams, &row[i], z);
+        ngram_score(m, &row[i], z);
         p[i] = z[0];
         label[i] = r->item[r->first[PART_VALID] + i].harmful;
     }
@@ -363,30 +363,44 @@ static double valid_precision(const ClassifierRun *r, const NgramRow *row) {
     return out;
 }
 
-static void train_ngrams(ClassifierRun *r) {
+/* A model of one reading of the rows, with the C that validation rows like best. */
+static NgramModel *fit_reading(ClassifierRun *r, NgramReading reading, const NgramRow *whole, const float *label) {
     static const double c[] = {3, 10, 30, 100, 300};
+    int n_train = r->n_part[PART_TRAIN], n = n_train + r->n_part[PART_VALID];
+    NgramRow *row = mem_alloc((size_t)(n + 1) * sizeof *row);
+    NgramModel *m = ngram_like(r->ngrams);
+    Rng rng = {r->ctx.seed, RNG_SHUFFLE};
+    Pool *pool = r->job->be->pool;
+    double best = -1;
+    for (int i = 0; i < n; i++) row[i] = ngram_reading(&whole[i], reading);
+    for (int k = 0; k < COUNT_OF(c); k++) {
+        ngram_fit(m, row, label, n_train, 1, c[k], rng, pool);
+        double precision = valid_precision(r, m, row + n_train);
+        if (precision > best) best = precision, r->ngram_c[reading] = c[k];
+    }
+    ngram_fit(m, row, label, n_train, r->n_label, r->ngram_c[reading], rng, pool);
+    free(row);
+    return m;
+}
+
+static void train_ngrams(ClassifierRun *r) {
     int n = r->rows.n, n_train = r->n_part[PART_TRAIN];
     NgramText *text = mem_alloc((size_t)(n + 1) * sizeof *text);
     NgramRow *row = mem_alloc((size_t)(n + 1) * sizeof *row);
     float *label = labels_of(r, PART_TRAIN);
-    Rng rng = {r->ctx.seed, RNG_SHUFFLE};
-    Pool *pool = r->job->be->pool;
+    NgramModel *model[NGRAM_READINGS];
     for (int i = 0; i < n; i++) text[i] = (NgramText){classifier_request(r->item[i].row->prompt), r->item[i].row->a};
     r->ngrams = ngram_new(text, n_train, r->n_label);
     for (int i = 0; i < n; i++) ngram_row(&row[i], r->ngrams, text[i]);
-    double best = -1;
-    for (int k = 0; k < COUNT_OF(c); k++) {
-        ngram_fit(r->ngrams, row, label, n_train, 1, c[k], rng, pool);
-        double precision = valid_precision(r, row + n_train);
-        if (precision > best) best = precision, r->ngram_c = c[k];
-    }
-    ngram_fit(r->ngrams, row, label, n_train, r->n_label, r->ngram_c, rng, pool);
+    for (int k = 0; k < NGRAM_READINGS; k++) model[k] = fit_reading(r, k, row, label);
+    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER]);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);
     for (int i = n_train; i < n; i++) {
         ngram_score(r->ngrams, &row[i], z);
         for (int k = 0; k < r->n_label; k++) r->item[i].z[2 * k + 1] = z[k];
     }
     for (int i = 0; i < n; i++) ngram_row_release(&row[i]);
+    for (int k = 0; k < NGRAM_READINGS; k++) ngram_free(model[k]);
     free(z);
     free(text);
     free(row);

@@ -4,7 +4,8 @@
  *   rows {prompt, response, harmful, category} -> parts by prompt: train | valid | test
  *   train   tokenizer, unless model.path brings one; trunk: next token on the dialogues (pretrain.*), then all labels at once
  *           (classifier.*); n-grams for each C of a short list
- *   valid   the C with the best AUPRC; blend of the two parts = temperature (eval/detect.h); thresholds: best F1, FPR 5 %
+ *   valid   the C with the best AUPRC, of each reading of the n-grams (the n-gram part is the mean of both); blend of the two parts =
+ *           temperature (eval/detect.h); thresholds: best expected F1, FPR 5 %
  *   test    the figures
  *
  * Labels: "harmful", then "harmful: <category>" for every category with at least CLASSIFIER_LEAST harmful rows in train and one

@@ -30,7 +30,7 @@ static void linear_control(ClassifierRun *r, int k, const NgramText *text) {
         ngram_row(&row[i], m, text[i]);
         cut(&row[i], k);
     }
-    ngram_fit(m, row, label, n_train, 1, r->ngram_c, rng, NULL);
+    ngram_fit(m, row, label, n_train, 1, r->ngram_c[NGRAM_APART], rng, NULL);
     double *z = r->control[k].z = mem_alloc((size_t)(n - n_train + 1) * sizeof *z);
     for (int i = n_train; i < n; i++) ngram_score(m, &row[i], &z[i - n_train]);
     for (int i = 0; i < n; i++) ngram_row_release(&row[i]);

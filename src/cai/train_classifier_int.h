@@ -45,7 +45,7 @@ typedef struct {
     bool trunk_open, head_open;
     int max;                /* tokens a sequence may have */
     NgramModel *ngrams;     /* NULL: trunk alone */
-    double ngram_c, start;
+    double ngram_c[NGRAM_READINGS], start;
     ClassifierControl control[CONTROLS];
 } ClassifierRun;
 

@@ -268,7 +268,9 @@ static void put_head(JsonOut *j, const ClassifierRun *r) {
     json_out_int(j, "prompts", r->n_prompt);
     json_out_obj_end(j);
     json_out_int(j, "parameters", model_config_params(&r->net.m.cfg));
-    json_out_num(j, "ngram_c", r->ngrams ? r->ngram_c : NAN);
+    json_out_arr(j, "ngram_c");
+    for (int k = 0; k < NGRAM_READINGS && r->ngrams; k++) json_out_num(j, NULL, r->ngram_c[k]);
+    json_out_arr_end(j);
     str_release(&path);
 }
 

@@ -9,8 +9,8 @@
 #include "base/str.h"
 #include "nn/safetensors.h"
 
-enum { PARTS = 3, PART = NGRAM_BUCKETS / PARTS, PASSES = 100, NEWTON = 40 };
-static const double part_length[PARTS] = {NGRAM_REQUEST, 1, NGRAM_OPENING};
+enum { PARTS = 4, PART = NGRAM_BUCKETS / PARTS, PASSES = 100, NEWTON = 40 };
+static const double part_length[PARTS] = {NGRAM_REQUEST, 1, NGRAM_OPENING, 1};
 static const double STILL = 1e-4; /* of C: a pass that moves no row's weight further is the last */
 
 struct NgramModel {
@@ -69,6 +69,11 @@ static void count_text(NgramRow *out, NgramText t) {
     collect(&b, t.reply ? t.reply : "", &text, INT_MAX, 2);
     b.base = 2 * PART;
     collect(&b, t.reply ? t.reply : "", &text, NGRAM_OPENS, NGRAM_RUN);
+    b.base = 3 * PART;
+    Str whole = {0};
+    str_printf(&whole, "%s\n%s", t.request ? t.request : "", t.reply ? t.reply : "");
+    collect(&b, str_get(&whole), &text, INT_MAX, 2);
+    str_release(&whole);
     str_release(&text);
     if (b.n) qsort(b.at, (size_t)b.n, sizeof *b.at, ascending);
     *out = (NgramRow){b.at, mem_alloc((size_t)(b.n + 1) * sizeof *out->x), 0};
@@ -116,11 +121,17 @@ void ngram_row_release(NgramRow *r) {
 void ngram_row_only(NgramRow *r, bool request) {
     int n = 0;
     for (int i = 0; i < r->n; i++) {
-        if ((r->at[i] < PART) != request) continue;
+        if ((r->at[i] < PART) != request || r->at[i] >= 3 * PART) continue;
         r->at[n] = r->at[i];
         r->x[n++] = r->x[i];
     }
     r->n = n;
+}
+
+NgramRow ngram_reading(const NgramRow *r, NgramReading reading) {
+    int n = 0;
+    while (n < r->n && r->at[n] < 3 * PART) n++;
+    return reading == NGRAM_APART ? (NgramRow){r->at, r->x, n} : (NgramRow){r->at + n, r->x + n, r->n - n};
 }
 
 /* -- life ---------------------------------------------------------------------------------------------------------- */
@@ -153,6 +164,17 @@ void ngram_free(NgramModel *m) {
     free(m->w);
     free(m->bias);
     free(m);
+}
+
+NgramModel *ngram_like(const NgramModel *m) {
+    NgramModel *out = blank(m->n_label);
+    memcpy(out->idf, m->idf, NGRAM_BUCKETS * sizeof *out->idf);
+    return out;
+}
+
+void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b) {
+    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++) out->w[i] = (a->w[i] + b->w[i]) / 2;
+    for (int k = 0; k < out->n_label; k++) out->bias[k] = (a->bias[k] + b->bias[k]) / 2;
 }
 
 int ngram_labels(const NgramModel *m) { return m->n_label; }
@@ -291,7 +313,7 @@ static bool take(float *to, const StFile *f, const char *name, int64_t rows, int
     return true;
 }
 
-/* Files of before openings were a part have two: the third's words then have no idf, so that nothing counts there. */
+/* Files of before openings were a part have two: the others' words then have no idf, so that nothing counts there. */
 static int64_t buckets_of(const StFile *f) {
     const StEntry *idf = st_find(f, "idf");
     return idf && idf->n_dim == 1 && idf->dim[0] == 2 * PART ? 2 * PART : NGRAM_BUCKETS;

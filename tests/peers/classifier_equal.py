@@ -143,7 +143,7 @@ def compare(folder):
                 print(f"{folder}: {name}: {key} {said[key]['value']}, scikit-learn says {v}")
                 bad += 1
     overall = result["test"]["overall"]
-    print(f"{folder}: calibration error {overall['ece']:.4f}, before {overall['ece_raw']:.4f}; C {result['ngram_c']:g}, baseline {c}")
+    print(f"{folder}: calibration error {overall['ece']:.4f}, before {overall['ece_raw']:.4f}; C {result['ngram_c']}, baseline {c}")
     bad += overall["ece"] > 0.08
     return (y, p, p_base, p >= result["threshold"], p_base >= t_base, cat, np.array([prompts[r["id"]] for r in test])), bad
 
