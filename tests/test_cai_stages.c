@@ -184,6 +184,48 @@ static void labels_belong_to_pairs(void **state) {
     free(text);
 }
 
+/* Log-odds of each principle for each pair, (pairs, 2) of the first two, as the labels' rows have them. */
+static double alike_of_rows(const char *dir) {
+    char *text = help_read(dir, "labels.jsonl"), *line = text;
+    Error err = {0};
+    double s[4][4] = {{0}}, most = -1;
+    int n = 0;
+    for (char *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        Json *j = NULL;
+        assert_ok(json_parse(&j, line, (size_t)(end - line), 0, "labels", 1, &err), err);
+        const Json *judged = json_get(j, "judged");
+        double l[4];
+        n = json_len(judged);
+        assert_in_range(n, 2, 4);
+        for (int k = 0; k < n; k++)
+            l[k] = (json_num(json_get(json_at(judged, k), "l_ab"), NAN) -
+                    json_num(json_get(json_at(judged, k), "l_ba"), NAN)) /
+                   2;
+        for (int a = 0; a < n; a++)
+            for (int b = 0; b < n; b++) s[a][b] += l[a] * l[b];
+        json_release(j);
+    }
+    for (int a = 0; a < n; a++)
+        for (int b = 0; b < a; b++) most = fmax(most, s[a][b] / sqrt(s[a][a] * s[b][b]));
+    free(text);
+    return most;
+}
+
+static void principles_told_apart(void **state) {
+    const char *dir = help_stage(&run, "label")->dir;
+    (void)state;
+    char *text = help_read(dir, "summary.json");
+    Json *j = NULL;
+    Error err = {0};
+    assert_ok(json_parse(&j, text, strlen(text), 0, "summary", 1, &err), err);
+    double said = json_num(json_get(j, "judge.alike"), NAN), most = alike_of_rows(dir);
+    if (!(fabs(said - most) < 1e-6)) fail_msg("judge.alike %.9g, of the rows %.9g", said, most);
+    double own = json_num(json_get(j, "principle.animals.alike"), NAN);
+    assert_true(own <= said && own >= -1);
+    json_release(j);
+    free(text);
+}
+
 static void max_rows_is_a_stable_sample(void **state) {
     Rows all = {0}, some = {0}, again = {0};
     RunConfig c = cfg;
@@ -416,17 +458,13 @@ static void passes_are_as_long_as_they_must(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(sl_mixes_by_tokens),
-                                       cmocka_unit_test(prompts_split_with_their_variants),
-                                       cmocka_unit_test(draws_are_even),
-                                       cmocka_unit_test(labels_belong_to_pairs),
-                                       cmocka_unit_test(max_rows_is_a_stable_sample),
-                                       cmocka_unit_test(rl_by_groups),
-                                       cmocka_unit_test(evaluation_rows_are_checked),
-                                       cmocka_unit_test(a_record_has_a_story),
-                                       cmocka_unit_test(passes_are_as_long_as_they_must),
-                                       cmocka_unit_test(refusals_open_so),
-                                       cmocka_unit_test(evaluation_files_may_be_any_container)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sl_mixes_by_tokens),    cmocka_unit_test(prompts_split_with_their_variants),
+        cmocka_unit_test(draws_are_even),        cmocka_unit_test(labels_belong_to_pairs),
+        cmocka_unit_test(principles_told_apart), cmocka_unit_test(max_rows_is_a_stable_sample),
+        cmocka_unit_test(rl_by_groups),          cmocka_unit_test(evaluation_rows_are_checked),
+        cmocka_unit_test(a_record_has_a_story),  cmocka_unit_test(passes_are_as_long_as_they_must),
+        cmocka_unit_test(refusals_open_so),      cmocka_unit_test(evaluation_files_may_be_any_container)};
     int failed = cmocka_run_group_tests(tests, setup, teardown);
     if (!failed) help_remove(root);
     return failed;

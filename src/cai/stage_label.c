@@ -38,6 +38,7 @@ typedef struct {
     double t_cal, max_q;
     double tested[64]; /* share of a principle's tests that the judge passes; with label.min_tests */
     int n_untrusted;   /* principles that label nothing for it */
+    double *cross;     /* (n_label, n_label) sums of products of log-odds over pairs that all principles judged */
 } Labeler;
 
 static double clamp(double x, double to) { return x > to ? to : x < -to ? -to : x; }
@@ -54,6 +55,15 @@ static PairLabel combine(const Labeler *l, const Judged *j, const int *principle
 /* Why a pair has no label; NULL: it has one. */
 static const char *label_code(const PairLabel *l) {
     return l->weight > 0 ? NULL : l->level < 0 ? judge_miss_name(l->miss) : "TIE";
+}
+
+/* A judge that reads a principle gives each its own verdicts; one that has not learnt to gives several the same. */
+static void book_cross(Labeler *l, const Judged *j, int n) {
+    if (n < 2 || n != l->n_label) return;
+    for (int k = 0; k < n; k++)
+        if (!j[k].scored) return;
+    for (int a = 0; a < n; a++)
+        for (int b = 0; b < n; b++) l->cross[a * n + b] += judged_l(j[a]) * judged_l(j[b]);
 }
 
 /* Whether this principle alone says what the label says: counted where both are clear. */
@@ -134,6 +144,7 @@ static bool label_chunk(Labeler *l, const PairRow *pair, int n, PairLabel *label
     for (int i = 0; i < n && ok; i++) {
         label[i] = combine(l, judged + i * per, principle + i * per, per);
         book_principles(l, &label[i], judged + i * per, principle + i * per, per);
+        book_cross(l, judged + i * per, per);
         label_json(&line, &pair[i], &label[i], judged + i * per, principle + i * per, per, &l->con);
         ok = writer_put(w, line.s, line.n, err);
         ledger_in(l->ctx->ledger, 1, 0);
@@ -173,6 +184,31 @@ static void report_labels(Summary *s, const PairRows *pairs, const PairLabel *la
     summary_num(s, "length_corr", correlation(q, len, n_len));
     free(q);
     free(len);
+}
+
+/* The cosine of two principles' log-odds over all pairs; for each the largest with another, and the largest of all. */
+static void report_alike(const Labeler *l, Summary *s) {
+    enum { WORTH_A_WORD = 90 };
+    double most = -1;
+    int n = l->n_label, pair[2] = {0, 0};
+    for (int a = 0; a < n; a++) {
+        double own = -1;
+        char key[160];
+        for (int b = 0; b < n; b++) {
+            double size = sqrt(l->cross[a * n + a] * l->cross[b * n + b]);
+            if (b == a || size == 0 || l->cross[a * n + b] / size <= own) continue;
+            own = l->cross[a * n + b] / size;
+            if (own > most) most = own, pair[0] = a, pair[1] = b;
+        }
+        snprintf(key, sizeof key, "principle.%.100s.alike", l->con.principle[l->label_principle[a]].id);
+        if (own > -1) summary_num(s, key, own);
+    }
+    if (most > -1) summary_num(s, "judge.alike", most);
+    if (100 * most > WORTH_A_WORD)
+        log_warn(l->ctx->log,
+                 "the judge gives principles '%s' and '%s' the same verdicts (cosine %.2f): it may not tell them apart",
+                 l->con.principle[l->label_principle[pair[0]]].id, l->con.principle[l->label_principle[pair[1]]].id,
+                 most);
 }
 
 /* Per principle that judged anything: how often it decides, flips and takes the first place, how often it agrees with
@@ -377,6 +413,7 @@ static bool report_all(Labeler *l, const PairRows *pairs, const PairLabel *label
     if (ok) report_gold(l, g, &s);
     ok = ok && (!l->judge.remote || remote_judge_books(l->judge.remote, &s, err));
     if (ok) report_principles(l, &s);
+    if (ok) report_alike(l, &s);
     if (ok && l->ctx->cfg->label.t_cal == 0) summary_num(&s, "t_cal", l->t_cal);
     if (ok && l->ctx->cfg->label.min_tests > 0) report_tests(l, &s);
     if (ok) return summary_end(&s, l->ctx, err) && label_release(l->ctx->cfg, l->ctx->output, err);
@@ -394,6 +431,7 @@ static bool label_all(Labeler *l, Error *err) {
     bool ok = pair_rows_read(&pairs, stage_input(ctx, "pairs"), NULL, err) && judge_gold(l, &gold, true, err) &&
               writer_open(&w, str_get(&path), err);
     PairLabel *label = mem_alloc((size_t)(pairs.n + 1) * sizeof *label);
+    l->cross = mem_alloc(((size_t)l->n_label * (size_t)l->n_label + 1) * sizeof *l->cross);
     /* A remote judge is asked for everything at once: it answers when it likes, and says itself how far it is. */
     int chunk = l->judge.remote ? pairs.n : CHUNK;
     for (int i = 0; i < pairs.n && ok; i += chunk) {
@@ -406,6 +444,7 @@ static bool label_all(Labeler *l, Error *err) {
     ok = writer_end(w, ok, err);
     ok = ok && report_all(l, &pairs, label, &gold, err);
     gold_release(&gold);
+    free(l->cross);
     free(label);
     pair_rows_release(&pairs);
     str_release(&path);
