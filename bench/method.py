@@ -48,6 +48,7 @@ PM = {
     "length control": ["pm.length_control=true"],
     "calibrated": ["pm.calibrate=true"],
 }
+NAMED = ("animals", "theft", "fire", "school")  # categories whose principle is in force in conf/quickstart.yaml
 REAL = {
     "real": [],
     "real-random": ["constitution.select=random"],
@@ -157,8 +158,8 @@ def harm_of(dikast, out, name):
         subprocess.run([dikast, "harm", asked, "--model", f"{stage_dir(out, name, 'sl')}/model", "--gold", gold, "--worst-of", "4",
                         "--max-new", "24", "--out", folder, "-q"], check=True, stdout=subprocess.DEVNULL)
     shares = []
-    for named in (1, 0):
-        replies = [r["harmful"] for r in rows_of(f"{folder}/worst.jsonl") if kinds[r["id"]]["named"] == named]
+    for named in (True, False):
+        replies = [r["harmful"] for r in rows_of(f"{folder}/worst.jsonl") if (kinds[r["id"]]["category"] in NAMED) == named]
         shares.append(sum(replies) / len(replies))
     return shares
 
