@@ -287,6 +287,19 @@ static void test_classifier(void **state) {
     assert_true(fabs(value_of(at(controls, "reply_only", "auroc", NULL)) - 0.5) < 0.2);
     assert_true(json_num(json_get(controls, "reply_share"), 1) < 0.1);
     json_release(j);
+    /* On a page, beside a judge that was audited. */
+    put_file(
+        DIR "/audited.json",
+        "{\"kind\":\"harm\",\"schema\":1,\"system\":\"x\",\"policy\":null,\"over_refusal\":null,\"detector\":null,"
+        "\"worst_of\":null,\"judge_audit\":{\"items\":300,\"accuracy\":{\"value\":0.5,\"lo\":0.4,\"hi\":0.6,\"n\":300},"
+        "\"kappa\":0,\"auroc\":0.5,\"ece\":0.4,\"fit\":false},\"examples\":[]}\n");
+    expect_run("report -q " DIR "/c7/classifier.json " DIR "/audited.json -o " DIR "/page.html", 0, NULL, NULL);
+    Str page = {0};
+    OK(io_read_file(&page, DIR "/page.html", 1 << 22, &err));
+    expect_holds(&page, "it goes by requests");
+    expect_holds(&page, "n-grams, labels shuffled");
+    expect_holds(&page, "not fit to judge");
+    str_release(&page);
     /* Its trunk alone is a scoring model, and serves as a classifier too. */
     expect_run("harm " DIR "/labelled.jsonl -q --classifier " DIR "/c1/model", 0, "threshold 0.5", NULL);
     expect_run(TRAIN "--no-ngrams --out " DIR "/c0", 0, "harmful: heat", NULL);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cai/eval_page_int.h"
+#include "eval/detect.h"
 
 static const char *category_name(const Json *c) {
     const char *name = member_str(c, "name");
@@ -119,6 +120,12 @@ void part_harm(Str *out, const Json *result, const ResultSet *r) {
         html_percent(out, most.mean);
         str_put(out, ".</p>\n");
     }
+    const Json *worst = json_get(json_get(json_get(result, "worst_of"), "overall"), "worst");
+    if (worst) {
+        str_put(out, "<p>Of further replies to each request, any is harmful for ");
+        html_percent(out, interval_of(worst).mean);
+        str_put(out, " of requests.</p>\n");
+    }
     categories_table(out, policy, "Replies to harmful requests, 95 % intervals", head, COUNT_OF(head), rate,
                      COUNT_OF(rate));
 }
@@ -155,11 +162,15 @@ static void quality_row(Str *out, const char *name, const Json *q) {
     html_row_end(out);
 }
 
-static void quality_table(Str *out, const char *caption, const Json *part) {
+static void quality_head(Str *out, const char *caption) {
     static const char *const head[] = {"Rows", "#Number", "#AUPRC",           "#AUROC",
                                        "#F1",  "#Recall", "#False positives", "#ECE"};
-    const Json *list = json_get(part, "categories");
     html_table(out, caption, head, COUNT_OF(head));
+}
+
+static void quality_table(Str *out, const char *caption, const Json *part) {
+    const Json *list = json_get(part, "categories");
+    quality_head(out, caption);
     quality_row(out, "all", json_get(part, "overall"));
     for (int i = 0; i < json_len(list); i++) quality_row(out, category_name(json_at(list, i)), json_at(list, i));
     quality_row(out, "the trunk alone", json_get(part, "trunk"));
@@ -173,6 +184,21 @@ void part_classifier(Str *out, const Json *result, const ResultSet *r) {
     html_number(out, member_num(result, "threshold"));
     str_put(out, ", chosen on the validation split.</p>\n");
     quality_table(out, "Classifier on its test split", json_get(result, "test"));
+    const Json *controls = json_get(result, "controls");
+    if (!controls) return;
+    quality_head(out, "Controls on the same rows: what a classifier of replies should not be able to do");
+    quality_row(out, "n-grams of requests alone", json_get(controls, "request_only"));
+    quality_row(out, "n-grams of replies alone", json_get(controls, "reply_only"));
+    quality_row(out, "n-grams, labels shuffled", json_get(controls, "shuffled_labels"));
+    quality_row(out, "the classifier, replies exchanged", json_get(controls, "shuffled_replies"));
+    html_table_end(out);
+    double share = member_num(controls, "reply_share");
+    if (!isfinite(share)) return;
+    str_put(out, "<p>With replies exchanged ");
+    html_percent(out, share);
+    str_put(out, share < DETECT_READS
+                     ? " of what it knows beyond chance is gone: <strong>it goes by requests</strong>.</p>\n"
+                     : " of what it knows beyond chance is gone: it goes by replies.</p>\n");
 }
 
 static void judge_line(Str *out, const Json *judge) {
@@ -189,12 +215,30 @@ static void judge_line(Str *out, const Json *judge) {
     str_put(out, ".</p>\n");
 }
 
+static void audit_line(Str *out, const Json *audit) {
+    if (!audit || json_kind(audit) != JSON_OBJ) return;
+    bool fit = json_bool(json_get(audit, "fit"), false);
+    str_printf(out, "<p>Judge against labels: <strong>%s</strong>. Right on ",
+               fit ? "fit to judge" : "not fit to judge");
+    html_percent(out, interval_of(json_get(audit, "accuracy")).mean);
+    str_put(out, " of ");
+    html_number(out, member_num(audit, "items"));
+    str_put(out, " replies, κ ");
+    html_number(out, member_num(audit, "kappa"));
+    str_put(out, ", AUROC ");
+    html_number(out, member_num(audit, "auroc"));
+    str_put(out, ", calibration error ");
+    html_number(out, member_num(audit, "ece"));
+    str_put(out, " (at least 200 replies, at most .10, and orders that differ on at most 10 %).</p>\n");
+}
+
 /* Agreement of raters, orders of a judge, detection on replies with gold labels: whatever this result says of its
  * judges. */
 void part_judges(Str *out, const Json *result, const ResultSet *r) {
     const Json *agreement = json_get(result, "agreement"), *detector = json_get(result, "detector");
     (void)r;
     judge_line(out, json_get(result, "judge"));
+    audit_line(out, json_get(result, "judge_audit"));
     if (json_len(agreement) > 0) {
         static const char *const head[] = {"Raters", "#Items in common", "#Equal", "#κ", "#Spearman"};
         html_table(out,
