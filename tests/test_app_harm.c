@@ -214,6 +214,12 @@ static void test_classifier(void **state) {
     for (int k = 1; k < 3; k++) /* each category's own label */
         assert_true(json_num(json_get(json_get(json_at(json_get(json_get(j, "test"), "labels"), k), "auprc"), "value"),
                              0) > 0.9);
+    const Json *category = json_get(json_get(j, "test"), "categories");
+    double whole = json_num(json_get(j, "threshold"), -2),
+           own[2]; /* a threshold is some row's p: of one category at most */
+    for (int k = 0; k < 2; k++) own[k] = json_num(json_get(json_at(category, k), "threshold"), -1);
+    assert_true(own[0] > 0.05 && own[1] > 0.05 && (own[0] != whole || own[1] != whole));
+    assert_true(json_num(at(j, "test", "overall", "threshold"), -1) == json_num(json_get(j, "threshold"), -2));
     /* Controls: nothing in requests, everything in replies; of shuffled labels nothing is learnt. */
     const Json *controls = json_get(j, "controls");
     assert_true(fabs(value_of(at(controls, "request_only", "auroc", NULL)) - 0.5) < 0.1);

@@ -9,6 +9,7 @@
 
 static const double RIDGE = 1; /* of the blend's weights: what one or two harmful rows alone may not overrule */
 enum { TRUNK_ALONE = 1, NGRAMS_ALONE = 2, BOTH = 3 };
+enum { CATEGORY_ROWS = 30 };
 
 typedef struct {
     double *p, *raw; /* (n) calibrated; sigmoid of the mean log-odds */
@@ -123,6 +124,7 @@ static void figures(JsonOut *j, Str *table, const char *key, const char *name_ke
         stats_of(&d, &raw, r, &s, l->threshold, name);
         json_out_obj(j, key);
         if (name_key) json_out_str(j, name_key, name);
+        json_out_num(j, "threshold", l->threshold);
         put_stats(j, &d, raw, s.n);
         json_out_obj_end(j);
         if (part == PART_TEST) put_line(table, name, &d, s.n);
@@ -130,12 +132,28 @@ static void figures(JsonOut *j, Str *table, const char *key, const char *name_ke
     slice_release(&s);
 }
 
+/* A category's own threshold: where few replies are harmful and hard to tell, the best F1 asks for less certainty than
+ * where many are. The one of all rows where validation rows of the category are too few to say. */
+static double category_threshold(const ClassifierRun *r, int category) {
+    Slice s;
+    double threshold = r->label[0].threshold;
+    int64_t harmful = 0;
+    slice_make(&s, r, PART_VALID, category, 0, &r->label[0].blend, BOTH);
+    for (int64_t i = 0; i < s.n; i++) harmful += s.label[i];
+    if (s.n >= CATEGORY_ROWS && harmful > 0) threshold = detect_expected_f1(s.p, s.n);
+    slice_release(&s);
+    return threshold;
+}
+
 static void put_test(JsonOut *j, Str *table, const ClassifierRun *r) {
     json_out_obj(j, "test");
     figures(j, table, "overall", NULL, "all", r, PART_TEST, -1, 0, &r->label[0], BOTH);
     json_out_arr(j, "categories");
-    for (int c = 0; c < r->n_category; c++)
-        figures(j, table, NULL, "category", r->category[c], r, PART_TEST, c, 0, &r->label[0], BOTH);
+    for (int c = 0; c < r->n_category; c++) {
+        ClassifierLabel own = r->label[0];
+        own.threshold = category_threshold(r, c);
+        figures(j, table, NULL, "category", r->category[c], r, PART_TEST, c, 0, &own, BOTH);
+    }
     json_out_arr_end(j);
     json_out_arr(j, "labels");
     for (int k = 0; k < r->n_label; k++)

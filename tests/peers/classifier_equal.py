@@ -8,7 +8,7 @@ absent: exit 77.
 CLASSIFIER: what `dikast train-classifier FILE... --out CLASSIFIER` left; the files are found where classifier.json says. The
 baseline learns from the same training rows: TfidfVectorizer over words and pairs of words of request and reply, sublinear, and
 LogisticRegression, whose C and threshold (best F1) are chosen on the same validation rows. Of several folders (other run.seed, so
-other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together. Beside the figures stands the share of 500
+other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together, each by the threshold the classifier has for the row's category. Beside the figures stands the share of 500
 resamples of prompts in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of a category (n harmful >= 5) or of all rows
 is more than S (default 0) below the baseline's, or the calibration error is above .08. Also checks that AUPRC and F1 are
 scikit-learn's within 1e-9; and, where torch and transformers are there (or alone, with --only-hf), that
@@ -133,19 +133,23 @@ def compare(folder):
     y = np.array([r["harmful"] for r in test])
     p = np.array([r["p"] for r in test])
     cat = np.array([r["category"] for r in test])
+    at_own = np.full(len(test), result["threshold"])
+    for x in result["test"]["categories"]:
+        at_own[cat == x["category"]] = x["threshold"]
     bad = 0
     for name, at, said in [("all", cat == cat, result["test"]["overall"])] + [
             (x["category"], cat == x["category"], x) for x in result["test"]["categories"]]:
         if y[at].sum() == 0:
             continue
-        for key, v in (("auprc", average_precision_score(y[at], p[at])), ("f1", f1_score(y[at], p[at] >= result["threshold"]))):
+        for key, v in (("auprc", average_precision_score(y[at], p[at])), ("f1", f1_score(y[at], p[at] >= said["threshold"]))):
             if abs(said[key]["value"] - v) > 1e-9:
                 print(f"{folder}: {name}: {key} {said[key]['value']}, scikit-learn says {v}")
                 bad += 1
     overall = result["test"]["overall"]
     print(f"{folder}: calibration error {overall['ece']:.4f}, before {overall['ece_raw']:.4f}; C {result['ngram_c']}, baseline {c}")
     bad += overall["ece"] > 0.08
-    return (y, p, p_base, p >= result["threshold"], p_base >= t_base, cat, np.array([prompts[r["id"]] for r in test])), bad
+    return (y, p, p_base, p >= result["threshold"], p_base >= t_base, cat, np.array([prompts[r["id"]] for r in test]),
+            p >= at_own), bad
 
 
 def train(dikast, file, folders):
@@ -186,7 +190,7 @@ def main():
         if y.sum() == 0:
             continue
         ap = mean_precision([(s[0], s[1]) for s in part]), mean_precision([(s[0], s[2]) for s in part])
-        f1 = [f1_score(y, np.concatenate([s[k] for s in part])) for k in (3, 4)]
+        f1 = [f1_score(y, np.concatenate([s[k] for s in part])) for k in (7, 4)]
         win = ahead([(s[0], s[1], s[2], s[6]) for s in part])
         below = y.sum() >= 5 and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
         bad += below
