@@ -5,7 +5,8 @@
  *   train   tokenizer, unless model.path brings one; trunk: next token on the dialogues (pretrain.*), then all labels at once
  *           (classifier.*); n-grams for each C of a short list
  *   valid   the C with the best AUPRC, of each reading of the n-grams (the n-gram part is the mean of both); blend of the two parts =
- *           temperature (eval/detect.h); thresholds: best expected F1, FPR 5 %
+ *           temperature (eval/detect.h); thresholds: best expected F1 (of all rows, and
+ *           of each category's), FPR 5 %
  *   test    the figures
  *
  * Labels: "harmful", then "harmful: <category>" for every category with at least CLASSIFIER_LEAST harmful rows in train and one
