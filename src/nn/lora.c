@@ -100,8 +100,8 @@ bool lora_place(Adapter **out, Model *m, const LoraConfig *c, bool grads, LoraWa
     if (!(c->dropout >= 0 && c->dropout < 1))
         return error_set(err, ERR_CONFIG, "LoRA with dropout %g: expected 0 or more and less than 1", c->dropout);
     if (m->part.tp_n > 1)
-        return error_set(err, ERR_CONFIG, "dist.tp %d: adapters of a divided model cannot be trained; leave lora.r at 0",
-                         m->part.tp_n);
+        return error_set(err, ERR_CONFIG,
+                         "dist.tp %d: adapters of a divided model cannot be trained; leave lora.r at 0", m->part.tp_n);
     Adapter *a = mem_alloc(sizeof *a);
     *a = (Adapter){.be = m->be, .cfg = *c, .model = m->cfg, .dtype = m->dtype, .grads = grads};
     a->cfg.target = NULL, a->cfg.n_target = 0, a->cfg.base = NULL;
