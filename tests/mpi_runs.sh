@@ -1,5 +1,5 @@
 #!/bin/sh
-# Real processes: `mpirun -np N dikast run` gives the models of one rank, whole and with divided optimizer state; a signal stops
+# Real processes: `mpirun -np N dikast run` gives the models of one rank, whole, in stages and with divided optimizer state; a signal stops
 # all ranks with a state that any number of them goes on from; an error is said once and ends the job with its exit code.
 # Usage: mpi_runs.sh DIKAST CONF DIR
 set -u
@@ -35,6 +35,13 @@ for np in 2 4; do
     cmp -s "$dir/want" "$dir/got" || fail "$np ranks trained other models: $(diff "$dir/want" "$dir/got")"
 done
 
+# Three layers in two stages of a pipeline, and two such pipelines of one replica each.
+run stages1 1 model.n_layer=3 || fail "one rank, three layers: $(cat "$dir/said")"
+sums stages1 >"$dir/want"
+run stages4 4 model.n_layer=3 dist.pp=2 dist.zero=true || fail "two stages, four ranks: $(cat "$dir/said")"
+sums stages4 >"$dir/got"
+cmp -s "$dir/want" "$dir/got" || fail "two stages, four ranks, trained other models: $(diff "$dir/want" "$dir/got")"
+
 # Stopped in the middle, by whatever reaches the ranks, and gone on with by another number of them. mpirun passes USR1 on.
 timeout -k 5 120 mpirun $over -np 2 "$dikast" run "$conf" -q --only rl $keys run.out="$dir/stop" \
     pretrain.steps=1500 2>"$dir/said" &
@@ -62,4 +69,4 @@ code=$?
 [ $code -eq 3 ] || fail "a missing file ended the job with $code, not 3: $(cat "$dir/said")"
 [ "$(grep -c 'no such file' "$dir/said")" -eq 1 ] || fail "an error is not said once: $(cat "$dir/said")"
 rm -rf "$dir"
-echo "mpi_runs: 2 and 4 processes, stop and resume, errors: as one"
+echo "mpi_runs: 2 and 4 processes, stages of a pipeline, stop and resume, errors: as one"

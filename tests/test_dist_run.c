@@ -45,14 +45,15 @@ static bool run(PipelineResult *r, const char *out, const char *const *more, Err
     return ok;
 }
 
-static void test_equal(void **state) {
-    (void)state;
-    static const char *const how[][4] = {{NULL}, {"dist.ranks=2", NULL}, {"dist.ranks=4", "dist.zero=true", NULL}};
-    PipelineResult *r = mem_alloc(COUNT_OF(how) * sizeof *r);
-    for (int k = 0; k < COUNT_OF(how); k++) {
-        char out[16];
+enum { SETS = 6 };
+
+/* how[0] is one rank; all others end with the same models, numbers and samples. */
+static void all_equal(const char *name, const char *const (*how)[SETS], int n) {
+    PipelineResult *r = mem_alloc((size_t)n * sizeof *r);
+    for (int k = 0; k < n; k++) {
+        char out[32];
         Error err = {0};
-        snprintf(out, sizeof out, "out%d", k);
+        snprintf(out, sizeof out, "%s%d", name, k);
         assert_ok(run(&r[k], out, how[k], &err), err);
         for (int i = 0; i < COUNT_OF(trained); i++) {
             char want[65], got[65];
@@ -73,16 +74,52 @@ static void test_equal(void **state) {
     free(r);
 }
 
+static void test_equal(void **state) {
+    (void)state;
+    static const char *const how[][SETS] = {{NULL}, {"dist.ranks=2", NULL}, {"dist.ranks=4", "dist.zero=true", NULL}};
+    all_equal("out", how, COUNT_OF(how));
+}
+
+/* Two layers in the first stage, one in the second. */
+static void test_stages(void **state) {
+    (void)state;
+    static const char *const how[][SETS] = {
+        {"model.n_layer=3", NULL},
+        {"model.n_layer=3", "dist.ranks=2", "dist.pp=2", NULL},
+        {"model.n_layer=3", "dist.ranks=4", "dist.pp=2", "dist.zero=true", NULL},
+    };
+    all_equal("stages", how, COUNT_OF(how));
+}
+
+/* DPO, and GRPO whose passes share rows. */
+static void test_stages_methods(void **state) {
+    (void)state;
+    static const char *const how[][2][SETS] = {
+        {{"model.n_layer=2", "rl.method=dpo", NULL},
+         {"model.n_layer=2", "rl.method=dpo", "dist.ranks=2", "dist.pp=2", NULL}},
+        {{"model.n_layer=2", "rl.method=grpo", "rl.recompute=true", NULL},
+         {"model.n_layer=2", "rl.method=grpo", "rl.recompute=true", "dist.ranks=2", "dist.pp=2", NULL}},
+    };
+    all_equal("dpo", how[0], 2);
+    all_equal("grpo", how[1], 2);
+}
+
 static void test_refused(void **state) {
     (void)state;
     static const struct {
-        const char *set[4], *says;
+        const char *set[SETS], *says;
         ErrorCode code;
-    } row[] = {{{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
-               {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
-               {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
-                "nowhere.jsonl: no such file",
-                ERR_FORMAT}};
+    } row[] = {
+        {{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
+        {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
+        {{"model.n_layer=2", "dist.ranks=3", "dist.pp=2", NULL}, "dist.pp 2: 3 ranks cannot be divided", ERR_CONFIG},
+        {{"dist.ranks=4", "dist.pp=4", NULL}, "dist.pp 4 is more than model.n_layer 1", ERR_CONFIG},
+        {{"model.n_layer=2", "dist.pp=2", "lora.r=4", "lora.stages=sl", NULL},
+         "dist.pp 2 with lora.stages (sl)",
+         ERR_CONFIG},
+        {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
+         "nowhere.jsonl: no such file",
+         ERR_FORMAT}};
     for (int i = 0; i < COUNT_OF(row); i++) {
         PipelineResult r;
         Error err = {0};
@@ -120,6 +157,7 @@ static void test_environment(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment), cmocka_unit_test(test_refused),
-                                       cmocka_unit_test(test_equal)};
+                                       cmocka_unit_test(test_equal), cmocka_unit_test(test_stages),
+                                       cmocka_unit_test(test_stages_methods)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

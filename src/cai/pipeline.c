@@ -479,6 +479,25 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
     return ok;
 }
 
+/* What parts of a model cannot do. */
+static bool check_stages(const RunConfig *cfg, Error *err) {
+    long long pp = (long long)cfg->dist.pp, tp = (long long)cfg->dist.tp;
+    if (pp * tp == 1) return true;
+    if (cfg->lora.r > 0 && cfg->lora.stages.n > 0)
+        return error_set(
+            err, ERR_CONFIG,
+            "dist.%s %lld with lora.stages (%.40s): an adapter is trained beside a whole model; set dist.%s=1, "
+            "or leave the stage out",
+            tp > 1 ? "tp" : "pp", tp > 1 ? tp : pp, cfg->lora.stages.item[0], tp > 1 ? "tp" : "pp");
+    if (pp == 1) return true;
+    if (!cfg->model.path[0] && pp > cfg->model.n_layer)
+        return error_set(err, ERR_CONFIG, "dist.pp %lld is more than model.n_layer %lld: every stage needs a layer", pp,
+                         (long long)cfg->model.n_layer);
+    return cfg->pm.n_layer == 0 || pp <= cfg->pm.n_layer ||
+           error_set(err, ERR_CONFIG, "dist.pp %lld is more than pm.n_layer %lld: every stage needs a layer", pp,
+                     (long long)cfg->pm.n_layer);
+}
+
 /* Keys that are each in range and still cannot go together: found before anything is computed. */
 static bool check_config(const RunConfig *cfg, Error *err) {
     if (!check_gates_early(cfg, err) || !stage_lora_check(cfg, err) || !remote_judge_check(cfg, false, err))
@@ -519,6 +538,7 @@ static bool check_config(const RunConfig *cfg, Error *err) {
             "dpo.loss robust with dpo.label_smoothing %g: labels of which half are wrong say nothing; it must "
             "be below 0.5",
             cfg->dpo.label_smoothing);
+    if (!check_stages(cfg, err)) return false;
     if (cfg->model.path[0]) return true; /* the imported model decides */
     int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
     if (cfg->pm.n_layer > cfg->model.n_layer)

@@ -91,6 +91,13 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
                        "dist.tree=false adds gradients up in the order they come, which is one rank's: with %d ranks "
                        "leave it at true",
                        comm_size(r->world[0]));
+    if (ok && comm_size(r->world[0]) % (cfg->dist.pp * cfg->dist.tp))
+        ok = error_set(err, ERR_CONFIG,
+                       "dist.pp %lld x dist.tp %lld: %d rank%s cannot be divided into pipelines of so many stages and "
+                       "shares; start a "
+                       "multiple of it (dist.ranks, or mpirun -np)",
+                       (long long)cfg->dist.pp, (long long)cfg->dist.tp, comm_size(r->world[0]),
+                       comm_size(r->world[0]) > 1 ? "s" : "");
     if (!ok) {
         if (comm_rank(r->world ? r->world[0] : NULL) > 0) err->msg[0] = 0; /* rank 0 says it */
         ranks_close(r);
@@ -111,7 +118,7 @@ bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPla
             return false;
         comm_deadline(*data, cfg->dist.timeout_s);
     }
-    return mesh_open(m, world, *data, (int)cfg->dist.tp, 1, 1, err);
+    return mesh_open(m, world, *data, (int)cfg->dist.tp, 1, (int)cfg->dist.pp, err);
 }
 
 Comm *ranks_world(const Ranks *r) { return comm_size(r->world[0]) > 1 ? r->world[0] : NULL; }

@@ -101,7 +101,7 @@ static bool open_net(StageNet *n, const StageCtx *ctx, Error *err) {
     Str dir = {0};
     *n = (StageNet){0};
     path_join(&dir, stage_input(ctx, "pretrain"), "model");
-    bool lora = stage_lora(ctx), ok = model_open(&n->m, ctx->be, str_get(&dir), !lora, err);
+    bool lora = stage_lora(ctx), ok = model_open_on(&n->m, ctx->be, str_get(&dir), lora ? NULL : ctx->mesh, !lora, err);
     if (ok && !head_init(&n->h, &n->m, HEAD_SCORE, 1, ctx->seed, true, err)) {
         model_release(&n->m);
         ok = false;
@@ -150,7 +150,7 @@ static bool run(const StageCtx *ctx, Error *err) {
     int64_t n_train = 0;
     bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, err) &&
               stage_rows(&rows, ctx, &ctx->cfg->data.harm_qa, ROW_LABELLED, err) &&
-              train(ctx, net.net, &text, &rows, net.m.cfg.max_seq, &n_train, err) &&
+              train(ctx, net.net, &text, &rows, net.m.cfg.max_seq, &n_train, err) && stage_net_whole(&net, ctx, err) &&
               (!stage_leads(ctx) || evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err)) &&
               stage_net_save(ctx, net.net, tokenizer, err);
     rows_release(&rows);

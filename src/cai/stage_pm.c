@@ -453,7 +453,7 @@ static bool open_pm(StageNet *pm, const StageCtx *ctx, int n_head, Error *err) {
         ok = error_set(err, ERR_CONFIG, "pm.n_layer %d is more than the policy's %d layers", (int)ctx->cfg->pm.n_layer,
                        c.n_layer);
     if (ctx->cfg->pm.n_layer) c.n_layer = (int)ctx->cfg->pm.n_layer;
-    ok = ok && model_init(&pm->m, ctx->be, &c, ctx->seed, true, err);
+    ok = ok && model_init_on(&pm->m, ctx->be, &c, ctx->mesh, ctx->seed, true, err);
     if (ok && !head_init(&pm->h, &pm->m, HEAD_SCORE, n_head, ctx->seed, true, err)) {
         model_release(&pm->m);
         ok = false;
@@ -531,7 +531,7 @@ static bool run(const StageCtx *ctx, Error *err) {
         Summary s;
         summary_begin(&s);
         summary_num(&s, "pairs", j.pairs.n);
-        ok = prepare(&j, ai.n, err) && train(&j, err);
+        ok = prepare(&j, ai.n, err) && train(&j, err) && stage_net_whole(&pm, ctx, err);
         if (ok && j.offset) summary_num(&s, "length_slope", j.length_slope);
         ok = ok && report_heads(&j, &s, err) && pm_heads_sum(&pm, &j.heads, 1, err) && calibrate(&j, &s, err) &&
              (!stage_leads(ctx) || evaluate(&j, &ai, &s, err)) && stage_net_save(ctx, pm.net, tokenizer, err);

@@ -59,18 +59,20 @@ static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error 
 
 static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
     const RunConfig *c = ctx->cfg;
-    bool ok;
+    bool ok, parts = trains(c) && ctx->mesh && ctx->mesh->size.pp > 1;
     *n = (StageNet){0};
-    if (c->model.path[0]) {
-        ok = model_open(&n->m, ctx->be, c->model.path, trains(c), err);
-        if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.path, trains(c), err)) {
+    if (c->model.path[0]) { /* parts are cut when new rows are in */
+        bool grads = trains(c) && !parts;
+        ok = model_open(&n->m, ctx->be, c->model.path, grads, err);
+        if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.path, grads, err)) {
             model_release(&n->m);
             return false;
         }
         ok = ok && grow(n, ctx, text, err);
     } else {
         ModelConfig m;
-        ok = stage_model_config(&m, c, text, err) && model_init(&n->m, ctx->be, &m, ctx->seed, trains(c), err);
+        ok = stage_model_config(&m, c, text, err) &&
+             model_init_on(&n->m, ctx->be, &m, trains(c) ? ctx->mesh : NULL, ctx->seed, trains(c), err);
         if (ok && !head_init(&n->h, &n->m, HEAD_LM, m.n_vocab, ctx->seed, trains(c), err)) {
             model_release(&n->m);
             return false;
@@ -78,7 +80,7 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
     }
     n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
-    return ok;
+    return ok && (!parts || !c->model.path[0] || stage_net_part(n, ctx, err));
 }
 
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Rows *rows, Error *err) {
@@ -108,6 +110,7 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
                      : obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err);
     double held_loss = NAN;
     ok = ok && (!trains(c) || stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err)) &&
+         stage_net_whole(n, ctx, err) &&
          (held == 0 || !stage_leads(ctx) || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
     if (o) obj_lm_close(o);
     if (ok) {

@@ -56,8 +56,12 @@ static bool learn(const StageCtx *ctx, const SampleSet *set, const PpoSetup *s, 
     ObjDpo *o = NULL;
     Objective obj;
     DpoConfig d = {{c->dpo.beta, c->dpo.label_smoothing, (DpoKind)c->dpo.loss}, c->dpo.average, false};
-    d.equal = stage_leads(ctx) && s->policy.trunk->be->exact && s->policy.trunk->part.tp_n == 1 &&
-              !state_exists(ctx->output) && doctor_same_weights(s->policy, s->reference);
+    /* Of a policy in parts nobody has the whole yet; it was made of the reference's files all the same. Shares of
+     * tensors sum otherwise. */
+    bool whole = model_is_whole(s->policy.trunk);
+    bool exact = s->policy.trunk->be->exact && s->policy.trunk->part.tp_n == 1;
+    d.equal = (stage_leads(ctx) || !whole) && exact && !state_exists(ctx->output) &&
+              (!whole || doctor_same_weights(s->policy, s->reference));
     bool ok = obj_dpo_reference(ref, set, s->reference, max_tok, err) &&
               obj_dpo_open(&o, &obj, set, ref, max_tok, ctx->seed, &d, err) &&
               stage_train(ctx, s->policy, &c->dpo.t, &obj, obj_dpo_packs(o, 0), err) && obj_dpo_check(o, err);

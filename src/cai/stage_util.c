@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "cai/hf_folder.h"
 #include "data/source.h"
+#include "nn/regroup.h"
 
 bool stage_leads(const StageCtx *ctx) { return mesh_leads(ctx->mesh); }
 
@@ -179,7 +180,7 @@ bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, Hea
     Str dir = {0};
     path_join(&dir, stage_dir, "model");
     bool lora = grads && stage_lora(ctx), all = grads && !lora;
-    bool ok = model_open(&n->m, ctx->be, str_get(&dir), all, err);
+    bool ok = model_open_on(&n->m, ctx->be, str_get(&dir), all ? ctx->mesh : NULL, all, err);
     if (ok && !head_open(&n->h, &n->m, kind, str_get(&dir), all || (lora && kind == HEAD_SCORE), err)) {
         model_release(&n->m);
         ok = false;
@@ -188,6 +189,40 @@ bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, Hea
     n->open = ok;
     ok = ok && (!lora || stage_net_adapt(n, ctx, str_get(&dir), err));
     str_release(&dir);
+    return ok;
+}
+
+bool stage_net_whole(StageNet *n, const StageCtx *ctx, Error *err) {
+    Regroup *r = NULL;
+    if (model_is_whole(n->net.trunk)) return true;
+    if (!regroup_open(&r, n->net, ctx->mesh, err)) return false;
+    if (!regroup_refresh(r, err)) {
+        regroup_close(r);
+        return false;
+    }
+    head_release(&n->h);
+    model_release(&n->m);
+    regroup_take(r, &n->m, &n->h);
+    return true;
+}
+
+bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err) {
+    if (!ctx->mesh || ctx->mesh->size.pp * ctx->mesh->size.tp == 1) return true;
+    Model m = n->m;
+    Head h = n->h;
+    Net whole = {&m, &h, NULL};
+    n->net = (Net){&n->m, &n->h, NULL};
+    bool ok = model_init_on(&n->m, m.be, &m.whole, ctx->mesh, 0, true, err);
+    if (ok) {
+        n->m.tokens = m.tokens;
+        ok = head_init(&n->h, &n->m, h.kind, h.kind == HEAD_LM ? m.whole.n_vocab : h.n_out, 0, true, err) &&
+             net_copy_weights(n->net, whole, err);
+        if (!ok) head_release(&n->h);
+        if (!ok) model_release(&n->m);
+    }
+    head_release(&h);
+    model_release(&m);
+    n->open = ok;
     return ok;
 }
 

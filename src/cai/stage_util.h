@@ -46,6 +46,10 @@ bool stage_net_adapt(StageNet *n, const StageCtx *ctx, const char *base_dir, Err
 void stage_net_frozen(StageNet *n, const StageNet *base);
 /* The adapter and scoring head that stage_dir/adapter holds, over base's trunk. */
 bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, bool grads, Error *err);
+/* After training in parts (dist.pp): n becomes the whole net on every rank, without gradients; and back. Whole nets stay. Every rank
+ * of the stage calls them. */
+bool stage_net_whole(StageNet *n, const StageCtx *ctx, Error *err);
+bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err);
 void stage_net_close(StageNet *n);
 /* Lines of Model.note as warnings. */
 void stage_warn_notes(Log *log, const char *dir, const char *note);

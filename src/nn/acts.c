@@ -60,8 +60,7 @@ static void place_grads(Acts *a, Arena *mem, Types t) {
     const ModelConfig *c = &a->cfg;
     int64_t n = a->max_tok, n_q = (int64_t)c->n_head * c->d_head, n_kv = (int64_t)c->n_kv_head * c->d_head;
     DType real = t.real, dtype = t.dtype;
-    a->dh = tensor_place(mem, real, a->max_row, c->d_model);
-    a->dx_row = tensor_place(mem, real, a->max_row, c->d_model);
+    if (a->last) a->dx_row = tensor_place(mem, real, a->max_row, c->d_model);
     a->dx = tensor_place(mem, real, n, c->d_model);
     a->grad.dh = tensor_place(mem, real, n, c->d_model);
     a->grad.dq = tensor_place(mem, t.attn, n, n_q);
@@ -77,34 +76,42 @@ static void acts_place(Acts *a, Arena *mem, const Model *m) {
     Types t = types_of(m);
     const ModelConfig *c = &a->cfg;
     DType real = t.real, dtype = t.dtype;
-    BlockActs shared = {0};
+    BlockActs shared = a->lender ? a->lender->block[0] : (BlockActs){0};
+    bool lent = a->lender != NULL;
     int64_t most = a->max_tok > a->max_row ? a->max_tok : a->max_row; /* a row may be chosen twice */
-    a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
+    if (a->last) a->x_row = tensor_place(mem, real, a->max_row, c->d_model);
+    if (!a->last) a->x_out = lent ? a->lender->x_out : tensor_place(mem, real, a->max_tok, c->d_model);
     for (int l = 0; l < c->n_layer; l++) {
         BlockActs *b = &a->block[l];
-        bool own_x = l == 0 || a->keep != KEEP_NONE, own_rest = l == 0 || a->keep == KEEP_ALL;
-        bool last = l + 1 == c->n_layer;
+        bool own_x = l == 0 || a->keep != KEEP_NONE, own_rest = (l == 0 && !lent) || a->keep == KEEP_ALL;
+        bool last = a->last && l + 1 == c->n_layer;
         Tensor x = own_x ? tensor_place(mem, real, a->max_tok, c->d_model) : shared.x;
         *b = shared;
         b->x = x;
         int64_t n_mlp = last ? a->max_row : a->max_tok;
-        if (own_rest && !(a->again && l > 0)) place_again(b, mem, a, t, a->again ? most : n_mlp);
+        if (own_rest && !(a->again && (l > 0 || lent))) place_again(b, mem, a, t, a->again ? most : n_mlp);
         if (own_rest) place_inner(b, mem, a, t, n_mlp);
-        if (l == 0) shared = *b;
+        if (l == 0 && !lent) shared = *b;
         if (last) b->o_row = tensor_place(mem, t.attn, a->max_row, (int64_t)c->n_head * c->d_head);
         if (last && a->keep == KEEP_NONE) b->x_mid = a->x_row;
     }
-    if (c->norm == NORM_LAYER) a->mean = tensor_place(mem, real, a->max_row, 1);
-    a->rstd = tensor_place(mem, real, a->max_row, 1);
-    a->h = tensor_place(mem, dtype, a->max_row, c->d_model);
-    if (a->keep != KEEP_NONE) place_grads(a, mem, t);
+    if (a->last && c->norm == NORM_LAYER) a->mean = tensor_place(mem, real, a->max_row, 1);
+    if (a->last) a->rstd = tensor_place(mem, real, a->max_row, 1);
+    if (a->last) a->h = tensor_place(mem, dtype, a->max_row, c->d_model);
     if (m->part.tp_n > 1) tp_place(&a->tp, mem, m, most, a->keep != KEEP_NONE);
+    if (a->keep == KEEP_NONE) return;
+    if (a->last) a->dh = tensor_place(mem, real, a->max_row, c->d_model);
+    if (lent)
+        a->dx_row = a->lender->dx_row, a->dx = a->lender->dx, a->grad = a->lender->grad;
+    else
+        place_grads(a, mem, t);
 }
 
 static void acts_shape(Acts *a, const Model *m, int n_tok, int n_row, Keep keep) {
     const ModelConfig *c = &m->cfg;
     CHECK(n_tok > 0 && n_row >= 0, "room for %d tokens and %d chosen rows", n_tok, n_row);
     *a = (Acts){.cfg = *c, .keep = keep, .max_tok = n_tok, .max_row = n_row > 0 ? n_row : 1};
+    a->first = m->part.first, a->last = m->part.last;
     a->again = keep == KEEP_ALL && m->be->recompute_cheap;
     a->block = mem_alloc((size_t)c->n_layer * sizeof *a->block);
 }
@@ -119,13 +126,15 @@ size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep) {
     return measure.used;
 }
 
-bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Error *err) {
+static bool open_acts(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, const Acts *lender, Error *err) {
     *out = NULL;
     Acts *a = mem_alloc(sizeof *a);
+    Arena measure;
     acts_shape(a, m, n_tok, n_row, keep);
-    a->be = m->be;
-    size_t bytes = acts_bytes(m, n_tok, n_row, keep);
-    if (!arena_init(&a->mem, "activations", m->be->mem, bytes, err)) {
+    a->be = m->be, a->lender = lender;
+    arena_init_measure(&measure, "activations");
+    acts_place(a, &measure, m);
+    if (!arena_init(&a->mem, "activations", m->be->mem, measure.used, err)) {
         error_wrap(err, "activations of %d tokens", n_tok);
         acts_close(a);
         return false;
@@ -137,6 +146,15 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
     for (int l = 0; l < m->cfg.n_layer; l++) a->block[l].seen = &a->seen, a->block[l].tp = shared ? &a->tp : NULL;
     *out = a;
     return true;
+}
+
+bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Error *err) {
+    return open_acts(out, m, n_tok, n_row, keep, NULL, err);
+}
+
+bool acts_open_beside(Acts **out, const Model *m, const Acts *first, Error *err) {
+    CHECK(first->keep != KEEP_NONE && !first->lender, "a pass beside one that has no backward, or borrows itself");
+    return open_acts(out, m, first->max_tok, first->max_row, first->keep, first, err);
 }
 
 static void place_seen(const Acts *a, SeenActs *s, Arena *mem, int64_t n) {
@@ -179,20 +197,20 @@ void acts_close(Acts *a) {
 void acts_resize(Acts *a, const Batch *b) {
     int n_tok = b->n_tok, n_row = b->n_row;
     CHECK(n_tok > 0 && n_tok <= a->max_tok, "%d tokens in activations for %d", n_tok, a->max_tok);
-    CHECK(n_row >= 0 && n_row <= a->max_row, "%d chosen rows in activations for %d", n_row, a->max_row);
+    CHECK(n_row >= 0 && (n_row <= a->max_row || !a->last), "%d chosen rows in activations for %d", n_row, a->max_row);
     a->n_tok = n_tok, a->n_row = n_row;
     for (int l = 0; l < a->cfg.n_layer; l++) {
         BlockActs *x = &a->block[l];
         Tensor *first[] = {&x->x, &x->mean1, &x->rstd1, &x->h1, &x->q, &x->k, &x->v, &x->o, &x->lse};
         Tensor *second[] = {&x->o_in, &x->x_mid, &x->mean2, &x->rstd2, &x->h2, &x->gate, &x->up, &x->act};
         for (int i = 0; i < COUNT_OF(first); i++) first[i]->rows = n_tok;
-        for (int i = 0; i < COUNT_OF(second); i++) second[i]->rows = l + 1 == a->cfg.n_layer ? n_row : n_tok;
+        for (int i = 0; i < COUNT_OF(second); i++) second[i]->rows = a->last && l + 1 == a->cfg.n_layer ? n_row : n_tok;
         x->o_row.rows = n_row;
         x->q_raw.rows = x->k_raw.rows = n_tok;
         x->q_rstd.rows = (int64_t)n_tok * a->cfg.n_head, x->k_rstd.rows = (int64_t)n_tok * a->cfg.n_kv_head;
     }
     BlockGrads *g = &a->grad;
-    Tensor *by_tok[] = {&a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate, &g->dx_in};
+    Tensor *by_tok[] = {&a->x_out, &a->dx, &g->dh, &g->dq, &g->dk, &g->dv, &g->d_o, &g->dact, &g->dgate, &g->dx_in};
     Tensor *by_row[] = {&a->x_row, &a->mean, &a->rstd, &a->h, &a->dh, &a->dx_row};
     for (int i = 0; i < COUNT_OF(by_tok); i++) by_tok[i]->rows = n_tok;
     SeenActs *s = &a->seen;
@@ -202,6 +220,23 @@ void acts_resize(Acts *a, const Batch *b) {
 }
 
 Tensor acts_hidden(const Acts *a) { return a->h; }
+
+Tensor acts_input(Acts *a, int n_tok) {
+    CHECK(!a->first && n_tok <= a->max_tok, "%d tokens of room for %d go into a part of a model", n_tok, a->max_tok);
+    Tensor x = a->block[0].x;
+    x.rows = n_tok;
+    return x;
+}
+
+Tensor acts_output(const Acts *a) {
+    CHECK(!a->last, "the last part of a model has chosen rows only");
+    return a->x_out;
+}
+
+Tensor acts_gradient(Acts *a) {
+    CHECK(a->keep != KEEP_NONE, "activations opened without room for gradients");
+    return a->dx;
+}
 
 Tensor acts_dhidden(Acts *a) {
     CHECK(a->keep != KEEP_NONE, "activations opened without room for gradients");

@@ -164,7 +164,7 @@ void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Bat
     const BackendOps *op = be->op;
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer], *s = m->scale ? &m->scale[layer] : &no_scales;
-    bool last = layer + 1 == c->n_layer;
+    bool last = block_chooses(m, layer);
 
     norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
     Tensor q_out = c->qk_norm ? a->q_raw : a->q, k_out = c->qk_norm ? a->k_raw : a->k;
@@ -217,7 +217,7 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer], *d = &m->dw.block[layer];
 
-    bool last = layer + 1 == c->n_layer, gated = c->mlp == MLP_SWIGLU;
+    bool last = block_chooses(m, layer), gated = c->mlp == MLP_SWIGLU;
     Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, dy.rows), dup = tensor_rows(g->dact, 0, dy.rows);
     Tensor dgate = gated ? tensor_rows(g->dgate, 0, dy.rows) : none;
     bool half = m->dtype != be->real;

@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { INIT_TILE = 4096, INIT_RUN = 1 << 20 };
 
@@ -66,7 +67,6 @@ static void init_one(void *ud, const ParamSlot *s) {
     InitAll *job = ud;
     const Model *m = job->m;
     TensorPlace at = model_place(m, s);
-    int layer = s->layer < 0 ? -1 : m->part.layer0 + s->layer;
     switch (s->init) {
     case INIT_ZERO:
         init_constant(m->be, *s->w, 0);
@@ -75,22 +75,35 @@ static void init_one(void *ud, const ParamSlot *s) {
         init_constant(m->be, *s->w, 1);
         break;
     case INIT_NORMAL:
-        init_normal(m->be, *s->w, at, job->seed, s->number, layer, 0.02);
+        init_normal(m->be, *s->w, at, job->seed, s->number, s->layer, 0.02);
         break;
     case INIT_RESID:
-        init_normal(m->be, *s->w, at, job->seed, s->number, layer, 0.02 / sqrt(2.0 * m->whole.n_layer));
+        init_normal(m->be, *s->w, at, job->seed, s->number, s->layer, 0.02 / sqrt(2.0 * m->whole.n_layer));
         break;
     }
 }
 
-/* The share of every divided tensor. */
+/* The layers of a stage, and what stands before the first and behind the last; of their tensors a share. */
 static bool take_part(Model *m, const Mesh *mesh, Error *err) {
+    int n_stage = mesh ? mesh->size.pp : 1, stage = mesh ? mesh->at.pp : 0, n = m->whole.n_layer;
     m->part = model_part_whole();
     if (mesh) m->part.tp = mesh->at.tp, m->part.tp_n = mesh->size.tp, m->part.tp_group = mesh->tp;
     if (m->part.tp_n > 1 && !m->be->op->logprob_part_fwd)
         return error_set(err, ERR_CONFIG, "dist.tp %d: backend %s does not divide models; cpu and ref do", m->part.tp_n,
                          m->be->op->name);
-    return model_config_part(&m->cfg, &m->whole, &m->part, err);
+    if (!model_config_part(&m->cfg, &m->whole, &m->part, err)) return false;
+    if (n_stage == 1) return true;
+    if (n_stage > n)
+        return error_set(err, ERR_CONFIG, "dist.pp %d: this model has %d layers, and every stage needs one", n_stage,
+                         n);
+    int from = model_part_layer(n, stage, n_stage), to = model_part_layer(n, stage + 1, n_stage);
+    m->part.layer0 = from, m->part.first = stage == 0, m->part.last = stage + 1 == n_stage;
+    m->part.pp_group = mesh->pp;
+    m->cfg.n_layer = to - from;
+    memset(m->cfg.unwindowed, 0, sizeof m->cfg.unwindowed);
+    for (int l = from; l < to; l++)
+        if (m->whole.unwindowed[l / 32] >> (l % 32) & 1) m->cfg.unwindowed[(l - from) / 32] |= 1u << ((l - from) % 32);
+    return true;
 }
 
 bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err) {
@@ -105,9 +118,9 @@ bool model_alloc_on(Model *m, Backend *be, const ModelConfig *whole, const Mesh 
     const ModelConfig *cfg = &m->cfg;
     m->rope_attention = rope_attention(cfg);
     model_tokens_init(&m->tokens, cfg->eos_id);
-    if (!params_open(&m->w, &m->params, be, m->dtype, cfg, "parameters", err)) goto fail;
+    if (!params_open(&m->w, &m->params, be, m->dtype, cfg, &m->part, "parameters", err)) goto fail;
     if (grads) {
-        if (!params_open(&m->dw, &m->grads, be, be->real, cfg, "gradients", err)) goto fail;
+        if (!params_open(&m->dw, &m->grads, be, be->real, cfg, &m->part, "gradients", err)) goto fail;
         net_zero_grads((Net){m, NULL, NULL});
     } else {
         m->dw.block = mem_alloc((size_t)cfg->n_layer * sizeof *m->dw.block); /* of empty tensors */
@@ -129,7 +142,7 @@ bool model_init(Model *m, Backend *be, const ModelConfig *cfg, uint64_t seed, bo
 bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads,
                    Error *err) {
     if (!model_alloc_on(m, be, cfg, mesh, grads, err)) return false;
-    params_walk(&m->cfg, &m->w, NULL, init_one, &(InitAll){m, seed});
+    params_walk_part(&m->cfg, &m->part, &m->w, NULL, init_one, &(InitAll){m, seed});
     return true;
 }
 
@@ -141,6 +154,7 @@ bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool 
     }
     if (!head_params_open(h, m, kind, kind == HEAD_LM ? m->cfg.n_vocab : n_out, grads, err)) return false;
     double std = kind == HEAD_LM ? 0.02 : 1 / sqrt((double)m->cfg.d_model + 1);
-    if (!h->tied) init_normal(m->be, h->w, head_place(m, h), seed, PARAM_head, -1, std);
+    if (tensor_empty(h->w) || (h->tied && !h->copy)) return true;
+    init_normal(m->be, h->w, head_place(m, h), seed, h->copy ? PARAM_wte : PARAM_head, -1, std);
     return true;
 }

@@ -26,7 +26,7 @@ static void check_batch(const Model *m, const Acts *a, const Batch *b, const KvC
 }
 
 static Tensor block_output(const Acts *a, int layer) {
-    return layer + 1 < a->cfg.n_layer ? a->block[layer + 1].x : a->x_row;
+    return layer + 1 < a->cfg.n_layer ? a->block[layer + 1].x : a->last ? a->x_row : a->x_out;
 }
 
 /* One new token of each sequence, over a cache: the pass that a generation makes thousands of times. All that its ops
@@ -63,13 +63,15 @@ static void forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Model *m = n.trunk;
     Backend *be = m->be;
     const BackendOps *op = be->op;
-    if (m->part.tp_n > 1)
-        tp_embed_forward(m, &a->tp, a->block[0].x, b->tok);
-    else
-        op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
-    if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
+    if (m->part.first) {
+        if (m->part.tp_n > 1)
+            tp_embed_forward(m, &a->tp, a->block[0].x, b->tok);
+        else
+            op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
+        if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
+    }
     for (int l = 0; l < m->cfg.n_layer; l++) block_forward(n, l, &a->block[l], block_output(a, l), b, kv);
-    if (b->n_row == 0) return;
+    if (!m->part.last || b->n_row == 0) return;
     norm_forward(m, a->h, a->mean, a->rstd, a->x_row, m->w.norm, m->w.norm_b);
     if (a->keep != KEEP_NONE) op->zero(be, a->dh);
 }
@@ -91,17 +93,19 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     CHECK(a->n_tok == b->n_tok && a->n_row == b->n_row && b->n_row > 0, "backward of another batch than forward");
 
     bool shared = m->part.tp_n > 1;
-    if (shared && head_divided(n)) tp_sum(m, &a->tp, a->dh, "head.backward");
     if (shared) tp_head_norms_begin(m, &a->tp);
-    op->zero(be, a->dx_row);
-    norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
+    if (m->part.last) {
+        if (shared && head_divided(n)) tp_sum(m, &a->tp, a->dh, "head.backward");
+        op->zero(be, a->dx_row);
+        norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
+    }
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
         if (a->keep == KEEP_INPUTS) block_forward(n, l, &a->block[l], (Tensor){0}, b, NULL);
         if (a->again) block_again(m, l, &a->block[l]);
         block_backward(n, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
     }
     if (shared) tp_head_norms_end(m, &a->tp);
-    if (tensor_empty(m->dw.wte)) return;
+    if (!m->part.first || tensor_empty(m->dw.wte)) return;
     if (shared)
         tp_embed_backward(m, &a->tp, a->dx, b->tok);
     else

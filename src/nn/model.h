@@ -116,8 +116,9 @@ typedef struct Model {
 typedef enum { HEAD_LM, HEAD_SCORE } HeadKind;
 typedef struct {
     HeadKind kind;
-    int n_out;                  /* outputs that are here: of a divided LM head its share (head_part) */
-    bool tied;                  /* w and dw alias the trunk's wte */
+    int n_out;                  /* outputs that are here: of a divided LM head its share (head_begin) */
+    bool tied;                  /* w and dw alias the trunk's wte, or (copy) */
+    bool copy;                  /* are here because the embedding is not: another part's, whose gradients dw is added to */
     Tensor w, dw;
     Tensor scale;               /* of an 8-bit w, (1, n_out) */
     Arena params, grads;
@@ -161,9 +162,12 @@ bool model_open(Model *m, Backend *be, const char *dir, bool grads, Error *err);
                                                                                        tensors are errors with names */
 void model_release(Model *m);
 /* The same of what a rank of a mesh holds (nn/model_part.h): of every tensor that is here the values of the whole's, and of files
- * no more is read. mesh NULL: of one rank. ERR_CONFIG naming dist.tp where the model cannot be divided so. */
+ * no more is read. mesh NULL: of one rank. ERR_CONFIG where there are more stages than layers, or dist.tp does not divide the model.
+ * A head of a part that is not the last one is empty: it only knows its kind; a tied one of the last part, where the embedding is
+ * not, is a copy of the first part's. */
 bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads, Error *err);
 bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err);
+static inline bool model_is_stage(const Model *m) { return !(m->part.first && m->part.last); }    /* of a pipeline */
 static inline bool model_is_whole(const Model *m) { return m->part.first && m->part.last && m->part.tp_n == 1; }
 /* n_out: of the whole; LM: m->whole.n_vocab, of which the head has the rows that m has of the embedding. */
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
@@ -182,7 +186,7 @@ bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err);
 /* More rows of embedding and head, in place: new ones near the mean of the old, drawn from seed. HEAD_LM. On failure
  * nothing has changed. */
 bool net_grow_vocab(Model *m, Head *h, int n_vocab, uint64_t seed, Error *err);
-/* Equal shapes, except that `to` may have fewer layers: it gets the first ones. Heads are copied where both nets have one
+/* Equal shapes, except that `to` may have fewer layers: it gets the first ones, of a part its own. Heads are copied where both nets have one
  * (of one kind); leave the head NULL to copy a trunk only. Adapters: both nets have one of the same matrices and rank, or none
  * has. What the nets share stays. Raises to.trunk->version. */
 bool net_copy_weights(Net to, Net from, Error *err);
@@ -210,8 +214,19 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
 void acts_close(Acts *a);
 bool acts_share(Acts *a, int n_seen, Error *err);   /* room for batches whose sequences share rows; again: for more */
 size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep);
+/* For another pass of the same capacity that is under way at the same time: room of its own for what its backward reads, work space
+ * and output of `first`, which is closed later. So no two of their passes or backwards interleave. */
+bool acts_open_beside(Acts **out, const Model *m, const Acts *first, Error *err);
 Tensor acts_hidden(const Acts *a);      /* h (R,C): normed hidden states of the batch's chosen rows, after net_forward */
 Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under a training plan; head_backward adds */
+
+/* What a part of a model takes from the part before it and hands to the next: the residual stream (N,C), be->real.
+ *      acts_input      put there before net_forward of n_tok tokens (a part that is not the first)
+ *      acts_output     after it (a part that is not the last)
+ *      acts_gradient   of the output, put there before net_backward; of the input, after it */
+Tensor acts_input(Acts *a, int n_tok);
+Tensor acts_output(const Acts *a);
+Tensor acts_gradient(Acts *a);
 
 /* kv may be NULL (training, scoring: b->kv_row NULL too). With kv: new K and V rows go to b->kv_row, attention reads the
  * cache through b->seqs.kv_page. */

@@ -335,6 +335,15 @@ static void check_one(void *ud, const ParamSlot *s) {
     job->ok = load_check(e, dim, n_dim, job->err);
 }
 
+static void note_used(void *ud, const ParamSlot *s) {
+    LoadJob *job = ud;
+    FileName f;
+    family_file_name(&f, job->family, s);
+    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
+    if (f.part == 0) job->used[job->n_used++] = e;
+    if (s->number == PARAM_wte) job->wte = e;
+}
+
 static void load_one(void *ud, const ParamSlot *s) {
     LoadJob *job = ud;
     FileName f;
@@ -342,8 +351,6 @@ static void load_one(void *ud, const ParamSlot *s) {
     const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
     TensorPlace at = model_place(job->m, s);
     load_tensor(job->m->be, *s->w, &at, e, &f, &job->m->note);
-    if (f.part == 0) job->used[job->n_used++] = e;
-    if (s->number == PARAM_wte) job->wte = e;
 }
 
 /* A tied model's file may repeat the embeddings as lm_head.weight; anything else under that name would be ignored
@@ -401,7 +408,8 @@ bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, boo
         int n = 0;
         params_walk(&c, NULL, NULL, count_one, &n);
         job.used = mem_alloc((size_t)n * sizeof *job.used);
-        params_walk(&m->cfg, &m->w, NULL, load_one, &job);
+        params_walk(&c, NULL, NULL, note_used, &job);
+        params_walk_part(&m->cfg, &m->part, &m->w, NULL, load_one, &job);
         job.ok = model_tokens_read(&m->tokens, &m->note, dir, c.n_vocab, err) && check_surplus(&job, err);
         free(job.used);
     }
@@ -411,14 +419,26 @@ bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, boo
     return error_wrap(err, "%s", dir);
 }
 
+typedef struct {
+    FileName *name;
+    Family family;
+} EmbeddingName;
+
+static void name_of_embedding(void *ud, const ParamSlot *s) {
+    EmbeddingName *e = ud;
+    if (s->number == PARAM_wte) family_file_name(e->name, e->family, s);
+}
+
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err) {
     *h = (Head){0};
-    if (kind == HEAD_LM && m->cfg.tied) return head_params_open(h, m, kind, m->cfg.n_vocab, grads, err);
+    bool tied = kind == HEAD_LM && m->cfg.tied;
+    if (tied && (m->part.first || !m->part.last)) return head_params_open(h, m, kind, m->cfg.n_vocab, grads, err);
     Shards shards;
     if (!shards_open(&shards, dir, err)) return false;
     FileName f = {.n_part = 1};
     family_head_name(f.name, kind);
-    const StEntry *e = find_tensor(&shards, f.name, NULL);
+    if (tied) params_walk(&m->cfg, NULL, NULL, name_of_embedding, &(EmbeddingName){&f, m->cfg.family});
+    const StEntry *e = find_tensor(&shards, f.name, tied ? family_prefix(m->cfg.family) : NULL);
     bool ok = e != NULL;
     if (!ok) error_set(err, ERR_FORMAT, "tensor '%s' is missing", f.name);
     if (ok) {
@@ -426,7 +446,7 @@ bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Er
         int64_t dim[2] = {n_out > 0 ? n_out : 1, m->cfg.d_model};
         ok = load_check(e, dim, 2, err) &&
              head_params_open(h, m, kind, kind == HEAD_LM ? m->cfg.n_vocab : (int)dim[0], grads, err);
-        if (ok) {
+        if (ok && !tensor_empty(h->w)) {
             /* file_index takes one row for a vector; with one output both are the same bytes */
             TensorPlace at = head_place(m, h);
             load_tensor(m->be, h->w, &at, e, &f, &m->note);

@@ -15,6 +15,9 @@ typedef struct {
     Comm *tp_group, *pp_group;  /* borrowed; NULL: of one rank */
 } ModelPart;
 
+/* Stage s of p has layers [ceil(L s/p), ceil(L (s+1)/p)): the first stages have the odd ones, for the head is the last one's. */
+static inline int model_part_layer(int n_layer, int stage, int n_stage) { return (n_layer * stage + n_stage - 1) / n_stage; }
+
 static inline ModelPart model_part_whole(void) { return (ModelPart){.first = true, .last = true, .tp_n = 1}; }
 /* Where the share of n things begins that tp holds, and where it ends. */
 static inline int64_t model_part_begin(const ModelPart *p, int64_t n) { return n * p->tp / p->tp_n; }

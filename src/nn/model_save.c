@@ -214,7 +214,8 @@ static bool remove_stale(const char *dir, int n_shard, Error *err) {
 static void put_config(Str *out, Net n, const char *dtype) {
     Model *m = n.trunk;
     if (!dtype) dtype = m->dtype == DTYPE_BF16 ? "BF16" : "F32";
-    family_config_write(out, &m->cfg, &m->tokens, dtype, n.head ? n.head->kind : HEAD_LM, n.head ? n.head->n_out : 0);
+    family_config_write(out, model_is_whole(m) ? &m->cfg : &m->whole, &m->tokens, dtype,
+                        n.head ? n.head->kind : HEAD_LM, n.head ? n.head->n_out : 0);
 }
 
 bool net_describe(JsonOut *j, const char *key, Net n, Error *err) {
@@ -255,6 +256,7 @@ static bool write_config(const SaveJob *job, const char *dir, Error *err) {
 
 bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err) {
     Model *m = n.trunk;
+    CHECK(model_is_whole(m), "a part of a model has no folder");
     bool windowed = m->cfg.family != FAMILY_LLAMA && m->cfg.family != FAMILY_GPT2;
     if (m->cfg.window > 0 && !windowed)
         return error_set(err, ERR_CONFIG, "config.json of %s has no key for a window",

@@ -34,9 +34,12 @@ typedef void SlotVisitor(void *ud, const ParamSlot *slot);
 
 /* Every parameter that exists under c: blocks in order, then the model's own. w and dw may be NULL. */
 void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisitor *fn, void *ud);
+/* Of those the ones that a part has; c: of the part, layers numbered as in the whole. */
+void params_walk_part(const ModelConfig *c, const ModelPart *part, ModelParams *w, ModelParams *dw, SlotVisitor *fn,
+                      void *ud);
 /* dtype: of matrices and tables */
-bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const char *what,
-                 Error *err);
+bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const ModelPart *part,
+                 const char *what, Error *err);
 void params_release(ModelParams *p, Arena *arena);
 /* Shapes, memory, RoPE frequencies; the weights themselves undefined, gradients zero. */
 bool model_alloc(Model *m, Backend *be, const ModelConfig *cfg, bool grads, Error *err);
@@ -133,12 +136,15 @@ struct Acts {
     Backend *be;
     ModelConfig cfg;
     Keep keep;
+    bool first, last;      /* of the model's part */
+    const Acts *lender;    /* whose work space this uses; NULL: it has its own */
     bool again;            /* h1, h2 and act are not kept, the backward computes them again */
     DType attn;            /* of what attention reads and writes */
     int max_tok, max_row;
     int n_tok, n_row;      /* of the last pass */
     BlockActs *block;      /* (n_layer) */
     Tensor x_row;          /* (R, C) output of the last block: chosen rows only */
+    Tensor x_out;          /* (N, C) output of the last block of a part that is not the last; else empty */
     Tensor mean, rstd, h;  /* (R, 1), (R, 1), (R, C): final norm */
     Tensor dh, dx_row, dx; /* (R, C), (R, C), (N, C): gradients of h, x_row and the residual stream */
     BlockGrads grad;
@@ -148,6 +154,9 @@ struct Acts {
     Arena seen_mem;
     TpWork tp;
 };
+
+/* The block that works on chosen rows only. */
+static inline bool block_chooses(const Model *m, int layer) { return m->part.last && layer + 1 == m->cfg.n_layer; }
 
 /* Of queries, keys, values, attention's output and their gradients. Norms and scales of heads work on F32. */
 static inline DType model_attn_dtype(const Model *m) {

@@ -3,6 +3,7 @@
 #include "nn/optim.h"
 
 #include "dist/agree.h"
+#include "nn/regroup.h"
 #include "nn/safetensors.h"
 
 #include <math.h>
@@ -316,6 +317,7 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
         for (int i = 0; i < o->n_param; i++)
             if (o->param[i].n_row > 0) update(o, &o->param[i], o->cfg.lr * lr_factor, grad_scale * r.clip_factor);
         if (sharded(o)) blocks_gather(&o->blocks, dp_of(o), o->be, o->weight, "optim.weights");
+        for (int i = 0; i < o->n_net; i++) net_share_tied(o->net[i], o->cfg.mesh);
         raise_versions(o);
     }
     for (int i = 0; i < o->n_param; i++) o->be->op->zero(o->be, o->param[i].dw);
@@ -346,7 +348,7 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
         const ParamInfo *w = &p->whole;
         OptimPiece piece = {.net = p->net, .name = strchr(p->name, '.') + 1, .kind = kind[i % STATES]};
         piece.rows = w->rows, piece.cols = w->cols, piece.row = w->row + p->row, piece.col = w->col;
-        piece.t = state_of(p, i % STATES);
+        piece.share = param_divided(w), piece.t = state_of(p, i % STATES);
         if (!tensor_empty(piece.t)) fn(ud, &piece);
     }
 }

@@ -45,6 +45,26 @@ void params_walk(const ModelConfig *c, ModelParams *w, ModelParams *dw, SlotVisi
 #undef MODEL_PARAM
 }
 
+typedef struct {
+    const ModelPart *part;
+    SlotVisitor *fn;
+    void *ud;
+} PartWalk;
+
+static void walk_here(void *ud, const ParamSlot *s) {
+    const PartWalk *w = ud;
+    ParamSlot here = *s;
+    bool begins = s->number == PARAM_wte || s->number == PARAM_wpe;
+    if (s->layer < 0 && !(begins ? w->part->first : w->part->last)) return;
+    if (s->layer >= 0) here.layer += w->part->layer0;
+    w->fn(w->ud, &here);
+}
+
+void params_walk_part(const ModelConfig *c, const ModelPart *part, ModelParams *w, ModelParams *dw, SlotVisitor *fn,
+                      void *ud) {
+    params_walk(c, w, dw, walk_here, &(PartWalk){part, fn, ud});
+}
+
 /* -- parts ----------------------------------------------------------------------------------------------------------
  */
 
@@ -111,18 +131,18 @@ static void place_one(void *ud, const ParamSlot *s) {
     *s->w = tensor_place_weight(job->arena, dtype, s->rows, s->cols, s->use == PARAM_MATRIX && job->be->panels);
 }
 
-bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const char *what,
-                 Error *err) {
+bool params_open(ModelParams *p, Arena *arena, Backend *be, DType dtype, const ModelConfig *c, const ModelPart *part,
+                 const char *what, Error *err) {
     *p = (ModelParams){.block = mem_alloc((size_t)c->n_layer * sizeof *p->block)};
     Arena measure;
     arena_init_measure(&measure, what);
-    params_walk(c, p, NULL, place_one, &(PlaceJob){&measure, be, dtype});
+    params_walk_part(c, part, p, NULL, place_one, &(PlaceJob){&measure, be, dtype});
     if (!arena_init(arena, what, be->mem, measure.used, err)) {
         free(p->block);
         *p = (ModelParams){0};
         return error_wrap(err, "%s", what);
     }
-    params_walk(c, p, NULL, place_one, &(PlaceJob){arena, be, dtype});
+    params_walk_part(c, part, p, NULL, place_one, &(PlaceJob){arena, be, dtype});
     return true;
 }
 
@@ -135,7 +155,9 @@ void params_release(ModelParams *p, Arena *arena) {
 bool head_params_open(Head *h, Model *m, HeadKind kind, int n_out, bool grads, Error *err) {
     CHECK(n_out > 0, "a head of %d outputs", n_out);
     *h = (Head){.kind = kind, .n_out = n_out, .tied = kind == HEAD_LM && m->cfg.tied};
-    if (h->tied) {
+    if (!m->part.last) return true;
+    h->copy = h->tied && !m->part.first;
+    if (h->tied && !h->copy) {
         h->w = m->w.wte;
         if (grads) h->dw = m->dw.wte;
         return true;
@@ -204,11 +226,12 @@ typedef struct {
     int n;
 } VisitJob;
 
-enum {
-    ORDERS = 64,
-    ORDER_MODEL = MODEL_MAX_LAYER * ORDERS,
-    ORDER_ADAPTER = ORDER_MODEL + ORDERS
-}; /* ParamInfo.order */
+enum { ORDER_STEP = 64 }; /* numbers of a layer; the model's own and the head's come behind the last one's */
+_Static_assert((int)PARAM_head < (int)ORDER_STEP, "more numbers than places");
+
+static int64_t order_of(const VisitJob *job, int layer, int number) {
+    return (int64_t)(layer >= 0 ? layer : job->m->whole.n_layer) * ORDER_STEP + number;
+}
 
 static void tell(VisitJob *job, ParamInfo info, TensorPlace at) {
     info.rows = at.rows, info.cols = at.cols, info.row = at.row, info.col = at.col;
@@ -221,7 +244,7 @@ static void visit_one(void *ud, const ParamSlot *s) {
     char name[PARAM_NAME_MAX];
     family_param_name(name, job->m->cfg.family, s);
     ParamInfo info = {.name = name, .layer = s->layer, .decay = s->decay, .init = s->init, .w = *s->w};
-    info.order = (s->layer < 0 ? ORDER_MODEL : s->layer * ORDERS) + (int)s->number;
+    info.order = order_of(job, s->layer, (int)s->number);
     if (s->dw) info.dw = *s->dw;
     tell(job, info, model_place(job->m, s));
 }
@@ -233,7 +256,7 @@ static void visit_adapter(void *ud, const LoraPart *p) {
     lora_tensor_name(name, p);
     if (p->n_part > 1) strcat(name, part[p->part]);
     ParamInfo info = {.name = name, .layer = p->layer, .decay = true, .init = INIT_NORMAL, .w = p->w, .dw = p->dw};
-    info.order = ORDER_ADAPTER + job->n;
+    info.order = order_of(job, -1, ORDER_STEP + job->n);
     tell(job, info, (TensorPlace){.rows = p->w.rows, .cols = p->w.cols});
 }
 
@@ -241,16 +264,15 @@ static void visit_head(VisitJob *job, const Head *h) {
     char name[PARAM_NAME_MAX];
     family_head_name(name, h->kind);
     ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
-    info.order = ORDER_MODEL + PARAM_head;
-    info.w = h->w, info.dw = h->dw;
+    info.w = h->w, info.dw = h->dw, info.order = order_of(job, -1, PARAM_head);
     tell(job, info, head_place(job->m, h));
 }
 
 int net_visit(Net n, ParamVisitor *fn, void *ud) {
     Model *m = n.trunk;
     VisitJob job = {m, fn, ud, 0};
-    params_walk(&m->cfg, &m->w, &m->dw, visit_one, &job);
-    if (n.head && !n.head->tied) visit_head(&job, n.head);
+    params_walk_part(&m->cfg, &m->part, &m->w, &m->dw, visit_one, &job);
+    if (n.head && !n.head->tied && !tensor_empty(n.head->w)) visit_head(&job, n.head);
     if (n.adapter) lora_visit(n.adapter, visit_adapter, &job);
     return job.n;
 }
@@ -280,7 +302,11 @@ static void zero_grad(void *ud, int index, const ParamInfo *p) {
     if (!tensor_empty(p->dw)) be->op->zero(be, p->dw);
 }
 
-void net_zero_grads(Net n) { net_visit(n, zero_grad, n.trunk->be); }
+void net_zero_grads(Net n) {
+    Backend *be = n.trunk->be;
+    net_visit(n, zero_grad, be);
+    if (n.head && n.head->copy && !tensor_empty(n.head->dw)) be->op->zero(be, n.head->dw);
+}
 
 /* -- copying --------------------------------------------------------------------------------------------------------
  */
@@ -296,9 +322,30 @@ static void copy_tensor(Backend *to_be, Tensor to, Backend *from_be, Tensor from
     free(host);
 }
 
+/* Into a share of a tensor of which from has all; else both have the same. */
+static void copy_part(Model *to, Tensor w, TensorPlace at, Model *from, Tensor x) {
+    if (tensor_same_shape(w, x)) {
+        copy_tensor(to->be, w, from->be, x);
+        return;
+    }
+    CHECK(x.rows == at.rows && x.cols == at.cols, "a share of (%lld, %lld) out of (%lld, %lld)", (long long)at.rows,
+          (long long)at.cols, (long long)x.rows, (long long)x.cols);
+    double *all = mem_alloc((size_t)(tensor_count(x) + tensor_count(w)) * sizeof *all), *part = all + tensor_count(x);
+    tensor_get(from->be, all, x);
+    for (int64_t i = 0; i < w.rows; i++)
+        memcpy(part + i * w.cols, all + (at.row + i) * at.cols + at.col, (size_t)w.cols * sizeof *part);
+    tensor_set(to->be, w, part);
+    free(all);
+}
+
+static void copy_param(Model *to, Tensor w, ParamNumber number, Split split, Model *from, Tensor x) {
+    copy_part(to, w, model_place(to, &(ParamSlot){.number = number, .split = split}), from, x);
+}
+
 static void copy_block_params(Model *to, Model *from, int layer) {
+    int first = to->part.layer0 - from->part.layer0;
 #define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
-    if (when) copy_tensor(to->be, to->w.block[layer].field, from->be, from->w.block[layer].field);
+    if (when) copy_param(to, to->w.block[layer].field, PARAM_##field, cut, from, from->w.block[layer + first].field);
 #define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
@@ -309,12 +356,14 @@ static void copy_block_params(Model *to, Model *from, int layer) {
 static void copy_model_params(Model *to, Model *from) {
 #define BLOCK_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)
 #define MODEL_PARAM(field, name, n_row, n_col, when, how, dec, how_used, cut)                                          \
-    if (when) copy_tensor(to->be, to->w.field, from->be, from->w.field);
+    if (when && !tensor_empty(to->w.field)) copy_param(to, to->w.field, PARAM_##field, cut, from, from->w.field);
     const ModelConfig *c = &to->cfg;
 #include "nn/params.def"
 #undef BLOCK_PARAM
 #undef MODEL_PARAM
 }
+
+static int outputs(Net n) { return n.head->kind == HEAD_LM ? n.trunk->whole.n_vocab : n.head->n_out; }
 
 static bool same_trunk(const ModelConfig *a, const ModelConfig *b, Error *err) {
 #define SAME(field)                                                                                                    \
@@ -363,14 +412,17 @@ static bool copy_adapter(Net to, Net from, Error *err) {
 }
 
 bool net_copy_weights(Net to, Net from, Error *err) {
-    if (!same_trunk(&to.trunk->cfg, &from.trunk->cfg, err)) return false;
-    const ModelPart *a = &to.trunk->part, *b = &from.trunk->part;
-    CHECK(a->tp == b->tp && a->tp_n == b->tp_n, "share %d of %d is no copy of share %d of %d", a->tp, a->tp_n, b->tp,
-          b->tp_n);
+    if (!same_trunk(&to.trunk->whole, &from.trunk->whole, err)) return false;
+    CHECK(model_is_whole(from.trunk) ||
+              (to.trunk->part.layer0 == from.trunk->part.layer0 && to.trunk->cfg.n_layer == from.trunk->cfg.n_layer),
+          "weights copied from a part of a model into another part");
+    const ModelPart *here = &to.trunk->part, *there = &from.trunk->part;
+    CHECK(there->tp_n == 1 || (here->tp == there->tp && here->tp_n == there->tp_n),
+          "share %d of %d is no copy of share %d of %d", here->tp, here->tp_n, there->tp, there->tp_n);
     bool heads = to.head && from.head && to.head != from.head;
-    if (heads && (to.head->kind != from.head->kind || to.head->n_out != from.head->n_out))
-        return error_set(err, ERR_CONFIG, "cannot copy weights: the heads differ (%d and %d outputs)", to.head->n_out,
-                         from.head->n_out);
+    if (heads && (to.head->kind != from.head->kind || outputs(to) != outputs(from)))
+        return error_set(err, ERR_CONFIG, "cannot copy weights: the heads differ (%d and %d outputs)", outputs(to),
+                         outputs(from));
     if (heads && to.head->tied && !from.head->tied)
         return error_set(err, ERR_CONFIG, "cannot copy weights: an untied head into a tied one");
     if (!copy_adapter(to, from, err)) return false;
@@ -378,7 +430,8 @@ bool net_copy_weights(Net to, Net from, Error *err) {
         for (int l = 0; l < to.trunk->cfg.n_layer; l++) copy_block_params(to.trunk, from.trunk, l);
         copy_model_params(to.trunk, from.trunk);
     }
-    if (heads && !to.head->tied) copy_tensor(to.trunk->be, to.head->w, from.trunk->be, from.head->w);
+    if (heads && (!to.head->tied || to.head->copy) && !tensor_empty(to.head->w))
+        copy_part(to.trunk, to.head->w, head_place(to.trunk, to.head), from.trunk, from.head->w);
     to.trunk->version++;
     return true;
 }

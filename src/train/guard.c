@@ -190,16 +190,29 @@ static bool read_rows(Guard *g, int64_t update, Error *err) {
 
 /* -- weights */
 
-static bool keep_weights(const Guard *g, Error *err) {
+static bool write_weights(const Guard *g, Net policy, Error *err) {
     Str fresh = {0}, now = {0};
     str_printf(&fresh, "%s/guard.new", g->dir);
     str_printf(&now, "%s/guard", g->dir);
     bool ok = io_remove_tree(fresh.s, err) && io_make_dirs(fresh.s, err) &&
-              state_put_net(g->s->policy, fresh.s, "policy", err) && io_sync_tree(fresh.s, err) &&
+              state_put_net(policy, fresh.s, "policy", err) && io_sync_tree(fresh.s, err) &&
               io_remove_tree(now.s, err) && io_rename(fresh.s, now.s, err);
     str_release(&fresh);
     str_release(&now);
     return ok || error_wrap(err, "keeping the weights of the guard's best check");
+}
+
+/* Rank 0 writes; of a policy in parts all take part. */
+static bool keep_weights(const Guard *g, Error *err) {
+    Net policy = g->s->policy;
+    Regroup *whole = NULL;
+    if (!model_is_whole(policy.trunk)) {
+        if (!regroup_open(&whole, policy, g->c.mesh, err)) return false;
+        policy = regroup_net(whole);
+    }
+    bool ok = (!whole || regroup_refresh(whole, err)) && (!mesh_leads(g->c.mesh) || write_weights(g, policy, err));
+    regroup_close(whole);
+    return ok;
 }
 
 bool guard_restore(Guard *g, int64_t *update, Error *err) {
@@ -255,7 +268,8 @@ void guard_close(Guard *g) {
 
 static bool measure(Guard *g, int64_t update, GuardCheck *out, Error *err) {
     Experience x = {0};
-    bool start = update == 0 && doctor_same_weights(g->s->policy, g->s->reference);
+    bool start =
+        update == 0 && model_is_whole(g->s->policy.trunk) && doctor_same_weights(g->s->policy, g->s->reference);
     if (!start && !replies(&x, g, g->s->policy, err)) return false;
     *out = (GuardCheck){0};
     bool ok = g->g->measure(g->g->ud, start ? &g->reference : &x, &g->reference, out, err);
@@ -283,8 +297,7 @@ bool guard_look(Guard *g, int64_t update, GuardVerdict *v, Error *err) {
         tell(g, &c);
         *v = guard_judge(&g->g->rule, g->check, g->n);
         bool is_best = v->best == g->n - 1;
-        bool leads = mesh_leads(g->c.mesh);
-        if (leads && ((is_best && !keep_weights(g, err)) || !write_rows(g, err))) return false;
+        if ((is_best && !keep_weights(g, err)) || (mesh_leads(g->c.mesh) && !write_rows(g, err))) return false;
     }
     *v = guard_judge(&g->g->rule, g->check, g->n);
     if (!v->stop) g->g->kept = g->check[g->n - 1];

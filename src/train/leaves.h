@@ -27,7 +27,8 @@ void leaves_begin(Leaves *l, int64_t n);
 int64_t leaves_first(const Leaves *l);
 int64_t leaves_end(const Leaves *l);
 Metrics *leaves_metrics(Leaves *l);     /* of the leaf being computed */
-/* The gradients hold the next leaf. Takes them, its sums and what leaves_metrics collected. */
+/* The gradients hold the next leaf. Where several ranks hold parts of the model, s and the metrics are the last stage's.
+ * Takes them, its sums and what leaves_metrics collected. */
 bool leaves_add(Leaves *l, LeafSum s, Error *err);
 /* mine: this rank's fate so far. True: *total and all metrics of all ranks (added to m; NULL: none); false: as agree, and the
  * step's gradients are dropped. */

@@ -56,8 +56,7 @@ static bool check_setup(const PpoConfig *c, const PpoSetup *s, Error *err) {
 }
 
 /* The cache holds what the rollouts can use at once and no more. */
-static EngineConfig generation(const PpoConfig *c, const PpoSetup *s) {
-    const Model *m = s->policy.trunk;
+static EngineConfig generation(const PpoConfig *c, const PpoSetup *s, const Model *m) {
     int longest = 0, pages;
     for (int i = 0; i < s->n_prompt; i++)
         if (s->prompt[i].n > longest) longest = s->prompt[i].n;
@@ -69,12 +68,27 @@ static EngineConfig generation(const PpoConfig *c, const PpoSetup *s) {
     return e;
 }
 
+/* A part becomes the whole. */
+static bool gather_net(Regroup **out, Net *n, const Mesh *mesh, Error *err) {
+    if (model_is_whole(n->trunk)) return true;
+    if (!regroup_open(out, *n, mesh, err) || !regroup_refresh(*out, err)) return false;
+    *n = regroup_net(*out);
+    return true;
+}
+
 bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err) {
     *r = (Rollout){.c = c, .s = s, .order_epoch = -1};
     if (!check_setup(c, s, err)) return false;
-    EngineConfig gen = generation(c, s), score = {.max_batch_tok = c->max_tok};
-    if (!engine_open(&r->policy, s->policy, &gen, err) || !engine_open(&r->reference, s->reference, &score, err) ||
-        (rl_methods[c->method].value && !engine_open(&r->value, s->value, &score, err))) {
+    bool value = rl_methods[c->method].value;
+    r->policy_net = s->policy, r->value_net = s->value;
+    if (!gather_net(&r->whole[0], &r->policy_net, c->mesh, err) ||
+        (value && !gather_net(&r->whole[1], &r->value_net, c->mesh, err))) {
+        rollout_close(r);
+        return false;
+    }
+    EngineConfig gen = generation(c, s, r->policy_net.trunk), score = {.max_batch_tok = c->max_tok};
+    if (!engine_open(&r->policy, r->policy_net, &gen, err) || !engine_open(&r->reference, s->reference, &score, err) ||
+        (value && !engine_open(&r->value, r->value_net, &score, err))) {
         rollout_close(r);
         return false;
     }
@@ -86,6 +100,7 @@ void rollout_close(Rollout *r) {
     engine_close(r->policy);
     engine_close(r->reference);
     engine_close(r->value);
+    for (int i = 0; i < COUNT_OF(r->whole); i++) regroup_close(r->whole[i]);
     free(r->order);
     *r = (Rollout){0};
 }
@@ -315,7 +330,7 @@ static void unpack_replies(Experience *x, Rollout *r, int64_t first, const unsig
 /* Each rank's share, and everybody's to everybody. */
 static bool make_together(Experience *x, Rollout *r, int64_t first, const Stop *stop, Error *err) {
     const Mesh *mesh = r->c->mesh;
-    int size = mesh->size.dp, me = mesh->at.dp, unit = together(r->c);
+    int size = comm_size(mesh->world), me = comm_rank(mesh->world), unit = together(r->c);
     int64_t units = x->n / unit, from = units * me / size * unit, to = units * (me + 1) / size * unit;
     Experience own;
     Gathered all;
@@ -336,9 +351,14 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     int64_t first = update * r->c->rollouts;
     double start = now_s();
     experience_open(x, r->c->rollouts);
+    for (int i = 0; i < COUNT_OF(r->whole); i++)
+        if (r->whole[i] && !regroup_refresh(r->whole[i], err)) {
+            experience_release(x);
+            return false;
+        }
     bool alone = !r->c->mesh || comm_size(r->c->mesh->world) == 1;
     bool ok = alone ? make_replies(x, r, first, stop, err) : make_together(x, r, first, stop, err);
-    if (ok && update == 0 && r->c->rollout_weights == DTYPE_F32 && doctor_same_weights(r->s->policy, r->s->reference))
+    if (ok && update == 0 && r->c->rollout_weights == DTYPE_F32 && doctor_same_weights(r->policy_net, r->s->reference))
         ok = doctor_equal_reference(x->lp, x->lr, x->n_tok, r->s->policy.trunk->be->exact, err);
     if (ok) sum_kl(x);
     ok = ok && all_finite(x, err) && experience_judge(x, r->c, beta, r->s->spoil, err);

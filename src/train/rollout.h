@@ -2,6 +2,7 @@
 #ifndef DIKAST_TRAIN_ROLLOUT_H
 #define DIKAST_TRAIN_ROLLOUT_H
 
+#include "nn/regroup.h"
 #include "train/ppo.h"
 
 typedef struct {            /* token arrays concatenate the replies: reply s owns [off[s], off[s+1]) */
@@ -20,12 +21,15 @@ typedef struct {            /* token arrays concatenate the replies: reply s own
 typedef struct {            /* engines over the setup's nets, and the order of prompts */
     const PpoConfig *c;
     const PpoSetup *s;
+    Net policy_net, value_net;          /* what the engines run: the setup's, or the whole nets of which these are parts */
+    Regroup *whole[2];                  /* of policy and value; NULL where they are whole */
     Engine *policy, *reference, *value; /* value: PPO */
     int64_t *order;         /* (n_prompt) of epoch order_epoch */
     int64_t order_epoch;
     Pulse *pulse;           /* told what it does; NULL is fine */
 } Rollout;
 
+/* Of parts of nets on several ranks: every rank of the mesh calls it. */
 bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err);
 void rollout_close(Rollout *r);
 /* The experience of update u under penalty beta. Equal (weights, u, beta): equal experience. */

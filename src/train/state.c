@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "dist/agree.h"
 #include "nn/lora.h"
+#include "nn/regroup.h"
 
 struct State {
     CkptWriter *writer;
@@ -118,29 +119,35 @@ typedef struct {
     const char *net;
     Heap heap;
     CkptPiece *piece;
+    bool *share; /* of each: of a tensor that tensor-parallel ranks divide; else all of them have it */
     int n, cap;
 } Pieces;
 
-/* t: rows row.. of all rows. */
-static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t, int64_t rows, int64_t row) {
+/* box: of the whole tensor's, where t lies; its name and t are filled in here. */
+static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t, CkptPiece box, bool share) {
     if (p->n == p->cap) {
         p->cap = p->cap ? 2 * p->cap : 128;
         p->piece = mem_grow(p->piece, (size_t)p->cap * sizeof *p->piece);
+        p->share = mem_grow(p->share, (size_t)p->cap * sizeof *p->share);
     }
     const char *full = heap_printf(&p->heap, "%s.%s", net, name);
-    p->piece[p->n++] = (CkptPiece){.name = full, .kind = kind, .rows = rows, .cols = t.cols, .row = row, .t = t};
+    box.name = full, box.kind = kind, box.t = t;
+    p->share[p->n] = share;
+    p->piece[p->n++] = box;
 }
 
 static void add_param(void *ud, int index, const ParamInfo *info) {
     Pieces *p = ud;
     (void)index;
-    add(p, p->net, info->name, CKPT_PARAM, info->w, info->w.rows, 0);
+    CkptPiece box = {.rows = info->rows, .cols = info->cols, .row = info->row, .col = info->col};
+    add(p, p->net, info->name, CKPT_PARAM, info->w, box, param_divided(info));
 }
 
 static void add_moment(void *ud, const OptimPiece *o) {
     static const CkptKind kinds[] = {[OPTIM_M] = CKPT_M, [OPTIM_V] = CKPT_V, [OPTIM_MASTER] = CKPT_MASTER};
     Pieces *p = ud;
-    add(p, p->v->optim_net[o->net], o->name, kinds[o->kind], o->t, o->rows, o->row);
+    CkptPiece box = {.rows = o->rows, .cols = o->cols, .row = o->row, .col = o->col};
+    add(p, p->v->optim_net[o->net], o->name, kinds[o->kind], o->t, box, o->share);
 }
 
 static Pieces pieces_of(const StateView *v) {
@@ -153,12 +160,20 @@ static Pieces pieces_of(const StateView *v) {
     return p;
 }
 
-/* What all ranks have is written by one of them, the one with the least so far; all come to the same answer. What is
- * divided is written by those who have it. */
-static void keep_own(Pieces *p, int rank, int n_ranks) {
+/* What several ranks have is written by one of them, the one with the least so far; all come to the same answer. Of
+ * parts of a model these are its data-parallel replicas; of the tensor-parallel ranks each writes its share, and the
+ * first one what is not divided. What is divided by ZeRO is written by those who have it. */
+static void keep_own(Pieces *p, const State *s) {
+    const Mesh *m = s->mesh;
+    int rank = m ? m->at.dp : s->c.rank, n_ranks = m ? m->size.dp : s->c.n_ranks;
     bool divided = optim_shards(p->v->optim);
     size_t *bytes = mem_alloc((size_t)n_ranks * sizeof *bytes);
     int n = 0;
+    for (int i = 0; i < p->n; i++) {
+        if (p->share[i] || !m || m->at.tp == 0) p->piece[n++] = p->piece[i];
+    }
+    p->n = n;
+    n = 0;
     for (int i = 0; i < p->n; i++) {
         const CkptPiece *q = &p->piece[i];
         bool shared = q->kind == CKPT_PARAM || !divided;
@@ -175,6 +190,7 @@ static void keep_own(Pieces *p, int rank, int n_ranks) {
 static void pieces_release(Pieces *p) {
     heap_release(&p->heap);
     free(p->piece);
+    free(p->share);
 }
 
 /* -- sections */
@@ -225,6 +241,21 @@ static void put_env(Str *out, const Backend *be) {
     json_out_obj_end(&j);
 }
 
+static void put_layout(Str *out, const State *s, bool zero) {
+    JsonOut j;
+    const Layout one = {1, 1, 1, s->c.n_ranks}, size = s->mesh ? s->mesh->size : one;
+    json_out_init(&j, out, 0);
+    json_out_obj(&j, NULL);
+    json_out_int(&j, "world", s->c.n_ranks);
+    json_out_int(&j, "tp", size.tp);
+    json_out_int(&j, "cp", size.cp);
+    json_out_int(&j, "pp", size.pp);
+    json_out_int(&j, "dp", size.dp);
+    json_out_int(&j, "zero", zero);
+    json_out_str(&j, "order", "tp cp pp dp");
+    json_out_obj_end(&j);
+}
+
 static bool put_nets(Str *out, const StateView *v, Error *err) {
     JsonOut j;
     bool ok = true;
@@ -240,6 +271,7 @@ static bool put_nets(Str *out, const StateView *v, Error *err) {
 static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
     Str text[CKPT_SECTIONS] = {0};
     Backend *be = v->net[0].net.trunk->be;
+    put_layout(&text[CKPT_LAYOUT], s, optim_shards(v->optim));
     put_progress(&text[CKPT_PROGRESS], v, put, ud);
     put_rng(&text[CKPT_RNG], s->c.seed);
     put_schedule(&text[CKPT_SCHEDULE], v);
@@ -247,7 +279,7 @@ static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *e
     bool ok = put_nets(&text[CKPT_NETS], v, err);
     if (ok) {
         Pieces p = pieces_of(v);
-        keep_own(&p, s->c.rank, s->c.n_ranks);
+        keep_own(&p, s);
         CkptState state = {.step = v->step, .piece = p.piece, .n_piece = p.n, .metric = v->metric, .first = v->metrics};
         for (int k = 0; k < CKPT_SECTIONS; k++) state.section[k] = text[k].s;
         ok = ckpt_save(s->writer, be, &state, err);
@@ -346,14 +378,16 @@ static void compare_env(State *s, const Backend *be) {
     }
 }
 
+static bool in_parts(const State *s) { return s->mesh && s->mesh->size.pp * s->mesh->size.tp > 1; }
+
 static bool load(State *s, const StateView *v, Error *err) {
     Backend *be = v->net[0].net.trunk->be;
     Pieces p = pieces_of(v);
     int64_t updates = json_int(json_get(ckpt_manifest(s->found)->section[CKPT_PROGRESS], "updates"), -1);
     bool ok = updates >= 0 || error_set(err, ERR_FORMAT, "%s: 'progress' has no 'updates'", ckpt_dir(s->found));
     compare_env(s, be);
-    /* Of a divided state this rank names its own pieces only. */
-    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !optim_shards(v->optim), err);
+    /* Of a divided state, and of a part of a model, this rank names its own pieces only. */
+    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !optim_shards(v->optim) && !in_parts(s), err);
     if (ok) {
         optim_resume(v->optim, updates);
         for (int i = 0; i < v->n_net; i++) v->net[i].net.trunk->version++;
@@ -368,7 +402,9 @@ static bool load(State *s, const StateView *v, Error *err) {
 bool state_load(State *s, const StateView *v, Error *err) {
     Error mine = {0};
     load(s, v, &mine);
-    return all_well(s, &mine, err);
+    if (!all_well(s, &mine, err)) return false;
+    for (int i = 0; i < v->n_net; i++) net_share_tied(v->net[i].net, s->mesh);
+    return mesh_ok(s->mesh, err);
 }
 
 /* -- folders */

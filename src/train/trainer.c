@@ -8,6 +8,7 @@
 #include "base/io.h"
 #include "base/json.h"
 #include "train/leaves.h"
+#include "train/pipe.h"
 
 struct Trainer {
     Net net;
@@ -19,7 +20,9 @@ struct Trainer {
     const Stop *stop;
     Optim *optim;
     Leaves *leaves;
-    Acts *acts;
+    Acts *acts;   /* NULL: */
+    Pipe *pipe;   /* this rank's stages of a pipeline */
+    LeafSum leaf; /* of the micro-batch whose loss was computed last */
     Arena mem;
     Tensor slice;
     Metrics *metrics;
@@ -33,11 +36,8 @@ struct Trainer {
 
 /* -- one micro-batch */
 
-static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m,
-                    bool grads) {
-    if (b->n_row == 0) return 0; /* nothing in it is trained */
-    pulse_section(obj->pulse, SECTION_FWD);
-    net_forward(net, a, b, NULL);
+double head_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m,
+                  bool grads) {
     CHECK(obj->logp || !head_divided(net), "objective %s does not know of divided outputs", obj->name);
     if (obj->logp) logp_of(obj->logp, net);
     double loss = 0;
@@ -54,6 +54,15 @@ static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tens
         loss += obj->loss(obj->self, net.trunk->be, b, first, out, weight, m);
         if (grads) head_backward(net, a, first, out);
     }
+    return loss;
+}
+
+static double micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m,
+                    bool grads) {
+    if (b->n_row == 0) return 0; /* nothing in it is trained */
+    pulse_section(obj->pulse, SECTION_FWD);
+    net_forward(net, a, b, NULL);
+    double loss = head_micro(net, a, b, obj, slice, weight, m, grads);
     if (grads) {
         pulse_section(obj->pulse, SECTION_BWD);
         net_backward(net, a, b);
@@ -111,6 +120,14 @@ bool eval_run(double *loss, Net net, const Objective *obj, int64_t n_micro, Metr
 
 /* -- life */
 
+static bool open_passes(Trainer *t, Error *err) {
+    const Objective *o = t->obj;
+    const PipeLane lane = {t->net, 0};
+    if (!model_is_stage(t->net.trunk))
+        return acts_open(&t->acts, t->net.trunk, o->max_tok, o->max_row, t->cfg.keep, err);
+    return pipe_open(&t->pipe, &lane, 1, t->cfg.mesh, o->max_tok, o->max_row, t->cfg.keep, err);
+}
+
 bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective *obj, Log *log, const Stop *stop,
                   Error *err) {
     *out = NULL;
@@ -126,9 +143,8 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     t->cfg.optim.mesh = c->mesh;
     t->cfg.optim.shard = c->shard;
     double scale = 1;
-    if (!optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err) ||
-        !acts_open(&t->acts, net.trunk, obj->max_tok, obj->max_row, c->keep, err) ||
-        !head_slice_open(&t->mem, &t->slice, net, err)) {
+    if (!optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err) || !open_passes(t, err) ||
+        (net.trunk->part.last && !head_slice_open(&t->mem, &t->slice, net, err))) {
         trainer_close(t);
         return false;
     }
@@ -142,6 +158,7 @@ void trainer_close(Trainer *t) {
     appender_close(t->file);
     arena_release(&t->mem);
     acts_close(t->acts);
+    pipe_close(t->pipe);
     leaves_close(t->leaves);
     optim_close(t->optim);
     metrics_free(t->metrics);
@@ -200,25 +217,68 @@ typedef struct {
 
 static double waited(const Trainer *t) { return t->obj->wait_s ? t->obj->wait_s(t->obj->self) : 0; }
 
+static bool read_micro(Trainer *t, int64_t i, Batch *b, Error *err) {
+    pulse_section(t->pulse, SECTION_DATA);
+    if (!t->obj->micro(t->obj->self, t->step * t->cfg.accum + i, b, err)) return false;
+    b->drop = (uint64_t)(t->step * t->cfg.accum + i) + 1;
+    CHECK(b->n_tok <= t->obj->max_tok && b->n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b->n_tok,
+          b->n_row);
+    return true;
+}
+
+static void count_leaf(Trainer *t, LeafSum *leaf, int64_t i, const Batch *b) {
+    trace_add(&leaf->trace, t->cfg.trace, t->step + 1, i, b, leaf->loss);
+    leaf->tokens = b->n_tok;
+    leaf->rows = b->n_row;
+    leaf->sequences = b->seqs.n_seq;
+}
+
 /* This rank's micro-batches. False: *err, which may be ERR_STOPPED. */
 static bool make_leaves(Trainer *t, Error *err) {
     for (int64_t i = leaves_first(t->leaves); i < leaves_end(t->leaves); i++) {
         Batch b;
         LeafSum leaf = {0};
-        pulse_section(t->pulse, SECTION_DATA);
         if (stop_requested(t->stop)) return error_set(err, ERR_STOPPED, "stopped");
-        if (!t->obj->micro(t->obj->self, t->step * t->cfg.accum + i, &b, err)) return false;
-        b.drop = (uint64_t)(t->step * t->cfg.accum + i) + 1;
-        CHECK(b.n_tok <= t->obj->max_tok && b.n_row <= t->obj->max_row, "micro-batch of %d tokens, %d rows", b.n_tok,
-              b.n_row);
+        if (!read_micro(t, i, &b, err)) return false;
         leaf.loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &leaf.weight, leaves_metrics(t->leaves));
-        trace_add(&leaf.trace, t->cfg.trace, t->step + 1, i, &b, leaf.loss);
-        leaf.tokens = b.n_tok;
-        leaf.rows = b.n_row;
-        leaf.sequences = b.seqs.n_seq;
+        count_leaf(t, &leaf, i, &b);
         if (!leaves_add(t->leaves, leaf, err)) return false;
     }
     return true;
+}
+
+/* The same through the stages of a pipeline: what a micro-batch comes to is known on the last one. */
+static bool pipe_batch(void *ud, int64_t i, Batch *b, unsigned *lanes, unsigned *trained, Error *err) {
+    Trainer *t = ud;
+    *lanes = *trained = 1;
+    t->leaf = (LeafSum){0};
+    if (!read_micro(t, i, b, err)) return false;
+    if (b->n_row == 0) count_leaf(t, &t->leaf, i, b);
+    return true;
+}
+
+static bool pipe_loss(void *ud, int64_t i, int lane, Acts *a, const Batch *b, bool train, Error *err) {
+    Trainer *t = ud;
+    (void)lane, (void)err;
+    t->leaf.loss = head_micro(t->net, a, b, t->obj, t->slice, &t->leaf.weight, leaves_metrics(t->leaves), train);
+    count_leaf(t, &t->leaf, i, b);
+    return true;
+}
+
+static bool pipe_done(void *ud, int64_t i, Error *err) {
+    Trainer *t = ud;
+    (void)i;
+    return leaves_add(t->leaves, t->leaf, err);
+}
+
+static PipeWork pipe_work(Trainer *t) { return (PipeWork){t, t->pulse, pipe_batch, pipe_loss, pipe_done}; }
+
+static bool make_ready(Trainer *t, Error *err) {
+    Error mine = {0};
+    if (!t->pipe) return true;
+    if (stop_requested(t->stop)) error_set(&mine, ERR_STOPPED, "stopped");
+    PipeWork w = pipe_work(t);
+    return pipe_fill(t->pipe, &w, leaves_first(t->leaves), leaves_end(t->leaves), &mine, err);
 }
 
 /* Gradients of all micro-batches add up, then one update by their sum over the step's whole loss weight: a mean of
@@ -231,7 +291,16 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     *s = (Step){.start_s = now_s(), .wait_s = waited(t)};
     metrics_clear(t->metrics);
     leaves_begin(t->leaves, c->accum);
-    make_leaves(t, &mine);
+    if (!make_ready(t, err)) {
+        leaves_drop(t->leaves);
+        s->stopped = err->code == ERR_STOPPED;
+        return s->stopped;
+    }
+    PipeWork w = pipe_work(t);
+    if (t->pipe)
+        pipe_run(t->pipe, &w, &mine);
+    else
+        make_leaves(t, &mine);
     if (!leaves_agree(t->leaves, &mine, &sum, t->metrics, err)) {
         s->stopped = err->code == ERR_STOPPED;
         return s->stopped;

@@ -49,6 +49,8 @@ CkptStats trainer_saves(const Trainer *t);      /* of the last trainer_run */
 
 /* The two verbs below the loop, used by PPO (which has its own): one micro-batch's forward, loss, backward into gradients. */
 double train_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
+/* Its middle, of a net whose forward is done: head in slices, loss, and (grads) the head's backward. */
+double head_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m, bool grads);
 /* Loss without gradients (evaluation), KEEP_NONE acts are fine. */
 double eval_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
 enum { HEAD_SLICE = 128, HEAD_SLICE_LEAST = 32, HEAD_SLICE_MOST = 8192 };
