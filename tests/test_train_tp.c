@@ -16,11 +16,14 @@ typedef struct {
     int tp, dp;
     bool shard;
     Keep keep;
+    int pp; /* 0: one stage */
 } Case;
 
 typedef struct {
     Case c;
     int accum, steps;
+    bool saves;
+    int64_t break_at; /* the data end before this micro-batch, on all ranks; 0: never */
     Str dir;
     Whole want, got;
     int n_wrong;
@@ -36,6 +39,8 @@ typedef struct {
     ObjDpo *dpo;
     Objective obj;
     double *ref;
+    Objective whole; /* obj before its data were made to end */
+    int64_t break_at;
 } Job;
 
 static HeadKind head_of(const Case *c) { return c->kind == KIND_LM || c->kind == KIND_DPO ? HEAD_LM : HEAD_SCORE; }
@@ -79,6 +84,22 @@ static bool job_open(Job *j, const Case *c, const Mesh *mesh, Error *err) {
     return false;
 }
 
+static bool broken_micro(void *self, int64_t number, Batch *b, Error *err) {
+    Job *j = self;
+    if (number >= j->break_at) return error_set(err, ERR_FORMAT, "no micro-batch %d", (int)number);
+    return j->whole.micro(j->whole.self, number, b, err);
+}
+
+static double broken_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
+    Job *j = self;
+    return j->whole.loss(j->whole.self, be, b, first, out, weight, m);
+}
+
+static void break_data(Job *j, int64_t at) {
+    j->whole = j->obj, j->break_at = at;
+    j->obj.self = j, j->obj.micro = broken_micro, j->obj.loss = broken_loss, j->obj.wait_s = NULL;
+}
+
 static void job_close(Job *j) {
     obj_lm_close(j->lm);
     obj_pm_close(j->pm);
@@ -93,6 +114,7 @@ static TrainConfig config_of(const Run *run, const Mesh *mesh) {
     t.accum = run->accum;
     t.mesh = mesh;
     t.keep = run->c.keep;
+    t.state_steps = mesh && run->saves ? 5 : 0;
     t.shard = mesh && run->c.shard;
     t.optim.clip = 0.05; /* always at work */
     t.optim.eps =
@@ -106,14 +128,19 @@ static void tp_rank(Rank *r) {
     Job j;
     Mesh mesh;
     Trainer *t = NULL;
-    bool ok = mesh_open(&mesh, r->world, NULL, run->c.tp, 1, 1, &err) && job_open(&j, &run->c, &mesh, &err);
+    bool ok = mesh_open(&mesh, r->world, NULL, run->c.tp, 1, run->c.pp > 0 ? run->c.pp : 1, &err) &&
+              job_open(&j, &run->c, &mesh, &err);
     expect(r, ok);
     TrainConfig tc = config_of(run, &mesh);
+    if (run->break_at) break_data(&j, run->break_at);
     ok = ok && trainer_open(&t, j.f.net, &tc, &j.obj, NULL, NULL, &err) && trainer_run(t, run->dir.s, &err);
-    if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
+    if (run->break_at)
+        expect(r, !ok && err.code == ERR_FORMAT);
+    else if (!ok)
+        snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
     trainer_close(t);
     pthread_mutex_lock(&run->lock);
-    run->n_wrong += whole_fill(&run->got, j.f.net, false);
+    if (!run->break_at) run->n_wrong += whole_fill(&run->got, j.f.net, false);
     pthread_mutex_unlock(&run->lock);
     run->sent[r->rank][0] = comm_count(mesh.tp, COMM_ALL_TO_ALL);
     run->sent[r->rank][1] = comm_count(mesh.tp, COMM_ALL_GATHER);
@@ -144,9 +171,11 @@ static void run_alone(Run *run, Str *metrics) {
     read_metrics(metrics, run->dir.s);
 }
 
+static void run_ranks(Run *run) { with_ranks(run->c.tp * run->c.dp * (run->c.pp > 0 ? run->c.pp : 1), tp_rank, run); }
+
 static void run_divided(Run *run, Str *metrics) {
     fresh_dir(&run->dir, "tp_divided");
-    with_ranks(run->c.tp * run->c.dp, tp_rank, run);
+    run_ranks(run);
     assert_int_equal(run->n_wrong, 0); /* replicas, of divided tensors and of whole ones, hold equal bits */
     read_metrics(metrics, run->dir.s);
 }
@@ -195,8 +224,8 @@ static void check_case(Case c) {
     run_divided(&run, &got);
     const char *worst;
     double far = whole_distance(&run.got, &run.want, &worst), lines = lines_apart(got.s, want.s);
-    print_message("  %s family %d tied %d objective %d tp %d dp %d: weights %.1e (%s), metrics %.1e\n", c.backend,
-                  c.family, c.tied, c.kind, c.tp, c.dp, far, worst, lines);
+    print_message("  %s family %d tied %d objective %d tp %d dp %d pp %d: weights %.1e (%s), metrics %.1e\n", c.backend,
+                  c.family, c.tied, c.kind, c.tp, c.dp, c.pp, far, worst, lines);
     assert_true(far < bound);
     assert_true(losses_apart(got.s, want.s) < bound);
     assert_true(lines < (exact ? 1e-10 : 1e-4)); /* norms; means of scores, which are near 0 */
@@ -208,26 +237,62 @@ static void check_case(Case c) {
 static void test_equal(void **state) {
     (void)state;
     static const Case row[] = {
-        {"ref", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 4, 1, false, KEEP_INPUTS},
-        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_ALL},
-        {"ref", FAMILY_GPT2, false, KIND_LM, 4, 1, false, KEEP_ALL},
-        {"ref", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_INPUTS},
-        {"ref", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL},
-        {"ref", FAMILY_LLAMA, false, KIND_DPO, 4, 1, false, KEEP_ALL},
-        {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 1, false, KEEP_ALL},
-        {"ref", FAMILY_GPT2, true, KIND_PM, 4, 2, true, KEEP_ALL},
-        {"ref", FAMILY_QWEN3, false, KIND_CLASSIFIER, 2, 2, false, KEEP_ALL},
-        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL},
-        {"cpu", FAMILY_LLAMA, true, KIND_LM, 4, 2, true, KEEP_ALL},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_INPUTS},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 1, false, KEEP_ALL},
-        {"cpu", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_ALL},
-        {"cpu", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL},
-        {"cpu", FAMILY_LLAMA, false, KIND_PM, 4, 1, false, KEEP_ALL},
-        {"cpu", FAMILY_QWEN2, true, KIND_CLASSIFIER, 2, 1, false, KEEP_ALL},
+        {"ref", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0},
+        {"ref", FAMILY_LLAMA, true, KIND_LM, 4, 1, false, KEEP_INPUTS, 0},
+        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_ALL, 0},
+        {"ref", FAMILY_GPT2, false, KIND_LM, 4, 1, false, KEEP_ALL, 0},
+        {"ref", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_INPUTS, 0},
+        {"ref", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL, 0},
+        {"ref", FAMILY_LLAMA, false, KIND_DPO, 4, 1, false, KEEP_ALL, 0},
+        {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 1, false, KEEP_ALL, 0},
+        {"ref", FAMILY_GPT2, true, KIND_PM, 4, 2, true, KEEP_ALL, 0},
+        {"ref", FAMILY_QWEN3, false, KIND_CLASSIFIER, 2, 2, false, KEEP_ALL, 0},
+        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0},
+        {"cpu", FAMILY_LLAMA, true, KIND_LM, 4, 2, true, KEEP_ALL, 0},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_INPUTS, 0},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 1, false, KEEP_ALL, 0},
+        {"cpu", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_ALL, 0},
+        {"cpu", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL, 0},
+        {"cpu", FAMILY_LLAMA, false, KIND_PM, 4, 1, false, KEEP_ALL, 0},
+        {"cpu", FAMILY_QWEN2, true, KIND_CLASSIFIER, 2, 1, false, KEEP_ALL, 0},
+        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, false, KEEP_ALL, 2},
+        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, true, KEEP_INPUTS, 2},
+        {"ref", FAMILY_QWEN3, false, KIND_DPO, 4, 1, false, KEEP_ALL, 2},
+        {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 2, false, KEEP_ALL, 2},
+        {"cpu", FAMILY_QWEN3, true, KIND_LM, 2, 2, true, KEEP_ALL, 2},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
+}
+
+/* Saved by one layout, gone on with by another. */
+static void test_states(void **state) {
+    (void)state;
+    static const struct {
+        int tp, dp, pp;
+        bool shard;
+    } row[][2] = {
+        {{2, 2, 1, true}, {1, 2, 1, false}}, {{1, 2, 1, true}, {4, 1, 1, false}}, {{4, 1, 1, false}, {2, 2, 2, true}}};
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        Run run;
+        Str want = {0}, got = {0};
+        const char *worst;
+        run_open(&run, (Case){.backend = "ref", .family = i % 2 ? FAMILY_LLAMA : FAMILY_GPT2, .tied = true}, 4, 20);
+        run_alone(&run, &want);
+        fresh_dir(&run.dir, "tp_states");
+        run.saves = true;
+        for (int k = 0; k < 2; k++) {
+            run.c.tp = row[i][k].tp, run.c.dp = row[i][k].dp, run.c.pp = row[i][k].pp, run.c.shard = row[i][k].shard;
+            run.break_at = k == 0 ? 4 * 12 + 2 : 0; /* the state is that of step 10 */
+            run_ranks(&run);
+        }
+        assert_int_equal(run.n_wrong, 0);
+        read_metrics(&got, run.dir.s);
+        assert_true(whole_distance(&run.got, &run.want, &worst) < 1e-10);
+        assert_true(lines_apart(got.s, want.s) < 1e-10);
+        run_close(&run);
+        str_release(&want);
+        str_release(&got);
+    }
 }
 
 /* -- what they send */
@@ -312,10 +377,10 @@ static void check_bytes(Case c) {
 static void test_bytes(void **state) {
     (void)state;
     static const Case row[] = {
-        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, true, KEEP_INPUTS},
-        {"ref", FAMILY_QWEN3, true, KIND_DPO, 4, 1, false, KEEP_ALL},
-        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, false, KEEP_ALL},
+        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, true, KEEP_INPUTS, 0},
+        {"ref", FAMILY_QWEN3, true, KIND_DPO, 4, 1, false, KEEP_ALL, 0},
+        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, false, KEEP_ALL, 0},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_bytes(row[i]);
 }
@@ -417,10 +482,8 @@ static void test_heads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equal),
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_equal), cmocka_unit_test(test_states), cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_heads), cmocka_unit_test(test_slices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -207,7 +207,7 @@ bool stage_net_whole(StageNet *n, const StageCtx *ctx, Error *err) {
 }
 
 bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err) {
-    if (!ctx->mesh || ctx->mesh->size.pp == 1) return true;
+    if (!ctx->mesh || ctx->mesh->size.pp * ctx->mesh->size.tp == 1) return true;
     Model m = n->m;
     Head h = n->h;
     Net whole = {&m, &h, NULL};
@@ -215,7 +215,8 @@ bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err) {
     bool ok = model_init_on(&n->m, m.be, &m.whole, ctx->mesh, 0, true, err);
     if (ok) {
         n->m.tokens = m.tokens;
-        ok = head_init(&n->h, &n->m, h.kind, h.n_out, 0, true, err) && net_copy_weights(n->net, whole, err);
+        ok = head_init(&n->h, &n->m, h.kind, h.kind == HEAD_LM ? m.whole.n_vocab : h.n_out, 0, true, err) &&
+             net_copy_weights(n->net, whole, err);
         if (!ok) head_release(&n->h);
         if (!ok) model_release(&n->m);
     }

@@ -119,7 +119,7 @@ typedef struct Model {
 typedef enum { HEAD_LM, HEAD_SCORE } HeadKind;
 typedef struct {
     HeadKind kind;
-    int n_out;                  /* outputs that are here: of a divided LM head its share (head_part) */
+    int n_out;                  /* outputs that are here: of a divided LM head its share (head_begin) */
     bool tied;                  /* w and dw alias the trunk's wte (a mapped trunk's moves: nn_int.h, net_head_weight), or (copy) */
     bool copy;                  /* are here because the embedding is not: another part's, whose gradients dw is added to */
     Tensor w, dw;

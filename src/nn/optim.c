@@ -357,7 +357,7 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
         const ParamInfo *w = &p->whole;
         OptimPiece piece = {.net = p->net, .name = strchr(p->name, '.') + 1, .kind = kind[i % STATES]};
         piece.rows = w->rows, piece.cols = w->cols, piece.row = w->row + p->row, piece.col = w->col;
-        piece.t = state_of(p, i % STATES);
+        piece.share = param_divided(w), piece.t = state_of(p, i % STATES);
         if (!tensor_empty(piece.t)) fn(ud, &piece);
     }
 }

@@ -53,6 +53,7 @@ typedef struct {
     const char *name;       /* the parameter's in its net */
     OptimKind kind;
     int64_t rows, cols, row, col;   /* of the whole parameter; where t begins in it */
+    bool share;             /* of a parameter that tensor-parallel ranks divide */
     Tensor t;
 } OptimPiece;
 typedef void OptimVisitor(void *ud, const OptimPiece *p);

@@ -121,17 +121,20 @@ typedef struct {
     const char *net;
     Heap heap;
     CkptPiece *piece;
+    bool *share; /* of each: of a tensor that tensor-parallel ranks divide; else all of them have it */
     int n, cap;
 } Pieces;
 
 /* box: of the whole tensor's, where t lies; its name and t are filled in here. */
-static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t, CkptPiece box) {
+static void add(Pieces *p, const char *net, const char *name, CkptKind kind, Tensor t, CkptPiece box, bool share) {
     if (p->n == p->cap) {
         p->cap = p->cap ? 2 * p->cap : 128;
         p->piece = mem_grow(p->piece, (size_t)p->cap * sizeof *p->piece);
+        p->share = mem_grow(p->share, (size_t)p->cap * sizeof *p->share);
     }
     const char *full = heap_printf(&p->heap, "%s.%s", net, name);
     box.name = full, box.kind = kind, box.t = t;
+    p->share[p->n] = share;
     p->piece[p->n++] = box;
 }
 
@@ -139,14 +142,14 @@ static void add_param(void *ud, int index, const ParamInfo *info) {
     Pieces *p = ud;
     (void)index;
     CkptPiece box = {.rows = info->rows, .cols = info->cols, .row = info->row, .col = info->col};
-    add(p, p->net, info->name, CKPT_PARAM, info->w, box);
+    add(p, p->net, info->name, CKPT_PARAM, info->w, box, param_divided(info));
 }
 
 static void add_moment(void *ud, const OptimPiece *o) {
     static const CkptKind kinds[] = {[OPTIM_M] = CKPT_M, [OPTIM_V] = CKPT_V, [OPTIM_MASTER] = CKPT_MASTER};
     Pieces *p = ud;
     CkptPiece box = {.rows = o->rows, .cols = o->cols, .row = o->row, .col = o->col};
-    add(p, p->v->optim_net[o->net], o->name, kinds[o->kind], o->t, box);
+    add(p, p->v->optim_net[o->net], o->name, kinds[o->kind], o->t, box, o->share);
 }
 
 static Pieces pieces_of(const StateView *v) {
@@ -169,9 +172,7 @@ static void keep_own(Pieces *p, const State *s) {
     size_t *bytes = mem_alloc((size_t)n_ranks * sizeof *bytes);
     int n = 0;
     for (int i = 0; i < p->n; i++) {
-        const CkptPiece *q = &p->piece[i];
-        bool whole = q->col == 0 && q->cols == q->t.cols && q->row == 0 && q->rows == q->t.rows;
-        if (!whole || !m || m->at.tp == 0) p->piece[n++] = *q;
+        if (p->share[i] || !m || m->at.tp == 0) p->piece[n++] = p->piece[i];
     }
     p->n = n;
     n = 0;
@@ -191,6 +192,7 @@ static void keep_own(Pieces *p, const State *s) {
 static void pieces_release(Pieces *p) {
     heap_release(&p->heap);
     free(p->piece);
+    free(p->share);
 }
 
 /* -- sections */
@@ -381,7 +383,7 @@ static void compare_env(State *s, const Backend *be) {
     }
 }
 
-static bool staged(const State *s) { return s->mesh && s->mesh->size.pp > 1; }
+static bool in_parts(const State *s) { return s->mesh && s->mesh->size.pp * s->mesh->size.tp > 1; }
 
 static bool load(State *s, const StateView *v, Error *err) {
     Backend *be = v->net[0].net.trunk->be;
@@ -390,7 +392,7 @@ static bool load(State *s, const StateView *v, Error *err) {
     bool ok = updates >= 0 || error_set(err, ERR_FORMAT, "%s: 'progress' has no 'updates'", ckpt_dir(s->found));
     compare_env(s, be);
     /* Of a divided state, and of a part of a model, this rank names its own pieces only. */
-    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !optim_shards(v->optim) && !staged(s), err);
+    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !optim_shards(v->optim) && !in_parts(s), err);
     if (ok) {
         optim_resume(v->optim, updates);
         for (int i = 0; i < v->n_net; i++) v->net[i].net.trunk->version++;
