@@ -131,6 +131,9 @@ static void test_asked_for(void **state) {
     assert_string_equal(backend_isa(be), "sm_80");
     one(be, OP_attn_fwd, 128, 100);
     backend_close(be);
+    be = open_half("exact"); /* and it stays so */
+    assert_true(cuda_impl(be)->exact && cuda_impl(be)->hopper);
+    backend_close(be);
     Error err = {0};
     assert_false(backend_open(&be, "cuda", NULL, "sm_70", &err));
     assert_non_null(strstr(err.msg, "auto, exact, sm_80 or sm_90"));
