@@ -20,7 +20,7 @@ transformers.logging.disable_progress_bar()
 torch.set_num_threads(1)
 ASK = argparse.ArgumentParser()
 ASK.add_argument("dikast"); ASK.add_argument("--random", type=int, default=24); ASK.add_argument("--seed", type=int, default=1); ASK.add_argument("only", nargs="*")
-ASK = ASK.parse_args()
+ASK = ASK.parse_intermixed_args()
 DIKAST, ONLY = ASK.dikast, ASK.only
 N_GREEDY = 64
 
