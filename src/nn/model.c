@@ -94,9 +94,9 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     CHECK(a->n_tok == b->n_tok && a->n_row == b->n_row && b->n_row > 0, "backward of another batch than forward");
 
     bool shared = m->part.tp_n > 1;
+    if (shared) tp_head_norms_begin(m, &a->tp);
     if (m->part.last) {
         if (shared && head_divided(n)) tp_sum(m, &a->tp, a->dh, "head.backward");
-        if (shared) tp_head_norms_begin(m, &a->tp);
         op->zero(be, a->dx_row);
         norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
     }
