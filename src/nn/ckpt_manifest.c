@@ -212,7 +212,7 @@ static bool read_file(CkptFile *f, const Json *j, Error *err) {
 }
 
 static bool read_box(CkptBox *b, const CkptTensor *t, const CkptManifest *m, const Json *j, Error *err) {
-    int64_t file;
+    int64_t file = 0;
     b->box.n_dim = t->n_dim;
     if (!need_dims(j, "offset", b->box.at, t->n_dim, 0, err) || !need_dims(j, "extent", b->box.len, t->n_dim, 1, err) ||
         !need_int(j, "file", 0, &file, err) || !need_int(j, "at", 0, &b->at, err) ||
@@ -290,7 +290,7 @@ static bool read_lists(CkptManifest *m, const Json *root, Error *err) {
 }
 
 static bool read_root(CkptManifest *m, const Json *root, const char *format, Error *err) {
-    int64_t attempt, world;
+    int64_t attempt = 0, world = 0;
     const char *is = need_text(root, "format", err);
     if (!is) return false;
     if (strcmp(is, format) != 0)
