@@ -187,6 +187,14 @@ static void test_ranks(void **state) {
     assert_int_equal(b->ranks, 2);
     assert_true(y->optimizer < x->optimizer * 6 / 10 && y->optimizer > x->optimizer * 4 / 10);
     assert_int_equal(x->weights, y->weights);
+    /* A rank of these holds a part of the model, which is not counted as if it were whole. */
+    static const char *const parts[][5] = {{"pretrain.lr=7e-3", "dist.ranks=2", "dist.tp=2", NULL},
+                                           {"pretrain.lr=7e-3", "model.n_layer=2", "dist.ranks=2", "dist.pp=2", NULL}};
+    for (int i = 0; i < COUNT_OF(parts); i++) {
+        plan(b, parts[i]);
+        assert_non_null(strstr(need_of(b, "pretrain")->unknown, "parts of models"));
+        assert_int_equal(need_of(b, "pretrain")->device, 0);
+    }
     free(a);
     free(b);
 }

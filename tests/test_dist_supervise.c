@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/load.h"
 #include "base/pulse.h"
 #include "dist/culprit.h"
 #include "dist/frame.h"
@@ -432,7 +433,7 @@ static void processes(void **state) {
     assert_false(proc_alive(getpid(), start + 1)); /* the pid of somebody else */
     assert_false(proc_signal(getpid(), start + 1, 9));
     assert_true(proc_signal(getpid(), start, 0));
-    assert_true(proc_rss() > 100000);
+    assert_true(load_rss() > 100000);
 }
 
 int main(void) {

@@ -16,6 +16,7 @@
 
 #include "app/doctor.h"
 #include "base/io.h"
+#include "base/load.h"
 #include "cai/manifest.h"
 
 static const Flag flags[] = {{"--out", "DIR", "where runs will be written (default out)"}, MACHINE_FLAGS, {0}};
@@ -67,19 +68,9 @@ static void check_cpu(Doctor *d) {
                pool_threads(d->machine.pool), pool_cpus(), sysconf(_SC_NPROCESSORS_ONLN), allowed, limit);
 }
 
-static double meminfo(const char *key) {
-    char line[256];
-    double kib = -1;
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && kib < 0 && fgets(line, sizeof line, f))
-        if (!strncmp(line, key, strlen(key))) kib = strtod(line + strlen(key) + 1, NULL);
-    if (f) fclose(f);
-    return kib / (1 << 20);
-}
-
 static void check_memory(Doctor *d) {
     char limit[64], pages[128];
-    double total = meminfo("MemTotal"), left = meminfo("MemAvailable");
+    double gib = 1 << 30, total = load_memory("MemTotal") / gib, left = load_memory("MemAvailable") / gib;
     bool limited = first_line(limit, sizeof limit, "/sys/fs/cgroup/memory.max") && strncmp(limit, "max", 3);
     if (limited && strtod(limit, NULL) / (1 << 30) < left) left = strtod(limit, NULL) / (1 << 30);
     bool known = first_line(pages, sizeof pages, "/sys/kernel/mm/transparent_hugepage/enabled");

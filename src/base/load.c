@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,12 +42,23 @@ static double cpu_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static double rss_now(void) {
-    FILE *f = fopen("/proc/self/statm", "r");
+double load_rss(void) {
+    FILE *f = fopen("/proc/self/statm", "re");
     long pages = -1;
     if (f && fscanf(f, "%*d %ld", &pages) != 1) pages = -1;
     if (f) fclose(f);
     return pages < 0 ? -1 : (double)pages * (double)sysconf(_SC_PAGESIZE);
+}
+
+double load_memory(const char *what) {
+    char line[256];
+    double kib = -1;
+    size_t n = strlen(what);
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && kib < 0 && fgets(line, sizeof line, f))
+        if (!strncmp(line, what, n) && line[n] == ':') kib = strtod(line + n + 1, NULL);
+    if (f) fclose(f);
+    return kib < 0 ? -1 : 1024 * kib;
 }
 
 static Span span_begin(void) { return (Span){.start_s = now_s(), .cpu_s = cpu_now(), .rss = -1, .gpu_bytes = -1}; }
@@ -72,7 +84,7 @@ static void span_add(Span *s, double rss, const LoadDevice *d, double seconds) {
 static void look(LoadWatch *l) {
     LoadDevice d = NOTHING;
     if (l->probe && !l->probe(l->ud, &d)) d = NOTHING;
-    double rss = rss_now(), now = now_s();
+    double rss = load_rss(), now = now_s();
     pthread_mutex_lock(&l->lock);
     double seconds = now - l->looked_s > 1e-6 ? now - l->looked_s : 1e-6;
     span_add(&l->since, rss, &d, seconds);

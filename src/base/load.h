@@ -3,7 +3,7 @@
  * between two looks is the time since the last question.
  *
  * Means are over time, the greatest values over looks. A number that nobody could tell is negative, and load_put leaves it out.
- * All functions but load_open accept NULL and then do nothing. One thread asks at a time. */
+ * Functions of a LoadWatch but load_open accept NULL and then do nothing. One thread asks at a time. */
 #ifndef DIKAST_BASE_LOAD_H
 #define DIKAST_BASE_LOAD_H
 
@@ -17,6 +17,9 @@ typedef struct {
     double cpu, rss;                    /* processors kept busy, mean; bytes in memory, most */
     double gpu, gpu_bytes, gpu_watts, gpu_mhz; /* mean, most, mean, mean */
 } LoadSample;
+
+double load_rss(void);                      /* bytes of this process in memory; negative: unknown */
+double load_memory(const char *what);       /* bytes that /proc/meminfo has under that name, "MemAvailable"; negative: unknown */
 
 typedef struct LoadWatch LoadWatch;
 /* probe may be NULL: this process alone. */

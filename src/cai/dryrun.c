@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/io.h"
+#include "base/load.h"
 #include "cai/ranks.h"
 #include "cai/stage_rl.h"
 #include "nn/ckpt.h"
@@ -329,6 +330,7 @@ static bool plan_all(const Dry *d, Error *err) {
         snprintf(n->dir, sizeof n->dir, "%s", r->dir);
         if (!n->trains || n->done) continue;
         if (stage_lora_of(d->cfg, r->name)) n->unknown = "adapters";
+        if (d->cfg->dist.tp * d->cfg->dist.pp > 1) n->unknown = "parts of models (dist.tp, dist.pp)";
         for (int k = 0; k < COUNT_OF(planned) && !n->unknown; k++)
             if (!strcmp(planned[k].stage, r->name) && !plan_stage(n, d, k, err)) return false;
     }
@@ -336,16 +338,6 @@ static bool plan_all(const Dry *d, Error *err) {
 }
 
 /* -- this machine */
-
-static double memory_left(void) {
-    char line[200];
-    double kb = -1;
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lf kB", &kb) == 1) break;
-    if (f) fclose(f);
-    return kb < 0 ? -1 : 1024 * kb;
-}
 
 /* Products of a layer's size, but no larger than pays, forward and backward, as fast as they are made here and now. */
 static double measure_rate(Backend *be, const ModelConfig *c) {
@@ -400,7 +392,7 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
     if (ok) {
         snprintf(out->backend, sizeof out->backend, "%s", be->op->name);
         out->flops_s = measure_rate(be, &d.shape);
-        if (strcmp(out->backend, "cuda") != 0) out->room = memory_left();
+        if (strcmp(out->backend, "cuda") != 0) out->room = load_memory("MemAvailable");
         out->disk_room = io_free_bytes(io_is_dir(cfg->run.out) ? cfg->run.out : ".");
         ok = plan_all(&d, err);
     }

@@ -509,7 +509,7 @@ static bool check_gates_early(const RunConfig *cfg, Error *err) {
     return ok;
 }
 
-/* What the stages of a pipeline cannot do. */
+/* What parts of models cannot do. */
 static bool check_parts(const RunConfig *cfg, Error *err) {
     long long pp = (long long)cfg->dist.pp, tp = (long long)cfg->dist.tp;
     if (pp * tp > 1 && cfg->lora.r > 0 && cfg->lora.stages.n > 0)

@@ -207,7 +207,7 @@ bool stage_net_whole(StageNet *n, const StageCtx *ctx, Error *err) {
 }
 
 bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err) {
-    if (!ctx->mesh || ctx->mesh->size.pp * ctx->mesh->size.tp == 1) return true;
+    if (!mesh_divides(ctx->mesh)) return true;
     Model m = n->m;
     Head h = n->h;
     Net whole = {&m, &h, NULL};

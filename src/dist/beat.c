@@ -15,6 +15,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/load.h"
 #include "dist/net.h"
 #include "dist/proc.h"
 
@@ -224,7 +225,7 @@ static void put_commits(Beat *b, const PulseView *v) {
 static void put_beat(Beat *b) {
     PulseView v;
     pulse_read(&v, b->c.pulse);
-    double age_ms = 1e3 * v.age_s;
+    double age_ms = 1e3 * v.age_s, rss = load_rss();
     BeatMsg m = {.step = (uint64_t)v.step,
                  .calls = v.calls,
                  .section = v.section,
@@ -232,7 +233,7 @@ static void put_beat(Beat *b) {
                  .group = v.group,
                  .op = v.op,
                  .tokens = v.tokens > 0 && v.tokens < 1e18 ? (uint64_t)v.tokens : 0,
-                 .rss = proc_rss(),
+                 .rss = rss > 0 ? (uint64_t)rss : 0,
                  .loss = v.loss,
                  .grad_norm = v.grad_norm,
                  .flags = pulse_take_nonfinite(b->c.pulse) ? BEAT_NONFINITE : 0,

@@ -25,6 +25,8 @@ bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *
 static inline bool mesh_ok(const Mesh *m, Error *err) {
     return !m || (comm_ok(m->world, err) && comm_ok(m->dp, err) && comm_ok(m->pp, err) && comm_ok(m->tp, err));
 }
+/* Ranks hold parts of models, not whole ones. */
+static inline bool mesh_divides(const Mesh *m) { return m && m->size.tp * m->size.pp > 1; }
 static inline bool mesh_leads(const Mesh *m) { return !m || comm_rank(m->world) == 0; }
 
 #endif

@@ -65,10 +65,3 @@ const char *proc_state_text(char state) {
         return "in an unknown state";
     }
 }
-
-uint64_t proc_rss(void) {
-    char text[128];
-    unsigned long pages;
-    if (!read_small("/proc/self/statm", text, sizeof text) || sscanf(text, "%*u %lu", &pages) != 1) return 0;
-    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}

@@ -9,6 +9,5 @@ bool proc_look(int pid, uint64_t *start, char *state);
 bool proc_alive(int pid, uint64_t start);               /* that very process, and not a zombie */
 bool proc_signal(int pid, uint64_t start, int sig);     /* only to that very process; false when it is gone */
 const char *proc_state_text(char state);                /* "stopped (SIGSTOP)" */
-uint64_t proc_rss(void);                                /* bytes of this process in memory */
 
 #endif

@@ -105,7 +105,6 @@ static void collect(void *ud, int index, const ParamInfo *p) {
 }
 
 static Comm *dp_of(const Optim *o) { return o->cfg.mesh ? o->cfg.mesh->dp : NULL; }
-static bool in_parts(const Optim *o) { return o->cfg.mesh && o->cfg.mesh->size.pp * o->cfg.mesh->size.tp > 1; }
 static bool sharded(const Optim *o) { return o->cfg.shard && comm_size(dp_of(o)) > 1; }
 
 static void cut_state(Optim *o) {
@@ -284,7 +283,7 @@ static double gradient_sumsq(const Optim *o) {
     Backend *be = o->be;
     const Blocks *b = &o->blocks;
     double sum = 0;
-    if (in_parts(o)) return sumsq_of_parts(o);
+    if (mesh_divides(o->cfg.mesh)) return sumsq_of_parts(o);
     if (sharded(o)) return sharded_sumsq(o);
     if (!be->op->sumsq_all) {
         for (int i = 0; i < b->n; i++) sum += be->op->sumsq(be, block_of(o->grad, b->at[i]));

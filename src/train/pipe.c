@@ -139,7 +139,7 @@ bool pipe_open(Pipe **out, const PipeLane *lane, int n_lane, const Mesh *mesh, i
     p->n_lane = n_lane;
     bool ok = true;
     for (int k = 0; k < n_lane && ok; k++) ok = open_lane(p, &p->lane[k], &lane[k], max_tok, max_row, how, err);
-    size_t most = (size_t)max_tok * (size_t)lane[0].net.trunk->cfg.d_model * dtype_bytes(p->be->real);
+    size_t most = 0;
     for (int k = 0; k < n_lane; k++) {
         const Model *m = lane[k].net.trunk;
         size_t wte = ties(&p->lane[k]) && m->part.first ? tensor_raw_bytes(m->dw.wte) : 0;

@@ -320,8 +320,7 @@ static bool open_acts(Ppo *p, const Net nets[2], Error *err) {
     const PpoConfig *c = p->c;
     int n_net = ppo_has_value(p) ? 2 : 1;
     bool stages = model_is_stage(nets[0].trunk), same = n_net == 2 && same_shape(nets[0].trunk, nets[1].trunk);
-    int n_acts = stages ? n_net * c->mesh->size.pp : same ? 1 : n_net;
-    Keep keep = !c->keep_auto ? c->keep : train_keep(nets, n_net, p->optim, n_acts, c->max_tok, c->max_tok);
+    Keep keep = !c->keep_auto ? c->keep : train_keep(nets, n_net, p->optim, same ? 1 : n_net, c->max_tok, c->max_tok);
     if (stages) return open_stages(p, nets, keep, err);
     if (!open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], keep, NULL, err) ||
         (ppo_method(p)->groups && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))

@@ -383,8 +383,6 @@ static void compare_env(State *s, const Backend *be) {
     }
 }
 
-static bool in_parts(const State *s) { return s->mesh && s->mesh->size.pp * s->mesh->size.tp > 1; }
-
 static bool load(State *s, const StateView *v, Error *err) {
     Backend *be = v->net[0].net.trunk->be;
     Pieces p = pieces_of(v);
@@ -392,7 +390,7 @@ static bool load(State *s, const StateView *v, Error *err) {
     bool ok = updates >= 0 || error_set(err, ERR_FORMAT, "%s: 'progress' has no 'updates'", ckpt_dir(s->found));
     compare_env(s, be);
     /* Of a divided state, and of a part of a model, this rank names its own pieces only. */
-    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !optim_shards(v->optim) && !in_parts(s), err);
+    ok = ok && ckpt_load(s->found, be, p.piece, p.n, !optim_shards(v->optim) && !mesh_divides(s->mesh), err);
     if (ok) {
         optim_resume(v->optim, updates);
         for (int i = 0; i < v->n_net; i++) v->net[i].net.trunk->version++;

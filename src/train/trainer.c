@@ -159,9 +159,8 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     t->cfg.optim.mesh = c->mesh;
     t->cfg.optim.shard = c->shard;
     double scale = 1;
-    int held = model_is_stage(net.trunk) ? c->mesh->size.pp : 1; /* micro-batches under way, at most */
     bool ok = optim_open(&t->optim, &net, &scale, 1, &t->cfg.optim, err);
-    if (ok && c->keep_auto) t->cfg.keep = train_keep(&net, 1, t->optim, held, obj->max_tok, obj->max_row);
+    if (ok && c->keep_auto) t->cfg.keep = train_keep(&net, 1, t->optim, 1, obj->max_tok, obj->max_row);
     if (!ok || !open_passes(t, err) || (net.trunk->part.last && !head_slice_open(&t->mem, &t->slice, net, err))) {
         trainer_close(t);
         return false;
