@@ -212,14 +212,13 @@ static JVal number_arith(Jx *x, NodeKind op, JVal a, JVal b) {
 
 static JVal repeat(Jx *x, JVal seq, JVal times) {
     int64_t n = times.kind == J_BIG ? (times.u.big->negative ? 0 : INT64_MAX) : small(times);
-    if (n < 0) n = 0;
     size_t length = seq.kind == J_STR ? seq.u.str->n : seq.u.list->n;
-    if (length > 0 && n > JINJA_MAX_OUTPUT / (int64_t)length)
+    if (n < 0 || length == 0) n = 0; /* nothing repeated is nothing, however many times */
+    if (n > 0 && n > JINJA_MAX_OUTPUT / (int64_t)length)
         return jx_fail(x, "a sequence repeated %lld times is too long", (long long)n);
     if (seq.kind == J_STR) {
         Str out = {0};
-        for (int64_t i = 0; i < n && length && jx_step(x, (int64_t)length / 64); i++)
-            str_putn(&out, seq.u.str->s, length);
+        for (int64_t i = 0; i < n && jx_step(x, (int64_t)length / 64); i++) str_putn(&out, seq.u.str->s, length);
         return jx_markup(x, jx_take(x, &out), seq.u.str->markup);
     }
     if (!jx_step(x, n * (int64_t)length)) return j_none();
