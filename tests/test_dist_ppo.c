@@ -129,7 +129,7 @@ static void put_weights(void *ud, int index, const ParamInfo *p) {
 
 static bool whole_weights(Str *out, Nets *n, Net net, const Mesh *mesh, Error *err) {
     Regroup *r = NULL;
-    if (!model_is_whole(net.trunk) && (!regroup_open(&r, net, mesh, err) || !regroup_refresh(r, err))) return false;
+    if (!model_is_whole(net.trunk) && (!regroup_open(&r, net, mesh, true, err) || !regroup_refresh(r, err))) return false;
     net_visit(r ? regroup_net(r) : net, put_weights, &(Bytes){n->be, out});
     regroup_close(r);
     return true;

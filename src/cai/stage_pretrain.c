@@ -63,7 +63,7 @@ static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error 
 
 static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
     const RunConfig *c = ctx->cfg;
-    bool ok, parts = trains(c) && ctx->mesh && ctx->mesh->size.pp > 1;
+    bool ok, parts = trains(c) && mesh_divides(ctx->mesh);
     *n = (StageNet){0};
     if (c->model.path[0]) { /* parts are cut when new rows are in */
         bool grads = trains(c) && !parts;
@@ -110,17 +110,17 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
     Objective obj;
     bool masked = c->pretrain.objective == 1;
     bool ok = masked ? obj_mlm_open(&o, &obj, &set, max_tok, ctx->seed, text->chat.id[SENT_MASK], SENT_COUNT,
-                                    n->m.cfg.n_vocab, c->pretrain.mask_rate, err)
+                                    n->m.whole.n_vocab, c->pretrain.mask_rate, err)
                      : obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err);
     double held_loss = NAN;
     ok = ok && (!trains(c) || stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err)) &&
-         stage_net_whole(n, ctx, err) &&
-         (held == 0 || !stage_leads(ctx) || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
+         stage_net_join(n, ctx, err) &&
+         (held == 0 || !stage_measures(ctx) || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
     if (o) obj_lm_close(o);
     if (ok) {
         Summary s;
         summary_begin(&s);
-        summary_num(&s, "parameters", (double)model_config_params(&n->m.cfg));
+        summary_num(&s, "parameters", (double)model_config_params(&n->m.whole));
         summary_num(&s, "documents", first.n);
         summary_num(&s, "tokens_in_data", (double)set.off[set.n]);
         summary_num(&s, "held_out_loss", held_loss);
