@@ -396,6 +396,7 @@ static bool evaluate(PmJob *j, const PairRows *ai, Summary *s, Error *err) {
     bool ok = engine_open(&e, j->pm->net, &ec, err) &&
               stage_rows(&gold, ctx, &ctx->cfg->data.pm_gold, ROW_PREFERENCE, err) &&
               stage_rows(&human, ctx, &ctx->cfg->data.prefs_harmless, ROW_PREFERENCE, err);
+    ok = stage_agree(ctx, ok, err);
     PmPair *p = mem_alloc((size_t)(j->pairs.n + gold.n + human.n + ai->n + 1) * sizeof *p);
     if (ok) {
         ok = check_pairs("held_ai", j, e, p, part(p, j, false, HELD_REPORTED), s, err);

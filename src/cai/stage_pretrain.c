@@ -51,7 +51,7 @@ bool stage_model_shape(ModelConfig *m, const RunConfig *c, int n_vocab, int32_t 
 
 /* Rows for the special tokens that stage tokenizer has added. */
 static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
-    int has = n->m.cfg.n_vocab, need = tokenizer_n_vocab(text->tok);
+    int has = n->m.whole.n_vocab, need = tokenizer_n_vocab(text->tok);
     stage_warn_notes(ctx->log, ctx->cfg->model.path, str_get(&n->m.note));
     if (need <= has) return true;
     log_info(ctx->log, "embeddings grown from %d to %d rows", has, need);
@@ -65,9 +65,11 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
     const RunConfig *c = ctx->cfg;
     bool ok, parts = trains(c) && mesh_divides(ctx->mesh);
     *n = (StageNet){0};
-    if (c->model.path[0]) { /* parts are cut when new rows are in */
-        bool grads = trains(c) && !parts;
-        ok = model_open(&n->m, ctx->be, c->model.path, grads, err);
+    if (c->model.path[0]) { /* parts are cut when new rows are in, read as such when there are none */
+        ModelConfig has;
+        if (!model_config_read(&has, c->model.path, err)) return false;
+        bool fits = has.n_vocab >= tokenizer_n_vocab(text->tok), grads = trains(c) && (!parts || fits);
+        ok = model_open_on(&n->m, ctx->be, c->model.path, parts && fits ? ctx->mesh : NULL, grads, err);
         if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.path, grads, err)) {
             model_release(&n->m);
             return false;
@@ -84,7 +86,7 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
     }
     n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
-    return ok && (!parts || !c->model.path[0] || stage_net_part(n, ctx, err));
+    return ok && (!parts || n->m.part.tp_n > 1 || model_is_stage(&n->m) || stage_net_part(n, ctx, err));
 }
 
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Rows *rows, Error *err) {

@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "cai/hf_folder.h"
 #include "data/source.h"
+#include "dist/agree.h"
 #include "nn/regroup.h"
 
 bool stage_leads(const StageCtx *ctx) { return mesh_leads(ctx->mesh); }
@@ -210,6 +211,13 @@ bool stage_net_join(StageNet *n, const StageCtx *ctx, Error *err) {
 
 bool stage_measures(const StageCtx *ctx) { return !ctx->mesh || comm_rank(ctx->mesh->world) < ctx->mesh->size.tp; }
 
+bool stage_agree(const StageCtx *ctx, bool ok, Error *err) {
+    Error mine = {0};
+    if (!ctx->mesh) return ok;
+    if (!ok) mine = *err;
+    return agree(ctx->mesh->tp, &mine, NULL, 0, NULL, err);
+}
+
 bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err) {
     if (!mesh_divides(ctx->mesh)) return true;
     Model m = n->m;
@@ -346,11 +354,16 @@ static bool save_adapter(const StageCtx *ctx, Net *net, Error *err) {
 }
 
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err) {
-    if (!stage_leads(ctx)) return net.adapter || net_save_on(net, ctx->mesh, NULL, err);
+    bool parts = !model_is_whole(net.trunk), leads = stage_leads(ctx);
+    if (!leads && (!parts || ctx->mesh->at.dp > 0)) return true;
     Str from = {0}, to = {0};
     StageText text = {0};
     Model *m = net.trunk;
-    bool ok = stage_text_open(&text, text_dir, err) && save_adapter(ctx, &net, err);
+    Error mine = {0};
+    bool ok = !leads || (stage_text_open(&text, text_dir, &mine) && save_adapter(ctx, &net, &mine));
+    if (ok) mine = (Error){0};
+    ok = agree(parts ? ctx->mesh->model : NULL, &mine, NULL, 0, NULL, err);
+    if (!leads) return ok && net_save_on(net, ctx->mesh, NULL, err); /* of what it has */
     path_join(&to, ctx->output, "model");
     if (ok) {
         name_tokens(&m->tokens, &text.chat);

@@ -39,6 +39,7 @@ typedef struct { Model m; Head h; Adapter *adapter; Net net; bool open; } StageN
 bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err);
 /* Does this rank measure what was trained? Those that share rank 0's net do, together. */
 bool stage_measures(const StageCtx *ctx);
+bool stage_agree(const StageCtx *ctx, bool ok, Error *err);     /* among them: can all go on? */
 /* Does this stage, or the one of that name, train adapters? */
 bool stage_lora(const StageCtx *ctx);
 bool stage_lora_of(const RunConfig *cfg, const char *stage);

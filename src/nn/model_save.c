@@ -36,7 +36,7 @@ typedef struct {
     const SaveTensor **at; /* (n) by number in the file being written */
     const StOut *first;
     NetGather *gather; /* NULL: the net is whole */
-    int n_gathered;    /* tensors of the file */
+    Comm *group;       /* of those who hand it over */
 } SaveJob;
 
 static void add_tensor(SaveJob *job, const FileName *f, const int64_t *dim, int n_dim, SavePart part, DType type) {
@@ -132,6 +132,12 @@ static void bring_parts(SaveJob *job, const SaveTensor *s, float *out) {
     }
 }
 
+/* Files have an order of their own, so the rank that writes says which tensor is next. */
+static const char next_site[] = "gather.next";
+static void say_next(const SaveJob *job, int32_t number) {
+    comm_broadcast(job->group, &number, 1, DTYPE_I32, 0, next_site);
+}
+
 static float *tensor_room(const SaveTensor *s) {
     int64_t n = 0;
     for (int k = 0; k < s->file.n_part; k++) n += s->part[k].rows * s->part[k].cols;
@@ -144,8 +150,8 @@ static bool put_tensor(void *ud, const StOut *t, Writer *w, Error *err) {
     Put p = {.t = t, .w = w, .type = element_of(t->dtype)};
     bool columns = s->file.transposed && s->out.n_dim == 2, together = columns || job->gather;
     float *host = together ? tensor_room(s) : NULL;
+    if (job->gather) say_next(job, (int32_t)(s - job->tensor));
     if (together) bring_parts(job, s, host);
-    job->n_gathered++;
     bool ok = columns ? put_columns(&p, s, host, err) : put_rows(&p, job->net.trunk->be, s, host, err);
     free(host);
     return ok;
@@ -341,21 +347,30 @@ bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err) {
     return ok;
 }
 
-/* A rank that cannot write goes on taking what the others hand it. */
+/* The others hand over what they are asked for, until nothing more is: all of it is written, or could not be. */
+static void hand_over(SaveJob *job) {
+    int32_t next;
+    Error ignore;
+    do {
+        next = -1;
+        comm_broadcast(job->group, &next, 1, DTYPE_I32, 0, next_site);
+        if (next >= 0 && comm_ok(job->group, &ignore)) bring_parts(job, &job->tensor[next], NULL);
+    } while (next >= 0 && comm_ok(job->group, &ignore));
+}
+
 bool net_save_on(Net n, const Mesh *mesh, const char *dir, Error *err) {
     if (model_is_whole(n.trunk)) return !mesh_leads(mesh) || net_save(n, dir, err);
     if (mesh->at.dp > 0) return true;
     if (!has_window_key(n.trunk, err)) return false;
-    SaveJob job = {.net = n};
+    SaveJob job = {.net = n, .group = mesh->model};
     Error mine = {0};
-    bool writes = comm_rank(mesh->model) == 0;
     if (!net_gather_open(&job.gather, n, mesh, err)) return false;
     list_tensors(&job);
-    if (writes && write_folder(&job, dir, 0, &mine)) mine = (Error){0};
-    for (int i = job.n_gathered; i < job.n; i++) {
-        float *room = writes ? tensor_room(&job.tensor[i]) : NULL;
-        bring_parts(&job, &job.tensor[i], room);
-        free(room);
+    if (comm_rank(mesh->model) > 0) {
+        hand_over(&job);
+    } else {
+        if (write_folder(&job, dir, 0, &mine)) mine = (Error){0};
+        say_next(&job, -1);
     }
     bool ok = agree(mesh->model, &mine, NULL, 0, NULL, err);
     job_release(&job);
