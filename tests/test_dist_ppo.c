@@ -131,7 +131,8 @@ static void put_weights(void *ud, int index, const ParamInfo *p) {
 
 static bool whole_weights(Str *out, Nets *n, Net net, const Mesh *mesh, Error *err) {
     Regroup *r = NULL;
-    if (!model_is_whole(net.trunk) && (!regroup_open(&r, net, mesh, true, err) || !regroup_refresh(r, err))) return false;
+    if (!model_is_whole(net.trunk) && (!regroup_open(&r, net, mesh, true, err) || !regroup_refresh(r, err)))
+        return false;
     net_visit(r ? regroup_net(r) : net, put_weights, &(Bytes){n->be, out});
     regroup_close(r);
     return true;
@@ -236,7 +237,8 @@ static void test_methods(void **state) {
     str_release(&got);
 }
 
-/* Policy and value net in shares, of stages too; rollouts from shares, whose log-probs are training's to the bit (doctor). */
+/* Policy and value net in shares, of stages too; rollouts from shares, whose log-probs are training's to the bit
+ * (doctor). */
 static void test_shares(void **state) {
     (void)state;
     static const struct { int tp, pp, dp; } layout[] = {{2, 1, 1}, {2, 1, 2}, {2, 2, 1}};

@@ -21,6 +21,7 @@ static void drop_rows(LogpBuf *buf) {
 
 void logp_reserve(LogpBuf *buf, Backend *be, int n) {
     if (n <= buf->cap) return;
+    n = (n + 63) / 64 * 64; /* what lies in memory in any case */
     drop_rows(buf);
     Arena measure;
     Error err = {0};
