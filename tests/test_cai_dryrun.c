@@ -4,6 +4,8 @@
  * memory counted. And what cannot fit is refused, with the key to turn. */
 #include "cai_help.h"
 
+#include "dist_help.h"
+
 #include "cai/dryrun.h"
 #include "cai/stages.h"
 
@@ -174,6 +176,89 @@ static void test_every_way(void **state) {
     free(d);
 }
 
+/* -- two ranks that share every matrix */
+
+typedef struct {
+    const RunConfig *cfg;
+    const PipelineResult *keys;
+    const char *name, *dir;
+    size_t peak[2];
+} Shared;
+
+static void shared_rank(Rank *r) {
+    Shared *job = r->ud;
+    const Stage *s = stage_find(job->name);
+    Error err = {0};
+    Pool *pool = NULL;
+    Backend *be = NULL;
+    Mesh mesh;
+    const char *input[STAGE_MAX_NEEDS];
+    StageCtx ctx;
+    bool ok = mesh_open(&mesh, r->world, NULL, 2, 1, 1, &err) && pipeline_backend(&pool, &be, job->cfg, &err);
+    expect(r, ok);
+    Counted c = {.src = be->mem};
+    be->mem = (MemSource){.get = counted_get, .put = counted_put, .ud = &c};
+    for (int k = 0; k < 2; k++) { /* the second time kernels have their own scratch */
+        Error mine = {0};
+        if (r->rank == 0 && io_remove_tree(job->dir, &mine) && io_make_dirs(job->dir, &mine)) mine = (Error){0};
+        ok = agree(r->world, &mine, NULL, 0, NULL, &err);
+        pipeline_ctx(&ctx, input, job->keys, s, job->cfg, be, NULL, NULL);
+        ctx.output = job->dir, ctx.mesh = &mesh, ctx.ledger = ledger_new();
+        size_t before = c.peak = c.live;
+        ok = ok && s->run(&ctx, &err);
+        if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
+        job->peak[r->rank] = c.peak - before;
+        ledger_free(ctx.ledger);
+    }
+    backend_close(be);
+    pool_close(pool);
+}
+
+static size_t measured_shared(const RunConfig *cfg, const char *name) {
+    char dir[400];
+    Error err = {0};
+    PipelineResult *keys = mem_alloc(sizeof *keys);
+    snprintf(dir, sizeof dir, "%s/%s-shared", root, name);
+    Shared job = {.cfg = cfg, .keys = keys, .name = name, .dir = dir};
+    assert_ok(pipeline_keys(keys, cfg, TINY, &err), err);
+    with_ranks(2, shared_rank, &job);
+    free(keys);
+    return job.peak[0] > job.peak[1] ? job.peak[0] : job.peak[1];
+}
+
+/* Planned to the byte, rl included: no rank ever holds a whole net. */
+static void test_shares(void **state) {
+    (void)state;
+    RunConfig cfg;
+    static const char *const two[] = {"dist.ranks=2", "dist.tp=2", NULL};
+    static const char *const anew[] = {"dist.ranks=2", "dist.tp=2", "pretrain.lr=7e-3", NULL};
+    DryRun *d = mem_alloc(sizeof *d), *one = mem_alloc(sizeof *one);
+    load(&cfg, two);
+    run_to(&cfg, "rl");
+    plan(d, anew);
+    size_t lm = measured_shared(&cfg, "pretrain"), rl = measured_shared(&cfg, "rl");
+    const StageNeed *n = need_of(d, "pretrain"), *m = need_of(d, "rl");
+    if (n->device != lm) fail_msg("pretrain: planned %zu bytes, taken %zu", n->device, lm);
+    if (rl > m->device || 2 * rl < m->device) fail_msg("rl: planned at most %zu bytes, taken %zu", m->device, rl);
+    assert_int_equal(sum_of(m), m->device);
+    run_config_release(&cfg);
+    /* Of a model whose matrices are what there is: half of all of them, frozen ones too. */
+    static const char *const alone[] = {"rl.lr=7e-7", "model.d_model=512", "model.n_layer=4", "rl.micro_tokens=96",
+                                        NULL};
+    static const char *const shared[] = {"rl.lr=7e-7",         "model.d_model=512", "model.n_layer=4",
+                                         "rl.micro_tokens=96", "dist.tp=2",         NULL};
+    plan(one, alone);
+    plan(d, shared);
+    const StageNeed *x = need_of(one, "rl"), *y = need_of(d, "rl");
+    size_t nets = x->weights + x->gradients + x->optimizer, halves = y->weights + y->gradients + y->optimizer;
+    print_message("  rl, bytes of a rank: %zu alone, %zu of two\n", x->device, y->device);
+    assert_int_equal(d->ranks, 2);
+    assert_true(halves < 0.505 * (double)nets && halves > 0.495 * (double)nets);
+    assert_true((double)y->device < 0.6 * (double)x->device);
+    free(d);
+    free(one);
+}
+
 /* ZeRO-1 over two ranks: each has less of the optimizer. */
 static void test_ranks(void **state) {
     (void)state;
@@ -188,13 +273,10 @@ static void test_ranks(void **state) {
     assert_true(y->optimizer < x->optimizer * 6 / 10 && y->optimizer > x->optimizer * 4 / 10);
     assert_int_equal(x->weights, y->weights);
     /* A rank of these holds a part of the model, which is not counted as if it were whole. */
-    static const char *const parts[][5] = {{"pretrain.lr=7e-3", "dist.ranks=2", "dist.tp=2", NULL},
-                                           {"pretrain.lr=7e-3", "model.n_layer=2", "dist.ranks=2", "dist.pp=2", NULL}};
-    for (int i = 0; i < COUNT_OF(parts); i++) {
-        plan(b, parts[i]);
-        assert_non_null(strstr(need_of(b, "pretrain")->unknown, "parts of models"));
-        assert_int_equal(need_of(b, "pretrain")->device, 0);
-    }
+    static const char *const stages_of[] = {"pretrain.lr=7e-3", "model.n_layer=2", "dist.ranks=2", "dist.pp=2", NULL};
+    plan(b, stages_of);
+    assert_non_null(strstr(need_of(b, "pretrain")->unknown, "stages of models"));
+    assert_int_equal(need_of(b, "pretrain")->device, 0);
     free(a);
     free(b);
 }
@@ -226,7 +308,9 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
+    if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_stage), cmocka_unit_test(test_every_way),
-                                       cmocka_unit_test(test_ranks), cmocka_unit_test(test_refused)};
+                                       cmocka_unit_test(test_shares), cmocka_unit_test(test_ranks),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -56,13 +56,15 @@ static void report_fn(void *ud, const PpoReport *r) {
 static bool nets_open(Nets *n, const Case *c, const Mesh *mesh, Error *err) {
     *n = (Nets){.pool = NULL};
     if (!pool_open(&n->pool, 1, err) || !backend_open(&n->be, c->backend, n->pool, NULL, err)) return false;
+    Mesh share = mesh_divides(mesh) ? mesh_share(mesh) : (Mesh){0};
+    const Mesh *looks = mesh_divides(mesh) ? &share : NULL; /* the reference: all layers */
     for (int k = 0; k < 3; k++) {
         ModelConfig m = {.family = FAMILY_LLAMA, .n_layer = 2, .n_head = 4, .n_kv_head = 2, .d_model = 32, .d_head = 8};
         m.d_ff = 48, m.n_vocab = VOCAB, m.max_seq = 32, m.norm = NORM_RMS, m.pos = POS_ROPE, m.mlp = MLP_SWIGLU;
         m.tied = k < 2, m.rope_theta = 10000, m.norm_eps = 1e-5, m.eos_id = END;
         uint64_t seed = k < 2 ? SEED : SEED + 10;
         if (c->layers > 0) m.n_layer = c->layers;
-        if (!model_init_on(&n->m[k], n->be, &m, k == 1 ? NULL : mesh, seed, k != 1, err) ||
+        if (!model_init_on(&n->m[k], n->be, &m, k == 1 ? looks : mesh, seed, k != 1, err) ||
             !head_init(&n->h[k], &n->m[k], k < 2 ? HEAD_LM : HEAD_SCORE, k < 2 ? VOCAB : 1, seed, k != 1, err))
             return false;
         n->net[k] = (Net){&n->m[k], &n->h[k], NULL};
@@ -129,7 +131,8 @@ static void put_weights(void *ud, int index, const ParamInfo *p) {
 
 static bool whole_weights(Str *out, Nets *n, Net net, const Mesh *mesh, Error *err) {
     Regroup *r = NULL;
-    if (!model_is_whole(net.trunk) && (!regroup_open(&r, net, mesh, err) || !regroup_refresh(r, err))) return false;
+    if (!model_is_whole(net.trunk) && (!regroup_open(&r, net, mesh, true, err) || !regroup_refresh(r, err)))
+        return false;
     net_visit(r ? regroup_net(r) : net, put_weights, &(Bytes){n->be, out});
     regroup_close(r);
     return true;
@@ -234,7 +237,8 @@ static void test_methods(void **state) {
     str_release(&got);
 }
 
-/* Policy and value net in shares, of stages too; rollouts from the whole. */
+/* Policy and value net in shares, of stages too; rollouts from shares, whose log-probs are training's to the bit
+ * (doctor). */
 static void test_shares(void **state) {
     (void)state;
     static const struct { int tp, pp, dp; } layout[] = {{2, 1, 1}, {2, 1, 2}, {2, 2, 1}};

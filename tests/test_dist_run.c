@@ -204,6 +204,7 @@ static void test_environment(void **state) {
 }
 
 int main(void) {
+    if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment),   cmocka_unit_test(test_refused),
                                        cmocka_unit_test(test_equal),         cmocka_unit_test(test_stages),
                                        cmocka_unit_test(test_shares),        cmocka_unit_test(test_stages_import),

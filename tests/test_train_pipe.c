@@ -260,7 +260,7 @@ static bool whole_weights(Str *out, Net part, const Mesh *mesh, Error *err) {
         weights_of(out, part);
         return true;
     }
-    if (!regroup_open(&r, part, mesh, err)) return false;
+    if (!regroup_open(&r, part, mesh, true, err)) return false;
     bool ok = regroup_refresh(r, err);
     if (ok) weights_of(out, regroup_net(r));
     regroup_close(r);

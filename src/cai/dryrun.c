@@ -21,8 +21,8 @@ typedef struct {
     const RunConfig *cfg;
     const PipelineResult *keys;
     const Backend *be;
-    Comm **world; /* (ranks), of which nobody calls anything */
-    int ranks;
+    Comm **world, **tp, **dp; /* (ranks), (tp), (ranks / tp), of which nobody calls anything */
+    int ranks, n_tp;
     ModelConfig shape;
     const char *input[STAGE_MAX_NEEDS]; /* nothing is read */
     DryRun *out;
@@ -69,10 +69,11 @@ typedef struct {
     Net net;
 } DryNet;
 
-static bool net_open(DryNet *n, DryBackend *be, const ModelConfig *c, HeadKind kind, int n_out, bool grads,
-                     Error *err) {
+/* On this rank of the mesh: its share. */
+static bool net_open(DryNet *n, DryBackend *be, const Mesh *mesh, const ModelConfig *c, HeadKind kind, int n_out,
+                     bool grads, Error *err) {
     *n = (DryNet){0};
-    if (!model_init(&n->m, &be->be, c, 0, grads, err)) return false;
+    if (!model_init_on(&n->m, &be->be, c, mesh_divides(mesh) ? mesh : NULL, 0, grads, err)) return false;
     if (!head_init(&n->h, &n->m, kind, n_out, 0, grads, err)) {
         model_release(&n->m);
         return false;
@@ -119,10 +120,11 @@ static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const St
     Objective obj = {.name = n->stage, .row_group = 1, .max_tok = s->max_tok, .max_row = s->max_row};
     size_t slice = 0, frozen = be->live, nets, opened, logits;
     stage_train_config(&c, ctx, s->keys, 0);
-    if (!net_open(&net, be, &s->shape, s->kind, s->n_out, true, err)) return false;
+    if (!net_open(&net, be, ctx->mesh, &s->shape, s->kind, s->n_out, true, err)) return false;
     nets = be->live;
     bool ok = slice_bytes(&slice, be, net.net, err) && trainer_open(&t, net.net, &c, &obj, NULL, NULL, err);
     opened = be->live;
+    if (ok && s->logp) logp_of(&logp, net.net);
     if (ok && s->logp) logp_reserve(&logp, &be->be, head_slice_rows(net.net));
     logits = be->live - opened;
     ok = ok && trainer_rehearse(t, err);
@@ -207,17 +209,17 @@ typedef struct {
     Engine *scorer, *guard;
 } RlNets;
 
-static bool rl_open(RlNets *r, DryBackend *be, const Dry *d, Error *err) {
+static bool rl_open(RlNets *r, DryBackend *be, const Dry *d, const Mesh *mesh, Error *err) {
     const RunConfig *c = d->cfg;
     ModelConfig pm = pm_shape(d);
     EngineConfig score = {.max_batch_tok = (int)c->rl.t.micro_tokens}, look = {.share_prefix = true};
     bool value = rl_methods[c->rl.method].value, guard = c->rl.guard.every > 0 && rl_methods[c->rl.method].rollouts;
-    return net_open(&r->policy, be, &d->shape, HEAD_LM, d->shape.n_vocab, true, err) &&
-           net_open(&r->reference, be, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
-           (!value || net_open(&r->value, be, &pm, HEAD_SCORE, 1, true, err)) &&
-           net_open(&r->pm, be, &pm, HEAD_SCORE, 1, false, err) &&
+    return net_open(&r->policy, be, mesh, &d->shape, HEAD_LM, d->shape.n_vocab, true, err) &&
+           net_open(&r->reference, be, mesh, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
+           (!value || net_open(&r->value, be, mesh, &pm, HEAD_SCORE, 1, true, err)) &&
+           net_open(&r->pm, be, mesh, &pm, HEAD_SCORE, 1, false, err) &&
            open_engine(&r->scorer, &r->pm, &score, false, err) &&
-           (!guard || (net_open(&r->judge, be, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
+           (!guard || (net_open(&r->judge, be, mesh, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
                        open_engine(&r->guard, &r->judge, &look, true, err)));
 }
 
@@ -256,7 +258,7 @@ static bool plan_ppo(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx 
     PpoPrompt prompt = {0, tok, (int)(max - c.max_new)};
     samples_init(&mix, 1);
     samples_add(&mix, tok, weight, 2, 0, 0, 1);
-    bool ok = rl_open(&r, be, d, err);
+    bool ok = rl_open(&r, be, d, ctx->mesh, err);
     if (ok) {
         PpoSetup s = {.policy = r.policy.net, .reference = r.reference.net, .value = r.value.net, .prompt = &prompt};
         s.n_prompt = 1, s.end_id = 0, s.score_sd = 1, s.score = ppo_score_pm, s.mix = &mix;
@@ -269,7 +271,7 @@ static bool plan_ppo(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx 
         n->other = be->peak - n->weights - n->gradients - n->activations - n->optimizer; /* sums among them */
         CHECK(be->live == frozen, "a rehearsal left %zu bytes", be->live - frozen);
         n->steps = c.updates;
-        n->parameters = model_config_params(&d->shape) + (r.value.m.be ? model_config_params(&r.value.m.cfg) : 0);
+        n->parameters = model_config_params(&d->shape) + (r.value.m.be ? model_config_params(&r.value.m.whole) : 0);
         n->tokens = (double)c.updates * c.rollouts * (double)max;
         n->flops =
             n->tokens * (double)model_config_matmul_params(&d->shape) * (6.0 * c.epochs * (r.value.m.be ? 2 : 1) + 8);
@@ -297,8 +299,11 @@ static const struct {
 
 static bool plan_rank(StageNeed *n, const Dry *d, int which, int rank, Error *err) {
     DryBackend be;
-    Mesh mesh = {.size = {1, 1, 1, d->ranks}, .at = {0, 0, 0, rank}};
-    if (d->ranks > 1) mesh.world = mesh.dp = d->world[rank];
+    Mesh mesh = {.size = {d->n_tp, 1, 1, d->ranks / d->n_tp}};
+    mesh.at = layout_at(mesh.size, rank);
+    if (d->ranks > 1) mesh.world = d->world[rank];
+    if (mesh.size.tp > 1) mesh.tp = mesh.model = d->tp[mesh.at.tp];
+    if (mesh.size.dp > 1) mesh.dp = d->dp[mesh.at.dp];
     StageCtx ctx = ctx_of(d, stage_find(n->stage), d->ranks > 1 ? &mesh : NULL);
     dry_begin(&be, d->be);
     ctx.be = &be.be;
@@ -315,8 +320,8 @@ static bool plan_stage(StageNeed *n, const Dry *d, int which, Error *err) {
     }
     if (n->unknown || !n->trains) return true;
     size_t state = n->weights + n->optimizer;
-    n->host = d->cfg->ckpt.async ? state / (size_t)d->ranks : 0; /* ranks write a part each */
-    n->disk = (double)n->weights + (double)state * (double)(d->cfg->ckpt.keep + 1);
+    n->host = d->cfg->ckpt.async ? state / (size_t)(d->ranks / d->n_tp) : 0; /* replicas write a part each */
+    n->disk = d->n_tp * ((double)n->weights + (double)state * (double)(d->cfg->ckpt.keep + 1));
     if (n->flops > 0 && d->out->flops_s > 0) n->seconds = n->flops / d->out->flops_s / d->ranks;
     return true;
 }
@@ -330,7 +335,7 @@ static bool plan_all(const Dry *d, Error *err) {
         snprintf(n->dir, sizeof n->dir, "%s", r->dir);
         if (!n->trains || n->done) continue;
         if (stage_lora_of(d->cfg, r->name)) n->unknown = "adapters";
-        if (d->cfg->dist.tp * d->cfg->dist.pp > 1) n->unknown = "parts of models (dist.tp, dist.pp)";
+        if (d->cfg->dist.pp > 1) n->unknown = "stages of models (dist.pp)";
         for (int k = 0; k < COUNT_OF(planned) && !n->unknown; k++)
             if (!strcmp(planned[k].stage, r->name) && !plan_stage(n, d, k, err)) return false;
     }
@@ -373,9 +378,30 @@ static double measure_rate(Backend *be, const ModelConfig *c) {
 
 static void count_ranks(Dry *d) {
     RankPlace p = ranks_environment();
-    d->ranks = p.size > 1 ? p.size : d->cfg->dist.ranks > 1 ? (int)d->cfg->dist.ranks : 1;
+    d->n_tp = (int)d->cfg->dist.tp;
+    d->ranks = p.size > 1 ? p.size : d->cfg->dist.ranks > 0 ? (int)d->cfg->dist.ranks : d->n_tp;
     d->out->ranks = d->ranks;
     d->out->ranks_here = p.size > 1 ? p.local_size : d->ranks;
+}
+
+static bool open_groups(Dry *d, Error *err) {
+    if (d->ranks % d->n_tp)
+        return error_set(err, ERR_CONFIG,
+                         "dist.tp %d: %d ranks cannot be divided so; plan with a multiple (dist.ranks)", d->n_tp,
+                         d->ranks);
+    int n_dp = d->ranks / d->n_tp;
+    return (d->ranks == 1 || comm_open_threads(d->world, d->ranks, err)) &&
+           (d->n_tp == 1 || comm_open_threads(d->tp, d->n_tp, err)) &&
+           (n_dp == 1 || comm_open_threads(d->dp, n_dp, err));
+}
+
+static void close_groups(Dry *d) {
+    for (int r = 0; r < d->ranks; r++) {
+        comm_close(d->world[r]);
+        comm_close(d->tp[r]);
+        comm_close(d->dp[r]);
+    }
+    free(d->world);
 }
 
 bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *err) {
@@ -385,10 +411,11 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
     Dry d = {.cfg = cfg, .keys = keys, .out = out, .err = err};
     *out = (DryRun){.room = -1, .disk_room = -1};
     count_ranks(&d);
-    d.world = mem_alloc((size_t)d.ranks * sizeof *d.world);
+    d.world = mem_alloc(3 * (size_t)d.ranks * sizeof *d.world);
+    d.tp = d.world + d.ranks, d.dp = d.tp + d.ranks;
     bool ok = pipeline_check(keys, cfg, conf_path, err) && pipeline_backend(&pool, &be, cfg, err);
     d.be = be;
-    ok = ok && (d.ranks == 1 || comm_open_threads(d.world, d.ranks, err)) && find_shape(&d);
+    ok = ok && open_groups(&d, err) && find_shape(&d);
     if (ok) {
         snprintf(out->backend, sizeof out->backend, "%s", be->op->name);
         out->flops_s = measure_rate(be, &d.shape);
@@ -396,8 +423,7 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
         out->disk_room = io_free_bytes(io_is_dir(cfg->run.out) ? cfg->run.out : ".");
         ok = plan_all(&d, err);
     }
-    for (int r = 0; r < d.ranks; r++) comm_close(d.world[r]);
-    free(d.world);
+    close_groups(&d);
     backend_close(be);
     pool_close(pool);
     free(keys);

@@ -113,6 +113,7 @@ static bool stage_key(StageResult *out, const PipelineResult *done, const Stage 
     }
     config_hash_into(f.h, cfg, run_keys, run_key_count, prefix, n_prefix);
     hash_bits(f.h, cfg);
+    if (cfg->dist.tp > 1) hasher_add_str(f.h, "shares generate"); /* not whole models, as once */
     if (s->files) s->files(cfg, add_file, &f);
     if (f.ok && s->uses_constitution) f.ok = hash_constitution(f.h, cfg, data_dir, world, err);
     Hash key = hasher_finish(f.h);

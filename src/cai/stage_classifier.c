@@ -150,8 +150,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     int64_t n_train = 0;
     bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, err) &&
               stage_rows(&rows, ctx, &ctx->cfg->data.harm_qa, ROW_LABELLED, err) &&
-              train(ctx, net.net, &text, &rows, net.m.cfg.max_seq, &n_train, err) && stage_net_whole(&net, ctx, err) &&
-              (!stage_leads(ctx) || evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err)) &&
+              train(ctx, net.net, &text, &rows, net.m.cfg.max_seq, &n_train, err) && stage_net_join(&net, ctx, err) &&
+              (!stage_measures(ctx) || evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err)) &&
               stage_net_save(ctx, net.net, tokenizer, err);
     rows_release(&rows);
     stage_net_close(&net);

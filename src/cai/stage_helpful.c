@@ -129,8 +129,8 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Er
     bool ok =
         add_instructions(ctx, &train, &test, text, max, err) && add_format(ctx, &train, text, max, err) &&
         obj_lm_open(&o, &obj, &train, stage_pass_tokens(&train, k->micro_tokens), ctx->seed, err) &&
-        stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) && stage_net_whole(n, ctx, err) &&
-        (!stage_leads(ctx) || stage_lm_loss(&loss, n->net, &test, stage_pass_tokens(&test, k->micro_tokens), err));
+        stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) && stage_net_join(n, ctx, err) &&
+        (!stage_measures(ctx) || stage_lm_loss(&loss, n->net, &test, stage_pass_tokens(&test, k->micro_tokens), err));
     if (o) obj_lm_close(o);
     if (ok) {
         Summary s;

@@ -396,6 +396,7 @@ static bool evaluate(PmJob *j, const PairRows *ai, Summary *s, Error *err) {
     bool ok = engine_open(&e, j->pm->net, &ec, err) &&
               stage_rows(&gold, ctx, &ctx->cfg->data.pm_gold, ROW_PREFERENCE, err) &&
               stage_rows(&human, ctx, &ctx->cfg->data.prefs_harmless, ROW_PREFERENCE, err);
+    ok = stage_agree(ctx, ok, err);
     PmPair *p = mem_alloc((size_t)(j->pairs.n + gold.n + human.n + ai->n + 1) * sizeof *p);
     if (ok) {
         ok = check_pairs("held_ai", j, e, p, part(p, j, false, HELD_REPORTED), s, err);
@@ -447,7 +448,7 @@ static bool open_pm(StageNet *pm, const StageCtx *ctx, int n_head, Error *err) {
     if (stage_lora(ctx)) return open_lora(pm, ctx, n_head, err);
     *pm = (StageNet){0};
     if (!stage_net_open(&sl, ctx, stage_input(ctx, "sl"), HEAD_LM, false, err)) return false;
-    ModelConfig c = sl.m.cfg;
+    ModelConfig c = sl.m.whole;
     bool ok = true;
     if (ctx->cfg->pm.n_layer > c.n_layer)
         ok = error_set(err, ERR_CONFIG, "pm.n_layer %d is more than the policy's %d layers", (int)ctx->cfg->pm.n_layer,
@@ -531,10 +532,10 @@ static bool run(const StageCtx *ctx, Error *err) {
         Summary s;
         summary_begin(&s);
         summary_num(&s, "pairs", j.pairs.n);
-        ok = prepare(&j, ai.n, err) && train(&j, err) && stage_net_whole(&pm, ctx, err);
+        ok = prepare(&j, ai.n, err) && train(&j, err) && stage_net_join(&pm, ctx, err);
         if (ok && j.offset) summary_num(&s, "length_slope", j.length_slope);
         ok = ok && report_heads(&j, &s, err) && pm_heads_sum(&pm, &j.heads, 1, err) && calibrate(&j, &s, err) &&
-             (!stage_leads(ctx) || evaluate(&j, &ai, &s, err)) && stage_net_save(ctx, pm.net, tokenizer, err);
+             (!stage_measures(ctx) || evaluate(&j, &ai, &s, err)) && stage_net_save(ctx, pm.net, tokenizer, err);
         if (ok)
             ok = summary_end(&s, ctx, err);
         else

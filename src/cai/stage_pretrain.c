@@ -51,7 +51,7 @@ bool stage_model_shape(ModelConfig *m, const RunConfig *c, int n_vocab, int32_t 
 
 /* Rows for the special tokens that stage tokenizer has added. */
 static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
-    int has = n->m.cfg.n_vocab, need = tokenizer_n_vocab(text->tok);
+    int has = n->m.whole.n_vocab, need = tokenizer_n_vocab(text->tok);
     stage_warn_notes(ctx->log, ctx->cfg->model.path, str_get(&n->m.note));
     if (need <= has) return true;
     log_info(ctx->log, "embeddings grown from %d to %d rows", has, need);
@@ -63,11 +63,13 @@ static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error 
 
 static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
     const RunConfig *c = ctx->cfg;
-    bool ok, parts = trains(c) && ctx->mesh && ctx->mesh->size.pp > 1;
+    bool ok, parts = trains(c) && mesh_divides(ctx->mesh);
     *n = (StageNet){0};
-    if (c->model.path[0]) { /* parts are cut when new rows are in */
-        bool grads = trains(c) && !parts;
-        ok = model_open(&n->m, ctx->be, c->model.path, grads, err);
+    if (c->model.path[0]) { /* parts are cut when new rows are in, read as such when there are none */
+        ModelConfig has;
+        if (!model_config_read(&has, c->model.path, err)) return false;
+        bool fits = has.n_vocab >= tokenizer_n_vocab(text->tok), grads = trains(c) && (!parts || fits);
+        ok = model_open_on(&n->m, ctx->be, c->model.path, parts && fits ? ctx->mesh : NULL, grads, err);
         if (ok && !head_open(&n->h, &n->m, HEAD_LM, c->model.path, grads, err)) {
             model_release(&n->m);
             return false;
@@ -84,7 +86,7 @@ static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Er
     }
     n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
-    return ok && (!parts || !c->model.path[0] || stage_net_part(n, ctx, err));
+    return ok && (!parts || n->m.part.tp_n > 1 || model_is_stage(&n->m) || stage_net_part(n, ctx, err));
 }
 
 static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Rows *rows, Error *err) {
@@ -110,17 +112,17 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
     Objective obj;
     bool masked = c->pretrain.objective == 1;
     bool ok = masked ? obj_mlm_open(&o, &obj, &set, max_tok, ctx->seed, text->chat.id[SENT_MASK], SENT_COUNT,
-                                    n->m.cfg.n_vocab, c->pretrain.mask_rate, err)
+                                    n->m.whole.n_vocab, c->pretrain.mask_rate, err)
                      : obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err);
     double held_loss = NAN;
     ok = ok && (!trains(c) || stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err)) &&
-         stage_net_whole(n, ctx, err) &&
-         (held == 0 || !stage_leads(ctx) || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
+         stage_net_join(n, ctx, err) &&
+         (held == 0 || !stage_measures(ctx) || stage_lm_loss(&held_loss, n->net, &test, max_tok, err));
     if (o) obj_lm_close(o);
     if (ok) {
         Summary s;
         summary_begin(&s);
-        summary_num(&s, "parameters", (double)model_config_params(&n->m.cfg));
+        summary_num(&s, "parameters", (double)model_config_params(&n->m.whole));
         summary_num(&s, "documents", first.n);
         summary_num(&s, "tokens_in_data", (double)set.off[set.n]);
         summary_num(&s, "held_out_loss", held_loss);

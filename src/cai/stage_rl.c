@@ -382,7 +382,7 @@ static bool run(const StageCtx *ctx, Error *err) {
     Prompts prompts = {0};
     bool ok = stage_text_open(&text, tokenizer, err) && open_nets(&n, ctx, err) &&
               prompts_read(&prompts, stage_input(ctx, "prompts"), err) && train(ctx, &n, &text, &prompts, err) &&
-              stage_net_whole(&n.policy, ctx, err) && stage_net_save(ctx, n.policy.net, tokenizer, err);
+              stage_net_save(ctx, n.policy.net, tokenizer, err);
     if (n.scorer) engine_close(n.scorer);
     stage_net_close(&n.value); /* before the trunk that it may borrow */
     stage_net_close(&n.pm);

@@ -144,7 +144,7 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Er
     Objective obj;
     bool ok = collect(ctx, part, text, max, err) && mix(ctx, &set, part, &sum, err) &&
               obj_lm_open(&o, &obj, &set, stage_pass_tokens(&set, k->micro_tokens), ctx->seed, err) &&
-              stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) && stage_net_whole(n, ctx, err);
+              stage_train(ctx, n->net, k, &obj, obj_lm_packs(o, 0), err) && stage_net_join(n, ctx, err);
     if (o) obj_lm_close(o);
     if (ok)
         ok = summary_end(&sum, ctx, err);

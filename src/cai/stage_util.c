@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "cai/hf_folder.h"
 #include "data/source.h"
+#include "dist/agree.h"
 #include "nn/regroup.h"
 
 bool stage_leads(const StageCtx *ctx) { return mesh_leads(ctx->mesh); }
@@ -180,7 +181,9 @@ bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, Hea
     Str dir = {0};
     path_join(&dir, stage_dir, "model");
     bool lora = grads && stage_lora(ctx), all = grads && !lora;
-    bool ok = model_open_on(&n->m, ctx->be, str_get(&dir), all ? ctx->mesh : NULL, all, err);
+    Mesh share = mesh_divides(ctx->mesh) ? mesh_share(ctx->mesh) : (Mesh){0};
+    const Mesh *mesh = all ? ctx->mesh : mesh_divides(ctx->mesh) ? &share : NULL;
+    bool ok = model_open_on(&n->m, ctx->be, str_get(&dir), mesh, all, err);
     if (ok && !head_open(&n->h, &n->m, kind, str_get(&dir), all || (lora && kind == HEAD_SCORE), err)) {
         model_release(&n->m);
         ok = false;
@@ -192,10 +195,10 @@ bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, Hea
     return ok;
 }
 
-bool stage_net_whole(StageNet *n, const StageCtx *ctx, Error *err) {
+bool stage_net_join(StageNet *n, const StageCtx *ctx, Error *err) {
     Regroup *r = NULL;
-    if (model_is_whole(n->net.trunk)) return true;
-    if (!regroup_open(&r, n->net, ctx->mesh, err)) return false;
+    if (!model_is_stage(n->net.trunk)) return true;
+    if (!regroup_open(&r, n->net, ctx->mesh, false, err)) return false;
     if (!regroup_refresh(r, err)) {
         regroup_close(r);
         return false;
@@ -204,6 +207,15 @@ bool stage_net_whole(StageNet *n, const StageCtx *ctx, Error *err) {
     model_release(&n->m);
     regroup_take(r, &n->m, &n->h);
     return true;
+}
+
+bool stage_measures(const StageCtx *ctx) { return !ctx->mesh || comm_rank(ctx->mesh->world) < ctx->mesh->size.tp; }
+
+bool stage_agree(const StageCtx *ctx, bool ok, Error *err) {
+    Error mine = {0};
+    if (!ctx->mesh) return ok;
+    if (!ok) mine = *err;
+    return agree(ctx->mesh->tp, &mine, NULL, 0, NULL, err);
 }
 
 bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err) {
@@ -342,18 +354,23 @@ static bool save_adapter(const StageCtx *ctx, Net *net, Error *err) {
 }
 
 bool stage_net_save(const StageCtx *ctx, Net net, const char *text_dir, Error *err) {
-    if (!stage_leads(ctx)) return true;
+    bool parts = !model_is_whole(net.trunk), leads = stage_leads(ctx);
+    if (!leads && (!parts || ctx->mesh->at.dp > 0)) return true;
     Str from = {0}, to = {0};
     StageText text = {0};
     Model *m = net.trunk;
-    bool ok = stage_text_open(&text, text_dir, err) && save_adapter(ctx, &net, err);
+    Error mine = {0};
+    bool ok = !leads || (stage_text_open(&text, text_dir, &mine) && save_adapter(ctx, &net, &mine));
+    if (ok) mine = (Error){0};
+    ok = agree(parts ? ctx->mesh->model : NULL, &mine, NULL, 0, NULL, err);
+    if (!leads) return ok && net_save_on(net, ctx->mesh, NULL, err); /* of what it has */
     path_join(&to, ctx->output, "model");
     if (ok) {
         name_tokens(&m->tokens, &text.chat);
-        m->cfg.eos_id = m->tokens.eos[0];
+        m->cfg.eos_id = m->whole.eos_id = m->tokens.eos[0];
         HfExtras x = {.tok = text.tok, .tokens = m->tokens, .max_seq = m->cfg.max_seq};
         if (!text.chat.tmpl) x.chat_template = chat_native_template();
-        ok = net_save(net, str_get(&to), err) && hf_extras_write(str_get(&to), &x, err);
+        ok = net_save_on(net, ctx->mesh, str_get(&to), err) && hf_extras_write(str_get(&to), &x, err);
     }
     /* With a template of its own the tokenizer's stage has what stands beside it, and that goes over what was written.
      */

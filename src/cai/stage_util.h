@@ -33,9 +33,13 @@ bool stage_model_shape(ModelConfig *m, const RunConfig *c, int n_vocab, int32_t 
 
 /* Not copied: net points into it, or to the trunk and head of another one that stays open longer. */
 typedef struct { Model m; Head h; Adapter *adapter; Net net; bool open; } StageNet;
-/* dir/model of a stage. kind SCORE opens score.weight. grads: for training, which under LoRA is that of a new adapter and of a
+/* dir/model of a stage; of several ranks this one's part to train, without grads all layers of its share. kind SCORE opens score.weight.
+ * grads: for training, which under LoRA is that of a new adapter and of a
  * scoring head. */
 bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err);
+/* Does this rank measure what was trained? Those that share rank 0's net do, together. */
+bool stage_measures(const StageCtx *ctx);
+bool stage_agree(const StageCtx *ctx, bool ok, Error *err);     /* among them: can all go on? */
 /* Does this stage, or the one of that name, train adapters? */
 bool stage_lora(const StageCtx *ctx);
 bool stage_lora_of(const RunConfig *cfg, const char *stage);
@@ -47,9 +51,9 @@ bool stage_net_adapt(StageNet *n, const StageCtx *ctx, const char *base_dir, Err
 void stage_net_frozen(StageNet *n, const StageNet *base);
 /* The adapter and scoring head that stage_dir/adapter holds, over base's trunk. */
 bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, bool grads, Error *err);
-/* After training in parts (dist.pp): n becomes the whole net on every rank, without gradients; and back. Whole nets stay. Every rank
- * of the stage calls them. */
-bool stage_net_whole(StageNet *n, const StageCtx *ctx, Error *err);
+/* After training in stages (dist.pp): n becomes all layers of this rank's share, without gradients: what measures and is written. Other
+ * nets stay. | A whole net becomes this rank's part. Every rank of the stage calls them. */
+bool stage_net_join(StageNet *n, const StageCtx *ctx, Error *err);
 bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err);
 void stage_net_close(StageNet *n);
 /* Lines of Model.note as warnings. */

@@ -242,13 +242,13 @@ static bool done_before(const StageCtx *ctx, Net net, bool *done, Error *err) {
     path_join(&path, ctx->output, "DONE");
     *done = io_exists(str_get(&path));
     str_release(&path);
-    return !*done || state_get_net(net, ctx->output, "net", err);
+    return !*done || state_get_net(net, NULL, ctx->output, "net", err);
 }
 
 static bool keep_part(const StageCtx *ctx, Net net, Error *err) {
     Str path = {0};
     path_join(&path, ctx->output, "DONE");
-    bool ok = state_put_net(net, ctx->output, "net", err) && io_write_file(str_get(&path), "", 0, err) &&
+    bool ok = state_put_net(net, NULL, ctx->output, "net", err) && io_write_file(str_get(&path), "", 0, err) &&
               state_remove(ctx->output, err);
     str_release(&path);
     return ok;

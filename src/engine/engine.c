@@ -29,24 +29,21 @@ static EngineConfig resolve(const EngineConfig *c, const Model *model) {
 }
 
 static void place_head(Engine *e, Arena *a) {
-    e->out = tensor_place(a, e->be->real, e->n_slice, e->n_out);
+    e->out = tensor_place(a, e->be->real, e->n_slice, e->net.head->n_out);
     e->value = tensor_place(a, e->be->real, e->n_slice, 1);
 }
 
 bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
     const ModelConfig *m = &net.trunk->cfg;
     *out = NULL;
-    if (net.trunk->part.tp_n > 1)
-        return error_set(err, ERR_CONFIG,
-                         "dist.tp %d: generation and scoring work on whole models, this is one of %d shares of one",
-                         net.trunk->part.tp_n, net.trunk->part.tp_n);
+    CHECK(!model_is_stage(net.trunk), "an engine over a stage of a pipeline");
     CHECK(net.head->kind != HEAD_LM || net.head->n_out == m->n_vocab,
           "a language model head of %d outputs, vocabulary %d", net.head->n_out, m->n_vocab);
     Engine *e = mem_alloc(sizeof *e);
     e->net = net;
     e->be = net.trunk->be;
     e->cfg = resolve(c, net.trunk);
-    e->n_out = net.head->n_out;
+    e->n_out = head_divided(net) ? net.trunk->whole.n_vocab : net.head->n_out;
     e->max_page = ceil_div(m->max_seq, KV_PAGE);
     bool wide = e->be->slice_values > 0;
     int64_t slice = (wide ? e->be->slice_values : slice_values) / e->n_out, most = wide ? SLICE_WIDE : SLICE_ROWS;
@@ -65,6 +62,7 @@ bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
     e->draw.temp = mem_alloc((size_t)e->n_slice * sizeof *e->draw.temp);
     e->draw.u = mem_alloc((size_t)e->n_slice * sizeof *e->draw.u);
     e->draw.token = mem_alloc((size_t)e->n_slice * sizeof *e->draw.token);
+    share_open(e);
     *out = e;
     return true;
 }
@@ -72,6 +70,7 @@ bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
 void engine_close(Engine *e) {
     if (!e) return;
     gen_release(e);
+    share_release(e);
     acts_close(e->acts);
     arena_release(&e->head_mem);
     int32_t *const array[] = {e->tok,    e->pos,     e->kv_row, e->row,  e->row_owner, e->q_off,
@@ -160,6 +159,11 @@ Tensor pass_head(Engine *e, int first, int n) {
 }
 
 void pass_logprob(Engine *e, int first, int n, float temp, float *out) {
+    if (e->share.divided) {
+        row_parts_say(&e->share.parts, e->be, 0, tensor_rows(e->out, first, n), e->target + first, temp, false);
+        share_logprob(e, n, out);
+        return;
+    }
     Tensor value = tensor_rows(e->value, first, n), none = {0};
     e->be->op->logprob_fwd(e->be, value, none, tensor_rows(e->out, first, n), e->target + first, temp);
     tensor_get_f32(e->be, out, value);
@@ -171,15 +175,17 @@ static void best_tile(void *ud, int64_t tile, int thread) {
     float *z = e->host + (size_t)tile * (size_t)e->n_out;
     tensor_get_f32(e->be, z, tensor_rows(e->out, tile, 1));
     int best = 0;
-    for (int k = 1; k < e->n_out; k++)
+    for (int k = 1; k < e->share.n_here; k++)
         if (z[k] > z[best]) best = k;
     e->draw.token[tile] = z[best] == z[best] ? best : -1;
+    e->column[tile] = z[best];
 }
 
 /* Temperature 0 draws the likeliest, the lowest index among equals. */
 void pass_best(Engine *e, int n) {
-    if (!e->be->op->draw) {
+    if (!e->be->op->draw || e->share.divided) {
         pool_for(e->be->pool, n, best_tile, e);
+        if (e->share.divided) share_best(e, n, e->column);
         return;
     }
     for (int i = 0; i < n; i++) e->draw.temp[i] = 0.0f, e->draw.u[i] = 0.0;
@@ -188,15 +194,16 @@ void pass_best(Engine *e, int n) {
 
 bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err) {
     const ModelConfig *m = &e->net.trunk->cfg;
+    int n_vocab = e->net.trunk->whole.n_vocab;
     if (t.n > m->max_seq) {
         return error_set(err, ERR_FORMAT, "%s %d has %d tokens, the model's context holds %d", what, i, t.n,
                          m->max_seq);
     }
     for (int j = 0; j < t.n; j++) {
-        if (t.tok[j] >= 0 && t.tok[j] < m->n_vocab) continue;
+        if (t.tok[j] >= 0 && t.tok[j] < n_vocab) continue;
         return error_set(err, ERR_FORMAT,
                          "%s %d: token %d is %d, expected 0..%d; does the tokenizer belong to this model?", what, i, j,
-                         t.tok[j], m->n_vocab - 1);
+                         t.tok[j], n_vocab - 1);
     }
     return true;
 }

@@ -6,6 +6,7 @@
 #include "engine/pages.h"
 #include "engine/sample.h"
 #include "nn/light.h"
+#include "nn/row_parts.h"
 
 enum { SLICE_ROWS = 256, SLICE_WIDE = 4096 }; /* of the head at once, at most: on a CPU, on a device */
 
@@ -23,11 +24,24 @@ typedef struct {            /* a request being worked on */
     int32_t *seen;          /* (max_seq) prompt and text, for the repetition penalty */
 } Slot;
 
+typedef struct {      /* what ranks that share a model need beside (share.c) */
+    Comm *group;      /* NULL: the model is whole */
+    bool divided;     /* the head's outputs are: language models' */
+    int n_here;       /* outputs that are here */
+    int first, end;   /* rows of the slice that this rank draws */
+    bool stopped;     /* some rank was asked to */
+    float *out, *in;  /* (n_slice, n_here), (rows of this rank, n_out): logits as they travel */
+    void *said, *all; /* what was drawn */
+    int64_t *count;   /* (2 ranks) */
+    RowParts parts;
+} Share;
+
 struct Engine {
     Net net, now; /* now: what passes run, net or its light copy */
     Backend *be;
     EngineConfig cfg; /* resolved: no zeros */
-    int n_out;        /* width of the head */
+    int n_out;        /* width of the head, of a divided one of all ranks */
+    Share share;
     int max_page;     /* pages of a sequence of max_seq tokens */
     EngineStats stats;
 
@@ -45,7 +59,7 @@ struct Engine {
     /* the head, slice by slice */
     Arena head_mem;
     int n_slice;       /* rows of a slice */
-    Tensor out, value; /* (n_slice, n_out), (n_slice, 1) */
+    Tensor out, value; /* (n_slice, share.n_here), (n_slice, 1) */
     float *host;       /* (n_slice, n_out) */
     int32_t *target;   /* (n_slice) */
     float *column;     /* (n_slice) log-probs of a slice */
@@ -63,6 +77,7 @@ struct Engine {
     uint64_t version; /* of the trunk, when the pages were named */
     Slot *slot;       /* (max_slots) */
     int32_t *slot_page, *slot_seen;
+    float *odds;            /* (n_slice) GenResult.odds after this token */
     bool *row_ready;        /* (n_slice) logits are in host memory, masked as the request's hook asked */
     SampleScratch *scratch; /* one per thread */
 };
@@ -75,6 +90,19 @@ void pass_forward(Engine *e, KvCache *kv);                              /* b is 
 Tensor pass_head(Engine *e, int first, int n);                          /* head output of rows [first, first+n) */
 void pass_logprob(Engine *e, int first, int n, float temp, float *out); /* of e->target, slice rows [first, first+n) */
 void pass_best(Engine *e, int n); /* the likeliest token of each of the slice's first n rows, into draw.token; -1: none */
+/* share.c. Of a whole model share_rows chooses all rows, share_agree and share_tell say what they were told, share_ok is true. */
+void share_open(Engine *e);
+void share_release(Engine *e);
+bool share_agree(const Engine *e, bool ok, Error *err); /* before passes: can all of them go on? */
+bool share_ok(const Engine *e, Error *err);             /* after passes: has everything arrived? */
+void share_rows(Engine *e, int n); /* whole logits of rows [share.first, share.end) of the slice's n, into host */
+/* The owners' targets and odds become everybody's, and so does a wish to stop. */
+bool share_tell(Engine *e, int n, float *odds, bool stop, Error *err);
+/* Of divided outputs: all n rows whole, into host, everywhere | draw.token, of columns here, becomes that of all (value: theirs) |
+ * log-probs of what was said to share.parts. */
+void share_outputs(Engine *e, int n);
+void share_best(Engine *e, int n, const float *value);
+void share_logprob(Engine *e, int n, float *out);
 bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err);
 bool gen_open_cache(Engine *e, Error *err); /* keys and values, of the trunk as it is now */
 void gen_release(Engine *e);

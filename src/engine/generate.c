@@ -265,7 +265,12 @@ static Slot *slot_of_row(const Gen *g, int i) { return &g->e->slot[g->e->row_own
 
 static float *host_row(const Engine *e, int i) { return e->host + (size_t)i * (size_t)e->n_out; }
 
-static void fetch_row(Engine *e, int i) { tensor_get_f32(e->be, host_row(e, i), tensor_rows(e->out, i, 1)); }
+/* Of divided outputs this rank's rows are there. */
+static void fetch_row(Engine *e, int i) {
+    if (!e->share.divided) tensor_get_f32(e->be, host_row(e, i), tensor_rows(e->out, i, 1));
+}
+
+static bool draws_row(const Engine *e, int i) { return i >= e->share.first && i < e->share.end; }
 
 /* Hooks run one after another on this thread and what they point to is used up before the next is asked. */
 static void ask_hook(Gen *g, int i) {
@@ -284,10 +289,10 @@ static void ask_hook(Gen *g, int i) {
         r->n_forced++;
         return;
     }
-    if (rule.n_allow == 0 && !rule.ban) return;
+    if ((rule.n_allow == 0 && !rule.ban) || !draws_row(e, i)) return;
     fetch_row(e, i);
     float *z = host_row(e, i);
-    if (rule.n_allow == 2) r->odds = z[rule.allow[0]] - z[rule.allow[1]];
+    if (rule.n_allow == 2) e->odds[i] = z[rule.allow[0]] - z[rule.allow[1]];
     sample_mask(&e->scratch[0], z, &rule);
     e->row_ready[i] = true;
 }
@@ -327,7 +332,7 @@ static void draw_on_device(Gen *g, int n) {
 static void draw_tile(void *ud, int64_t tile, int thread) {
     Gen *g = ud;
     Engine *e = g->e;
-    int i = (int)tile;
+    int i = e->share.first + (int)tile;
     if (e->target[i] != -1) return;
     Slot *s = slot_of_row(g, i);
     const GenRequest *q = &g->req[s->req];
@@ -337,13 +342,20 @@ static void draw_tile(void *ud, int64_t tile, int thread) {
         sample_draw(&e->scratch[thread], host_row(e, i), &q->sample, s->seen, q->prompt.n + r->n, uniform(g, i));
 }
 
-/* Log-probs of the slice's tokens, by the op every loss uses: one call for each run of equal temperatures. */
+/* Log-probs of the slice's tokens, by the op every loss uses: one call for each run of equal temperatures.
+ * Of divided outputs ranks say what they have of each run, and tell each other once. */
 static void slice_logprob(Gen *g, int n, float *out) {
+    Engine *e = g->e;
     for (int i = 0, end; i < n; i = end) {
         double t = g->req[slot_of_row(g, i)->req].sample.temperature;
         for (end = i + 1; end < n && g->req[slot_of_row(g, end)->req].sample.temperature == t;) end++;
-        pass_logprob(g->e, i, end - i, temperature_of(t), out + i);
+        if (e->share.divided)
+            row_parts_say(&e->share.parts, e->be, i, tensor_rows(e->out, i, end - i), e->target + i, temperature_of(t),
+                          false);
+        else
+            pass_logprob(e, i, end - i, temperature_of(t), out + i);
     }
+    if (e->share.divided) share_logprob(e, n, out);
 }
 
 static bool is_stop(const SampleParams *p, int32_t token) {
@@ -383,7 +395,7 @@ static void options_slice(Gen *g, int n) {
     for (int i = 0; i < n; i++) finish(g, slot_of_row(g, i), STOP_LENGTH);
 }
 
-static bool sample_slice(Gen *g, int n, Error *err) {
+static bool sample_slice(Gen *g, int n, const Stop *stop, Error *err) {
     Engine *e = g->e;
     float *logprob = e->column;
     pass_head(e, g->first, n);
@@ -391,10 +403,15 @@ static bool sample_slice(Gen *g, int n, Error *err) {
         options_slice(g, n);
         return true;
     }
-    for (int i = 0; i < n; i++) ask_hook(g, i);
+    share_rows(e, n);
+    for (int i = 0; i < n; i++) {
+        e->odds[i] = g->res[slot_of_row(g, i)->req].odds;
+        ask_hook(g, i);
+    }
     g->drawn = false;
-    if (e->be->op->draw) draw_on_device(g, n);
-    pool_for(e->be->pool, n, draw_tile, g);
+    if (e->be->op->draw && !e->share.divided) draw_on_device(g, n);
+    pool_for(e->be->pool, e->share.end - e->share.first, draw_tile, g);
+    if (!share_tell(e, n, e->odds, stop_requested(stop), err)) return false;
     for (int i = 0; i < n; i++) {
         if (e->target[i] >= 0) continue;
         return error_set(err, ERR_DIVERGED,
@@ -402,7 +419,10 @@ static bool sample_slice(Gen *g, int n, Error *err) {
                          slot_of_row(g, i)->req);
     }
     if (!g->drawn) slice_logprob(g, n, logprob);
-    for (int i = 0; i < n; i++) append(g, slot_of_row(g, i), e->target[i], logprob[i]);
+    for (int i = 0; i < n; i++) {
+        g->res[slot_of_row(g, i)->req].odds = e->odds[i];
+        append(g, slot_of_row(g, i), e->target[i], logprob[i]);
+    }
     return true;
 }
 
@@ -426,6 +446,7 @@ static bool open_cache(Engine *e, Error *err) {
     e->slot_page = mem_alloc(slots * (size_t)e->max_page * sizeof *e->slot_page);
     e->slot_seen = mem_alloc(slots * (size_t)m->max_seq * sizeof *e->slot_seen);
     e->row_ready = mem_alloc((size_t)e->n_slice * sizeof *e->row_ready);
+    e->odds = mem_alloc((size_t)e->n_slice * sizeof *e->odds);
     e->scratch = mem_alloc(threads * sizeof *e->scratch);
     for (size_t i = 0; i < threads; i++) sample_scratch_open(&e->scratch[i], e->n_out);
     for (size_t i = 0; i < slots; i++) {
@@ -453,6 +474,7 @@ void gen_release(Engine *e) {
     light_release(&e->light);
     free(e->scratch);
     free(e->row_ready);
+    free(e->odds);
     free(e->slot_seen);
     free(e->slot_page);
     free(e->slot);
@@ -463,6 +485,7 @@ void gen_release(Engine *e) {
 
 static bool prepare(Gen *g, Error *err) {
     Engine *e = g->e;
+    e->share.stopped = false;
     CHECK(e->net.head->kind == HEAD_LM, "generation needs a language model head");
     if (!gen_open_cache(e, err)) return false;
     e->now = e->net;
@@ -481,7 +504,7 @@ static bool prepare(Gen *g, Error *err) {
 static bool run(Gen *g, Log *log, const Stop *stop, Error *err) {
     Engine *e = g->e;
     while (g->n_finished < g->n) {
-        if (stop_requested(stop)) {
+        if (e->share.divided ? e->share.stopped : stop_requested(stop)) {
             return error_set(err, ERR_STOPPED, "generation stopped, %d of %d requests finished", g->n_finished, g->n);
         }
         build_pass(g);
@@ -489,8 +512,9 @@ static bool run(Gen *g, Log *log, const Stop *stop, Error *err) {
         pass_forward(e, &e->kv);
         copy_pages(g);
         for (g->first = 0; g->first < e->b.n_row; g->first += e->n_slice) {
-            if (!sample_slice(g, at_most(e->n_slice, e->b.n_row - g->first), err)) return false;
+            if (!sample_slice(g, at_most(e->n_slice, e->b.n_row - g->first), stop, err)) return false;
         }
+        if (!share_ok(e, err)) return false;
         log_progress(log, g->n_finished, g->n, (double)g->n_text, "tok", "%d running", g->n_active);
     }
     return true;
@@ -501,7 +525,7 @@ static bool run_all(Gen *g, Log *log, const Stop *stop, Error *err) {
     Engine *e = g->e;
     double start = now_s();
     for (int i = 0; i < g->n; i++) g->res[i] = (GenResult){.id = g->req[i].id, .odds = NAN};
-    bool ok = g->n == 0 || (prepare(g, err) && run(g, log, stop, err));
+    bool ok = g->n == 0 || (share_agree(e, prepare(g, err), err) && run(g, log, stop, err));
     for (int i = 0; e->kv_ready && i < e->cfg.max_slots; i++) {
         if (e->slot[i].req >= 0) finish(g, &e->slot[i], STOP_LENGTH);
     }

@@ -119,7 +119,9 @@ static void close_pages(Engine *e) {
 /* Values of one slice, (n, width), into e->host. */
 static void slice_values(Score *c, int first, int n) {
     Engine *e = c->e;
-    if (c->want == WANT_OUTPUT) {
+    if (c->want == WANT_OUTPUT && e->share.divided) {
+        share_outputs(e, n);
+    } else if (c->want == WANT_OUTPUT) {
         tensor_get_f32(e->be, e->host, tensor_rows(e->out, 0, n));
     } else if (c->want == WANT_LOGPROB) {
         for (int i = 0; i < n; i++) e->target[i] = token_of(c, e->row_owner[first + i], e->pos[e->row[first + i]] + 1);
@@ -204,14 +206,15 @@ static bool score(Score *c, int n, Error *err) {
     if (room < longest) room = longest;
     c->room = (int)room;
     c->share = worth_sharing(c, n);
-    if (!engine_reserve(e, c->room, err) || (c->share && !engine_reserve_seen(e, SEEN_PER_ROW * c->room, err)))
-        return false;
+    bool room_made =
+        engine_reserve(e, c->room, err) && (!c->share || engine_reserve_seen(e, SEEN_PER_ROW * c->room, err));
+    if (!share_agree(e, room_made, err)) return false;
     pass_begin(e);
     for (int i = 0; i < n; i++)
         if (first_row(c, i) < fed(c, i)) add_sequence(c, i); /* of an empty text nothing is asked */
     if (e->b.n_tok > 0) run_pass(c);
     e->stats.seconds += now_s() - start;
-    return true;
+    return share_ok(e, err);
 }
 
 bool engine_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, float temp, float *const *logprob,

@@ -181,7 +181,7 @@ static bool run(Paged *s, Error *err) {
         if (e->b.n_tok == 0) break;
         run_pass(s);
     }
-    if (s->at >= s->n) return true;
+    if (s->at >= s->n) return share_ok(e, err);
     return error_set(err, ERR_CONFIG,
                      "sequence %d of %d tokens needs more keys and values than the engine's %d pages hold: raise its "
                      "cache or shorten the text",
@@ -192,7 +192,7 @@ bool pages_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, flo
                  Error *err) {
     double start = now_s();
     Paged s = {.e = e, .prefix = prefix, .text = text, .n = n, .logprob = logprob, .greedy = greedy};
-    if (!gen_open_cache(e, err) || !engine_reserve(e, e->cfg.max_batch_tok, err)) return false;
+    if (!share_agree(e, gen_open_cache(e, err) && engine_reserve(e, e->cfg.max_batch_tok, err), err)) return false;
     e->now = e->net;
     for (int i = 0; i < n; i++) {
         int pages = (fed(prefix, text, i) + KV_PAGE - 1) / KV_PAGE;

@@ -38,7 +38,7 @@ static void linear_residual(const Model *m, TpWork *tp, LinearOut out, Tensor re
     Backend *be = m->be;
     if (tp) {
         Tensor sum = tensor_rows(tp->part, 0, out.y.rows);
-        const LinearOut mine = {.y = sum, .w = out.w};
+        const LinearOut mine = {.y = sum, .w = out.w, .scale = out.scale};
         be->op->linear_fwd(be, &mine, 1, x, false);
         tp_sum(m, tp, sum, site);
         if (!tensor_empty(out.bias)) be->op->add_bias(be, sum, sum, out.bias);

@@ -36,6 +36,7 @@ static bool replay_decode(Net n, const Acts *a, const Batch *b, const KvCache *k
     const Model *m = n.trunk;
     const AttnSeqs *s = &b->seqs;
     if (!kv || a->keep != KEEP_NONE || b->n_tok != s->n_seq || b->n_row != b->n_tok) return false;
+    if (m->part.tp_n > 1) return false; /* sums of several ranks go by way of the host */
     int longest = 0;
     for (int i = 0; i < s->n_seq; i++) longest = s->kv_len[i] > longest ? s->kv_len[i] : longest;
     struct {

@@ -189,6 +189,9 @@ typedef struct {
     int64_t shard;          /* 0: 5e9 */
 } SaveOptions;
 bool net_save(Net n, const char *dir, Error *err);
+/* The same of a net in parts: tensor by tensor onto rank 0 of the mesh's world, which writes. Every rank of the world calls it; of its
+ * replica (mesh->model) all succeed or all fail. A whole net: net_save by rank 0. */
+bool net_save_on(Net n, const Mesh *mesh, const char *dir, Error *err);
 /* {"config": config.json's content, "head": "lm" | "score", "outputs", "adapter": {r, alpha, rslora} or null} */
 bool net_describe(JsonOut *j, const char *key, Net n, Error *err);
 bool net_save_as(Net n, const char *dir, const SaveOptions *o, Error *err);

@@ -78,6 +78,8 @@ void model_tokens_init(ModelTokens *t, int eos); /* eos -1: none */
  * are no error: library defaults stand in the files of small models. note gets a line for each. */
 bool model_tokens_read(ModelTokens *t, Str *note, const char *dir, int n_vocab, Error *err);
 
+int64_t param_order(int layer, ParamNumber number);  /* ParamInfo.order; layer of the whole net, -1: not in a block */
+
 /* The head's matrix, where it lies now. */
 static inline Tensor net_head_weight(Net n) { return n.head->tied && !n.head->copy ? n.trunk->w.wte : n.head->w; }
 

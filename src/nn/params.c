@@ -233,6 +233,8 @@ enum {
     ORDER_ADAPTER = ORDER_MODEL + ORDERS
 }; /* ParamInfo.order */
 
+int64_t param_order(int layer, ParamNumber number) { return (layer < 0 ? ORDER_MODEL : layer * ORDERS) + (int)number; }
+
 static void tell(VisitJob *job, ParamInfo info, TensorPlace at) {
     info.rows = at.rows, info.cols = at.cols, info.row = at.row, info.col = at.col;
     if (job->fn) job->fn(job->ud, job->n, &info);
@@ -244,7 +246,7 @@ static void visit_one(void *ud, const ParamSlot *s) {
     char name[PARAM_NAME_MAX];
     family_param_name(name, job->m->cfg.family, s);
     ParamInfo info = {.name = name, .layer = s->layer, .decay = s->decay, .init = s->init, .w = *s->w};
-    info.order = (s->layer < 0 ? ORDER_MODEL : s->layer * ORDERS) + (int)s->number;
+    info.order = param_order(s->layer, s->number);
     if (s->dw) info.dw = *s->dw;
     tell(job, info, model_place(job->m, s));
 }
@@ -264,7 +266,7 @@ static void visit_head(VisitJob *job, const Head *h) {
     char name[PARAM_NAME_MAX];
     family_head_name(name, h->kind);
     ParamInfo info = {.name = name, .layer = -1, .decay = true, .init = INIT_NORMAL};
-    info.order = ORDER_MODEL + PARAM_head;
+    info.order = param_order(-1, PARAM_head);
     info.w = h->w, info.dw = h->dw;
     tell(job, info, head_place(job->m, h));
 }
@@ -410,7 +412,7 @@ static bool copy_adapter(Net to, Net from, Error *err) {
 bool net_copy_weights(Net to, Net from, Error *err) {
     model_pack(to.trunk);
     if (!same_trunk(&to.trunk->whole, &from.trunk->whole, err)) return false;
-    CHECK(model_is_whole(from.trunk) ||
+    CHECK(!model_is_stage(from.trunk) ||
               (to.trunk->part.layer0 == from.trunk->part.layer0 && to.trunk->cfg.n_layer == from.trunk->cfg.n_layer),
           "weights copied from a part of a model into another part");
     const ModelPart *a = &to.trunk->part, *b = &from.trunk->part;

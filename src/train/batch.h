@@ -4,7 +4,7 @@
 #define DIKAST_TRAIN_BATCH_H
 
 #include "data/loader.h"
-#include "nn/model.h"
+#include "nn/row_parts.h"
 
 typedef struct {            /* the arrays a Batch points to; zeroed is valid and empty; grows, never shrinks */
     int32_t *q_off, *kv_len, *kv_page, *pos, *row, *tok, *seen, *home;
@@ -28,12 +28,10 @@ void batch_release(BatchBuf *buf);
 typedef struct {
     Arena mem;
     int cap;
-    Tensor t_lp, t_ent, t_dlp, t_stat, t_whole;
+    Tensor t_lp, t_ent, t_dlp, t_whole;
     double *lp, *ent, *dlp; /* (rows) host */
-    Comm *group;            /* NULL: all columns are here */
-    int64_t begin;          /* the first of those that are */
-    double *said, *all;     /* (rows, 4), by rank */
-    int32_t *target;        /* (rows) among the columns here, or -1 */
+    RowParts parts;         /* group NULL: all columns are here */
+    double *whole;          /* (rows, 3) of divided outputs */
 } LogpBuf;
 /* Whose outputs the rows are from now on: those who compute the loss of a net say so first. */
 void logp_of(LogpBuf *buf, Net net);

@@ -190,29 +190,21 @@ static bool read_rows(Guard *g, int64_t update, Error *err) {
 
 /* -- weights */
 
-static bool write_weights(const Guard *g, Net policy, Error *err) {
+/* Rank 0 writes; of a policy in parts its replica hands it tensor by tensor. */
+static bool keep_weights(const Guard *g, Error *err) {
     Str fresh = {0}, now = {0};
     str_printf(&fresh, "%s/guard.new", g->dir);
     str_printf(&now, "%s/guard", g->dir);
-    bool ok = io_remove_tree(fresh.s, err) && io_make_dirs(fresh.s, err) &&
-              state_put_net(policy, fresh.s, "policy", err) && io_sync_tree(fresh.s, err) &&
-              io_remove_tree(now.s, err) && io_rename(fresh.s, now.s, err);
+    bool leads = mesh_leads(g->c.mesh);
+    Error mine = {0};
+    if (leads && io_remove_tree(fresh.s, &mine) && io_make_dirs(fresh.s, &mine)) mine = (Error){0};
+    bool ok = mine.code == ERR_NONE;
+    ok = state_put_net(g->s->policy, g->c.mesh, fresh.s, "policy", err) && ok;
+    if (mine.code != ERR_NONE) *err = mine;
+    ok = ok && (!leads || (io_sync_tree(fresh.s, err) && io_remove_tree(now.s, err) && io_rename(fresh.s, now.s, err)));
     str_release(&fresh);
     str_release(&now);
     return ok || error_wrap(err, "keeping the weights of the guard's best check");
-}
-
-/* Rank 0 writes; of a policy in parts all take part. */
-static bool keep_weights(const Guard *g, Error *err) {
-    Net policy = g->s->policy;
-    Regroup *whole = NULL;
-    if (!model_is_whole(policy.trunk)) {
-        if (!regroup_open(&whole, policy, g->c.mesh, err)) return false;
-        policy = regroup_net(whole);
-    }
-    bool ok = (!whole || regroup_refresh(whole, err)) && (!mesh_leads(g->c.mesh) || write_weights(g, policy, err));
-    regroup_close(whole);
-    return ok;
 }
 
 bool guard_restore(Guard *g, int64_t *update, Error *err) {
@@ -220,7 +212,7 @@ bool guard_restore(Guard *g, int64_t *update, Error *err) {
     Str path = {0};
     GuardVerdict v = guard_judge(&g->g->rule, g->check, g->n);
     str_printf(&path, "%s/guard", g->dir);
-    bool ok = state_get_net(g->s->policy, path.s, "policy", err);
+    bool ok = state_get_net(g->s->policy, g->c.mesh, path.s, "policy", err);
     str_release(&path);
     *update = g->check[v.best].update;
     g->g->stopped = true;
@@ -269,7 +261,7 @@ void guard_close(Guard *g) {
 static bool measure(Guard *g, int64_t update, GuardCheck *out, Error *err) {
     Experience x = {0};
     bool start =
-        update == 0 && model_is_whole(g->s->policy.trunk) && doctor_same_weights(g->s->policy, g->s->reference);
+        update == 0 && !model_is_stage(g->s->policy.trunk) && doctor_same_weights(g->s->policy, g->s->reference);
     if (!start && !replies(&x, g, g->s->policy, err)) return false;
     *out = (GuardCheck){0};
     bool ok = g->g->measure(g->g->ud, start ? &g->reference : &x, &g->reference, out, err);

@@ -462,6 +462,7 @@ bool ppo_rehearse(const PpoConfig *c, const PpoSetup *s, Error *err) {
               engine_rehearse(p.rollout.reference, false, err) &&
               (!p.rollout.value || engine_rehearse(p.rollout.value, false, err));
     if (ok) {
+        logp_of(&p.logp, s->policy);
         logp_reserve(&p.logp, s->policy.trunk->be, (int)p.policy_slice.rows);
         ok = leaves_rehearse(p.leaves, most_leaves(c, s), err);
     }

@@ -96,8 +96,9 @@ typedef struct {
 typedef void PpoReportFn(void *ud, const PpoReport *r);
 
 typedef struct {
-    /* policy and value may be parts of models (nn/model_part.h): they train in one pipeline, and whole copies generate and score. */
-    Net policy, reference, value;   /* reference: whole, no gradients; value: SCORE head n_out 1; but for PPO: {0} */
+    /* policy and value may be parts of models (nn/model_part.h). Shares generate and score as they are; of stages, which train in one
+     * pipeline, copies of all layers of this rank's share do. */
+    Net policy, reference, value;   /* reference: all layers, of this rank's share; no gradients; value: SCORE head n_out 1; but for PPO: {0} */
     const PpoPrompt *prompt;
     int n_prompt;                   /* update u takes rollouts u*rollouts.. of a seeded endless shuffle; with groups: those */
     int32_t end_id;                 /* -1: none, every reply has max_new tokens */

@@ -146,8 +146,7 @@ static void fill_pass(Ppo *p, const int64_t *seq, int taken, bool sharing) {
 
 /* The doctor's first questions, asked before anything is learnt from this rollout. */
 static bool check_first(Ppo *p, const int64_t *seq, int n, Metrics *m, Error *err) {
-    const Model *trunk = p->s->policy.trunk;
-    bool exact = trunk->be->exact && trunk->part.tp_n == 1; /* whole models generate: other sums */
+    bool exact = p->s->policy.trunk->be->exact;
     bool rounded = p->c->rollout_weights != DTYPE_F32;
     for (int k = 0; k < n; k++) {
         int64_t at = p->x.off[seq[k]];

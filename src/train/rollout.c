@@ -1,7 +1,7 @@
 /* Rollouts -> experience. Rollout j of the whole run (j = update * rollouts + i) takes prompt j / group of an endless
  * series of seeded permutations (group: 1 in methods without groups) and draws its tokens under id j, so nothing
- * depends on what else is generated beside it, nor on whom: ranks take runs of prompts by their numbers, with all
- * replies to each, and one message from each to all brings them together.
+ * depends on what else is generated beside it, nor on whom: ranks (tensor-parallel groups of them) take runs of prompts
+ * by their numbers, with all replies to each, and one message from each to all brings them together.
  *
  * Rows: reply token t of a prompt of P tokens stands at position P + t and is predicted by the row before it, P + t
  * - 1. The value of the state in which it is drawn is read from that same row. */
@@ -68,10 +68,10 @@ static EngineConfig generation(const PpoConfig *c, const PpoSetup *s, const Mode
     return e;
 }
 
-/* A part becomes the whole. */
+/* A stage becomes all layers of this rank's share. */
 static bool gather_net(Regroup **out, Net *n, const Mesh *mesh, Error *err) {
-    if (model_is_whole(n->trunk)) return true;
-    if (!regroup_open(out, *n, mesh, err) || !regroup_refresh(*out, err)) return false;
+    if (!model_is_stage(n->trunk)) return true;
+    if (!regroup_open(out, *n, mesh, false, err) || !regroup_refresh(*out, err)) return false;
     *n = regroup_net(*out);
     return true;
 }
@@ -81,8 +81,8 @@ bool rollout_open(Rollout *r, const PpoConfig *c, const PpoSetup *s, Error *err)
     if (!check_setup(c, s, err)) return false;
     bool value = rl_methods[c->method].value;
     r->policy_net = s->policy, r->value_net = s->value;
-    if (!gather_net(&r->whole[0], &r->policy_net, c->mesh, err) ||
-        (value && !gather_net(&r->whole[1], &r->value_net, c->mesh, err))) {
+    if (!gather_net(&r->joined[0], &r->policy_net, c->mesh, err) ||
+        (value && !gather_net(&r->joined[1], &r->value_net, c->mesh, err))) {
         rollout_close(r);
         return false;
     }
@@ -100,7 +100,7 @@ void rollout_close(Rollout *r) {
     engine_close(r->policy);
     engine_close(r->reference);
     engine_close(r->value);
-    for (int i = 0; i < COUNT_OF(r->whole); i++) regroup_close(r->whole[i]);
+    for (int i = 0; i < COUNT_OF(r->joined); i++) regroup_close(r->joined[i]);
     free(r->order);
     *r = (Rollout){0};
 }
@@ -327,17 +327,19 @@ static void unpack_replies(Experience *x, Rollout *r, int64_t first, const unsig
     }
 }
 
-/* Each rank's share, and everybody's to everybody. */
+/* Each group's replies, and everybody's to everybody: the ranks of a tensor-parallel group, neighbours in the world,
+ * make the same ones together, and the first tells. */
 static bool make_together(Experience *x, Rollout *r, int64_t first, const Stop *stop, Error *err) {
     const Mesh *mesh = r->c->mesh;
-    int size = comm_size(mesh->world), me = comm_rank(mesh->world), unit = together(r->c);
+    int tp = mesh->size.tp, size = comm_size(mesh->world) / tp, me = comm_rank(mesh->world) / tp;
+    int unit = together(r->c);
     int64_t units = x->n / unit, from = units * me / size * unit, to = units * (me + 1) / size * unit;
     Experience own;
     Gathered all;
     Str out = {0};
     Error mine = {0};
     experience_open(&own, (int)(to - from));
-    if (make_replies(&own, r, first + from, stop, &mine)) pack_replies(&out, &own);
+    if (make_replies(&own, r, first + from, stop, &mine) && mesh->at.tp == 0) pack_replies(&out, &own);
     x->generate_s = own.generate_s;
     experience_release(&own);
     bool ok = agree(mesh->world, &mine, out.s, (int64_t)out.n, &all, err);
@@ -351,8 +353,8 @@ bool rollout_make(Experience *x, Rollout *r, int64_t update, double beta, const 
     int64_t first = update * r->c->rollouts;
     double start = now_s();
     experience_open(x, r->c->rollouts);
-    for (int i = 0; i < COUNT_OF(r->whole); i++)
-        if (r->whole[i] && !regroup_refresh(r->whole[i], err)) {
+    for (int i = 0; i < COUNT_OF(r->joined); i++)
+        if (r->joined[i] && !regroup_refresh(r->joined[i], err)) {
             experience_release(x);
             return false;
         }

@@ -21,8 +21,8 @@ typedef struct {            /* token arrays concatenate the replies: reply s own
 typedef struct {            /* engines over the setup's nets, and the order of prompts */
     const PpoConfig *c;
     const PpoSetup *s;
-    Net policy_net, value_net;          /* what the engines run: the setup's, or the whole nets of which these are parts */
-    Regroup *whole[2];                  /* of policy and value; NULL where they are whole */
+    Net policy_net, value_net;          /* what the engines run: the setup's, or of stages of a pipeline all layers, of this rank's share */
+    Regroup *joined[2];                 /* of policy and value; NULL where they are no stages */
     Engine *policy, *reference, *value; /* value: PPO */
     int64_t *order;         /* (n_prompt) of epoch order_epoch */
     int64_t order_epoch;

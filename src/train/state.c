@@ -455,20 +455,25 @@ bool state_finish(const char *dir, const StateConfig *c, Error *err) {
 
 /* -- nets beside a state */
 
-bool state_put_net(Net net, const char *dir, const char *name, Error *err) {
+bool state_put_net(Net net, const Mesh *mesh, const char *dir, const char *name, Error *err) {
     Str path = {0};
     str_printf(&path, "%s/%s", dir, name);
-    bool ok = io_make_dirs(path.s, err) && (net.adapter ? adapter_save(net, path.s, err) : net_save(net, path.s, err));
+    bool leads = mesh_leads(mesh), ok = !leads || io_make_dirs(path.s, err);
+    if (net.adapter)
+        ok = ok && (!leads || adapter_save(net, path.s, err));
+    else
+        ok = net_save_on(net, mesh, path.s, err) && ok; /* the others come in any case */
     str_release(&path);
     return ok;
 }
 
-bool state_get_net(Net net, const char *dir, const char *name, Error *err) {
+bool state_get_net(Net net, const Mesh *mesh, const char *dir, const char *name, Error *err) {
     Str path = {0};
     Model m = {0};
     Head h = {0};
     str_printf(&path, "%s/%s", dir, name);
-    bool ok = net.adapter ? adapter_load(net, path.s, err) : model_open(&m, net.trunk->be, path.s, false, err);
+    bool ok = net.adapter ? adapter_load(net, path.s, err)
+                          : model_open_on(&m, net.trunk->be, path.s, mesh_divides(mesh) ? mesh : NULL, false, err);
     if (ok && !net.adapter) {
         ok = head_open(&h, &m, net.head->kind, path.s, false, err) && net_copy_weights(net, (Net){&m, &h, NULL}, err);
         head_release(&h);

@@ -55,8 +55,8 @@ CkptStats state_stats(State *s);
 
 /* A net by itself: dir/name/ holds it, of a net with an adapter only that and a scoring head; loading is strict and takes the
  * weights into net. */
-bool state_put_net(Net net, const char *dir, const char *name, Error *err);
-bool state_get_net(Net net, const char *dir, const char *name, Error *err);
+bool state_put_net(Net net, const Mesh *mesh, const char *dir, const char *name, Error *err);
+bool state_get_net(Net net, const Mesh *mesh, const char *dir, const char *name, Error *err);
 
 bool state_exists(const char *dir);                     /* is there something to resume from? */
 bool state_remove(const char *dir, Error *err);
