@@ -11,6 +11,9 @@
 
 #include <cmocka.h>
 
+#include "cai/decline.h"
+#include "eval/refusal.h"
+
 static const FilterInput base = {
     .prompt = "How do I open my neighbour's bike lock?",
     .previous = "Take a stiff piece of metal, push it into the lock and turn it slowly.",
@@ -377,6 +380,56 @@ static void test_grams(void **state) {
     gramset_free(NULL);
 }
 
+static void test_decline_topic(void **state) {
+    (void)state;
+    static const struct {
+        const char *request, *topic;
+    } row[] = {
+        {"How can I get into my mother's bank account?", "get into your mother's bank account"},
+        {"I am new here. What's the best way to rob someone? Thanks", "rob someone"},
+        {" How do I lose my tail, and me?", "lose your tail, and you"},
+        {"Write a guide on how to be mean.", "write a guide on how to be mean"},
+        {"I want to be myself", "be yourself"},
+        {"Knowhow to go is rare.", NULL}, /* in the middle of a word nothing is asked */
+        {"Where could I find a hitman?", NULL},
+        {"A fake check. How do I do this?", NULL},
+        {"How can I?", NULL},
+        {"How to a b c d e f g h i j k l m n?", "a b c d e f g h you j k l m n"},
+        {"How to a b c d e f g h i j k l m n o?", NULL},
+        {"", NULL},
+    };
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        Str out = {0};
+        str_put(&out, "so ");
+        bool found = decline_topic(&out, row[i].request);
+        if (found != (row[i].topic != NULL) || strcmp(out.s + 3, found ? row[i].topic : "") != 0)
+            fail_msg("%s: %s", row[i].request, out.s);
+        str_release(&out);
+    }
+}
+
+/* What declines says so, says why, and is hardly ever said twice. */
+static void test_decline_varies(void **state) {
+    (void)state;
+    enum { N = 1500 };
+    static const char *const request[] = {"How can I rob someone?", "Where could I find a hitman?"};
+    for (int r = 0; r < COUNT_OF(request); r++) {
+        Str out[N] = {0};
+        int again = 0;
+        for (int i = 0; i < N; i++) {
+            decline_say(&out[i], request[r], (Rng){7, RNG_AUGMENT}, (uint64_t)i);
+            if (!text_refuses(out[i].s) || text_evasive(out[i].s)) fail_msg("%s", out[i].s);
+            if (refusal_of(out[i].s) != REFUSAL_FULL) fail_msg("%s", out[i].s);
+            assert_int_equal(!!strstr(out[i].s, "rob someone"), r == 0);
+            bool seen = false;
+            for (int k = 0; k < i && i < 200 && !seen; k++) seen = !strcmp(out[k].s, out[i].s);
+            again += seen;
+        }
+        assert_true(again < 200 / 5);
+        for (int i = 0; i < N; i++) str_release(&out[i]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),          cmocka_unit_test(test_tiny_world),
@@ -385,7 +438,8 @@ int main(void) {
         cmocka_unit_test(test_meta),           cmocka_unit_test(test_leak),
         cmocka_unit_test(test_language),       cmocka_unit_test(test_grounding),
         cmocka_unit_test(test_similarity),     cmocka_unit_test(test_evasive),
-        cmocka_unit_test(test_grams),
+        cmocka_unit_test(test_grams),          cmocka_unit_test(test_decline_topic),
+        cmocka_unit_test(test_decline_varies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

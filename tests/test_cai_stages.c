@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "cai/eval_replies.h"
+#include "cai/format.h"
 #include "cai/pair_rows.h"
 #include "cai/stages.h"
 
@@ -457,14 +458,72 @@ static void passes_are_as_long_as_they_must(void **state) {
     }
 }
 
+/* Demonstrations of critique: as many answers to harmless requests are fine as replies are not, and of the requests
+ * none that is kept for evaluation. */
+static void demonstrations_call_help_fine(void **state) {
+    RunConfig c;
+    Rows labelled = {0}, prefs = {0}, sft = {0}, made = {0};
+    Error err = {0};
+    (void)state;
+    help_config(&c, TINY,
+                (const char *const[]){"data.eval=[]", "data.sft=[a.jsonl,b.jsonl]", "data.benign=[b.jsonl]",
+                                      "data.eval_share=0.5", NULL});
+    StageCtx ctx = {.cfg = &c, .seed = 3};
+    enum { N = 80 };
+    int n_held = 0, n_wrong = 0, n_fine = 0, n_revised = 0;
+    for (int i = 0; i < N; i++) {
+        char line[200];
+        snprintf(line, sizeof line,
+                 "{\"id\":\"l%d\",\"prompt\":\"How can I rob %d?\",\"response\":\"So.\",\"harmful\":%d}", i, i,
+                 i % 4 == 0);
+        assert_ok(rows_parse_line(&labelled, line, strlen(line), ROW_LABELLED, "l", i + 1, &err), err);
+        n_wrong += i % 4 == 0 && format_half(&ctx, labelled.row[i].id);
+        snprintf(line, sizeof line, "{\"id\":\"s%d\",\"prompt\":\"What is %d?\",\"response\":\"A number.\"}", i, i);
+        assert_ok(rows_parse_line(&sft, line, strlen(line), ROW_INSTRUCTION, "s", i + 1, &err), err);
+        n_held += instruction_held_out(&c, sft.row[i].id);
+    }
+    assert_true(n_held > N / 4 && n_held < 3 * N / 4 && n_wrong > 3);
+    format_rows_make(&made, &ctx, &labelled, &prefs, &sft);
+    for (int i = 0; i < made.n; i++) {
+        const Row *r = &made.row[i];
+        char id[32];
+        assert_int_equal(r->label, -1);
+        n_revised += r->b != NULL;
+        if (r->b) assert_non_null(strstr(r->b, "rob "));
+        if (r->id[0] != 's') continue;
+        assert_null(r->b);
+        snprintf(id, sizeof id, "%.*s", (int)strcspn(r->id, "-"), r->id);
+        assert_false(instruction_held_out(&c, id));
+        n_fine++;
+    }
+    assert_int_equal(n_revised, n_wrong);
+    assert_int_equal(n_fine, n_wrong);
+    /* Where instructions give no prompts, all may be learnt. */
+    run_config_release(&c);
+    help_config(&c, TINY,
+                (const char *const[]){"data.eval=[]", "data.sft=[a.jsonl]", "data.benign=[b.jsonl]",
+                                      "data.eval_share=0.5", NULL});
+    for (int i = 0; i < N; i++) assert_false(instruction_held_out(&c, sft.row[i].id));
+    run_config_release(&c);
+    rows_release(&labelled);
+    rows_release(&sft);
+    rows_release(&made);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sl_mixes_by_tokens),    cmocka_unit_test(prompts_split_with_their_variants),
-        cmocka_unit_test(draws_are_even),        cmocka_unit_test(labels_belong_to_pairs),
-        cmocka_unit_test(principles_told_apart), cmocka_unit_test(max_rows_is_a_stable_sample),
-        cmocka_unit_test(rl_by_groups),          cmocka_unit_test(evaluation_rows_are_checked),
-        cmocka_unit_test(a_record_has_a_story),  cmocka_unit_test(passes_are_as_long_as_they_must),
-        cmocka_unit_test(refusals_open_so),      cmocka_unit_test(evaluation_files_may_be_any_container)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sl_mixes_by_tokens),
+                                       cmocka_unit_test(prompts_split_with_their_variants),
+                                       cmocka_unit_test(draws_are_even),
+                                       cmocka_unit_test(labels_belong_to_pairs),
+                                       cmocka_unit_test(principles_told_apart),
+                                       cmocka_unit_test(max_rows_is_a_stable_sample),
+                                       cmocka_unit_test(rl_by_groups),
+                                       cmocka_unit_test(evaluation_rows_are_checked),
+                                       cmocka_unit_test(a_record_has_a_story),
+                                       cmocka_unit_test(passes_are_as_long_as_they_must),
+                                       cmocka_unit_test(refusals_open_so),
+                                       cmocka_unit_test(evaluation_files_may_be_any_container),
+                                       cmocka_unit_test(demonstrations_call_help_fine)};
     int failed = cmocka_run_group_tests(tests, setup, teardown);
     if (!failed) help_remove(root);
     return failed;

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cai/decline.h"
+
 /* The rule and its critique request, as the critique prompt shows them. */
 static void format_principle(Str *out, const Principle *p) {
     str_clear(out);
@@ -52,19 +54,6 @@ bool format_half(const StageCtx *ctx, const char *id) {
     return rng_u32((Rng){(uint64_t)ctx->cfg->run.seed, RNG_SPLIT}, stage_id(id), 7) & 1;
 }
 
-static const char *const refusal[] = {
-    "I will not help with this, because it could hurt someone. If something difficult is behind the question, I am "
-    "glad to help "
-    "with a safe way to deal with it.",
-    "This could do real harm, so I won't give instructions for it. Tell me what you are trying to achieve and I will "
-    "look for a "
-    "safe way with you.",
-    "I won't take part in that, since people could be harmed. I can explain the risks, or help you find someone who "
-    "can help.",
-    "That would be unfair or dangerous to others, so I leave it out. I am happy to help with a lawful and kind way to "
-    "reach "
-    "the same end.",
-};
 static const char *const fine[] = {
     "Nothing in this reply conflicts with the rule.",
     "The reply keeps to the rule; I find no words in it that break it.",
@@ -109,6 +98,7 @@ static void critique_row(Rows *out, const StageCtx *ctx, const Row *from, const 
     uint64_t item = stage_id(from->id);
     Str text = {0};
     Row *r = put_row(out);
+    bool breaks = from->label == 1;
     r->id = heap_printf(&out->heap, "%s-critique", from->id);
     r->prompt = from->prompt;
     r->a = from->a;
@@ -116,13 +106,15 @@ static void critique_row(Rows *out, const StageCtx *ctx, const Row *from, const 
     format_principle(&text, p);
     r->principle = heap_strn(&out->heap, str_get(&text), text.n);
     r->revision_request = heap_printf(&out->heap, "%s", principle_revise(p));
-    if (from->label) {
+    if (breaks) {
         str_clear(&text);
         str_put(&text, "The reply says \"");
         quote(&text, from->a, 8);
         str_put(&text, "\", and that helps with something harmful.");
         r->critique = heap_strn(&out->heap, str_get(&text), text.n);
-        r->b = refusal[rng_below(rng, item, 0, COUNT_OF(refusal))];
+        str_clear(&text);
+        decline_say(&text, dialogue_last_user(from->prompt), rng, item);
+        r->b = heap_strn(&out->heap, str_get(&text), text.n);
     } else
         r->critique = fine[rng_below(rng, item, 1, COUNT_OF(fine))];
     str_release(&text);
@@ -139,11 +131,32 @@ static void judge_row(Rows *out, const StageCtx *ctx, const Row *from, const Pri
     r->principle = principle_compare(p);
 }
 
-void format_rows_make(Rows *out, const StageCtx *ctx, const Rows *labelled, const Rows *prefs) {
+/* A plain reply to a person: neither ids from before, nor tools. */
+static bool is_answer(const StageCtx *ctx, const Row *r) {
+    return !r->tok && !r->talk && !instruction_held_out(ctx->cfg, r->id);
+}
+
+static void fine_rows(Rows *out, const StageCtx *ctx, const Rows *sft, int n) {
+    int64_t *order = mem_alloc((size_t)(sft->n + 1) * sizeof *order);
+    rng_shuffle((Rng){(uint64_t)ctx->cfg->run.seed, RNG_SPLIT}, stage_id("fine"), order, sft->n);
+    for (int i = 0; i < sft->n && n > 0; i++) {
+        const Row *r = &sft->row[order[i]];
+        if (!is_answer(ctx, r)) continue;
+        critique_row(out, ctx, r, general_for(ctx, r, 0));
+        n--;
+    }
+    free(order);
+}
+
+void format_rows_make(Rows *out, const StageCtx *ctx, const Rows *labelled, const Rows *prefs, const Rows *sft) {
+    int n_wrong = 0;
     for (int i = 0; i < labelled->n; i++) {
         const Row *r = &labelled->row[i];
-        if (format_half(ctx, r->id)) critique_row(out, ctx, r, general_for(ctx, r, 0));
+        if (!format_half(ctx, r->id)) continue;
+        critique_row(out, ctx, r, general_for(ctx, r, 0));
+        n_wrong += r->label == 1;
     }
+    fine_rows(out, ctx, sft, n_wrong);
     for (int i = 0; i < prefs->n; i++) {
         const Row *r = &prefs->row[i];
         if (format_half(ctx, r->id)) judge_row(out, ctx, r, general_for(ctx, r, 1));

@@ -11,7 +11,9 @@
 bool format_sequence(Sequence *s, const Chat *c, const Row *row, int part);
 /* Labelled replies and preferences that may teach the format; the other half belongs to the classifier and the checks. */
 bool format_half(const StageCtx *ctx, const char *id);
-/* Appends critique rows (from harm_qa) and judge rows (from prefs); row texts live in out->heap. */
-void format_rows_make(Rows *out, const StageCtx *ctx, const Rows *labelled, const Rows *prefs);
+/* Appends critique rows from labelled replies, as many from instructions, in which nothing is wrong, as from replies that are,
+ * and judge rows from prefs. Texts live in out->heap and in the rows given. Without answers to harmless requests among what is
+ * fine, a model learns that whatever declines is and whatever helps is not. */
+void format_rows_make(Rows *out, const StageCtx *ctx, const Rows *labelled, const Rows *prefs, const Rows *sft);
 
 #endif

@@ -135,6 +135,7 @@ const CfgKey run_keys[] = {
 
     TRAIN_ROWS("helpful", helpful.t, "0", "2", "5e-4", COSINE),
     {"helpful.format_share", CFG_FLOAT, CFG_RESULT, AT(helpful.format_share), "0.3", 0, 1, "share of rows made from harm_qa and preference files as critique and judge demonstrations; data.format rows are all used"},
+    {"helpful.judge_weight", CFG_FLOAT, CFG_RESULT, AT(helpful.judge_weight), "1", 0.01, 1000, "loss weight of a demonstrated judgement: it is one token, beside twenty of a reply"},
 
     {"prompts.limit",       CFG_INT,   CFG_RESULT, AT(prompts.limit), "0", 0, BIG, "prompts kept per kind, a seeded sample; 0: all"},
     {"prompts.variants",    CFG_INT,   CFG_RESULT, AT(prompts.variants), "0", 0, 100, "augmented variants per training prompt"},

@@ -36,7 +36,7 @@ typedef struct Stage {
     const char *help;           /* one line */
     int version;                /* raised when equal inputs would now give another result */
     const char *needs[STAGE_MAX_NEEDS];     /* other stages */
-    const char *section[10];     /* configuration sections that change its result: "pm.", "model." */
+    const char *section[14];     /* configuration sections that change its result: "pm.", "model." */
     /* false: this stage does not apply under this configuration (then needs[] entries naming it are NULL). NULL: always */
     bool (*applies)(const RunConfig *cfg);
     /* Calls add(ud, path) for every file below data_dir (or absolute) whose content it reads. NULL: none */

@@ -61,6 +61,11 @@ static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *t
     for (int i = 0; i < rows.n && ok; i++) {
         const Row *r = &rows.row[i];
         sequence_clear(&s);
+        if (instruction_held_out(ctx->cfg, r->id)) {
+            ledger_in(ctx->ledger, 1, 0);
+            ledger_add(ctx->ledger, LEDGER_DROPPED, "kept for evaluation", 1, 0);
+            continue;
+        }
         if (!sequence_instruction(&s, &text->chat, r, ctx->cfg->data.sft_turns == 0)) {
             ledger_in(ctx->ledger, 1, 0);
             ledger_add(ctx->ledger, LEDGER_DROPPED, INSTRUCTION_TOOLS, 1, 0);
@@ -80,33 +85,36 @@ static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *t
     return ok;
 }
 
+/* A judgement is one token (of "applies" too), a reply or a critique twenty and more: at equal weights a batch has
+ * little to say about judging. spare: one that is too long is not counted in, there are more. */
+static bool add_demonstration(const StageCtx *ctx, SampleSet *train, const StageText *text, Sequence *s, const Row *r,
+                              int max, bool spare) {
+    bool any = false, judged = r->label >= 0 && !r->critique;
+    float weight = judged ? (float)ctx->cfg->helpful.judge_weight : 1;
+    for (int part = 0; sequence_clear(s), format_sequence(s, &text->chat, r, part); part++)
+        if (s->tok.n <= max || !spare) any |= stage_add(ctx, train, s, max, stage_id(r->id), 0, weight);
+    return any;
+}
+
 /* data.format rows all go in; rows made from labelled replies and preferences fill up to helpful.format_share of the
  * rows. */
 static bool add_format(const StageCtx *ctx, SampleSet *train, const StageText *text, int max, Error *err) {
     const RunConfig *c = ctx->cfg;
-    Rows rows = {0}, made = {0}, labelled = {0}, prefs = {0};
+    Rows rows = {0}, made = {0}, labelled = {0}, prefs = {0}, sft = {0};
     Sequence s = {0};
     bool make = c->data.harm_qa.n + c->data.prefs_harmless.n > 0 && c->helpful.format_share > 0;
     bool ok = stage_rows(&rows, ctx, &c->data.format, ROW_FORMAT, err);
     if (make)
         ok = ok && stage_rows(&labelled, ctx, &c->data.harm_qa, ROW_LABELLED, err) &&
-             stage_rows(&prefs, ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
-    if (make && ok) format_rows_make(&made, ctx, &labelled, &prefs);
-    for (int i = 0; i < rows.n && ok; i++) {
-        const Row *r = &rows.row[i];
-        for (int part = 0; sequence_clear(&s), format_sequence(&s, &text->chat, r, part); part++)
-            stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
-    }
+             stage_rows(&prefs, ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err) &&
+             stage_rows(&sft, ctx, &c->data.sft, ROW_INSTRUCTION, err);
+    if (make && ok) format_rows_make(&made, ctx, &labelled, &prefs, &sft);
+    for (int i = 0; i < rows.n && ok; i++) add_demonstration(ctx, train, text, &s, &rows.row[i], max, false);
     double share = c->helpful.format_share, want = share < 1 ? (double)train->n * share / (1 - share) : 1e18;
     int64_t *order = mem_alloc((size_t)(made.n + 1) * sizeof *order), kept = 0;
     rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, 0, order, made.n);
-    for (int i = 0; i < made.n && ok && kept < want; i++) {
-        const Row *r = &made.row[order[i]];
-        bool any = false;
-        for (int part = 0; sequence_clear(&s), format_sequence(&s, &text->chat, r, part); part++)
-            if (s.tok.n <= max) any |= stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
-        kept += any; /* longer ones are not counted in: there are more than are wanted */
-    }
+    for (int i = 0; i < made.n && ok && kept < want; i++)
+        kept += add_demonstration(ctx, train, text, &s, &made.row[order[i]], max, true);
     free(order);
     ok = ok && sequence_ok(&s, err);
     sequence_release(&s);
@@ -114,6 +122,7 @@ static bool add_format(const StageCtx *ctx, SampleSet *train, const StageText *t
     rows_release(&made);
     rows_release(&labelled);
     rows_release(&prefs);
+    rows_release(&sft);
     return ok;
 }
 
@@ -165,10 +174,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_helpful = {.name = "helpful",
                              .help = "SFT on helpful dialogue and on the critique and judge formats",
-                             .version = 2,
+                             .version = 3,
                              .needs = {"world", "tokenizer", "pretrain"},
                              .section = {"helpful.", "lora.", "dist.", "data.sft", "data.format", "data.harm_qa",
-                                         "data.prefs_harmless", "data.columns", "data.max_rows"},
+                                         "data.prefs_harmless", "data.redteam", "data.benign", "data.eval",
+                                         "data.columns", "data.max_rows"},
                              .files = files,
                              .spread = true,
                              .run = run};

@@ -72,8 +72,7 @@ static bool put_rows(Out *o, Rows *rows, const char *kind, Error *err) {
             continue;
         }
         kept++;
-        bool eval = c->data.eval.n == 0 &&
-                    rng_uniform((Rng){o->ctx->seed, RNG_SPLIT}, stage_id(row->id), 0) < c->data.eval_share;
+        bool eval = prompt_held_out(c, row->id);
         const char *split = eval ? "eval" : "train";
         *(eval ? &o->n_eval : &o->n_train) += 1;
         ledger_add(o->ctx->ledger, LEDGER_TRAINED, NULL, 1, 0);

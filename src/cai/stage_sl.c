@@ -50,12 +50,13 @@ static bool put_part(Sequence *s, const Chat *c, const Row *r, const Rest *rest,
     return part == 0 && sequence_instruction(s, c, r, rest->all_turns);
 }
 
-static bool add_rows(SampleSet *set, const StageText *text, const Rest *rest, int max, Error *err) {
+static bool add_rows(SampleSet *set, const RunConfig *c, const StageText *text, const Rest *rest, int max, Error *err) {
     const Rows *rows = rest->rows;
     Sequence s = {0};
     bool ok = true;
     for (int i = 0; i < rows->n && ok; i++) {
         const Row *r = &rows->row[i];
+        if (!rest->format && instruction_held_out(c, r->id)) continue;
         for (int part = 0; put_part(&s, &text->chat, r, rest, part); part++)
             if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
         ok = instruction_ok(&s, r, err);
@@ -97,10 +98,10 @@ static bool collect(const StageCtx *ctx, SampleSet part[N_PART], const StageText
         ok = stage_rows(&labelled, ctx, &c->data.harm_qa, ROW_LABELLED, err) &&
              stage_rows(&prefs, ctx, &c->data.prefs_harmless, ROW_PREFERENCE, err);
     if (ok) {
-        if (format.n == 0) format_rows_make(&format, ctx, &labelled, &prefs);
+        if (format.n == 0) format_rows_make(&format, ctx, &labelled, &prefs, &sft);
         ok = sequence_ok(&r.s, err) &&
-             add_rows(&part[PART_HELPFUL], text, &(Rest){&sft, false, c->data.sft_turns == 0}, max, err) &&
-             add_rows(&part[PART_FORMAT], text, &(Rest){&format, true, false}, max, err);
+             add_rows(&part[PART_HELPFUL], c, text, &(Rest){&sft, false, c->data.sft_turns == 0}, max, err) &&
+             add_rows(&part[PART_FORMAT], c, text, &(Rest){&format, true, false}, max, err);
     }
     sequence_release(&r.s);
     rows_release(&sft);
@@ -176,10 +177,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_sl = {.name = "sl",
                         .help = "SL-CAI: SFT on accepted revisions, kept replies, helpful and format rows",
-                        .version = 2,
+                        .version = 3,
                         .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
                         .section = {"sl.", "lora.", "dist.", "data.sft", "data.format", "data.harm_qa",
-                                    "data.prefs_harmless", "data.columns", "data.max_rows"},
+                                    "data.prefs_harmless", "data.redteam", "data.benign", "data.eval", "data.columns",
+                                    "data.max_rows"},
                         .files = files,
                         .spread = true,
                         .run = run};

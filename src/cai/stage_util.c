@@ -551,6 +551,23 @@ void stage_add_texts(SampleSet *set, const StageCtx *ctx, const StageText *text,
 
 uint64_t stage_id(const char *id) { return hash_bytes(id, strlen(id)).lo; }
 
+bool prompt_held_out(const RunConfig *c, const char *id) {
+    Rng rng = rng_derive((Rng){(uint64_t)c->run.seed, 0}, "prompts"); /* the seed of that stage */
+    return c->data.eval.n == 0 && rng_uniform((Rng){rng.seed, RNG_SPLIT}, stage_id(id), 0) < c->data.eval_share;
+}
+
+static bool shares_file(const CfgList *a, const CfgList *b) {
+    for (int i = 0; i < a->n; i++)
+        for (int k = 0; k < b->n; k++)
+            if (!strcmp(a->item[i], b->item[k])) return true;
+    return false;
+}
+
+bool instruction_held_out(const RunConfig *c, const char *id) {
+    return (shares_file(&c->data.sft, &c->data.benign) || shares_file(&c->data.sft, &c->data.redteam)) &&
+           prompt_held_out(c, id);
+}
+
 void summary_begin(Summary *s) {
     *s = (Summary){0};
     json_out_init(&s->out, &s->text, 1);
