@@ -220,6 +220,19 @@ static void test_claims(void **state) {
     expect_claim(CLAIM_NAME, "Roses are red.", NULL);
     expect_claim(CLAIM_NAME, "my name is .", NULL);
     expect_claim(CLAIM_KIND, "I am a very kind and very patient helper of people", "very kind");
+    expect_claim(CLAIM_KIND, "As a result I cannot. As an AI language model I do not.", "ai language model");
+    expect_claim(CLAIM_KIND, "I'm just an artificial intelligence model", "ai model");
+    /* Who made something else is no word about the writer. */
+    expect_claim(CLAIM_MAKER, "As an AI developed by the Lab, I decline.", "lab");
+    expect_claim(CLAIM_MAKER, "I am Ada, a large model that was trained by Acme.", "acme");
+    expect_claim(CLAIM_MAKER, "The pump made by Acme leaks. I am a model.", NULL);
+    expect_claim(CLAIM_MAKER, "I am sorry, the pump made by Acme leaks.", NULL);
+    expect_claim(CLAIM_MAKER, "As a model, I use data created by people.", NULL);
+    expect_claim(CLAIM_MAKER, "As a rule pumps built by Acme leak.", NULL);
+    expect_claim(CLAIM_MAKER, "The app made by Acme leaks. I was made by the Lab.", "lab");
+    assert_true(claim_agree("ai", "ai language model") && claim_agree("meta ai", "meta"));
+    assert_false(claim_agree("ai assistant", "ai model"));
+    assert_false(claim_agree("ada", "adam"));
 }
 
 int main(void) {

@@ -360,7 +360,7 @@ static void put_claim(JsonOut *j, const Answers *a, Claim c, Rng rng) {
         double unequal = 0;
         for (end = i; end < n && cluster[end] == cluster[i];) end++;
         for (int p = i; p < end; p++)
-            for (int q = i; q < end; q++) unequal += said[p] != said[q];
+            for (int q = i; q < end; q++) unequal += !claim_agree(v.value[said[p]], v.value[said[q]]);
         if (end - i < 2) continue;
         differ[n_cluster] = unequal / ((double)(end - i) * (end - i - 1));
         cluster[n_cluster] = n_cluster; /* n_cluster < i: what is overwritten has been read */

@@ -24,10 +24,14 @@ const char *style_name(Style s);
 const char *style_words(Style s);               /* what it is */
 void style_measure(double out[STYLE_COUNT], const char *text);      /* of a text without words all are 0 */
 
-/* "my name is X", "i am called X"; "i am a X"; "i was made / created / built / trained / developed by X". */
+/* "my name is X", "i am called X"; "i am a X", "i'm just a X", "as an AI X"; made / created / built / trained / developed / designed by
+ * X, where the sentence says so of the writer ("I am a model trained by X", "as an AI developed by X", not "pills made by X"). */
 typedef enum { CLAIM_NAME, CLAIM_KIND, CLAIM_MAKER, CLAIM_COUNT } Claim;
 const char *claim_name(Claim c);                /* "name", "kind", "maker" */
-/* The first claim of that kind: lower case, without article, at most four words. false: the reply makes none. */
+/* The first claim of that kind: lower case, without article, at most four words, "artificial intelligence" as "ai". false: the reply
+ * makes none. */
 bool claim_find(Str *out, Claim c, const char *text);
+/* Can both be true? One's words are among the other's: "ai" and "ai language model". */
+bool claim_agree(const char *a, const char *b);
 
 #endif
