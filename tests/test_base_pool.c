@@ -168,6 +168,24 @@ static void test_many_short_regions(void **state) {
     }
 }
 
+/* From where each thread begins, one tile after another: all of them, once. */
+static void test_which_tile_follows(void **state) {
+    (void)state;
+    Error err = {0};
+    static const int threads[] = {1, 2, 3, 7};
+    for (int k = 0; k < COUNT_OF(threads); k++) {
+        Pool *p;
+        assert_true(pool_open(&p, threads[k], &err));
+        for (int64_t n = threads[k]; n < 40; n++) {
+            int64_t want = 0;
+            for (int i = 0; i < threads[k]; i++)
+                for (int64_t t = pool_first(p, n, i); t >= 0; t = pool_next(p, n, t)) assert_int_equal(t, want++);
+            assert_int_equal(want, n);
+        }
+        pool_close(p);
+    }
+}
+
 static void test_limits(void **state) {
     (void)state;
     Error err = {0};
@@ -200,6 +218,7 @@ int main(void) {
         cmocka_unit_test(test_nested_regions_run_inline),
         cmocka_unit_test(test_waits_for_the_last_tile),
         cmocka_unit_test(test_many_short_regions),
+        cmocka_unit_test(test_which_tile_follows),
         cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

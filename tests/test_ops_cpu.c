@@ -451,6 +451,42 @@ static double rounded_bf16(float x) {
 
 /* One rounding for all: rows, tails, in place, panels of odd shape, on every instruction set, and the way in from the
  * host. Halves, numbers next to them, the ends of the range, infinities and NaNs of every kind. */
+/* What is called at once gives the bits of the four calls: in tables and beyond them, rows scattered. */
+static void test_rope_kv(void **state) {
+    (void)state;
+    enum { N = 37, H = 3, K = 2, D = 12, ROWS = 64 };
+    double freq[D / 2];
+    for (int j = 0; j < D / 2; j++) freq[j] = pow(500.0, -2.0 * j / D);
+    for (int s = 0; s < 2 * COUNT_OF(isa_name); s++) {
+        Opened cpu = open_cpu(isa_name[s / 2], 2);
+        if (cpu.be) {
+            float x[2][N * (H + 2 * K) * D], cache[2][2 * ROWS * K * D] = {0};
+            int32_t pos[N], row[N];
+            for (int i = 0; i < N; i++) pos[i] = 3 * i + (s % 2 ? 1 << 18 : 0), row[i] = (i * 29 + 5) % ROWS;
+            for (int i = 0; i < COUNT_OF(x[0]); i++)
+                x[0][i] = x[1][i] = (float)rng_normal((Rng){seed, RNG_TEST}, (uint64_t)i, 0);
+            const BackendOps *op = cpu.be->op;
+            for (int way = 0; way < 2; way++) {
+                Tensor q = tensor_over(x[way], DTYPE_F32, N, H * D),
+                       kc = tensor_over(cache[way], DTYPE_F32, ROWS, K * D);
+                Tensor k = tensor_over(x[way] + N * H * D, DTYPE_F32, N, K * D), v = k, vc = kc;
+                v.data = x[way] + N * (H + K) * D, vc.data = cache[way] + ROWS * K * D;
+                if (way == 0) {
+                    op->rope_kv(cpu.be, q, k, v, kc, vc, row, pos, freq, D);
+                    continue;
+                }
+                op->rope(cpu.be, q, pos, freq, D, false);
+                op->rope(cpu.be, k, pos, freq, D, false);
+                op->scatter_rows(cpu.be, kc, k, row);
+                op->scatter_rows(cpu.be, vc, v, row);
+            }
+            assert_memory_equal(x[0], x[1], sizeof x[0]);
+            assert_memory_equal(cache[0], cache[1], sizeof cache[0]);
+        }
+        close_cpu(&cpu);
+    }
+}
+
 static void test_bf16_rounding(void **state) {
     (void)state;
     enum { ROWS = 21, COLS = 53, PANEL_COLS = COLS + 1 };
@@ -661,6 +697,7 @@ int main(void) {
         cmocka_unit_test(test_decode_equals_prefill),
         cmocka_unit_test(test_unseen_rows_unread),
         cmocka_unit_test(test_rope_tables),
+        cmocka_unit_test(test_rope_kv),
         cmocka_unit_test(test_bf16_rounding),
         cmocka_unit_test(test_panels),
         cmocka_unit_test(test_extremes),

@@ -1,16 +1,24 @@
 /* base/pool.c — compute threads.
  *
- * A region is described by three plain fields (fn, ud, n_tile) and two counters:
+ * Every thread has a share of each region, tiles that follow one another; whoever is through with its own takes from
+ * the others', in turn. So no two threads ask for one counter, neighbours write to neighbouring memory seldom (two
+ * cores that do hand lines to and fro, and CPUs fetch lines in pairs: with tiles dealt one by one a product of 32 rows
+ * lost an eighth, attention a fifth), what a thread wrote in one region is in its cache in the next of the same shape,
+ * and which tile comes next is known (pool_next).
  *
- *      left      tiles nobody has claimed; a claim is one fetch_sub, and the old value t > 0 means tile n_tile - t
+ * A region is described by three plain fields (fn, ud, n_tile) and counters:
+ *
+ *      left      of each share, tiles nobody has claimed; a claim is one fetch_sub, and the old value t > 0 means the
+ *                t-th of the share from its end
  *      pending   tiles not yet finished; the caller returns when it is zero
  *
- * The fields are read only after a successful claim. From then until that tile is finished pending is not zero, so the
- * caller is still in pool_for and cannot describe the next region: no lock and no region number are needed. A thread
- * that overslept any number of regions either claims a tile of the current one, which is fine, or finds none.
+ * The fields are read only after a successful claim. A thread takes what it has finished off pending when it finds
+ * nothing more to claim; until then pending is not zero, so the caller is still in pool_for and cannot describe the
+ * next region: no lock and no region number are needed. A thread that overslept any number of regions either claims
+ * tiles of the current one, which is fine, or finds none.
  *
  * The caller's release store to left starts a release sequence that the fetch_subs continue, so whoever claims sees the
- * description; each finishing fetch_sub of pending releases what its tile wrote to the caller, who reads zero. */
+ * description; each fetch_sub of pending releases what the tiles before it wrote to the caller, who reads zero. */
 #include "base/pool.h"
 
 #include <linux/futex.h>
@@ -27,6 +35,12 @@
 
 enum { MAX_THREAD = 1024, SPIN_NS = 30000, SPIN_BATCH = 64, LINE = 64 };
 
+/* Two lines apart: CPUs fetch lines in pairs. */
+typedef struct {
+    _Atomic int64_t left;
+    char pad[2 * LINE - sizeof(int64_t)];
+} Share;
+
 typedef struct {
     Pool *pool;
     int index;
@@ -41,12 +55,11 @@ struct Pool {
     bool spin;      /* false with more threads than CPUs: a spinner would hold up the one that works */
     Worker *worker; /* [n_thread]; 0 is whoever calls pool_for, its thread is valid while active */
     _Atomic bool active;
+    Share *share; /* [n_thread] */
     char pad0[LINE];
-    _Atomic int64_t left;
-    char pad1[LINE];
     _Atomic uint32_t pending; /* the caller's futex */
     _Atomic bool caller_asleep;
-    char pad2[LINE];
+    char pad1[LINE];
     _Atomic uint32_t wake; /* the workers' futex: raised once per region and at the end */
     _Atomic int n_asleep;
     _Atomic bool quit;
@@ -83,15 +96,40 @@ static uint32_t spin_on(const Pool *p, _Atomic uint32_t *word, uint32_t from, bo
     }
 }
 
-static void run_tiles(Pool *p, int thread) {
-    for (;;) {
-        if (atomic_load_explicit(&p->left, memory_order_relaxed) <= 0) return;
-        int64_t t = atomic_fetch_sub_explicit(&p->left, 1, memory_order_acq_rel);
-        if (t <= 0) return;
-        p->fn(p->ud, p->n_tile - t, thread);
-        /* Both sequentially consistent: either we see that the caller sleeps, or it sees our zero before it does. */
-        if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_asleep)) futex_wake(&p->pending, 1);
+static int64_t share_at(int64_t n_tile, int n_thread, int share) { return n_tile * share / n_thread; }
+
+static int64_t share_size(const Pool *p, int share) {
+    return share_at(p->n_tile, p->n_thread, share + 1) - share_at(p->n_tile, p->n_thread, share);
+}
+
+/* The share that tile t is in ends here. */
+static int64_t share_end(int64_t n_tile, int n_thread, int64_t t) {
+    return share_at(n_tile, n_thread, (int)(((t + 1) * n_thread - 1) / n_tile) + 1);
+}
+
+int64_t pool_next(const Pool *p, int64_t n_tile, int64_t tile) {
+    return tile + 1 < share_end(n_tile, p->n_thread, tile) ? tile + 1 : -1;
+}
+
+int64_t pool_first(const Pool *p, int64_t n_tile, int thread) { return share_at(n_tile, p->n_thread, thread); }
+
+/* Runs what is left of a share; returns how many tiles that were. */
+static uint32_t run_share(Pool *p, int share, int thread) {
+    _Atomic int64_t *left = &p->share[share].left;
+    for (uint32_t done = 0;; done++) {
+        if (atomic_load_explicit(left, memory_order_relaxed) <= 0) return done;
+        int64_t t = atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel);
+        if (t <= 0) return done;
+        p->fn(p->ud, share_at(p->n_tile, p->n_thread, share + 1) - t, thread);
     }
+}
+
+static void run_tiles(Pool *p, int thread) {
+    uint32_t done = 0;
+    for (int i = 0; i < p->n_thread; i++) done += run_share(p, (thread + i) % p->n_thread, thread);
+    /* Both sequentially consistent: either we see that the caller sleeps, or it sees our zero before it does. */
+    if (done > 0 && atomic_fetch_sub(&p->pending, done) == done && atomic_load(&p->caller_asleep))
+        futex_wake(&p->pending, 1);
 }
 
 static void *worker_main(void *arg) {
@@ -153,7 +191,8 @@ void pool_for(Pool *p, int64_t n_tile, PoolFn *fn, void *ud) {
     p->ud = ud;
     p->n_tile = n_tile;
     atomic_store(&p->pending, (uint32_t)n_tile);
-    atomic_store(&p->left, n_tile);
+    for (int i = 0; i < p->n_thread; i++)
+        atomic_store_explicit(&p->share[i].left, share_size(p, i), memory_order_release);
     int others = p->n_thread - 1;
     wake_workers(p, n_tile - 1 < others ? (int)n_tile - 1 : others);
     run_tiles(p, 0);
@@ -163,6 +202,16 @@ void pool_for(Pool *p, int64_t n_tile, PoolFn *fn, void *ud) {
 
 int pool_threads(const Pool *p) { return p->n_thread; }
 
+/* Of the threads these were started. */
+static void close_first(Pool *p, int n_started) {
+    atomic_store(&p->quit, true);
+    wake_workers(p, n_started);
+    for (int i = 1; i < n_started; i++) pthread_join(p->worker[i].thread, NULL);
+    free(p->worker);
+    free(p->share);
+    free(p);
+}
+
 bool pool_open(Pool **out, int n_thread, Error *err) {
     *out = NULL;
     int cpus = pool_cpus();
@@ -170,23 +219,23 @@ bool pool_open(Pool **out, int n_thread, Error *err) {
     if (n_thread < 0 || n_thread > MAX_THREAD)
         return error_set(err, ERR_CONFIG, "%d threads: expected 0 (all CPUs) to %d", n_thread, MAX_THREAD);
     Pool *p = mem_alloc(sizeof *p);
-    p->n_thread = 1;
+    p->n_thread = n_thread;
     p->spin = n_thread <= cpus;
     p->worker = mem_alloc((size_t)n_thread * sizeof *p->worker);
+    p->share = mem_alloc((size_t)n_thread * sizeof *p->share);
     /* Workers take no signals: those belong to whoever watches them. */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int e = 0;
-    for (int i = 1; i < n_thread && e == 0; i++) {
-        p->worker[i] = (Worker){.pool = p, .index = i};
-        e = pthread_create(&p->worker[i].thread, NULL, worker_main, &p->worker[i]);
-        if (e == 0) p->n_thread = i + 1;
+    int e = 0, got = 1;
+    while (got < n_thread && e == 0) {
+        p->worker[got] = (Worker){.pool = p, .index = got};
+        e = pthread_create(&p->worker[got].thread, NULL, worker_main, &p->worker[got]);
+        if (e == 0) got++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (e != 0) {
-        int got = p->n_thread;
-        pool_close(p);
+        close_first(p, got);
         return error_set(err, ERR_MEMORY, "cannot start thread %d of %d: %s (lower 'threads' or raise ulimit -u)",
                          got + 1, n_thread, strerror(e));
     }
@@ -195,12 +244,7 @@ bool pool_open(Pool **out, int n_thread, Error *err) {
 }
 
 void pool_close(Pool *p) {
-    if (!p) return;
-    atomic_store(&p->quit, true);
-    wake_workers(p, p->n_thread);
-    for (int i = 1; i < p->n_thread; i++) pthread_join(p->worker[i].thread, NULL);
-    free(p->worker);
-    free(p);
+    if (p) close_first(p, p->n_thread);
 }
 
 /* ---- usable CPUs ---- */

@@ -64,8 +64,9 @@ void *cpu_scratch_shared(Backend *be, size_t bytes) {
 /* -- tiles ----------------------------------------------------------------------------------------------------------
  */
 
-/* Waking a worker costs some microseconds: as much as this many plain operations. */
-static const double least_flops = 2e6;
+/* A region costs a microsecond or two, some more where a worker sleeps: as much as this many plain operations on what
+ * the other threads have just written. */
+static const double least_flops = 3e5;
 
 void cpu_tiles(Backend *be, int64_t n, double flops, PoolFn *fn, void *job) {
     if (n > 1 && flops >= least_flops) {
@@ -121,8 +122,11 @@ static void rows_task(void *ud, int64_t tile, int thread) {
     r->fn(r->job, tile * r->step, least((tile + 1) * r->step, r->rows));
 }
 
+/* So that few rows (decoding) are shared, too. */
+enum { LEAST_TILES = 16 };
+
 void cpu_rows(Backend *be, int64_t rows, int64_t cols, int weight, RowsFn *fn, const void *job) {
-    int64_t step = CPU_TILE / (cols > 0 ? cols : 1) / weight;
+    int64_t step = least(CPU_TILE / (cols > 0 ? cols : 1) / weight, ceil_div(rows, LEAST_TILES));
     Rows r = {rows, step < 1 ? 1 : step, fn, job};
     cpu_tiles(be, ceil_div(rows, r.step), 16.0 * (double)rows * (double)cols * weight, rows_task, &r);
 }

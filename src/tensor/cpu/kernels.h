@@ -36,6 +36,7 @@ const BackendOps KERNELS = {
     .layernorm_fwd = layernorm_fwd,
     .layernorm_bwd = layernorm_bwd,
     .rope = rope,
+    .rope_kv = rope_kv,
     .swiglu_fwd = swiglu_fwd,
     .swiglu_bwd = swiglu_bwd,
     .gelu_fwd = gelu_fwd,

@@ -132,12 +132,12 @@ static void fetch_rows(const Attn *a, const AttnTask *t, int64_t tile, int64_t f
  * thread's next task, which nothing else would see coming. */
 static void fetch_next(const Attn *a, int64_t index, TaskSpan span, int64_t i, KeyTile *to) {
     const AttnTask *t = &a->task[index];
-    int64_t left = span.seen - (i + 1) * KV_PAGE, later = index + pool_threads(a->be->pool);
+    int64_t left = span.seen - (i + 1) * KV_PAGE, later = pool_next(a->be->pool, a->n_task, index);
     if (left > 0)
         fetch_rows(a, t, i + 1, 0, least(left, KV_PAGE), &to->next_k.now, &to->next_v.now);
     else
         fetch_rows(a, t, i, 0, 0, &to->next_k.now, &to->next_v.now);
-    if (left >= KV_PAGE || later >= a->n_task) return;
+    if (left >= KV_PAGE || later < 0) return;
     TaskSpan s = task_span(a, &a->task[later]);
     int64_t end = least(s.seen - s.from * KV_PAGE, KV_PAGE);
     int64_t first = left <= 0 && i > span.from ? least(-left, end) : 0; /* tile i - 1 has called for those before */
@@ -209,7 +209,7 @@ static void attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tens
     a.task = task;
     attn_fwd_tasks(&a, task);
     cpu_scratch_threads(be, attn_fwd_scratch(&a));
-    cpu_tiles(be, n, attn_flops(&a, 2), attn_fwd_task, &a);
+    cpu_tiles(be, n, attn_work(&a, 2), attn_fwd_task, &a);
 }
 
 #endif

@@ -65,14 +65,17 @@ static Attn attn_open(const char *op, Backend *be, Tensor q, Tensor k, Tensor v,
     return a;
 }
 
-/* Of n products of 2 D flops per pair of a query and a key that it sees. */
-static double attn_flops(const Attn *a, double n) {
-    double pairs = 0;
+/* Of n products of 2 D flops per pair of a query and a key that it sees; a lone query (decoding) waits for its keys and
+ * values, which is worth about eight operations a byte. */
+static double attn_work(const Attn *a, double n) {
+    double pairs = 0, cold = 0;
     for (int i = 0; i < a->s.n_seq; i++) {
         double len = (double)least(a->s.kv_len[i], a->window);
-        pairs += (double)(a->s.q_off[i + 1] - a->s.q_off[i]) * len;
+        int32_t rows = a->s.q_off[i + 1] - a->s.q_off[i];
+        pairs += (double)rows * len;
+        if (rows == 1) cold += len;
     }
-    return 2.0 * n * pairs * (double)a->q.cols;
+    return 2.0 * n * pairs * (double)a->q.cols + 64.0 * cold * (double)a->k.cols;
 }
 
 static int64_t key_rows(AttnSeqs s, int seq, int64_t tile) { return s.kv_page[(int64_t)seq * s.max_page + tile]; }

@@ -443,7 +443,7 @@ static void rope_task(const void *job, int64_t row, int64_t row_end) {
     }
 }
 
-static void rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse) {
+static Rope rope_open(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse) {
     cpu_check("rope", "x", x, x.rows, x.cols);
     CHECK(d_head > 0 && d_head % 2 == 0 && x.cols % d_head == 0, "rope: %lld columns, d_head %d", (long long)x.cols,
           d_head);
@@ -463,18 +463,53 @@ static void rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, 
     } else {
         r.angles = cpu_angles(be, freq, r.half, n_pos);
     }
+    return r;
+}
+
+static void rope(Backend *be, Tensor x, const int32_t *pos, const double *freq, int d_head, bool inverse) {
+    Rope r = rope_open(be, x, pos, freq, d_head, inverse);
     cpu_rows(be, x.rows, x.cols, 1, rope_task, &r);
+}
+
+typedef struct {
+    Rope q, k;
+    Lookup keys, values;
+} RopeKv;
+
+static void rope_kv_task(const void *job, int64_t row, int64_t row_end) {
+    const RopeKv *r = job;
+    rope_task(&r->q, row, row_end);
+    rope_task(&r->k, row, row_end);
+    scatter_task(&r->keys, row, row_end);
+    scatter_task(&r->values, row, row_end);
+}
+
+/* The rows that are written are in no cache. */
+enum { COLD_WRITE = 4 };
+
+static void rope_kv(Backend *be, Tensor q, Tensor k, Tensor v, Tensor kc, Tensor vc, const int32_t *kv_row,
+                    const int32_t *pos, const double *freq, int d_head) {
+    cpu_check("rope_kv", "k", k, q.rows, k.cols);
+    cpu_check("rope_kv", "v", v, q.rows, v.cols);
+    cpu_check("rope_kv", "kc", kc, kc.rows, k.cols);
+    cpu_check("rope_kv", "vc", vc, kc.rows, v.cols);
+    cpu_check_index("rope_kv", kv_row, q.rows, kc.rows);
+    RopeKv r = {.q = rope_open(be, q, pos, freq, d_head, false), .keys = {kc, k, kv_row, false}};
+    CHECK(k.cols % d_head == 0, "rope_kv: %lld columns of keys, d_head %d", (long long)k.cols, d_head);
+    r.k = r.q;
+    r.k.x = k;
+    r.values = (Lookup){vc, v, kv_row, false};
+    cpu_rows(be, q.rows, q.cols + k.cols + v.cols, COLD_WRITE, rope_kv_task, &r);
 }
 
 /* -- activations ----------------------------------------------------------------------------------------------------
  */
 
-static void swiglu_fwd_span(const void *job, Span s, int64_t tile) {
-    (void)tile;
+static void swiglu_fwd_task(const void *job, int64_t row, int64_t row_end) {
     const Elem *e = job;
-    for (int64_t i = s.row; i < s.row_end; i++)
-        for (int64_t j = s.col; j < s.col_end; j += 16) {
-            int64_t left = s.col_end - j;
+    for (int64_t i = row; i < row_end; i++)
+        for (int64_t j = 0; j < e->y.cols; j += 16) {
+            int64_t left = e->y.cols - j;
             v16 g = row_get(e->a, i, j, left), u = row_get(e->b, i, j, left);
             row_put(e->y, i, j, v16_mul(v16_mul(g, v16_sigmoid(g)), u), left);
         }
@@ -485,7 +520,7 @@ static void swiglu_fwd(Backend *be, Tensor y, Tensor gate, Tensor up) {
     check_any("swiglu_fwd", "gate", gate, y.rows, y.cols);
     check_any("swiglu_fwd", "up", up, y.rows, y.cols);
     Elem e = {.y = y, .a = gate, .b = up};
-    cpu_spans(be, y.rows, y.cols, swiglu_fwd_span, &e);
+    cpu_rows(be, y.rows, y.cols, 2, swiglu_fwd_task, &e);
 }
 
 typedef struct {

@@ -48,8 +48,9 @@ typedef struct {
 typedef void MicroFn(const Tile *t);
 
 /* How a is read, and what is fetched meanwhile: of a row-major the rows of the next tile, of a by columns the next rows;
- * or, with either, what a later tile or task reads. */
-enum { A_ROW, A_COL, A_ROW_AHEAD, A_COL_AHEAD, A_KINDS };
+ * or, with either, what a later tile or task reads; or what this one reads of b so many rows on. */
+enum { A_ROW, A_COL, A_ROW_AHEAD, A_COL_AHEAD, A_ROW_STREAM, A_KINDS };
+enum { STREAM_ROWS = 32 };
 
 INLINE void fetch_ahead(int kind, int mr, const Tile *t, int64_t i) {
     if (kind == A_ROW) __builtin_prefetch(t->a + mr * t->lda + i * mr);
@@ -74,7 +75,10 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
     for (int64_t i = 0; i < k; i++) {
         v16 w[TILE_VECS];
 #pragma GCC unroll 4
-        for (int v = 0; v < nv; v++) w[v] = v16_load(b + v * bv);
+        for (int v = 0; v < nv; v++) {
+            w[v] = v16_load(b + v * bv);
+            if (kind == A_ROW_STREAM) __builtin_prefetch(b + v * bv + STREAM_ROWS * 16);
+        }
         b += bk;
         fetch_ahead(kind, mr, t, i);
 #pragma GCC unroll 8
@@ -101,7 +105,8 @@ INLINE void micro(int mr, int nv, int kind, const Tile *t) {
     static void micro_row_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW, t); }                                      \
     static void micro_col_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL, t); }                                      \
     static void micro_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_AHEAD, t); }                              \
-    static void micro_col_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL_AHEAD, t); }
+    static void micro_col_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL_AHEAD, t); }                          \
+    static void micro_stream_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_STREAM, t); }
 MICRO_TILES(MICRO)
 
 /* [kind of a][rows - 1][vectors - 1] */
@@ -109,9 +114,10 @@ MICRO_TILES(MICRO)
 #define MICRO_COL(mr, nv) [A_COL][mr - 1][nv - 1] = micro_col_##mr##_##nv,
 #define MICRO_AHEAD(mr, nv) [A_ROW_AHEAD][mr - 1][nv - 1] = micro_ahead_##mr##_##nv,
 #define MICRO_COL_AHEAD(mr, nv) [A_COL_AHEAD][mr - 1][nv - 1] = micro_col_ahead_##mr##_##nv,
+#define MICRO_STREAM(mr, nv) [A_ROW_STREAM][mr - 1][nv - 1] = micro_stream_##mr##_##nv,
 static MicroFn *const micro_table[A_KINDS][TILE_ROWS][TILE_VECS] = {MICRO_TILES(MICRO_ROW) MICRO_TILES(MICRO_COL)
                                                                         MICRO_TILES(MICRO_AHEAD)
-                                                                            MICRO_TILES(MICRO_COL_AHEAD)};
+                                                                            MICRO_TILES(MICRO_COL_AHEAD) MICRO_TILES(MICRO_STREAM)};
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -197,11 +203,10 @@ typedef struct {
     Tensor from;     /* F32, one output: with add, what is added; else empty, and it is y */
     int64_t n_group; /* of all outputs */
     int64_t per;     /* panels of a group at most */
-    int threads;     /* so many groups further on is a thread's next one */
 } Forward;
 
 /* Rows of one task: a chunk of x stays in L2 while the panels of w pass. A multiple of every TILE_ROWS. */
-enum { CHUNK = 384, FEW_ROWS = 64 };
+enum { CHUNK = 384, FEW_ROWS = 64, STREAM_LEAST = 4 };
 
 /* A task's rows [*row, *row_end) and panels [*v, *v + *nv) of one output. */
 static const LinearOut *forward_part(const Forward *f, int64_t task, int64_t *row, int64_t *row_end, int64_t *v,
@@ -239,8 +244,10 @@ static void forward_task(void *ud, int64_t task, int thread) {
     if (!tensor_empty(o->bias)) t.bias = f32_row(o->bias, 0) + v * 16;
     /* With few rows the panels' way from memory is the cost: the first tile reads them as they come, the tiles after it
      * have them at hand and fetch the next task's. 32 rows of cold weights: 96 -> 112 GFLOP/s. */
-    int64_t later = v + nv * f->threads, first = row;
-    bool fetch = in_place && row_end - row <= FEW_ROWS && later + nv <= ceil_div(o->w.rows, 16);
+    int64_t later = v + nv, first = row;
+    bool few = in_place && row_end - row <= FEW_ROWS;
+    bool fetch = few && later + nv <= ceil_div(o->w.rows, 16) &&
+                 pool_next(f->be->pool, f->n_group, task) >= 0;
     for (; row < row_end; row += TILE_ROWS) {
         int64_t at = (row - first) / TILE_ROWS;
         bool ahead = fetch && at > 0 && at <= nv;
@@ -248,7 +255,9 @@ static void forward_task(void *ud, int64_t task, int thread) {
         t.c = f32_row(o->y, row) + v * 16;
         if (f->add) t.add = f32_row(from, row) + v * 16, t.ld_add = from.ld;
         if (ahead) t.ahead = (const float *)o->w.data + later * t.bv + (at - 1) * t.k * 16;
-        micro_table[ahead ? A_ROW_AHEAD : A_ROW][least(row_end - row, TILE_ROWS) - 1][nv - 1](&t);
+        int64_t mr = least(row_end - row, TILE_ROWS);
+        bool stream = few && at == 0 && mr >= STREAM_LEAST;
+        micro_table[ahead ? A_ROW_AHEAD : stream ? A_ROW_STREAM : A_ROW][mr - 1][nv - 1](&t);
     }
 }
 
@@ -319,7 +328,7 @@ static void input_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t row = task / b->n_group * CHUNK, row_end = least(b->dx.rows, row + CHUNK), g = task % b->n_group;
     int64_t n_vec = ceil_div(b->dx.cols, 16), v = group_at(n_vec, g), nv = group_at(n_vec, g + 1) - v;
-    int64_t later = (g + pool_threads(b->be->pool)) % b->n_group, tile_no = 0;
+    int64_t later = (g + 1) % b->n_group, tile_no = 0;
     float *own = cpu_scratch_of(b->be, thread), tile[TILE_ROWS * PANEL];
     const float *panel = own, *next = NULL;
     if (b->panels)
@@ -405,14 +414,18 @@ static void strips_task(void *ud, int64_t task, int thread) {
     }
 }
 
-/* The part of dy that the thread packs after the task's block at row: its next one, or its next task's first, which may
- * be one of the next pass. */
-static const float *packed_next(const Backward *b, int64_t task, int64_t row, int64_t *ld) {
-    int64_t v, nv, first, end, n = b->n_group * b->n_part, later = task + pool_threads(b->be->pool);
-    int64_t then = later < n ? b->now.row : b->next.row;
+/* The part of dy that the thread packs after the task's block at row: its next one, its next task's first, or, where a
+ * copy of x comes next, that of its first task of the next pass. */
+static const float *packed_next(const Backward *b, int64_t task, int thread, int64_t row, int64_t *ld) {
+    int64_t v, nv, first, end, n = b->n_group * b->n_part, all = n + strips_tasks(b), then = b->now.row;
     bool own = row + GRAD_BLOCK < b->now.row_end;
-    if (!own && then >= b->x.rows) return NULL;
-    const LinearGrad *o = weight_grad_part(b, own ? task : later % n, &v, &nv, &first, &end);
+    int64_t later = own ? task : pool_next(b->be->pool, all, task);
+    if (later < 0 || later >= n) {
+        later = least(pool_first(b->be->pool, all, thread), n - 1);
+        then = b->next.row;
+        if (then >= b->x.rows) return NULL;
+    }
+    const LinearGrad *o = weight_grad_part(b, later, &v, &nv, &first, &end);
     *ld = o->dy.ld;
     return f32_row(o->dy, own ? row + GRAD_BLOCK : then) + v * 16;
 }
@@ -428,7 +441,7 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
         t.cols = nv * 16;
         t.ld_add = t.ldc;
-        const float *next = packed_next(b, task, row, &t.ld_ahead);
+        const float *next = packed_next(b, task, thread, row, &t.ld_ahead);
         for (int64_t k = first; k < end; k += TILE_ROWS) {
             int64_t at = (k - first) / TILE_ROWS;
             bool ahead = next && at < TILE_VECS; /* a line of each row at a time */

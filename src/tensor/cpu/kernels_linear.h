@@ -26,7 +26,7 @@ static void check_out(const LinearOut *o, Tensor x, bool add_y) {
 }
 
 static void forward(Backend *be, const LinearOut *out, int n, Tensor x, bool add_y, Tensor from) {
-    Forward f = {be, out, n, x, add_y, from, 0, TILE_VECS, pool_threads(be->pool)};
+    Forward f = {be, out, n, x, add_y, from, 0, TILE_VECS};
     double weights = 0;
     bool packs = false;
     CHECK(n > 0 && n <= LINEAR_MAX, "linear_fwd: %d outputs", n);
