@@ -14,7 +14,8 @@ enum { VOCAB = 12, END = 0, GOOD = 3, N_PROMPT = 7, MAX_NEW = 6, SEED = 5 };
 typedef struct {
     const char *backend;
     RlMethod method;
-    bool shard, mix, recompute;
+    int shard;
+    bool overlap, mix, recompute;
     int layers, pp, tp; /* 0: two, one, one */
     int64_t warmup;
     const char *dir;
@@ -105,7 +106,8 @@ static bool run(Nets *n, const Case *c, const Mesh *mesh, Error *err) {
     p.schedule = (Schedule){.kind = SCHED_LINEAR, .total = 6};
     p.group = 7, p.group_kind = GROUP_SD, p.kl_by_ratio = true, p.group_eps = 1e-4;
     p.aggregation = m->aggregation, p.level = m->level, p.value_warmup = c->warmup;
-    p.mix_weight = c->mix ? 0.3 : 0, p.mesh = mesh, p.shard = c->shard, p.state_updates = c->state_updates;
+    p.mix_weight = c->mix ? 0.3 : 0, p.mesh = mesh, p.shard = c->shard, p.overlap = c->overlap,
+    p.state_updates = c->state_updates;
     p.keep = c->recompute ? KEEP_INPUTS : KEEP_ALL;
     PpoSetup s = {.prompt = n->prompt, .n_prompt = N_PROMPT, .end_id = END, .score_mean = 0.25, .score_sd = 0.5};
     s.score = score_fn, s.report = report_fn, s.report_ud = n, s.mix = &n->mix;
@@ -223,7 +225,7 @@ static void test_methods(void **state) {
         Case c = {.backend = m == RL_GRPO ? "ref" : "cpu", .method = m, .mix = m != RL_RLOO, .warmup = m == RL_PPO};
         alone(&c, &dir, &want);
         for (int k = 0; k < COUNT_OF(ranks); k++) {
-            c.shard = (k + (int)m) % 2;
+            c.shard = (k + (int)m) % 3, c.overlap = (k + (int)m) % 2;
             fresh(&dir, "many");
             c.dir = dir.s;
             with_ranks(ranks[k], ppo_rank, &c);
@@ -248,7 +250,7 @@ static void test_shares(void **state) {
         alone(&c, &dir, &want);
         for (int k = 0; k < COUNT_OF(layout); k++) {
             if (m != RL_PPO && (int)m % COUNT_OF(layout) != k) continue;
-            c.tp = layout[k].tp, c.pp = layout[k].pp, c.shard = k == 1;
+            c.tp = layout[k].tp, c.pp = layout[k].pp, c.shard = k == 1 ? 1 + (int)m % 2 : 0, c.overlap = k;
             fresh(&dir, "shares");
             c.dir = dir.s;
             with_ranks(c.tp * c.pp * layout[k].dp, ppo_rank, &c);
@@ -269,7 +271,7 @@ static void test_stages(void **state) {
         c.layers = 3, c.recompute = m % 2;
         alone(&c, &dir, &want);
         for (int k = 0; k < COUNT_OF(layout); k++) {
-            c.pp = layout[k].pp, c.shard = k == 2;
+            c.pp = layout[k].pp, c.shard = k == 2 ? 1 + (int)m % 2 : 0, c.overlap = m / 2 % 2 == 0;
             fresh(&dir, "many");
             c.dir = dir.s;
             with_ranks(layout[k].pp * layout[k].dp, ppo_rank, &c);
@@ -291,16 +293,16 @@ static void test_resume(void **state) {
     alone(&c, &dir, &want);
     for (int stop = 1; stop <= 2; stop++) {
         fresh(&dir, "resume");
-        c.dir = dir.s, c.stop_after = stop, c.shard = true;
+        c.dir = dir.s, c.stop_after = stop, c.shard = stop, c.overlap = true;
         with_ranks(2, ppo_rank, &c);
-        c.stop_after = 0, c.shard = stop == 1;
+        c.stop_after = 0, c.shard = 2 - stop;
         with_ranks(4, ppo_rank, &c);
         metrics_of(&got, dir.s);
         assert_string_equal(got.s, want.s);
         fresh(&dir, "resume"); /* in parts, then whole, and the other way round */
-        c.dir = dir.s, c.stop_after = stop, c.pp = stop, c.shard = true;
+        c.dir = dir.s, c.stop_after = stop, c.pp = stop, c.shard = 2;
         with_ranks(4, ppo_rank, &c);
-        c.stop_after = 0, c.pp = 3 - stop, c.shard = stop == 1;
+        c.stop_after = 0, c.pp = 3 - stop, c.shard = stop == 1, c.overlap = stop == 1;
         with_ranks(2, ppo_rank, &c);
         c.pp = 0;
         metrics_of(&got, dir.s);

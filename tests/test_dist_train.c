@@ -11,7 +11,8 @@ typedef struct { /* what all ranks of a case do */
     const char *backend;
     Kind kind;
     int accum, steps;
-    bool shard;
+    int shard;
+    bool overlap;
     const char *dir; /* of metrics and states */
     int64_t state_steps, compare_every;
     const char *says;                  /* the error that training ends with */
@@ -126,6 +127,7 @@ static TrainConfig config_of(const Case *c, const Mesh *mesh) {
     t.accum = c->accum;
     t.mesh = mesh;
     t.shard = c->shard;
+    t.overlap = c->overlap;
     t.state_steps = c->state_steps;
     t.compare_every = c->compare_every;
     return t;
@@ -192,7 +194,7 @@ static void alone(Case *c, Str *metrics) {
     Job j;
     job_open(&j, c);
     TrainConfig tc = config_of(c, NULL);
-    tc.shard = false;
+    tc.shard = 0;
     run_ok(&j.f, &tc, &j.obj, c->dir, NULL);
     weights_of(&c->want, j.f.net);
     job_close(&j);
@@ -217,7 +219,7 @@ static void test_equal(void **state) {
         alone(&c, &want);
         for (int k = 0; k < COUNT_OF(ranks); k++) {
             if (ranks[k] == 8 && (i > 1 && row[i].kind == KIND_LM)) continue;
-            c.shard = (i + k) % 2;
+            c.shard = (i + k) % 3, c.overlap = (i + k / 2) % 2;
             fresh_dir(&dir, "ranks_many");
             c.dir = dir.s;
             with_ranks(ranks[k], equal_rank, &c);
@@ -231,21 +233,46 @@ static void test_equal(void **state) {
     str_release(&got);
 }
 
+/* Every stage of ZeRO, with and without overlap, over every number of ranks. */
+static void test_stages(void **state) {
+    (void)state;
+    static const Kind kind[] = {KIND_LM, KIND_PM};
+    Str dir = {0}, want = {0}, got = {0};
+    for (int i = 0; i < COUNT_OF(kind); i++) {
+        fresh_dir(&dir, "ranks_alone");
+        Case c = {.backend = "cpu", .kind = kind[i], .accum = 8, .steps = 20, .dir = dir.s};
+        alone(&c, &want);
+        for (int d = 2; d <= 8; d *= 2)
+            for (c.shard = 0; c.shard <= 2; c.shard++)
+                for (int overlap = 0; overlap < 2; overlap++) {
+                    fresh_dir(&dir, "ranks_many");
+                    c.dir = dir.s, c.overlap = overlap;
+                    with_ranks(d, equal_rank, &c);
+                    read_metrics(&got, dir.s);
+                    assert_string_equal(got.s, want.s);
+                }
+        str_release(&c.want);
+    }
+    str_release(&dir);
+    str_release(&want);
+    str_release(&got);
+}
+
 /* -- what they send */
 
 static void test_bytes(void **state) {
     (void)state;
     Str dir = {0}, want = {0};
-    for (int shard = 0; shard < 2; shard++)
+    for (int how = 0; how < 6; how++)
         for (int d = 2; d <= 8; d *= 2) {
-            Case c = {.backend = "cpu", .kind = KIND_LM, .accum = 8, .steps = 3, .shard = shard};
+            Case c = {.backend = "cpu", .kind = KIND_LM, .accum = 8, .steps = 3, .shard = how % 3, .overlap = how / 3};
             fresh_dir(&dir, "ranks_alone");
             c.dir = dir.s;
             alone(&c, &want);
             fresh_dir(&dir, "ranks_bytes");
             c.dir = dir.s;
             with_ranks(d, equal_rank, &c);
-            int64_t psi = c.elem, sent = 0;
+            int64_t psi = c.elem, sent = 0, nodes = c.shard == 2 ? 8 / d : 1; /* ZeRO-2: every leaf */
             ModelConfig m = {.n_layer = 2,
                              .n_head = 4,
                              .n_kv_head = 2,
@@ -259,13 +286,12 @@ static void test_bytes(void **state) {
                              .tied = true};
             assert_int_equal(psi, model_config_params(&m));
             for (int r = 0; r < d; r++) {
-                assert_int_equal(c.bytes[r][0],
-                                 3 * (psi - c.own[r]) * 4); /* one node each: gradients to their owners */
-                assert_int_equal(c.bytes[r][1], 3 * (d - 1) * c.own[r] * 4); /* sums, or (ZeRO-1) weights, back */
+                assert_int_equal(c.bytes[r][0], 3 * nodes * (psi - c.own[r]) * 4); /* gradients to their owners */
+                assert_int_equal(c.bytes[r][1], 3 * (d - 1) * c.own[r] * 4);       /* sums, or (ZeRO-1) weights, back */
                 sent += c.bytes[r][0] + c.bytes[r][1];
             }
-            assert_int_equal(sent,
-                             d * (3 * ((d - 1) * psi * (4 + 4)) / d)); /* d ranks x (d-1)/d Psi (4 + 4) x 3 steps */
+            /* d ranks x (d-1)/d Psi (4 nodes + 4) x 3 steps */
+            assert_int_equal(sent, 3 * (d - 1) * psi * (4 * nodes + 4));
             str_release(&c.want);
         }
     str_release(&dir);
@@ -292,25 +318,25 @@ static void test_states(void **state) {
     static const struct {
         const char *backend;
         int before, after;
-        bool shard_before, shard_after;
-    } row[] = {
-        {"cpu", 4, 2, true, false}, {"cpu", 2, 4, false, true}, {"bf16", 3, 2, true, true}, {"cpu", 3, 5, false, true}};
+        int shard_before, shard_after;
+    } row[] = {{"cpu", 4, 2, 1, 0}, {"cpu", 2, 4, 0, 1}, {"bf16", 3, 2, 1, 2},
+               {"cpu", 3, 5, 0, 2}, {"cpu", 4, 2, 2, 0}, {"cpu", 2, 4, 2, 1}};
     Str dir = {0}, want = {0}, got = {0};
     for (int i = 0; i < COUNT_OF(row); i++) {
         fresh_dir(&dir, "ranks_alone");
         Case c = {.backend = row[i].backend, .kind = KIND_LM, .accum = 6, .steps = 7, .dir = dir.s};
         alone(&c, &want);
         fresh_dir(&dir, "ranks_states");
-        c.dir = dir.s, c.shard = row[i].shard_before, c.stop_at = 6;
+        c.dir = dir.s, c.shard = row[i].shard_before, c.stop_at = 6, c.overlap = i % 2;
         with_ranks(row[i].before, part_rank, &c);
-        c.stop_at = 0, c.shard = row[i].shard_after;
+        c.stop_at = 0, c.shard = row[i].shard_after, c.overlap = !c.overlap;
         with_ranks(row[i].after, equal_rank, &c);
         read_metrics(&got, dir.s);
         assert_string_equal(got.s, want.s);
         fresh_dir(&dir, "ranks_states"); /* and data that break on one rank, with a state of some steps before */
-        c.dir = dir.s, c.fail_at = 7, c.state_steps = 1;
+        c.dir = dir.s, c.fail_at = 7, c.state_steps = 1, c.shard = row[i].shard_before;
         with_ranks(row[i].before, part_rank, &c);
-        c.fail_at = 0;
+        c.fail_at = 0, c.shard = row[i].shard_after;
         with_ranks(row[i].after, equal_rank, &c);
         str_release(&c.want);
     }
@@ -375,7 +401,7 @@ static void test_not_finite(void **state) {
     alone(&c, &want);
     for (int ranks = 2; ranks <= 4; ranks++) {
         fresh_dir(&dir, "ranks_nan");
-        c.dir = dir.s;
+        c.dir = dir.s, c.shard = ranks - 2, c.overlap = ranks > 2;
         setenv("DIKAST_CRASH_AT", "train.nan:1:3", 1);
         with_ranks(ranks, equal_rank, &c);
     }
@@ -386,8 +412,8 @@ static void test_not_finite(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_equal), cmocka_unit_test(test_bytes),
-                                       cmocka_unit_test(test_states), cmocka_unit_test(test_changed_weight),
-                                       cmocka_unit_test(test_not_finite)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_equal),          cmocka_unit_test(test_stages),
+                                       cmocka_unit_test(test_bytes),          cmocka_unit_test(test_states),
+                                       cmocka_unit_test(test_changed_weight), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,8 +40,28 @@ typedef struct {
     int64_t n_leaf, n_elem;
     float *sum; /* (n_elem) by definition */
     int64_t plain_differs;
-    bool shard;
+    bool shard, scatter, turns;
 } Case;
+
+static const int turn_of[N_TENSOR] = {2, 0, 0, 1};
+enum { N_TURN = 3 };
+
+typedef struct {
+    MemSource src;
+    size_t live;
+} Counted;
+
+static void *counted_get(void *ud, size_t bytes) {
+    Counted *c = ud;
+    c->live += bytes;
+    return c->src.get(c->src.ud, bytes);
+}
+
+static void counted_put(void *ud, void *p, size_t bytes) {
+    Counted *c = ud;
+    c->live -= bytes;
+    c->src.put(c->src.ud, p, bytes);
+}
 
 static void fill(Backend *be, const Tensor *t, int64_t leaf) {
     int64_t at = 0;
@@ -74,12 +94,62 @@ static void check_sum(Rank *r, const Case *c, Backend *be, const Tensor *t, cons
 
 static void check_bytes(Rank *r, const Case *c, const Tensor *t, const Blocks *b) {
     TreeNode node[TREE_NODES];
-    int64_t first, end, own = blocks_elements(b, t, r->rank);
-    tree_range(c->n_leaf, r->rank, r->size, &first, &end);
-    int n = tree_cover(node, first, end, c->n_leaf);
+    int64_t own = blocks_elements(b, t, r->rank);
+    TreeRun run = tree_run(c->n_leaf, r->rank, r->size, c->scatter);
+    int64_t n = c->scatter ? run.n : tree_cover(node, run.first, run.first + run.n, c->n_leaf);
     int64_t size = (int64_t)dtype_bytes(t[0].dtype);
     expect(r, comm_count(r->world, COMM_ALL_TO_ALL).bytes == n * (b->n_elem - own) * size);
     expect(r, comm_count(r->world, COMM_ALL_GATHER).bytes == (c->shard ? 0 : (r->size - 1) * own * size));
+}
+
+/* A leaf, tensor by tensor in order of turns. What has left is spoilt at once: the sum must not notice. */
+static void give_leaf(Rank *r, const Case *c, Backend *be, const Tensor *t, TreeSum *s, int64_t i) {
+    TreeRun run = tree_leaves(s);
+    int64_t calls = comm_count(r->world, COMM_ALL_TO_ALL).calls;
+    bool leaves = r->size > 1 && c->turns && (c->scatter || i + 1 == run.n);
+    fill(be, t, run.first + i * run.step);
+    for (int k = 0; k + 1 < N_TURN && c->turns; k++) {
+        tree_final(s, 0, k + 1);
+        for (int j = 0; leaves && j < N_TENSOR; j++)
+            if (turn_of[j] == k && !tensor_empty(t[j])) be->op->zero(be, t[j]);
+        expect(r, comm_count(r->world, COMM_ALL_TO_ALL).calls - calls == (leaves ? k + 1 : 0));
+    }
+    tree_push(s);
+}
+
+/* Every rank gives up after another leaf. */
+static void give_up(Rank *r, const Case *c, Backend *be, const Tensor *t, TreeSum *s) {
+    for (int64_t i = 0; i < r->rank && i < tree_leaves(s).n; i++) give_leaf(r, c, be, t, s, i);
+    if (r->rank < tree_leaves(s).n) { /* in the middle of one */
+        fill(be, t, 99);
+        tree_final(s, 0, 1);
+    }
+    tree_settle(s);
+    comm_barrier(r->world, "test");
+    tree_drop(s);
+}
+
+static size_t placed(const Backend *be, const Tensor *t, int n) {
+    Arena measure;
+    arena_init_measure(&measure, "test");
+    for (int k = 0; k < n; k++) tensor_place_weight(&measure, be->real, t[k].rows, t[k].cols, t[k].panels);
+    return measure.used;
+}
+
+/* By runs whole sums; by turns parts, of the rank's own blocks: none or one where a rank has one or two leaves. */
+static void check_memory(Rank *r, const Case *c, const Backend *be, const Tensor *t, const Blocks *b, size_t live) {
+    int64_t own = blocks_elements(b, t, r->rank), n = tree_run(c->n_leaf, r->rank, r->size, c->scatter).n;
+    Tensor part = tensor_over(NULL, be->real, 1, own);
+    bool even = (c->n_leaf & (c->n_leaf - 1)) == 0 && (r->size & (r->size - 1)) == 0 && r->size <= c->n_leaf;
+    int levels = even ? root_level(n) : -1; /* log2 of the rank's leaves */
+    if (!c->scatter) {
+        if (even) expect(r, live == (size_t)levels * placed(be, t, N_TENSOR));
+        return;
+    }
+    int depth = own > 0 ? tree_depth(c->n_leaf, r->size) : 0;
+    if (even && own > 0) expect(r, depth == levels);
+    expect(r, live == (size_t)depth * placed(be, &part, 1));
+    expect(r, depth <= root_level(c->n_leaf));
 }
 
 static void tree(Rank *r) {
@@ -98,30 +168,33 @@ static void tree(Rank *r) {
     expect(r, arena_init(&mem, "test", be->mem, measure.used, &err));
     place(t, &mem, be, c->panels);
     blocks_make(&b, t, N_TENSOR, r->size);
-    tree_open(&s, be, t, N_TENSOR, &b, r->world);
+    Counted count = {be->mem, 0};
+    be->mem = (MemSource){.get = counted_get, .put = counted_put, .ud = &count};
+    tree_open(&s, be, t, N_TENSOR, &b, r->world,
+              &(TreeConfig){c->scatter, c->turns ? turn_of : NULL, c->turns ? N_TURN : 0});
     for (int round = 0; round < 2; round++) { /* the second one in buffers that are there already */
-        int64_t first, end;
-        comm_count_clear(r->world);
-        tree_begin(s, c->n_leaf);
-        tree_range(c->n_leaf, r->rank, r->size, &first, &end);
         for (int k = 0; k < N_TENSOR; k++)
             if (!tensor_empty(t[k])) be->op->zero(be, t[k]);
-        if (round == 0 && end - first > 1) { /* a step that is given up leaves no trace */
-            fill(be, t, 99);
-            expect(r, tree_push(s, &err));
-            tree_drop(s);
-            tree_begin(s, c->n_leaf);
+        if (round == 0) { /* steps that are given up leave no trace */
+            expect(r, tree_begin(s, c->n_leaf, &err));
+            give_up(r, c, be, t, s);
+            expect(r, tree_begin(s, c->n_leaf, &err));
+            tree_cancel(s);
         }
-        for (int64_t i = first; i < end; i++) {
-            fill(be, t, i);
-            expect(r, tree_push(s, &err));
-        }
+        comm_count_clear(r->world);
+        expect(r, tree_begin(s, c->n_leaf, &err));
+        TreeRun run = tree_leaves(s);
+        for (int64_t i = 0; i < run.n; i++) give_leaf(r, c, be, t, s, i);
+        tree_settle(s);
         tree_finish(s, !c->shard);
         expect(r, comm_ok(r->world, &err));
         check_sum(r, c, be, t, &b);
+        check_memory(r, c, be, t, &b, count.live);
         if (r->size > 1) check_bytes(r, c, t, &b);
     }
     tree_close(s);
+    expect(r, count.live == 0);
+    be->mem = count.src;
     blocks_release(&b);
     arena_release(&mem);
     backend_close(be);
@@ -147,10 +220,12 @@ static void test_tree(void **state) {
     static const int64_t leaves[] = {1, 2, 3, 5, 6, 8, 12, 13, 16, 24};
     for (int m = 0; m < COUNT_OF(leaves); m++) {
         Case c = case_of("cpu", leaves[m], false);
-        for (int k = 0; k < COUNT_OF(ranks); k++) {
-            c.shard = m % 2 == 1;
-            with_ranks(ranks[k], tree, &c);
-        }
+        for (int k = 0; k < COUNT_OF(ranks); k++)
+            for (int how = 0; how < 4; how++) {
+                c.shard = (m + how) % 2 == 1;
+                c.scatter = how > 1 && ranks[k] > 1, c.turns = how % 2;
+                with_ranks(ranks[k], tree, &c);
+            }
         if (leaves[m] >= 12) assert_true(c.plain_differs > 10); /* else the order would prove nothing */
         free(c.sum);
     }
@@ -170,6 +245,7 @@ static void test_f64(void **state) {
     (void)state;
     for (int n = 1; n <= 4; n++) {
         Case c = case_of("ref", 7, n == 3);
+        c.scatter = c.turns = n == 3;
         f64_sum(&c);
         with_ranks(n, tree, &c);
         free(c.sum);
@@ -200,6 +276,14 @@ static void test_cover(void **state) {
                 assert_true(k <= 2 * root_level(n) + 1);
             }
             assert_int_equal(at, n);
+            int64_t all = 0;
+            for (int r = 0; r < size; r++) { /* by turns: every leaf once, too, and as evenly */
+                TreeRun run = tree_run(n, r, size, true);
+                assert_true(run.n == n / size || run.n == n / size + 1);
+                if (run.n > 0) assert_true(run.first == r && run.step == size && r + (run.n - 1) * size < n);
+                all += run.n;
+            }
+            assert_int_equal(all, n);
         }
 }
 

@@ -17,7 +17,8 @@ typedef struct { /* what all ranks of a case do */
     bool gpt2, windows, tied; /* windows: layers 0 and 3 look back over everything, the others 8 positions */
     Keep keep;
     int accum, steps, pp;
-    bool shard;
+    int shard;
+    bool overlap;
     const char *dir; /* of metrics and states */
     int64_t state_steps;
     int stop_at, fail_at; /* rank 1 asks to stop, its data break, in this micro-batch that it reads; 0: never */
@@ -275,6 +276,7 @@ static TrainConfig config_of(const Case *c, const Mesh *mesh) {
     t.keep = c->keep;
     t.mesh = mesh;
     t.shard = c->shard;
+    t.overlap = c->overlap;
     t.state_steps = c->state_steps;
     return t;
 }
@@ -331,7 +333,7 @@ static void alone(Case *c, Str *metrics) {
     job_open(&j, c, NULL);
     if (c->nan_at) spoil(&j, NULL, c, &err);
     TrainConfig tc = config_of(c, NULL);
-    tc.shard = false;
+    tc.shard = 0;
     run_ok(&j.f, &tc, &j.obj, c->dir, NULL);
     weights_of(&c->want, j.f.net);
     job_close(&j);
@@ -342,10 +344,9 @@ static void alone(Case *c, Str *metrics) {
 
 typedef struct {
     int pp, dp;
-    bool shard;
+    int shard;
 } Layout3;
-static const Layout3 layouts[] = {{2, 1, false}, {4, 1, false}, {2, 2, true},
-                                  {3, 1, false}, {2, 2, false}, {4, 2, true}};
+static const Layout3 layouts[] = {{2, 1, 0}, {4, 1, 0}, {2, 2, 1}, {3, 1, 0}, {2, 2, 2}, {4, 2, 2}};
 
 static void equal_under(Case *c, const Layout3 *l, int n) {
     Str dir = {0}, want = {0}, got = {0};
@@ -354,7 +355,7 @@ static void equal_under(Case *c, const Layout3 *l, int n) {
     alone(c, &want);
     for (int k = 0; k < n; k++) {
         if (l[k].pp > c->layers) continue;
-        c->pp = l[k].pp, c->shard = l[k].shard;
+        c->pp = l[k].pp, c->shard = l[k].shard, c->overlap = k != 2;
         fresh_dir(&dir, "pipe_many");
         c->dir = dir.s;
         with_ranks(l[k].pp * l[k].dp, equal_rank, c);
@@ -445,10 +446,10 @@ static void test_states(void **state) {
         const char *backend;
         bool tied;
         Layout3 before, after;
-    } row[] = {{"cpu", true, {2, 1, false}, {1, 2, true}},
-               {"cpu", true, {1, 2, true}, {4, 1, false}},
-               {"bf16", true, {2, 2, true}, {3, 1, false}},
-               {"cpu", false, {4, 1, false}, {2, 2, true}}};
+    } row[] = {{"cpu", true, {2, 1, 0}, {1, 2, 2}},
+               {"cpu", true, {1, 2, 1}, {4, 1, 0}},
+               {"bf16", true, {2, 2, 2}, {3, 1, 0}},
+               {"cpu", false, {4, 1, 0}, {2, 2, 1}}};
     Str dir = {0}, want = {0}, got = {0};
     for (int i = 0; i < COUNT_OF(row); i++) {
         const Layout3 *a = &row[i].before, *b = &row[i].after;

@@ -14,7 +14,7 @@ typedef struct {
     bool tied;
     Kind kind;
     int tp, dp;
-    bool shard;
+    int shard;
     Keep keep;
     int pp; /* 0: one stage */
 } Case;
@@ -115,7 +115,8 @@ static TrainConfig config_of(const Run *run, const Mesh *mesh) {
     t.mesh = mesh;
     t.keep = run->c.keep;
     t.state_steps = mesh && run->saves ? 5 : 0;
-    t.shard = mesh && run->c.shard;
+    t.shard = mesh ? run->c.shard : 0;
+    t.overlap = mesh && run->c.shard != 1;
     t.optim.clip = 0.05; /* always at work */
     t.optim.eps =
         1e-4; /* AdamW divides a gradient that is all rounding by its own size: in F32 this bounds what that says */
@@ -245,7 +246,7 @@ static void test_equal(void **state) {
         {"ref", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL, 0},
         {"ref", FAMILY_LLAMA, false, KIND_DPO, 4, 1, false, KEEP_ALL, 0},
         {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 1, false, KEEP_ALL, 0},
-        {"ref", FAMILY_GPT2, true, KIND_PM, 4, 2, true, KEEP_ALL, 0},
+        {"ref", FAMILY_GPT2, true, KIND_PM, 4, 2, 2, KEEP_ALL, 0},
         {"ref", FAMILY_QWEN3, false, KIND_CLASSIFIER, 2, 2, false, KEEP_ALL, 0},
         {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0},
         {"cpu", FAMILY_LLAMA, true, KIND_LM, 4, 2, true, KEEP_ALL, 0},
@@ -256,7 +257,7 @@ static void test_equal(void **state) {
         {"cpu", FAMILY_LLAMA, false, KIND_PM, 4, 1, false, KEEP_ALL, 0},
         {"cpu", FAMILY_QWEN2, true, KIND_CLASSIFIER, 2, 1, false, KEEP_ALL, 0},
         {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, false, KEEP_ALL, 2},
-        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, true, KEEP_INPUTS, 2},
+        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, 2, KEEP_INPUTS, 2},
         {"ref", FAMILY_QWEN3, false, KIND_DPO, 4, 1, false, KEEP_ALL, 2},
         {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 2, false, KEEP_ALL, 2},
         {"cpu", FAMILY_QWEN3, true, KIND_LM, 2, 2, true, KEEP_ALL, 2},
@@ -264,14 +265,29 @@ static void test_equal(void **state) {
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
 }
 
+/* Of one number of shares the bits are the same however replicas divide the work and the state. */
+static void test_replicas(void **state) {
+    (void)state;
+    Run run;
+    Str want = {0}, got = {0};
+    run_open(&run, (Case){.backend = "cpu", .family = FAMILY_QWEN3, .tied = true, .tp = 2, .dp = 1}, 4, 20);
+    run_divided(&run, &want);
+    for (run.c.dp = 2, run.c.shard = 0; run.c.shard <= 2; run.c.shard++) {
+        run_divided(&run, &got); /* to where the first run's weights are: all must be equal */
+        assert_string_equal(got.s, want.s);
+    }
+    run_close(&run);
+    str_release(&want);
+    str_release(&got);
+}
+
 /* Saved by one layout, gone on with by another. */
 static void test_states(void **state) {
     (void)state;
     static const struct {
         int tp, dp, pp;
-        bool shard;
-    } row[][2] = {
-        {{2, 2, 1, true}, {1, 2, 1, false}}, {{1, 2, 1, true}, {4, 1, 1, false}}, {{4, 1, 1, false}, {2, 2, 2, true}}};
+        int shard;
+    } row[][2] = {{{2, 2, 1, 2}, {1, 2, 1, 0}}, {{1, 2, 1, 1}, {4, 1, 1, 0}}, {{4, 1, 1, 0}, {2, 2, 2, 2}}};
     for (int i = 0; i < COUNT_OF(row); i++) {
         Run run;
         Str want = {0}, got = {0};
@@ -482,8 +498,8 @@ static void test_heads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equal), cmocka_unit_test(test_states), cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_heads), cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_equal), cmocka_unit_test(test_replicas), cmocka_unit_test(test_states),
+        cmocka_unit_test(test_bytes), cmocka_unit_test(test_heads),    cmocka_unit_test(test_slices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,7 +57,8 @@ const CfgKey run_keys[] = {
     {"dist.comm",      CFG_ENUM,  CFG_RUNTIME, AT(dist.comm),      "auto|self|threads|mpi|nccl", 0, 0, "what ranks are: threads of this process, or processes that mpirun or srun started (mpi); auto: these where there are some, else threads; nccl: as auto, gradients and weights travel between GPUs, one a rank"},
     {"dist.tp",        CFG_INT,   CFG_RESULT,  AT(dist.tp),        "1",  1, 1024, "tensor parallel: ranks that share every matrix of a model while it is trained; it divides the number of ranks, the model's heads, its key and value heads and d_ff. Results depend on it to rounding"},
     {"dist.pp",        CFG_INT,   CFG_RUNTIME, AT(dist.pp),        "1",  1, 1024, "pipeline parallel: stages that a model's layers are divided into while it is trained, one rank each; it divides the number of ranks. Results do not depend on it"},
-    {"dist.zero",      CFG_BOOL,  CFG_RUNTIME, AT(dist.zero),      "false", 0, 0, "ZeRO-1: each rank holds its part of the optimizer's state, 12 of 16 bytes per parameter, and updates that"},
+    {"dist.zero",      CFG_ENUM,  CFG_RUNTIME, AT(dist.zero),      "false|true|2|0|1", 0, 0, "ZeRO stage; true or 1: each rank holds its part of the optimizer's state, 12 of 16 bytes per parameter, and updates that; 2: of sums of gradients, too; every micro-batch's gradient travels. Results do not depend on it"},
+    {"dist.overlap",   CFG_BOOL,  CFG_RUNTIME, AT(dist.overlap),   "true", 0, 0, "gradients leave for other ranks while the backward of the layers below goes on; false: when it is over. Results do not depend on it"},
     {"dist.tree",      CFG_BOOL,  CFG_RESULT,  AT(dist.tree),      "true", 0, 0, "gradients of micro-batches add up as one fixed tree, the same for any number of ranks; false, one rank: in the order they come, which needs less memory"},
     {"dist.check_every", CFG_INT, CFG_RUNTIME, AT(dist.check_every), "100", 0, 1e9, "steps (rl: updates) between comparisons of the ranks' weights, which must be equal to the bit; also before each saved state; 0: never"},
     {"dist.timeout_s", CFG_FLOAT, CFG_RUNTIME, AT(dist.timeout_s), "1800", 0, 1e9, "seconds that a rank waits for the others in one call; 0: for ever"},
@@ -301,6 +302,11 @@ bool run_config_load(RunConfig *c, const char *path, const char *const *set, int
     }
     run_config_release(c);
     return false;
+}
+
+int run_config_zero(const RunConfig *c) {
+    static const int stage[] = {0, 1, 2, 0, 1}; /* as the key's row spells them */
+    return stage[c->dist.zero];
 }
 
 void run_config_release(RunConfig *c) { config_release(c, run_keys, run_key_count); }

@@ -19,6 +19,9 @@ typedef struct {          /* what all groups of one rank share */
     int64_t n_record;
     Error failed; /* code ERR_NONE: not yet */
     double deadline_s;
+    CommTimes spent;
+    int n_flying;           /* requests under way */
+    double flying_s, out_s; /* since when there are some; of that time, seconds inside calls */
     CommHook *hook;
     void *hook_ud;
     Comm *first; /* the world, then its groups */
@@ -76,8 +79,8 @@ const char *comm_kind(const Comm *c) { return c ? c->op->name : "self"; }
 
 /* -- one call */
 
-static CommRecord *begin(Comm *c, CommOp op, int64_t count, DType dtype, int peer, const char *site, size_t sent,
-                         CommRecord *mine) {
+static CommRecord *note(Comm *c, CommOp op, int64_t count, DType dtype, int peer, const char *site, size_t sent,
+                        CommRecord *mine) {
     CommRankState *s = c->state;
     *mine = (CommRecord){.site = site, .op = op, .dtype = dtype, .count = count, .peer = peer, .start_s = now_s()};
     memcpy(mine->group, c->name, NAME);
@@ -88,13 +91,31 @@ static CommRecord *begin(Comm *c, CommOp op, int64_t count, DType dtype, int pee
     CommRecord *slot = &s->record[s->n_record++ % COMM_RECORDS];
     *slot = *mine;
     pthread_mutex_unlock(&s->lock);
+    return slot;
+}
+
+static CommRecord *begin(Comm *c, CommOp op, int64_t count, DType dtype, int peer, const char *site, size_t sent,
+                         CommRecord *mine) {
+    CommRankState *s = c->state;
+    CommRecord *slot = note(c, op, count, dtype, peer, site, sent, mine);
+    pthread_mutex_lock(&s->lock);
+    slot->wait_s = mine->wait_s = mine->start_s;
+    pthread_mutex_unlock(&s->lock);
     if (s->hook) s->hook(s->hook_ud, true, mine);
     return slot;
+}
+
+/* Under the lock, or on the thread that calls. */
+static void spend(CommRankState *s, double from_s) {
+    double took = now_s() - from_s;
+    s->spent.inside_s += took;
+    if (s->n_flying > 0) s->out_s += took;
 }
 
 static void end(Comm *c, CommRecord *slot, CommRecord *mine, bool ok, const Error *err) {
     CommRankState *s = c->state;
     mine->end_s = now_s();
+    spend(s, mine->start_s);
     pthread_mutex_lock(&s->lock);
     if (ok) slot->end_s = mine->end_s; /* one that failed stays unfinished in the dump */
     if (!ok) s->failed = *err;
@@ -174,6 +195,121 @@ void comm_all_to_all(Comm *c, void *out, const int64_t *out_counts, const void *
     free(ib);
     free(ob);
 }
+
+/* -- an all_to_all beside the rank's work */
+
+struct CommRequest {
+    Comm *c;
+    void *flight; /* the backend's */
+    CommCall call;
+    CommRecord mine;
+    CommRecord *slot;
+    int64_t number; /* of the record, which the ring gives away after COMM_RECORDS others */
+    size_t *in_bytes, *out_bytes;
+    bool over;
+};
+
+static void take_off(CommRankState *s) {
+    if (s->n_flying++ > 0) return;
+    s->flying_s = now_s();
+    s->out_s = 0;
+}
+
+static void land(CommRankState *s) {
+    if (--s->n_flying == 0) s->spent.hidden_s += now_s() - s->flying_s - s->out_s;
+}
+
+CommRequest *comm_start_all_to_all(Comm *c, void *out, const int64_t *out_counts, const void *in,
+                                   const int64_t *in_counts, DType dtype, const char *site) {
+    if (!c || c->size == 1 || !c->op->start) {
+        comm_all_to_all(c, out, out_counts, in, in_counts, dtype, site);
+        return NULL;
+    }
+    if (off(c)) return NULL;
+    CommRankState *s = c->state;
+    CommRequest *r = mem_alloc(sizeof *r);
+    Error err = {0};
+    int64_t sent, received;
+    double from_s = now_s();
+    *r = (CommRequest){.c = c, .call = call_of(c, COMM_ALL_TO_ALL, site)};
+    r->in_bytes = in_bytes(in_counts, c->size, dtype, &sent);
+    r->out_bytes = in_bytes(out_counts, c->size, dtype, &received);
+    r->slot = note(c, COMM_ALL_TO_ALL, sent, dtype, -1, site, (size_t)(sent - in_counts[c->rank]) * dtype_bytes(dtype),
+                   &r->mine);
+    r->number = s->n_record - 1;
+    bool ok = c->op->start(c->link, &r->flight, out, r->out_bytes, in, r->in_bytes, &r->call, &err);
+    spend(s, from_s);
+    take_off(s);
+    if (ok) return r;
+    place(&err, &r->mine);
+    pthread_mutex_lock(&s->lock);
+    s->failed = err;
+    pthread_mutex_unlock(&s->lock);
+    r->over = true;
+    land(s);
+    return r;
+}
+
+/* In the ring, also when it was given away meanwhile. */
+static void mark(CommRequest *r, bool ended) {
+    CommRankState *s = r->c->state;
+    pthread_mutex_lock(&s->lock);
+    if (s->n_record - r->number > COMM_RECORDS && !ended) {
+        r->number = s->n_record;
+        r->slot = &s->record[s->n_record++ % COMM_RECORDS];
+        *r->slot = r->mine;
+    }
+    if (s->n_record - r->number <= COMM_RECORDS) r->slot->wait_s = r->mine.wait_s, r->slot->end_s = r->mine.end_s;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void look(CommRequest *r, bool wait) {
+    Comm *c = r->c;
+    CommRankState *s = c->state;
+    Error err = {0};
+    bool ok = c->op->finish(c->link, r->flight, wait, &r->over, &err);
+    r->over = r->over || !ok;
+    if (!r->over) return;
+    r->mine.end_s = now_s();
+    if (ok) mark(r, true);
+    if (!ok) place(&err, &r->mine);
+    pthread_mutex_lock(&s->lock);
+    if (!ok && s->failed.code == ERR_NONE) s->failed = err;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void look_timed(CommRequest *r, bool wait) {
+    CommRankState *s = r->c->state;
+    double from_s = now_s();
+    look(r, wait);
+    spend(s, from_s);
+    if (r->over) land(s);
+}
+
+bool comm_test(CommRequest *r) {
+    if (!r) return true;
+    if (!r->over && !off(r->c)) look_timed(r, false);
+    return r->over || off(r->c);
+}
+
+void comm_wait(CommRequest *r) {
+    if (!comm_test(r) || (r && !r->over)) {
+        CommRankState *s = r->c->state;
+        double limit = s->deadline_s;
+        r->call.until = s->failed.code != ERR_NONE ? now_s() : limit > 0 ? now_s() + limit : INFINITY;
+        r->mine.wait_s = now_s();
+        mark(r, false);
+        if (s->hook) s->hook(s->hook_ud, true, &r->mine);
+        look_timed(r, true);
+        if (s->hook) s->hook(s->hook_ud, false, &r->mine);
+    }
+    if (!r) return;
+    free(r->in_bytes);
+    free(r->out_bytes);
+    free(r);
+}
+
+CommTimes comm_times(const Comm *world) { return world ? world->state->spent : (CommTimes){0, 0}; }
 
 void comm_all_gather(Comm *c, void *out, const void *in, const int64_t *counts, DType dtype, const char *site) {
     if (!c || c->size == 1) {
@@ -302,6 +438,7 @@ static void put_record(JsonOut *j, const CommRecord *r) {
     json_out_int(j, "peer", r->peer);
     json_out_str(j, "site", r->site);
     json_out_num(j, "t_start", r->start_s);
+    json_out_num(j, "t_wait", r->wait_s);
     json_out_num(j, "t_end", r->end_s);
     json_out_obj_end(j);
 }

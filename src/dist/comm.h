@@ -8,6 +8,7 @@
  *      flight recorder the last COMM_RECORDS calls: group, number in the group, op, what, when begun, when ended
  *      a deadline      seconds that a call may take; 0: none
  *      a hook          told when a call begins and ends (the COMM section of a watchdog)
+ *      clocks          seconds inside calls, and seconds that calls went on beside the rank's own work (comm_times)
  *
  * Failure. Calls return nothing and may fail: a peer is gone, the deadline passed, the ranks called different things. The
  * first failure of a rank stays: every later call in any of its groups returns at once and leaves its outputs undefined, and
@@ -59,6 +60,19 @@ void comm_all_gather(Comm *c, void *out, const void *in, const int64_t *counts, 
 void comm_broadcast(Comm *c, void *buf, int64_t count, DType dtype, int root, const char *site);
 void comm_barrier(Comm *c, const char *site);
 
+/* comm_all_to_all that goes on while the rank computes. It is a call of its group like any other: all ranks begin the group's
+ * calls in one order. out and in are the request's until it is over; counts are copied. Bytes move when the rank looks
+ * (comm_test) or waits (comm_wait), so whoever computes for long looks now and then. At most COMM_FLYING of a rank and group are under
+ * way, and they are waited for in the order they began. The deadline counts from comm_wait on: a rank that computes is not late for itself. Where a
+ * backend cannot (nccl), comm_start makes the whole call. Every request ends in comm_wait, also after a failure: only then is
+ * nobody reading `in` any more. */
+typedef struct CommRequest CommRequest;
+enum { COMM_FLYING = 8 };
+CommRequest *comm_start_all_to_all(Comm *c, void *out, const int64_t *out_counts, const void *in, const int64_t *in_counts, DType dtype,
+                                   const char *site);   /* NULL: it is over already */
+bool comm_test(CommRequest *r);         /* over, or failed: comm_wait will not wait. NULL: true */
+void comm_wait(CommRequest *r);         /* and frees it */
+
 /* -- failure --------------------------------------------------------------------------------------------------------- */
 bool comm_ok(const Comm *c, Error *err);                /* NULL: true */
 /* This rank cannot go on: the others' calls fail with its reason. mpi: the job's processes end, with exit code of why. */
@@ -81,11 +95,17 @@ typedef struct {
     int64_t count;          /* elements this rank hands in (receives, of recv) */
     int peer;               /* or root; -1: all */
     double start_s, end_s;  /* now_s(); end 0: not over */
+    double wait_s;          /* since when the rank is inside of it: start_s; of comm_start, when it began to wait; 0: not yet */
 } CommRecord;
 /* {"rank", "size", "backend", "failure", "records": [...]}, oldest first, for a supervisor that asks who waits for whom. */
 void comm_dump(const Comm *world, Str *out);
 /* fn(ud, true, record) when a call of this rank begins, fn(ud, false, record) when it is over; on the rank's thread. */
 typedef void CommHook(void *ud, bool inside, const CommRecord *r);
 void comm_on_section(Comm *world, CommHook *fn, void *ud);
+
+/* Seconds of this rank, all groups, since its world was opened. hidden_s: of the time in which at least one request was under way, what
+ * the rank did not spend inside a call. */
+typedef struct { double inside_s, hidden_s; } CommTimes;
+CommTimes comm_times(const Comm *world);
 
 #endif

@@ -98,6 +98,52 @@ static bool all_to_all(void *link, void *out, const size_t *out_bytes, const voi
     return ok;
 }
 
+typedef struct {
+    MPI_Request r;
+    int *count;
+    const CommCall *call;
+} Flight;
+
+static bool start(void *link, void **request, void *out, const size_t *out_bytes, const void *in,
+                  const size_t *in_bytes, const CommCall *call, Error *err) {
+    Link *l = link;
+    int *c = counts_new(l->size), n = l->size;
+    Flight *f = mem_alloc(sizeof *f);
+    *f = (Flight){.count = c, .call = call};
+    bool ok = layout(c, in_bytes, n, call, err) && layout(c + 2 * n, out_bytes, n, call, err);
+    if (ok) {
+        int rc = MPI_Ialltoallv(in, c, c + n, MPI_BYTE, out, c + 2 * n, c + 3 * n, MPI_BYTE, l->comm, &f->r);
+        ok = rc == MPI_SUCCESS || mpi_error(err, call->op, rc);
+    }
+    if (!ok) {
+        free(c);
+        free(f);
+        return false;
+    }
+    *request = f;
+    return true;
+}
+
+/* One that failed or is late is left to MPI, which reads its counts still. */
+static bool finish(void *link, void *request, bool wait, bool *over, Error *err) {
+    Flight *f = request;
+    MPI_Status status;
+    int flag = 0;
+    (void)link;
+    if (wait) {
+        if (!wait_for(&f->r, f->call, err)) return false;
+        flag = 1;
+    } else {
+        int rc = MPI_Test(&f->r, &flag, &status);
+        if (rc != MPI_SUCCESS) return mpi_error(err, f->call->op, rc);
+    }
+    *over = flag != 0;
+    if (!flag) return true;
+    free(f->count);
+    free(f);
+    return true;
+}
+
 static bool all_gather(void *link, void *out, const void *in, const size_t *bytes, const CommCall *call, Error *err) {
     Link *l = link;
     int *c = counts_new(l->size), n = l->size;
@@ -164,6 +210,8 @@ static const CommOps mpi_ops = {.name = "mpi",
                                 .send = send_to,
                                 .recv = recv_from,
                                 .all_to_all = all_to_all,
+                                .start = start,
+                                .finish = finish,
                                 .all_gather = all_gather,
                                 .broadcast = broadcast,
                                 .barrier = barrier,

@@ -15,6 +15,11 @@ typedef struct CommOps {
     bool (*recv)(void *link, void *buf, size_t bytes, int peer, const CommCall *call, Error *err);
     bool (*all_to_all)(void *link, void *out, const size_t *out_bytes, const void *in, const size_t *in_bytes, const CommCall *call,
                        Error *err);
+    /* all_to_all that goes on beside the rank; NULL: there is no such thing. in, out, sizes and call stay until it is over. finish looks
+     * once, or (wait) until call->until. False, or *over: *request is gone, and so is everybody who read `in`. */
+    bool (*start)(void *link, void **request, void *out, const size_t *out_bytes, const void *in, const size_t *in_bytes,
+                  const CommCall *call, Error *err);
+    bool (*finish)(void *link, void *request, bool wait, bool *over, Error *err);
     bool (*all_gather)(void *link, void *out, const void *in, const size_t *bytes, const CommCall *call, Error *err);
     bool (*broadcast)(void *link, void *buf, size_t bytes, int root, const CommCall *call, Error *err);
     bool (*barrier)(void *link, const CommCall *call, Error *err);
@@ -24,7 +29,7 @@ typedef struct CommOps {
 } CommOps;
 
 /* The module that comm_open_mpi loads exports one function of this type, under this name. abi: COMM_MPI_ABI of the caller. */
-enum { COMM_MPI_ABI = 1 };
+enum { COMM_MPI_ABI = 2 };
 #define COMM_MPI_SYMBOL "dikast_comm_mpi"
 typedef bool CommMpiOpen(int abi, const CommOps **op, void **world, int *rank, int *size, Error *err);
 

@@ -4,7 +4,9 @@
  *
  * The second meeting keeps every buffer alive until all have read it; one who leaves because something failed waits for
  * those who are copying. One lock and one condition for the whole world: the
- * ranks are few and what is copied is copied outside the lock. A world that failed stays so: the reason is kept,
+ * ranks are few and what is copied is copied outside the lock. A call that goes on beside its rank (start, finish) is
+ * posted too, under its number, and needs no meeting: whoever looks when all have posted it copies what is its own, and
+ * it is over when everybody has. A world that failed stays so: the reason is kept,
  * everybody is woken, and every wait ends. */
 #include "dist/comm_int.h"
 
@@ -39,21 +41,32 @@ typedef struct {
     bool full, copying, taken;
 } Box;
 
+enum { FLYING = 2 * COMM_FLYING };
+
+typedef struct {     /* a call of one rank that goes on beside it */
+    uint64_t number; /* of such calls of the group, from 1; 0: none */
+    Post post;
+    bool *took; /* (size) who has what is his */
+    int n_took;
+} Flight;
+
 typedef struct {
     Hub *hub;
     int size, users, arrived;
     int reading; /* ranks that copy from the others' buffers */
     uint64_t meeting;
-    bool *here;  /* (size) in this meeting */
-    int *number; /* (size) ranks in the world, for messages */
-    Post *post;  /* (size) */
-    Box *box;    /* (size * size) from, to */
-    void **made; /* (size) teams of a split */
+    bool *here;     /* (size) in this meeting */
+    int *number;    /* (size) ranks in the world, for messages */
+    Post *post;     /* (size) */
+    Box *box;       /* (size * size) from, to */
+    void **made;    /* (size) teams of a split */
+    Flight *flight; /* (size * FLYING) of a rank by number */
 } Team;
 
 typedef struct {
     Team *team;
     int rank;
+    uint64_t n_started;
 } Link;
 
 static Team *team_new(Hub *hub, int size) {
@@ -65,6 +78,8 @@ static Team *team_new(Hub *hub, int size) {
     t->post = mem_alloc(n * sizeof *t->post);
     t->box = mem_alloc(n * n * sizeof *t->box);
     t->made = mem_alloc(n * sizeof *t->made);
+    t->flight = mem_alloc(n * FLYING * sizeof *t->flight);
+    for (size_t i = 0; i < n * FLYING; i++) t->flight[i].took = mem_alloc(n * sizeof(bool));
     for (int i = 0; i < size; i++) t->number[i] = i;
     return t;
 }
@@ -75,6 +90,8 @@ static void team_free(Team *t) {
     free(t->post);
     free(t->box);
     free(t->made);
+    for (int i = 0; i < t->size * FLYING; i++) free(t->flight[i].took);
+    free(t->flight);
     free(t);
 }
 
@@ -97,11 +114,11 @@ static bool wait_change(Hub *hub, double until, bool *late) {
     return hub->poison.code == ERR_NONE;
 }
 
-static void list_missing(const Team *t, Error *err) {
+static void list_missing(const Team *t, const bool *here, Error *err) {
     char list[160];
     size_t at = 0;
     for (int i = 0; i < t->size && at < sizeof list - 12; i++)
-        if (!t->here[i]) at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", at ? ", " : "", t->number[i]);
+        if (!here[i]) at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", at ? ", " : "", t->number[i]);
     error_set(err, ERR_NET, "the deadline passed: rank%s %s did not come", strchr(list, ',') ? "s" : "", list);
 }
 
@@ -124,22 +141,23 @@ static bool meet(Link *l, const CommCall *call) {
             continue;
         }
         Error why;
-        list_missing(t, &why);
+        list_missing(t, t->here, &why);
         poison(hub, &why);
     }
     return hub->poison.code == ERR_NONE;
 }
 
+static bool same_call(const Team *t, int me, const CommCall *a, int other, const CommCall *b, Error *err) {
+    if (!strcmp(a->op, b->op) && !strcmp(a->site, b->site)) return true;
+    return error_set(err, ERR_STATE, "ranks call different things: rank %d %s at %s, rank %d %s at %s", t->number[me],
+                     a->op, a->site, t->number[other], b->op, b->site);
+}
+
 /* Ranks that call different things would wait for each other for ever, or mix up their data. */
 static bool same_calls(const Link *l, Error *err) {
     const Team *t = l->team;
-    const CommCall *a = t->post[l->rank].call;
-    for (int i = 0; i < t->size; i++) {
-        const CommCall *b = t->post[i].call;
-        if (strcmp(a->op, b->op) || strcmp(a->site, b->site))
-            return error_set(err, ERR_STATE, "ranks call different things: rank %d %s at %s, rank %d %s at %s",
-                             t->number[l->rank], a->op, a->site, t->number[i], b->op, b->site);
-    }
+    for (int i = 0; i < t->size; i++)
+        if (!same_call(t, l->rank, t->post[l->rank].call, i, t->post[i].call, err)) return false;
     return true;
 }
 
@@ -192,6 +210,16 @@ static bool check_size(const Link *l, size_t comes, size_t wanted, int from, Err
 
 /* -- calls */
 
+/* What rank p's post has for this rank; *to goes on behind it. */
+static bool take_part(const Link *l, unsigned char **to, size_t wanted, int p, const Post *post, Error *err) {
+    const unsigned char *from = post->in;
+    for (int i = 0; i < l->rank; i++) from += post->bytes[i];
+    if (!check_size(l, post->bytes[l->rank], wanted, p, err)) return false;
+    if (wanted > 0) memcpy(*to, from, wanted);
+    *to += wanted;
+    return true;
+}
+
 static bool all_to_all(void *link, void *out, const size_t *out_bytes, const void *in, const size_t *in_bytes,
                        const CommCall *call, Error *err) {
     Link *l = link;
@@ -199,15 +227,112 @@ static bool all_to_all(void *link, void *out, const size_t *out_bytes, const voi
     unsigned char *to = out;
     if (!begin(l, (Post){.call = call, .in = in, .bytes = in_bytes}, err)) return false;
     bool ok = true;
-    for (int p = 0; p < t->size && ok; p++) {
-        const Post *q = &t->post[p];
-        const unsigned char *from = q->in;
-        for (int i = 0; i < l->rank; i++) from += q->bytes[i];
-        ok = check_size(l, q->bytes[l->rank], out_bytes[p], p, err);
-        if (ok && out_bytes[p] > 0) memcpy(to, from, out_bytes[p]);
-        to += out_bytes[p];
-    }
+    for (int p = 0; p < t->size && ok; p++) ok = take_part(l, &to, out_bytes[p], p, &t->post[p], err);
     return done(l, call, ok, err);
+}
+
+/* -- one that goes on beside its rank */
+
+typedef struct {
+    uint64_t number;
+    unsigned char *out;
+    const size_t *out_bytes;
+    const CommCall *call;
+    bool taken;
+} Request;
+
+static Flight *flight_of(const Team *t, int rank, uint64_t number) {
+    return &t->flight[rank * FLYING + (int)(number % FLYING)];
+}
+
+static bool start(void *link, void **request, void *out, const size_t *out_bytes, const void *in,
+                  const size_t *in_bytes, const CommCall *call, Error *err) {
+    Link *l = link;
+    Hub *hub = l->team->hub;
+    Request *r = mem_alloc(sizeof *r);
+    *r = (Request){++l->n_started, out, out_bytes, call, false};
+    Flight *f = flight_of(l->team, l->rank, r->number);
+    pthread_mutex_lock(&hub->lock);
+    CHECK(f->number == 0, "more than %d calls under way", FLYING);
+    f->number = r->number;
+    f->post = (Post){.call = call, .in = in, .bytes = in_bytes};
+    f->n_took = 0;
+    memset(f->took, 0, (size_t)l->team->size * sizeof *f->took);
+    pthread_cond_broadcast(&hub->changed);
+    pthread_mutex_unlock(&hub->lock);
+    (void)err;
+    *request = r;
+    return true;
+}
+
+/* Under the lock, which is open while bytes are copied: everybody who wants this rank's part is there. */
+static bool take_all(Link *l, Request *r, Error *err) {
+    Team *t = l->team;
+    Hub *hub = t->hub;
+    unsigned char *to = r->out;
+    bool ok = true;
+    t->reading++;
+    pthread_mutex_unlock(&hub->lock);
+    for (int p = 0; p < t->size && ok; p++) {
+        const Post *post = &flight_of(t, p, r->number)->post;
+        ok = same_call(t, l->rank, r->call, p, post->call, err) && take_part(l, &to, r->out_bytes[p], p, post, err);
+    }
+    pthread_mutex_lock(&hub->lock);
+    t->reading--;
+    for (int p = 0; p < t->size; p++) {
+        Flight *f = flight_of(t, p, r->number);
+        f->took[l->rank] = true;
+        f->n_took++;
+    }
+    r->taken = true;
+    if (!ok) poison(hub, err);
+    pthread_cond_broadcast(&hub->changed);
+    return ok;
+}
+
+static bool all_posted(const Team *t, const Request *r) {
+    for (int p = 0; p < t->size; p++)
+        if (flight_of(t, p, r->number)->number != r->number) return false;
+    return true;
+}
+
+/* Under the lock: who is not there yet, or has not taken what is his. */
+static void late_flight(Link *l, const Request *r) {
+    Team *t = l->team;
+    Error why;
+    bool *here = mem_alloc((size_t)t->size * sizeof *here);
+    const Flight *mine = flight_of(t, l->rank, r->number);
+    for (int p = 0; p < t->size; p++)
+        here[p] = r->taken ? mine->took[p] : flight_of(t, p, r->number)->number == r->number;
+    list_missing(t, here, &why);
+    poison(t->hub, &why);
+    free(here);
+}
+
+static bool finish(void *link, void *request, bool wait, bool *over, Error *err) {
+    Link *l = link;
+    Team *t = l->team;
+    Hub *hub = t->hub;
+    Request *r = request;
+    Flight *mine = flight_of(t, l->rank, r->number);
+    bool late = false;
+    pthread_mutex_lock(&hub->lock);
+    for (;;) {
+        if (hub->poison.code == ERR_NONE && !r->taken && all_posted(t, r)) take_all(l, r, err);
+        *over = r->taken && mine->n_took == t->size;
+        if (hub->poison.code != ERR_NONE || *over || !wait) break;
+        if (late)
+            late_flight(l, r);
+        else
+            wait_change(hub, r->call->until, &late);
+    }
+    bool failed = hub->poison.code != ERR_NONE;
+    while (failed && t->reading > 0) pthread_cond_wait(&hub->changed, &hub->lock);
+    if (failed) *err = hub->poison;
+    if (failed || *over) mine->number = 0;
+    pthread_mutex_unlock(&hub->lock);
+    if (failed || *over) free(r);
+    return !failed;
 }
 
 static bool all_gather(void *link, void *out, const void *in, const size_t *bytes, const CommCall *call, Error *err) {
@@ -326,7 +451,7 @@ static bool split(void *link, int color, int key, void **out, int *rank, int *si
     if (leader == l->rank) t->made[l->rank] = make_team(l, *size);
     bool ok = done(l, call, true, err); /* the teams are there */
     Link *mine = mem_alloc(sizeof *mine);
-    *mine = (Link){t->made[leader], *rank};
+    *mine = (Link){t->made[leader], *rank, 0};
     *out = mine;
     /* Whoever fails here has a team all the same or none at all; the world is lost, and so is that little memory. */
     ok = ok && begin(l, (Post){.call = call}, err) && done(l, call, true, err);
@@ -361,6 +486,8 @@ static const CommOps thread_ops = {.name = "threads",
                                    .send = send_to,
                                    .recv = recv_from,
                                    .all_to_all = all_to_all,
+                                   .start = start,
+                                   .finish = finish,
                                    .all_gather = all_gather,
                                    .broadcast = broadcast,
                                    .barrier = barrier,
@@ -380,7 +507,7 @@ bool comm_open_threads(Comm **world, int n, Error *err) {
     hub->teams = 1;
     for (int i = 0; i < n; i++) {
         Link *l = mem_alloc(sizeof *l);
-        *l = (Link){t, i};
+        *l = (Link){t, i, 0};
         world[i] = comm_world(&thread_ops, l, i, n);
     }
     return true;

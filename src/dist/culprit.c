@@ -43,7 +43,7 @@ static void read_call(Call *out, const Json *dump) {
     *out = (Call){0};
     for (int i = calls_of(dump, &list) - 1; i >= 0 && !c; i--) {
         const Json *one = json_at(list, i);
-        if (json_num(json_get(one, "t_end"), 0) == 0) c = one;
+        if (json_num(json_get(one, "t_end"), 0) == 0 && json_num(json_get(one, "t_wait"), 1) != 0) c = one;
     }
     if (!c) return;
     out->in = true;

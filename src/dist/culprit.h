@@ -9,7 +9,7 @@
  *     deadlock.
  *
  * A reply holds {"comm": {"records": [{"group", "seq", "op", "dtype", "count", "peer", "site", "t_start", "t_end"}, ...]}}: calls
- * oldest first, t_end 0 or null: unfinished; peer of a collective: its root, or -1. "comm" may also hold "groups":
+ * oldest first, t_end 0 or null: unfinished; t_wait 0: and goes on beside the rank, which is not inside of it; peer of a collective: its root, or -1. "comm" may also hold "groups":
  * [{"id", "ranks"}]; a group that is not listed holds every rank. group, id, op and dtype may be strings or numbers. Whatever is
  * missing or ill-typed is taken for absent. */
 #ifndef DIKAST_DIST_CULPRIT_H

@@ -41,6 +41,7 @@ bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *
     m->size = (Layout){tp, cp, pp, n / one};
     m->at = layout_at(m->size, comm_rank(world));
     m->world = n > 1 ? world : NULL;
+    m->data = n > 1 ? data : NULL;
     if (!data) data = m->world;
     return split(&m->tp, m, data, "tp", 0, err) && split(&m->cp, m, data, "cp", 1, err) &&
            split(&m->pp, m, data, "pp", 2, err) && split(&m->dp, m, data, "dp", 3, err) && split_ends(m, data, err) &&

@@ -15,6 +15,7 @@ typedef struct {
     Layout size, at;
     Comm *world, *dp, *pp, *cp, *tp;                /* NULL: of one rank. They belong to the world */
     Comm *ends;                                     /* the first and the last rank of pp, of others NULL */
+    Comm *data;                                     /* of all ranks over another backend, or NULL: world */
     Comm *model;                                    /* the ranks that hold one replica: those that differ in tp, cp, pp */
 } Mesh;
 
@@ -24,6 +25,11 @@ int layout_rank(Layout size, Layout at);
 bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *err);
 static inline bool mesh_ok(const Mesh *m, Error *err) {
     return !m || (comm_ok(m->world, err) && comm_ok(m->dp, err) && comm_ok(m->pp, err) && comm_ok(m->tp, err));
+}
+/* Of both worlds. */
+static inline CommTimes mesh_times(const Mesh *m) {
+    CommTimes a = comm_times(m ? m->world : NULL), b = comm_times(m ? m->data : NULL);
+    return (CommTimes){a.inside_s + b.inside_s, a.hidden_s + b.hidden_s};
 }
 /* Ranks hold parts of models, not whole ones. */
 static inline bool mesh_divides(const Mesh *m) { return m && m->size.tp * m->size.pp > 1; }

@@ -87,6 +87,10 @@ void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     if (!backend_replay_end(m->be)) forward(n, a, b, kv);
 }
 
+static void tell_final(const Model *m, int turn) {
+    if (m->listen.fn) m->listen.fn(m->listen.ud, m, turn);
+}
+
 void net_backward(Net n, Acts *a, const Batch *b) {
     Model *m = n.trunk;
     Backend *be = m->be;
@@ -105,12 +109,42 @@ void net_backward(Net n, Acts *a, const Batch *b) {
         if (a->keep == KEEP_INPUTS) block_forward(n, l, &a->block[l], (Tensor){0}, b, NULL);
         if (a->again) block_again(m, l, &a->block[l]);
         block_backward(n, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
+        tell_final(m, m->cfg.n_layer - 1 - l);
     }
     if (shared) tp_head_norms_end(m, &a->tp);
-    if (!m->part.first || tensor_empty(m->dw.wte)) return;
-    if (shared)
-        tp_embed_backward(m, &a->tp, a->dx, b->tok);
-    else
-        op->embed_bwd(be, m->dw.wte, a->dx, b->tok);
-    if (m->cfg.pos == POS_LEARNED) op->embed_bwd(be, m->dw.wpe, a->dx, b->pos);
+    if (m->part.first && !tensor_empty(m->dw.wte)) {
+        if (shared)
+            tp_embed_backward(m, &a->tp, a->dx, b->tok);
+        else
+            op->embed_bwd(be, m->dw.wte, a->dx, b->tok);
+        if (m->cfg.pos == POS_LEARNED) op->embed_bwd(be, m->dw.wpe, a->dx, b->pos);
+    }
+    tell_final(m, m->cfg.n_layer);
+}
+
+/* -- when gradients are final */
+
+int net_turns(Net n) { return n.trunk->cfg.n_layer + 1; }
+
+typedef struct {
+    Net net;
+    Tensor dw;
+    int turn;
+} TurnJob;
+
+static void find_turn(void *ud, int index, const ParamInfo *p) {
+    TurnJob *job = ud;
+    const Model *m = job->net.trunk;
+    (void)index;
+    if (p->dw.data != job->dw.data) return;
+    bool above = p->layer < 0 && p->dw.data != m->dw.wte.data && p->dw.data != m->dw.wpe.data;
+    job->turn = above ? 0 : p->layer < 0 ? m->cfg.n_layer : m->part.layer0 + m->cfg.n_layer - 1 - p->layer;
+    if (m->part.tp_n > 1 && !param_divided(p)) job->turn = m->cfg.n_layer; /* tp.c may add the ranks' up at last */
+}
+
+int net_turn_of(Net n, Tensor dw) {
+    TurnJob job = {n, dw, n.trunk->cfg.n_layer};
+    net_visit(n, find_turn, &job);
+    CHECK(job.turn >= 0 && job.turn <= n.trunk->cfg.n_layer, "turn %d of %d layers", job.turn, n.trunk->cfg.n_layer);
+    return job.turn;
 }

@@ -97,6 +97,10 @@ typedef struct {
 typedef enum { KEEP_ALL, KEEP_INPUTS, KEEP_NONE } Keep;
 
 typedef struct MappedFiles MappedFiles;
+struct Model;
+
+/* Told by net_backward that the gradients of turns 0..turn are final (net_turn_of). */
+typedef struct { void (*fn)(void *ud, const struct Model *trunk, int turn); void *ud; } GradListener;
 
 typedef struct Model {
     Backend *be;
@@ -108,6 +112,7 @@ typedef struct Model {
     ModelParams w, dw;          /* dw: empty tensors when opened without gradients */
     BlockParams *scale;         /* (n_layer): of 8-bit matrices, (1, rows) each; empty tensors otherwise, NULL: none has */
     Arena params, grads;
+    GradListener listen;        /* fn NULL: nobody; set by who wants to know */
     MappedFiles *mapped;        /* model_open_mapped: until its matrices lie in panels, w is views of these; else NULL */
     double *freq;               /* RoPE frequencies, (d_head/2) */
     double rope_attention;      /* yarn: q and k are multiplied by it when turned; else 1 */
@@ -245,6 +250,10 @@ Tensor acts_gradient(Acts *a);
 void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv);
 /* Uses dh; adds to the gradients of what was opened with some. */
 void net_backward(Net n, Acts *a, const Batch *b);
+/* When a gradient is final: what is above the blocks and the last block's after turn 0, the block's before it after turn 1, ..., what is
+ * below them, and what a sum over tp ends in, after the last one. dw: one of the net's, as net_visit has it. */
+int net_turns(Net n);
+int net_turn_of(Net n, Tensor dw);
 /* Head on chosen rows [first, first+out.rows): out (rows, n_out). Any slicing gives the same bits. */
 void head_forward(Net n, const Acts *a, int first, Tensor out);
 /* dh[first..] += dout w, head.dw += dout^T h; dout is used up. Of divided outputs dh is this rank's part until net_backward */

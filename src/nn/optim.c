@@ -105,7 +105,7 @@ static void collect(void *ud, int index, const ParamInfo *p) {
 }
 
 static Comm *dp_of(const Optim *o) { return o->cfg.mesh ? o->cfg.mesh->dp : NULL; }
-static bool sharded(const Optim *o) { return o->cfg.shard && comm_size(dp_of(o)) > 1; }
+static bool sharded(const Optim *o) { return o->cfg.shard > 0 && comm_size(dp_of(o)) > 1; }
 
 static void cut_state(Optim *o) {
     o->grad = mem_alloc((size_t)o->n_param * sizeof *o->grad);
@@ -130,6 +130,13 @@ const Blocks *optim_blocks(const Optim *o) { return &o->blocks; }
 Backend *optim_backend(const Optim *o) { return o->be; }
 size_t optim_bytes(const Optim *o) { return o->mem.used; }
 bool optim_shards(const Optim *o) { return sharded(o); }
+int optim_zero(const Optim *o) { return sharded(o) ? o->cfg.shard : 0; }
+int optim_net_of(const Optim *o, int grad) { return o->param[grad].net; }
+
+const Net *optim_nets(const Optim *o, int *n) {
+    *n = o->n_net;
+    return o->net;
+}
 
 static void place_moments(Optim *o, Arena *mem) {
     for (int i = 0; i < o->n_param; i++) {

@@ -26,8 +26,9 @@ double schedule_factor(const Schedule *c, int64_t s);
 typedef struct {
     double lr, beta1, beta2, eps, weight_decay, clip;   /* eps > 0; clip 0: off */
     const Mesh *mesh;           /* borrowed; NULL: one rank */
-    bool shard;                 /* ZeRO-1 (Rajbhandari et al. 2020): a rank of mesh->dp holds moments and masters of its own blocks,
-                                   updates those, and all hand their weights round. The same bits */
+    int shard;                  /* ZeRO stage (Rajbhandari et al. 2020), 0: none. 1: a rank of mesh->dp holds moments and masters of its
+                                   own blocks, updates those, and all hand their weights round. 2: so it is here, and sums of gradients
+                                   are wanted where their owners are (train/leaves.h). The same bits */
 } OptimConfig;
 
 typedef struct Optim Optim;
@@ -40,7 +41,10 @@ const Tensor *optim_grads(const Optim *o, int *n);
 const Blocks *optim_blocks(const Optim *o);
 Backend *optim_backend(const Optim *o);
 size_t optim_bytes(const Optim *o);         /* of moments and masters */
+int optim_zero(const Optim *o);             /* the stage; of one replica 0 */
 bool optim_shards(const Optim *o);          /* its state is divided: gradients are wanted by blocks */
+const Net *optim_nets(const Optim *o, int *n);
+int optim_net_of(const Optim *o, int grad); /* the first net that has this gradient */
 /* lr_factor from the schedule; grad_scale: 1 / total loss weight. Gradients: sums over all ranks, of the rank's own blocks at
  * least under shard. Every rank calls it; may fail as comm does (comm_ok). Raises every trunk's version unless skipped. */
 OptimResult optim_step(Optim *o, double lr_factor, double grad_scale);

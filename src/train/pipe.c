@@ -106,7 +106,7 @@ struct Pipe {
     bool tied;
     unsigned char *buf; /* what is sent or received */
     Held *held;
-    int64_t first, end;
+    PipeRun run;
     PipeStep *step;
 };
 
@@ -156,12 +156,12 @@ bool pipe_open(Pipe **out, const PipeLane *lane, int n_lane, const Mesh *mesh, i
 }
 
 static void let_go(Pipe *p) {
-    for (int64_t i = p->first; i < p->end; i++) free(p->held[i - p->first].mem);
+    for (int64_t i = 0; i < p->run.n; i++) free(p->held[i].mem);
     free(p->held);
     free(p->step);
     p->held = NULL;
     p->step = NULL;
-    p->first = p->end = 0;
+    p->run.n = 0;
 }
 
 void pipe_close(Pipe *p) {
@@ -181,11 +181,13 @@ void pipe_close(Pipe *p) {
 /* -- passes ---------------------------------------------------------------------------------------------------------
  */
 
+static int64_t number_of(const Pipe *p, int64_t i) { return p->run.first + i * p->run.step; }
+
 static bool read_all(Pipe *p, const PipeWork *w, Error *err) {
-    for (int64_t i = p->first; i < p->end; i++) {
+    for (int64_t i = 0; i < p->run.n; i++) {
         Batch b;
-        Held *h = &p->held[i - p->first];
-        if (!w->batch(w->ud, i, &b, &h->lanes, &h->trained, err)) return false;
+        Held *h = &p->held[i];
+        if (!w->batch(w->ud, number_of(p, i), &b, &h->lanes, &h->trained, err)) return false;
         if (b.n_row == 0) h->lanes = 0; /* nothing in it is trained */
         h->trained &= h->lanes;
         hold(h, &b);
@@ -193,12 +195,12 @@ static bool read_all(Pipe *p, const PipeWork *w, Error *err) {
     return true;
 }
 
-bool pipe_fill(Pipe *p, const PipeWork *w, int64_t first, int64_t end, const Error *mine, Error *err) {
+bool pipe_fill(Pipe *p, const PipeWork *w, PipeRun run, const Error *mine, Error *err) {
     Error fate = *mine;
     let_go(p);
-    p->held = mem_alloc((size_t)(end - first + 1) * sizeof *p->held);
-    p->step = mem_alloc((size_t)(8 * (end - first) + 1) * sizeof *p->step);
-    p->first = first, p->end = end;
+    p->held = mem_alloc((size_t)(run.n + 1) * sizeof *p->held);
+    p->step = mem_alloc((size_t)(8 * run.n + 1) * sizeof *p->step);
+    p->run = run;
     if (fate.code == ERR_NONE) read_all(p, w, &fate);
     return agree(p->mesh->world, &fate, NULL, 0, NULL, err);
 }
@@ -264,14 +266,14 @@ static bool forward(Run *r, int64_t i, const Held *h) {
     if (last) {
         Batch again; /* what the losses need beside it is the objective's */
         unsigned lanes, trained;
-        if (!r->w->batch(r->w->ud, p->first + i, &again, &lanes, &trained, r->err)) return false;
+        if (!r->w->batch(r->w->ud, number_of(p, i), &again, &lanes, &trained, r->err)) return false;
     }
     for (int k = 0; k < p->n_lane; k++) {
         if (!(h->lanes >> k & 1)) continue;
         pulse_section(r->w->pulse, SECTION_FWD);
         net_forward(p->lane[k].net, acts_of(p, k, i), &h->b, NULL);
         bool train = h->trained >> k & 1;
-        if (last && !r->w->loss(r->w->ud, p->first + i, k, acts_of(p, k, i), &h->b, train, r->err)) return false;
+        if (last && !r->w->loss(r->w->ud, number_of(p, i), k, acts_of(p, k, i), &h->b, train, r->err)) return false;
     }
     return true;
 }
@@ -292,7 +294,7 @@ static bool backward(Run *r, int64_t i, const Held *h) {
         net_backward(p->lane[k].net, acts_of(p, k, i), &h->b);
         take_head(p, &p->lane[k], i);
     }
-    return r->w->done(r->w->ud, p->first + i, r->err);
+    return r->w->done(r->w->ud, number_of(p, i), r->err);
 }
 
 static void move(Run *r, PipeStep s, const Held *h) {
@@ -306,7 +308,7 @@ static void move(Run *r, PipeStep s, const Held *h) {
 
 bool pipe_run(Pipe *p, const PipeWork *w, Error *err) {
     Run r = {p, w, err, false};
-    int64_t n = pipe_schedule(p->step, p->stage, p->last + 1, p->end - p->first, p->tied);
+    int64_t n = pipe_schedule(p->step, p->stage, p->last + 1, p->run.n, p->tied);
     for (int64_t k = 0; k < n; k++) {
         PipeStep s = p->step[k];
         const Held *h = &p->held[s.i];

@@ -49,8 +49,9 @@ typedef struct Pipe Pipe;
 /* Activations of (p - stage) micro-batches of max_tok tokens for each net. mesh: borrowed, of two stages at least. */
 bool pipe_open(Pipe **out, const PipeLane *lane, int n_lane, const Mesh *mesh, int max_tok, int max_row, Keep keep, Error *err);
 void pipe_close(Pipe *p);
-/* Micro-batches first..end-1 of this pipeline. mine: this rank's fate so far. Every rank of the mesh's world calls it; false: as agree. */
-bool pipe_fill(Pipe *p, const PipeWork *w, int64_t first, int64_t end, const Error *mine, Error *err);
+typedef struct { int64_t first, step, n; } PipeRun;      /* micro-batches first, first + step, ..: n of them */
+/* Those of this pipeline. mine: this rank's fate so far. Every rank of the mesh's world calls it; false: as agree. */
+bool pipe_fill(Pipe *p, const PipeWork *w, PipeRun run, const Error *mine, Error *err);
 /* Their passes, after pipe_fill. False: this rank's error; the others may be well, so an agreement follows. */
 bool pipe_run(Pipe *p, const PipeWork *w, Error *err);
 

@@ -64,7 +64,7 @@ static bool minibatch(Ppo *p, int64_t *seq, int n, int64_t number, bool first, E
     p->lp_new = p->v_new = NULL;
     free(b.from);
     if (together) {
-        leaves_drop(l);
+        leaves_cancel(l);
         *err = mine;
         return false;
     }
@@ -106,6 +106,7 @@ static bool learn(Ppo *p, Error *err) {
 
 typedef struct {
     double score, raw, kl, end_share, length, explained, start_s;
+    CommTimes comm; /* before the update */
 } Summary;
 
 static double mean_of(const double *x, int64_t n) {
@@ -115,7 +116,7 @@ static double mean_of(const double *x, int64_t n) {
 }
 
 static Summary summarise(const Experience *x) {
-    Summary s = {mean_of(x->score, x->n), mean_of(x->raw, x->n), mean_of(x->kl, x->n), 0, 0, 0, 0};
+    Summary s = {mean_of(x->score, x->n), mean_of(x->raw, x->n), mean_of(x->kl, x->n), 0, 0, 0, 0, {0, 0}};
     double mean_ret = x->ret ? mean_of(x->ret, x->n_tok) : 0, var = 0, miss = 0;
     for (int i = 0; i < x->n; i++) s.end_share += (x->reply[i].why == STOP_TOKEN) / (double)x->n;
     s.length = (double)x->n_tok / x->n;
@@ -161,6 +162,7 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     json_out_num(&j, "t_rollout", p->x.generate_s);
     json_out_num(&j, "t_score", p->x.score_s);
     json_out_num(&j, "t_tok_s", (double)p->x.n_tok / (took > 0 ? took : 1e-9));
+    leaves_put_times(&j, ppo_leaves(p), s->comm, took);
     load_put_row(log_load(p->log), &j);
     json_out_obj_end(&j);
     bool ok = !p->file || appender_line(p->file, line.s, line.n, err);
@@ -261,10 +263,11 @@ static bool ppo_open(Ppo *p, Error *err) {
         !ppo_passes_open(p, nets, err))
         return false;
     p->rollout.pulse = p->pulse;
-    leaves_open(&p->leaves, p->optim, c->mesh, c->running_sum);
+    const LeavesConfig lc = {c->mesh, c->running_sum, c->overlap};
+    leaves_open(&p->leaves, p->optim, &lc);
     p->watch =
         watch_new(&(WatchConfig){c->mesh, p->log, {nets[0], nets[1]}, ppo_has_value(p) ? 2 : 1, c->compare_every});
-    if (p->warm) leaves_open(&p->warm_leaves, p->warm, c->mesh, c->running_sum);
+    if (p->warm) leaves_open(&p->warm_leaves, p->warm, &lc);
     if (!good_open(p, err) || !doctor_zero_weight(nets[0].trunk->be, err)) return false;
     p->metrics = metrics_new();
     return c->mix_weight == 0 || obj_lm_open(&p->mix, &p->mix_obj, p->s->mix, c->max_tok, c->seed, err);
@@ -328,6 +331,7 @@ static void end_warmup(Ppo *p) {
 
 static bool make_update(Ppo *p, Error *err) {
     const PpoConfig *c = p->c;
+    const CommTimes comm = mesh_times(c->mesh);
     double start_s = now_s(), lr = c->optim.lr * schedule_factor(&c->schedule, p->update);
     metrics_clear(p->metrics);
     p->n_skipped_now = 0;
@@ -338,6 +342,7 @@ static bool make_update(Ppo *p, Error *err) {
     if (!rollout_make(&p->x, &p->rollout, p->update, p->beta, p->stop, err)) return false;
     Summary s = summarise(&p->x);
     s.start_s = start_s;
+    s.comm = comm;
     double learn_s = now_s();
     bool ok = true;
     if (c->kl_stop > 0 && !(s.kl <= c->kl_stop))

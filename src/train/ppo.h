@@ -70,7 +70,8 @@ typedef struct {
     Keep keep;                      /* KEEP_ALL (0) or KEEP_INPUTS */
     bool keep_auto;                 /* in place of keep: train_keep's */
     const Mesh *mesh;               /* borrowed; NULL: one rank */
-    bool shard, running_sum;        /* as in TrainConfig */
+    int shard;                      /* as in TrainConfig, */
+    bool overlap, running_sum;      /* and these */
     int64_t compare_every;          /* the same, in updates */
     DType rollout_weights;          /* EngineConfig.weights of rollouts; DTYPE_F32 (0): the policy's own. Else the recorded
                                        log-probs are the rounded policy's: the gap is measured, ratio 1 is not asserted */

@@ -270,14 +270,16 @@ static bool pipe_gradients(Ppo *p, Leaves *l, const Minibatch *b, bool *together
     const PipeWork w = {p, p->pulse, pipe_batch, pipe_loss, pipe_done};
     const Error none = {0};
     p->now = b;
-    *together = !pipe_fill(p->pipe, &w, leaves_first(l), leaves_end(l), &none, err);
+    const PipeRun run = {leaves_number(l, 0), leaves_number(l, 1) - leaves_number(l, 0), leaves_count(l)};
+    *together = !pipe_fill(p->pipe, &w, run, &none, err);
     return !*together && pipe_run(p->pipe, &w, err);
 }
 
 bool ppo_gradients(Ppo *p, Leaves *l, const Minibatch *b, bool *together, Error *err) {
     *together = false;
     if (p->pipe) return pipe_gradients(p, l, b, together, err);
-    for (int64_t i = leaves_first(l); i < leaves_end(l); i++) {
+    for (int64_t k = 0; k < leaves_count(l); k++) {
+        int64_t i = leaves_number(l, k);
         LeafSum leaf = {0};
         bool ok = i < b->n_pass ? pass_leaf(p, b, i, &leaf, leaves_metrics(l), err)
                                 : mix_in(p, b->number, b->weight, &leaf, leaves_metrics(l), err);

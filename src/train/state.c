@@ -245,7 +245,7 @@ static void put_env(Str *out, const Backend *be) {
     json_out_obj_end(&j);
 }
 
-static void put_layout(Str *out, const State *s, bool zero) {
+static void put_layout(Str *out, const State *s, int zero) {
     JsonOut j;
     const Layout one = {1, 1, 1, s->c.n_ranks}, size = s->mesh ? s->mesh->size : one;
     json_out_init(&j, out, 0);
@@ -275,7 +275,7 @@ static bool put_nets(Str *out, const StateView *v, Error *err) {
 static bool save(State *s, const StateView *v, StatePut *put, void *ud, Error *err) {
     Str text[CKPT_SECTIONS] = {0};
     Backend *be = v->net[0].net.trunk->be;
-    put_layout(&text[CKPT_LAYOUT], s, optim_shards(v->optim));
+    put_layout(&text[CKPT_LAYOUT], s, optim_zero(v->optim));
     put_progress(&text[CKPT_PROGRESS], v, put, ud);
     put_rng(&text[CKPT_RNG], s->c.seed);
     put_schedule(&text[CKPT_SCHEDULE], v);

@@ -165,7 +165,7 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
         trainer_close(t);
         return false;
     }
-    leaves_open(&t->leaves, t->optim, c->mesh, c->running_sum);
+    leaves_open(&t->leaves, t->optim, &(LeavesConfig){c->mesh, c->running_sum, c->overlap});
     t->watch = watch_new(&(WatchConfig){c->mesh, log, {net}, 1, c->compare_every});
     *out = t;
     return true;
@@ -232,6 +232,7 @@ static bool load(Trainer *t, State *s, int64_t *metrics_bytes, Error *err) {
 
 typedef struct {
     double loss, weight, lr, grad_norm, n_tok, start_s, wait_s;
+    CommTimes comm; /* before it */
     TraceSum trace;
     bool skipped, stopped;
 } Step;
@@ -256,7 +257,8 @@ static void count_leaf(Trainer *t, LeafSum *leaf, int64_t i, const Batch *b) {
 
 /* This rank's micro-batches. False: *err, which may be ERR_STOPPED. */
 static bool make_leaves(Trainer *t, Error *err) {
-    for (int64_t i = leaves_first(t->leaves); i < leaves_end(t->leaves); i++) {
+    for (int64_t k = 0; k < leaves_count(t->leaves); k++) {
+        int64_t i = leaves_number(t->leaves, k);
         Batch b;
         LeafSum leaf = {0};
         if (stop_requested(t->stop)) return error_set(err, ERR_STOPPED, "stopped");
@@ -300,7 +302,9 @@ static bool make_ready(Trainer *t, Error *err) {
     if (!t->pipe) return true;
     if (stop_requested(t->stop)) error_set(&mine, ERR_STOPPED, "stopped");
     PipeWork w = pipe_work(t);
-    return pipe_fill(t->pipe, &w, leaves_first(t->leaves), leaves_end(t->leaves), &mine, err);
+    const PipeRun run = {leaves_number(t->leaves, 0), leaves_number(t->leaves, 1) - leaves_number(t->leaves, 0),
+                         leaves_count(t->leaves)};
+    return pipe_fill(t->pipe, &w, run, &mine, err);
 }
 
 /* Gradients of all micro-batches add up, then one update by their sum over the step's whole loss weight: a mean of
@@ -310,11 +314,11 @@ static bool make_step(Trainer *t, Step *s, Error *err) {
     const TrainConfig *c = &t->cfg;
     LeafSum sum;
     Error mine = {0};
-    *s = (Step){.start_s = now_s(), .wait_s = waited(t)};
+    *s = (Step){.start_s = now_s(), .wait_s = waited(t), .comm = mesh_times(c->mesh)};
     metrics_clear(t->metrics);
     leaves_begin(t->leaves, c->accum);
     if (!make_ready(t, err)) {
-        leaves_drop(t->leaves);
+        leaves_cancel(t->leaves);
         s->stopped = err->code == ERR_STOPPED;
         return s->stopped;
     }
@@ -377,6 +381,7 @@ static bool write_metrics(Trainer *t, const Step *s, Error *err) {
     json_out_num(&j, "t_s", took);
     json_out_num(&j, "t_tok_s", s->n_tok / (took > 0 ? took : 1e-9));
     json_out_num(&j, "t_wait", took > 0 ? (waited(t) - s->wait_s) / took : 0);
+    leaves_put_times(&j, t->leaves, s->comm, took);
     load_put_row(log_load(t->log), &j);
     json_out_obj_end(&j);
     bool ok = appender_line(t->file, line.s, line.n, err);

@@ -29,7 +29,8 @@ typedef struct {
     int64_t state_steps;    /* > 0: also every so many steps */
     StateConfig state;
     const Mesh *mesh;       /* borrowed; NULL: one rank */
-    bool shard;             /* ZeRO-1, see OptimConfig */
+    int shard;              /* ZeRO stage, see OptimConfig */
+    bool overlap;           /* gradients leave while the backward goes on (leaves.h) */
     int64_t compare_every;  /* steps between comparisons of the ranks' weights (watch.h); 0: never */
     bool running_sum;       /* of one rank: gradients of micro-batches are added as they come, not as a tree; one sum in memory */
     const Trace *trace;     /* NULL: none */
@@ -44,7 +45,8 @@ bool trainer_rehearse(Trainer *t, Error *err);  /* takes the memory of a step an
  * Resumes from dir/state when present. ERR_STOPPED after a saved state when stop was requested.
  *
  * metrics.jsonl, one object per step: step (1..), loss (mean per loss weight), lr, grad_norm, weight (total loss weight),
- * skipped, the objective's means, inputs and losses (trace.h), and times, which are no function of the inputs: t_s, t_tok_s, t_wait (share). */
+ * skipped, the objective's means, inputs and losses (trace.h), and times, which are no function of the inputs: t_s, t_tok_s, t_wait (share);
+ * of several ranks t_comm and t_hidden: shares of the step that rank 0 was inside calls of comm.h, and that some went on beside its work. */
 bool trainer_run(Trainer *t, const char *dir, Error *err);
 double trainer_last_loss(const Trainer *t);     /* mean loss of the last step, also one that an earlier process made */
 Metrics *trainer_metrics(Trainer *t);           /* the objective's means of the last step made here */
