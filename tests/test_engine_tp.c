@@ -3,7 +3,7 @@
  * decoding is the forward pass, to the bit; what is sent is what the formulas say. */
 #include "tp_help.h"
 
-#include "engine/engine.h"
+#include "engine/lead.h"
 
 enum { N = 12, MAX_NEW = 20, N_OPTION = 3 };
 
@@ -69,6 +69,9 @@ static void nets_close(Nets *n) {
     pool_close(n->pool);
 }
 
+static Net lm_of(Nets *n) { return (Net){&n->m, &n->lm, NULL}; }
+static Net score_of(Nets *n) { return (Net){&n->m, &n->score, NULL}; }
+
 /* -- what is asked */
 
 typedef struct {
@@ -122,7 +125,7 @@ static void requests(GenRequest *req, Asked *a) {
     }
 }
 
-static bool ask(Said *s, Nets *nets, const Case *c, Error *err) {
+static bool ask(Said *s, Net lm, Net score_net, const Case *c, Error *err) {
     Asked *a = mem_alloc(sizeof *a);
     GenRequest req[N];
     Engine *e = NULL, *plain = NULL, *judge = NULL;
@@ -133,9 +136,8 @@ static bool ask(Said *s, Nets *nets, const Case *c, Error *err) {
     float *score[N], *pages[N], *every[N];
     Tokens text[N], seq[N];
     static const int32_t option[N_OPTION] = {2, 11, 22};
-    bool ok = engine_open(&e, (Net){&nets->m, &nets->lm, NULL}, &small, err) &&
-              engine_open(&plain, (Net){&nets->m, &nets->lm, NULL}, &(EngineConfig){.share_prefix = true}, err) &&
-              engine_open(&judge, (Net){&nets->m, &nets->score, NULL}, &(EngineConfig){0}, err) &&
+    bool ok = engine_open(&e, lm, &small, err) && engine_open(&plain, lm, &(EngineConfig){.share_prefix = true}, err) &&
+              engine_open(&judge, score_net, &(EngineConfig){0}, err) &&
               engine_generate(e, req, N, s->text, NULL, NULL, err);
     for (int i = 0; ok && i < N; i++) {
         text[i] = (Tokens){s->text[i].text, s->text[i].n};
@@ -209,7 +211,7 @@ static void rank_asks(Rank *r) {
     Nets nets;
     Said *s = mem_alloc(sizeof *s);
     bool ok = mesh_open(&mesh, r->world, NULL, c->tp, 1, 1, &err) && nets_open(&nets, c, &mesh, &err) &&
-              ask(s, &nets, c, &err);
+              ask(s, lm_of(&nets), score_of(&nets), c, &err);
     if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
     expect(r, c->weights != DTYPE_F32 || decodes_as_forward(s));
     expect(r, kv_page_bytes(&nets.m) * (size_t)c->tp == c->page_bytes);
@@ -231,7 +233,8 @@ static void check_case(Case c) {
     Nets nets;
     Apart a = {0};
     pthread_mutex_init(&c.lock, NULL);
-    if (!nets_open(&nets, &c, NULL, &err) || !ask(&c.want, &nets, &c, &err)) fail_msg("%s", err.msg);
+    if (!nets_open(&nets, &c, NULL, &err) || !ask(&c.want, lm_of(&nets), score_of(&nets), &c, &err))
+        fail_msg("%s", err.msg);
     c.page_bytes = kv_page_bytes(&nets.m);
     nets_close(&nets);
     with_ranks(c.tp, rank_asks, &c);
@@ -259,6 +262,86 @@ static void test_equal(void **state) {
         {.backend = "cpu", .family = FAMILY_GPT2, .tied = false, .tp = 2},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
+}
+
+/* -- rank 0 asks alone, over folders, with rules of its own; the others follow */
+
+static const char folder[] = BUILD_DIR "/scratch/engine_tp";
+
+static void rank_leads(Rank *r) {
+    Case *c = r->ud;
+    Error err = {0};
+    const Error none = {0};
+    Mesh mesh;
+    Pool *pool;
+    Backend *be;
+    Model m[2];
+    Head h[2];
+    bool ok = mesh_open(&mesh, r->world, NULL, c->tp, 1, 1, &err) && pool_open(&pool, 1, &err) &&
+              backend_open(&be, c->backend, pool, NULL, &err);
+    Mesh share = mesh_share(&mesh);
+    expect(r, ok);
+    if (r->rank > 0) {
+        ok = lead_follow(&share, be, &none, 60, "idle", &err);
+        expect(r, ok);
+    } else {
+        Lead *l = lead_begin(&share, "idle");
+        Str lm = {0}, score = {0};
+        Error lost = {0};
+        str_printf(&lm, "%s/lm", folder);
+        str_printf(&score, "%s/score", folder);
+        ok = !lead_net_open(l, &m[0], &h[0], be, "/nowhere", HEAD_LM, &lost) && strstr(lost.msg, "nowhere");
+        expect(r, ok); /* and all have heard of it */
+        ok = lead_net_open(l, &m[0], &h[0], be, lm.s, HEAD_LM, &err) &&
+             lead_net_open(l, &m[1], &h[1], be, score.s, HEAD_SCORE, &err);
+        expect(r, ok);
+        ok = ask(&c->first, (Net){&m[0], &h[0], NULL}, (Net){&m[1], &h[1], NULL}, c, &err);
+        if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank 0: %.300s", err.msg);
+        for (int i = 0; i < 2; i++) {
+            lead_net_close(&m[i]);
+            head_release(&h[i]);
+            model_release(&m[i]);
+        }
+        lead_end(l);
+        str_release(&lm);
+        str_release(&score);
+    }
+    backend_close(be);
+    pool_close(pool);
+}
+
+static void save_both(const Case *c) {
+    Error err = {0};
+    Nets nets;
+    Str dir = {0};
+    if (!nets_open(&nets, c, NULL, &err)) fail_msg("%s", err.msg);
+    str_printf(&dir, "%s/lm", folder);
+    if (!io_remove_tree(folder, &err) || !io_make_dirs(dir.s, &err) || !net_save(lm_of(&nets), dir.s, &err))
+        fail_msg("%s", err.msg);
+    str_clear(&dir);
+    str_printf(&dir, "%s/score", folder);
+    if (!net_save(score_of(&nets), dir.s, &err)) fail_msg("%s", err.msg);
+    str_release(&dir);
+    nets_close(&nets);
+}
+
+static void test_lead(void **state) {
+    (void)state;
+    static const Case row[] = {{.backend = "ref", .family = FAMILY_LLAMA, .tied = false, .tp = 2},
+                               {.backend = "ref", .family = FAMILY_GPT2, .tied = true, .tp = 4}};
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        Case c = row[i], one = row[i];
+        Apart a = {0};
+        save_both(&c);
+        one.tp = 1;
+        with_ranks(1, rank_leads, &one);
+        with_ranks(c.tp, rank_leads, &c);
+        assert_true(compare(&a, &c.first, &one.first));
+        assert_true(a.far < 1e-6 && a.other * 200 < a.n);
+        assert_true(decodes_as_forward(&c.first));
+        forget(&c.first);
+        forget(&one.first);
+    }
 }
 
 /* -- one rank is asked to stop; all do, after the same pass */
@@ -393,7 +476,8 @@ static void test_light(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_equal), cmocka_unit_test(test_stop),
-                                       cmocka_unit_test(test_sent), cmocka_unit_test(test_light)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_equal), cmocka_unit_test(test_lead),
+                                       cmocka_unit_test(test_stop), cmocka_unit_test(test_sent),
+                                       cmocka_unit_test(test_light)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,7 @@
  * and PMI_SIZE, SLURM_PROCID and SLURM_STEP_NUM_TASKS, RANK and WORLD_SIZE, in this order.
  *
  * Rank 0 runs the pipeline: it decides what is to be done, holds the locks, writes. The others follow its orders: they run the
- * stages that train (Stage.spread) beside it and do nothing meanwhile. */
+ * stages that train (Stage.spread) beside it, in the other stages hold shares of its models (engine/lead.h), and do nothing meanwhile. */
 #ifndef DIKAST_CAI_RANKS_H
 #define DIKAST_CAI_RANKS_H
 
@@ -36,7 +36,7 @@ void ranks_close(Ranks *r);                 /* waits for those threads; closes t
 
 /* What rank 0 says to the others, in one message; a rank that is in a call with this site has nothing to do. */
 extern const char order_site[];
-typedef enum { ORDER_STAGE, ORDER_LEDGER, ORDER_END } OrderKind;    /* LEDGER: goodput_file_write */
+typedef enum { ORDER_STAGE, ORDER_LEAD, ORDER_LEDGER, ORDER_END } OrderKind;   /* LEAD: lead_follow; LEDGER: goodput_file_write */
 typedef struct {
     OrderKind kind;
     int stage;              /* number in stages[] */

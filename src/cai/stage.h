@@ -19,7 +19,8 @@ enum { STAGE_MAX_NEEDS = 10 };
 typedef struct {
     const RunConfig *cfg;
     Backend *be;
-    const Mesh *mesh;           /* the ranks that run this stage together; NULL: this one alone */
+    const Mesh *mesh;           /* the ranks that run this stage together; NULL: this one alone, */
+    struct Lead *lead;          /* with what those do that share its models (engine/lead.h); NULL: they are whole */
     Log *log;                   /* says nothing on all ranks but 0; NULL is fine */
     const Stop *stop;
     Ledger *ledger;             /* closed by the pipeline after run() */
@@ -41,7 +42,8 @@ typedef struct Stage {
     bool (*applies)(const RunConfig *cfg);
     /* Calls add(ud, path) for every file below data_dir (or absolute) whose content it reads. NULL: none */
     void (*files)(const RunConfig *cfg, void (*add)(void *ud, const char *path), void *ud);
-    /* It trains: every rank runs it, on its share of the work, and only rank 0 (stage_leads) writes. Other stages are rank 0's. */
+    /* It trains: every rank runs it, on its share of the work, and only rank 0 (stage_leads) writes. Other stages are rank 0's; where models
+     * are divided (dist.tp), the ranks that share them follow what it generates and scores. */
     bool spread;
     bool uses_constitution;     /* its canonical hash enters the key */
     /* Whether it judges pairs: then judge.* enters the key, and a remote judge's key must be there before the run begins.

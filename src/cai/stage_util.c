@@ -10,6 +10,7 @@
 #include "cai/hf_folder.h"
 #include "data/source.h"
 #include "dist/agree.h"
+#include "engine/lead.h"
 #include "nn/regroup.h"
 
 bool stage_leads(const StageCtx *ctx) { return mesh_leads(ctx->mesh); }
@@ -180,6 +181,12 @@ bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, Hea
     *n = (StageNet){0};
     Str dir = {0};
     path_join(&dir, stage_dir, "model");
+    if (ctx->lead && !grads) {
+        n->open = lead_net_open(ctx->lead, &n->m, &n->h, ctx->be, str_get(&dir), kind, err);
+        n->net = (Net){&n->m, &n->h, NULL};
+        str_release(&dir);
+        return n->open;
+    }
     bool lora = grads && stage_lora(ctx), all = grads && !lora;
     Mesh share = mesh_divides(ctx->mesh) ? mesh_share(ctx->mesh) : (Mesh){0};
     const Mesh *mesh = all ? ctx->mesh : mesh_divides(ctx->mesh) ? &share : NULL;
@@ -240,6 +247,7 @@ bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err) {
 
 void stage_net_close(StageNet *n) {
     if (!n->open) return;
+    lead_net_close(n->net.trunk);
     adapter_close(n->adapter);
     n->adapter = NULL;
     head_release(&n->h);
@@ -477,11 +485,41 @@ bool stage_train(const StageCtx *ctx, Net net, const TrainKeys *k, const Objecti
     return ok;
 }
 
+/* Of a net that other ranks share and follow: by what they follow. */
+static bool lm_loss_led(double *out, Net net, const SampleSet *s, int max_tok, Error *err) {
+    Engine *e = NULL;
+    EngineConfig c = {.max_batch_tok = max_tok};
+    size_t n = (size_t)s->n;
+    Tokens *prefix = mem_alloc(2 * n * sizeof *prefix), *text = prefix + n;
+    float *flat = mem_alloc((size_t)s->off[s->n] * sizeof *flat), **lp = mem_alloc(n * sizeof *lp);
+    for (size_t i = 0; i < n; i++) {
+        const int32_t *tok = s->tok + s->off[i];
+        prefix[i] = (Tokens){tok, 1};
+        text[i] = (Tokens){tok + 1, (int)(s->off[i + 1] - s->off[i]) - 1};
+        lp[i] = flat + s->off[i] + 1;
+    }
+    bool ok = engine_open(&e, net, &c, err) && engine_score(e, prefix, text, (int)n, 1, lp, err);
+    double loss = 0, weight = 0;
+    for (size_t i = 0; i < n && ok; i++)
+        for (int64_t k = s->off[i] + 1; k < s->off[i + 1]; k++) {
+            if (s->weight[k] == 0) continue;
+            loss -= s->weight[k] * (double)flat[k];
+            weight += s->weight[k];
+        }
+    *out = loss / weight;
+    engine_close(e);
+    free(prefix);
+    free(flat);
+    free(lp);
+    return ok;
+}
+
 bool stage_lm_loss(double *out, Net net, const SampleSet *s, int max_tok, Error *err) {
     ObjLm *o = NULL;
     Objective obj;
     *out = NAN;
     if (s->n == 0) return true;
+    if (net.trunk->part.lead) return lm_loss_led(out, net, s, max_tok, err);
     if (!obj_lm_open(&o, &obj, s, max_tok, 0, err)) return false;
     Acts *acts = NULL;
     Arena memory = {0};

@@ -63,12 +63,17 @@ bool engine_open(Engine **out, Net net, const EngineConfig *c, Error *err) {
     e->draw.u = mem_alloc((size_t)e->n_slice * sizeof *e->draw.u);
     e->draw.token = mem_alloc((size_t)e->n_slice * sizeof *e->draw.token);
     share_open(e);
+    if (!lead_engine_open(e, c, err)) {
+        engine_close(e);
+        return false;
+    }
     *out = e;
     return true;
 }
 
 void engine_close(Engine *e) {
     if (!e) return;
+    lead_engine_close(e);
     gen_release(e);
     share_release(e);
     acts_close(e->acts);

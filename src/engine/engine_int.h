@@ -27,6 +27,7 @@ typedef struct {            /* a request being worked on */
 typedef struct {      /* what ranks that share a model need beside (share.c) */
     Comm *group;      /* NULL: the model is whole */
     bool divided;     /* the head's outputs are: language models' */
+    bool led;         /* rank 0 draws everything (lead.h); else each some rows */
     int n_here;       /* outputs that are here */
     int first, end;   /* rows of the slice that this rank draws */
     bool stopped;     /* some rank was asked to */
@@ -42,6 +43,8 @@ struct Engine {
     EngineConfig cfg; /* resolved: no zeros */
     int n_out;        /* width of the head, of a divided one of all ranks */
     Share share;
+    struct Lead *lead; /* the others follow this engine, */
+    int lead_number;   /* whose number it has among them; NULL: nobody does */
     int max_page;     /* pages of a sequence of max_seq tokens */
     EngineStats stats;
 
@@ -103,6 +106,27 @@ bool share_tell(Engine *e, int n, float *odds, bool stop, Error *err);
 void share_outputs(Engine *e, int n);
 void share_best(Engine *e, int n, const float *value);
 void share_logprob(Engine *e, int n, float *out);
+/* lead.c. Of engines that nobody follows: nothing. */
+typedef enum {
+    LEAD_END,
+    LEAD_NET,
+    LEAD_NET_CLOSE,
+    LEAD_ENGINE,
+    LEAD_ENGINE_CLOSE,
+    LEAD_GENERATE,
+    LEAD_SCORE,
+    LEAD_SCORE_GREEDY,
+    LEAD_OPTIONS,
+    LEAD_SCORE_LAST,
+    LEAD_SCORE_ALL,
+    LEAD_EMBED,
+    LEAD_LOGITS
+} LeadVerb;
+bool lead_engine_open(Engine *e, const EngineConfig *c, Error *err);
+void lead_engine_close(Engine *e);
+void lead_generate(Engine *e, const GenRequest *req, int n);
+void lead_score(Engine *e, LeadVerb verb, const Tokens *prefix, const Tokens *text, int n, float temp,
+                const int32_t *option, int n_option);
 bool engine_check_tokens(const Engine *e, const char *what, int i, Tokens t, Error *err);
 bool gen_open_cache(Engine *e, Error *err); /* keys and values, of the trunk as it is now */
 void gen_release(Engine *e);

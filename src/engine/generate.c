@@ -535,6 +535,7 @@ static bool run_all(Gen *g, Log *log, const Stop *stop, Error *err) {
 }
 
 bool engine_generate(Engine *e, const GenRequest *req, int n, GenResult *out, Log *log, const Stop *stop, Error *err) {
+    lead_generate(e, req, n);
     Gen g = {.e = e, .req = req, .res = out, .n = n};
     if (run_all(&g, log, stop, err)) return true;
     engine_free_results(out, n);

@@ -220,6 +220,7 @@ static bool score(Score *c, int n, Error *err) {
 bool engine_score(Engine *e, const Tokens *prefix, const Tokens *text, int n, float temp, float *const *logprob,
                   Error *err) {
     CHECK(e->net.head->kind == HEAD_LM, "log-probs need a language model head");
+    lead_score(e, LEAD_SCORE, prefix, text, n, temp, NULL, 0);
     Score c = {.e = e,
                .want = WANT_LOGPROB,
                .temp = temperature_of((double)temp),
@@ -251,6 +252,7 @@ static int64_t packed_rows(Score *c, int n) {
 bool engine_score_greedy(Engine *e, const Tokens *prefix, const Tokens *text, int n, float *const *logprob,
                          bool *greedy, Error *err) {
     CHECK(e->net.head->kind == HEAD_LM, "log-probs need a language model head");
+    lead_score(e, LEAD_SCORE_GREEDY, prefix, text, n, 1, NULL, 0);
     Score c = {.e = e,
                .want = WANT_LOGPROB,
                .temp = 1.0f,
@@ -272,6 +274,7 @@ bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *optio
     CHECK(n_option > 0 && n_option <= e->n_out, "%d options, vocabulary %d", n_option, e->n_out);
     for (int k = 0; k < n_option; k++)
         CHECK(option[k] >= 0 && option[k] < e->n_out, "option %d outside 0..%d", option[k], e->n_out - 1);
+    lead_score(e, LEAD_OPTIONS, NULL, prompt, n, 1, option, n_option);
     if (e->cfg.share_prefix) return gen_options(e, prompt, n, option, n_option, logprob, err);
     Score c = {.e = e,
                .want = WANT_OPTIONS,
@@ -285,18 +288,21 @@ bool engine_options(Engine *e, const Tokens *prompt, int n, const int32_t *optio
 
 bool engine_score_last(Engine *e, const Tokens *seq, int n, float *out, Error *err) {
     CHECK(e->net.head->kind == HEAD_SCORE, "scores need a score head");
+    lead_score(e, LEAD_SCORE_LAST, NULL, seq, n, 1, NULL, 0);
     Score c = {.e = e, .want = WANT_OUTPUT, .width = e->n_out, .text = seq, .last_row = true, .flat = out};
     return score(&c, n, err);
 }
 
 bool engine_score_all(Engine *e, const Tokens *seq, int n, float *const *out, Error *err) {
     CHECK(e->net.head->kind == HEAD_SCORE && e->n_out == 1, "scores of every token need a score head of one output");
+    lead_score(e, LEAD_SCORE_ALL, NULL, seq, n, 1, NULL, 0);
     Score c = {.e = e, .want = WANT_OUTPUT, .width = 1, .text = seq, .each = out};
     return score(&c, n, err);
 }
 
 bool engine_embed(Engine *e, const Tokens *seq, int n, float *out, Error *err) {
     int width = e->net.trunk->cfg.d_model;
+    lead_score(e, LEAD_EMBED, NULL, seq, n, 1, NULL, 0);
     double *sum = mem_alloc((size_t)(n + 1) * (size_t)width * sizeof *sum);
     Score c = {.e = e, .want = WANT_HIDDEN, .width = width, .text = seq, .sum = sum};
     bool ok = score(&c, n, err);
@@ -309,6 +315,7 @@ bool engine_embed(Engine *e, const Tokens *seq, int n, float *out, Error *err) {
 
 bool engine_logits(Engine *e, Tokens prompt, float *logits, Error *err) {
     CHECK(e->net.head->kind == HEAD_LM, "logits need a language model head");
+    lead_score(e, LEAD_LOGITS, NULL, &prompt, 1, 1, NULL, 0);
     Score c = {.e = e, .want = WANT_OUTPUT, .width = e->n_out, .text = &prompt, .last_row = true, .flat = logits};
     return score(&c, 1, err);
 }

@@ -20,7 +20,11 @@ typedef struct { /* of one row, and what goes with a request to stop at the end 
 } Drawn;
 enum { DRAWN = sizeof(Drawn) / sizeof(int32_t) };
 
-static int begin_of(const Share *s, int n, int rank) { return (int)((int64_t)n * rank / comm_size(s->group)); }
+/* Where the rows begin that a rank draws. */
+static int begin_of(const Share *s, int n, int rank) {
+    if (s->led) return rank > 0 ? n : 0;
+    return (int)((int64_t)n * rank / comm_size(s->group));
+}
 static int64_t columns_begin(const Engine *e, int rank) { return (int64_t)e->n_out * rank / comm_size(e->share.group); }
 
 void share_open(Engine *e) {
@@ -30,11 +34,12 @@ void share_open(Engine *e) {
     if (net.trunk->part.tp_n == 1) return;
     s->group = net.trunk->part.tp_group;
     s->divided = head_divided(net);
+    s->led = net.trunk->part.lead != NULL;
     size_t t = (size_t)comm_size(s->group), rows = (size_t)e->n_slice;
     s->count = mem_alloc(2 * t * sizeof *s->count);
     if (!s->divided) return;
     s->out = mem_alloc(rows * (size_t)s->n_here * sizeof *s->out);
-    s->in = mem_alloc(((rows + t - 1) / t) * (size_t)e->n_out * sizeof *s->in);
+    s->in = mem_alloc((s->led ? rows : (rows + t - 1) / t) * (size_t)e->n_out * sizeof *s->in);
     s->said = mem_alloc((rows + 1) * sizeof(Drawn));
     s->all = mem_alloc((rows + t) * sizeof(Drawn));
     row_parts_of(&s->parts, net);

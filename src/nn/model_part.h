@@ -13,6 +13,8 @@ typedef struct {
     bool first, last;   /* the embedding is here; the final norm and the head are */
     int tp, tp_n;       /* share tp of tp_n of every divided tensor */
     Comm *tp_group, *pp_group;  /* borrowed; NULL: of one rank */
+    struct Lead *lead;  /* rank 0 of tp_group works with it alone, and the others follow (engine/lead.h); NULL: all make the same calls */
+    int lead_number;
 } ModelPart;
 
 /* Stage s of p has layers [ceil(L s/p), ceil(L (s+1)/p)): the first stages have the odd ones, for the head is the last one's. */
