@@ -510,6 +510,25 @@ static void demonstrations_call_help_fine(void **state) {
     rows_release(&made);
 }
 
+static double weight_in(const char *metrics) { /* of all steps */
+    double sum = 0;
+    for (const char *p = metrics; (p = strstr(p, "\"weight\":")) != NULL; p++) sum += atof(p + strlen("\"weight\":"));
+    return sum;
+}
+
+/* In the loss of SFT a judgement counts helpful.judge_weight times, and nothing else changes its weight. */
+static void judgements_weigh_what_they_should(void **state) {
+    (void)state;
+    char *once = help_read(help_stage(&run, "helpful")->dir, "metrics.jsonl");
+    char *more = result_of("helpful", "metrics.jsonl", (const char *const[]){"helpful.judge_weight=4", NULL});
+    char *format = help_read(help_stage(&run, "world")->dir, "format.jsonl");
+    int n = 0;
+    for (const char *p = format; (p = strstr(p, "\"kind\":\"judge\"")) != NULL; p++) n++;
+    assert_true(n > 100);
+    assert_true(fabs(weight_in(more) - weight_in(once) - 3.0 * n) < 1e-6);
+    free(once), free(more), free(format);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(sl_mixes_by_tokens),
                                        cmocka_unit_test(prompts_split_with_their_variants),
@@ -523,7 +542,8 @@ int main(void) {
                                        cmocka_unit_test(passes_are_as_long_as_they_must),
                                        cmocka_unit_test(refusals_open_so),
                                        cmocka_unit_test(evaluation_files_may_be_any_container),
-                                       cmocka_unit_test(demonstrations_call_help_fine)};
+                                       cmocka_unit_test(demonstrations_call_help_fine),
+                                       cmocka_unit_test(judgements_weigh_what_they_should)};
     int failed = cmocka_run_group_tests(tests, setup, teardown);
     if (!failed) help_remove(root);
     return failed;
