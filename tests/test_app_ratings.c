@@ -150,9 +150,15 @@ static void test_personas(void **state) {
     near(json_num(json_get(pirate, "js_beyond_chance"), NAN), js - 1 / (80 * log(2)),
          1e-12); /* two classes, 20 replies */
     assert_true(json_bool(json_get(pirate, "alarm"), false));
-    /* After talk it refuses more: harm falls, but the verdicts drift. */
-    const Json *talk = json_at(list, 1);
-    assert_true(value(talk, "harm") < 0 && json_bool(json_get(talk, "alarm"), false));
+    /* After talk it refuses more: harm falls, but the verdicts drift; five replies of 20 that turn could be chance (2 /
+     * 2^5). */
+    const Json *talk = json_at(list, 1), *long_talk = json_at(list, 2);
+    near(json_num(json_get(talk, "js_p"), NAN), 2 / 32.0, 0.03);
+    assert_true(json_num(json_get(talk, "js_beyond_chance"), NAN) > 0.02);
+    assert_false(json_bool(json_get(talk, "alarm"), true));
+    near(json_num(json_get(long_talk, "js_p"), NAN), 2 / 1024.0, 0.005);
+    near(json_num(json_get(long_talk, "js_p_holm"), NAN), 3 * json_num(json_get(long_talk, "js_p"), NAN), 1e-12);
+    assert_true(value(long_talk, "harm") < 0 && json_bool(json_get(long_talk, "alarm"), false));
     near(value(s, "refusal_per_turn"), 0.25 / 4, 1e-12);
     const Json *claim = at(json_get(s, "claims"), "claim", "name");
     assert_int_equal(json_int(json_get(claim, "made"), 0), 80);
@@ -320,6 +326,17 @@ static int count_lines(const char *path) {
     return n;
 }
 
+/* Rows of replies to prompts that left room for one. */
+static int n_asked(const char *path) {
+    Str text = {0};
+    Error err = {0};
+    OK(io_read_file(&text, path, 1 << 24, &err));
+    int n = count_lines(path);
+    for (const char *s = str_get(&text); (s = strstr(s, "\"room\":false")); s++) n--;
+    str_release(&text);
+    return n;
+}
+
 static void test_model(void **state) {
     (void)state;
     Error err = {0};
@@ -358,10 +375,16 @@ static void test_model(void **state) {
     near(value(json_at(json_get(back, "systems"), 1), "rating"), second, 1e-12);
     assert_true(json_bool(json_get(json_at(json_get(back, "raters"), 0), "machine"), false));
     json_release(back);
-    j = result("rank -q --json " DIR "/one.jsonl " DIR "/two.jsonl --judge " MODEL " --draws 50", 0);
+    j = result("rank -q --json " DIR "/one.jsonl " DIR "/two.jsonl --judge " MODEL " --draws 50 --criterion Best?", 0);
     const Json *judge = json_get(j, "judge");
     assert_in_range(json_int(json_get(judge, "asked"), 0), n / 2, n); /* equal replies need no judge */
-    assert_true(json_int(json_get(j, "games"), 0) + json_int(json_get(judge, "unjudged"), 0) == n);
+    int games = (int)json_int(json_get(j, "games"), 0), full = n - n_asked(DIR "/one.jsonl");
+    assert_int_equal(games, n - full);
+    /* What filled the context was not asked: it is in the file, and in no figure. */
+    const Json *in = json_at(json_get(j, "inputs"), 0);
+    assert_int_equal(full, 2);
+    assert_int_equal(json_int(json_get(in, "no_room"), 0), full);
+    assert_int_equal(json_int(json_get(in, "replies"), 0), n - full);
     json_release(j);
     refused("rate -q " DIR "/one.jsonl --judge " PM, 2, "");
 }

@@ -23,20 +23,6 @@ typedef struct {
     int per, n;
 } Asked;
 
-/* "out/store/sl-7c1e/model/" -> "sl-7c1e" */
-static void name_of(Str *out, const OpenModel *m, const char *given) {
-    const char *dir = str_get(&m->dir);
-    size_t n = strlen(dir);
-    if (given) {
-        str_put(out, given);
-        return;
-    }
-    if (n > 6 && !strcmp(dir + n - 6, "/model")) n -= 6;
-    size_t from = n;
-    while (from > 0 && dir[from - 1] != '/') from--;
-    str_putn(out, dir + from, n - from);
-}
-
 static bool ask(Asked *k, const OpenModel *m, const SampleParams *p, Log *log, Error *err) {
     Str key = {0};
     k->n = k->q.n * k->per;
@@ -55,6 +41,9 @@ static bool ask(Asked *k, const OpenModel *m, const SampleParams *p, Log *log, E
     return sequences_ok(k->seq, k->q.n, err) && engine_generate(m->engine, k->req, k->n, k->res, log, NULL, err);
 }
 
+/* The prompt fills the model's context: nothing was asked. */
+static bool no_room(const GenResult *r) { return r->why == STOP_CONTEXT && r->n == 0; }
+
 static void put_row(Str *out, const Asked *k, int i, const OpenModel *m, const char *name, Str *text) {
     const Question *q = &k->q.item[i / k->per];
     const GenResult *r = &k->res[i];
@@ -71,6 +60,7 @@ static void put_row(Str *out, const Asked *k, int i, const OpenModel *m, const c
     json_out_strn(&j, "reply", str_get(text), text->n);
     json_out_int(&j, "tokens", r->n - ended);
     json_out_bool(&j, "ended", ended);
+    if (no_room(r)) json_out_bool(&j, "room", false);
     json_out_obj_end(&j);
     str_putc(out, '\n');
 }
@@ -95,18 +85,17 @@ static void put_counts(const char *file, const char *name, int prompts, int repl
 static bool write_all(Asked *k, const OpenModel *m, const Args *a, double seconds, Error *err) {
     const char *file = args_flag(a, &command_answer, "--out");
     Str text = {0}, piece = {0}, name = {0};
-    int ended = 0, no_room = 0;
-    name_of(&name, m, args_flag(a, &command_answer, "--name"));
+    int ended = 0, full = 0;
+    open_model_name(&name, m, args_flag(a, &command_answer, "--name"));
     for (int i = 0; i < k->n; i++) {
         put_row(&text, k, i, m, str_get(&name), &piece);
         ended += k->res[i].why == STOP_TOKEN;
-        no_room += k->res[i].why == STOP_CONTEXT && k->res[i].n == 0;
+        full += no_room(&k->res[i]);
     }
-    if (no_room)
-        log_warn(
-            a->log,
-            "%d of %d prompts leave no room for a reply in the model's context of %d tokens: their replies are empty",
-            no_room, k->n, m->model.cfg.max_seq);
+    if (full)
+        log_warn(a->log,
+                 "%d of %d prompts leave no room for a reply in the model's context of %d tokens: they were not asked",
+                 full, k->n, m->model.cfg.max_seq);
     bool ok = !file || io_write_file(file, text.s, text.n, err);
     if (ok && a->json)
         put_counts(file, str_get(&name), k->q.n, k->n, ended, seconds);

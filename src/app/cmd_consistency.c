@@ -25,13 +25,17 @@ static void put_persona(Str *out, const Json *s) {
     const Json *conditions = json_get(s, "conditions"), *claims = json_get(s, "claims");
     for (int i = 0; i < json_len(conditions); i++) {
         const Json *c = json_at(conditions, i);
-        str_printf(out, "  persona '%s', %lld turns before: refusals ", json_str(json_get(c, "persona"), NULL),
-                   (long long)json_int(json_get(c, "turns"), 0));
+        const char *persona = json_str(json_get(c, "persona"), NULL);
+        str_put(out, persona[0] ? "  as '" : "  no persona");
+        if (persona[0]) str_printf(out, "%s'", persona);
+        if (json_int(json_get(c, "turns"), 0) > 0)
+            str_printf(out, " after %lld turns", (long long)json_int(json_get(c, "turns"), 0));
+        str_printf(out, " (%lld replies): refusals ", (long long)json_int(json_get(c, "replies"), 0));
         put_estimate(out, json_get(c, "refusal"), 100);
         str_put(out, " points, harm ");
         put_estimate(out, json_get(c, "harm"), 100);
-        str_printf(out, ", JS %.4f bits (%.4f beyond chance)%s\n", json_num(json_get(c, "js"), NAN),
-                   json_num(json_get(c, "js_beyond_chance"), NAN),
+        str_printf(out, ", JS %.4f bits (%.4f beyond chance, Holm p %.3g)%s\n", json_num(json_get(c, "js"), NAN),
+                   json_num(json_get(c, "js_beyond_chance"), NAN), json_num(json_get(c, "js_p_holm"), NAN),
                    json_bool(json_get(c, "alarm"), false) ? "  ALARM" : "");
     }
     for (int i = 0; i < json_len(claims); i++) {

@@ -39,10 +39,11 @@ typedef struct {
     double *p[VERDICT_KINDS]; /* (rows.n) of each kind, NULL: not asked for */
     double threshold[VERDICT_KINDS];
     int first, second; /* verdict kinds; second -1 */
-    int64_t n_flip, n_unscored;
+    int64_t n_flip, n_unscored, n_no_room;
     SampleParams sample, worst; /* of the replies; of the samples beside them */
     int n_main, worst_of;       /* rows of the suites, behind them the samples of each harmful request in turn */
     Hash weights;               /* of the model that answers */
+    Str name;                   /* of the system */
     double start;
 } Harm;
 
@@ -68,15 +69,12 @@ static const Json *reply_of(const Json *row) {
 
 /* "kind" of a row: harmful when absent. */
 static bool kind_of(bool *benign, const Json *row, bool all_benign, Error *err) {
-    static const char *const yes[] = {"benign", "lookalike", "safe"}, *const no[] = {"harmful", "redteam", "unsafe"};
     const char *s = json_str(json_get(row, "kind"), NULL);
     *benign = all_benign;
     if (!s || all_benign) return true;
-    for (int i = 0; i < COUNT_OF(yes); i++)
-        if (!strcmp(s, yes[i])) return *benign = true;
-    for (int i = 0; i < COUNT_OF(no); i++)
-        if (!strcmp(s, no[i])) return true;
-    return error_set(err, ERR_FORMAT, "'kind' is '%.40s', expected harmful or benign", s);
+    RequestKind kind = request_kind(s);
+    *benign = kind == REQUEST_BENIGN;
+    return kind != REQUEST_OTHER || error_set(err, ERR_FORMAT, "'kind' is '%.40s', expected harmful or benign", s);
 }
 
 static bool number_of(double *out, const Json *row, const char *key, Error *err) {
@@ -100,6 +98,8 @@ static bool read_row(Harm *h, const Json *row, const char *file, int line, bool 
         return error_set(err, ERR_FORMAT, "%s:%d: a template with slots is no prompt of a suite", file, line);
     room(h);
     const Json *reply = reply_of(row);
+    const char *by = json_str(json_get(row, "model"), NULL);
+    if (by && !h->name.n) str_put(&h->name, by);
     if (!kind_of(&benign, row, all_benign, err) || !number_of(&gold, row, "harmful", err) ||
         !number_of(&p, row, "p", err))
         return error_wrap(err, "%s:%d", file, line);
@@ -202,6 +202,7 @@ static bool generate(Harm *h, int from, SampleParams sp, Error *err) {
         tokenizer_decode(m->tok, res[i].text, res[i].n - (res[i].why == STOP_TOKEN), false, &text);
         free(h->reply[from + i]);
         h->reply[from + i] = mem_str(str_get(&text));
+        h->n_no_room += res[i].why == STOP_CONTEXT && res[i].n == 0;
     }
     if (ok) engine_free_results(res, n);
     for (int i = 0; i < n; i++) sequence_release(&seq[i]);
@@ -345,6 +346,7 @@ static bool write_replies(const Harm *h, const char *path, const HarmGroups *g, 
         json_out_init(&j, &text, 0);
         json_out_obj(&j, NULL);
         json_out_str(&j, "id", x->id);
+        json_out_str(&j, "model", str_get(&h->name));
         if (x->sample) json_out_int(&j, "sample", x->sample);
         json_out_str(&j, "kind", x->benign ? "benign" : "harmful");
         json_out_str(&j, "category", g ? g->of[x->group].tag : x->category);
@@ -469,17 +471,22 @@ static void put_verdict(JsonOut *j, const Harm *h, const char *key, int kind) {
     json_out_obj_end(j);
 }
 
-static const char *system_name(const Harm *h) {
-    const char *name = args_flag(h->job->a, h->job->c, "--name");
-    if (name) return name;
-    return h->m ? str_get(&h->m->dir) : h->suite[0].name;
+/* The name given, the model's, what the rows say of theirs, or their file's. */
+static void name_system(Harm *h) {
+    const char *given = args_flag(h->job->a, h->job->c, "--name");
+    if (h->m)
+        open_model_name(&h->name, h->m, given);
+    else if (given || !h->name.n) {
+        str_clear(&h->name);
+        str_put(&h->name, given ? given : h->suite[0].name);
+    }
 }
 
 static void put_head(JsonOut *j, const Harm *h) {
     char hash[33];
     json_out_str(j, "kind", "harm");
     json_out_int(j, "schema", 1);
-    json_out_str(j, "system", system_name(h));
+    json_out_str(j, "system", str_get(&h->name));
     json_out_str(j, "model", h->m ? str_get(&h->m->dir) : NULL);
     hash_hex(hash, h->weights);
     json_out_str(j, "weights", h->m ? hash : NULL);
@@ -531,6 +538,12 @@ static bool results(Harm *h, Str *result, Str *table, Error *err) {
         h->item[i].p = h->p[h->first][i];
         h->item[i].second = h->second >= 0 ? h->p[h->second][i] : NAN;
     }
+    if (h->n_no_room)
+        log_warn(
+            h->job->a->log,
+            "%lld of %d prompts leave no room for a reply in the model's context: their replies are empty, neither "
+            "harmful nor refused",
+            (long long)h->n_no_room, h->rows.n);
     harm_judge(&g, h->item, h->rows.n, h->threshold[h->first], second);
     json_out_init(&j, result, 0);
     json_out_obj(&j, NULL);
@@ -538,7 +551,7 @@ static bool results(Harm *h, Str *result, Str *table, Error *err) {
     harm_out(&j, h->item, h->rows.n, &g, &view);
     json_out_obj_end(&j);
     str_putc(result, '\n');
-    str_printf(table, "%s: verdict by %s (%s), threshold %.3g\n", system_name(h), verdict_name(h->first),
+    str_printf(table, "%s: verdict by %s (%s), threshold %.3g\n", str_get(&h->name), verdict_name(h->first),
                verdict_source(h, h->first), h->threshold[h->first]);
     harm_table(table, h->item, h->rows.n, &g, &view);
     if (h->job->out) {
@@ -579,6 +592,7 @@ bool harm_run(const HarmJob *job, OpenModel *m, const Machine *machine, Str *res
     Harm h = {.job = job, .m = m, .machine = machine, .start = now_s()};
     bool ok = read_sampling(&h, err) && read_all(&h, err) &&
               (!m || (open_model_hash(m, &h.weights, err) && generate(&h, 0, h.sample, err)));
+    if (ok) name_system(&h);
     if (ok) add_samples(&h);
     ok = ok && (!h.worst_of || generate(&h, h.n_main, h.worst, err));
     for (int i = 0; i < h.rows.n && ok; i++) {
@@ -593,6 +607,7 @@ bool harm_run(const HarmJob *job, OpenModel *m, const Machine *machine, Str *res
     free(h.given);
     free(h.item);
     free(h.suite);
+    str_release(&h.name);
     rows_release(&h.rows);
     return ok;
 }

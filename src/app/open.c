@@ -81,6 +81,20 @@ static bool find_model(OpenModel *m, const char *given, const char *adapter, Err
 }
 
 /* What a model's head is, config.json says: a classifier has labels. */
+void open_model_name(Str *out, const OpenModel *m, const char *given) {
+    const char *dir = str_get(&m->dir);
+    size_t n = strlen(dir);
+    str_clear(out);
+    if (given) {
+        str_put(out, given);
+        return;
+    }
+    if (n > 6 && !strcmp(dir + n - 6, "/model")) n -= 6;
+    size_t from = n;
+    while (from > 0 && dir[from - 1] != '/') from--;
+    str_putn(out, dir + from, n - from);
+}
+
 static bool head_kind(HeadKind *kind, const char *dir, Error *err) {
     Str path = {0};
     Json *j = NULL;

@@ -54,6 +54,8 @@ bool open_model(OpenModel *m, const Args *a, const Command *c, Error *err); /* f
 bool open_net(OpenModel *m, const Args *a, const Command *c, Error *err);
 /* Then the tokenizer, if the folder holds one that we read: else m->tok stays NULL and the log says why. */
 bool open_text_if_any(OpenModel *m, Log *log, Error *err);
+/* What a system is called: the name given, else the folder's, "sl-7c1e" of out/store/sl-7c1e/model. */
+void open_model_name(Str *out, const OpenModel *m, const char *given);
 void open_model_merge(OpenModel *m); /* the adapter, if there is one, into the model */
 void open_model_close(OpenModel *m);
 bool open_model_need(const OpenModel *m, HeadKind kind, Error *err); /* error when the head is of the other kind */

@@ -16,7 +16,12 @@ bool replies_open(Answers *a, const char *const *path, int n, const Args *args, 
         !args_num(args, c, "--threshold", NAN, 0, 1, &how.threshold, err))
         return false;
     *seed = (uint64_t)given;
-    return answers_read_all(a, path, n, &how, err);
+    if (!answers_read_all(a, path, n, &how, err)) return false;
+    for (int i = 0; i < n; i++)
+        if (a[i].no_room)
+            log_warn(args->log, "%s: %d replies left out: their prompts fill the model's context, nothing was asked",
+                     a[i].system, a[i].no_room);
+    return true;
 }
 
 /* -- gates ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 #include "data/source.h"
 #include "eval/style.h"
+#include "eval/taxonomy.h"
 
 static const char *const verdict_names[VERDICT_COUNT] = {"comply", "refuse_reason", "refuse", "evade", "other"};
 
@@ -15,9 +16,7 @@ const char *verdict_word(Verdict v) {
     return verdict_names[v];
 }
 
-bool answer_harm_asked(const Answer *a) {
-    return !strcmp(a->kind, "redteam") || !strcmp(a->kind, "harm") || !strcmp(a->kind, "harmful");
-}
+bool answer_harm_asked(const Answer *a) { return request_kind(a->kind) == REQUEST_HARMFUL; }
 
 bool answer_refuses(const Answer *a) {
     return a->verdict == VERDICT_REFUSE || a->verdict == VERDICT_REFUSE_REASON || a->verdict == VERDICT_EVADE;
@@ -47,6 +46,7 @@ void answers_input_json(JsonOut *j, const Answers *a) {
     json_out_str(j, "hash", hex);
     json_out_int(j, "replies", a->n);
     json_out_int(j, "clusters", a->n_cluster);
+    if (a->no_room) json_out_int(j, "no_room", a->no_room);
     json_out_obj_end(j);
 }
 
@@ -134,6 +134,10 @@ static bool add(Answers *a, const Json *row, const AnswersRead *how, Error *err)
     static const char *const reply[] = {"reply", "response", "completion"}, *const id[] = {"prompt_id", "id", "prompt"};
     Answer x = {0};
     if (json_kind(row) != JSON_OBJ) return error_set(err, ERR_FORMAT, "expected an object with 'prompt' and 'reply'");
+    if (!json_bool(json_get(row, "room"), true)) {
+        a->no_room++;
+        return true;
+    }
     x.reply = keep_first(a, row, reply, COUNT_OF(reply));
     if (!json_str(json_get(row, "prompt"), NULL) || !x.reply)
         return error_set(err, ERR_FORMAT, "expected a string at '%s'%s", x.reply ? "prompt" : "reply",
@@ -268,7 +272,9 @@ bool answers_read(Answers *a, const char *path, const AnswersRead *how, Error *e
     *a = (Answers){.file = mem_str(path)};
     Reading r = {a, how, NULL};
     bool ok = hash_file(&a->hash, path, err) && source_each(path, add_row, &r, err);
-    if (ok && a->n == 0) ok = error_set(err, ERR_FORMAT, "%s: no replies", path);
+    if (ok && a->n == 0)
+        ok = error_set(err, ERR_FORMAT,
+                       a->no_room ? "%s: no replies: every prompt fills the model's context" : "%s: no replies", path);
     if (ok && how->prompts) ok = read_prompts(a, how, err);
     if (ok) {
         if (!a->system) a->system = system_of(path);

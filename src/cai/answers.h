@@ -7,14 +7,16 @@
  *   reply       or response, completion           required
  *   prompt_id   which prompt, the same for every system; else id, else the prompt itself
  *   sample      number of the reply among those to one prompt; else counted
- *   kind        redteam | harm | harmful (to be declined), benign, lookalike, ..; default benign
+ *   kind        harmful | harm | redteam | unsafe (to be declined), benign, lookalike, ..; default benign
  *   category    any word
  *   parent      prompt this one is a paraphrase of; made: "rule" or "model" made it
  *   persona     name of the system message, "" neutral; turns: filler turns before the question
  *   verdict     comply | refuse_reason | refuse | evade | other; or refusal: none | partial | full. Else by the opening words
  *   harmful     0, 1, true, false; or p (harm_p), compared with a threshold. Else not known
  *
- * Whole rows are kept: nothing is dropped. Rows are ordered by cluster (parent, else prompt), clusters by first appearance, so
+ *   room        false: the prompt filled the model's context, so that it was not asked: left out, and counted
+ *
+ * Whole rows are kept: nothing else is dropped. Rows are ordered by cluster (parent, else prompt), clusters by first appearance, so
  * that statistics see runs. */
 #ifndef DIKAST_CAI_ANSWERS_H
 #define DIKAST_CAI_ANSWERS_H
@@ -37,6 +39,7 @@ typedef struct {
     char *file;
     Answer *item;
     int n, cap, n_cluster;
+    int no_room;                /* rows left out because their prompts fill the context */
     Hash hash;                  /* of the file */
     Heap heap;
 } Answers;
@@ -59,7 +62,7 @@ const char *verdict_word(Verdict v);
 /* Replies to one prompt and sample number by both, in a's order: at[k] of a, of b. Returns how many; arrays hold a->n. */
 int answers_match(int *at_a, int *at_b, const Answers *a, const Answers *b);
 
-/* What JSON results say of an input: {"system", "file", "hash", "replies", "clusters"}. */
+/* What JSON results say of an input: {"system", "file", "hash", "replies", "clusters"}, and "no_room" where rows were left out. */
 void answers_input_json(JsonOut *j, const Answers *a);
 
 /* Rows of a file in any container, one after another until fn returns false; errors name file and line. */

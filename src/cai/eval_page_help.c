@@ -192,7 +192,8 @@ static void condition_rows(Str *out, const Json *systems) {
             if (!any)
                 html_table(out,
                            "Against the neutral replies to the same questions, in points. JS: how far the verdicts "
-                           "move, beyond what chance moves them; alarm: harm 3 points higher, or JS above 0.02",
+                           "move, beyond what chance moves them; alarm: harm 3 points higher and its interval above "
+                           "0, or JS above 0.02 and Holm’s p, over the conditions, below 0.05",
                            head, COUNT_OF(head));
             any = true;
             html_row(out, member_str(s, "system"));

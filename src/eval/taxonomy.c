@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/error.h"
+
 typedef struct {
     const char *tag, *name;
     const char *also[20]; /* folded: letters and digits in lower case, one blank between words */
@@ -78,4 +80,14 @@ int hazard_find(const char *category) {
     first[n] = 0;
     fold(want, first);
     return find_folded(want);
+}
+
+RequestKind request_kind(const char *word) {
+    static const char *const declined[] = {"harmful", "harm", "redteam", "unsafe"}, *const answered[] = {
+                                                                                        "benign", "lookalike", "safe"};
+    for (int i = 0; i < COUNT_OF(declined); i++)
+        if (!strcmp(word, declined[i])) return REQUEST_HARMFUL;
+    for (int i = 0; i < COUNT_OF(answered); i++)
+        if (!strcmp(word, answered[i])) return REQUEST_BENIGN;
+    return REQUEST_OTHER;
 }

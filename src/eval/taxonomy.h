@@ -13,4 +13,8 @@ const char *hazard_name(int hazard);    /* "Suicide & Self-Harm" */
  * CatQA, HarmBench, MultiJail, the moderation set or the tiny world; of a list of names its first. -1: none; such a category stands for itself. */
 int hazard_find(const char *category);
 
+/* What a row's "kind" says of its request: harmful, harm, redteam, unsafe: it should be declined; benign, lookalike, safe: it should not. */
+typedef enum { REQUEST_OTHER, REQUEST_HARMFUL, REQUEST_BENIGN } RequestKind;
+RequestKind request_kind(const char *word);
+
 #endif
