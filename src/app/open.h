@@ -12,8 +12,8 @@
     {"--device", "NAME", "cpu (default), ref, or cuda: the first GPU; cuda:1 the next"},                               \
         {"--threads", "N", "compute threads of the CPU; 0: all usable CPUs (default)"}, {                              \
         "--isa", "ISA",                                                                                                \
-            "auto (default), scalar, avx2, avx512, avx512_bf16, amx; cuda: auto, or exact: no row depends on its "     \
-            "company"                                                                                                  \
+            "auto (default), scalar, avx2, avx512, avx512_bf16, amx; cuda: auto, sm_80: what older GPUs have, or "     \
+            "exact: no row depends on its company"                                                                     \
     }
 #define MODEL_FLAGS                                                                                                    \
     {"--adapter", "DIR", "a LoRA adapter for MODEL, as PEFT writes it"}, MACHINE_FLAGS
