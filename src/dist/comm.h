@@ -59,6 +59,9 @@ void comm_all_gather(Comm *c, void *out, const void *in, const int64_t *counts, 
 void comm_broadcast(Comm *c, void *buf, int64_t count, DType dtype, int root, const char *site);
 void comm_barrier(Comm *c, const char *site);
 
+/* Buffers may lie in device memory too: of work that is through, on the device that c's rank uses. A NULL c: everywhere. */
+bool comm_reaches(const Comm *c);
+
 /* -- failure --------------------------------------------------------------------------------------------------------- */
 bool comm_ok(const Comm *c, Error *err);                /* NULL: true */
 /* This rank cannot go on: the others' calls fail with its reason. mpi: the job's processes end, with exit code of why. */
