@@ -1,6 +1,6 @@
 // layer: nn
-/* Tensor parallel: what a rank holds, drawn or loaded, is its share of what one rank has; what cannot be divided is
- * refused. */
+/* Tensor parallel: what a rank holds, drawn or loaded, is its share of what one rank has, and so is what a block keeps
+ * for its backward; what cannot be divided is refused. */
 #include <math.h>
 
 #include "tp_help.h"
@@ -121,6 +121,79 @@ static void test_shares(void **state) {
     str_release(&dir);
 }
 
+/* -- what a pass keeps */
+
+enum { TOK = 256 };
+
+/* Of blocks that work on all rows: what another one adds. */
+static size_t block_bytes(const ModelConfig *c, Backend *be, const Mesh *mesh, Keep keep, Error *err) {
+    size_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+        Model m;
+        ModelConfig cfg = *c;
+        cfg.n_layer = 2 + i;
+        if (!model_init_on(&m, be, &cfg, mesh, TP_SEED, false, err)) return 0;
+        bytes[i] = acts_bytes(&m, TOK, TOK, keep);
+        model_release(&m);
+    }
+    return bytes[1] - bytes[0];
+}
+
+typedef struct {
+    ModelConfig cfg;
+    size_t kept, input; /* of one rank */
+    size_t zones, zone; /* what a debug build puts between the objects of kept, behind one object */
+} Room;
+
+/* Room for the gradients of all norms' weights, and what another block adds to it. */
+static size_t norms(const ModelConfig *c, int n_layer) {
+    int64_t n =
+        (2 * n_layer + 1) * c->d_model * (c->norm == NORM_LAYER ? 2 : 1) + (c->qk_norm ? 2 * n_layer * c->d_head : 0);
+    return ((size_t)n * sizeof(double) + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+}
+
+static void room_rank(Rank *r) {
+    const Room *room = r->ud;
+    size_t sums = norms(&room->cfg, 3) - norms(&room->cfg, 2);
+    Error err = {0};
+    Mesh mesh;
+    Backend *be;
+    Pool *pool;
+    size_t t = (size_t)r->size;
+    expect(r, mesh_open(&mesh, r->world, NULL, r->size, 1, 1, &err) && be_open(&be, &pool, "ref", &err));
+    expect(r, block_bytes(&room->cfg, be, &mesh, KEEP_ALL, &err) == room->kept / t + room->zones + sums);
+    expect(r, block_bytes(&room->cfg, be, &mesh, KEEP_INPUTS, &err) == room->input / t + room->zone + sums);
+    be->recompute_cheap = false; /* the MLP's product is kept, normed rows are not */
+    size_t act = (size_t)(TOK * room->cfg.d_ff) * sizeof(double);
+    expect(r, block_bytes(&room->cfg, be, &mesh, KEEP_ALL, &err) ==
+                  (room->kept + act) / t + room->zones + room->zone + sums);
+    backend_close(be);
+    pool_close(pool);
+}
+
+static void test_room(void **state) {
+    (void)state;
+    for (int i = 0; i < COUNT_OF(models); i++) {
+        Error err = {0};
+        Backend *be;
+        Pool *pool;
+        Room room = {.cfg = tp_config(models[i].family, models[i].tied)};
+        const ModelConfig *c = &room.cfg;
+        if (!be_open(&be, &pool, "ref", &err)) fail_msg("%s", err.msg);
+        int64_t heads = c->n_head + c->n_kv_head, stats = c->norm == NORM_LAYER ? 4 : 2;
+        int64_t want = 2 * c->d_model + 2 * heads * c->d_head + c->n_head + stats;
+        want += (c->mlp == MLP_SWIGLU ? 2 : 1) * c->d_ff + (c->qk_norm ? heads * (c->d_head + 1) : 0);
+        room.kept = (size_t)(TOK * want) * sizeof(double), room.input = (size_t)(TOK * c->d_model) * sizeof(double);
+        room.zones = block_bytes(c, be, NULL, KEEP_ALL, &err) - room.kept;
+        room.zone = block_bytes(c, be, NULL, KEEP_INPUTS, &err) - room.input;
+        assert_true(room.zone <= ARENA_ALIGN && (room.zone ? room.zones / room.zone : 0) < 20 &&
+                    room.zones < 20 * ARENA_ALIGN);
+        for (int t = 2; t <= 4; t *= 2) with_ranks(t, room_rank, &room);
+        backend_close(be);
+        pool_close(pool);
+    }
+}
+
 /* -- what cannot be divided */
 
 typedef struct {
@@ -158,6 +231,7 @@ static void test_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shares),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -313,41 +313,70 @@ static void test_states(void **state) {
 
 /* -- what they send */
 
-/* Of one sum of n elements by rank r of t (dist/sum.h). */
-static CommCount sum_to_owners(int64_t n, int r, int t, int64_t bytes) {
-    return (CommCount){1, (n - (n * (r + 1) / t - n * r / t)) * bytes};
-}
-static CommCount sum_back(int64_t n, int r, int t, int64_t bytes) {
-    return (CommCount){1, (t - 1) * (n * (r + 1) / t - n * r / t) * bytes};
-}
-
-typedef struct { /* elements of every sum of a step's micro-batches, and rows whose log-probs were told */
-    int64_t sum[4096];
-    int n_sum;
-    int64_t told[4096];
-    int n_told;
+typedef struct {
+    int t;
+    int64_t bytes;             /* of an element */
+    CommCount sum[4], back[4]; /* by rank: all_to_all, all_gather */
+    int64_t tok[5], row[5];    /* of a micro-batch: whose its tokens and its chosen rows are */
 } Traffic;
 
-/* One micro-batch of N tokens and R chosen rows: 4 sums a layer, of the last one three over chosen rows; KEEP_INPUTS
- * makes attention's again; the embedding's, the head's and the norms' of heads, one each. Log-probs: a slice of rows at
- * a time. */
-static void add_traffic(Traffic *t, const Run *run, const ModelConfig *m, int64_t n_tok, int64_t n_row, int64_t slice) {
-    int64_t c = m->d_model;
-    if (n_row == 0) return;
-    t->sum[t->n_sum++] = n_tok * c; /* embedding */
-    for (int l = 0; l < m->n_layer; l++) {
-        int64_t rows = l + 1 == m->n_layer ? n_row : n_tok;
-        t->sum[t->n_sum++] = rows * c;  /* attention */
-        t->sum[t->n_sum++] = rows * c;  /* MLP */
-        t->sum[t->n_sum++] = rows * c;  /* MLP, backward */
-        t->sum[t->n_sum++] = n_tok * c; /* attention, backward */
-        if (run->c.keep == KEEP_INPUTS) t->sum[t->n_sum++] = rows * c;
+/* Everybody's parts of n_r columns go to rank r; or what it has to everybody else (dist/rows.h). */
+static void summed(Traffic *f, const int64_t *cut, int64_t cols) {
+    for (int r = 0; r < f->t; r++) {
+        f->sum[r].calls++;
+        f->sum[r].bytes += (cut[f->t] - (cut[r + 1] - cut[r])) * cols * f->bytes;
     }
-    if (m->qk_norm) t->sum[t->n_sum++] = 2 * (int64_t)m->n_layer * m->d_head;
-    if (head_of(&run->c) != HEAD_LM) return;
-    t->sum[t->n_sum++] = n_row * c; /* head, backward */
-    for (int pass = 0; pass < (run->c.kind == KIND_DPO ? 2 : 1); pass++)
-        for (int64_t at = 0; at < n_row; at += slice) t->told[t->n_told++] = n_row - at < slice ? n_row - at : slice;
+}
+static void gathered(Traffic *f, const int64_t *cut, int64_t cols) {
+    for (int r = 0; r < f->t; r++) {
+        f->back[r].calls++;
+        f->back[r].bytes += (f->t - 1) * (cut[r + 1] - cut[r]) * cols * f->bytes;
+    }
+}
+
+static void cut_batch(Traffic *f, const Batch *b) {
+    for (int r = 0; r <= f->t; r++) {
+        f->tok[r] = (int64_t)b->n_tok * r / f->t;
+        f->row[r] = 0;
+        for (int i = 0; i < b->n_row; i++) f->row[r] += b->row[i] < f->tok[r];
+    }
+}
+
+/* One micro-batch of N tokens and R chosen rows: 4 gatherings and 4 sums a layer, of the last one three over chosen
+ * rows; both normed inputs once more for the backward, and under KEEP_INPUTS attention's sum. The embedding, the head's
+ * input and its gradient; the norms' gradients. Log-probs: a slice of rows at a time. */
+static void add_traffic(Traffic *f, const Run *run, const ModelConfig *m, const Batch *b, int64_t slice) {
+    int64_t c = m->d_model, n_norm = (2 * m->n_layer + 1) * c * (m->norm == NORM_LAYER ? 2 : 1);
+    bool lm = head_of(&run->c) == HEAD_LM;
+    if (b->n_row == 0) return;
+    cut_batch(f, b);
+    summed(f, f->tok, c); /* embedding */
+    for (int l = 0; l < m->n_layer; l++) {
+        const int64_t *rows = l + 1 == m->n_layer ? f->row : f->tok;
+        for (int pass = 0; pass < 2; pass++) { /* forward, and again for the backward */
+            gathered(f, f->tok, c);            /* attention's input */
+            if (pass == 0 || run->c.keep == KEEP_INPUTS) summed(f, rows, c);
+            gathered(f, rows, c); /* the MLP's */
+        }
+        summed(f, rows, c);   /* MLP */
+        gathered(f, rows, c); /* backward: */
+        summed(f, rows, c);
+        gathered(f, rows, c); /* attention */
+        summed(f, f->tok, c);
+    }
+    gathered(f, f->row, c); /* head */
+    if (lm) summed(f, f->row, c);
+    gathered(f, f->tok, c); /* embedding */
+    if (m->qk_norm) n_norm += 2 * (int64_t)m->n_layer * m->d_head;
+    int64_t part[5];
+    for (int r = 0; r <= f->t; r++) part[r] = n_norm * r / f->t;
+    summed(f, part, 1);
+    gathered(f, part, 1);
+    for (int pass = 0; lm && pass < (run->c.kind == KIND_DPO ? 2 : 1); pass++)
+        for (int64_t at = 0; at < b->n_row; at += slice) {
+            int64_t n = b->n_row - at < slice ? b->n_row - at : slice;
+            for (int r = 0; r < f->t; r++) f->back[r].calls++, f->back[r].bytes += (f->t - 1) * 3 * n * 8;
+        }
 }
 
 static void check_bytes(Case c) {
@@ -355,36 +384,26 @@ static void check_bytes(Case c) {
     Job j;
     Error err = {0};
     Str ignore = {0};
-    Traffic t = {.n_sum = 0};
     run_open(&run, c, 2 * c.dp, 3);
     run_divided(&run, &ignore);
     must(job_open(&j, &c, NULL, &err), &err);
     ModelConfig m = tp_config(c.family, c.tied);
-    int64_t bytes = (int64_t)dtype_bytes(j.f.be->real), slice = head_slice_rows(j.f.net), all = 0, stream = 0;
     for (int d = 0; d < c.dp; d++) {
-        t.n_sum = t.n_told = 0;
+        Traffic f = {.t = c.tp, .bytes = (int64_t)dtype_bytes(j.f.be->real)};
         for (int64_t step = 0; step < run.steps; step++)
             for (int i = d * run.accum / c.dp; i < (d + 1) * run.accum / c.dp; i++) {
                 Batch b;
                 must(j.obj.micro(j.obj.self, step * run.accum + i, &b, &err), &err);
-                add_traffic(&t, &run, &m, b.n_tok, b.n_row, slice);
+                add_traffic(&f, &run, &m, &b, head_slice_rows(j.f.net));
             }
         for (int r = 0; r < c.tp; r++) {
-            CommCount out = {0, 0}, back = {0, 0};
-            for (int i = 0; i < t.n_sum; i++) {
-                CommCount a = sum_to_owners(t.sum[i], r, c.tp, bytes), g = sum_back(t.sum[i], r, c.tp, bytes);
-                out.calls++, out.bytes += a.bytes, back.calls++, back.bytes += g.bytes;
-                all += a.bytes + g.bytes, stream += r == 0 ? t.sum[i] : 0;
-            }
-            for (int i = 0; i < t.n_told; i++) back.calls++, back.bytes += (c.tp - 1) * 3 * t.told[i] * 8;
             const CommCount *sent = run.sent[d * c.tp + r];
-            assert_int_equal(sent[0].calls, out.calls);
-            assert_int_equal(sent[0].bytes, out.bytes);
-            assert_int_equal(sent[1].calls, back.calls);
-            assert_int_equal(sent[1].bytes, back.bytes);
+            assert_int_equal(sent[0].calls, f.sum[r].calls);
+            assert_int_equal(sent[0].bytes, f.sum[r].bytes);
+            assert_int_equal(sent[1].calls, f.back[r].calls);
+            assert_int_equal(sent[1].bytes, f.back[r].bytes);
         }
     }
-    assert_int_equal(all, 2 * (c.tp - 1) * stream * bytes); /* all ranks: t times a ring's 2 (t-1)/t */
     job_close(&j);
     run_close(&run);
     str_release(&ignore);
@@ -451,10 +470,9 @@ static void heads_rank(Rank *r) {
     expect(r, mesh_open(&mesh, r->world, NULL, r->size, 1, 1, &err));
     read_heads(r->ud, r->rank + 1, &mesh, r);
     CommCount sent = comm_count(mesh.tp, COMM_ALL_GATHER);
-    int64_t c = 32, own = 0; /* sums: the embedding's, two of each layer */
-    for (int i = 0; i < 5; i++) own += ROWS * c * (r->rank + 1) / r->size - ROWS * c * r->rank / r->size;
+    int64_t c = 32, own = ROWS * (r->rank + 1) / r->size - ROWS * r->rank / r->size; /* 2 inputs a layer, the head's */
     int64_t bytes = !strcmp(((Heads *)r->ud)->backend, "ref") ? 8 : 4;
-    expect(r, sent.bytes == (r->size - 1) * (own * bytes + 4 * ROWS * 8)); /* four scalars a row */
+    expect(r, sent.bytes == (r->size - 1) * (5 * own * c * bytes + 4 * ROWS * 8)); /* four scalars a row */
 }
 
 /* Rows of outputs go round together, so all ranks cut them alike: also where one share is too wide for as many rows. */

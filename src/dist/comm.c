@@ -381,6 +381,8 @@ bool comm_split(Comm **out, Comm *c, const char *name, int color, int key, Error
     return true;
 }
 
+bool comm_reaches(const Comm *c) { return !c || c->size == 1 || c->op->devices; }
+
 /* -- failure */
 
 bool comm_ok(const Comm *c, Error *err) {

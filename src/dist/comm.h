@@ -73,6 +73,9 @@ CommRequest *comm_start_all_to_all(Comm *c, void *out, const int64_t *out_counts
 bool comm_test(CommRequest *r);         /* over, or failed: comm_wait will not wait. NULL: true */
 void comm_wait(CommRequest *r);         /* and frees it */
 
+/* Buffers may lie in device memory too: of work that is through, on the device that c's rank uses. A NULL c: everywhere. */
+bool comm_reaches(const Comm *c);
+
 /* -- failure --------------------------------------------------------------------------------------------------------- */
 bool comm_ok(const Comm *c, Error *err);                /* NULL: true */
 /* This rank cannot go on: the others' calls fail with its reason. mpi: the job's processes end, with exit code of why. */

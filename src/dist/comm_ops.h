@@ -11,6 +11,7 @@ typedef struct { const char *op, *site; double until; } CommCall;      /* op and
 
 typedef struct CommOps {
     const char *name;
+    bool devices;       /* buffers may lie in device memory */
     bool (*send)(void *link, const void *buf, size_t bytes, int peer, const CommCall *call, Error *err);
     bool (*recv)(void *link, void *buf, size_t bytes, int peer, const CommCall *call, Error *err);
     bool (*all_to_all)(void *link, void *out, const size_t *out_bytes, const void *in, const size_t *in_bytes, const CommCall *call,

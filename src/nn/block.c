@@ -9,6 +9,9 @@
  * activations survive the call is decided by how acts.c placed them. In the last block what follows attention runs on
  * the rows that the head reads: a gather stands before wo, and where no row is chosen the block only fills the cache.
  *
+ * Of a model that ranks divide (tp.c) x, x_mid, x_out and their gradients are a rank's own rows, everything else is of
+ * all rows and the rank's own columns: between a norm and the products rows are gathered, behind wo and w_down summed.
+ *
  * Under KEEP_NONE x, x_mid and x_out are the same memory and the copies below vanish; the bits stay the same, because
  * linear_fwd adds the residual last. */
 #include "nn/nn_int.h"
@@ -16,31 +19,42 @@
 static const Tensor none = {0};
 static const BlockParams no_scales = {0};
 
-void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b) {
+static void norm_rows(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b) {
     const BackendOps *op = m->be->op;
+    if (x.rows == 0) return; /* there may be fewer than ranks */
     if (m->cfg.norm == NORM_RMS)
         op->rmsnorm_fwd(m->be, y, rstd, x, w, (float)m->cfg.norm_eps);
     else
         op->layernorm_fwd(m->be, y, mean, rstd, x, w, b, (float)m->cfg.norm_eps);
 }
 
+void norm_forward(const Model *m, TpWork *tp, bool chosen, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w,
+                  Tensor b, const char *site) {
+    Tensor own = tp ? rows_spare(&tp->room, y.dtype, x.rows) : y;
+    norm_rows(m, own, mean, rstd, x, w, b);
+    if (tp) tp_gather(tp, chosen, y, own, site);
+}
+
 void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
                    Tensor rstd) {
     const BackendOps *op = m->be->op;
+    if (x.rows == 0) return;
     if (m->cfg.norm == NORM_RMS)
         op->rmsnorm_bwd(m->be, dx, dw_acc, dy, x, w, rstd, true);
     else
         op->layernorm_bwd(m->be, dx, dw_acc, db_acc, dy, x, w, mean, rstd, true);
 }
 
-/* out.y = residual + x w^T + bias; of a divided model x w^T is the sum of all ranks', and the rest is added once. */
-static void linear_residual(const Model *m, TpWork *tp, LinearOut out, Tensor residual, Tensor x, const char *site) {
+/* out.y = residual + x w^T + bias; of a divided model x w^T is the sum of all ranks', and the rest is added to it by
+ * who has the row. */
+static void linear_residual(const Model *m, TpWork *tp, bool chosen, LinearOut out, Tensor residual, Tensor x,
+                            const char *site) {
     Backend *be = m->be;
     if (tp) {
-        Tensor sum = tensor_rows(tp->part, 0, out.y.rows);
-        const LinearOut mine = {.y = sum, .w = out.w, .scale = out.scale};
+        const LinearOut mine = {.y = tensor_rows(tp->part, 0, x.rows), .w = out.w, .scale = out.scale};
         be->op->linear_fwd(be, &mine, 1, x, false);
-        tp_sum(m, tp, sum, site);
+        Tensor sum = tp_sum(tp, chosen, mine.y, site);
+        if (tensor_empty(sum)) return;
         if (!tensor_empty(out.bias)) be->op->add_bias(be, sum, sum, out.bias);
         be->op->add(be, out.y, residual, sum);
         return;
@@ -148,11 +162,21 @@ static void activate(const Model *m, const BlockActs *a) {
         m->be->op->gelu_fwd(m->be, a->act, a->up, m->cfg.gelu);
 }
 
-void block_again(const Model *m, int layer, const BlockActs *a) {
+static void norm_first(const Model *m, int layer, const BlockActs *a, const char *site) {
     const BlockParams *w = &m->w.block[layer];
-    norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
-    norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
-    activate(m, a);
+    norm_forward(m, a->tp, false, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b, site);
+}
+
+static void norm_second(const Model *m, int layer, const BlockActs *a, const char *site) {
+    const BlockParams *w = &m->w.block[layer];
+    norm_forward(m, a->tp, block_chooses(m, layer), a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b,
+                 site);
+}
+
+void block_again(const Model *m, int layer, const BlockActs *a, bool act) {
+    norm_first(m, layer, a, "attention.again");
+    norm_second(m, layer, a, "mlp.again");
+    if (act) activate(m, a);
 }
 
 /* The beginnings of a block's halves at once, where the backend can: in a pass over a cache, whose activations nobody
@@ -161,7 +185,8 @@ static bool queries_at_once(Net n, const BlockActs *a, const BlockParams *w, con
                             Tensor k, Tensor v) {
     const Model *m = n.trunk;
     const ModelConfig *c = &m->cfg;
-    bool plain = c->norm == NORM_RMS && !c->qk_norm && c->pos == POS_ROPE && m->rope_attention == 1 && !n.adapter;
+    bool plain =
+        c->norm == NORM_RMS && !c->qk_norm && c->pos == POS_ROPE && m->rope_attention == 1 && !n.adapter && !a->tp;
     if (!plain || !m->be->op->norm_qkv) return false;
     const NormedRows r = {a->h1, a->x, w->attn_norm, (float)c->norm_eps};
     return m->be->op->norm_qkv(m->be, qkv, r, k, v, b->kv_row, b->pos, m->freq, c->d_head);
@@ -170,7 +195,7 @@ static bool queries_at_once(Net n, const BlockActs *a, const BlockParams *w, con
 static bool gated_at_once(Net n, const BlockActs *a, const BlockParams *w, const LinearOut *up_gate) {
     const Model *m = n.trunk;
     const ModelConfig *c = &m->cfg;
-    if (c->norm != NORM_RMS || c->mlp != MLP_SWIGLU || n.adapter || !m->be->op->norm_swiglu) return false;
+    if (c->norm != NORM_RMS || c->mlp != MLP_SWIGLU || n.adapter || a->tp || !m->be->op->norm_swiglu) return false;
     const NormedRows r = {a->h2, a->x_mid, w->mlp_norm, (float)c->norm_eps};
     return m->be->op->norm_swiglu(m->be, a->act, up_gate[0], up_gate[1], r);
 }
@@ -184,7 +209,7 @@ static void queries_by_steps(Net n, int layer, const BlockActs *a, const LinearO
     Backend *be = m->be;
     const ModelConfig *c = &m->cfg;
     const BlockParams *w = &m->w.block[layer];
-    norm_forward(m, a->h1, a->mean1, a->rstd1, a->x, w->attn_norm, w->attn_norm_b);
+    norm_first(m, layer, a, "attention.input");
     be->op->linear_fwd(be, qkv, 3, a->h1, false);
     lora_forward(n, layer, qkv_params, qkv, 3, a->h1, b);
     if (c->qk_norm) {
@@ -196,8 +221,7 @@ static void queries_by_steps(Net n, int layer, const BlockActs *a, const LinearO
 
 static void hidden_by_steps(Net n, int layer, const BlockActs *a, const LinearOut *up_gate, const Batch *b) {
     const Model *m = n.trunk;
-    const BlockParams *w = &m->w.block[layer];
-    norm_forward(m, a->h2, a->mean2, a->rstd2, a->x_mid, w->mlp_norm, w->mlp_norm_b);
+    norm_second(m, layer, a, "mlp.input");
     int n_up = m->cfg.mlp == MLP_SWIGLU ? 2 : 1;
     m->be->op->linear_fwd(m->be, up_gate, n_up, a->h2, false);
     lora_forward(n, layer, up_gate_params, up_gate, n_up, a->h2, b);
@@ -220,17 +244,17 @@ void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Bat
     attend(m, layer, a, k, v, b);
     if (last) {
         op->gather_rows(be, a->o_row, a->o, b->row);
-        op->gather_rows(be, a->x_mid, a->x, b->row);
+        if (!tensor_empty(a->x_mid)) op->gather_rows(be, a->x_mid, a->x, tp_chosen(a->tp, b));
     }
     Tensor o = as_input(m, a->o_in, last ? a->o_row : a->o);
     const LinearOut mid = {a->x_mid, w->wo, w->bo, s->wo}, down = {x_out, w->w_down, w->b_down, s->w_down};
-    linear_residual(m, a->tp, mid, last ? a->x_mid : a->x, o, "attention");
+    linear_residual(m, a->tp, last, mid, last ? a->x_mid : a->x, o, "attention");
     lora_forward(n, layer, wo_param, &mid, 1, o, b);
 
     const LinearOut up_gate[] = {{a->up, w->w_up, w->b_up, s->w_up}, {a->gate, w->w_gate, w->b_gate, s->w_gate}};
     if (!kv || !gated_at_once(n, a, w, up_gate)) hidden_by_steps(n, layer, a, up_gate, b);
-    if (tensor_empty(x_out)) return;
-    linear_residual(m, a->tp, down, a->x_mid, a->act, "mlp");
+    if (!x_out.data) return;
+    linear_residual(m, a->tp, last, down, a->x_mid, a->act, "mlp");
     lora_forward(n, layer, down_param, &down, 1, a->act, b);
 }
 
@@ -244,6 +268,20 @@ static void linear_backward(Net n, int layer, const ParamNumber *which, Tensor d
     lora_backward(n, layer, which, dx, grad, n_grad, x, b);
 }
 
+/* The gradient of a product's sums as it reads it: all rows, in the model's dtype. */
+static Tensor whole_gradient(const Model *m, TpWork *tp, bool chosen, Tensor half, Tensor dy, const char *site) {
+    if (!tp) return as_input(m, half, dy);
+    Tensor own = dy;
+    if (!tensor_empty(half)) {
+        own = rows_spare(&tp->room, half.dtype, dy.rows);
+        if (dy.rows > 0) m->be->op->cast(m->be, own, dy);
+    }
+    Tensor all =
+        tensor_empty(half) ? tensor_rows(tp->part, 0, chosen ? tp->row[m->part.tp_n] : tp->tok[m->part.tp_n]) : half;
+    tp_gather(tp, chosen, all, own, site);
+    return all;
+}
+
 void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row,
                     const Batch *b) {
     const Model *m = n.trunk;
@@ -253,13 +291,15 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
     const BlockParams *w = &m->w.block[layer], *d = &m->dw.block[layer];
 
     bool last = block_chooses(m, layer), gated = c->mlp == MLP_SWIGLU;
-    Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, dy.rows), dup = tensor_rows(g->dact, 0, dy.rows);
-    Tensor dgate = gated ? tensor_rows(g->dgate, 0, dy.rows) : none;
+    int64_t n_row = last ? b->n_row : b->n_tok;
+    Tensor dy = last ? dx_row : dx, dh = tensor_rows(g->dh, 0, n_row), dup = tensor_rows(g->dact, 0, n_row);
+    Tensor dgate = gated ? tensor_rows(g->dgate, 0, n_row) : none;
     bool half = m->dtype != be->real;
-    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, dy.rows) : none,
+    Tensor dy_half = half ? tensor_rows(g->dx_in, 0, n_row) : none,
            o = tensor_empty(a->o_in) ? (last ? a->o_row : a->o) : a->o_in;
 
-    const LinearGrad down = {as_input(m, dy_half, dy), w->w_down, d->w_down, d->b_down};
+    const LinearGrad down = {whole_gradient(m, a->tp, last, dy_half, dy, "mlp.gradient"), w->w_down, d->w_down,
+                             d->b_down};
     linear_backward(n, layer, down_param, dup, &down, 1, a->act, b);
     if (gated)
         op->swiglu_bwd(be, dgate, dup, dup, a->gate, a->up);
@@ -267,26 +307,25 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
         op->gelu_bwd(be, dup, dup, a->up, c->gelu);
     const LinearGrad up_gate[] = {{dup, w->w_up, d->w_up, d->b_up}, {dgate, w->w_gate, d->w_gate, d->b_gate}};
     linear_backward(n, layer, up_gate_params, dh, up_gate, gated ? 2 : 1, a->h2, b);
-    if (a->tp) tp_sum(m, a->tp, dh, "mlp.backward");
-    norm_backward(m, dy, d->mlp_norm, d->mlp_norm_b, dh, a->x_mid, w->mlp_norm, a->mean2, a->rstd2);
+    if (a->tp) dh = tp_sum(a->tp, last, dh, "mlp.backward");
+    norm_backward(m, dy, tp_grad(a->tp, &d->mlp_norm), tp_grad(a->tp, &d->mlp_norm_b), dh, a->x_mid, w->mlp_norm,
+                  a->mean2, a->rstd2);
 
-    Tensor d_o = last ? tensor_rows(g->dq, 0, dy.rows) : g->d_o; /* dq is free until attention's turn */
-    const LinearGrad mid = {as_input(m, dy_half, dy), w->wo, d->wo, d->bo};
+    Tensor d_o = last ? tensor_rows(g->dq, 0, n_row) : g->d_o; /* dq is free until attention's turn */
+    const LinearGrad mid = {whole_gradient(m, a->tp, last, dy_half, dy, "attention.gradient"), w->wo, d->wo, d->bo};
     linear_backward(n, layer, wo_param, d_o, &mid, 1, o, b);
     if (last) {
         op->zero(be, g->d_o);
         op->scatter_rows(be, g->d_o, d_o, b->row);
-        op->zero(be, dx);
-        op->scatter_rows(be, dx, dy, b->row);
+        if (!tensor_empty(dx)) op->zero(be, dx);
+        if (!tensor_empty(dy)) op->scatter_rows(be, dx, dy, tp_chosen(a->tp, b));
     }
     attend_backward(m, layer, a, g, b);
     turn(m, g->dq, g->dk, b, true);
     Tensor dq = g->dq, dk = g->dk, dv = in_place(m, g->dv);
     if (c->qk_norm) { /* d_o is free by now, and so is dq in its turn */
         dq = g->d_o, dk = tensor_over(g->dq.data, g->dq.dtype, g->dk.rows, g->dk.cols);
-        bool sums = a->tp && !tensor_empty(d->q_norm);
-        Tensor dq_norm = sums ? tp_head_norm(a->tp, layer, 0) : d->q_norm;
-        Tensor dk_norm = sums ? tp_head_norm(a->tp, layer, 1) : d->k_norm;
+        Tensor dq_norm = tp_grad(a->tp, &d->q_norm), dk_norm = tp_grad(a->tp, &d->k_norm);
         op->rmsnorm_bwd(be, by_head(m, dq), dq_norm, by_head(m, g->dq), by_head(m, a->q_raw), w->q_norm, a->q_rstd,
                         false);
         op->rmsnorm_bwd(be, by_head(m, dk), dk_norm, by_head(m, g->dk), by_head(m, a->k_raw), w->k_norm, a->k_rstd,
@@ -295,6 +334,7 @@ void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, T
     dq = in_place(m, dq), dk = in_place(m, dk);
     const LinearGrad qkv[] = {{dq, w->wq, d->wq, d->bq}, {dk, w->wk, d->wk, d->bk}, {dv, w->wv, d->wv, d->bv}};
     linear_backward(n, layer, qkv_params, g->dh, qkv, 3, a->h1, b);
-    if (a->tp) tp_sum(m, a->tp, g->dh, "attention.backward");
-    norm_backward(m, dx, d->attn_norm, d->attn_norm_b, g->dh, a->x, w->attn_norm, a->mean1, a->rstd1);
+    dh = a->tp ? tp_sum(a->tp, false, g->dh, "attention.backward") : g->dh;
+    norm_backward(m, dx, tp_grad(a->tp, &d->attn_norm), tp_grad(a->tp, &d->attn_norm_b), dh, a->x, w->attn_norm,
+                  a->mean1, a->rstd1);
 }

@@ -35,8 +35,7 @@ static Tensor block_output(const Acts *a, int layer) {
 static bool replay_decode(Net n, const Acts *a, const Batch *b, const KvCache *kv) {
     const Model *m = n.trunk;
     const AttnSeqs *s = &b->seqs;
-    if (!kv || a->keep != KEEP_NONE || b->n_tok != s->n_seq || b->n_row != b->n_tok) return false;
-    if (m->part.tp_n > 1) return false; /* sums of several ranks go by way of the host */
+    if (!kv || a->keep != KEEP_NONE || m->part.tp_n > 1 || b->n_tok != s->n_seq || b->n_row != b->n_tok) return false;
     int longest = 0;
     for (int i = 0; i < s->n_seq; i++) longest = s->kv_len[i] > longest ? s->kv_len[i] : longest;
     struct {
@@ -64,16 +63,19 @@ static void forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Model *m = n.trunk;
     Backend *be = m->be;
     const BackendOps *op = be->op;
+    TpWork *tp = a->tp;
+    Tensor x = a->block[0].x;
     if (m->part.first) {
-        if (m->part.tp_n > 1)
-            tp_embed_forward(m, &a->tp, a->block[0].x, b->tok);
+        if (tp)
+            tp_embed_forward(m, tp, x, b);
         else
-            op->embed_fwd(be, a->block[0].x, m->w.wte, b->tok, false);
-        if (m->cfg.pos == POS_LEARNED) op->embed_fwd(be, a->block[0].x, m->w.wpe, b->pos, true);
+            op->embed_fwd(be, x, m->w.wte, b->tok, false);
+        if (m->cfg.pos == POS_LEARNED && x.rows > 0)
+            op->embed_fwd(be, x, m->w.wpe, b->pos + tp_before(tp, false), true);
     }
     for (int l = 0; l < m->cfg.n_layer; l++) block_forward(n, l, &a->block[l], block_output(a, l), b, kv);
     if (!m->part.last || b->n_row == 0) return;
-    norm_forward(m, a->h, a->mean, a->rstd, a->x_row, m->w.norm, m->w.norm_b);
+    norm_forward(m, tp, true, a->h, a->mean, a->rstd, a->x_row, m->w.norm, m->w.norm_b, "head.input");
     if (a->keep != KEEP_NONE) op->zero(be, a->dh);
 }
 
@@ -98,26 +100,32 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     CHECK(a->keep != KEEP_NONE, "backward of a pass that kept nothing");
     CHECK(a->n_tok == b->n_tok && a->n_row == b->n_row && b->n_row > 0, "backward of another batch than forward");
 
-    bool shared = m->part.tp_n > 1;
-    if (shared) tp_head_norms_begin(m, &a->tp);
+    TpWork *tp = a->tp;
+    if (tp) { /* which another pass has used since */
+        tp_cut(tp, b);
+        tp_grads_begin(m, tp);
+    }
     if (m->part.last) {
-        if (shared && head_divided(n)) tp_sum(m, &a->tp, a->dh, "head.backward");
-        op->zero(be, a->dx_row);
-        norm_backward(m, a->dx_row, m->dw.norm, m->dw.norm_b, a->dh, a->x_row, m->w.norm, a->mean, a->rstd);
+        Tensor dh = head_divided(n) ? tp_sum(tp, true, a->dh, "head.backward")
+                                    : tensor_rows(a->dh, tp_before(tp, true), a->x_row.rows);
+        if (!tensor_empty(a->dx_row)) op->zero(be, a->dx_row);
+        norm_backward(m, a->dx_row, tp_grad(tp, &m->dw.norm), tp_grad(tp, &m->dw.norm_b), dh, a->x_row, m->w.norm,
+                      a->mean, a->rstd);
     }
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
         if (a->keep == KEEP_INPUTS) block_forward(n, l, &a->block[l], (Tensor){0}, b, NULL);
-        if (a->again) block_again(m, l, &a->block[l]);
+        if (a->normed_again) block_again(m, l, &a->block[l], a->again);
         block_backward(n, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
         tell_final(m, m->cfg.n_layer - 1 - l);
     }
-    if (shared) tp_head_norms_end(m, &a->tp);
+    if (tp) tp_grads_end(m, tp);
     if (m->part.first && !tensor_empty(m->dw.wte)) {
-        if (shared)
-            tp_embed_backward(m, &a->tp, a->dx, b->tok);
-        else
+        if (tp) {
+            tp_embed_backward(m, tp, a->dx, b);
+        } else {
             op->embed_bwd(be, m->dw.wte, a->dx, b->tok);
-        if (m->cfg.pos == POS_LEARNED) op->embed_bwd(be, m->dw.wpe, a->dx, b->pos);
+            if (m->cfg.pos == POS_LEARNED) op->embed_bwd(be, m->dw.wpe, a->dx, b->pos);
+        }
     }
     tell_final(m, m->cfg.n_layer);
 }

@@ -233,17 +233,18 @@ bool acts_share(Acts *a, int n_seen, Error *err);   /* room for batches whose se
 size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep);
 /* For another pass of the same capacity that is under way at the same time: room of its own for what its backward reads, work space
  * and output of `first`, which is closed later. So no two of their passes or backwards interleave. */
-bool acts_open_beside(Acts **out, const Model *m, const Acts *first, Error *err);
+bool acts_open_beside(Acts **out, const Model *m, Acts *first, Error *err);
 Tensor acts_hidden(const Acts *a);      /* h (R,C): normed hidden states of the batch's chosen rows, after net_forward */
 Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under a training plan; head_backward adds */
 
-/* What a part of a model takes from the part before it and hands to the next: the residual stream (N,C), be->real.
- *      acts_input      put there before net_forward of n_tok tokens (a part that is not the first)
+/* What a part of a model takes from the part before it and hands to the next: the residual stream (N,C), be->real; of N = n_tok
+ * tokens a tensor-parallel rank has rows floor(N r/t) to floor(N (r+1)/t), like its neighbours in the pipeline.
+ *      acts_input      put there before net_forward (a part that is not the first)
  *      acts_output     after it (a part that is not the last)
  *      acts_gradient   of the output, put there before net_backward; of the input, after it */
 Tensor acts_input(Acts *a, int n_tok);
-Tensor acts_output(const Acts *a);
-Tensor acts_gradient(Acts *a);
+Tensor acts_output(const Acts *a, int n_tok);
+Tensor acts_gradient(Acts *a, int n_tok);
 
 /* kv may be NULL (training, scoring: b->kv_row NULL too). With kv: new K and V rows go to b->kv_row, attention reads the
  * cache through b->seqs.kv_page. */

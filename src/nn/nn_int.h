@@ -2,6 +2,7 @@
 #ifndef DIKAST_NN_NN_INT_H
 #define DIKAST_NN_NN_INT_H
 
+#include "dist/rows.h"
 #include "nn/lora.h"
 #include "nn/model.h"
 #include "nn/safetensors.h"
@@ -105,16 +106,28 @@ typedef struct {
     Tensor dq, dk, dv, d_o;
 } SeenActs;
 
+/* A gradient of which every rank has a part: the weight's own, and this rank's. */
+typedef struct {
+    const Tensor *dw;
+    Tensor part;
+} TpGrad;
+
 /* What a pass of a model that is divided over tensor-parallel ranks needs beside (tp.c). */
 typedef struct {
-    Tensor part;      /* (max(N, R), C) a rank's part of a sum */
-    Tensor head_norm; /* (2 n_layer, D) gradients of q_norm and k_norm, a row each, from this rank's heads; empty without them */
-    unsigned char *host, *spare; /* one sum */
-    int32_t *row, *id;           /* (max(N, R)) */
+    RowRoom room;
+    Tensor part;            /* (N, C) a rank's part of a sum; rows of all */
+    Tensor grads;           /* (1, all parts' elements); empty without gradients */
+    TpGrad *grad;
+    int n_grad;
+    int64_t *tok, *row;     /* (t+1) whose the pass's tokens are, and its chosen rows: those of its tokens */
+    int32_t *at;            /* (own chosen rows) where they are among the own tokens */
+    int32_t *place, *id;    /* (N) */
+    unsigned char *host;    /* one sum of grads, and what it needs beside */
 } TpWork;
 
 /* Activations of one block. Under KEEP_ALL every tensor is its layer's own (but see again); under KEEP_INPUTS only x is; under
- * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
+ * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. N and R are all rows; of x, x_mid and their statistics
+ * a rank of a divided model has its own ones only. */
 typedef struct {
     Tensor x;            /* (N, C) input of the block */
     Tensor mean1, rstd1; /* (N, 1) statistics of the first norm; mean only for LayerNorm */
@@ -146,22 +159,24 @@ struct Acts {
     ModelConfig cfg;
     Keep keep;
     bool first, last;      /* of the model's part */
-    const Acts *lender;    /* whose work space this uses; NULL: it has its own */
+    Acts *lender;          /* whose work space this uses; NULL: it has its own */
     bool again;            /* h1, h2 and act are not kept, the backward computes them again */
+    bool normed_again;     /* h1 and h2 are not; so always of a divided model, whose ranks keep their own rows */
     DType attn;            /* of what attention reads and writes */
     int max_tok, max_row;
+    int64_t own_tok, own_row; /* of them at most this rank's: all, of a model that is not divided */
     int n_tok, n_row;      /* of the last pass */
     BlockActs *block;      /* (n_layer) */
-    Tensor x_row;          /* (R, C) output of the last block: chosen rows only */
+    Tensor x_row;          /* (R, C) output of the last block: chosen rows only; of a divided model, as x and x_out, own ones */
     Tensor x_out;          /* (N, C) output of the last block of a part that is not the last; else empty */
     Tensor mean, rstd, h;  /* (R, 1), (R, 1), (R, C): final norm */
-    Tensor dh, dx_row, dx; /* (R, C), (R, C), (N, C): gradients of h, x_row and the residual stream */
+    Tensor dh, dx_row, dx; /* (R, C), (R, C), (N, C): gradients of h, x_row and the residual stream; the last two of own rows */
     BlockGrads grad;
     Arena mem;
     int max_seen;
     SeenActs seen;
     Arena seen_mem;
-    TpWork tp;
+    TpWork tp_work, *tp;   /* NULL: the model is not divided; else tp_work, or the lender's */
 };
 
 /* The block that works on chosen rows only. */
@@ -175,29 +190,41 @@ static inline DType model_attn_dtype(const Model *m) {
 
 void acts_resize(Acts *a, const Batch *b); /* rows of every tensor := those of one pass */
 
-void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b);
-/* dx += */
+/* y: all rows; x: own ones, as tp_own says (tp NULL: all). */
+void norm_forward(const Model *m, TpWork *tp, bool chosen, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b,
+                  const char *site);
+/* dx +=, of own rows */
 void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tensor dy, Tensor x, Tensor w, Tensor mean,
                    Tensor rstd);
-/* x_out empty: only what the backward reads, which ends before it. */
+/* x_out {0}: only what the backward reads, which ends before it. */
 void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
-/* h1, h2 and act from what is kept, by the ops that made them: the same bits. */
-void block_again(const Model *m, int layer, const BlockActs *a);
+/* h1, h2 and, with act, act from what is kept, by the ops that made them: the same bits. */
+void block_again(const Model *m, int layer, const BlockActs *a, bool act);
 /* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
  * gradient comes in dx_row, which is used up. */
 void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row, const Batch *b);
 
-/* tp.c: t := its sum over the ranks that share the model. */
-void tp_sum(const Model *m, TpWork *w, Tensor t, const char *site);
-void tp_place(TpWork *w, Arena *mem, const Model *m, int64_t n_row, bool grads);
+/* tp.c. w NULL: the model is not divided, own rows are all rows. */
+void tp_place(TpWork *w, Arena *mem, const Model *m, int64_t n_tok, bool grads);
 void tp_open(TpWork *w, const Model *m); /* once placed in real memory */
 void tp_close(TpWork *w);
-void tp_embed_forward(const Model *m, TpWork *w, Tensor x, const int32_t *tok);
-void tp_embed_backward(const Model *m, TpWork *w, Tensor dx, const int32_t *tok);
-/* Gradients of q_norm (0) and k_norm (1) go to tp_head_norm between _begin and _end, which adds the sums to the weights' own. */
-Tensor tp_head_norm(const TpWork *w, int layer, int which);
-void tp_head_norms_begin(const Model *m, TpWork *w);
-void tp_head_norms_end(const Model *m, TpWork *w);
+void tp_cut(TpWork *w, const Batch *b); /* a pass begins: whose are which rows */
+/* Own rows of all the pass's chosen rows (chosen) or tokens, and how many of them come before. */
+int64_t tp_own(const TpWork *w, bool chosen, int64_t n);
+int64_t tp_before(const TpWork *w, bool chosen);
+const int32_t *tp_chosen(const TpWork *w, const Batch *b); /* own chosen rows, among the own tokens */
+/* all := everybody's own rows. */
+void tp_gather(TpWork *w, bool chosen, Tensor all, Tensor own, const char *site);
+/* Own rows of the sum of everybody's t; until the next call. */
+Tensor tp_sum(TpWork *w, bool chosen, Tensor t, const char *site);
+/* x: own tokens; dx: theirs. */
+void tp_embed_forward(const Model *m, TpWork *w, Tensor x, const Batch *b);
+void tp_embed_backward(const Model *m, TpWork *w, Tensor dx, const Batch *b);
+/* Between _begin and _end tp_grad(w, dw) is where this rank's part of that norm's gradient is added up; _end adds everybody's parts to
+ * the weights' own gradients. */
+Tensor tp_grad(const TpWork *w, const Tensor *dw);
+void tp_grads_begin(Model *m, TpWork *w);
+void tp_grads_end(Model *m, TpWork *w);
 
 /* lora.c. One matrix's pair; empty where it has none. The parts of a fused one share a and da. */
 typedef struct {
