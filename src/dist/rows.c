@@ -2,14 +2,14 @@
 
 #include <stdlib.h>
 
-void rows_place(RowRoom *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols) {
+void row_room_place(RowRoom *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols) {
     *w = (RowRoom){.be = be, .spare = tensor_place(mem, be->real, t * rows_most(n, t), cols)};
 }
 
 /* Can the group read and write where the backend's tensors live? */
 static bool reaches(const RowRoom *w) { return w->be->mem.get == mem_source_host().get || comm_reaches(w->c); }
 
-void rows_open(RowRoom *w, Comm *c) {
+void row_room_open(RowRoom *w, Comm *c) {
     w->c = c;
     size_t t = (size_t)comm_size(w->c), bytes = tensor_raw_bytes(w->spare);
     w->sent = mem_alloc(2 * t * sizeof *w->sent);
@@ -19,7 +19,7 @@ void rows_open(RowRoom *w, Comm *c) {
     w->out = w->in + bytes;
 }
 
-void rows_release(RowRoom *w) {
+void row_room_release(RowRoom *w) {
     free(w->in);
     free(w->sent);
     *w = (RowRoom){0};

@@ -24,9 +24,9 @@ typedef struct {
 } RowRoom;
 
 /* Room for sums and gatherings of up to n rows; in an arena of be->mem, measuring or real. */
-void rows_place(RowRoom *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols);
-void rows_open(RowRoom *w, Comm *c);    /* once placed in real memory; c: of t ranks */
-void rows_release(RowRoom *w);
+void row_room_place(RowRoom *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols);
+void row_room_open(RowRoom *w, Comm *c);    /* once placed in real memory; c: of t ranks */
+void row_room_release(RowRoom *w);
 /* As evenly as whole rows go: cut[r] = floor(n r / t). cut has t + 1 elements. */
 void rows_cut(int64_t *cut, int64_t n, int t);
 static inline int64_t rows_most(int64_t n, int t) { return (n + t - 1) / t; }  /* rows of a rank, at most */

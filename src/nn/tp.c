@@ -83,14 +83,14 @@ void tp_grads_end(Model *m, TpWork *w) {
 void tp_place(TpWork *w, Arena *mem, const Model *m, int64_t n_tok, bool grads) {
     DType real = m->be->real;
     *w = (TpWork){.part = tensor_place(mem, real, n_tok, m->cfg.d_model)};
-    rows_place(&w->room, mem, m->be, m->part.tp_n, n_tok, m->cfg.d_model);
+    row_room_place(&w->room, mem, m->be, m->part.tp_n, n_tok, m->cfg.d_model);
     if (grads) w->grads = tensor_place(mem, real, 1, count_grads(m).elements);
 }
 
 void tp_open(TpWork *w, const Model *m) {
     size_t t = (size_t)m->part.tp_n, n = (size_t)w->part.rows;
     int64_t sums = tensor_count(w->grads);
-    rows_open(&w->room, m->part.tp_group);
+    row_room_open(&w->room, m->part.tp_group);
     w->tok = mem_alloc(2 * (t + 1) * sizeof *w->tok);
     w->row = w->tok + t + 1;
     w->at = mem_alloc(3 * n * sizeof *w->at);
@@ -101,7 +101,7 @@ void tp_open(TpWork *w, const Model *m) {
 }
 
 void tp_close(TpWork *w) {
-    rows_release(&w->room);
+    row_room_release(&w->room);
     free(w->tok);
     free(w->at);
     free(w->grad);
