@@ -407,20 +407,23 @@ static void rank_sends(Rank *r) {
     ok = ok && engine_generate(e, req, PROMPTS, res, NULL, NULL, &err);
     expect(r, ok);
     int64_t width = nets.m.cfg.d_model, to = 0, back = 0;
-    /* Sums of F32: embedding, attention and MLP of the first layer of all tokens, those of the last of chosen rows. */
-    const int64_t sum[] = {tok * width, tok * width, tok * width, row * width, row * width};
-    for (int i = 0; i < COUNT_OF(sum); i++) {
-        int64_t own = begin(sum[i], me + 1, t) - begin(sum[i], me, t);
-        to += 4 * (sum[i] - own);
-        back += 4 * (t - 1) * own;
+    /* Of F32: embedding, attention and MLP of the first layer of all tokens, those of the last of chosen rows; gathered
+     * before attention and MLP of the first, attention of the last, then chosen rows. A rank has the chosen of its
+     * tokens. */
+    int64_t from = begin(tok, me, t), end = begin(tok, me + 1, t), chosen = end / LENGTH - from / LENGTH;
+    const int64_t all_rows[] = {tok, tok, tok, row, row},
+                  own_rows[] = {end - from, end - from, end - from, chosen, chosen};
+    for (int i = 0; i < COUNT_OF(all_rows); i++) {
+        to += 4 * (all_rows[i] - own_rows[i]) * width;
+        back += 4 * (t - 1) * own_rows[i] * width;
     }
     int64_t own = begin(row, me + 1, t) - begin(row, me, t);
     to += 4 * (row - own) * nets.m.cfg.n_vocab;            /* logits of others' rows */
     back += (t - 1) * (8 * (own + 1) + 24 * (int64_t)row); /* what was drawn; log-probs */
     back += (t - 1) * 16;                                  /* can all go on? */
     CommCount out = comm_count(mesh.tp, COMM_ALL_TO_ALL), all = comm_count(mesh.tp, COMM_ALL_GATHER);
-    expect(r, out.calls == COUNT_OF(sum) + 1 && out.bytes == to);
-    expect(r, all.calls == COUNT_OF(sum) + 3 && all.bytes == back);
+    expect(r, out.calls == COUNT_OF(all_rows) + 1 && out.bytes == to);
+    expect(r, all.calls == COUNT_OF(all_rows) + 3 && all.bytes == back);
     engine_free_results(res, PROMPTS);
     engine_close(e);
     nets_close(&nets);
