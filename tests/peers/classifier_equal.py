@@ -8,8 +8,8 @@ absent: exit 77.
 CLASSIFIER: what `dikast train-classifier FILE... --out CLASSIFIER` left; the files are found where classifier.json says. The
 baseline learns from the same training rows: TfidfVectorizer over words and pairs of words of request and reply, sublinear, and
 LogisticRegression, whose C and threshold (best F1) are chosen on the same validation rows. Of several folders (other run.seed, so
-other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together, each by the threshold the classifier has for the row's category. Beside the figures stands the share of 500
-resamples of prompts in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of a category (n harmful >= 5) or of all rows
+other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together, each by the threshold the classifier has for the row's category. Beside the figures stand their
+differences with 95 % intervals from 500 resamples of prompts, and the share of those in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of a category (n harmful >= 5) or of all rows
 is more than S (default 0) below the baseline's, or the calibration error is above .08. Also checks that AUPRC and F1 are
 scikit-learn's within 1e-9; and, where torch and transformers are there (or alone, with --only-hf), that
 AutoModelForSequenceClassification opens CLASSIFIER/model and gives the trunk's log-odds within 1e-3."""
@@ -78,26 +78,39 @@ def mean_precision(splits):
     return sum(n * v for n, v in have) / sum(n for n, _ in have) if have else np.nan
 
 
-def ahead(splits, draws=500):
-    """Share of resamples of prompts in which our mean_precision is at least theirs; splits: (labels, ours, theirs, prompts)."""
+def f1_of(y, verdict):
+    hit = np.sum(y & verdict)
+    return 2 * hit / max(np.sum(y) + np.sum(verdict), 1)
+
+
+def paired(splits, draws=500):
+    """Over resamples of prompts: share of draws in which our mean_precision is at least theirs, and 95 % intervals of the differences
+    of mean_precision and of F1; splits: (labels, ours, theirs, prompts, our verdicts, their verdicts)."""
     rng = np.random.default_rng(0)
     rows = []
-    for _, _, _, prompt in splits:
-        _, of = np.unique(prompt, return_inverse=True)
+    for s in splits:
+        _, of = np.unique(s[3], return_inverse=True)
         order = np.argsort(of, kind="stable")
         rows.append(np.split(order, np.cumsum(np.bincount(of))[:-1]))
-    wins = n = 0
+    ap, f1 = [], []
     for _ in range(draws):
-        ours, theirs = [], []
-        for (y, a, b, _), groups in zip(splits, rows):
+        part = []
+        for s, groups in zip(splits, rows):
             at = np.concatenate([groups[k] for k in rng.integers(0, len(groups), len(groups))])
-            ours.append((y[at], a[at]))
-            theirs.append((y[at], b[at]))
-        u, v = mean_precision(ours), mean_precision(theirs)
+            part.append(tuple(x[at] for x in s))
+        u, v = (mean_precision([(s[0], s[k]) for s in part]) for k in (1, 2))
         if not np.isnan(u):
-            n += 1
-            wins += u >= v
-    return wins / max(n, 1)
+            ap.append(u - v)
+            y = np.concatenate([s[0] for s in part]).astype(bool)
+            f1.append(f1_of(y, np.concatenate([s[4] for s in part])) - f1_of(y, np.concatenate([s[5] for s in part])))
+    if not ap:
+        return np.nan, (np.nan, np.nan), (np.nan, np.nan)
+    return np.mean(np.array(ap) >= 0), tuple(np.percentile(ap, (2.5, 97.5))), tuple(np.percentile(f1, (2.5, 97.5)))
+
+
+def verdict(lo, hi, least):
+    """A difference in words; least: too few harmful rows to say anything."""
+    return "too few" if least else "ahead" if lo > 0 else "behind" if hi < 0 else "level"
 
 
 def hf_differs(folder, texts_of, part, most=100):
@@ -173,7 +186,7 @@ def main():
     a = a.parse_args()
     if a.train and not train(a.train[0], a.train[1], a.classifier):
         return 77
-    bad, splits, lines = 0, [], []
+    bad, splits, lines, counts = 0, [], [], dict.fromkeys(("ahead", "level", "behind", "too few"), 0)
     for folder in a.classifier:
         if a.only_hf or importlib.util.find_spec("transformers"):
             _, texts, prompts, part = read(folder)
@@ -191,14 +204,23 @@ def main():
             continue
         ap = mean_precision([(s[0], s[1]) for s in part]), mean_precision([(s[0], s[2]) for s in part])
         f1 = [f1_score(y, np.concatenate([s[k] for s in part])) for k in (7, 4)]
-        win = ahead([(s[0], s[1], s[2], s[6]) for s in part])
-        below = y.sum() >= 5 and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
+        win, ap_range, f1_range = paired([(s[0], s[1], s[2], s[6], s[7], s[4]) for s in part])
+        few = y.sum() < 5
+        below = not few and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
         bad += below
-        lines.append(f"| {name} | {len(y)} | {y.sum()} | {ap[0]:.3f} | {ap[1]:.3f} | {100 * win:.0f} % | {f1[0]:.3f} | {f1[1]:.3f} |"
-                     + (" below" if below else ""))
+        cells = [name, len(y), y.sum()]
+        for ours, theirs, span in ((*ap, ap_range), (*f1, f1_range)):
+            cells += [f"{ours:.3f}", f"{theirs:.3f}", f"{ours - theirs:+.3f} [{span[0]:+.3f}, {span[1]:+.3f}]", verdict(*span, few)]
+        cells.insert(7, f"{100 * win:.0f} %")
+        lines.append("| " + " | ".join(str(c) for c in cells) + " |" + (" below" if below else ""))
+        counts[verdict(*ap_range, few)] += 1
     if lines:
-        print("| category | n | harmful | AUPRC | baseline | ahead | F1 | baseline |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+        head = ["category", "n", "harmful", "AUPRC", "baseline", "difference", "verdict", "draws ahead", "F1", "baseline", "difference", "verdict"]
+        print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
         print("\n".join(lines))
+        words = ", ".join(f"{v} in {n}" for v, n in counts.items() if n)
+        print(f"AUPRC, of all rows and {len(lines) - 1} categories: {words}. Ahead, behind: the 95 % interval of the paired difference over "
+              f"resamples of prompts leaves 0 out. {'FAILED' if bad else 'passed'}: {bad} checks missed (slack {a.slack:g})")
     return 1 if bad else 0
 
 
