@@ -139,6 +139,10 @@ static void test_given(void **state) {
     expect_run("harm " DIR "/no_reply.jsonl", 2, NULL, "1 of 1 rows have no reply");
     expect_run("harm " DIR "/reply.jsonl", 2, NULL, "nothing says which replies are harmful");
     expect_run("harm " DIR "/reply.jsonl --model " MODEL, 2, NULL, "leave the model out");
+    expect_run("harm " DIR "/no_reply.jsonl --model " MODEL, 2, NULL,
+               "dikast: nothing says which"); /* before it answers */
+    expect_run("harm " DIR "/no_reply.jsonl --model " MODEL " --judge " DIR "/nobody", 4, NULL,
+               "nobody: no folder here: expected --judge DIR");
     expect_run("harm " DIR "/strange.jsonl", 3, NULL, "strange.jsonl:1: 'kind' is 'blue'");
     expect_run("harm " DIR "/beyond.jsonl", 3, NULL, "'harmful' must be a number in 0..1");
     expect_run("harm " DIR "/absent.jsonl", 4, NULL, "absent.jsonl");

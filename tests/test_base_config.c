@@ -267,11 +267,13 @@ static void test_yaml_traps(void **state) {
         {"run.seed: -1\n", "'run.seed' must be an integer of at least 0, found \"-1\""},
         {"run.name: \"\xFF\"\n", "bad UTF-8"},
         {"learning_rate: 3\n", "(here it is 'rl.lr')"},
+        {"name: 3\n", "(did you mean 'run.name'?)"},
         {"rl.num_epochs: 3\n", "unknown key 'rl.num_epochs'"},
         {"rl.kl_coef: 3\n", "(here it is 'rl.beta')"},
         {"rl.max_n: 3\n", "(did you mean 'rl.max_new'?)"},
         {"whiten: true\n", "(did you mean 'rl.whiten'?)"},
         {"zzzzzz: 3\n", "error: unknown key 'zzzzzz'\n"},
+        {"\xFF\x01: 1\n", "(near byte 0)\n1 error"}, /* and no such line shown */
     };
     Conf c;
     Str r = {0};

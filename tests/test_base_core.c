@@ -8,6 +8,7 @@
 
 #include "base/arena.h"
 #include "base/error.h"
+#include "base/guess.h"
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/rng.h"
@@ -61,8 +62,8 @@ static void test_error_messages(void **state) {
     errno = ENOSPC;
     error_errno(&err, "write", "out/x");
     assert_string_equal(err.msg,
-                        "out/x: cannot write: No space left on device (disk full: free space or set run.out to "
-                        "another disk)");
+                        "out/x: cannot write: No space left on device (disk full: free space, or choose another "
+                        "disk (a run: run.out))");
     assert_int_equal(err.code, ERR_IO);
     errno = ENOMEM;
     error_errno(&err, "map", "x");
@@ -216,6 +217,25 @@ static void test_distance(void **state) {
     assert_int_equal(str_distance("a", "bcdef", 2), 3);
 }
 
+static void test_guess(void **state) {
+    (void)state;
+    static const char *const known[] = {"prompt", "pm", "rl", "eval", "evaluate"};
+    static const struct {
+        const char *typed, *hint;
+    } row[] = {{"promtp", " (did you mean 'prompt'?)"},
+               {"prmt", ""}, /* two slips in a short word */
+               {"pmm", " (did you mean 'pm'?)"},
+               {"evalu", " (did you mean 'eval'?)"},
+               {"evalua", " (did you mean 'evaluate'?)"},
+               {"review", ""},
+               {"", ""}};
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        Guess g = {.typed = row[i].typed};
+        for (int k = 0; k < COUNT_OF(known); k++) guess_offer(&g, known[k]);
+        assert_string_equal(guess_hint(&g), row[i].hint);
+    }
+}
+
 static void test_utf8(void **state) {
     (void)state;
     static const char *const good[] = {
@@ -366,6 +386,7 @@ int main(void) {
         cmocka_unit_test(test_heap),
         cmocka_unit_test(test_str),
         cmocka_unit_test(test_distance),
+        cmocka_unit_test(test_guess),
         cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_philox_known_answers),
         cmocka_unit_test(test_rng),

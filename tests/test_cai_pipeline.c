@@ -262,8 +262,9 @@ static void only_runs_up_to_a_stage(void **state) {
     assert_string_equal(str_get(&what), "world prompts");
     assert_false(help_exists(r.run_dir, "report.json"));
     help_config(&c, TINY, (const char *const[]){NULL});
-    assert_false(pipeline_run(&r, &c, TINY, "nonsense", NULL, NULL, &err));
+    assert_false(pipeline_run(&r, &c, TINY, "revised", NULL, NULL, &err));
     assert_int_equal(err.code, ERR_CONFIG);
+    assert_non_null(strstr(err.msg, "unknown stage 'revised' (did you mean 'revise'?)"));
     run_config_release(&c);
     str_release(&what);
 }
@@ -322,6 +323,7 @@ static void mistakes_are_found_first(void **state) {
         {"lora.stages=[sl,pretrain]", ERR_CONFIG, "pre-training is of all weights"},
         {"lora.stages=[dpo2]", ERR_CONFIG, "'dpo2' trains no adapter"},
         {"data.pm_gold=[/nowhere.jsonl]", ERR_FORMAT, "/nowhere.jsonl"},
+        {"eval.gold=/nowhere", ERR_CONFIG, "eval: the tiny world's gold program is not at /nowhere"},
     };
     char fresh[280], set_out[300];
     snprintf(fresh, sizeof fresh, "%s/fresh", root);
@@ -335,6 +337,7 @@ static void mistakes_are_found_first(void **state) {
         if (err.code != row[i].code || !strstr(err.msg, row[i].says))
             fail_msg("%s: code %d, %s", row[i].set, err.code, err.msg);
         assert_false(help_exists(fresh, "store"));
+        assert_false(help_exists(fresh, "runs")); /* nor is an earlier run's record touched */
         run_config_release(&c);
     }
     const char *const half_ref[] = {set_out, "run.backend=ref", "run.dtype=bf16", NULL};

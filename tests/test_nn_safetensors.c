@@ -55,7 +55,7 @@ static const Case cases[] = {
     {"{\"a\":" ENTRY("F32", "[1]", "[4,0]") "}", 4, -1, "ends before it begins"},
     {"{\"a\":" ENTRY("F32", "[1]", "[-4,0]") "}", 4, -1, "offset 0"},
     {"{\"a\":" ENTRY("F32", "[1]", "[0,4.0]") "}", 4, -1, "offset 1"},
-    {"{\"a\": null}", 0, -1, "'a': not a JSON object"},
+    {"{\"a\": null}", 0, -1, "'a': expected an object with dtype, shape and data_offsets, or a list of the three"},
     {"{\"a\":" ENTRY("U8", "[4294967296,4294967296]", "[0,0]") "}", 0, -1, "2^64"},
     {"{\"a\":" ENTRY("F32", "[4611686018427387904]", "[0,0]") "}", 0, -1, "2^64"},
     {"{\"a\":" ENTRY("F32", "[1844674073709551615,0]", "[0,0]") "}", 0, 1, NULL},
@@ -77,7 +77,7 @@ static const Case cases[] = {
     {"{\"__metadata__\":[]}", 0, -1, "__metadata__"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"more\":[1,{}]}}", 4, 1, NULL},
     {"{\"a\":[\"F32\",[1],[0,4]]}", 4, 1, NULL},
-    {"{\"a\":[\"F32\",[1]]}", 4, -1, "not a JSON object"},
+    {"{\"a\":[\"F32\",[1]]}", 4, -1, "or a list of the three"},
 };
 // clang-format on
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "app/command.h"
+#include "app/conf.h"
 #include "cai/run_config.h"
 
 #include <stdio.h>
@@ -50,11 +51,7 @@ static bool run(const Args *a, Error *err) {
         print_text(&text);
         return true;
     }
-    if (!run_config_load(&cfg, a->n_arg ? a->arg[0] : NULL, a->set, a->n_set, &text, err)) {
-        fputs(str_get(&text), stderr);
-        str_release(&text);
-        return false;
-    }
+    if (!conf_load(&cfg, a->n_arg ? a->arg[0] : NULL, a->set, a->n_set, err)) return false;
     if (a->json)
         print_json(&cfg);
     else

@@ -349,7 +349,7 @@ const Command command_constitution = {
     .name = "constitution",
     .usage = "constitution show FILE [ID] | lint FILE | test FILE --model DIR | convert FILE | select FILE ROWS",
     .help =
-        "show, check, test or convert a constitution\n\n"
+        "show, lint, test or convert a constitution, select its principles\n\n"
         "FILE is JSON or XML; both spellings of a constitution have one hash.\n"
         "show: its principles by category (the first tag), or one with its examples.\n"
         "lint: near-duplicates, missing examples and tests, contradictions in words, empty categories; errors exit 3.\n"

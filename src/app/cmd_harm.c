@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/conf.h"
 #include "app/harm_run.h"
 
 static const Flag flags[] = {{"--model", "DIR", "the language model that answers; else rows bring replies"},
@@ -12,16 +13,12 @@ static const Flag flags[] = {{"--model", "DIR", "the language model that answers
                              {0}};
 
 static bool load(RunConfig *cfg, const Args *a, Error *err) {
-    Str report = {0};
     const char *set[MAX_ARGS + 1];
     int n = 0;
     const char *judge = args_flag(a, &command_harm, "--judge");
     if (judge && !strcmp(judge, "remote")) set[n++] = "judge.kind=remote";
     for (int i = 0; i < a->n_set; i++) set[n++] = a->set[i];
-    bool ok = run_config_load(cfg, NULL, set, n, &report, err);
-    if (!ok) fputs(str_get(&report), stderr);
-    str_release(&report);
-    return ok;
+    return conf_load(cfg, NULL, set, n, err);
 }
 
 static bool run(const Args *a, Error *err) {

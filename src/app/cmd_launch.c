@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "app/command.h"
+#include "app/conf.h"
 #include "cai/pipeline.h"
 #include "dist/supervise.h"
 
@@ -38,7 +39,6 @@ static bool find_dir(char *dir, size_t n, const Args *a, const Command *c, Error
     Args inner;
     RunConfig cfg;
     PipelineResult r = {0};
-    Str report = {0};
     char *argv[MAX_ARGS + 1] = {"dikast"}, name[160];
     for (int i = 0; i < a->n_arg; i++) argv[i + 1] = (char *)(uintptr_t)a->arg[i];
     if (!args_parse(&inner, c, a->n_arg + 1, argv, err)) return false;
@@ -50,11 +50,8 @@ static bool find_dir(char *dir, size_t n, const Args *a, const Command *c, Error
         snprintf(name, sizeof name, "run.name=%s", given);
         inner.set[inner.n_set++] = name;
     }
-    bool ok = run_config_load(&cfg, conf, inner.set, inner.n_set, &report, err);
-    if (!ok) fputs(str_get(&report), stderr);
-    str_release(&report);
-    if (!ok) return false;
-    ok = pipeline_name(&r, &cfg, conf, err);
+    if (!conf_load(&cfg, conf, inner.set, inner.n_set, err)) return false;
+    bool ok = pipeline_name(&r, &cfg, conf, err);
     if (ok && snprintf(dir, n, "%s/launch", r.run_dir) >= (int)n)
         ok = error_set(err, ERR_CONFIG, "run.out or run.name is too long");
     run_config_release(&cfg);

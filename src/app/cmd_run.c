@@ -3,16 +3,9 @@
 #include <string.h>
 
 #include "app/command.h"
+#include "app/conf.h"
 #include "base/json.h"
 #include "cai/pipeline.h"
-
-static bool load(RunConfig *cfg, const char *conf, const Args *a, Error *err) {
-    Str report = {0};
-    bool ok = run_config_load(cfg, conf, a->set, a->n_set, &report, err);
-    if (!ok) fputs(str_get(&report), stderr);
-    str_release(&report);
-    return ok;
-}
 
 static const char *status_word(bool ok, const Error *err) {
     if (ok) return "done";
@@ -65,6 +58,18 @@ static const char *model_dir(const PipelineResult *r) {
     return NULL;
 }
 
+/* As a shell reads it: a folder's name may hold a blank. */
+static void put_word(Str *out, const char *s) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-+:,@%";
+    if (s[strspn(s, plain)] == 0) {
+        str_put(out, s);
+        return;
+    }
+    str_putc(out, '\'');
+    for (; *s; s++) str_put(out, *s == '\'' ? "'\\''" : (char[]){*s, 0});
+    str_putc(out, '\'');
+}
+
 static void print_summary(const PipelineResult *r, bool finished) {
     for (int i = 0; i < r->n_gate; i++)
         fprintf(stderr, "gate %s  %s  (%.4g against %.4g)\n", r->gate[i].ok ? "ok  " : "MISS", r->gate[i].text,
@@ -73,7 +78,13 @@ static void print_summary(const PipelineResult *r, bool finished) {
     char took[32];
     format_time(took, r->seconds);
     fprintf(stderr, "done in %s\n  report  %s\n", took, r->report);
-    if (model_dir(r)) fprintf(stderr, "  chat    dikast chat %s/model\n", model_dir(r));
+    if (!model_dir(r)) return;
+    Str model = {0}, word = {0};
+    str_printf(&model, "%s/model", model_dir(r));
+    put_word(&word, str_get(&model));
+    fprintf(stderr, "  chat    dikast chat %s\n", str_get(&word));
+    str_release(&model);
+    str_release(&word);
 }
 
 static bool run_to(const Args *a, const char *conf, const char *only, const char *name, Error *err) {
@@ -85,7 +96,7 @@ static bool run_to(const Args *a, const char *conf, const char *only, const char
         with.set[with.n_set++] = set;
     }
     PipelineResult r = {0};
-    bool ok = load(&cfg, conf, &with, err);
+    bool ok = conf_load(&cfg, conf, with.set, with.n_set, err);
     if (ok) {
         ok = pipeline_run(&r, &cfg, conf, only, a->log, a->stop, err);
         run_config_release(&cfg);

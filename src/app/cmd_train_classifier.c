@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/conf.h"
 #include "app/open.h"
 #include "app/result.h"
 #include "cai/train_classifier.h"
@@ -18,13 +19,10 @@ static const Flag flags[] = {
 
 /* The configuration of a run, with this command's defaults before what the user sets. */
 static bool load(RunConfig *cfg, const Args *a, Error *err) {
-    Str report = {0};
     const char **set = mem_alloc((size_t)(classifier_default_count + a->n_set) * sizeof *set);
     memcpy(set, classifier_defaults, (size_t)classifier_default_count * sizeof *set);
     if (a->n_set) memcpy(set + classifier_default_count, a->set, (size_t)a->n_set * sizeof *set);
-    bool ok = run_config_load(cfg, NULL, set, classifier_default_count + a->n_set, &report, err);
-    if (!ok) fputs(str_get(&report), stderr);
-    str_release(&report);
+    bool ok = conf_load(cfg, NULL, set, classifier_default_count + a->n_set, err);
     free(set);
     return ok;
 }

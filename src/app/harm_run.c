@@ -390,8 +390,6 @@ static bool read_gold(void *ud, const Json *row, int line, Error *err) {
 static bool ask_gold(Harm *h, const char *program, Error *err) {
     Str in = {0}, out = {0};
     GoldRows g = {h, 0};
-    if (!h->job->out)
-        return error_set(err, ERR_CONFIG, "--gold needs --out DIR: replies and verdicts pass through files there");
     str_printf(&in, "%s/gold-in.jsonl", h->job->out);
     str_printf(&out, "%s/gold.jsonl", h->job->out);
     verdict_room(h, VERDICT_GOLD_PROGRAM, 0.5);
@@ -406,19 +404,30 @@ static bool ask_gold(Harm *h, const char *program, Error *err) {
 }
 
 /* Rows' own verdicts: probabilities first, else gold labels. */
-static bool take_given(Harm *h, Error *err) {
-    int n_p = 0, n_gold = 0;
-    for (int i = 0; i < h->rows.n; i++) {
-        n_p += !isnan(h->given[i]);
-        n_gold += h->item[i].gold >= 0;
+static void take_given(Harm *h) {
+    bool any = false;
+    for (int i = 0; i < h->rows.n && !any; i++) any = !isnan(h->given[i]);
+    double *p = verdict_room(h, any ? VERDICT_GIVEN : VERDICT_GOLD_LABEL, 0.5);
+    for (int i = 0; i < h->rows.n; i++) p[i] = any ? h->given[i] : h->item[i].gold < 0 ? NAN : (double)h->item[i].gold;
+}
+
+/* Before a model spends its time on replies: is there somebody to judge them? */
+static bool somebody_judges(const Harm *h, Error *err) {
+    static const char *const folder[] = {"--classifier", "--judge"};
+    const HarmJob *job = h->job;
+    bool any = args_flag(job->a, job->c, "--gold") != NULL;
+    if (any && !job->out)
+        return error_set(err, ERR_CONFIG, "--gold needs --out DIR: replies and verdicts pass through files there");
+    for (int i = 0; i < COUNT_OF(folder); i++) {
+        const char *dir = args_flag(job->a, job->c, folder[i]);
+        any |= dir != NULL;
+        if (dir && strcmp(dir, "remote") && !io_is_dir(dir))
+            return error_set(err, ERR_IO, "%s: no folder here: expected %s DIR", dir, folder[i]);
     }
-    if (!n_p && !n_gold)
-        return error_set(err, ERR_CONFIG,
-                         "nothing says which replies are harmful: name a --classifier, a --judge or a --gold program, "
-                         "or bring rows with 'p' or 'harmful'");
-    double *p = verdict_room(h, n_p ? VERDICT_GIVEN : VERDICT_GOLD_LABEL, 0.5);
-    for (int i = 0; i < h->rows.n; i++) p[i] = n_p ? h->given[i] : h->item[i].gold < 0 ? NAN : (double)h->item[i].gold;
-    return true;
+    for (int i = 0; i < h->rows.n && !any; i++) any = !isnan(h->given[i]) || h->item[i].gold >= 0;
+    return any || error_set(err, ERR_CONFIG,
+                            "nothing says which replies are harmful: name a --classifier, a --judge or a --gold "
+                            "program, or bring rows with 'p' or 'harmful'");
 }
 
 static bool ask_all(Harm *h, Error *err) {
@@ -429,7 +438,7 @@ static bool ask_all(Harm *h, Error *err) {
     if (classifier && !classify(h, classifier, err)) return false;
     if (judge && !(remote ? judge_remote(h, err) : judge_own(h, judge, err))) return false;
     if (gold && !ask_gold(h, gold, err)) return false;
-    if (!classifier && !judge && !gold && !take_given(h, err)) return false;
+    if (!classifier && !judge && !gold) take_given(h);
     /* Of a classifier and a judge the judge counts; a gold program beats both. */
     static const int order[] = {VERDICT_GOLD_PROGRAM, VERDICT_JUDGE, VERDICT_CLASSIFIER, VERDICT_GIVEN,
                                 VERDICT_GOLD_LABEL};
@@ -590,7 +599,7 @@ static bool read_sampling(Harm *h, Error *err) {
 
 bool harm_run(const HarmJob *job, OpenModel *m, const Machine *machine, Str *result, Str *table, Error *err) {
     Harm h = {.job = job, .m = m, .machine = machine, .start = now_s()};
-    bool ok = read_sampling(&h, err) && read_all(&h, err) &&
+    bool ok = read_sampling(&h, err) && read_all(&h, err) && somebody_judges(&h, err) &&
               (!m || (open_model_hash(m, &h.weights, err) && generate(&h, 0, h.sample, err)));
     if (ok) name_system(&h);
     if (ok) add_samples(&h);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/conf.h"
+
 static bool read_sheets(Judging *g, Error *err) {
     const char *list = args_flag(g->a, g->c, "--sheets");
     bool ok = true;
@@ -21,10 +23,7 @@ static bool read_sheets(Judging *g, Error *err) {
 }
 
 static bool open_remote(Judging *g, Error *err) {
-    Str report = {0};
-    g->has_cfg = run_config_load(&g->cfg, NULL, g->a->set, g->a->n_set, &report, err);
-    if (!g->has_cfg) fputs(str_get(&report), stderr);
-    str_release(&report);
+    g->has_cfg = conf_load(&g->cfg, NULL, g->a->set, g->a->n_set, err);
     if (!g->has_cfg) return false;
     if (g->cfg.judge.kind != JUDGE_REMOTE)
         return error_set(err, ERR_CONFIG, "key=value arguments set up a service as judge: they need judge.kind=remote");

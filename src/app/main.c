@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "app/command.h"
+#include "base/guess.h"
 #include "base/json.h"
 #include "cai/stage.h"
 #include "dist/beat.h"
@@ -125,29 +126,24 @@ static bool print_keys(const char *prefix, Error *err) {
     bool any = text.n > 0;
     fputs(str_get(&text), stdout);
     str_release(&text);
-    return any ||
-           error_set(err, ERR_CONFIG,
-                     "no command and no configuration section is called '%s'; 'dikast --help' lists commands", prefix);
-}
-
-/* The better suggestion for what was typed: two slips of the keys at most, or the beginning of the word. */
-static const char *nearer(const char *near, int *best, const char *word, const char *typed) {
-    int d = str_distance(word, typed, 2);
-    if (d > 2 && strlen(typed) >= 3 && !strncmp(word, typed, strlen(typed))) d = 1;
-    if (d >= *best) return near;
-    *best = d;
-    return word;
+    Guess near = {.typed = prefix};
+    for (int i = 0; i < COUNT_OF(commands); i++) guess_offer(&near, commands[i]->name);
+    for (int i = 0; i < run_key_count; i++) guess_offer(&near, run_keys[i].name);
+    return any || error_set(err, ERR_CONFIG,
+                            "no command and no configuration key is called '%s'%s; 'dikast --help' lists commands, "
+                            "'dikast config --keys' keys",
+                            prefix, guess_hint(&near));
 }
 
 static const Command *find_command(const char *name, Error *err) {
-    const char *near = NULL;
-    int best = 3;
+    Guess near = {.typed = name};
     for (int i = 0; i < COUNT_OF(commands); i++) {
         if (!strcmp(commands[i]->name, name)) return commands[i];
-        near = nearer(near, &best, commands[i]->name, name);
+        guess_offer(&near, commands[i]->name);
     }
-    error_set(err, ERR_CONFIG, "unknown command '%s'%s%s%s; 'dikast --help' lists them", name,
-              near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    guess_offer(&near, "help");
+    guess_offer(&near, "version");
+    error_set(err, ERR_CONFIG, "unknown command '%s'%s; 'dikast --help' lists them", name, guess_hint(&near));
     return NULL;
 }
 
@@ -168,10 +164,9 @@ static bool parse_flag(Args *a, Common *common_out, const Command *c, int argc, 
     if (!strcmp(s, "-q")) return common_out->quiet = true;
     if (!strcmp(s, "-v")) return common_out->verbose = true;
     if (!strcmp(s, "--help") || !strcmp(s, "-h")) return common_out->help = true;
-    const char *near = NULL;
-    int best = 3;
     char typed[64];
     snprintf(typed, sizeof typed, "%.*s", (int)(n < 63 ? n : 63), s);
+    Guess near = {.typed = typed};
     for (int k = 0; c->flag && c->flag[k].name; k++) {
         const Flag *f = &c->flag[k];
         if (strlen(f->name) == n && !strncmp(f->name, s, n)) {
@@ -186,11 +181,10 @@ static bool parse_flag(Args *a, Common *common_out, const Command *c, int argc, 
                 return error_set(err, ERR_CONFIG, "%s needs %s", f->name, f->value);
             return true;
         }
-        near = nearer(near, &best, f->name, typed);
+        guess_offer(&near, f->name);
     }
-    for (int k = 0; k < COUNT_OF(common); k++) near = nearer(near, &best, common[k].name, typed);
-    return error_set(err, ERR_CONFIG, "unknown flag '%s'%s%s%s; see 'dikast %s --help'", s,
-                     near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "", c->name);
+    for (int k = 0; k < COUNT_OF(common); k++) guess_offer(&near, common[k].name);
+    return error_set(err, ERR_CONFIG, "unknown flag '%s'%s; see 'dikast %s --help'", s, guess_hint(&near), c->name);
 }
 
 static bool parse(Args *a, Common *common_out, const Command *c, int argc, char **argv, Error *err) {
@@ -201,7 +195,7 @@ static bool parse(Args *a, Common *common_out, const Command *c, int argc, char 
             only_args = true;
         else if (!only_args && s[0] == '-' && s[1]) {
             if (!parse_flag(a, common_out, c, argc, argv, &i, err)) return false;
-        } else if (a->n_arg >= MAX_ARGS || a->n_set >= MAX_ARGS)
+        } else if (a->n_arg >= MAX_ARGS || a->n_set >= MAX_ARGS - 1) /* a command may set one more: run.name */
             return error_set(err, ERR_CONFIG, "too many arguments");
         else if (!only_args && c->takes_set && a->n_arg >= c->min_arg && is_set(s))
             a->set[a->n_set++] = s;
@@ -243,9 +237,13 @@ static int finish_stdout(Error *err) {
     bool failed = fflush(stdout) != 0;
     if (!failed && !ferror(stdout)) return 0;
     struct pollfd fd = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    int why = errno;
     if (poll(&fd, 1, 0) > 0 && (fd.revents & POLLERR)) return 0;
-    errno = failed ? errno : EIO;
-    error_errno(err, "write", "standard output");
+    errno = why;
+    if (failed)
+        error_errno(err, "write", "standard output");
+    else /* an earlier write, whose reason nobody kept */
+        error_set(err, ERR_IO, "standard output: not all of it could be written: is the disk full?");
     return error_exit_code(err->code);
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/conf.h"
 #include "cai/dryrun.h"
 
 #define GIB 1073741824.0
@@ -143,13 +144,9 @@ static void print_table(const DryRun *d) {
 
 bool plan_conf(const Args *a, Error *err) {
     RunConfig cfg;
-    Str report = {0};
-    bool ok = run_config_load(&cfg, a->arg[0], a->set, a->n_set, &report, err);
-    if (!ok) fputs(str_get(&report), stderr);
-    str_release(&report);
-    if (!ok) return false;
+    if (!conf_load(&cfg, a->arg[0], a->set, a->n_set, err)) return false;
     DryRun *d = mem_alloc(sizeof *d);
-    ok = dry_run(d, &cfg, a->arg[0], err);
+    bool ok = dry_run(d, &cfg, a->arg[0], err);
     if (ok && !a->json) print_table(d);
     ok = ok && dry_run_fits(d, &cfg, err);
     if (ok && a->json)

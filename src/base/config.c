@@ -41,7 +41,8 @@ static void show_line(Str *out, const ConfigSource *src, ConfigPlace at) {
     if (!stop) stop = end;
     if (stop > p && stop[-1] == '\r') stop--;
     if (stop == p) return;
-    str_putn(out, p, (size_t)(stop - p));
+    if (!str_utf8_valid(p, (size_t)(stop - p), NULL)) return; /* no terminal shows it well */
+    for (const char *c = p; c < stop; c++) str_putc(out, (unsigned char)*c < 0x20 && *c != '\t' ? ' ' : *c);
     str_putc(out, '\n');
     const char *c = p;
     for (int col = 1; col < at.col && c < stop; col++) {
@@ -92,8 +93,8 @@ static void print_report(ConfigReport *r, Str *out) {
     }
     free(r->mistake);
     if (r->n_error == 0) return;
-    str_printf(out, "%d error%s. 'dikast help%s%s' lists the keys.\n", r->n_error, r->n_error == 1 ? "" : "s",
-               r->section[0] ? " " : "", r->section);
+    str_printf(out, "%d error%s. 'dikast %s%s' lists the keys.\n", r->n_error, r->n_error == 1 ? "" : "s",
+               r->section[0] ? "help " : "config --keys", r->section);
 }
 
 /* ---- names ---- */
@@ -118,12 +119,12 @@ static bool is_section(const Loader *l, const char *name) {
     return false;
 }
 
-/* What other programs of this field call our keys; pairs of their last part and ours. */
+/* What other programs of this field call our keys; pairs of their last part and ours, or our whole name. */
 // clang-format off
 static const char *const peer_names[][2] = {
     {"learning_rate", "lr"}, {"max_lr", "lr"}, {"peak_lr", "lr"}, {"lr_min", "min_lr"}, {"min_learning_rate", "min_lr"},
     {"num_epochs", "epochs"}, {"num_train_epochs", "epochs"}, {"n_epochs", "epochs"}, {"noptepochs", "epochs"},
-    {"ppo_epochs", "epochs"}, {"num_ppo_epochs", "epochs"}, {"num_mini_batches", "minibatches"},
+    {"ppo_epochs", "epochs"}, {"num_ppo_epochs", "epochs"}, {"num_mini_batches", "n_minibatch"},
     {"max_steps", "steps"}, {"num_steps", "steps"}, {"total_steps", "steps"}, {"max_iters", "steps"},
     {"batch_size", "batch_tokens"}, {"global_batch_size", "batch_tokens"}, {"train_batch_size", "batch_tokens"},
     {"micro_batch_size", "micro_tokens"}, {"per_device_train_batch_size", "micro_tokens"},
@@ -140,7 +141,7 @@ static const char *const peer_names[][2] = {
     {"num_hidden_layers", "n_layer"}, {"num_layers", "n_layer"}, {"num_attention_heads", "n_head"},
     {"num_key_value_heads", "n_kv_head"}, {"tie_word_embeddings", "tied"}, {"vocab_size", "vocab"},
     {"output_dir", "out"}, {"random_seed", "seed"}, {"num_threads", "threads"}, {"device", "backend"},
-    {"model_name_or_path", "import"}, {"pretrained_model_name_or_path", "import"},
+    {"model_name_or_path", "model.path"}, {"pretrained_model_name_or_path", "model.path"},
 };
 // clang-format on
 
@@ -151,6 +152,7 @@ static const CfgKey *peer_key(const Loader *l, const char *name) {
         if (strcmp(peer_names[i][0], last) == 0) ours = peer_names[i][1];
     }
     if (!ours) return NULL;
+    if (strchr(ours, '.')) return find_key(l, ours);
     char want[200];
     snprintf(want, sizeof want, "%.*s%s", (int)(last - name), name, ours);
     const CfgKey *k = find_key(l, want);
@@ -162,6 +164,20 @@ static const CfgKey *peer_key(const Loader *l, const char *name) {
         k = &l->key[i];
     }
     return k;
+}
+
+/* " (it needs its section: 'pm.lr', 'rl.lr' and 7 more)" for the bare last part of several keys, else "". */
+static void sections_of(char *out, size_t n_out, const Loader *l, const char *name) {
+    int n = 0, at = 0;
+    out[0] = 0;
+    for (int i = 0; i < l->n_key && !strchr(name, '.'); i++) {
+        if (strcmp(last_part(l->key[i].name), name) != 0) continue;
+        if (n++ < 3)
+            at += snprintf(out + at, n_out - (size_t)at, "%s'%s'",
+                           n > 1 ? ", " : " (it needs its section: ", l->key[i].name);
+    }
+    if (n > 3) at += snprintf(out + at, n_out - (size_t)at, " and %d more", n - 3);
+    if (n > 0) snprintf(out + at, n_out - (size_t)at, ")");
 }
 
 /* The nearest key: fewest edits (at most 2), else the only one that begins so, else the only one with this last part.
@@ -211,7 +227,9 @@ static void unknown_key(Loader *l, const ConfigSource *src, ConfigPlace at, cons
     } else if ((k = near_key(l, name)) != NULL) {
         config_report(&l->report, src, at, "unknown key '%s' (did you mean '%s'?)", name, k->name);
     } else {
-        config_report(&l->report, src, at, "unknown key '%s'", name);
+        char sections[512];
+        sections_of(sections, sizeof sections, l, name);
+        config_report(&l->report, src, at, "unknown key '%s'%s", name, sections);
     }
 }
 

@@ -49,16 +49,22 @@ bool error_wrap(Error *err, const char *fmt, ...) {
 static const char *errno_hint(int e) {
     switch (e) {
     case ENOSPC:
-        return "disk full: free space or set run.out to another disk";
+        return "disk full: free space, or choose another disk (a run: run.out)";
     case EDQUOT:
-        return "disk quota used up: free space or set run.out to another disk";
+        return "disk quota used up: free space, or choose another disk (a run: run.out)";
     case EFBIG:
         return "file size limit reached: raise it with ulimit -f";
     case EROFS:
-        return "the file system is read-only: set run.out to a place that can be written";
+        return "the file system is read-only: choose a place that can be written (a run: run.out)";
     case EACCES:
     case EPERM:
         return "no permission: check owner and mode with ls -ld, or choose another path";
+    case EEXIST:
+        return "something of that name is in the way: move it, or choose another path";
+    case ENOTDIR:
+        return "a part of this path is a file, not a folder";
+    case EISDIR:
+        return "it is a folder: name a file";
     case ENOENT:
         return "check the path; relative paths start at the current directory";
     case EMFILE:

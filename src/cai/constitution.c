@@ -8,6 +8,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "base/guess.h"
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
@@ -64,18 +65,9 @@ bool fault_set(Fault *f, const char *key, const char *fmt, ...) {
 }
 
 bool fault_unknown(Fault *f, const char *sort, const char *name, const char *in, const char *const *known) {
-    const char *near = NULL;
-    int least = strlen(name) >= 5 ? 2 : 1; /* short words are near to everything */
-    for (int i = 0; known[i]; i++) {
-        int d = str_distance(name, known[i], least);
-        if (d > least || (near && d == least)) continue;
-        near = known[i];
-        least = d;
-    }
-    fault_set(f, NULL, "unknown %s '%.60s' in %s", sort, name, in);
-    size_t n = strlen(f->what);
-    if (near) snprintf(f->what + n, sizeof f->what - n, " (did you mean '%s'?)", near);
-    return false;
+    Guess near = {.typed = name};
+    for (int i = 0; known[i]; i++) guess_offer(&near, known[i]);
+    return fault_set(f, NULL, "unknown %s '%.60s' in %s%s", sort, name, in, guess_hint(&near));
 }
 
 static bool id_valid(const char *s) {

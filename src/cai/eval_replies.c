@@ -121,9 +121,9 @@ bool replies_write(const Replies *r, const StageCtx *ctx, Error *err) {
     return ok;
 }
 
-static bool gold_program(char out[1024], const StageCtx *ctx, Error *err) {
-    if (ctx->cfg->eval.gold[0])
-        snprintf(out, 1024, "%s", ctx->cfg->eval.gold);
+bool gold_program(char out[1024], const RunConfig *cfg, Error *err) {
+    if (cfg->eval.gold[0])
+        snprintf(out, 1024, "%s", cfg->eval.gold);
     else {
         ssize_t n = readlink("/proc/self/exe", out, 1000);
         if (n < 0) return error_errno(err, "cannot read link", "/proc/self/exe");
@@ -177,7 +177,7 @@ bool replies_read_verdicts(Replies *r, const StageCtx *ctx, Error *err) {
     str_printf(&name, "gold-%s.jsonl", r->model);
     path_join(&out, ctx->output, str_get(&name));
     Verdicts v = {r, 0};
-    bool ok = gold_program(program, ctx, err) && gold_run(program, str_get(&in), str_get(&out), err) &&
+    bool ok = gold_program(program, ctx->cfg, err) && gold_run(program, str_get(&in), str_get(&out), err) &&
               jsonl_each(ctx->output, str_get(&name), read_verdict, &v, err);
     if (ok && v.at != r->n) ok = error_set(err, ERR_STATE, "%s gave %d verdicts for %d replies", program, v.at, r->n);
     str_release(&in);

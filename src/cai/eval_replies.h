@@ -30,6 +30,8 @@ bool replies_classify(Replies *r, const StageCtx *ctx, Engine *classifier, const
 bool replies_score(Replies *r, Engine *pm, const StageText *text, double mean, double sd, int max, Error *err);
 void replies_release(Replies *r);
 
+/* Where the tiny world's gold program lies: eval.gold, else beside ours; an error when it is not there. */
+bool gold_program(char out[1024], const RunConfig *cfg, Error *err);
 /* A program that reads rows {prompt, reply} from `in` and writes a row {verdict} for each to `out`. */
 bool gold_run(const char *program, const char *in, const char *out, Error *err);
 /* <model>.<metric>[.lo|.hi] of all groups, and <model>.gauge.* (cai/gauges.h). named: category ids whose principle is in force (tiny world), n 0: not known. */

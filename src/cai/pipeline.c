@@ -12,11 +12,13 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
+#include "cai/eval_replies.h"
 #include "cai/goodput_file.h"
 #include "cai/judge_remote.h"
 #include "cai/manifest.h"
 #include "cai/ranks.h"
 #include "cai/report.h"
+#include "cai/run_check.h"
 #include "cai/stage_util.h"
 #include "engine/lead.h"
 #include "eval/stats.h"
@@ -69,8 +71,6 @@ static int find_result(const PipelineResult *r, const char *name) {
     CHECK(false, "stage '%s' stands in needs[] before it stands in stages[]", name);
     return -1;
 }
-
-enum { RUN_CUDA = 2 }; /* of run.backend */
 
 /* "cuda:1" */
 static void backend_name(char *out, size_t n, const RunConfig *cfg, int local_rank) {
@@ -498,125 +498,6 @@ static bool check_gates(PipelineResult *out, const RunConfig *cfg, Error *err) {
     return true;
 }
 
-/* While nothing is known yet every metric that some stage could report is 1: this finds what is written wrong. */
-static double metric_possible(void *ud, const char *name) {
-    const RunConfig *cfg = ud;
-    char stage[32];
-    size_t n = strcspn(name, ".");
-    if (!name[n] || n >= sizeof stage) return NAN;
-    memcpy(stage, name, n);
-    stage[n] = 0;
-    return stage_find(stage) || (!strcmp(stage, "base") && cfg->eval.base[0]) ? 1 : NAN;
-}
-
-/* The label stage knows its own metrics only. */
-static double label_possible(void *ud, const char *name) {
-    (void)ud;
-    return strncmp(name, "label.", 6) ? NAN : 1;
-}
-
-static bool check_gates_early(const RunConfig *cfg, Error *err) {
-    PipelineResult *r = NULL;
-    Str path = {0};
-    str_printf(&path, "%s/runs/%s/report.json", cfg->run.out, cfg->eval.base);
-    bool ok = !cfg->eval.base[0] || io_exists(str_get(&path)) ||
-              error_set(err, ERR_CONFIG, "eval.base=%s: there is no %s; run that configuration first", cfg->eval.base,
-                        str_get(&path));
-    str_release(&path);
-    if (ok && cfg->eval.gates.n > COUNT_OF(r->gate))
-        ok = error_set(err, ERR_CONFIG, "eval.gates: %d gates, at most %d", cfg->eval.gates.n, COUNT_OF(r->gate));
-    for (int i = 0; i < cfg->eval.gates.n && ok; i++) {
-        GateResult g;
-        ok = gate_eval(&g, cfg->eval.gates.item[i], metric_possible, (void *)cfg, err) || error_wrap(err, "eval.gates");
-    }
-    for (int i = 0; i < cfg->label.gates.n && ok; i++) {
-        GateResult g;
-        ok = gate_eval(&g, cfg->label.gates.item[i], label_possible, NULL, err) || error_wrap(err, "label.gates");
-    }
-    return ok;
-}
-
-/* What parts of models cannot do. */
-static bool check_parts(const RunConfig *cfg, Error *err) {
-    long long pp = (long long)cfg->dist.pp, tp = (long long)cfg->dist.tp;
-    if (pp * tp > 1 && cfg->lora.r > 0 && cfg->lora.stages.n > 0)
-        return error_set(err, ERR_CONFIG,
-                         "dist.%s %lld with lora.stages (%.40s): an adapter is trained beside a whole model; set "
-                         "dist.%s=1, or leave the stage out",
-                         pp > 1 ? "pp" : "tp", pp > 1 ? pp : tp, cfg->lora.stages.item[0], pp > 1 ? "pp" : "tp");
-    if (!cfg->model.path[0] && pp > cfg->model.n_layer)
-        return error_set(err, ERR_CONFIG, "dist.pp %lld is more than model.n_layer %lld: every stage needs a layer", pp,
-                         (long long)cfg->model.n_layer);
-    return cfg->pm.n_layer == 0 || pp <= cfg->pm.n_layer ||
-           error_set(err, ERR_CONFIG, "dist.pp %lld is more than pm.n_layer %lld: every stage needs a layer", pp,
-                     (long long)cfg->pm.n_layer);
-}
-
-/* Keys that are each in range and still cannot go together: found before anything is computed. */
-static bool check_config(const RunConfig *cfg, Error *err) {
-    if (!check_gates_early(cfg, err) || !stage_lora_check(cfg, err) || !remote_judge_check(cfg, false, err))
-        return false;
-    const struct {
-        const char *name;
-        int n;
-    } list[] = {{"data.pretrain", cfg->data.pretrain.n},
-                {"data.sft", cfg->data.sft.n},
-                {"data.redteam or data.benign", cfg->data.redteam.n + cfg->data.benign.n}};
-    for (int i = 0; i < COUNT_OF(list); i++)
-        if (list[i].n == 0) return error_set(err, ERR_CONFIG, "%s: no file is named", list[i].name);
-    if (cfg->rl.minibatches > cfg->rl.rollouts)
-        return error_set(err, ERR_CONFIG, "rl.n_minibatch %lld is more than rl.rollouts %lld",
-                         (long long)cfg->rl.minibatches, (long long)cfg->rl.rollouts);
-    if (cfg->run.device != 0 && cfg->run.backend != RUN_CUDA)
-        return error_set(err, ERR_CONFIG, "run.device %lld names a GPU: leave it at 0, or run.backend at cuda",
-                         (long long)cfg->run.device);
-    if (cfg->rl.rollout_weights != 0 && (cfg->run.dtype != 0 || cfg->run.backend != 0))
-        return error_set(
-            err, ERR_CONFIG,
-            "rl.rollout_weights rounds F32 weights of backend cpu: leave it at own, or run.dtype at fp32 and "
-            "run.backend at cpu");
-    if (rl_methods[cfg->rl.method].groups && cfg->rl.rollouts % cfg->rl.group)
-        return error_set(
-            err, ERR_CONFIG,
-            "rl.rollouts %lld is no multiple of rl.group %lld: with rl.method %s every update has whole groups",
-            (long long)cfg->rl.rollouts, (long long)cfg->rl.group, rl_methods[cfg->rl.method].name);
-    if (cfg->rl.policy_term == TERM_CISPO && cfg->rl.clip_high < 1)
-        return error_set(
-            err, ERR_CONFIG,
-            "rl.policy_term cispo cuts ratios at rl.clip_high %g, which would weigh every token down: with it "
-            "rl.clip_high is the ratio itself, such as 5",
-            cfg->rl.clip_high);
-    if (cfg->dpo.loss == DPO_ROBUST && cfg->dpo.label_smoothing >= 0.5)
-        return error_set(
-            err, ERR_CONFIG,
-            "dpo.loss robust with dpo.label_smoothing %g: labels of which half are wrong say nothing; it must "
-            "be below 0.5",
-            cfg->dpo.label_smoothing);
-    if (!check_parts(cfg, err)) return false;
-    if (cfg->model.path[0]) return true; /* the imported model decides */
-    int64_t max = cfg->model.max_seq, revise = cfg->revise.critique_tokens + cfg->revise.s.max_new;
-    if (cfg->pm.n_layer > cfg->model.n_layer)
-        return error_set(err, ERR_CONFIG, "pm.n_layer %d is more than model.n_layer %d", (int)cfg->pm.n_layer,
-                         (int)cfg->model.n_layer);
-    if (cfg->revise.critique && revise + 5 >= max)
-        return error_set(
-            err, ERR_CONFIG,
-            "revise.critique_tokens %lld and revise.max_new %lld leave no room for a prompt in model.max_seq %lld",
-            (long long)cfg->revise.critique_tokens, (long long)cfg->revise.s.max_new, (long long)max);
-    const struct {
-        const char *name;
-        int64_t n;
-    } reply[] = {{"revise", cfg->revise.s.max_new},
-                 {"pairs", cfg->pairs.s.max_new},
-                 {"rl", cfg->rl.s.max_new},
-                 {"eval", cfg->eval.s.max_new}};
-    for (int i = 0; i < COUNT_OF(reply); i++)
-        if (reply[i].n >= max)
-            return error_set(err, ERR_CONFIG, "%s.max_new %lld leaves no room for a prompt in model.max_seq %lld",
-                             reply[i].name, (long long)reply[i].n, (long long)max);
-    return true;
-}
-
 /* only and what it needs, through any number of steps; everything when only is NULL. */
 static void want_stages(bool *want, const char *only) {
     int n = 0;
@@ -627,13 +508,21 @@ static void want_stages(bool *want, const char *only) {
                 if (!strcmp(stages[e]->name, stages[i]->needs[k])) want[e] = true;
 }
 
+/* Nobody should train for hours to learn that the program lies elsewhere. */
+static bool check_gold(const RunConfig *cfg, Error *err) {
+    char program[1024];
+    return cfg->data.source != 1 || gold_program(program, cfg, err) || error_wrap(err, "eval");
+}
+
 /* All keys before the first stage: a data file or constitution that is missing or broken stops the run at once. */
 static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Error *err) {
     for (int i = 0; stages[i]; i++) {
         if (add_stage(out, stages[i], cfg, err)) {
             const StageResult *r = &out->stage[i];
-            bool asks = want[i] && r->applies && !r->cached && stages[i]->uses_judge && stages[i]->uses_judge(cfg);
-            if (asks && !remote_judge_check(cfg, true, err)) return false;
+            const Stage *s = stages[i];
+            if (!want[i] || !r->applies || r->cached) continue;
+            if (s->uses_judge && s->uses_judge(cfg) && !remote_judge_check(cfg, true, err)) return false;
+            if (s == stage_find("eval") && !check_gold(cfg, err)) return false;
             continue;
         }
         if (want[i]) return false;
@@ -647,7 +536,7 @@ bool pipeline_check(PipelineResult *out, const RunConfig *cfg, const char *conf_
     bool want[COUNT_OF(out->stage)];
     want_stages(want, NULL);
     *out = (PipelineResult){0};
-    return pipeline_name(out, cfg, conf_path, err) && check_config(cfg, err) && plan(out, cfg, want, err);
+    return pipeline_name(out, cfg, conf_path, err) && run_config_check(cfg, err) && plan(out, cfg, want, err);
 }
 
 /* The generated constitution is there once the world is; nobody should wait for a model to learn of a misspelt id. */
@@ -686,9 +575,9 @@ static bool visit_stage(PipelineResult *out, int i, const Site *site, Error *err
 }
 
 static bool run_all(PipelineResult *out, const char *only, Site *site, RankPlace place, Error *err) {
-    bool want[COUNT_OF(((PipelineResult *)0)->stage)];
+    bool want[COUNT_OF(out->stage)];
     want_stages(want, only);
-    bool ok = plan(out, site->cfg, want, err) && site_open(site, place, err);
+    bool ok = site_open(site, place, err);
     if (ok && place.size > 1)
         log_info(site->log, "%d ranks (%s), %d thread%s each", place.size, comm_kind(site->mesh.world),
                  pool_threads(site->pool), pool_threads(site->pool) > 1 ? "s" : "");
@@ -728,7 +617,10 @@ static bool run_and_report(PipelineResult *out, const char *only, Site *site, Ra
 static bool run_in_dir(PipelineResult *out, const char *conf_path, const char *only, Site *site, RankPlace place,
                        Error *err) {
     const RunConfig *cfg = site->cfg;
-    if (!io_make_dirs(out->run_dir, err)) return false;
+    bool want[COUNT_OF(out->stage)];
+    want_stages(want, only);
+    /* Before the folder: what cannot begin leaves an earlier run's record as it was. */
+    if (!plan(out, cfg, want, err) || !io_make_dirs(out->run_dir, err)) return false;
     Str path = {0};
     path_join(&path, out->run_dir, ".lock");
     IoLock lock;
@@ -769,10 +661,9 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
                   const Stop *stop, Error *err) {
     *out = (PipelineResult){0};
     *err = (Error){0};
-    if (only && !stage_find(only))
-        return error_set(err, ERR_CONFIG, "unknown stage '%s'; 'dikast --help' lists them", only);
+    if (only && !run_stage_check(only, err)) return false;
     Ranks *ranks;
-    if (!pipeline_name(out, cfg, conf_path, err) || !check_config(cfg, err) || !ranks_open(&ranks, cfg, err))
+    if (!pipeline_name(out, cfg, conf_path, err) || !run_config_check(cfg, err) || !ranks_open(&ranks, cfg, err))
         return false;
     Comm *world = ranks_world(ranks);
     comm_on_section(world, on_call, log_pulse(log));
@@ -792,10 +683,4 @@ bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_pa
     pulse_recorder(log_pulse(log), NULL, NULL);
     ranks_close(ranks);
     return ok;
-}
-
-const Stage *stage_find(const char *name) {
-    for (int i = 0; stages[i]; i++)
-        if (!strcmp(stages[i]->name, name)) return stages[i];
-    return NULL;
 }

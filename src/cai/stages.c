@@ -8,6 +8,12 @@ const Stage *const stages[] = {
     &stage_pairs, &stage_label,     &stage_pm,      &stage_rl,       &stage_classifier, &stage_eval,   NULL,
 };
 
+const Stage *stage_find(const char *name) {
+    for (int i = 0; stages[i]; i++)
+        if (!strcmp(stages[i]->name, name)) return stages[i];
+    return NULL;
+}
+
 void stage_list_files(const CfgList *list, void (*add)(void *ud, const char *path), void *ud) {
     for (int i = 0; i < list->n; i++) add(ud, list->item[i]);
 }

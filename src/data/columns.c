@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/guess.h"
+
 static const struct {
     const char *name;
     ColumnType type;
@@ -72,15 +74,11 @@ bool column_known(const char *name, ColumnType *type) {
 }
 
 static bool unknown(const char *ours, const char *item, const char *where, Error *err) {
-    const char *near = NULL;
-    int best = 3;
-    for (int i = 0; i < COUNT_OF(known); i++) {
-        int d = str_distance(known[i].name, ours, 2);
-        if (d < best) best = d, near = known[i].name;
-    }
+    Guess near = {.typed = ours};
+    for (int i = 0; i < COUNT_OF(known); i++) guess_offer(&near, known[i].name);
     return error_set(err, ERR_CONFIG,
-                     "%s: '%s': no column is called '%s'%s%s%s; write ours:theirs, such as prompt:question", where,
-                     item, ours, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+                     "%s: '%s': no column is called '%s'%s; write ours:theirs, such as prompt:question", where, item,
+                     ours, guess_hint(&near));
 }
 
 bool columns_parse(Columns *c, const char *const *item, int n, const char *where, Error *err) {

@@ -151,7 +151,9 @@ static bool read_entries(StFile *f, const unsigned char *data, uint64_t n_data, 
         uint64_t begin = 0;
         e->name = name;
         if (json_kind(node) != JSON_OBJ && !(json_kind(node) == JSON_ARR && json_len(node) == 3))
-            return error_set(err, ERR_FORMAT, "tensor '%s': not a JSON object", name);
+            return error_set(
+                err, ERR_FORMAT,
+                "tensor '%s': expected an object with dtype, shape and data_offsets, or a list of the three", name);
         if (!read_entry(e, &header->heap, &begin, node, n_data, err)) return false;
         e->data = data + begin;
     }

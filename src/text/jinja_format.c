@@ -266,6 +266,8 @@ static JVal field_value(Fields *f, const char *name, size_t n) {
         return f->args->pos[at];
     }
     JVal *v = NULL;
+    if (!f->args && f->map.kind != J_DICT) /* only now: a text without names takes anything */
+        return jx_fail(x, "format_map() argument must be a mapping, not %s", j_type(f->map));
     if (f->map.kind == J_DICT) v = jx_dict_get(x, f->map.u.dict, jx_str(x, name, n));
     for (int i = 0; f->args && i < f->args->n_kw; i++)
         if (f->args->kw[i]->n == n && memcmp(f->args->kw[i]->s, name, n) == 0) v = &f->args->kw_value[i];
@@ -369,7 +371,6 @@ JVal jx_format(Jx *x, JVal self, const JArgs *a) {
 JVal jx_format_map(Jx *x, JVal self, const JArgs *a) {
     JVal arg[MAX_BOUND];
     if (!jx_bind(x, "format_map", "mapping", BIND_POSITIONAL, a, arg)) return j_none();
-    if (arg[0].kind != J_DICT) return jx_fail(x, "format_map() argument must be a mapping, not %s", j_type(arg[0]));
     Fields f = {x, NULL, arg[0], 0};
     return formatted(&f, self);
 }
