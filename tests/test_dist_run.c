@@ -95,6 +95,26 @@ static void test_stages(void **state) {
     all_equal("stages", how, COUNT_OF(how));
 }
 
+/* What rank 0 generates and scores for itself, with the ranks of its group behind it. */
+static void led_equal(const char *name, const char *const (*how)[SETS], int n) {
+    static const char *const led[] = {"revise", "pairs", "label", "eval"};
+    PipelineResult *r = mem_alloc((size_t)n * sizeof *r);
+    for (int k = 0; k < n; k++) {
+        char out[32], want[65], got[65];
+        Error err = {0};
+        snprintf(out, sizeof out, "%s%d", name, k);
+        assert_ok(run_to(&r[k], out, "eval", how[k], &err), err);
+        for (int i = 0; i < COUNT_OF(led); i++) {
+            const StageResult *a = help_stage(&r[0], led[i]), *b = help_stage(&r[k], led[i]);
+            assert_string_equal(a->key, b->key);
+            help_sha(want, a->dir, "summary.json");
+            help_sha(got, b->dir, "summary.json");
+            if (strcmp(want, got)) fail_msg("stage %s differs with %s", led[i], how[k][0]);
+        }
+    }
+    free(r);
+}
+
 /* A preference model of one layer begins as a share of a whole one of two. Bits follow from dist.tp alone. */
 static void test_shares(void **state) {
     (void)state;
@@ -107,6 +127,7 @@ static void test_shares(void **state) {
         {"model.n_layer=2", "pm.n_layer=2", "dist.ranks=4", "dist.tp=2", "dist.pp=2", NULL},
     };
     all_equal("shares", how, COUNT_OF(how));
+    led_equal("shares", how, COUNT_OF(how));
     all_equal("cube", staged, COUNT_OF(staged));
 }
 
@@ -119,7 +140,7 @@ static void test_stages_import(void **state) {
     assert_ok(run_to(&r[0], "import0", "pretrain", (const char *const[]){"model.n_layer=3", NULL}, &err), err);
     snprintf(path, sizeof path, "model.path=%s/model", help_stage(&r[0], "pretrain")->dir);
     const char *const how[][4] = {{path, NULL}, {path, "dist.ranks=2", "dist.pp=2", NULL}};
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < COUNT_OF(how); k++) {
         char out[16];
         snprintf(out, sizeof out, "import%d", k + 1);
         assert_ok(run_to(&r[k + 1], out, "pretrain", how[k], &err), err);

@@ -20,7 +20,6 @@
 #include "cai/report.h"
 #include "cai/run_check.h"
 #include "cai/stage_util.h"
-#include "engine/lead.h"
 #include "eval/stats.h"
 #include "train/ppo.h"
 
@@ -243,24 +242,8 @@ static int stage_number(const Stage *s) {
     return i;
 }
 
-/* A stage of rank 0's, whose models the ranks of its tensor-parallel group share. */
-static bool run_leading(const StageCtx *ctx, const PipelineResult *all, const Mesh *mesh, Error *err) {
-    Mesh share = mesh_share(mesh);
-    StageCtx own = *ctx;
-    Error lost;
-    order_tell(mesh->world, ORDER_LEAD, stage_number(ctx->stage), NULL, all);
-    own.lead = lead_begin(&share, order_site);
-    comm_deadline(mesh->world, ctx->cfg->dist.timeout_s);
-    bool ok = ctx->stage->run(&own, err);
-    lead_end(own.lead);
-    comm_deadline(mesh->world, 0);
-    if (comm_ok(mesh->world, &lost)) return ok;
-    if (ok) *err = lost;
-    return false;
-}
-
 static bool run_here(const StageCtx *ctx, const PipelineResult *all, const Mesh *mesh, Error *err) {
-    if (!ctx->mesh) return mesh->size.tp > 1 ? run_leading(ctx, all, mesh, err) : ctx->stage->run(ctx, err);
+    if (!ctx->mesh) return ranks_lead(ctx, stage_number(ctx->stage), all, mesh, err);
     order_tell(ctx->mesh->world, ORDER_STAGE, stage_number(ctx->stage), NULL, all);
     return run_with_ranks(ctx, ctx->mesh->world, err);
 }
@@ -402,13 +385,6 @@ static bool follow_stage(const Site *site, const Order *o, const Error *broken, 
     return ok;
 }
 
-/* Those who share rank 0's models; the others have nothing to do. */
-static bool follow_lead(const Site *site, const Error *broken, Error *err) {
-    Mesh share = mesh_share(&site->mesh);
-    if (comm_rank(site->mesh.world) >= site->mesh.size.tp) return true;
-    return lead_follow(&share, site->be, broken, site->cfg->dist.timeout_s, order_site, err);
-}
-
 /* A rank that cannot even begin says so when it is asked to. */
 static bool follow_orders(Site *site, RankPlace place, Error *err) {
     Order *o = mem_alloc(sizeof *o);
@@ -422,7 +398,7 @@ static bool follow_orders(Site *site, RankPlace place, Error *err) {
         if (o->kind == ORDER_LEDGER)
             goodput_file_write(NULL, site->mesh.world, log_pulse(site->log), &told);
         else if (o->kind == ORDER_LEAD)
-            follow_lead(site, &broken, &told);
+            ranks_follow(&site->mesh, site->be, &broken, site->cfg->dist.timeout_s, &told);
         else
             follow_stage(site, o, &broken, &told);
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "dist/comm_nccl.h"
+#include "engine/lead.h"
 
 enum { COMM_KEY_AUTO, COMM_KEY_SELF, COMM_KEY_THREADS, COMM_KEY_MPI, COMM_KEY_NCCL }; /* of dist.comm */
 
@@ -192,4 +193,28 @@ bool order_hear(Comm *world, Order *o, Error *err) {
     for (int i = 0; i < o->run.n_stage; i++)
         o->run.stage[i].name = stages[i]->name; /* pointers mean nothing elsewhere */
     return true;
+}
+
+/* -- stages of rank 0's */
+
+bool ranks_lead(const StageCtx *ctx, int stage, const PipelineResult *run, const Mesh *mesh, Error *err) {
+    if (mesh->size.tp == 1 || !mesh->world) return ctx->stage->run(ctx, err);
+    Mesh share = mesh_share(mesh);
+    StageCtx own = *ctx;
+    Error lost;
+    order_tell(mesh->world, ORDER_LEAD, stage, NULL, run);
+    own.lead = lead_begin(&share, order_site);
+    comm_deadline(mesh->world, ctx->cfg->dist.timeout_s);
+    bool ok = ctx->stage->run(&own, err);
+    lead_end(own.lead);
+    comm_deadline(mesh->world, 0);
+    if (comm_ok(mesh->world, &lost)) return ok;
+    if (ok) *err = lost;
+    return false;
+}
+
+bool ranks_follow(const Mesh *mesh, Backend *be, const Error *broken, double timeout_s, Error *err) {
+    Mesh share = mesh_share(mesh);
+    if (comm_rank(mesh->world) >= mesh->size.tp) return true; /* nothing to do */
+    return lead_follow(&share, be, broken, timeout_s, order_site, err);
 }

@@ -13,6 +13,7 @@
 #define DIKAST_CAI_RANKS_H
 
 #include "cai/pipeline.h"
+#include "cai/stage.h"
 #include "dist/agree.h"
 #include "dist/mesh.h"
 
@@ -45,5 +46,10 @@ typedef struct {
 } Order;
 void order_tell(Comm *world, OrderKind kind, int stage, const Error *end, const PipelineResult *run);
 bool order_hear(Comm *world, Order *o, Error *err);     /* waits as long as it takes */
+
+/* A stage of rank 0's: the ranks of its tensor-parallel group follow (engine/lead.h). tp 1: nobody is told. */
+bool ranks_lead(const StageCtx *ctx, int stage, const PipelineResult *run, const Mesh *mesh, Error *err);
+/* ORDER_LEAD of another rank. broken: why it cannot work at all. */
+bool ranks_follow(const Mesh *mesh, Backend *be, const Error *broken, double timeout_s, Error *err);
 
 #endif
