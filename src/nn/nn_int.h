@@ -2,6 +2,7 @@
 #ifndef DIKAST_NN_NN_INT_H
 #define DIKAST_NN_NN_INT_H
 
+#include "nn/cut.h"
 #include "nn/lora.h"
 #include "nn/model.h"
 #include "nn/safetensors.h"
@@ -111,6 +112,14 @@ typedef struct {
     int32_t *row, *id;           /* (max(N, R)) */
 } TpWork;
 
+/* And of a pass whose rows are divided over context-parallel ranks (cp.c). */
+typedef struct {
+    Tensor k, v, dk, dv;         /* (rows of the whole, K*D) of all ranks, of one layer */
+    unsigned char *host, *spare; /* what travels */
+    int64_t *count;              /* (n_rank) */
+    int n_rank;
+} CpWork;
+
 /* Activations of one block. Under KEEP_ALL every tensor is its layer's own (but see again); under KEEP_INPUTS only x is; under
  * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. */
 typedef struct {
@@ -130,6 +139,7 @@ typedef struct {
     Tensor act;          /* (N, F) input of the down projection */
     SeenActs *seen;      /* the pass's own; used where the batch shares rows */
     TpWork *tp;          /* the pass's own, of a divided model; else NULL */
+    Acts *rows;          /* the pass, where its rows are divided; else NULL */
 } BlockActs;
 
 typedef struct {            /* backward's work space, one for all blocks */
@@ -141,6 +151,7 @@ typedef struct {            /* backward's work space, one for all blocks */
 
 struct Acts {
     Backend *be;
+    const ModelPart *part; /* borrowed of the model */
     ModelConfig cfg;
     Keep keep;
     bool first, last;      /* of the model's part */
@@ -148,6 +159,7 @@ struct Acts {
     bool again;            /* h1, h2 and act are not kept, the backward computes them again */
     DType attn;            /* of what attention reads and writes */
     int max_tok, max_row;
+    int max_all;           /* rows of the whole, where they are divided; else 0 */
     int n_tok, n_row;      /* of the last pass */
     BlockActs *block;      /* (n_layer) */
     Tensor x_row;          /* (R, C) output of the last block: chosen rows only */
@@ -160,6 +172,8 @@ struct Acts {
     SeenActs seen;
     Arena seen_mem;
     TpWork tp;
+    CpWork cp;
+    CutBuf cut; /* of the last pass */
 };
 
 /* The block that works on chosen rows only. */
@@ -172,6 +186,7 @@ static inline DType model_attn_dtype(const Model *m) {
 }
 
 void acts_resize(Acts *a, const Batch *b); /* rows of every tensor := those of one pass */
+CpWork acts_keys(const Acts *a);           /* where keys of all ranks go in this pass */
 
 void norm_forward(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b);
 /* dx += */
@@ -181,6 +196,8 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
 void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
 /* h1, h2 and act from what is kept, by the ops that made them: the same bits. */
 void block_again(const Model *m, int layer, const BlockActs *a);
+/* Where rows are divided: keys and values of all ranks, from what is kept, for the backward. */
+void block_keys(const Model *m, const BlockActs *a);
 /* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
  * gradient comes in dx_row, which is used up. */
 void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row, const Batch *b);
@@ -196,6 +213,14 @@ void tp_embed_backward(const Model *m, TpWork *w, Tensor dx, const int32_t *tok)
 Tensor tp_head_norm(const TpWork *w, int layer, int which);
 void tp_head_norms_begin(const Model *m, TpWork *w);
 void tp_head_norms_end(const Model *m, TpWork *w);
+
+/* cp.c: keys and values of all ranks to w->k and w->v; the gradients of all of them, w->dk and w->dv, to whose rows they are, which become
+ * dk and dv: sums over ranks. */
+void cp_place(CpWork *w, Arena *mem, const Model *m, DType attn, int64_t n_all);
+void cp_open(CpWork *w, const Model *m); /* once placed in real memory */
+void cp_close(CpWork *w);
+void cp_gather(const Model *m, CpWork *w, const Cut *c, Tensor k, Tensor v);
+void cp_scatter(const Model *m, CpWork *w, const Cut *c, Tensor dk, Tensor dv);
 
 /* lora.c. One matrix's pair; empty where it has none. The parts of a fused one share a and da. */
 typedef struct {

@@ -247,9 +247,9 @@ static int by_place(const void *a, const void *b) {
 static int64_t own_sums(const Optim *o, BlockSum *out) {
     const Blocks *b = &o->blocks;
     const Mesh *mesh = o->cfg.mesh;
-    int from = sharded(o) ? b->cut[mesh->at.dp] : 0, to = sharded(o) ? b->cut[mesh->at.dp + 1] : b->n;
+    int me = comm_rank(mesh->dp), from = sharded(o) ? b->cut[me] : 0, to = sharded(o) ? b->cut[me + 1] : b->n;
     int64_t n = 0;
-    for (int i = from; i < to && (sharded(o) || mesh->at.dp == 0); i++) {
+    for (int i = from; i < to && (sharded(o) || me == 0); i++) {
         const OptimParam *p = &o->param[b->at[i].tensor];
         const ParamInfo *w = &p->whole;
         if (mesh->at.tp > 0 && !param_divided(w)) continue;

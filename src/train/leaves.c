@@ -54,11 +54,11 @@ void leaves_close(Leaves *l) {
 void leaves_begin(Leaves *l, int64_t n) {
     CHECK(n > 0, "a step of %lld micro-batches", (long long)n);
     l->n = n;
-    tree_range(n, comm_rank(dp_of(l)), comm_size(dp_of(l)), &l->first, &l->end);
+    tree_range(n, l->mesh ? l->mesh->at.dp : 0, l->mesh ? l->mesh->size.dp : 1, &l->first, &l->end);
     l->next = l->first;
     str_clear(&l->record);
     metrics_clear(l->metrics);
-    if (l->tree) tree_begin(l->tree, n);
+    if (l->tree) tree_begin(l->tree, n * (l->mesh ? l->mesh->size.cp : 1));
 }
 
 int64_t leaves_first(const Leaves *l) { return l->first; }

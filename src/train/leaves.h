@@ -6,6 +6,9 @@
  *      leaves_agree(l, ..)                             how everybody fares; losses, weights and metrics of all, in order of leaves
  *      leaves_sum(l)                                   gradients: the tree's sum, where the optimizer wants it
  *
+ * Ranks that divide the rows of a micro-batch (cp) each have a part of its gradient, a leaf of its own: the tree has c n of them, those of
+ * cp's first rank before those of the second, so a rank's follow each other. Loss and metrics all of them know; the first one tells.
+ *
  * Losses, weights and metrics are kept per leaf and added up in order of leaves on every rank, so that all ranks hold the same
  * numbers, to the bit those of one rank. */
 #ifndef DIKAST_TRAIN_LEAVES_H

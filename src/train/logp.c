@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { SAID = 4, WHOLE = 3 }; /* of a row: logprob_part_fwd's stat, logprob_part_bwd's whole */
 
@@ -18,8 +19,9 @@ void logp_reserve(LogpBuf *buf, Backend *be, int n) {
     if (n <= buf->cap) return;
     Comm *group = buf->group;
     int64_t begin = buf->begin;
+    LogpRows *rows = buf->rows;
     logp_release(buf);
-    buf->group = group, buf->begin = begin;
+    buf->group = group, buf->begin = begin, buf->rows = rows;
     Arena measure;
     Error err = {0};
     arena_init_measure(&measure, "log-probs");
@@ -103,9 +105,24 @@ static void forward_parts(LogpBuf *buf, Backend *be, Tensor logits, const int32_
 
 /* -- rows */
 
+void logp_rows(LogpBuf *buf, LogpRows *rows) { buf->rows = rows; }
+
+static void read_rows(LogpBuf *buf, int n, bool entropy) {
+    const LogpRows *r = buf->rows;
+    CHECK(!entropy || r->width == 2, "entropy of rows that nobody asked for");
+    for (int i = 0; i < n; i++) {
+        buf->lp[i] = r->said[(r->at + i) * r->width];
+        if (entropy) buf->ent[i] = r->said[(r->at + i) * r->width + 1];
+    }
+}
+
 void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp, bool entropy) {
     int n = (int)logits.rows;
     logp_reserve(buf, be, n);
+    if (buf->rows) {
+        read_rows(buf, n, entropy);
+        return;
+    }
     if (buf->group) {
         forward_parts(buf, be, logits, target, temp, entropy);
         return;
@@ -117,6 +134,10 @@ void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *targe
 }
 
 void logp_backward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp) {
+    if (buf->rows) {
+        memcpy(buf->rows->dlp + buf->rows->at, buf->dlp, (size_t)logits.rows * sizeof *buf->dlp);
+        return;
+    }
     Tensor dlp = tensor_rows(buf->t_dlp, 0, logits.rows);
     tensor_set(be, dlp, buf->dlp);
     if (buf->group)

@@ -227,18 +227,19 @@ static void move_x(Run *r, int lane, int64_t i, const Batch *b, bool in) {
     Pipe *p = r->p;
     Acts *a = acts_of(p, lane, i);
     if (in) {
-        recv_tensor(p, p->mesh->pp, acts_input(a, b->n_tok), p->stage - 1, "pipe.x");
+        recv_tensor(p, p->mesh->pp, acts_input(a, acts_own(a, b)->n_tok), p->stage - 1, "pipe.x");
         return;
     }
     Tensor x = acts_output(a);
-    x.rows = b->n_tok; /* of a broken run: whatever is there */
+    x.rows = acts_own(a, b)->n_tok; /* of a broken run: whatever is there */
     send_tensor(p, p->mesh->pp, x, p->stage + 1, "pipe.x");
 }
 
 static void move_dx(Run *r, int lane, int64_t i, const Batch *b, bool in) {
     Pipe *p = r->p;
-    Tensor dx = acts_gradient(acts_of(p, lane, i));
-    dx.rows = b->n_tok;
+    Acts *a = acts_of(p, lane, i);
+    Tensor dx = acts_gradient(a);
+    dx.rows = acts_own(a, b)->n_tok;
     if (in)
         recv_tensor(p, p->mesh->pp, dx, p->stage + 1, "pipe.dx");
     else
