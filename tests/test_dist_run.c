@@ -110,8 +110,8 @@ static void test_shares(void **state) {
     all_equal("cube", staged, COUNT_OF(staged));
 }
 
-/* Ranks that divide rows: bits follow from dist.cp alone, of every stage and of PPO and GRPO, whose first ratios the doctor wants to be
- * exactly 1. */
+/* Ranks that divide rows: bits follow from dist.cp alone, of every stage and of PPO and GRPO, whose first ratios the
+ * doctor wants to be exactly 1. */
 static void test_rows(void **state) {
     (void)state;
     static const char *const how[][SETS] = {
@@ -177,7 +177,9 @@ static void test_refused(void **state) {
                 "dist.pp 2 with lora.stages (sl)",
                 ERR_CONFIG},
                {{"dist.ranks=3", "dist.tp=3", NULL}, "dist.tp 3 does not divide the model's n_head", ERR_CONFIG},
-               {{"dist.ranks=3", "dist.tp=2", NULL}, "dist.tp 2, dist.cp 1 and dist.pp 1: 3 ranks cannot be divided", ERR_CONFIG},
+               {{"dist.ranks=3", "dist.tp=2", NULL},
+                "dist.tp 2, dist.cp 1 and dist.pp 1: 3 ranks cannot be divided",
+                ERR_CONFIG},
                {{"dist.ranks=2", "dist.tp=2", "lora.r=4", "lora.stages=sl", NULL},
                 "dist.tp 2 with lora.stages (sl)",
                 ERR_CONFIG},

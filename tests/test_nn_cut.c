@@ -1,6 +1,6 @@
 // layer: nn
-/* Rows dealt over ranks: every row once, as many for each rank, and of each sequence as many pairs of query and key; chosen rows and
- * positions are the whole's. */
+/* Rows dealt over ranks: every row once, as many for each rank, and of each sequence as many pairs of query and key;
+ * chosen rows and positions are the whole's. */
 #include "nn_help.h"
 
 #include <math.h>
@@ -14,7 +14,9 @@ typedef struct { /* a training batch of packed sequences */
     Batch b;
 } Pack;
 
-static int below(uint64_t item, uint32_t step, int n) { return (int)rng_below((Rng){SEED, RNG_TEST}, item, step, (uint32_t)n); }
+static int below(uint64_t item, uint32_t step, int n) {
+    return (int)rng_below((Rng){SEED, RNG_TEST}, item, step, (uint32_t)n);
+}
 
 static void fill(Pack *p, const int *len, int n_seq, bool causal, uint64_t item) {
     p->b = (Batch){.tok = p->tok, .pos = p->pos, .row = p->row};
@@ -49,7 +51,8 @@ static void check_mine(const Pack *p, const CutBuf *c, int me) {
         assert_true(r.n > 0 && r.first + r.n <= p->off[seq + 1]);
         assert_true(s->q_off[piece] == at && s->q_off[piece + 1] == at + r.n);
         assert_int_equal(s->kv_len[piece], s->causal ? r.first + r.n - p->off[seq] : p->len[seq]);
-        for (int k = 0; k < s->max_page; k++) assert_int_equal(s->kv_page[piece * s->max_page + k], p->page[seq * 8 + k]);
+        for (int k = 0; k < s->max_page; k++)
+            assert_int_equal(s->kv_page[piece * s->max_page + k], p->page[seq * 8 + k]);
         for (int k = 0; k < r.n; k++, at++) {
             assert_true(m->tok[at] == p->tok[r.first + k] && m->pos[at] == p->pos[r.first + k]);
             if (picked < cut->pick_off[me + 1] && p->row[cut->pick[picked]] == r.first + k) {

@@ -1,6 +1,6 @@
 // layer: tensor
-/* Distributions of which each part of the columns is elsewhere, attention of which each part of the queries is: what the
- * parts say, put together, is what ref says of the whole. */
+/* Distributions of which each part of the columns is elsewhere, attention of which each part of the queries is: what
+ * the parts say, put together, is what ref says of the whole. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -171,7 +171,8 @@ enum { HEADS = 4, KV = 2, WIDTH = 20, SEQS = 4, TOK = 700 };
 
 typedef struct {
     double q[TOK * HEADS * WIDTH], k[TOK * KV * WIDTH], v[TOK * KV * WIDTH], d_o[TOK * HEADS * WIDTH];
-    double o[TOK * HEADS * WIDTH], lse[TOK * HEADS], dq[TOK * HEADS * WIDTH], dk[TOK * KV * WIDTH], dv[TOK * KV * WIDTH];
+    double o[TOK * HEADS * WIDTH], lse[TOK * HEADS], dq[TOK * HEADS * WIDTH], dk[TOK * KV * WIDTH],
+        dv[TOK * KV * WIDTH];
 } Attended;
 
 static const int32_t seq_off[SEQS + 1] = {0, 1, 131, 632, TOK};
@@ -305,7 +306,8 @@ static void test_attention(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_attention),
         cmocka_unit_test(test_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

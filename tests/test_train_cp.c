@@ -449,11 +449,12 @@ static void test_long(void **state) {
     with_ranks(LONG_RANKS, long_rank, &four);
     for (int r = 0; r < LONG_RANKS; r++) {
         assert_int_equal(four.code[r], ERR_NONE);
-        assert_int_equal(four.acts[r], one.acts[0] / LONG_RANKS + keys);
+        assert_true(four.acts[r] >= one.acts[0] / LONG_RANKS + keys);
+        assert_true(four.acts[r] < one.acts[0] / LONG_RANKS + keys + (1 << 16)); /* what stands between tensors */
         assert_true(four.loss[r] == one.loss[0]);
     }
-    print_message("  %d rows: activations of one rank %zu bytes, of %d ranks %zu each, %zu of them keys\n", LONG, one.acts[0],
-                  LONG_RANKS, four.acts[0], keys);
+    print_message("  %d rows: activations of one rank %zu bytes, of %d ranks %zu each, %zu of them keys\n", LONG,
+                  one.acts[0], LONG_RANKS, four.acts[0], keys);
     str_release(&one.dir);
     str_release(&four.dir);
     str_release(&short_of.dir);

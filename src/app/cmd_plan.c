@@ -363,8 +363,8 @@ static bool run(const Args *a, Error *err) {
     printf("%lld layouts tried, %lld did not fit; best of each tp, pp shown\n", (long long)refused.tried,
            (long long)refused.no_fit);
     if (p.ask.cp > 1)
-        printf("sequences on %d ranks each (cp); keys and values between them: %.1f %% of the first layout's time\n", p.ask.cp,
-               100 * rows[0].step.cp_share);
+        printf("sequences on %d ranks each (cp); keys and values between them: %.1f %% of the first layout's time\n",
+               p.ask.cp, 100 * rows[0].step.cp_share);
     say_faults(&p, &rows[0]);
     if (scaling) say_scaling(&p, NULL);
     return true;
@@ -384,7 +384,8 @@ const Command command_plan = {
         "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1, micro-batches, interleaving "
         "(v)\n"
         "and recomputation, in bfloat16 with F32 masters. MFU counts the half of attention that is computed; idle:\n"
-        "waiting for the pipeline; tp, dp: exposed sums over them; --cp adds context parallel; days and breaks (failures) with --tokens, cost with "
+        "waiting for the pipeline; tp, dp: exposed sums over them; --cp adds context parallel; days and breaks "
+        "(failures) with --tokens, cost with "
         "a\n"
         "price in --hardware. Formulas, and how far they are from published runs: docs/scale.md.\n"
         "Exit code 4 when nothing fits.",

@@ -300,7 +300,7 @@ static bool plan_rank(StageNeed *n, const Dry *d, int which, int rank, Error *er
     int cp = (int)d->cfg->dist.cp;
     Mesh mesh = {.size = {1, cp, 1, d->ranks / cp}};
     mesh.at = layout_at(mesh.size, rank);
-    if (d->ranks > 1) mesh.world = d->world[rank], mesh.dp = d->world[mesh.at.cp * mesh.size.dp + mesh.at.dp];
+    if (d->ranks > 1) mesh.world = d->world[rank], mesh.dp = d->world[layout_equal(mesh.size, mesh.at)];
     StageCtx ctx = ctx_of(d, stage_find(n->stage), d->ranks > 1 ? &mesh : NULL);
     dry_begin(&be, d->be);
     ctx.be = &be.be;

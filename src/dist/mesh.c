@@ -24,7 +24,7 @@ static bool split(Comm **out, const Mesh *m, Comm *data, const char *name, int w
 static bool split_equals(Mesh *m, Comm *data, Error *err) {
     Layout base = m->at;
     base.cp = base.dp = 0;
-    return comm_split(&m->dp, data, "dp", layout_rank(m->size, base), m->at.cp * m->size.dp + m->at.dp, err);
+    return comm_split(&m->dp, data, "dp", layout_rank(m->size, base), layout_equal(m->size, m->at), err);
 }
 
 /* Stages in the middle are groups of one. */

@@ -21,6 +21,8 @@ typedef struct {
 
 Layout layout_at(Layout size, int rank);
 int layout_rank(Layout size, Layout at);
+/* A rank's number in dp's group, among those with equal weights. */
+static inline int layout_equal(Layout size, Layout at) { return at.cp * size.dp + at.dp; }
 /* ERR_CONFIG where tp * cp * pp does not divide the world; size.dp is what is left. */
 bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *err);
 static inline bool mesh_ok(const Mesh *m, Error *err) {

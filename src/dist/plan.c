@@ -259,8 +259,8 @@ int plan_search(PlanRow *rows, int cap, const PlanAsk *ask, PlanRefused *refused
     *refused = (PlanRefused){0};
     for (int tp = 1; tp <= max_tp && tp <= ask->gpus; tp *= 2) {
         if (!heads_split(ask->model, tp) || ask->gpus % (tp * cp) != 0) continue;
-        for (int pp = 1; pp <= ask->gpus / (tp * cp) && pp <= ask->model->layers && (ask->max_pp == 0 || pp <= ask->max_pp);
-             pp++) {
+        for (int pp = 1;
+             pp <= ask->gpus / (tp * cp) && pp <= ask->model->layers && (ask->max_pp == 0 || pp <= ask->max_pp); pp++) {
             PlanRow best;
             if (ask->gpus % (tp * cp * pp) != 0 || !layers_split(ask->model, pp)) continue;
             if (try_pair(&best, ask, tp, pp, refused)) n = insert(rows, n, cap, &best);
@@ -282,6 +282,6 @@ bool plan_refusal(const PlanAsk *ask, const PlanRefused *r, Error *err) {
         err, ERR_MEMORY,
         "%s with sequences of %lld does not fit %d x %s: nearest is tp %d cp %d pp %d dp %d with %.1f GiB of %.1f; "
         "more GPUs, more ranks a sequence (--cp), shorter sequences%s or a smaller model would fit",
-        ask->model->name, (long long)ask->seq, ask->gpus, ask->gpu->name, l->tp, (int)cp_of(l), l->pp, l->dp, r->least / GIB,
-        room / GIB, ask->recompute ? "" : ", recomputation");
+        ask->model->name, (long long)ask->seq, ask->gpus, ask->gpu->name, l->tp, (int)cp_of(l), l->pp, l->dp,
+        r->least / GIB, room / GIB, ask->recompute ? "" : ", recomputation");
 }

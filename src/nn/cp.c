@@ -3,9 +3,9 @@
  *
  * Everything but attention works on rows by themselves. A block's queries see keys of all ranks: so keys and values,
  * rotated, are gathered before it, and the gradients that a rank's queries have for everybody's keys go back to whose
- * these are, where they are added in order of ranks. Gathered rows lie as they do in the whole micro-batch, so attention
- * visits the same keys in the same order, and a row's bits are those of one rank. They are not kept: the backward gathers
- * again, one layer at a time. */
+ * these are, where they are added in order of ranks. Gathered rows lie as they do in the whole micro-batch, so
+ * attention visits the same keys in the same order, and a row's bits are those of one rank. They are not kept: the
+ * backward gathers again, one layer at a time. */
 #include "nn/nn_int.h"
 
 #include <stdlib.h>

@@ -128,8 +128,8 @@ void cut_batch(CutBuf *b, const Batch *w, int rank, int n_rank) {
 }
 
 void cut_release(CutBuf *b) {
-    int32_t *const array[] = {b->run_off, b->n_row, b->pick, b->pick_off, b->owner, b->tok,
-                              b->pos,     b->row,   b->q_off, b->kv_len,  b->kv_page};
+    int32_t *const array[] = {b->run_off, b->n_row, b->pick,  b->pick_off, b->owner,  b->tok,
+                              b->pos,     b->row,   b->q_off, b->kv_len,   b->kv_page};
     for (int i = 0; i < COUNT_OF(array); i++) free(array[i]);
     free(b->run);
     *b = (CutBuf){0};

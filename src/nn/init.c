@@ -88,7 +88,8 @@ bool model_share_rows(Model *m, const Mesh *mesh, Error *err) {
     if (!mesh) return true;
     m->part.cp = mesh->at.cp, m->part.cp_n = mesh->size.cp, m->part.cp_group = mesh->cp;
     if (m->part.cp_n > 1 && !m->be->op->attn_part_bwd)
-        return error_set(err, ERR_CONFIG, "dist.cp %d: backend %s does not divide the rows of a micro-batch; cpu and ref do",
+        return error_set(err, ERR_CONFIG,
+                         "dist.cp %d: backend %s does not divide the rows of a micro-batch; cpu and ref do",
                          m->part.cp_n, m->be->op->name);
     return true;
 }

@@ -110,7 +110,8 @@ static void own_outputs(const Divided *d, double *all, double *some, bool back) 
         if (!back) {
             head_forward(d->net, d->acts, first, out);
             tensor_get(be, some, out);
-            for (int i = 0; i < known; i++) memcpy(all + (size_t)d->pick[first + i] * width, some + (size_t)i * width, row);
+            for (int i = 0; i < known; i++)
+                memcpy(all + (size_t)d->pick[first + i] * width, some + (size_t)i * width, row);
             continue;
         }
         memset(some, 0, (size_t)n * row);

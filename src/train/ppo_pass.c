@@ -310,7 +310,8 @@ static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c,
 /* Both nets of a pipeline have passes under way at once, so they share none of this. */
 static bool open_stages(Ppo *p, const Net nets[2], Keep keep, Error *err) {
     const PpoConfig *c = p->c;
-    int n = ppo_has_value(p) ? 2 : 1, seen = ppo_method(p)->groups && nets[0].trunk->part.cp_n == 1 ? SEEN_PER_ROW * c->max_tok : 0;
+    int n = ppo_has_value(p) ? 2 : 1,
+        seen = ppo_method(p)->groups && nets[0].trunk->part.cp_n == 1 ? SEEN_PER_ROW * c->max_tok : 0;
     const PipeLane lane[2] = {{nets[0], seen}, {nets[1], seen}};
     bool last = nets[0].trunk->part.last;
     return pipe_open(&p->pipe, lane, n, c->mesh, c->max_tok, c->max_tok, keep, err) &&

@@ -185,8 +185,7 @@ static int compare_group(Corrupt bad[MAX_CORRUPT], const Gathered *all, Layout s
     }
     int n = replicas_compare(bad, MAX_CORRUPT, hash, n_equal, n_bucket);
     for (int i = 0; i < n && i < MAX_CORRUPT; i++)
-        bad[i].rank =
-            layout_rank(size, (Layout){at.tp, bad[i].rank / size.dp, at.pp, bad[i].rank % size.dp});
+        bad[i].rank = layout_rank(size, (Layout){at.tp, bad[i].rank / size.dp, at.pp, bad[i].rank % size.dp});
     free(hash);
     return n;
 }
