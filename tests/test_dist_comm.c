@@ -118,6 +118,23 @@ static void mesh_groups(Rank *r) {
     expect(r, comm_ok(r->world, &err));
 }
 
+/* Ranks that divide rows have equal weights: they are in dp's group with the replicas, cp's digit first. */
+static void mesh_rows(Rank *r) {
+    Mesh m;
+    Error err = {0};
+    expect(r, mesh_open(&m, r->world, NULL, 2, 2, 1, &err));
+    int tp = r->rank % 2, cp = r->rank / 2 % 2, dp = r->rank / 4;
+    expect(r, m.size.cp == 2 && m.size.dp == 2 && m.at.tp == tp && m.at.cp == cp && m.at.dp == dp && !m.pp);
+    expect(r, comm_size(m.cp) == 2 && comm_rank(m.cp) == cp && comm_size(m.dp) == 4 && comm_rank(m.dp) == 2 * cp + dp);
+    int32_t me = r->rank, who[4];
+    const int64_t one[4] = {1, 1, 1, 1};
+    comm_all_gather(m.dp, who, &me, one, DTYPE_I32, "test.rows");
+    for (int i = 0; i < 4; i++) expect(r, who[i] == tp + 2 * (i / 2) + 4 * (i % 2));
+    comm_all_gather(m.cp, who, &me, one, DTYPE_I32, "test.rows");
+    for (int i = 0; i < 2; i++) expect(r, who[i] == tp + 2 * i + 4 * dp);
+    expect(r, comm_size(m.model) == 4 && comm_ok(r->world, &err));
+}
+
 static void bad_mesh(Rank *r) {
     Mesh m;
     Error err = {0};
@@ -128,6 +145,7 @@ static void bad_mesh(Rank *r) {
 static void test_groups(void **state) {
     (void)state;
     with_ranks(8, mesh_groups, NULL);
+    with_ranks(8, mesh_rows, NULL);
     with_ranks(6, bad_mesh, NULL);
     Layout size = {2, 3, 2, 4};
     for (int i = 0; i < 48; i++) assert_int_equal(layout_rank(size, layout_at(size, i)), i);

@@ -131,6 +131,22 @@ static void test_shares(void **state) {
     all_equal("cube", staged, COUNT_OF(staged));
 }
 
+/* Ranks that divide rows: bits follow from dist.cp alone, of every stage and of PPO and GRPO, whose first ratios the
+ * doctor wants to be exactly 1. */
+static void test_rows(void **state) {
+    (void)state;
+    static const char *const how[][SETS] = {
+        {"model.n_layer=2", "pm.n_layer=2", "dist.ranks=2", "dist.cp=2", NULL},
+        {"model.n_layer=2", "pm.n_layer=2", "dist.ranks=4", "dist.cp=2", "dist.pp=2", "dist.zero=true", NULL},
+    };
+    static const char *const grpo[][SETS] = {
+        {"rl.method=grpo", "dist.ranks=2", "dist.cp=2", NULL},
+        {"rl.method=grpo", "dist.ranks=4", "dist.cp=2", "dist.zero=true", NULL},
+    };
+    all_equal("rows", how, COUNT_OF(how));
+    all_equal("group", grpo, COUNT_OF(grpo));
+}
+
 /* A model that is imported is cut into parts when its vocabulary has grown. */
 static void test_stages_import(void **state) {
     (void)state;
@@ -175,17 +191,23 @@ static void test_refused(void **state) {
     } row[] = {{{"dist.ranks=2", "dist.tree=false", NULL}, "one rank's: with 2 ranks", ERR_CONFIG},
                {{"dist.ranks=2", "dist.comm=self", NULL}, "dist.comm self is one rank", ERR_CONFIG},
                {{"model.n_layer=2", "dist.ranks=3", "dist.pp=2", NULL},
-                "dist.tp 1 and dist.pp 2: 3 ranks cannot be divided",
+                "dist.tp 1, dist.cp 1 and dist.pp 2: 3 ranks cannot be divided",
                 ERR_CONFIG},
                {{"dist.ranks=4", "dist.pp=4", NULL}, "dist.pp 4 is more than model.n_layer 1", ERR_CONFIG},
                {{"model.n_layer=2", "dist.pp=2", "lora.r=4", "lora.stages=sl", NULL},
                 "dist.pp 2 with lora.stages (sl)",
                 ERR_CONFIG},
                {{"dist.ranks=3", "dist.tp=3", NULL}, "dist.tp 3 does not divide the model's n_head", ERR_CONFIG},
-               {{"dist.ranks=3", "dist.tp=2", NULL}, "dist.tp 2 and dist.pp 1: 3 ranks cannot be divided", ERR_CONFIG},
+               {{"dist.ranks=3", "dist.tp=2", NULL},
+                "dist.tp 2, dist.cp 1 and dist.pp 1: 3 ranks cannot be divided",
+                ERR_CONFIG},
                {{"dist.ranks=2", "dist.tp=2", "lora.r=4", "lora.stages=sl", NULL},
                 "dist.tp 2 with lora.stages (sl)",
                 ERR_CONFIG},
+               {{"dist.ranks=3", "dist.cp=2", NULL},
+                "dist.tp 1, dist.cp 2 and dist.pp 1: 3 ranks cannot be divided",
+                ERR_CONFIG},
+               {{"dist.ranks=2", "dist.cp=2", "run.backend=cuda", NULL}, "dist.cp 2 with run.backend=cuda", ERR_CONFIG},
                {{"dist.ranks=2", "data.pretrain=nowhere.jsonl", "data.source=files", NULL},
                 "nowhere.jsonl: no such file",
                 ERR_FORMAT}};
@@ -228,7 +250,7 @@ int main(void) {
     if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment),   cmocka_unit_test(test_refused),
                                        cmocka_unit_test(test_equal),         cmocka_unit_test(test_stages),
-                                       cmocka_unit_test(test_shares),        cmocka_unit_test(test_stages_import),
-                                       cmocka_unit_test(test_stages_methods)};
+                                       cmocka_unit_test(test_shares),        cmocka_unit_test(test_rows),
+                                       cmocka_unit_test(test_stages_import), cmocka_unit_test(test_stages_methods)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

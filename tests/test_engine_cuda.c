@@ -280,7 +280,8 @@ static Course train(Side *s, const Texts *t, Keep keep) {
     Net net = side_lm(s);
     OptimConfig oc = {.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
     lesson_open(&l, t);
-    Objective obj = {"lesson", 1, lesson_micro, lesson_loss, &l, l.n, l.n, NULL, NULL, NULL, NULL};
+    Objective obj = {.name = "lesson", .row_group = 1, .micro = lesson_micro, .loss = lesson_loss, .self = &l};
+    obj.max_tok = obj.max_row = l.n;
     net_zero_grads(net);
     if (!optim_open(&o, &net, NULL, 1, &oc, &err) || !acts_open(&a, net.trunk, l.n, l.n, keep, &err) ||
         !head_slice_open(&mem, &slice, net, &err))

@@ -84,7 +84,13 @@ static bool train_open(Train *t, Error *err) {
     batch_layout(&t->buf, &t->batch, t->tok, n, t->seq_off, t->n_seq, true);
     for (int i = 0; i < n; i++) t->buf.row[i] = i;
     t->batch.n_row = n;
-    t->obj = (Objective){"bench", 1, same_batch, loss_of_slice, t, n, n, NULL, NULL, NULL, NULL};
+    t->obj = (Objective){.name = "bench",
+                         .row_group = 1,
+                         .micro = same_batch,
+                         .loss = loss_of_slice,
+                         .self = t,
+                         .max_tok = n,
+                         .max_row = n};
     bool all = t->b->lora == 0;
     if (!model_init(&t->m, be, c, 0, all, err)) return false;
     t->net.trunk = &t->m;

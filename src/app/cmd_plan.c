@@ -21,6 +21,7 @@ static const Flag flags[] = {
     {"--top", "N", "layouts to show (default 8)"},
     {"--max-tp", "N", "at most so many ranks share a layer (default: a node's GPUs)"},
     {"--max-pp", "N", "at most so many stages"},
+    {"--cp", "N", "ranks that divide the tokens of each sequence: context parallel (default 1)"},
     {"--no-recompute", NULL, "only layouts that keep every activation"},
     {"--ppo", NULL, "four models on the same GPUs: policy and value trained, reference and preference model frozen"},
     {"--scaling", NULL, "the best layout of fewer GPUs too, and how well more of them are used"},
@@ -147,7 +148,7 @@ static bool read_args(Plan *p, const Args *a, Error *err) {
     const char *gpus = args_flag(a, c, "--gpus"), *model = args_flag(a, c, "--model"), *seq = args_flag(a, c, "--seq");
     const char *tokens = args_flag(a, c, "--tokens");
     double length = 4096;
-    int64_t tp, pp;
+    int64_t tp, pp, cp;
     if (!gpus || !model)
         return error_set(err, ERR_CONFIG,
                          "--gpus and --model are needed, as in 'dikast plan --gpus 64xH100 --model 7b'");
@@ -164,14 +165,16 @@ static bool read_args(Plan *p, const Args *a, Error *err) {
     int64_t about = (int64_t)((4 << 20) / length / p->ask.gpus + 0.5) * p->ask.gpus;
     bool ok = args_int(a, c, "--batch", about > 0 ? about : p->ask.gpus, 1, 1 << 30, &p->ask.batch, err) &&
               args_int(a, c, "--top", 8, 1, 64, &p->top, err) && args_int(a, c, "--max-tp", 0, 1, 1024, &tp, err) &&
-              args_int(a, c, "--max-pp", 0, 1, 1024, &pp, err) &&
+              args_int(a, c, "--max-pp", 0, 1, 1024, &pp, err) && args_int(a, c, "--cp", 1, 1, 1024, &cp, err) &&
               args_num(a, c, "--stall", 2, 1e-6, 1e6, &p->stall, err) &&
               args_num(a, c, "--restart", 300, 0, 1e6, &p->restart, err) &&
               args_num(a, c, "--failures", 6.5, 1e-6, 1e6, &p->failures, err);
     if (!ok) return false;
     p->ask.max_tp = (int)tp;
     p->ask.max_pp = (int)pp;
-    return true;
+    p->ask.cp = (int)cp;
+    return p->ask.gpus % cp == 0 ||
+           error_set(err, ERR_CONFIG, "--cp %lld does not divide %d GPUs", (long long)cp, p->ask.gpus);
 }
 
 /* -- what it costs
@@ -202,6 +205,7 @@ static void json_row(JsonOut *j, const Plan *p, const PlanAsk *ask, const PlanRo
     json_out_int(j, "gpus", ask->gpus);
     json_out_int(j, "batch", ask->batch);
     json_out_int(j, "tp", l->tp);
+    json_out_int(j, "cp", l->cp);
     json_out_int(j, "pp", l->pp);
     json_out_int(j, "dp", l->dp);
     json_out_int(j, "virtual_stages", l->v);
@@ -217,6 +221,7 @@ static void json_row(JsonOut *j, const Plan *p, const PlanAsk *ask, const PlanRo
     json_out_num(j, "mfu", r->step.mfu);
     json_out_num(j, "bubble", r->step.bubble);
     json_out_num(j, "tp_share", r->step.tp_share);
+    json_out_num(j, "cp_share", r->step.cp_share);
     json_out_num(j, "dp_share", r->step.dp_share);
     json_out_num(j, "checkpoint_interval_s", c.faults.interval);
     json_out_num(j, "efficiency", c.faults.efficiency);
@@ -357,6 +362,9 @@ static bool run(const Args *a, Error *err) {
     for (int i = 0; i < n; i++) text_row(&p, &p.ask, &rows[i]);
     printf("%lld layouts tried, %lld did not fit; best of each tp, pp shown\n", (long long)refused.tried,
            (long long)refused.no_fit);
+    if (p.ask.cp > 1)
+        printf("sequences on %d ranks each (cp); keys and values between them: %.1f %% of the first layout's time\n",
+               p.ask.cp, 100 * rows[0].step.cp_share);
     say_faults(&p, &rows[0]);
     if (scaling) say_scaling(&p, NULL);
     return true;
@@ -376,7 +384,8 @@ const Command command_plan = {
         "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1, micro-batches, interleaving "
         "(v)\n"
         "and recomputation, in bfloat16 with F32 masters. MFU counts the half of attention that is computed; idle:\n"
-        "waiting for the pipeline; tp, dp: exposed sums over them; days and breaks (failures) with --tokens, cost with "
+        "waiting for the pipeline; tp, dp: exposed sums over them; --cp adds context parallel; days and breaks "
+        "(failures) with --tokens, cost with "
         "a\n"
         "price in --hardware. Formulas, and how far they are from published runs: docs/scale.md.\n"
         "Exit code 4 when nothing fits.",

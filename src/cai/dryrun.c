@@ -299,11 +299,12 @@ static const struct {
 
 static bool plan_rank(StageNeed *n, const Dry *d, int which, int rank, Error *err) {
     DryBackend be;
-    Mesh mesh = {.size = {d->n_tp, 1, 1, d->ranks / d->n_tp}};
+    int cp = (int)d->cfg->dist.cp;
+    Mesh mesh = {.size = {d->n_tp, cp, 1, d->ranks / d->n_tp / cp}};
     mesh.at = layout_at(mesh.size, rank);
     if (d->ranks > 1) mesh.world = d->world[rank];
     if (mesh.size.tp > 1) mesh.tp = mesh.model = d->tp[mesh.at.tp];
-    if (mesh.size.dp > 1) mesh.dp = d->dp[mesh.at.dp];
+    if (mesh.size.dp * cp > 1) mesh.dp = d->dp[layout_equal(mesh.size, mesh.at)];
     StageCtx ctx = ctx_of(d, stage_find(n->stage), d->ranks > 1 ? &mesh : NULL);
     dry_begin(&be, d->be);
     ctx.be = &be.be;

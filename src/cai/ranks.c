@@ -93,12 +93,12 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
                        "leave it at true",
                        comm_size(r->world[0]));
     int n = ok ? comm_size(r->world[0]) : 1;
-    if (ok && n % (cfg->dist.tp * cfg->dist.pp))
+    if (ok && n % (cfg->dist.tp * cfg->dist.cp * cfg->dist.pp))
         ok = error_set(
             err, ERR_CONFIG,
-            "dist.tp %lld and dist.pp %lld: %d rank%s cannot be divided so; start a multiple of their product "
-            "(dist.ranks, or mpirun -np)",
-            (long long)cfg->dist.tp, (long long)cfg->dist.pp, n, n > 1 ? "s" : "");
+            "dist.tp %lld, dist.cp %lld and dist.pp %lld: %d rank%s cannot be divided so; start a multiple of their "
+            "product (dist.ranks, or mpirun -np)",
+            (long long)cfg->dist.tp, (long long)cfg->dist.cp, (long long)cfg->dist.pp, n, n > 1 ? "s" : "");
     if (!ok) {
         if (comm_rank(r->world ? r->world[0] : NULL) > 0) err->msg[0] = 0; /* rank 0 says it */
         ranks_close(r);
@@ -124,7 +124,7 @@ bool ranks_mesh(Mesh *m, Comm **data, const RunConfig *cfg, Comm *world, RankPla
             return false;
         comm_deadline(*data, cfg->dist.timeout_s);
     }
-    return mesh_open(m, world, *data, (int)cfg->dist.tp, 1, (int)cfg->dist.pp, err);
+    return mesh_open(m, world, *data, (int)cfg->dist.tp, (int)cfg->dist.cp, (int)cfg->dist.pp, err);
 }
 
 Comm *ranks_world(const Ranks *r) { return comm_size(r->world[0]) > 1 ? r->world[0] : NULL; }

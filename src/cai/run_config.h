@@ -20,7 +20,7 @@ typedef struct { double temperature, top_p; int64_t top_k, max_new; } SampleKeys
 typedef struct {
     struct { char *name, *out; int64_t seed, threads, device; int backend, isa, dtype; double state_s; } run;
     struct { int64_t every, keep, keep_every; bool keep_best, async; } ckpt;    /* saved training states; how often by the clock: run.state_s */
-    struct { int64_t ranks, tp, pp, gpus; int comm, zero; bool overlap, tree; int64_t check_every; double timeout_s; } dist;
+    struct { int64_t ranks, tp, cp, pp, gpus; int comm, zero; bool overlap, tree; int64_t check_every; double timeout_s; } dist;
     struct {
         int source;         /* files | world */
         int sft_turns;      /* all | last */

@@ -14,10 +14,17 @@ int layout_rank(Layout size, Layout at) { return at.tp + size.tp * (at.cp + size
 /* The ranks that differ from this one in one digit have the same number once that digit is 0. */
 static bool split(Comm **out, const Mesh *m, Comm *data, const char *name, int which, Error *err) {
     Layout base = m->at;
-    int *digit[] = {&base.tp, &base.cp, &base.pp, &base.dp};
+    int *digit[] = {&base.tp, &base.cp, &base.pp};
     const int key = *digit[which];
     *digit[which] = 0;
     return comm_split(out, data, name, layout_rank(m->size, base), key, err);
+}
+
+/* Those with the same weights. */
+static bool split_equals(Mesh *m, Comm *data, Error *err) {
+    Layout base = m->at;
+    base.cp = base.dp = 0;
+    return comm_split(&m->dp, data, "dp", layout_rank(m->size, base), layout_equal(m->size, m->at), err);
 }
 
 /* Stages in the middle are groups of one. */
@@ -44,6 +51,6 @@ bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *
     m->data = n > 1 ? data : NULL;
     if (!data) data = m->world;
     return split(&m->tp, m, data, "tp", 0, err) && split(&m->cp, m, data, "cp", 1, err) &&
-           split(&m->pp, m, data, "pp", 2, err) && split(&m->dp, m, data, "dp", 3, err) && split_ends(m, data, err) &&
+           split(&m->pp, m, data, "pp", 2, err) && split_equals(m, data, err) && split_ends(m, data, err) &&
            split_model(m, data, err);
 }

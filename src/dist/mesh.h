@@ -1,8 +1,9 @@
 /* dist/mesh.h — which ranks work together. rank = tp + T (cp + C (pp + P dp)): tensor-parallel ranks are neighbours, so they share
  * a machine; data-parallel replicas are outermost, so a lost machine takes whole replicas with it (Llama Team 2024, sec. 3.3).
  *
- * Groups are digits of the rank in that mixed radix: dp's group has the ranks that differ in dp alone. world: every rank; control
- * messages go there, so that the counters of the others hold gradients and weights only. data: the same ranks over another backend,
+ * tp divides tensors, pp layers, cp the rows of a micro-batch (nn/cut.h), dp a step's micro-batches. Groups are digits of the rank in that
+ * mixed radix: tp's group has the ranks that differ in tp alone. But dp's group has all that hold equal weights: those that differ in
+ * dp or in cp, in order of (cp, dp), for these add gradients up and divide optimizer state. world: every rank; control messages go there, so that the counters of the others hold gradients and weights only. data: the same ranks over another backend,
  * which the other groups are of (nccl beside mpi); NULL: world. */
 #ifndef DIKAST_DIST_MESH_H
 #define DIKAST_DIST_MESH_H
@@ -13,7 +14,7 @@ typedef struct { int tp, cp, pp, dp; } Layout;      /* sizes, or a rank's place 
 
 typedef struct {
     Layout size, at;
-    Comm *world, *dp, *pp, *cp, *tp;                /* NULL: of one rank. They belong to the world */
+    Comm *world, *dp, *pp, *cp, *tp;                /* NULL: of one rank. They belong to the world. dp: of size.cp * size.dp */
     Comm *ends;                                     /* the first and the last rank of pp, of others NULL */
     Comm *data;                                     /* of all ranks over another backend, or NULL: world */
     Comm *model;                                    /* the ranks that hold one replica: those that differ in tp, cp, pp */
@@ -21,6 +22,8 @@ typedef struct {
 
 Layout layout_at(Layout size, int rank);
 int layout_rank(Layout size, Layout at);
+/* A rank's number in dp's group, among those with equal weights. */
+static inline int layout_equal(Layout size, Layout at) { return at.cp * size.dp + at.dp; }
 /* ERR_CONFIG where tp * cp * pp does not divide the world; size.dp is what is left. */
 bool mesh_open(Mesh *m, Comm *world, Comm *data, int tp, int cp, int pp, Error *err);
 static inline bool mesh_ok(const Mesh *m, Error *err) {

@@ -68,12 +68,24 @@ double plan_flops(const PlanModel *m, double batch, int64_t seq, bool causal) {
     return 3 * batch * (double)seq * ((double)m->layers * layer + 2 * table_params(m));
 }
 
+static double cp_of(const PlanLayout *l) { return l->cp > 1 ? l->cp : 1; }
+
+/* Keys and values of a layer and micro-batch, of all tokens and this rank's heads, 16-bit. */
+static double keys_bytes(const PlanModel *m, const PlanLayout *l, int64_t seq) {
+    double width = (double)m->width * (double)m->kv_heads / (double)m->heads;
+    return 2 * 2 * (double)seq * l->micro * width / fmin(l->tp, (double)m->kv_heads);
+}
+
+double plan_keys_sent(const PlanModel *m, const PlanLayout *l, int64_t seq) {
+    return 3 * keys_bytes(m, l, seq) * (cp_of(l) - 1) / cp_of(l);
+}
+
 /* Bytes a value of the residual stream stands for. Every rank holds `whole` unless sequence parallelism cuts it: norms'
  * inputs 4, inputs of attention and MLP 4, two masks 2. Cut by features: q 2, k and v 4 of their heads' share,
  * attention's output 2, and of the MLP 16 (4 widths, before and after GELU), or of SwiGLU gate and up, 2 bytes each a
  * value, beside 2 that its product's input takes. */
 double plan_acts_layer(const PlanModel *m, const PlanLayout *l, int64_t seq, bool dropout) {
-    double h = (double)m->width, x = (double)seq * l->micro * h, t = l->tp;
+    double h = (double)m->width, x = (double)seq * l->micro * h / cp_of(l), t = l->tp;
     double whole = 8 + (dropout ? 2 : 0);
     double kv = 4 * (double)m->kv_heads / (double)m->heads;
     double cut = m->swiglu ? 6 + kv + 4 * (double)m->ffn / h : 20 + kv;
@@ -94,7 +106,7 @@ static double layers_held(const PlanModel *m, const PlanLayout *l, double n_micr
 enum { HEAD_ROWS = 512 }; /* whose logits exist at a time, F32, with their gradient */
 
 PlanMemory plan_memory(const PlanModel *m, const PlanLayout *l, int64_t seq, int64_t batch, bool paper) {
-    double per_param = l->zero ? 6 + 12.0 / l->dp : 18;
+    double per_param = l->zero ? 6 + 12.0 / (l->dp * cp_of(l)) : 18;
     double tables = paper ? 0 : l->pp == 1 && !m->tied ? 2 : 1;
     double layers = paper ? (double)m->layers / l->pp : ceil((double)m->layers / l->pp);
     double n_micro = (double)batch / (l->dp * l->micro);
@@ -104,13 +116,14 @@ PlanMemory plan_memory(const PlanModel *m, const PlanLayout *l, int64_t seq, int
                     .acts = plan_acts_layer(m, l, seq, paper) * layers_held(m, l, n_micro)};
     if (!paper) r.work = 2 * 4.0 * HEAD_ROWS * (double)m->vocab / l->tp;
     if (l->keep == PLAN_KEEP_INPUT) r.work += plan_acts_layer(m, &again, seq, paper);
+    if (l->cp > 1) r.work += 2 * keys_bytes(m, l, seq);
     return r;
 }
 
 /* -- time */
 
 typedef struct {
-    double forward, backward, tp; /* of one layer and micro-batch, sums over tp included; those alone */
+    double forward, backward, tp, cp; /* of one layer and micro-batch, all sent included; over tp, over cp alone */
 } LayerTime;
 
 /* Shares of a bandwidth that transfers reach: memory, points to points, sums over nodes. */
@@ -119,7 +132,7 @@ typedef struct {
 #define SUM_SHARE 0.8
 
 static LayerTime layer_time(const PlanGpu *g, const PlanModel *m, const PlanLayout *l, int64_t seq) {
-    double tok = (double)l->micro * (double)seq, t = l->tp, h = (double)m->width;
+    double tok = (double)l->micro * (double)seq / cp_of(l), t = l->tp, h = (double)m->width;
     double gemm = g->peak * g->gemm, memory = g->bandwidth * MEMORY_SHARE;
     double attention = attention_flops(m, seq, l->causal);
     double scores = l->flash ? 0 : 8 * (double)m->heads * (double)seq * tok / t; /* bytes of materialised matrices */
@@ -127,18 +140,22 @@ static LayerTime layer_time(const PlanGpu *g, const PlanModel *m, const PlanLayo
     double moved = (tok * h * 2 * g->elem * (l->sp ? 1 / t : 0.5 + 0.5 / t) + scores) / memory;
     double sums = 4 * (t - 1) / t * tok * h * 2 / (g->link * g->link_share); /* two all-reduces */
     LayerTime r = {.forward = math + moved + sums, .backward = 2 * math + 2 * moved + sums, .tp = 2 * sums};
+    double wire = l->tp * cp_of(l) <= g->per_node ? g->link * g->link_share : g->net * SUM_SHARE;
+    r.cp = plan_keys_sent(m, l, seq) / wire; /* as often whether or not the layer runs again */
     if (l->keep == PLAN_KEEP_INPUT) {
         r.backward += r.forward;
         r.tp += sums;
     } else if (l->keep == PLAN_KEEP_NO_SCORES && !l->flash) {
         r.backward += tok * attention / t / gemm + scores / memory;
     }
+    r.forward += r.cp / 3;
+    r.backward += 2 * r.cp / 3;
     return r;
 }
 
 PlanStep plan_step(const PlanGpu *g, const PlanModel *m, const PlanLayout *l, int64_t seq, int64_t batch) {
-    double t = l->tp, p = l->pp, d = l->dp, v = l->v, h = (double)m->width, tok = (double)l->micro * (double)seq;
-    double n_micro = (double)batch / (d * l->micro), ranks = t * p * d;
+    double t = l->tp, p = l->pp, v = l->v, h = (double)m->width, c = cp_of(l), d = l->dp * c; /* d: equal weights */
+    double tok = (double)l->micro * (double)seq / c, n_micro = (double)batch / (l->dp * l->micro), ranks = t * p * d;
     bool one_node = ranks <= g->per_node;
     double wire = one_node ? g->link : g->net;
     LayerTime layer = layer_time(g, m, l, seq);
@@ -152,6 +169,7 @@ PlanStep plan_step(const PlanGpu *g, const PlanModel *m, const PlanLayout *l, in
     r.seconds = (n_micro + (p - 1) / v) * (stage + p2p) + n_micro * head + dp + opt;
     r.bubble = (p - 1) / v * (stage + p2p) / r.seconds;
     r.tp_share = (n_micro + (p - 1) / v) * (double)m->layers / p * layer.tp / r.seconds;
+    r.cp_share = (n_micro + (p - 1) / v) * (double)m->layers / p * layer.cp / r.seconds;
     r.dp_share = dp / r.seconds;
     r.mfu = r.flops / (ranks * r.seconds * g->peak);
     return r;
@@ -202,7 +220,7 @@ static void try_layout(PlanRow *best, bool *any, const PlanAsk *ask, const PlanL
 }
 
 static bool try_pair(PlanRow *best, const PlanAsk *ask, int tp, int pp, PlanRefused *refused) {
-    int dp = ask->gpus / (tp * pp);
+    int cp = ask->cp > 1 ? ask->cp : 1, dp = ask->gpus / (tp * pp * cp);
     bool any = false;
     for (int micro = 1; micro <= 16; micro *= 2) {
         if (ask->batch % ((int64_t)dp * micro) != 0) {
@@ -216,7 +234,8 @@ static bool try_pair(PlanRow *best, const PlanAsk *ask, int tp, int pp, PlanRefu
                 PlanLayout l = {.tp = tp, .pp = pp, .dp = dp, .v = v, .micro = micro, .sp = tp > 1, .flash = true};
                 l.keep = full ? PLAN_KEEP_INPUT : PLAN_KEEP_NO_SCORES;
                 l.causal = true;
-                l.zero = dp > 1;
+                l.cp = cp;
+                l.zero = dp * cp > 1;
                 try_layout(best, &any, ask, &l, refused);
             }
         }
@@ -236,13 +255,14 @@ static int insert(PlanRow *rows, int n, int cap, const PlanRow *row) {
 
 int plan_search(PlanRow *rows, int cap, const PlanAsk *ask, PlanRefused *refused) {
     int n = 0, max_tp = ask->max_tp > 0 && ask->max_tp < ask->gpu->per_node ? ask->max_tp : ask->gpu->per_node;
+    int cp = ask->cp > 1 ? ask->cp : 1;
     *refused = (PlanRefused){0};
     for (int tp = 1; tp <= max_tp && tp <= ask->gpus; tp *= 2) {
-        if (!heads_split(ask->model, tp) || ask->gpus % tp != 0) continue;
-        for (int pp = 1; pp <= ask->gpus / tp && pp <= ask->model->layers && (ask->max_pp == 0 || pp <= ask->max_pp);
-             pp++) {
+        if (!heads_split(ask->model, tp) || ask->gpus % (tp * cp) != 0) continue;
+        for (int pp = 1;
+             pp <= ask->gpus / (tp * cp) && pp <= ask->model->layers && (ask->max_pp == 0 || pp <= ask->max_pp); pp++) {
             PlanRow best;
-            if (ask->gpus % (tp * pp) != 0 || !layers_split(ask->model, pp)) continue;
+            if (ask->gpus % (tp * cp * pp) != 0 || !layers_split(ask->model, pp)) continue;
             if (try_pair(&best, ask, tp, pp, refused)) n = insert(rows, n, cap, &best);
         }
     }
@@ -260,8 +280,8 @@ bool plan_refusal(const PlanAsk *ask, const PlanRefused *r, Error *err) {
     const PlanLayout *l = &r->least_layout;
     return error_set(
         err, ERR_MEMORY,
-        "%s with sequences of %lld does not fit %d x %s: nearest is tp %d pp %d dp %d with %.1f GiB of %.1f; "
-        "more GPUs, shorter sequences%s or a smaller model would fit",
-        ask->model->name, (long long)ask->seq, ask->gpus, ask->gpu->name, l->tp, l->pp, l->dp, r->least / GIB,
-        room / GIB, ask->recompute ? "" : ", recomputation");
+        "%s with sequences of %lld does not fit %d x %s: nearest is tp %d cp %d pp %d dp %d with %.1f GiB of %.1f; "
+        "more GPUs, more ranks a sequence (--cp), shorter sequences%s or a smaller model would fit",
+        ask->model->name, (long long)ask->seq, ask->gpus, ask->gpu->name, l->tp, (int)cp_of(l), l->pp, l->dp,
+        r->least / GIB, room / GIB, ask->recompute ? "" : ", recomputation");
 }

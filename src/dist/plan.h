@@ -42,26 +42,28 @@ typedef enum {
 } PlanKeep;
 
 typedef struct {
-    int tp, pp, dp;             /* ranks = tp * pp * dp; tp inside a node, dp outermost */
+    int tp, pp, dp;             /* ranks = tp * cp * pp * dp; tp inside a node, cp beside it, dp outermost */
+    int cp;                     /* ranks that divide the tokens of a micro-batch, by gathering keys and values; 0: as 1 */
     int v;                      /* layers' groups of a stage: 1, or interleaved */
     int micro;                  /* sequences of a micro-batch */
     PlanKeep keep;
     bool sp;                    /* sequence parallel: what tp does not cut by features it cuts by tokens */
     bool flash;                 /* scores never reach memory */
     bool causal;                /* the masked half of attention is neither computed nor counted */
-    bool zero;                  /* moments and masters are cut over dp (ZeRO-1) */
+    bool zero;                  /* moments and masters are cut over dp and cp (ZeRO-1) */
 } PlanLayout;
 
 typedef struct {
     double state;               /* weights, gradients, masters, moments */
     double acts;                /* kept activations of all micro-batches in flight */
-    double work;                /* of the layer and slice at work: what full recomputation needs once more */
+    double work;                /* of the layer and slice at work: what full recomputation needs once more; keys and values of all of cp, and their gradients */
 } PlanMemory;
 
 typedef struct {
     double seconds;             /* of a step */
     double bubble;              /* share of it in which a stage waits for the pipeline */
-    double tp_share, dp_share;  /* of it: sums over tp; exposed sums over dp */
+    double tp_share, dp_share;  /* of it: sums over tp; exposed sums over dp (and cp) */
+    double cp_share;            /* of it: keys, values and their gradients between ranks of cp, of which nothing is hidden */
     double flops;               /* of the model, of a step: 3 x forward, nothing counted twice */
     double mfu;                 /* of the peak */
 } PlanStep;
@@ -76,6 +78,9 @@ const PlanModel *plan_model_find(const char *name);
 double plan_params(const PlanModel *m);             /* all of them, tied ones once; vectors are left out */
 /* Model FLOPs of one step, forward and backward (2104.04473 eq. 3 in terms of these shapes). */
 double plan_flops(const PlanModel *m, double batch, int64_t seq, bool causal);
+/* Bytes of keys and values that a rank of cp sends per layer and micro-batch: gathered forward and again backward, gradients back once;
+ * each 2 b s h_kv (c-1)/c values. */
+double plan_keys_sent(const PlanModel *m, const PlanLayout *l, int64_t seq);
 /* Bytes one layer keeps of a micro-batch on one rank, 16-bit activations (2205.05198 table 2). dropout: of layers that have it,
  * the papers' case; its masks and the second copy of the scores are left out otherwise. SwiGLU: 14 + 4 kv_heads/heads +
  * 4 ffn/width bytes a value. */
@@ -97,6 +102,7 @@ typedef struct {
     int gpus;                   /* all are used */
     int64_t seq, batch;
     int max_tp, max_pp;         /* 0: no bound of its own */
+    int cp;                     /* of every layout; 0: 1. It divides gpus */
     bool recompute;             /* whether PLAN_KEEP_INPUT may be chosen */
     int trained, frozen;        /* models of this shape on the same GPUs, one at work at a time: 1, 0; PPO: policy and value,
                                    reference and preference model, 2, 2. Step times are of training one */

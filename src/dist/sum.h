@@ -10,6 +10,9 @@
 
 /* x (n), F32 or F64, in host memory: becomes the sum. spare: room for sum_spare(c, n) elements. */
 void sum_ranks(Comm *c, void *x, void *spare, int64_t n, DType dtype, const char *site);
+/* The first half: part[q] elements of x, one part behind the other, are rank q's. The first part[own rank] of out (room for that many from
+ * every rank) become the sum of what all have for this one. */
+void sum_to_owners(Comm *c, void *out, const void *x, const int64_t *part, DType dtype, const char *site);
 static inline int64_t sum_spare(const Comm *c, int64_t n) { return n + comm_size(c); }
 
 #endif

@@ -103,6 +103,7 @@ static void acts_place(Acts *a, Arena *mem, const Model *m) {
     if (a->last) a->h = tensor_place(mem, dtype, a->max_row, c->d_model);
     if (m->part.tp_n > 1 && !lent) tp_place(&a->tp_work, mem, m, most, a->keep != KEEP_NONE);
     if (a->keep == KEEP_NONE) return;
+    if (a->max_all > 0 && !lent) cp_place(&a->cp, mem, m, t.attn, a->max_all);
     if (a->last) a->dh = tensor_place(mem, real, a->max_row, c->d_model);
     if (lent)
         a->dx_row = a->lender->dx_row, a->dx = a->lender->dx, a->grad = a->lender->grad;
@@ -113,7 +114,10 @@ static void acts_place(Acts *a, Arena *mem, const Model *m) {
 static void acts_shape(Acts *a, const Model *m, int n_tok, int n_row, Keep keep) {
     const ModelConfig *c = &m->cfg;
     CHECK(n_tok > 0 && n_row >= 0, "room for %d tokens and %d chosen rows", n_tok, n_row);
-    *a = (Acts){.cfg = *c, .keep = keep, .max_tok = n_tok, .max_row = n_row > 0 ? n_row : 1};
+    bool divides = m->part.cp_n > 1 && keep != KEEP_NONE;
+    int own = divides ? cut_rows(n_tok, m->part.cp_n) : n_tok, most_row = divides && n_row > own ? own : n_row;
+    *a = (Acts){.cfg = *c, .keep = keep, .max_tok = own, .max_row = most_row > 0 ? most_row : 1};
+    if (divides) a->max_all = n_tok;
     a->first = m->part.first, a->last = m->part.last;
     a->again = keep == KEEP_ALL && m->be->recompute_cheap;
     a->normed_again = a->again || (keep == KEEP_ALL && m->part.tp_n > 1);
@@ -137,7 +141,7 @@ static bool open_acts(Acts **out, const Model *m, int n_tok, int n_row, Keep kee
     Acts *a = mem_alloc(sizeof *a);
     Arena measure;
     acts_shape(a, m, n_tok, n_row, keep);
-    a->be = m->be, a->lender = lender;
+    a->be = m->be, a->part = &m->part, a->lender = lender;
     arena_init_measure(&measure, "activations");
     acts_place(a, &measure, m);
     if (!arena_init(&a->mem, "activations", m->be->mem, measure.used, err)) {
@@ -149,7 +153,11 @@ static bool open_acts(Acts **out, const Model *m, int n_tok, int n_row, Keep kee
     a->attn = model_attn_dtype(m);
     if (m->part.tp_n > 1) a->tp = lender ? lender->tp : &a->tp_work;
     if (a->tp && !lender) tp_open(a->tp, m);
-    for (int l = 0; l < m->cfg.n_layer; l++) a->block[l].seen = &a->seen, a->block[l].tp = a->tp;
+    if (a->max_all > 0 && !lender) cp_open(&a->cp, m);
+    for (int l = 0; l < m->cfg.n_layer; l++) {
+        a->block[l].seen = &a->seen, a->block[l].tp = a->tp;
+        a->block[l].rows = a->max_all > 0 ? a : NULL;
+    }
     *out = a;
     return true;
 }
@@ -160,7 +168,8 @@ bool acts_open(Acts **out, const Model *m, int n_tok, int n_row, Keep keep, Erro
 
 bool acts_open_beside(Acts **out, const Model *m, Acts *first, Error *err) {
     CHECK(first->keep != KEEP_NONE && !first->lender, "a pass beside one that has no backward, or borrows itself");
-    return open_acts(out, m, first->max_tok, first->max_row, first->keep, first, err);
+    int n_tok = first->max_all > 0 ? first->max_all : first->max_tok;
+    return open_acts(out, m, n_tok, first->max_row, first->keep, first, err);
 }
 
 static void place_seen(const Acts *a, SeenActs *s, Arena *mem, int64_t n) {
@@ -195,6 +204,8 @@ void acts_close(Acts *a) {
     arena_release(&a->mem);
     arena_release(&a->seen_mem);
     tp_close(&a->tp_work);
+    cp_close(&a->cp);
+    cut_release(&a->cut);
     free(a->block);
     free(a);
 }
@@ -231,6 +242,23 @@ void acts_resize(Acts *a, const Batch *b) {
     SeenActs *s = &a->seen;
     Tensor *by_seen[] = {&s->q, &s->k, &s->v, &s->o, &s->lse, &s->dq, &s->dk, &s->dv, &s->d_o};
     for (int i = 0; b->seen && i < COUNT_OF(by_seen); i++) by_seen[i]->rows = b->n_seen;
+}
+
+const Batch *acts_own(Acts *a, const Batch *b) {
+    if (a->max_all == 0) return b;
+    CHECK(b->n_tok <= a->max_all, "%d tokens in activations for %d", b->n_tok, a->max_all);
+    cut_batch(&a->cut, b, a->part->cp, a->part->cp_n);
+    return &a->cut.mine;
+}
+
+const Cut *acts_cut(const Acts *a) { return a->max_all > 0 ? &a->cut.cut : NULL; }
+
+/* Room for keys of all ranks, of this pass or of the one it borrows from. */
+CpWork acts_keys(const Acts *a) {
+    CpWork w = a->lender ? a->lender->cp : a->cp;
+    Tensor *all[] = {&w.k, &w.v, &w.dk, &w.dv};
+    for (int i = 0; i < COUNT_OF(all); i++) all[i]->rows = a->cut.cut.n_all;
+    return w;
 }
 
 Tensor acts_hidden(const Acts *a) { return a->h; }

@@ -82,12 +82,22 @@ static Tensor as_input(const Model *m, Tensor half, Tensor t) {
     return half;
 }
 
+void block_keys(const Model *m, const BlockActs *a) {
+    CpWork all = acts_keys(a->rows);
+    cp_gather(m, &all, acts_cut(a->rows), a->k, a->v);
+}
+
 static void attend(const Model *m, int layer, const BlockActs *a, Tensor k, Tensor v, const Batch *b) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     AttnSeqs seqs = seen_by(m, layer, b);
     int d_head = m->cfg.d_head;
     const SeenActs *s = a->seen;
+    if (a->rows) {
+        CpWork all = acts_keys(a->rows);
+        block_keys(m, a);
+        k = all.k, v = all.v;
+    }
     if (!b->seen) {
         op->attn_fwd(be, a->o, a->lse, a->q, k, v, seqs, d_head);
         return;
@@ -107,6 +117,12 @@ static void attend_backward(const Model *m, int layer, const BlockActs *a, const
     AttnSeqs seqs = seen_by(m, layer, b);
     int d_head = m->cfg.d_head;
     const SeenActs *s = a->seen;
+    if (a->rows) {
+        CpWork all = acts_keys(a->rows);
+        op->attn_part_bwd(be, g->dq, all.dk, all.dv, g->d_o, a->o, a->lse, a->q, all.k, all.v, seqs, d_head);
+        cp_scatter(m, &all, acts_cut(a->rows), g->dk, g->dv);
+        return;
+    }
     if (!b->seen) {
         op->attn_bwd(be, g->dq, g->dk, g->dv, g->d_o, a->o, a->lse, a->q, a->k, a->v, seqs, d_head);
         return;

@@ -84,6 +84,16 @@ static void init_one(void *ud, const ParamSlot *s) {
     }
 }
 
+bool model_share_rows(Model *m, const Mesh *mesh, Error *err) {
+    if (!mesh) return true;
+    m->part.cp = mesh->at.cp, m->part.cp_n = mesh->size.cp, m->part.cp_group = mesh->cp;
+    if (m->part.cp_n > 1 && !m->be->op->attn_part_bwd)
+        return error_set(err, ERR_CONFIG,
+                         "dist.cp %d: backend %s does not divide the rows of a micro-batch; cpu and ref do",
+                         m->part.cp_n, m->be->op->name);
+    return true;
+}
+
 /* The layers of a stage, what stands before the first and behind the last, and the share of every divided tensor. */
 static bool take_part(Model *m, const Mesh *mesh, Error *err) {
     m->part = model_part_whole();

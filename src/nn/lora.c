@@ -357,12 +357,14 @@ typedef struct {
     Dropout mask; /* of the run's rows */
 } Run;
 
-static Run run_of(const Adapter *a, int layer, ParamNumber number, int64_t at, const Batch *b) {
+static Run run_of(Net net, int layer, ParamNumber number, int64_t at, const Batch *b) {
+    const Adapter *a = net.adapter;
     Run run = {.drops = a->drop && b->drop};
     if (!run.drops) return run;
     uint32_t key[4];
     rng_block(key, (Rng){a->seed, RNG_DROPOUT}, b->drop, (uint32_t)(layer * PARAM_COUNT + (int)number));
-    run.mask = (Dropout){{(uint64_t)key[1] << 32 | key[0], RNG_DROPOUT}, (uint64_t)at, a->drop};
+    run.mask = (Dropout){{(uint64_t)key[1] << 32 | key[0], RNG_DROPOUT}, 0, a->drop};
+    run.mask.row = (uint64_t)at | (uint64_t)net.trunk->part.cp << 32; /* ranks that divide rows drop different ones */
     return run;
 }
 
@@ -413,7 +415,7 @@ void lora_forward(Net net, int layer, const ParamNumber *which, const LinearOut 
         n = sharing(a, layer, which + i, n_out - i);
         for (int64_t at = 0; n > 0 && at < x.rows; at += a->n_rows) {
             int64_t rows = run_length(a, at, x.rows);
-            Run run = run_of(a, layer, which[i], at, b);
+            Run run = run_of(net, layer, which[i], at, b);
             Tensor u = go_down(a, lora_pair(a, layer, which[i]), dropped(a, &run, tensor_rows(x, at, rows)));
             for (int k = i; k < i + n; k++) {
                 Tensor y = tensor_rows(out[k].y, at, rows), sum = widened(a, y);
@@ -462,7 +464,7 @@ void lora_backward(Net net, int layer, const ParamNumber *which, Tensor dx, cons
             int64_t rows = run_length(a, at, x.rows);
             LinearGrad part[LINEAR_MAX] = {0};
             for (int k = 0; k < n; k++) part[k].dy = tensor_rows(grad[i + k].dy, at, rows);
-            Run run = run_of(a, layer, which[i], at, b);
+            Run run = run_of(net, layer, which[i], at, b);
             backward_run(a, layer, which + i, tensor_rows(dx, at, rows), part, n, tensor_rows(x, at, rows), &run);
         }
     }

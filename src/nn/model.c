@@ -81,6 +81,7 @@ static void forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
 
 void net_forward(Net n, Acts *a, const Batch *b, KvCache *kv) {
     Model *m = n.trunk;
+    b = acts_own(a, b);
     check_batch(m, a, b, kv);
     if (m->mapped) mapped_pass(m);
     acts_resize(a, b);
@@ -98,6 +99,7 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     Backend *be = m->be;
     const BackendOps *op = be->op;
     CHECK(a->keep != KEEP_NONE, "backward of a pass that kept nothing");
+    b = acts_own(a, b);
     CHECK(a->n_tok == b->n_tok && a->n_row == b->n_row && b->n_row > 0, "backward of another batch than forward");
 
     TpWork *tp = a->tp;
@@ -115,6 +117,7 @@ void net_backward(Net n, Acts *a, const Batch *b) {
     for (int l = m->cfg.n_layer - 1; l >= 0; l--) {
         if (a->keep == KEEP_INPUTS) block_forward(n, l, &a->block[l], (Tensor){0}, b, NULL);
         if (a->normed_again) block_again(m, l, &a->block[l], a->again);
+        if (a->max_all > 0 && a->keep == KEEP_ALL) block_keys(m, &a->block[l]);
         block_backward(n, l, &a->block[l], &a->grad, a->dx, a->dx_row, b);
         tell_final(m, m->cfg.n_layer - 1 - l);
     }

@@ -181,6 +181,9 @@ void model_release(Model *m);
  * embedding is not, is a copy of the first stage's. */
 bool model_init_on(Model *m, Backend *be, const ModelConfig *cfg, const Mesh *mesh, uint64_t seed, bool grads, Error *err);
 bool model_open_on(Model *m, Backend *be, const char *dir, const Mesh *mesh, bool grads, Error *err);
+/* From now on passes that train divide their rows over mesh->cp (NULL: over nobody); trainers say so of what they train. ERR_CONFIG where
+ * the backend cannot (dist.cp). */
+bool model_share_rows(Model *m, const Mesh *mesh, Error *err);
 static inline bool model_is_stage(const Model *m) { return !(m->part.first && m->part.last); }    /* of a pipeline */
 static inline bool model_is_whole(const Model *m) { return m->part.first && m->part.last && m->part.tp_n == 1; }
 /* n_out: of the whole; LM: m->whole.n_vocab, of which the head has the rows that m has of the embedding. */
@@ -234,6 +237,12 @@ size_t acts_bytes(const Model *m, int n_tok, int n_row, Keep keep);
 /* For another pass of the same capacity that is under way at the same time: room of its own for what its backward reads, work space
  * and output of `first`, which is closed later. So no two of their passes or backwards interleave. */
 bool acts_open_beside(Acts **out, const Model *m, Acts *first, Error *err);
+/* Context parallel (nn/cut.h): a plan with a backward of a model whose part.cp_n is above 1 has room for this rank's share of n_tok rows, and its
+ * passes are made together with the other ranks of part.cp_group: net_forward and net_backward take the whole micro-batch, the same
+ * on all. What follows speaks of this rank's rows; acts_own: of which batch that is, b itself where nothing is divided. */
+typedef struct Cut Cut;
+const Batch *acts_own(Acts *a, const Batch *b);
+const Cut *acts_cut(const Acts *a);     /* of the last pass; NULL: not divided */
 Tensor acts_hidden(const Acts *a);      /* h (R,C): normed hidden states of the batch's chosen rows, after net_forward */
 Tensor acts_dhidden(Acts *a);           /* dh (R,C): zeroed by net_forward under a training plan; head_backward adds */
 

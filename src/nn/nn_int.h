@@ -3,6 +3,7 @@
 #define DIKAST_NN_NN_INT_H
 
 #include "dist/rows.h"
+#include "nn/cut.h"
 #include "nn/lora.h"
 #include "nn/model.h"
 #include "nn/safetensors.h"
@@ -125,6 +126,14 @@ typedef struct {
     unsigned char *host;    /* one sum of grads, and what it needs beside */
 } TpWork;
 
+/* And of a pass whose rows are divided over context-parallel ranks (cp.c). */
+typedef struct {
+    Tensor k, v, dk, dv;         /* (rows of the whole, K*D) of all ranks, of one layer */
+    unsigned char *host, *spare; /* what travels */
+    int64_t *count;              /* (n_rank) */
+    int n_rank;
+} CpWork;
+
 /* Activations of one block. Under KEEP_ALL every tensor is its layer's own (but see again); under KEEP_INPUTS only x is; under
  * KEEP_NONE nothing is, and x, x_mid and the next block's x are one tensor. N and R are all rows; of x, x_mid and their statistics
  * a rank of a divided model has its own ones only. */
@@ -145,6 +154,7 @@ typedef struct {
     Tensor act;          /* (N, F) input of the down projection */
     SeenActs *seen;      /* the pass's own; used where the batch shares rows */
     TpWork *tp;          /* the pass's own, of a divided model; else NULL */
+    Acts *rows;          /* the pass, where its rows are divided; else NULL */
 } BlockActs;
 
 typedef struct {            /* backward's work space, one for all blocks */
@@ -156,6 +166,7 @@ typedef struct {            /* backward's work space, one for all blocks */
 
 struct Acts {
     Backend *be;
+    const ModelPart *part; /* borrowed of the model */
     ModelConfig cfg;
     Keep keep;
     bool first, last;      /* of the model's part */
@@ -165,6 +176,7 @@ struct Acts {
     DType attn;            /* of what attention reads and writes */
     int max_tok, max_row;
     int64_t own_tok, own_row; /* of them at most this rank's: all, of a model that is not divided */
+    int max_all;           /* rows of the whole, where they are divided; else 0 */
     int n_tok, n_row;      /* of the last pass */
     BlockActs *block;      /* (n_layer) */
     Tensor x_row;          /* (R, C) output of the last block: chosen rows only; of a divided model, as x and x_out, own ones */
@@ -177,6 +189,8 @@ struct Acts {
     SeenActs seen;
     Arena seen_mem;
     TpWork tp_work, *tp;   /* NULL: the model is not divided; else tp_work, or the lender's */
+    CpWork cp;
+    CutBuf cut; /* of the last pass */
 };
 
 /* The block that works on chosen rows only. */
@@ -189,6 +203,7 @@ static inline DType model_attn_dtype(const Model *m) {
 }
 
 void acts_resize(Acts *a, const Batch *b); /* rows of every tensor := those of one pass */
+CpWork acts_keys(const Acts *a);           /* where keys of all ranks go in this pass */
 
 /* y: all rows; x: own ones, as tp_own says (tp NULL: all). */
 void norm_forward(const Model *m, TpWork *tp, bool chosen, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w, Tensor b,
@@ -200,6 +215,8 @@ void norm_backward(const Model *m, Tensor dx, Tensor dw_acc, Tensor db_acc, Tens
 void block_forward(Net n, int layer, const BlockActs *a, Tensor x_out, const Batch *b, KvCache *kv);
 /* h1, h2 and, with act, act from what is kept, by the ops that made them: the same bits. */
 void block_again(const Model *m, int layer, const BlockActs *a, bool act);
+/* Where rows are divided: keys and values of all ranks, from what is kept, for the backward. */
+void block_keys(const Model *m, const BlockActs *a);
 /* dx: gradient of the block's output on entry, of its input on return. The last block's output has chosen rows only: their
  * gradient comes in dx_row, which is used up. */
 void block_backward(Net n, int layer, const BlockActs *a, const BlockGrads *g, Tensor dx, Tensor dx_row, const Batch *b);
@@ -225,6 +242,14 @@ void tp_embed_backward(const Model *m, TpWork *w, Tensor dx, const Batch *b);
 Tensor tp_grad(const TpWork *w, const Tensor *dw);
 void tp_grads_begin(Model *m, TpWork *w);
 void tp_grads_end(Model *m, TpWork *w);
+
+/* cp.c: keys and values of all ranks to w->k and w->v; the gradients of all of them, w->dk and w->dv, to whose rows they are, which become
+ * dk and dv: sums over ranks. */
+void cp_place(CpWork *w, Arena *mem, const Model *m, DType attn, int64_t n_all);
+void cp_open(CpWork *w, const Model *m); /* once placed in real memory */
+void cp_close(CpWork *w);
+void cp_gather(const Model *m, CpWork *w, const Cut *c, Tensor k, Tensor v);
+void cp_scatter(const Model *m, CpWork *w, const Cut *c, Tensor dk, Tensor dv);
 
 /* lora.c. One matrix's pair; empty where it has none. The parts of a fused one share a and da. */
 typedef struct {

@@ -227,9 +227,19 @@ static double sharded_sumsq(const Optim *o) {
     int64_t *count = mem_alloc((size_t)size * sizeof *count);
     for (int i = b->cut[me]; i < b->cut[me + 1]; i++)
         own_sum[i - b->cut[me]] = o->be->op->sumsq(o->be, block_of(o->grad, b->at[i]));
-    for (int r = 0; r < size; r++) count[r] = b->cut[r + 1] - b->cut[r];
+    const Layout ranks =
+        o->cfg.mesh->size; /* of the world: replicas in another order than blocks' owners, where rows are divided */
+    for (int r = 0; r < size; r++) {
+        int owner = layout_equal(ranks, layout_at(ranks, r));
+        count[r] = b->cut[owner + 1] - b->cut[owner];
+    }
     comm_all_gather(o->cfg.mesh->world, all, own_sum, count, DTYPE_F64, "optim.norm");
-    for (int i = 0; i < b->n; i++) sum += all[i];
+    const double *at = all;
+    double *sums = mem_alloc((size_t)b->n * sizeof *sums);
+    for (int r = 0; r < size; at += count[r++])
+        memcpy(sums + b->cut[layout_equal(ranks, layout_at(ranks, r))], at, (size_t)count[r] * sizeof *at);
+    for (int i = 0; i < b->n; i++) sum += sums[i];
+    free(sums);
     free(own_sum);
     free(all);
     free(count);
@@ -254,9 +264,9 @@ static int by_place(const void *a, const void *b) {
 static int64_t own_sums(const Optim *o, BlockSum *out) {
     const Blocks *b = &o->blocks;
     const Mesh *mesh = o->cfg.mesh;
-    int from = sharded(o) ? b->cut[mesh->at.dp] : 0, to = sharded(o) ? b->cut[mesh->at.dp + 1] : b->n;
+    int me = comm_rank(mesh->dp), from = sharded(o) ? b->cut[me] : 0, to = sharded(o) ? b->cut[me + 1] : b->n;
     int64_t n = 0;
-    for (int i = from; i < to && (sharded(o) || mesh->at.dp == 0); i++) {
+    for (int i = from; i < to && (sharded(o) || me == 0); i++) {
         const OptimParam *p = &o->param[b->at[i].tensor];
         const ParamInfo *w = &p->whole;
         if (mesh->at.tp > 0 && !param_divided(w)) continue;

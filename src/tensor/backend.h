@@ -149,6 +149,12 @@ typedef struct {
      * dq, dk, dv overwritten. */
     void (*attn_bwd)(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
                      Tensor v, AttnSeqs s, int d_head);
+    /* The same where some queries of a sequence are here and all of its keys (context parallel): its n queries stand at its last
+     * n positions (of kv_len; n <= kv_len), its keys in one run of rows, kv_page[s][p] = kv_page[s][0] + p*KV_PAGE. Neighbours whose
+     * runs begin at one row are pieces of one sequence: dk and dv of a key are sums over their queries in this order; a key that
+     * nobody sees gets 0. Otherwise runs have no row in common. dq (N, ..), dk, dv (rows of k, ..) overwritten. NULL: the backend cannot. */
+    void (*attn_part_bwd)(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
+                          Tensor v, AttnSeqs s, int d_head);
 
     /* -- distributions ----------------------------------------------------------------------------------------- */
     /* per row, z = logits/temp: logprob (R,1) = z[target] - logsumexp(z); entropy (R,1) or empty. target[i] in [0, V).

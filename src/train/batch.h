@@ -25,6 +25,11 @@ void batch_release(BatchBuf *buf);
  * Where the net's outputs are divided over ranks (logp_of), logits are this rank's columns of them, targets count through all, and
  * every rank gets the same numbers: each tells three scalars per row (max, sum of exp, the target's logit; four with entropy), in F64,
  * by one all_gather of logp_forward. logp_backward needs no more; it is that of the logp_forward before it. */
+typedef struct {            /* of all rows of a micro-batch, whoever has them (head_cut.h) */
+    double *said;           /* (R, width): log-prob, and entropy where width is 2 */
+    double *dlp;            /* (R) */
+    int width, at;          /* at: the row that a slice begins with */
+} LogpRows;
 typedef struct {
     Arena mem;
     int cap;
@@ -32,9 +37,12 @@ typedef struct {
     double *lp, *ent, *dlp; /* (rows) host */
     RowParts parts;         /* group NULL: all columns are here */
     double *whole;          /* (rows, 3) of divided outputs */
+    LogpRows *rows;         /* not NULL: log-probs come from there, and their gradients go there */
 } LogpBuf;
 /* Whose outputs the rows are from now on: those who compute the loss of a net say so first. */
 void logp_of(LogpBuf *buf, Net net);
+/* From now on rows' log-probs are these, whatever the logits; NULL: the logits' again. */
+void logp_rows(LogpBuf *buf, LogpRows *rows);
 /* Room for passes of n rows, which logp_forward makes when it is needed. */
 void logp_reserve(LogpBuf *buf, Backend *be, int n);
 /* buf->lp[i], and buf->ent[i] when entropy, of logits row i at temperature temp. */

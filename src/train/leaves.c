@@ -115,8 +115,10 @@ void leaves_begin(Leaves *l, int64_t n) {
     str_clear(&l->record);
     metrics_clear(l->metrics);
     if (!l->tree) return;
-    tree_begin(l->tree, n, &l->fate);
+    int64_t parts = l->mesh ? l->mesh->size.cp : 1;
+    tree_begin(l->tree, n * parts, &l->fate);
     l->run = tree_leaves(l->tree);
+    if (parts > 1) l->run.first -= l->mesh->at.cp * n; /* of the part that this rank has */
     listen(l, true);
 }
 

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { WHOLE = 3 }; /* of a row: logprob_part_bwd's whole */
 
@@ -64,9 +65,24 @@ static void forward_parts(LogpBuf *buf, Backend *be, Tensor logits, const int32_
 
 /* -- rows */
 
+void logp_rows(LogpBuf *buf, LogpRows *rows) { buf->rows = rows; }
+
+static void read_rows(LogpBuf *buf, int n, bool entropy) {
+    const LogpRows *r = buf->rows;
+    CHECK(!entropy || r->width == 2, "entropy of rows that nobody asked for");
+    for (int i = 0; i < n; i++) {
+        buf->lp[i] = r->said[(r->at + i) * r->width];
+        if (entropy) buf->ent[i] = r->said[(r->at + i) * r->width + 1];
+    }
+}
+
 void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp, bool entropy) {
     int n = (int)logits.rows;
     logp_reserve(buf, be, n);
+    if (buf->rows) {
+        read_rows(buf, n, entropy);
+        return;
+    }
     if (buf->parts.group) {
         forward_parts(buf, be, logits, target, temp, entropy);
         return;
@@ -78,6 +94,10 @@ void logp_forward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *targe
 }
 
 void logp_backward(LogpBuf *buf, Backend *be, Tensor logits, const int32_t *target, float temp) {
+    if (buf->rows) {
+        memcpy(buf->rows->dlp + buf->rows->at, buf->dlp, (size_t)logits.rows * sizeof *buf->dlp);
+        return;
+    }
     Tensor dlp = tensor_rows(buf->t_dlp, 0, logits.rows);
     tensor_set(be, dlp, buf->dlp);
     if (buf->parts.group)

@@ -191,7 +191,11 @@ bool obj_dpo_open(ObjDpo **out, Objective *obj, const SampleSet *s, const double
     o->sum = mem_alloc((size_t)o->max_seq * sizeof *o->sum);
     o->n_row = mem_alloc((size_t)o->max_seq * sizeof *o->n_row);
     o->counted = mem_alloc((size_t)o->max_seq * sizeof *o->counted);
-    *obj = (Objective){"dpo", 1, dpo_micro, dpo_rows, o, max_tok, max_tok, dpo_wait_s, dpo_look, NULL, &o->logp};
+    *obj =
+        (Objective){.name = "dpo", .row_group = 1, .micro = dpo_micro, .loss = dpo_rows, .self = o, .look = dpo_look};
+    obj->wait_s = dpo_wait_s;
+    obj->max_tok = obj->max_row = max_tok;
+    obj->logp = &o->logp, obj->target = o->target, obj->temp = 1;
     *out = o;
     return true;
 }

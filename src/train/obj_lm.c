@@ -114,7 +114,10 @@ static bool lm_open(ObjLm **out, Objective *obj, const char *name, const SampleS
     o->target = mem_alloc((size_t)max_tok * sizeof(int32_t));
     o->weight = mem_alloc((size_t)max_tok * sizeof(double));
     o->masked = mem_alloc((size_t)max_tok * sizeof(int32_t));
-    *obj = (Objective){name, 1, lm_micro, lm_loss, o, max_tok, max_tok, lm_wait_s, NULL, NULL, &o->logp};
+    *obj =
+        (Objective){.name = name, .row_group = 1, .micro = lm_micro, .loss = lm_loss, .self = o, .wait_s = lm_wait_s};
+    obj->max_tok = obj->max_row = max_tok;
+    obj->logp = &o->logp, obj->target = o->target, obj->temp = 1, obj->linear = true;
     *out = o;
     return true;
 }

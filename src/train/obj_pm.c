@@ -181,11 +181,20 @@ static bool pm_open(ObjPm **out, const SampleSet *s, int max_tok, uint64_t seed,
     return true;
 }
 
+typedef double PmLoss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m);
+
+static Objective pm_objective(const char *name, PmLoss *loss, ObjPm *o, int max_tok) {
+    Objective obj = {.name = name, .row_group = o->s->group, .micro = pm_micro, .loss = loss, .self = o};
+    obj.max_tok = max_tok, obj.max_row = o->max_row;
+    obj.wait_s = pm_wait_s;
+    return obj;
+}
+
 bool obj_pm_open(ObjPm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t end_id,
                  double center, Error *err) {
     *out = NULL;
     if (!pm_check(s, 2, end_id, "preference", err) || !pm_open(out, s, max_tok, seed, center, err)) return false;
-    *obj = (Objective){"preference", 2, pm_micro, pm_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL, NULL};
+    *obj = pm_objective("preference", pm_loss, *out, max_tok);
     return true;
 }
 
@@ -193,8 +202,7 @@ bool obj_classifier_open(ObjPm **out, Objective *obj, const SampleSet *s, int ma
                          Error *err) {
     *out = NULL;
     if (!pm_check(s, 1, end_id, "classifier", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
-    *obj = (Objective){"classifier", 1,    pm_micro, classifier_loss, *out, max_tok, (*out)->max_row, pm_wait_s,
-                       NULL,         NULL, NULL};
+    *obj = pm_objective("classifier", classifier_loss, *out, max_tok);
     return true;
 }
 
@@ -208,7 +216,7 @@ bool obj_labels_open(ObjPm **out, Objective *obj, const SampleSet *s, const floa
     if (!pm_check(s, 1, end_id, "labels", err) || !pm_open(out, s, max_tok, seed, 0, err)) return false;
     (*out)->label = label;
     (*out)->n_label = n_label;
-    *obj = (Objective){"labels", 1, pm_micro, labels_loss, *out, max_tok, (*out)->max_row, pm_wait_s, NULL, NULL, NULL};
+    *obj = pm_objective("labels", labels_loss, *out, max_tok);
     return true;
 }
 

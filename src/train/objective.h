@@ -37,6 +37,11 @@ typedef struct {
     void (*look)(void *self, Backend *be, const Batch *b, int first, Tensor out);
     Pulse *pulse;           /* told when forward and backward begin; the trainers set it */
     LogpBuf *logp;          /* with which loss and look read log-probs: trainers say of which net (logp_of). NULL: they read none */
+    /* With logp: (R) the tokens whose log-probs loss and look read of the micro-batch's chosen rows, at which temperature, and is their
+     * entropy read; linear: the gradient of a row follows from no log-prob. Where rows are divided over ranks (head_cut.h). */
+    const int32_t *target;
+    float temp;
+    bool entropy, linear;
 } Objective;
 
 #endif

@@ -229,16 +229,17 @@ static void move_x(Run *r, int lane, int64_t i, const Batch *b, bool in) {
     Pipe *p = r->p;
     Acts *a = acts_of(p, lane, i);
     if (in) {
-        recv_tensor(p, p->mesh->pp, acts_input(a, b->n_tok), p->stage - 1, "pipe.x");
+        recv_tensor(p, p->mesh->pp, acts_input(a, acts_own(a, b)->n_tok), p->stage - 1, "pipe.x");
         return;
     }
-    send_tensor(p, p->mesh->pp, acts_output(a, b->n_tok), p->stage + 1,
+    send_tensor(p, p->mesh->pp, acts_output(a, acts_own(a, b)->n_tok), p->stage + 1,
                 "pipe.x"); /* of a broken run: whatever is there */
 }
 
 static void move_dx(Run *r, int lane, int64_t i, const Batch *b, bool in) {
     Pipe *p = r->p;
-    Tensor dx = acts_gradient(acts_of(p, lane, i), b->n_tok);
+    Acts *a = acts_of(p, lane, i);
+    Tensor dx = acts_gradient(a, acts_own(a, b)->n_tok);
     if (in)
         recv_tensor(p, p->mesh->pp, dx, p->stage + 1, "pipe.dx");
     else

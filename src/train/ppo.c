@@ -257,7 +257,9 @@ static bool ppo_open(Ppo *p, Error *err) {
           ppo_method(p)->name);
     CHECK(!ppo_has_value(p) || (nets[1].head->kind == HEAD_SCORE && nets[1].head->n_out == 1),
           "ppo needs a value head of one output");
-    if (!rollout_open(&p->rollout, c, p->s, err) ||
+    if (!model_share_rows(nets[0].trunk, c->mesh, err) ||
+        (ppo_has_value(p) && !model_share_rows(nets[1].trunk, c->mesh, err)) ||
+        !rollout_open(&p->rollout, c, p->s, err) ||
         !optim_open(&p->optim, nets, lr_scale, ppo_has_value(p) ? 2 : 1, &optim, err) ||
         (ppo_warms_up(p) && !optim_open(&p->warm, nets + 1, lr_scale + 1, 1, &optim, err)) ||
         !ppo_passes_open(p, nets, err))

@@ -167,7 +167,7 @@ static Pieces pieces_of(const StateView *v) {
  * first one what is not divided. What is divided by ZeRO is written by those who have it. */
 static void keep_own(Pieces *p, const State *s) {
     const Mesh *m = s->mesh;
-    int rank = m ? m->at.dp : s->c.rank, n_ranks = m ? m->size.dp : s->c.n_ranks;
+    int rank = m ? comm_rank(m->dp) : s->c.rank, n_ranks = m ? comm_size(m->dp) : s->c.n_ranks;
     bool divided = optim_shards(p->v->optim);
     size_t *bytes = mem_alloc((size_t)n_ranks * sizeof *bytes);
     int n = 0;

@@ -8,6 +8,7 @@
 #include "base/io.h"
 #include "base/json.h"
 #include "nn/lora.h"
+#include "train/head_cut.h"
 #include "train/pipe.h"
 #include "train/watch.h"
 
@@ -42,6 +43,7 @@ double head_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor
                   bool grads) {
     CHECK(obj->logp || !head_divided(net), "objective %s does not know of divided outputs", obj->name);
     if (obj->logp) logp_of(obj->logp, net);
+    if (acts_cut(a)) return head_micro_cut(net, a, b, obj, slice, weight, m, grads);
     double loss = 0;
     int rows = (int)slice.rows, step = rows - rows % obj->row_group;
     for (int first = 0; obj->look && first < b->n_row; first += step) {
@@ -149,6 +151,7 @@ bool trainer_open(Trainer **out, Net net, const TrainConfig *c, const Objective 
     *out = NULL;
     CHECK(c->accum >= 1 && c->keep != KEEP_NONE, "accum %d, keep %d", c->accum, (int)c->keep);
     CHECK(net_trains(net), "the net was opened without gradients");
+    if (!model_share_rows(net.trunk, c->mesh, err)) return false;
     Trainer *t = mem_alloc(sizeof *t);
     *t = (Trainer){.net = net, .cfg = *c, .obj_here = *obj, .log = log, .stop = stop, .last_loss = NAN};
     t->obj = &t->obj_here;

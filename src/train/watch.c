@@ -169,22 +169,23 @@ static Hash *hash_weights(const Watch *w, int *n) {
     return out;
 }
 
-/* Replicas of the place that ranks of `at` share; at.dp is 0. Ranks are named as the world numbers them. */
+/* Those that hold the weights of one place: at.cp and at.dp are 0. Ranks are named as the world numbers them. */
 static int compare_group(Corrupt bad[MAX_CORRUPT], const Gathered *all, Layout size, Layout at) {
     int n_bucket = 0;
     Hash *hash = NULL;
-    for (int d = 0; d < size.dp; d++) {
-        int r = layout_rank(size, (Layout){at.tp, at.cp, at.pp, d});
+    int n_equal = size.cp * size.dp;
+    for (int d = 0; d < n_equal; d++) {
+        int r = layout_rank(size, (Layout){at.tp, d / size.dp, at.pp, d % size.dp});
         int64_t bytes = all->off[r + 1] - all->off[r];
         if (d == 0) n_bucket = (int)(bytes / (int64_t)sizeof *hash);
         CHECK(bytes == n_bucket * (int64_t)sizeof *hash, "replicas of %d buckets and of %lld bytes of hashes", n_bucket,
               (long long)bytes);
-        if (d == 0) hash = mem_alloc(((size_t)size.dp * (size_t)n_bucket + 1) * sizeof *hash);
+        if (d == 0) hash = mem_alloc(((size_t)n_equal * (size_t)n_bucket + 1) * sizeof *hash);
         memcpy(hash + (int64_t)d * n_bucket, all->data + all->off[r], (size_t)bytes);
     }
-    int n = replicas_compare(bad, MAX_CORRUPT, hash, size.dp, n_bucket);
+    int n = replicas_compare(bad, MAX_CORRUPT, hash, n_equal, n_bucket);
     for (int i = 0; i < n && i < MAX_CORRUPT; i++)
-        bad[i].rank = layout_rank(size, (Layout){at.tp, at.cp, at.pp, bad[i].rank});
+        bad[i].rank = layout_rank(size, (Layout){at.tp, bad[i].rank / size.dp, at.pp, bad[i].rank % size.dp});
     free(hash);
     return n;
 }
@@ -192,11 +193,10 @@ static int compare_group(Corrupt bad[MAX_CORRUPT], const Gathered *all, Layout s
 static int compare_all(Corrupt bad[MAX_CORRUPT], const Gathered *all, Layout size) {
     Layout at = {0};
     for (at.pp = 0; at.pp < size.pp; at.pp++)
-        for (at.cp = 0; at.cp < size.cp; at.cp++)
-            for (at.tp = 0; at.tp < size.tp; at.tp++) {
-                int n = compare_group(bad, all, size, at);
-                if (n > 0) return n;
-            }
+        for (at.tp = 0; at.tp < size.tp; at.tp++) {
+            int n = compare_group(bad, all, size, at);
+            if (n > 0) return n;
+        }
     return 0;
 }
 
@@ -232,7 +232,7 @@ bool watch_weights(Watch *w, int64_t step, bool save, Error *err) {
     const Mesh *m = w->c.mesh;
     Bits bits = {0};
     if (crash_here("train.flip", comm_rank(world_of(w)), step)) visit(w, flip_bit, &bits);
-    if (!m || m->size.dp < 2 || w->c.every <= 0 || (!save && step % w->c.every != 0)) return true;
+    if (!m || m->size.dp * m->size.cp < 2 || w->c.every <= 0 || (!save && step % w->c.every != 0)) return true;
     Error mine = {0};
     Gathered all;
     int n;

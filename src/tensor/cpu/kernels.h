@@ -43,6 +43,7 @@ const BackendOps KERNELS = {
     .gelu_bwd = gelu_bwd,
     .attn_fwd = attn_fwd,
     .attn_bwd = attn_bwd,
+    .attn_part_bwd = attn_part_bwd,
     .logprob_fwd = logprob_fwd,
     .logprob_bwd = logprob_bwd,
     .logprob_part_fwd = logprob_part_fwd,
@@ -69,4 +70,4 @@ float SPIN(int64_t n) {
 
 float SPIN_HALF(int64_t n) { return half_spin(n); }
 
-_Static_assert(sizeof(BackendOps) == 41 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");
+_Static_assert(sizeof(BackendOps) == 42 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");

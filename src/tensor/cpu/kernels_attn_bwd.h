@@ -3,7 +3,10 @@
  * p is computed again from lse; delta_i = do_i . o_i replaces the sum over keys of p_ij dp_ij (Dao et al. 2022, eq. 4).
  * The pairs (query block, key block) of a sequence pass diagonal by diagonal: on one diagonal no two pairs share a row
  * of dq or of dk and dv, so they are tasks of one region, and every sum grows in the order of the diagonals whoever
- * computes it. One long sequence occupies all threads, and nothing but the blocks of a task is kept. */
+ * computes it. One long sequence occupies all threads, and nothing but the blocks of a task is kept.
+ *
+ * Where a sequence's queries are a part (attn_part_bwd) its blocks of queries begin anywhere among its keys: those of one
+ * diagonal still share no row. Pieces of one sequence take turns. */
 #ifndef DIKAST_TENSOR_CPU_KERNELS_ATTN_BWD_H
 #define DIKAST_TENSOR_CPU_KERNELS_ATTN_BWD_H
 
@@ -99,14 +102,19 @@ static void attend_bwd(const Attn *a, const AttnGrad *g, int64_t row, int64_t h,
     }
 }
 
+/* Position of a sequence's first query; where nothing is masked nobody asks. */
+static int64_t queries_from(const Attn *a, int seq) {
+    return a->s.causal ? a->s.kv_len[seq] - (a->s.q_off[seq + 1] - a->s.q_off[seq]) : 0;
+}
+
 /* The tiles of a query block (first row `query` of the sequence) and a key block that see each other. */
 static void attend_blocks(const Attn *a, const AttnGrad *g, const AttnTask *t, int64_t n_query, int64_t n_key,
                           int64_t h) {
-    int64_t row = a->s.q_off[t->seq] + t->query;
+    int64_t row = a->s.q_off[t->seq] + t->query, at = t->query + queries_from(a, t->seq);
     for (int64_t j = 0; j < n_key; j += KV_PAGE)
         for (int64_t i = 0; i < n_query; i += KV_PAGE) {
             int64_t n = least(n_query - i, KV_PAGE), m = least(n_key - j, KV_PAGE);
-            int64_t high = a->s.causal ? t->query + i + 1 - (t->key + j) : KV_PAGE, low = high - a->window;
+            int64_t high = a->s.causal ? at + i + 1 - (t->key + j) : KV_PAGE, low = high - a->window;
             if (high + n - 1 > 0 && low < m) attend_bwd(a, g, row, h, i, n, j, m, low, high);
         }
 }
@@ -115,13 +123,14 @@ static void attn_bwd_task(void *ud, int64_t index, int thread) {
     const Attn *a = ud;
     const AttnTask *t = &a->task[index];
     int64_t begin = a->s.q_off[t->seq], n = a->s.q_off[t->seq + 1] - begin, w = a->width, col = t->kv_head * a->d;
-    int64_t n_key = least(n - t->key, a->block), n_query = least(n - t->query, a->block);
+    int64_t n_key = least(a->s.kv_len[t->seq] - t->key, a->block), n_query = least(n - t->query, a->block);
+    int64_t key = key_rows(a->s, t->seq, 0) + t->key;
     AttnGrad g = attn_grad(a, cpu_scratch_of(a->be, thread));
     for (int64_t j = 0; j < n_key; j += KV_PAGE) {
-        pack_keys(a, g.kt + j * w, a->k, begin + t->key + j, col, least(n_key - j, KV_PAGE));
-        pack_keys(a, g.vt + j * w, a->v, begin + t->key + j, col, least(n_key - j, KV_PAGE));
+        pack_keys(a, g.kt + j * w, a->k, key + j, col, least(n_key - j, KV_PAGE));
+        pack_keys(a, g.vt + j * w, a->v, key + j, col, least(n_key - j, KV_PAGE));
     }
-    pack_scaled(g.k, w, f32_row(a->k, begin + t->key) + col, a->k.ld, n_key, a->d, a->scale);
+    pack_scaled(g.k, w, f32_row(a->k, key) + col, a->k.ld, n_key, a->d, a->scale);
     memset(g.dk, 0, (size_t)(n_key * w) * sizeof(float));
     memset(g.dv, 0, (size_t)(n_key * w) * sizeof(float));
     for (int64_t h = t->kv_head * a->group; h < (t->kv_head + 1) * a->group; h++) {
@@ -131,8 +140,8 @@ static void attn_bwd_task(void *ud, int64_t index, int thread) {
         attend_blocks(a, &g, t, n_query, n_key, h);
         put_rows(a, a->dq, begin + t->query, h * a->d, g.dq, n_query);
     }
-    put_rows(a, a->dk, begin + t->key, col, g.dk, n_key);
-    put_rows(a, a->dv, begin + t->key, col, g.dv, n_key);
+    put_rows(a, a->dk, key, col, g.dk, n_key);
+    put_rows(a, a->dv, key, col, g.dv, n_key);
 }
 
 static void delta_task(const void *job, int64_t row, int64_t row_end) {
@@ -187,35 +196,113 @@ static int64_t attn_bwd_tasks(const Attn *a, AttnTask *task, int64_t step) {
     return n;
 }
 
+/* A sequence whose keys are those of the one before it waits for that one's turn to be over. */
+static int turn_of(const Attn *a, int seq) {
+    int turn = 0;
+    for (int i = seq; i > 0 && a->s.q_off[i - 1] < a->s.q_off[i]; i--, turn++)
+        if (key_rows(a->s, i, 0) != key_rows(a->s, i - 1, 0)) break;
+    return turn;
+}
+
+/* Does a query block see a key block? */
+static bool blocks_meet(const Attn *a, int seq, int64_t q, int64_t j) {
+    int64_t n = a->s.q_off[seq + 1] - a->s.q_off[seq], from = queries_from(a, seq);
+    if (!a->s.causal) return true;
+    int64_t first = from + q * a->block, last = from + least(n, (q + 1) * a->block) - 1;
+    return last >= j * a->block && first - a->window + 1 < (j + 1) * a->block;
+}
+
+/* As attn_bwd_tasks, of the sequences whose turn it is: query block q and key block q + along, along from the last pair
+ * that sees anything downwards. *more: a later step has pairs. */
+static int64_t attn_part_tasks(const Attn *a, AttnTask *task, int turn, int64_t step, bool *more) {
+    int64_t n = 0;
+    *more = false;
+    for (int i = 0; i < a->s.n_seq; i++) {
+        int64_t rows = a->s.q_off[i + 1] - a->s.q_off[i];
+        if (rows == 0 || turn_of(a, i) != turn) continue;
+        int64_t n_q = ceil_div(rows, a->block), n_k = ceil_div(a->s.kv_len[i], a->block);
+        int64_t along = least(n_k - 1, a->s.causal ? (queries_from(a, i) + a->block - 1) / a->block : n_k) - step;
+        if (along > -n_q) *more = true;
+        for (int64_t q = most(-along, 0); q < n_q && q + along < n_k; q++)
+            for (int64_t h = 0; h < a->n_kv && blocks_meet(a, i, q, q + along); h++)
+                task[n++] = (AttnTask){i, (int32_t)(q * a->block), (int32_t)((q + along) * a->block), (int32_t)h, 1};
+    }
+    return n;
+}
+
+static void check_grads(const char *op, const Attn *a) {
+    cpu_check(op, "dq", a->dq, a->q.rows, a->q.cols);
+    cpu_check(op, "do", a->d_o, a->q.rows, a->q.cols);
+    cpu_check(op, "o", a->o, a->q.rows, a->q.cols);
+    cpu_check(op, "dk", a->dk, a->k.rows, a->k.cols);
+    cpu_check(op, "dv", a->dv, a->k.rows, a->k.cols);
+    cpu_check(op, "lse", a->lse, a->q.rows, a->q.cols / a->d);
+}
+
+/* Room for the tasks of a step; what all of them read. */
+static AttnTask *attn_bwd_begin(Attn *a) {
+    int64_t n_head = a->q.cols / a->d, most_tasks = 0;
+    a->block = KV_PAGE * most(least(GRAD_TILES * 64 / a->width, GRAD_TILES), 1);
+    for (int i = 0; i < a->s.n_seq; i++)
+        most_tasks += ceil_div(a->s.q_off[i + 1] - a->s.q_off[i], a->block) * a->n_kv;
+    size_t n_delta = (size_t)(a->q.rows * n_head);
+    float *delta = cpu_scratch_shared(a->be, n_delta * sizeof *delta + (size_t)most_tasks * sizeof *a->task);
+    AttnTask *task = (AttnTask *)(void *)(delta + n_delta);
+    a->delta = tensor_over(delta, DTYPE_F32, a->q.rows, n_head);
+    a->task = task;
+    cpu_rows(a->be, a->q.rows, a->q.cols, 1, delta_task, a);
+    cpu_scratch_threads(a->be, attn_bwd_scratch(a));
+    return task;
+}
+
+static void attn_bwd_step(Attn *a, int64_t n) {
+    cpu_tiles(a->be, n, 10.0 * (double)(a->block * a->block * a->d * a->group * n), attn_bwd_task, a);
+}
+
 static void attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
                      Tensor v, AttnSeqs s, int d_head) {
     Attn a = attn_open("attn_bwd", be, q, k, v, s, d_head);
-    int64_t n_head = q.cols / d_head;
-    cpu_check("attn_bwd", "dq", dq, q.rows, q.cols);
-    cpu_check("attn_bwd", "do", d_o, q.rows, q.cols);
-    cpu_check("attn_bwd", "o", o, q.rows, q.cols);
-    cpu_check("attn_bwd", "k", k, q.rows, k.cols);
-    cpu_check("attn_bwd", "dk", dk, q.rows, k.cols);
-    cpu_check("attn_bwd", "dv", dv, q.rows, k.cols);
-    cpu_check("attn_bwd", "lse", lse, q.rows, n_head);
     a.dq = dq, a.dk = dk, a.dv = dv, a.d_o = d_o, a.o = o, a.lse = lse;
-    a.block = KV_PAGE * most(least(GRAD_TILES * 64 / a.width, GRAD_TILES), 1);
-    int64_t n_block = ceil_div(check_own_rows(&a), a.block), most_tasks = 0;
+    cpu_check("attn_bwd", "k", k, q.rows, k.cols);
+    check_grads("attn_bwd", &a);
+    int64_t longest = check_own_rows(&a);
     zero_gaps(be, &a);
-    for (int i = 0; i < s.n_seq; i++) most_tasks += ceil_div(s.q_off[i + 1] - s.q_off[i], a.block) * a.n_kv;
-    size_t n_delta = (size_t)(q.rows * n_head);
-    float *delta = cpu_scratch_shared(be, n_delta * sizeof *delta + (size_t)most_tasks * sizeof *a.task);
-    AttnTask *task = (AttnTask *)(void *)(delta + n_delta);
-    a.delta = tensor_over(delta, DTYPE_F32, q.rows, n_head);
-    a.task = task;
-    cpu_rows(be, q.rows, q.cols, 1, delta_task, &a);
-    cpu_scratch_threads(be, attn_bwd_scratch(&a));
-    for (int64_t step = 0; step < n_block; step++) {
+    AttnTask *task = attn_bwd_begin(&a);
+    for (int64_t step = 0; step < ceil_div(longest, a.block); step++) {
         /* The nearest pair of this diagonal is (step - 1) * block + 1 positions apart. */
         if ((step - 1) * a.block + 1 >= a.window) break;
         int64_t n = attn_bwd_tasks(&a, task, step);
         a.add = step > 0;
-        cpu_tiles(be, n, 10.0 * (double)(a.block * a.block * a.d * a.group * n), attn_bwd_task, &a);
+        attn_bwd_step(&a, n);
+    }
+}
+
+/* Returns the number of turns. */
+static int check_runs(const Attn *a) {
+    int turns = 0;
+    for (int i = 0; i < a->s.n_seq; i++) {
+        if (a->s.q_off[i] == a->s.q_off[i + 1]) continue;
+        for (int64_t p = 0; p * KV_PAGE < a->s.kv_len[i]; p++)
+            CHECK(key_rows(a->s, i, p) == key_rows(a->s, i, 0) + p * KV_PAGE,
+                  "attn_part_bwd: page %lld of sequence %d is not behind the one before it", (long long)p, i);
+        turns = (int)most(turns, turn_of(a, i) + 1);
+    }
+    return turns;
+}
+
+static void attn_part_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q,
+                          Tensor k, Tensor v, AttnSeqs s, int d_head) {
+    Attn a = attn_open("attn_part_bwd", be, q, k, v, s, d_head);
+    a.dq = dq, a.dk = dk, a.dv = dv, a.d_o = d_o, a.o = o, a.lse = lse, a.add = true;
+    check_grads("attn_part_bwd", &a);
+    int turns = check_runs(&a);
+    zero(be, dq);
+    zero(be, dk);
+    zero(be, dv);
+    AttnTask *task = attn_bwd_begin(&a);
+    for (int turn = 0; turn < turns; turn++) {
+        bool more = true;
+        for (int64_t step = 0; more; step++) attn_bwd_step(&a, attn_part_tasks(&a, task, turn, step, &more));
     }
 }
 

@@ -39,8 +39,11 @@ static int keys_from(AttnSeqs s, int seq, int i) {
     return s.window > 0 && s.window < end ? end - s.window : 0;
 }
 
+/* Where page p of a sequence begins. */
+static int32_t key_rows(AttnSeqs s, int seq, int p) { return s.kv_page[(int64_t)seq * s.max_page + p]; }
+
 static const double *key_row(Tensor t, AttnSeqs s, int seq, int pos) {
-    return ref_row(t, s.kv_page[(int64_t)seq * s.max_page + pos / KV_PAGE] + pos % KV_PAGE);
+    return ref_row(t, key_rows(s, seq, pos / KV_PAGE) + pos % KV_PAGE);
 }
 
 static void check_seqs(const char *op, Tensor q, Tensor k, AttnSeqs s, int d_head) {
@@ -113,7 +116,7 @@ typedef struct {
     Tensor dq, dk, dv, d_o, o, lse, q, k, v;
 } Grads;
 
-/* Query row i (of the batch) against rows [from, end), query head h, KV columns col. */
+/* Query row i (of the batch) against key rows [from, end), query head h, KV columns col. */
 static void attend_bwd(const Grads *g, int64_t i, int64_t from, int64_t end, int64_t h, int64_t col, int d_head) {
     const double *q = ref_row(g->q, i) + h * d_head, *d_o = ref_row(g->d_o, i) + h * d_head;
     double *dq = ref_row(g->dq, i) + h * d_head;
@@ -129,34 +132,54 @@ static void attend_bwd(const Grads *g, int64_t i, int64_t from, int64_t end, int
     }
 }
 
-void ref_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
-                  Tensor v, AttnSeqs s, int d_head) {
-    ref_check("attn_bwd", "dq", dq, q.rows, q.cols);
-    ref_check("attn_bwd", "do", d_o, q.rows, q.cols);
-    ref_check("attn_bwd", "o", o, q.rows, q.cols);
-    ref_check("attn_bwd", "q", q, q.rows, q.cols);
-    ref_check("attn_bwd", "dk", dk, q.rows, k.cols);
-    ref_check("attn_bwd", "dv", dv, q.rows, k.cols);
-    ref_check("attn_bwd", "k", k, q.rows, k.cols);
-    ref_check("attn_bwd", "v", v, q.rows, k.cols);
-    check_seqs("attn_bwd", q, k, s, d_head);
-    int64_t n_head = q.cols / d_head, group = q.cols / k.cols;
-    ref_check("attn_bwd", "lse", lse, q.rows, n_head);
-    ref_zero(be, dq);
-    ref_zero(be, dk);
-    ref_zero(be, dv);
-    Grads g = {dq, dk, dv, d_o, o, lse, q, k, v};
+static void check_grads(const char *op, const Grads *g, AttnSeqs s, int d_head) {
+    ref_check(op, "dq", g->dq, g->q.rows, g->q.cols);
+    ref_check(op, "do", g->d_o, g->q.rows, g->q.cols);
+    ref_check(op, "o", g->o, g->q.rows, g->q.cols);
+    ref_check(op, "q", g->q, g->q.rows, g->q.cols);
+    ref_check(op, "dk", g->dk, g->k.rows, g->k.cols);
+    ref_check(op, "dv", g->dv, g->k.rows, g->k.cols);
+    ref_check(op, "k", g->k, g->k.rows, g->k.cols);
+    ref_check(op, "v", g->v, g->k.rows, g->k.cols);
+    check_seqs(op, g->q, g->k, s, d_head);
+    ref_check(op, "lse", g->lse, g->q.rows, g->q.cols / d_head);
+    for (int seq = 0; seq < s.n_seq; seq++)
+        for (int p = 0; s.q_off[seq] < s.q_off[seq + 1] && p * KV_PAGE < s.kv_len[seq]; p++)
+            CHECK(key_rows(s, seq, p) == key_rows(s, seq, 0) + p * KV_PAGE,
+                  "%s: page %d of sequence %d is not behind the one before it", op, p, seq);
+}
+
+static void backward(Backend *be, const Grads *g, AttnSeqs s, int d_head) {
+    int64_t n_head = g->q.cols / d_head, group = g->q.cols / g->k.cols;
+    ref_zero(be, g->dq);
+    ref_zero(be, g->dk);
+    ref_zero(be, g->dv);
     for (int seq = 0; seq < s.n_seq; seq++) {
-        int64_t begin = s.q_off[seq], end = s.q_off[seq + 1];
-        CHECK(begin == end || s.kv_len[seq] == end - begin,
-              "attn_bwd: sequence %d has %d keys, expected its own %lld rows", seq, (int)s.kv_len[seq],
-              (long long)(end - begin));
-        for (int p = 0; begin + (int64_t)p * KV_PAGE < end; p++)
-            CHECK(s.kv_page[(int64_t)seq * s.max_page + p] == begin + (int64_t)p * KV_PAGE,
-                  "attn_bwd: page %d of sequence %d is not its own rows", p, seq);
+        int64_t begin = s.q_off[seq], end = s.q_off[seq + 1], first = begin < end ? key_rows(s, seq, 0) : 0;
         for (int64_t i = begin; i < end; i++)
             for (int64_t h = 0; h < n_head; h++)
-                attend_bwd(&g, i, begin + keys_from(s, seq, (int)(i - begin)),
-                           begin + keys_end(s, seq, (int)(i - begin)), h, h / group * d_head, d_head);
+                attend_bwd(g, i, first + keys_from(s, seq, (int)(i - begin)),
+                           first + keys_end(s, seq, (int)(i - begin)), h, h / group * d_head, d_head);
     }
+}
+
+void ref_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
+                  Tensor v, AttnSeqs s, int d_head) {
+    const Grads g = {dq, dk, dv, d_o, o, lse, q, k, v};
+    check_grads("attn_bwd", &g, s, d_head);
+    ref_check("attn_bwd", "k", k, q.rows, k.cols);
+    for (int seq = 0; seq < s.n_seq; seq++) {
+        int64_t begin = s.q_off[seq], n = s.q_off[seq + 1] - begin;
+        CHECK(n == 0 || s.kv_len[seq] == n, "attn_bwd: sequence %d has %d keys, expected its own %lld rows", seq,
+              (int)s.kv_len[seq], (long long)n);
+        CHECK(n == 0 || key_rows(s, seq, 0) == begin, "attn_bwd: page 0 of sequence %d is not its own rows", seq);
+    }
+    backward(be, &g, s, d_head);
+}
+
+void ref_attn_part_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q,
+                       Tensor k, Tensor v, AttnSeqs s, int d_head) {
+    const Grads g = {dq, dk, dv, d_o, o, lse, q, k, v};
+    check_grads("attn_part_bwd", &g, s, d_head);
+    backward(be, &g, s, d_head);
 }

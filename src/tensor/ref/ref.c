@@ -32,6 +32,7 @@ static const BackendOps ops = {
     .gelu_bwd = ref_gelu_bwd,
     .attn_fwd = ref_attn_fwd,
     .attn_bwd = ref_attn_bwd,
+    .attn_part_bwd = ref_attn_part_bwd,
     .logprob_fwd = ref_logprob_fwd,
     .logprob_bwd = ref_logprob_bwd,
     .logprob_part_fwd = ref_logprob_part_fwd,
@@ -42,7 +43,7 @@ static const BackendOps ops = {
 };
 
 /* An entry added to the op table must be added here: ref defines every op but those that backend.h says may be NULL. */
-_Static_assert(sizeof(BackendOps) == 41 * sizeof(void *), "ref lacks an op of backend.h");
+_Static_assert(sizeof(BackendOps) == 42 * sizeof(void *), "ref lacks an op of backend.h");
 
 static bool ref_open(Backend *be, int device, const char *isa, Error *err) {
     (void)device;

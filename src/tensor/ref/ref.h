@@ -56,5 +56,7 @@ void ref_logprob_part_bwd(Backend *be, Tensor logits, const int32_t *target, Ten
 void ref_attn_fwd(Backend *be, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, AttnSeqs s, int d_head);
 void ref_attn_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
                   Tensor v, AttnSeqs s, int d_head);
+void ref_attn_part_bwd(Backend *be, Tensor dq, Tensor dk, Tensor dv, Tensor d_o, Tensor o, Tensor lse, Tensor q, Tensor k,
+                  Tensor v, AttnSeqs s, int d_head);
 
 #endif
