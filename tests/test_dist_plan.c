@@ -239,7 +239,7 @@ static void test_checkpoint_interval(void **state) {
 /* -- search */
 
 static PlanAsk ask_of(const char *gpu, const char *model, int gpus, int64_t seq, int64_t batch) {
-    return (PlanAsk){plan_gpu_find(gpu), plan_model_find(model), gpus, seq, batch, 0, 0, true, 1, 0};
+    return (PlanAsk){plan_gpu_find(gpu), plan_model_find(model), gpus, seq, batch, 0, 0, 0, true, 1, 0};
 }
 
 static void test_search_finds_what_fits(void **state) {

@@ -17,7 +17,7 @@ static void drop_rows(LogpBuf *buf) {
     arena_release(&buf->mem);
     free(buf->lp);
     free(buf->whole);
-    *buf = (LogpBuf){.parts = buf->parts};
+    *buf = (LogpBuf){.parts = buf->parts, .rows = buf->rows};
 }
 
 void logp_reserve(LogpBuf *buf, Backend *be, int n) {
