@@ -101,10 +101,11 @@ static void clear_changes(Str *out, const ResultSet *r) {
     static const struct {
         const char *measure, *words;
     } said[] = {{"harm", "harmful replies"}, {"refusal.benign", "refusals of harmless requests"}};
-    bool any = false;
+    bool any = false, compared = false;
     for (int i = 0; i < r->n; i++) {
         const Json *measures = json_get(r->item[i].json, "measures"), *systems = json_get(r->item[i].json, "systems");
         if (strcmp(r->item[i].kind, "comparison")) continue;
+        compared = true;
         const char *base = member_str(json_at(systems, 0), "system");
         for (int m = 0; m < json_len(measures); m++)
             for (int k = 0; k < COUNT_OF(said); k++) {
@@ -126,7 +127,12 @@ static void clear_changes(Str *out, const ResultSet *r) {
                 }
             }
     }
-    if (any) str_put(out, "</ul>\n");
+    if (any)
+        str_put(out, "</ul>\n");
+    else if (compared)
+        str_put(out,
+                "<p>On the same prompts no system clearly differs from the first in harm or in refusals of harmless "
+                "requests (after Holm’s correction).</p>\n");
 }
 
 void system_picture(Str *out, const Systems *s) {

@@ -8,6 +8,7 @@
 #include "eval/html.h"
 
 enum { WIDTH = 340, LEFT = 44, RIGHT = 330, TOP = 26, BOTTOM = 240, HEIGHT = 280 };
+enum { NAME_UP = 7, NAME_DOWN = 16, NAME_HIGH = 14, NAME_WIDE = 60 }; /* where a point's name stands, and its size */
 
 typedef struct {
     double lo, hi, from, to;
@@ -122,6 +123,17 @@ static void describe(Str *out, const SvgPoint *point, int n, const char *x_name,
     str_put(out, "</desc>\n");
 }
 
+/* Is a name above point i in the way: of the axis' own name, or of the name of an earlier point? */
+static bool crowded(const Axis *x, const Axis *y, const SvgPoint *point, int i) {
+    double px = place(x, point[i].x), py = place(y, point[i].y);
+    if (py - NAME_UP < TOP + NAME_HIGH / 2) return true;
+    for (int k = 0; k < i; k++)
+        if (shown(&point[k]) && fabs(place(y, point[k].y) - py) < NAME_HIGH &&
+            fabs(place(x, point[k].x) - px) < NAME_WIDE)
+            return true;
+    return false;
+}
+
 void svg_plane(Str *out, const char *title, const char *x_name, SvgUnit x_unit, const char *y_name, SvgUnit y_unit,
                const SvgPoint *point, int n) {
     Axis x = {INFINITY, -INFINITY, LEFT, RIGHT, x_unit}, y = {INFINITY, -INFINITY, BOTTOM, TOP, y_unit};
@@ -148,7 +160,7 @@ void svg_plane(Str *out, const char *title, const char *x_name, SvgUnit x_unit, 
         bar(out, px, place(&y, p->y_lo), px, place(&y, p->y_hi));
         str_printf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" class=\"dot\"/></g>", px, py);
         str_printf(out, "<text x=\"%.1f\" y=\"%.1f\" class=\"strong\" text-anchor=\"%s\">", left ? px - 9 : px + 9,
-                   py - 7, left ? "end" : "start");
+                   crowded(&x, &y, point, i) ? py + NAME_DOWN : py - NAME_UP, left ? "end" : "start");
         html_text(out, p->label);
         str_put(out, "</text>\n");
     }
