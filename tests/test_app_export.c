@@ -210,6 +210,8 @@ static void test_export_gguf(void **state) {
     fails("verify-export " MODEL " " OUT ".gguf", 3, "token 2 is '<|oser|>', expected '<|user|>'");
     OK(io_write_file(OUT ".gguf", s.s, s.n / 2, &err));
     fails("verify-export " MODEL " " OUT ".gguf", 3, "truncated");
+    succeeds("export " MODEL " " OUT ".gguf --to gguf"); /* half a GGUF file may go, nothing else */
+    fails("export " MODEL " " MODEL "/config.json --to gguf", 2, "config.json is there and no GGUF file");
     str_release(&s);
     fails("export " PM " " OUT ".gguf --to gguf", 2, "scoring model");
 }

@@ -400,6 +400,11 @@ static void test_against_ref(void **state) {
 /* -- training -------------------------------------------------------------------------------------------------------
  */
 
+static void count_piece(void *ud, const OptimPiece *p) {
+    (void)p;
+    ++*(int *)ud;
+}
+
 static void check_frozen(Backend *be, const ModelConfig *c) {
     Error err = {0};
     LoraNet l;
@@ -423,12 +428,10 @@ static void check_frozen(Backend *be, const ModelConfig *c) {
     assert_memory_equal(before, after, n * sizeof *before);
     assert_true(distance(last + n, first + n, n_adapter - n) > 0.1);
     assert_int_equal(n_adapter - n, adapter_params(l.a));
-    OK(optim_save(o, DIR "_optim.safetensors", &err)); /* moments of what is trained and of nothing else */
-    StFile f;
-    OK(st_open(&f, DIR "_optim.safetensors", &err));
+    int n_state = 0; /* moments of what is trained and of nothing else */
+    optim_visit(o, count_piece, &n_state);
     int per = be->dtype == DTYPE_BF16 ? 3 : 2, pairs = c->family == FAMILY_GPT2 ? 2 * 10 : c->n_layer * 14;
-    assert_int_equal(f.n, per * pairs + 1);
-    st_close(&f);
+    assert_int_equal(n_state, per * pairs);
     free(before), free(first), free(after), free(last);
     optim_close(o);
     acts_close(a);

@@ -1,4 +1,5 @@
 /* dikast export: a model folder in the form another program loads. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,8 +46,20 @@ static bool write_hf(const OpenModel *m, const Args *a, int dtype, Error *err) {
     return args_int(a, &command_export, "--shard", 0, 1, INT64_MAX, &o.shard, err) && export_hf(m, a->arg[1], &o, err);
 }
 
+/* Anything else under that name was named by mistake. */
+static bool may_become_gguf(const char *path, Error *err) {
+    char begin[4] = {0};
+    FILE *f = fopen(path, "rb");
+    if (!f) return true;
+    size_t n = fread(begin, 1, sizeof begin, f);
+    fclose(f);
+    return n == 0 || (n == sizeof begin && !memcmp(begin, "GGUF", sizeof begin)) ||
+           error_set(err, ERR_CONFIG, "%s is there and no GGUF file: name another, or remove it", path);
+}
+
 static bool write_gguf(const OpenModel *m, const Args *a, int dtype, Error *err) {
     GgufType type = dtypes[dtype >= 0 ? dtype : 0].type;
+    if (!may_become_gguf(a->arg[1], err)) return false;
     return export_gguf(m, a->arg[1], type, args_flag(a, &command_export, "--pre"), a->log, err);
 }
 

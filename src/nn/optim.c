@@ -4,7 +4,6 @@
 
 #include "dist/agree.h"
 #include "nn/regroup.h"
-#include "nn/safetensors.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -60,7 +59,7 @@ double schedule_factor(const Schedule *c, int64_t s) {
  */
 
 typedef struct {
-    char *name; /* "<net>.<name>" */
+    char *name; /* in its net */
     int net;
     Tensor w, dw;
     ParamInfo whole;    /* sizes, where w begins, order; its name is not kept */
@@ -99,7 +98,7 @@ static void collect(void *ud, int index, const ParamInfo *p) {
     for (int i = 0; i < o->n_param; i++)
         if (o->param[i].w.data == p->w.data) return; /* nets may share a trunk; its parameters are updated once */
     OptimParam *q = &o->param[o->n_param++];
-    *q = (OptimParam){.name = heap_printf(&o->names, "%d.%s", job->net, p->name), .lr_scale = job->lr_scale};
+    *q = (OptimParam){.name = heap_printf(&o->names, "%s", p->name), .lr_scale = job->lr_scale};
     q->whole = *p, q->whole.name = NULL;
     q->w = p->w, q->dw = p->dw, q->decay = p->decay, q->net = job->net;
 }
@@ -352,16 +351,7 @@ OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
 /* -- state ----------------------------------------------------------------------------------------------------------
  */
 
-static const char updates_name[] = "updates";
-
-typedef struct {
-    const Optim *o;
-    const StOut *out;
-    int *state; /* as out: STATES * parameter + kind */
-} SaveJob;
-
 enum { STATES = 3 };
-static const char state_kind[STATES] = {'m', 'v', 'w'};
 
 /* A parameter's tensors of state: moments, and the master of BF16 weights; empty where there is none. */
 static Tensor state_of(const OptimParam *p, int k) { return k == 0 ? p->m : k == 1 ? p->v : p->master; }
@@ -371,7 +361,7 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
     for (int i = 0; i < STATES * o->n_param; i++) {
         const OptimParam *p = &o->param[i / STATES];
         const ParamInfo *w = &p->whole;
-        OptimPiece piece = {.net = p->net, .name = strchr(p->name, '.') + 1, .kind = kind[i % STATES]};
+        OptimPiece piece = {.net = p->net, .name = p->name, .kind = kind[i % STATES]};
         piece.rows = w->rows, piece.cols = w->cols, piece.row = w->row + p->row, piece.col = w->col;
         piece.share = param_divided(w), piece.t = state_of(p, i % STATES);
         if (!tensor_empty(piece.t)) fn(ud, &piece);
@@ -379,103 +369,3 @@ void optim_visit(const Optim *o, OptimVisitor *fn, void *ud) {
 }
 
 void optim_resume(Optim *o, int64_t updates) { o->updates = updates; }
-
-/* What of them the whole parameter has. */
-static bool has_state(const Optim *o, const OptimParam *p, int k) { return k < 2 || p->w.dtype != o->be->real; }
-
-static int count_states(const Optim *o) {
-    int n = 0;
-    for (int i = 0; i < STATES * o->n_param; i++) n += has_state(o, &o->param[i / STATES], i % STATES);
-    return n;
-}
-
-static void get_rows(Backend *be, void *host, Tensor t) {
-    if (tensor_empty(t)) return;
-    if (t.dtype == DTYPE_F64)
-        tensor_get(be, host, t);
-    else
-        tensor_get_f32(be, host, t);
-}
-
-/* Bits as they are: F32 in cpu, F64 in ref. One tensor at a time, so that a state costs no memory. */
-static bool put_state(void *ud, const StOut *t, Writer *w, Error *err) {
-    SaveJob *job = ud;
-    const Optim *o = job->o;
-    int index = job->state[t - job->out];
-    void *host = mem_alloc(t->bytes);
-    get_rows(o->be, host, state_of(&o->param[index / STATES], index % STATES));
-    bool ok = writer_put(w, host, t->bytes, err);
-    free(host);
-    return ok;
-}
-
-bool optim_save(const Optim *o, const char *path, Error *err) {
-    CHECK(!sharded(o), "a divided state has no file of one rank");
-    Heap heap = {0};
-    int n = count_states(o) + 1, at = 0;
-    StOut *out = mem_alloc((size_t)n * sizeof *out);
-    SaveJob job = {o, out, mem_alloc((size_t)n * sizeof *job.state)};
-    DType real = o->be->real;
-    for (int i = 0; i < STATES * o->n_param; i++) {
-        const OptimParam *p = &o->param[i / STATES];
-        if (!has_state(o, p, i % STATES)) continue;
-        job.state[at] = i;
-        out[at] = (StOut){.dtype = dtype_name(real), .n_dim = 2, .dim = {p->w.rows, p->w.cols}};
-        out[at].name = heap_printf(&heap, "%s.%c", p->name, state_kind[i % STATES]);
-        out[at].bytes = (size_t)tensor_count(p->w) * dtype_bytes(real);
-        at++;
-    }
-    out[at] = (StOut){.name = updates_name, .dtype = "I64", .n_dim = 1, .dim = {1}, .data = &o->updates, .bytes = 8};
-    bool ok = st_write_with(path, out, n, put_state, &job, err);
-    heap_release(&heap);
-    free(job.state);
-    free(out);
-    return ok;
-}
-
-static bool load_moment(Optim *o, const StFile *f, const OptimParam *p, int k, bool store, Error *err) {
-    char full[256];
-    Tensor t = state_of(p, k);
-    DType real = o->be->real;
-    snprintf(full, sizeof full, "%s.%c", p->name, state_kind[k]);
-    const StEntry *e = st_find(f, full);
-    if (!e) return error_set(err, ERR_FORMAT, "tensor '%s' is missing", full);
-    if (strcmp(e->dtype, dtype_name(real)) != 0 || e->n_dim != 2 || e->dim[0] != p->w.rows || e->dim[1] != p->w.cols)
-        return error_set(err, ERR_FORMAT, "tensor '%s': expected %s of shape [%lld, %lld]", full, dtype_name(real),
-                         (long long)p->w.rows, (long long)p->w.cols);
-    if (!store || tensor_empty(t)) return true;
-    size_t row_bytes = (size_t)p->w.cols * dtype_bytes(real);
-    void *host = mem_alloc((size_t)p->n_row * row_bytes); /* aligned, which the mapping need not be */
-    memcpy(host, (const unsigned char *)e->data + (size_t)p->row * row_bytes, (size_t)p->n_row * row_bytes);
-    if (t.dtype == DTYPE_F64)
-        tensor_set(o->be, t, host);
-    else
-        tensor_set_f32(o->be, t, host);
-    free(host);
-    return true;
-}
-
-/* Checks everything before it stores anything: a refused file leaves the optimizer as it was. */
-static bool load_state(Optim *o, const StFile *f, Error *err) {
-    const StEntry *t = st_find(f, updates_name);
-    if (!t || strcmp(t->dtype, "I64") != 0 || t->bytes != 8)
-        return error_set(err, ERR_FORMAT, "tensor '%s' is missing or not one I64", updates_name);
-    int n = count_states(o) + 1;
-    if (f->n != n) return error_set(err, ERR_FORMAT, "%d tensors, expected %d: state of another net", f->n, n);
-    for (int store = 0; store < 2; store++) {
-        for (int i = 0; i < STATES * o->n_param; i++) {
-            const OptimParam *p = &o->param[i / STATES];
-            if (has_state(o, p, i % STATES) && !load_moment(o, f, p, i % STATES, store, err)) return false;
-        }
-    }
-    memcpy(&o->updates, t->data, sizeof o->updates);
-    return true;
-}
-
-bool optim_load(Optim *o, const char *path, Error *err) {
-    StFile f;
-    if (!st_open(&f, path, err)) return false;
-    bool ok = load_state(o, &f, err);
-    st_close(&f);
-    return ok || error_wrap(err, "%s", path);
-}

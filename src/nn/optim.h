@@ -63,8 +63,5 @@ typedef struct {
 typedef void OptimVisitor(void *ud, const OptimPiece *p);
 void optim_visit(const Optim *o, OptimVisitor *fn, void *ud);
 void optim_resume(Optim *o, int64_t updates);
-/* Moments, F32 masters of BF16 weights and t, as safetensors "<net>.<name>.m/.v/.w", of one rank. Loading is strict. */
-bool optim_save(const Optim *o, const char *path, Error *err);
-bool optim_load(Optim *o, const char *path, Error *err);
 
 #endif
