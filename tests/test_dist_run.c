@@ -147,25 +147,30 @@ static void test_rows(void **state) {
     all_equal("group", grpo, COUNT_OF(grpo));
 }
 
-/* A model that is imported is cut into parts when its vocabulary has grown. */
+/* A model that is imported is read in parts, or cut into them when its vocabulary has grown. */
 static void test_stages_import(void **state) {
     (void)state;
-    PipelineResult *r = mem_alloc(3 * sizeof *r);
+    PipelineResult *r = mem_alloc(5 * sizeof *r);
     char path[700], want[65], got[65];
     Error err = {0};
     assert_ok(run_to(&r[0], "import0", "pretrain", (const char *const[]){"model.n_layer=3", NULL}, &err), err);
     snprintf(path, sizeof path, "model.path=%s/model", help_stage(&r[0], "pretrain")->dir);
-    const char *const how[][4] = {{path, NULL}, {path, "dist.ranks=2", "dist.pp=2", NULL}};
+    const char *const how[][5] = {{path, NULL},
+                                  {path, "dist.ranks=2", "dist.pp=2", NULL},
+                                  {path, "dist.ranks=2", "dist.tp=2", NULL},
+                                  {path, "dist.ranks=4", "dist.tp=2", "dist.pp=2", NULL}};
     for (int k = 0; k < COUNT_OF(how); k++) {
         char out[16];
         snprintf(out, sizeof out, "import%d", k + 1);
         assert_ok(run_to(&r[k + 1], out, "pretrain", how[k], &err), err);
     }
-    help_sha(want, help_stage(&r[1], "pretrain")->dir, "model/model.safetensors");
-    help_sha(got, help_stage(&r[2], "pretrain")->dir, "model/model.safetensors");
-    assert_string_equal(want, got);
+    for (int k = 1; k < COUNT_OF(how); k += 2) { /* of one tp each */
+        help_sha(want, help_stage(&r[k], "pretrain")->dir, "model/model.safetensors");
+        help_sha(got, help_stage(&r[k + 1], "pretrain")->dir, "model/model.safetensors");
+        assert_string_equal(want, got);
+    }
     assert_false(
-        run_to(&r[2], "import3", "pretrain", (const char *const[]){path, "dist.ranks=4", "dist.pp=4", NULL}, &err));
+        run_to(&r[2], "import9", "pretrain", (const char *const[]){path, "dist.ranks=4", "dist.pp=4", NULL}, &err));
     assert_non_null(strstr(err.msg, "dist.pp 4: this model has 3 layers"));
     free(r);
 }

@@ -36,12 +36,14 @@ static inline CommTimes mesh_times(const Mesh *m) {
 }
 /* Ranks hold parts of models, not whole ones. */
 static inline bool mesh_divides(const Mesh *m) { return m && m->size.tp * m->size.pp > 1; }
-/* The same ranks where nothing is divided into stages, as generation has it: each holds all layers of its share. It has no group dp. */
+/* The same ranks as generation has them, tp and replicas: each holds all layers of its share, and works on whole rows. It has no group
+ * dp. */
 static inline Mesh mesh_share(const Mesh *m) {
     Mesh s = *m;
-    s.size.dp *= s.size.pp, s.at.dp = s.at.pp + s.size.pp * s.at.dp;
-    s.size.pp = 1, s.at.pp = 0;
-    s.pp = s.ends = s.dp = NULL;
+    s.at.dp = s.at.cp + s.size.cp * (s.at.pp + s.size.pp * s.at.dp);
+    s.size.dp *= s.size.cp * s.size.pp;
+    s.size.cp = s.size.pp = 1, s.at.cp = s.at.pp = 0;
+    s.cp = s.pp = s.ends = s.dp = NULL;
     return s;
 }
 static inline bool mesh_leads(const Mesh *m) { return !m || comm_rank(m->world) == 0; }

@@ -4,7 +4,11 @@
  * Continuous batching: requests enter as slots and pages free up; prefill is cut into pieces that share a pass with decode
  * rows. Requests whose prompts begin alike share the full pages of the common beginning (found by the hash of its tokens
  * and the trunk's version) and copy the rest of it from a running one: many replies to one prompt compute it once. id keys the random numbers; on CPU F32 no result depends on what was shared, on slots or on who
- * else was generated. Borrowed Net; weights may change between calls (caches are dropped by version). */
+ * else was generated. Borrowed Net; weights may change between calls (caches are dropped by version).
+ *
+ * A net may be this rank's share of one (all layers; nn/model_part.h). Then every rank of its tensor-parallel group opens the same engines and
+ * makes the same calls, hooks saying the same everywhere, and gets the same results; calls fail on all of them or on none, and the
+ * first that is asked to stop stops all. Or one rank does, and the others follow (engine/lead.h). */
 #ifndef DIKAST_ENGINE_ENGINE_H
 #define DIKAST_ENGINE_ENGINE_H
 

@@ -9,8 +9,8 @@
  *   dpo              no rollouts: pairs, see obj.h; here only its rollouts to look at (rollout.h)
  *
  * One loop: the methods differ in rl_methods[], where advantages come from (advantage.c), and in the value net, which only PPO
- * has. Ranks of a mesh share an update: each generates and scores the replies to some of its prompts (whole groups), all get all
- * of them; of a minibatch each computes some of the forward passes. Records are rank 0's.
+ * has. Ranks of a mesh share an update: each (of shares: each tensor-parallel group together) generates and scores the replies to some
+ * of its prompts (whole groups), all get all of them; of a minibatch each computes some of the forward passes. Records are rank 0's.
  *
  * The log-probs of the rollout are the old log-probs; in the first minibatch after a rollout ratio 1 is asserted bitwise
  * (doctor). Policy and value are nets of their own with one optimizer: joint gradient norm; the value loss times c_v. */
