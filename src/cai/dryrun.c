@@ -1,6 +1,7 @@
 #include "cai/dryrun.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,8 @@ typedef struct {
     const RunConfig *cfg;
     const PipelineResult *keys;
     const Backend *be;
-    Comm **world; /* (ranks), of which nobody calls anything */
+    Comm **world; /* (ranks), of which nobody calls anything once groups are split off, */
+    Mesh *mesh;   /* (ranks) by those who hold parts of models; else NULL */
     int ranks;
     ModelConfig shape;
     const char *input[STAGE_MAX_NEEDS]; /* nothing is read */
@@ -69,10 +71,11 @@ typedef struct {
     Net net;
 } DryNet;
 
-static bool net_open(DryNet *n, DryBackend *be, const ModelConfig *c, HeadKind kind, int n_out, bool grads,
-                     Error *err) {
+/* mesh: the rank has its part of it; NULL: all. */
+static bool net_open(DryNet *n, DryBackend *be, const ModelConfig *c, const Mesh *mesh, HeadKind kind, int n_out,
+                     bool grads, Error *err) {
     *n = (DryNet){0};
-    if (!model_init(&n->m, &be->be, c, 0, grads, err)) return false;
+    if (!model_init_on(&n->m, &be->be, c, mesh, 0, grads, err)) return false;
     if (!head_init(&n->h, &n->m, kind, n_out, 0, grads, err)) {
         model_release(&n->m);
         return false;
@@ -110,6 +113,42 @@ static bool slice_bytes(size_t *out, DryBackend *be, Net net, Error *err) {
     return true;
 }
 
+/* Bytes of the moments and masters. */
+static bool moments(size_t *out, DryBackend *be, const Net *net, int n_net, OptimConfig o, const Mesh *mesh, bool shard,
+                    Error *err) {
+    Optim *optim;
+    size_t before = be->live;
+    o.mesh = mesh, o.shard = shard;
+    if (!optim_open(&optim, net, NULL, n_net, &o, err)) return false;
+    *out = be->live - before;
+    optim_close(optim);
+    return true;
+}
+
+/* Parts are put together when they are trained, beside them; then the whole net is measured, by one rank, if at all. */
+static bool rehearse_whole(StageNeed *n, DryBackend *be, const TrainShape *s, DryNet *part, Error *err) {
+    DryNet whole;
+    LogpBuf logp = {0};
+    Acts *acts = NULL;
+    Arena mem = {0};
+    Tensor slice;
+    bool ok = net_open(&whole, be, &s->shape, NULL, s->kind, s->n_out, false, err);
+    size_t both = be->live;
+    net_close(part);
+    if (!ok) return false;
+    if (s->logp) logp_reserve(&logp, &be->be, head_slice_rows(whole.net));
+    ok = acts_open(&acts, &whole.m, s->max_tok, s->max_row, KEEP_NONE, err) &&
+         head_slice_open(&mem, &slice, whole.net, err);
+    size_t most = both > be->live ? both : be->live;
+    n->at_most |= be->live > both && be->live > n->device;
+    if (most > n->device) n->other += most - n->device, n->device = most;
+    arena_release(&mem);
+    acts_close(acts);
+    logp_release(&logp);
+    net_close(&whole);
+    return ok;
+}
+
 /* What is open already (frozen nets) counts as other. */
 static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const StageCtx *ctx, Error *err) {
     DryNet net;
@@ -119,19 +158,21 @@ static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const St
     Objective obj = {.name = n->stage, .row_group = 1, .max_tok = s->max_tok, .max_row = s->max_row};
     size_t slice = 0, frozen = be->live, nets, opened, logits;
     stage_train_config(&c, ctx, s->keys, 0);
-    if (!net_open(&net, be, &s->shape, s->kind, s->n_out, true, err)) return false;
+    if (!net_open(&net, be, &s->shape, ctx->mesh, s->kind, s->n_out, true, err)) return false;
+    logp_of(&logp, net.net);
     nets = be->live;
-    bool ok = slice_bytes(&slice, be, net.net, err) && trainer_open(&t, net.net, &c, &obj, NULL, NULL, err);
+    bool last = net.m.part.last; /* who has the head */
+    bool ok = moments(&n->optimizer, be, &net.net, 1, c.optim, c.mesh, c.shard, err) &&
+              (!last || slice_bytes(&slice, be, net.net, err)) && trainer_open(&t, net.net, &c, &obj, NULL, NULL, err);
     opened = be->live;
-    if (ok && s->logp) logp_reserve(&logp, &be->be, head_slice_rows(net.net));
+    if (ok && s->logp && last) logp_reserve(&logp, &be->be, head_slice_rows(net.net));
     logits = be->live - opened;
     ok = ok && trainer_rehearse(t, err);
     if (ok) {
         n->weights += weight_bytes(&net);
         n->gradients += grad_bytes(&net);
-        n->activations = acts_bytes(&net.m, s->max_tok, s->max_row, c.keep);
+        n->activations = opened - nets - n->optimizer - slice;
         n->sums = be->live - opened - logits;
-        n->optimizer = opened - nets - n->activations - slice;
         n->other = frozen + slice + logits;
         n->device = be->live;
         n->parameters = model_config_params(&s->shape);
@@ -140,9 +181,13 @@ static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const St
         n->flops = n->tokens * (6 * (double)model_config_matmul_params(&s->shape) +
                                 6.0 * s->shape.n_layer * s->shape.d_model * s->shape.max_seq);
     }
-    logp_release(&logp);
     trainer_close(t);
-    net_close(&net);
+    bool parts = !model_is_whole(&net.m);
+    if (ok && parts)
+        ok = rehearse_whole(n, be, s, &net, err);
+    else
+        net_close(&net);
+    logp_release(&logp);
     return ok;
 }
 
@@ -212,12 +257,12 @@ static bool rl_open(RlNets *r, DryBackend *be, const Dry *d, Error *err) {
     ModelConfig pm = pm_shape(d);
     EngineConfig score = {.max_batch_tok = (int)c->rl.t.micro_tokens}, look = {.share_prefix = true};
     bool value = rl_methods[c->rl.method].value, guard = c->rl.guard.every > 0 && rl_methods[c->rl.method].rollouts;
-    return net_open(&r->policy, be, &d->shape, HEAD_LM, d->shape.n_vocab, true, err) &&
-           net_open(&r->reference, be, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
-           (!value || net_open(&r->value, be, &pm, HEAD_SCORE, 1, true, err)) &&
-           net_open(&r->pm, be, &pm, HEAD_SCORE, 1, false, err) &&
+    return net_open(&r->policy, be, &d->shape, NULL, HEAD_LM, d->shape.n_vocab, true, err) &&
+           net_open(&r->reference, be, &d->shape, NULL, HEAD_LM, d->shape.n_vocab, false, err) &&
+           (!value || net_open(&r->value, be, &pm, NULL, HEAD_SCORE, 1, true, err)) &&
+           net_open(&r->pm, be, &pm, NULL, HEAD_SCORE, 1, false, err) &&
            open_engine(&r->scorer, &r->pm, &score, false, err) &&
-           (!guard || (net_open(&r->judge, be, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
+           (!guard || (net_open(&r->judge, be, &d->shape, NULL, HEAD_LM, d->shape.n_vocab, false, err) &&
                        open_engine(&r->guard, &r->judge, &look, true, err)));
 }
 
@@ -229,19 +274,6 @@ static void rl_close(RlNets *r) {
     net_close(&r->value);
     net_close(&r->reference);
     net_close(&r->policy);
-}
-
-static bool moments(size_t *out, DryBackend *be, const PpoConfig *c, const PpoSetup *s, Error *err) {
-    const Net nets[2] = {s->policy, s->value};
-    OptimConfig o = c->optim;
-    Optim *optim;
-    size_t before = be->live;
-    o.mesh = c->mesh;
-    o.shard = c->shard;
-    if (!optim_open(&optim, nets, NULL, s->value.trunk ? 2 : 1, &o, err)) return false;
-    *out = be->live - before;
-    optim_close(optim);
-    return true;
 }
 
 static bool plan_ppo(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx *ctx, Error *err) {
@@ -261,7 +293,9 @@ static bool plan_ppo(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx 
         PpoSetup s = {.policy = r.policy.net, .reference = r.reference.net, .value = r.value.net, .prompt = &prompt};
         s.n_prompt = 1, s.end_id = 0, s.score_sd = 1, s.score = ppo_score_pm, s.mix = &mix;
         size_t frozen = be->live;
-        ok = moments(&n->optimizer, be, &c, &s, err) && ppo_rehearse(&c, &s, err);
+        const Net nets[2] = {s.policy, s.value};
+        ok = moments(&n->optimizer, be, nets, s.value.trunk ? 2 : 1, c.optim, c.mesh, c.shard, err) &&
+             ppo_rehearse(&c, &s, err);
         n->weights = weight_bytes(&r.policy) + weight_bytes(&r.value);
         n->gradients = grad_bytes(&r.policy) + grad_bytes(&r.value);
         n->activations = acts_bytes(&r.policy.m, c.max_tok, c.max_tok, c.keep);
@@ -299,6 +333,7 @@ static bool plan_rank(StageNeed *n, const Dry *d, int which, int rank, Error *er
     DryBackend be;
     Mesh mesh = {.size = {1, 1, 1, d->ranks}, .at = {0, 0, 0, rank}};
     if (d->ranks > 1) mesh.world = mesh.dp = d->world[rank];
+    if (d->mesh) mesh = d->mesh[rank];
     StageCtx ctx = ctx_of(d, stage_find(n->stage), d->ranks > 1 ? &mesh : NULL);
     dry_begin(&be, d->be);
     ctx.be = &be.be;
@@ -314,9 +349,9 @@ static bool plan_stage(StageNeed *n, const Dry *d, int which, Error *err) {
         if (r == 0 || one.device > n->device) *n = one;
     }
     if (n->unknown || !n->trains) return true;
-    size_t state = n->weights + n->optimizer;
-    n->host = d->cfg->ckpt.async ? state / (size_t)d->ranks : 0; /* ranks write a part each */
-    n->disk = (double)n->weights + (double)state * (double)(d->cfg->ckpt.keep + 1);
+    size_t state = n->weights + n->optimizer, parts = (size_t)(d->cfg->dist.tp * d->cfg->dist.pp);
+    n->host = d->cfg->ckpt.async ? state / ((size_t)d->ranks / parts) : 0; /* ranks write a part each */
+    n->disk = (double)parts * ((double)n->weights + (double)state * (double)(d->cfg->ckpt.keep + 1));
     if (n->flops > 0 && d->out->flops_s > 0) n->seconds = n->flops / d->out->flops_s / d->ranks;
     return true;
 }
@@ -330,7 +365,7 @@ static bool plan_all(const Dry *d, Error *err) {
         snprintf(n->dir, sizeof n->dir, "%s", r->dir);
         if (!n->trains || n->done) continue;
         if (stage_lora_of(d->cfg, r->name)) n->unknown = "adapters";
-        if (d->cfg->dist.tp * d->cfg->dist.pp > 1) n->unknown = "parts of models (dist.tp, dist.pp)";
+        if (d->mesh && !strcmp(r->name, "rl")) n->unknown = "policy and value net in parts (dist.tp, dist.pp)";
         for (int k = 0; k < COUNT_OF(planned) && !n->unknown; k++)
             if (!strcmp(planned[k].stage, r->name) && !plan_stage(n, d, k, err)) return false;
     }
@@ -371,6 +406,47 @@ static double measure_rate(Backend *be, const ModelConfig *c) {
     return took > 0 ? flops / took : 0;
 }
 
+typedef struct {
+    Dry *d;
+    int rank;
+    bool ok;
+    Error err;
+    pthread_t thread;
+} MeshJob;
+
+static void *open_mesh(void *arg) {
+    MeshJob *j = arg;
+    const RunConfig *c = j->d->cfg;
+    j->ok = mesh_open(&j->d->mesh[j->rank], j->d->world[j->rank], NULL, (int)c->dist.tp, 1, (int)c->dist.pp, &j->err);
+    return NULL;
+}
+
+/* Groups of a layout are split off by all ranks at once. */
+static bool open_meshes(Dry *d, Error *err) {
+    int n = d->ranks, one = (int)(d->cfg->dist.tp * d->cfg->dist.pp), begun = 0;
+    if (one == 1) return true;
+    if (n % one)
+        return error_set(err, ERR_CONFIG, "dist.tp %lld and dist.pp %lld: %d rank%s cannot be divided so",
+                         (long long)d->cfg->dist.tp, (long long)d->cfg->dist.pp, n, n > 1 ? "s" : "");
+    MeshJob *job = mem_alloc((size_t)n * sizeof *job);
+    bool ok = true;
+    d->mesh = mem_alloc((size_t)n * sizeof *d->mesh);
+    while (ok && begun < n) {
+        job[begun] = (MeshJob){.d = d, .rank = begun};
+        ok = pthread_create(&job[begun].thread, NULL, open_mesh, &job[begun]) == 0;
+        if (ok) begun++;
+    }
+    if (!ok) {
+        error_set(err, ERR_STATE, "no thread for rank %d of %d", begun, n);
+        comm_abort(d->world[0], err); /* those that have begun wait for it */
+    }
+    for (int r = 0; r < begun; r++) pthread_join(job[r].thread, NULL);
+    for (int r = 0; r < begun && ok; r++)
+        if (!job[r].ok) ok = false, *err = job[r].err;
+    free(job);
+    return ok;
+}
+
 static void count_ranks(Dry *d) {
     RankPlace p = ranks_environment();
     d->ranks = p.size > 1 ? p.size : d->cfg->dist.ranks > 1 ? (int)d->cfg->dist.ranks : 1;
@@ -388,7 +464,7 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
     d.world = mem_alloc((size_t)d.ranks * sizeof *d.world);
     bool ok = pipeline_check(keys, cfg, conf_path, err) && pipeline_backend(&pool, &be, cfg, err);
     d.be = be;
-    ok = ok && (d.ranks == 1 || comm_open_threads(d.world, d.ranks, err)) && find_shape(&d);
+    ok = ok && (d.ranks == 1 || comm_open_threads(d.world, d.ranks, err)) && open_meshes(&d, err) && find_shape(&d);
     if (ok) {
         snprintf(out->backend, sizeof out->backend, "%s", be->op->name);
         out->flops_s = measure_rate(be, &d.shape);
@@ -398,6 +474,7 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
     }
     for (int r = 0; r < d.ranks; r++) comm_close(d.world[r]);
     free(d.world);
+    free(d.mesh);
     backend_close(be);
     pool_close(pool);
     free(keys);

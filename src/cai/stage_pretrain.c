@@ -63,7 +63,7 @@ static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error 
 
 static bool open_net(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
     const RunConfig *c = ctx->cfg;
-    bool ok, parts = trains(c) && ctx->mesh && ctx->mesh->size.pp > 1;
+    bool ok, parts = trains(c) && mesh_divides(ctx->mesh);
     *n = (StageNet){0};
     if (c->model.path[0]) { /* parts are cut when new rows are in */
         bool grads = trains(c) && !parts;
@@ -110,7 +110,7 @@ static bool train_on(const StageCtx *ctx, StageNet *n, const StageText *text, Ro
     Objective obj;
     bool masked = c->pretrain.objective == 1;
     bool ok = masked ? obj_mlm_open(&o, &obj, &set, max_tok, ctx->seed, text->chat.id[SENT_MASK], SENT_COUNT,
-                                    n->m.cfg.n_vocab, c->pretrain.mask_rate, err)
+                                    n->m.whole.n_vocab, c->pretrain.mask_rate, err)
                      : obj_lm_open(&o, &obj, &set, max_tok, ctx->seed, err);
     double held_loss = NAN;
     ok = ok && (!trains(c) || stage_train(ctx, n->net, &c->pretrain.t, &obj, obj_lm_packs(o, 0), err)) &&

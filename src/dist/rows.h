@@ -23,7 +23,8 @@ typedef struct {
     int64_t *sent, *comes;      /* (t) */
 } RowRoom;
 
-/* Room for sums and gatherings of up to n rows; in an arena of be->mem, measuring or real. */
+/* Room for sums and gatherings of up to n rows, of which no rank owns more than rows_most(n, t); in an arena of be->mem, measuring
+ * or real. */
 void rows_place(RowRoom *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols);
 void rows_open(RowRoom *w, Comm *c);    /* once placed in real memory; c: of t ranks */
 void rows_release(RowRoom *w);

@@ -38,7 +38,6 @@ void logp_reserve(LogpBuf *buf, Backend *be, int n) {
 
 void logp_of(LogpBuf *buf, Net net) {
     Comm *group = head_divided(net) ? net.trunk->part.tp_group : NULL;
-    CHECK(!group || net.trunk->be->op->logprob_part_fwd, "backend %s has no divided outputs", net.trunk->be->op->name);
     if (group != buf->group) logp_release(buf);
     buf->group = group;
     buf->begin = head_begin(net);
