@@ -128,7 +128,7 @@ typedef struct {
     int64_t tok[5], row[5];    /* of a micro-batch: whose its tokens and its chosen rows are */
 } Traffic;
 
-/* Everybody's parts of n_r columns go to rank r; or what it has to everybody else (dist/rows.h). */
+/* Everybody's parts of n_r columns go to rank r; or what it has to everybody else (dist/rowshare.h). */
 static void summed(Traffic *f, const int64_t *cut, int64_t cols) {
     for (int r = 0; r < f->t; r++) {
         f->sum[r].calls++;

@@ -5,7 +5,7 @@
 #include "dist_help.h"
 
 #include "base/rng.h"
-#include "dist/rows.h"
+#include "dist/rowshare.h"
 
 enum { MOST = 11, COLS = 5 };
 
@@ -33,7 +33,7 @@ typedef struct {
     Backend *be;
     Pool *pool;
     Arena mem;
-    RowRoom room;
+    RowShare room;
     Tensor part, all, half;
 } Opened;
 
@@ -41,7 +41,7 @@ static void place(Opened *o, Arena *mem, int t) {
     o->part = tensor_place(mem, o->be->real, MOST, COLS);
     o->all = tensor_place(mem, o->be->real, MOST, COLS);
     o->half = tensor_place(mem, DTYPE_BF16, MOST, COLS);
-    rows_place(&o->room, mem, o->be, t, MOST, COLS);
+    rowshare_place(&o->room, mem, o->be, t, MOST, COLS);
 }
 
 static bool open_rank(Opened *o, const char *backend, Comm *c, Error *err) {
@@ -52,12 +52,12 @@ static bool open_rank(Opened *o, const char *backend, Comm *c, Error *err) {
     place(o, &measure, comm_size(c));
     if (!arena_init(&o->mem, "rows", o->be->mem, measure.used, err)) return false;
     place(o, &o->mem, comm_size(c));
-    rows_open(&o->room, c);
+    rowshare_open(&o->room, c);
     return true;
 }
 
 static void close_rank(Opened *o) {
-    rows_release(&o->room);
+    rowshare_release(&o->room);
     arena_release(&o->mem);
     backend_close(o->be);
     pool_close(o->pool);
@@ -69,13 +69,13 @@ static void sum_and_gather(Rank *r, Opened *o, const Case *c) {
     Tensor part = tensor_rows(o->part, 0, n), all = tensor_rows(o->all, 0, n);
     for (int64_t i = 0; i < n * COLS; i++) x[i] = value(r->rank, i);
     tensor_set(o->be, part, x);
-    Tensor sum = rows_sum(&o->room, part, c->cut, "test.sum");
+    Tensor sum = rowshare_sum(&o->room, part, c->cut, "test.sum");
     expect(r, sum.rows == own && sum.cols == COLS);
     tensor_get(o->be, x, sum);
     for (int64_t i = 0; i < own * COLS; i++) expect(r, x[i] == c->sum[first * COLS + i]);
     tensor_get(o->be, x, part);
     for (int64_t i = 0; i < n * COLS; i++) expect(r, x[i] == value(r->rank, i));
-    rows_gather(&o->room, all, sum, c->cut, "test.gather");
+    rowshare_gather(&o->room, all, sum, c->cut, "test.gather");
     tensor_get(o->be, x, all);
     for (int64_t i = 0; i < n * COLS; i++) expect(r, x[i] == c->sum[i]);
     CommCount sent = comm_count(r->world, COMM_ALL_TO_ALL), back = comm_count(r->world, COMM_ALL_GATHER);
@@ -88,10 +88,10 @@ static void sum_and_gather(Rank *r, Opened *o, const Case *c) {
 static void gather_half(Rank *r, Opened *o, const Case *c) {
     int64_t n = c->cut[r->size], first = c->cut[r->rank], own = c->cut[r->rank + 1] - first;
     double x[MOST * COLS];
-    Tensor half = rows_spare(&o->room, DTYPE_BF16, own), all = tensor_rows(o->half, 0, n);
+    Tensor half = rowshare_spare(&o->room, DTYPE_BF16, own), all = tensor_rows(o->half, 0, n);
     for (int64_t i = 0; i < own * COLS; i++) x[i] = (double)(first * COLS + i);
     if (own > 0) tensor_set(o->be, half, x);
-    rows_gather(&o->room, all, half, c->cut, "test.half");
+    rowshare_gather(&o->room, all, half, c->cut, "test.half");
     tensor_get(o->be, x, all);
     for (int64_t i = 0; i < n * COLS; i++) expect(r, x[i] == (double)i);
 }
@@ -146,11 +146,11 @@ static void test_cut(void **state) {
     for (int t = 1; t <= 8; t++)
         for (int64_t n = 0; n < 40; n++) {
             int64_t cut[9];
-            rows_cut(cut, n, t);
+            rowshare_cut(cut, n, t);
             assert_true(cut[0] == 0 && cut[t] == n);
             for (int r = 0; r < t; r++) {
                 int64_t own = cut[r + 1] - cut[r];
-                assert_true(own == n / t || own == rows_most(n, t));
+                assert_true(own == n / t || own == rowshare_most(n, t));
             }
         }
 }
