@@ -3,7 +3,6 @@
 /* What a plan says of memory is what a stage's arenas take, to the byte: the same stage is run with its backend's
  * memory counted. And what cannot fit is refused, with the key to turn. */
 #include "cai_help.h"
-
 #include "dist_help.h"
 
 #include "cai/dryrun.h"
@@ -272,13 +271,81 @@ static void test_ranks(void **state) {
     assert_int_equal(b->ranks, 2);
     assert_true(y->optimizer < x->optimizer * 6 / 10 && y->optimizer > x->optimizer * 4 / 10);
     assert_int_equal(x->weights, y->weights);
-    /* A rank of these holds a part of the model, which is not counted as if it were whole. */
-    static const char *const stages_of[] = {"pretrain.lr=7e-3", "model.n_layer=2", "dist.ranks=2", "dist.pp=2", NULL};
-    plan(b, stages_of);
-    assert_non_null(strstr(need_of(b, "pretrain")->unknown, "stages of models"));
-    assert_int_equal(need_of(b, "pretrain")->device, 0);
     free(a);
     free(b);
+}
+
+/* -- ranks that hold parts of the model */
+
+typedef struct {
+    const RunConfig *cfg;
+    const PipelineResult *keys;
+    int tp, pp;
+    size_t bytes[4];
+} Parts;
+
+/* As measured(), by one rank of them. */
+static void parts_rank(Rank *r) {
+    Parts *p = r->ud;
+    const Stage *s = stage_find("pretrain");
+    Pool *pool;
+    Backend *be;
+    Mesh mesh;
+    Error err = {0};
+    char dir[400];
+    bool ok = mesh_open(&mesh, r->world, NULL, p->tp, 1, p->pp, &err) && pipeline_backend(&pool, &be, p->cfg, &err);
+    expect(r, ok);
+    if (!ok) return;
+    Counted c = {.src = be->mem};
+    be->mem = (MemSource){.get = counted_get, .put = counted_put, .ud = &c};
+    for (int k = 0; k < 2 && ok; k++) {
+        const char *input[STAGE_MAX_NEEDS];
+        StageCtx ctx;
+        snprintf(dir, sizeof dir, "%s/parts-%d-%d-%d", root, p->tp, p->pp, k);
+        if (r->rank == 0) ok = io_remove_tree(dir, &err) && io_make_dirs(dir, &err);
+        comm_barrier(r->world, "test.dir");
+        pipeline_ctx(&ctx, input, p->keys, s, p->cfg, be, NULL, NULL);
+        ctx.output = dir, ctx.mesh = &mesh, ctx.ledger = ledger_new();
+        size_t before = c.peak = c.live;
+        ok = ok && s->run(&ctx, &err);
+        if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
+        p->bytes[r->rank] = c.peak - before;
+        ledger_free(ctx.ledger);
+    }
+    backend_close(be);
+    pool_close(pool);
+}
+
+static void test_parts(void **state) {
+    (void)state;
+    static const struct {
+        int tp, pp, dp;
+        const char *set[8];
+    } row[] = {{2, 1, 1, {"dist.ranks=2", "dist.tp=2", "model.n_layer=2"}},
+               {1, 2, 1, {"dist.ranks=2", "dist.pp=2", "model.n_layer=3", "model.tied=false"}},
+               {2, 2, 1, {"dist.ranks=4", "dist.tp=2", "dist.pp=2", "model.n_layer=3", "model.family=gpt2"}},
+               {2, 1, 2, {"dist.ranks=4", "dist.tp=2", "dist.zero=true", "pretrain.recompute=true"}}};
+    DryRun *d = mem_alloc(sizeof *d);
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        RunConfig cfg;
+        Error err = {0};
+        Parts p = {.cfg = &cfg, .keys = mem_alloc(sizeof *p.keys), .tp = row[i].tp, .pp = row[i].pp};
+        load(&cfg, row[i].set);
+        run_to(&cfg, "tokenizer");
+        plan(d, row[i].set);
+        assert_ok(pipeline_keys((PipelineResult *)(uintptr_t)p.keys, &cfg, TINY, &err), err);
+        with_ranks(row[i].tp * row[i].pp * row[i].dp, parts_rank, &p);
+        const StageNeed *n = need_of(d, "pretrain");
+        size_t most = 0;
+        for (int r = 0; r < COUNT_OF(p.bytes); r++) most = p.bytes[r] > most ? p.bytes[r] : most;
+        if (n->unknown || n->at_most || n->device != most)
+            fail_msg("tp %d, pp %d: planned %zu bytes, taken %zu", row[i].tp, row[i].pp, n->device, most);
+        assert_int_equal(sum_of(n), n->device);
+        assert_non_null(strstr(need_of(d, "rl")->unknown, "in parts"));
+        run_config_release(&cfg);
+        free((void *)(uintptr_t)p.keys);
+    }
+    free(d);
 }
 
 static void test_refused(void **state) {
@@ -310,7 +377,7 @@ static void test_refused(void **state) {
 int main(void) {
     if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_stage), cmocka_unit_test(test_every_way),
-                                       cmocka_unit_test(test_shares), cmocka_unit_test(test_ranks),
+                                       cmocka_unit_test(test_shares), cmocka_unit_test(test_ranks), cmocka_unit_test(test_parts),
                                        cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -179,7 +179,7 @@ static int d_recv(void *buf, size_t n, int dtype, int peer, NcclComm *c, void *s
 }
 
 static int d_copy(void *to, const void *from, size_t n, int kind, void *stream) {
-    return kind == CUDA_TO_DEVICE || kind == CUDA_TO_HOST ? add_op(stream, (Op){DO_COPY, NULL, 0, to, from, n}) : 1;
+    return kind == CUDA_BY_ADDRESS ? add_op(stream, (Op){DO_COPY, NULL, 0, to, from, n}) : 1;
 }
 
 static bool perform(const Op *op) {
@@ -293,6 +293,7 @@ static void ranks(Rank *r) {
     expect(r, ok);
     if (!ok) return;
     expect(r, comm_rank(world) == r->rank && comm_size(world) == r->size && !strcmp(comm_kind(world), "nccl"));
+    expect(r, comm_reaches(world) && !comm_reaches(r->world));
     exchange(r, world);
     if (r->size == 4) {
         expect(r, mesh_open(&m, world, NULL, 2, 1, 1, &err));

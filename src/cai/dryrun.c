@@ -1,6 +1,7 @@
 #include "cai/dryrun.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,9 @@ typedef struct {
     const RunConfig *cfg;
     const PipelineResult *keys;
     const Backend *be;
-    Comm **world, **tp, **dp; /* (ranks), (tp), (ranks / tp), of which nobody calls anything */
-    int ranks, n_tp;
+    Comm **world; /* (ranks), of which nobody calls anything once groups are split off, */
+    Mesh *mesh;   /* (ranks) by those who hold parts of models; else NULL */
+    int ranks;
     ModelConfig shape;
     const char *input[STAGE_MAX_NEEDS]; /* nothing is read */
     DryRun *out;
@@ -69,7 +71,7 @@ typedef struct {
     Net net;
 } DryNet;
 
-/* On this rank of the mesh: its share. */
+/* mesh: on this rank of it, its part; NULL: all. */
 static bool net_open(DryNet *n, DryBackend *be, const Mesh *mesh, const ModelConfig *c, HeadKind kind, int n_out,
                      bool grads, Error *err) {
     *n = (DryNet){0};
@@ -111,6 +113,42 @@ static bool slice_bytes(size_t *out, DryBackend *be, Net net, Error *err) {
     return true;
 }
 
+/* Bytes of the moments and masters. */
+static bool moments(size_t *out, DryBackend *be, const Net *net, int n_net, OptimConfig o, const Mesh *mesh, bool shard,
+                    Error *err) {
+    Optim *optim;
+    size_t before = be->live;
+    o.mesh = mesh, o.shard = shard;
+    if (!optim_open(&optim, net, NULL, n_net, &o, err)) return false;
+    *out = be->live - before;
+    optim_close(optim);
+    return true;
+}
+
+/* Parts are put together when they are trained, beside them; then the whole net is measured, by one rank, if at all. */
+static bool rehearse_whole(StageNeed *n, DryBackend *be, const TrainShape *s, DryNet *part, Error *err) {
+    DryNet whole;
+    LogpBuf logp = {0};
+    Acts *acts = NULL;
+    Arena mem = {0};
+    Tensor slice;
+    bool ok = net_open(&whole, be, &s->shape, NULL, s->kind, s->n_out, false, err);
+    size_t both = be->live;
+    net_close(part);
+    if (!ok) return false;
+    if (s->logp) logp_reserve(&logp, &be->be, head_slice_rows(whole.net));
+    ok = acts_open(&acts, &whole.m, s->max_tok, s->max_row, KEEP_NONE, err) &&
+         head_slice_open(&mem, &slice, whole.net, err);
+    size_t most = both > be->live ? both : be->live;
+    n->at_most |= be->live > both && be->live > n->device;
+    if (most > n->device) n->other += most - n->device, n->device = most;
+    arena_release(&mem);
+    acts_close(acts);
+    logp_release(&logp);
+    net_close(&whole);
+    return ok;
+}
+
 /* What is open already (frozen nets) counts as other. */
 static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const StageCtx *ctx, Error *err) {
     DryNet net;
@@ -121,19 +159,20 @@ static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const St
     size_t slice = 0, frozen = be->live, nets, opened, logits;
     stage_train_config(&c, ctx, s->keys, 0);
     if (!net_open(&net, be, ctx->mesh, &s->shape, s->kind, s->n_out, true, err)) return false;
+    logp_of(&logp, net.net);
     nets = be->live;
-    bool ok = slice_bytes(&slice, be, net.net, err) && trainer_open(&t, net.net, &c, &obj, NULL, NULL, err);
+    bool last = net.m.part.last; /* who has the head */
+    bool ok = moments(&n->optimizer, be, &net.net, 1, c.optim, c.mesh, c.shard, err) &&
+              (!last || slice_bytes(&slice, be, net.net, err)) && trainer_open(&t, net.net, &c, &obj, NULL, NULL, err);
     opened = be->live;
-    if (ok && s->logp) logp_of(&logp, net.net);
-    if (ok && s->logp) logp_reserve(&logp, &be->be, head_slice_rows(net.net));
+    if (ok && s->logp && last) logp_reserve(&logp, &be->be, head_slice_rows(net.net));
     logits = be->live - opened;
     ok = ok && trainer_rehearse(t, err);
     if (ok) {
         n->weights += weight_bytes(&net);
         n->gradients += grad_bytes(&net);
-        n->activations = acts_bytes(&net.m, s->max_tok, s->max_row, c.keep);
+        n->activations = opened - nets - n->optimizer - slice;
         n->sums = be->live - opened - logits;
-        n->optimizer = opened - nets - n->activations - slice;
         n->other = frozen + slice + logits;
         n->device = be->live;
         n->parameters = model_config_params(&s->shape);
@@ -142,9 +181,13 @@ static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const St
         n->flops = n->tokens * (6 * (double)model_config_matmul_params(&s->shape) +
                                 6.0 * s->shape.n_layer * s->shape.d_model * s->shape.max_seq);
     }
-    logp_release(&logp);
     trainer_close(t);
-    net_close(&net);
+    bool parts = !model_is_whole(&net.m);
+    if (ok && parts)
+        ok = rehearse_whole(n, be, s, &net, err);
+    else
+        net_close(&net);
+    logp_release(&logp);
     return ok;
 }
 
@@ -233,19 +276,6 @@ static void rl_close(RlNets *r) {
     net_close(&r->policy);
 }
 
-static bool moments(size_t *out, DryBackend *be, const PpoConfig *c, const PpoSetup *s, Error *err) {
-    const Net nets[2] = {s->policy, s->value};
-    OptimConfig o = c->optim;
-    Optim *optim;
-    size_t before = be->live;
-    o.mesh = c->mesh;
-    o.shard = c->shard;
-    if (!optim_open(&optim, nets, NULL, s->value.trunk ? 2 : 1, &o, err)) return false;
-    *out = be->live - before;
-    optim_close(optim);
-    return true;
-}
-
 static bool plan_ppo(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx *ctx, Error *err) {
     RlNets r = {0};
     PpoConfig c;
@@ -263,7 +293,9 @@ static bool plan_ppo(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx 
         PpoSetup s = {.policy = r.policy.net, .reference = r.reference.net, .value = r.value.net, .prompt = &prompt};
         s.n_prompt = 1, s.end_id = 0, s.score_sd = 1, s.score = ppo_score_pm, s.mix = &mix;
         size_t frozen = be->live;
-        ok = moments(&n->optimizer, be, &c, &s, err) && ppo_rehearse(&c, &s, err);
+        const Net nets[2] = {s.policy, s.value};
+        ok = moments(&n->optimizer, be, nets, s.value.trunk ? 2 : 1, c.optim, c.mesh, c.shard, err) &&
+             ppo_rehearse(&c, &s, err);
         n->weights = weight_bytes(&r.policy) + weight_bytes(&r.value);
         n->gradients = grad_bytes(&r.policy) + grad_bytes(&r.value);
         n->activations = acts_bytes(&r.policy.m, c.max_tok, c.max_tok, c.keep);
@@ -299,12 +331,9 @@ static const struct {
 
 static bool plan_rank(StageNeed *n, const Dry *d, int which, int rank, Error *err) {
     DryBackend be;
-    int cp = (int)d->cfg->dist.cp;
-    Mesh mesh = {.size = {d->n_tp, cp, 1, d->ranks / d->n_tp / cp}};
-    mesh.at = layout_at(mesh.size, rank);
-    if (d->ranks > 1) mesh.world = d->world[rank];
-    if (mesh.size.tp > 1) mesh.tp = mesh.model = d->tp[mesh.at.tp];
-    if (mesh.size.dp * cp > 1) mesh.dp = d->dp[layout_equal(mesh.size, mesh.at)];
+    Mesh mesh = {.size = {1, 1, 1, d->ranks}, .at = {0, 0, 0, rank}};
+    if (d->ranks > 1) mesh.world = mesh.dp = d->world[rank];
+    if (d->mesh) mesh = d->mesh[rank];
     StageCtx ctx = ctx_of(d, stage_find(n->stage), d->ranks > 1 ? &mesh : NULL);
     dry_begin(&be, d->be);
     ctx.be = &be.be;
@@ -320,9 +349,9 @@ static bool plan_stage(StageNeed *n, const Dry *d, int which, Error *err) {
         if (r == 0 || one.device > n->device) *n = one;
     }
     if (n->unknown || !n->trains) return true;
-    size_t state = n->weights + n->optimizer;
-    n->host = d->cfg->ckpt.async ? state / (size_t)(d->ranks / d->n_tp) : 0; /* replicas write a part each */
-    n->disk = d->n_tp * ((double)n->weights + (double)state * (double)(d->cfg->ckpt.keep + 1));
+    size_t state = n->weights + n->optimizer, parts = (size_t)(d->cfg->dist.tp * d->cfg->dist.pp);
+    n->host = d->cfg->ckpt.async ? state / ((size_t)d->ranks / parts) : 0; /* ranks write a part each */
+    n->disk = (double)parts * ((double)n->weights + (double)state * (double)(d->cfg->ckpt.keep + 1));
     if (n->flops > 0 && d->out->flops_s > 0) n->seconds = n->flops / d->out->flops_s / d->ranks;
     return true;
 }
@@ -336,7 +365,7 @@ static bool plan_all(const Dry *d, Error *err) {
         snprintf(n->dir, sizeof n->dir, "%s", r->dir);
         if (!n->trains || n->done) continue;
         if (stage_lora_of(d->cfg, r->name)) n->unknown = "adapters";
-        if (d->cfg->dist.pp > 1) n->unknown = "stages of models (dist.pp)";
+        if (d->cfg->dist.pp > 1 && !strcmp(r->name, "rl")) n->unknown = "policy and value net in stages (dist.pp)";
         for (int k = 0; k < COUNT_OF(planned) && !n->unknown; k++)
             if (!strcmp(planned[k].stage, r->name) && !plan_stage(n, d, k, err)) return false;
     }
@@ -377,32 +406,58 @@ static double measure_rate(Backend *be, const ModelConfig *c) {
     return took > 0 ? flops / took : 0;
 }
 
+typedef struct {
+    Dry *d;
+    int rank;
+    bool ok;
+    Error err;
+    pthread_t thread;
+} MeshJob;
+
+static void *open_mesh(void *arg) {
+    MeshJob *j = arg;
+    const RunConfig *c = j->d->cfg;
+    j->ok = mesh_open(&j->d->mesh[j->rank], j->d->world[j->rank], NULL, (int)c->dist.tp, (int)c->dist.cp, (int)c->dist.pp,
+                      &j->err);
+    return NULL;
+}
+
+/* Ranks that train one model together. */
+static int one_model(const RunConfig *c) { return (int)(c->dist.tp * c->dist.cp * c->dist.pp); }
+
+/* Groups of a layout are split off by all ranks at once. */
+static bool open_meshes(Dry *d, Error *err) {
+    int n = d->ranks, one = one_model(d->cfg), begun = 0;
+    if (one == 1) return true;
+    if (n % one)
+        return error_set(err, ERR_CONFIG, "dist.tp %lld, dist.cp %lld and dist.pp %lld: %d rank%s cannot be divided so; plan with a multiple "
+                         "of their product (dist.ranks)",
+                         (long long)d->cfg->dist.tp, (long long)d->cfg->dist.cp, (long long)d->cfg->dist.pp, n,
+                         n > 1 ? "s" : "");
+    MeshJob *job = mem_alloc((size_t)n * sizeof *job);
+    bool ok = true;
+    d->mesh = mem_alloc((size_t)n * sizeof *d->mesh);
+    while (ok && begun < n) {
+        job[begun] = (MeshJob){.d = d, .rank = begun};
+        ok = pthread_create(&job[begun].thread, NULL, open_mesh, &job[begun]) == 0;
+        if (ok) begun++;
+    }
+    if (!ok) {
+        error_set(err, ERR_STATE, "no thread for rank %d of %d", begun, n);
+        comm_abort(d->world[0], err); /* those that have begun wait for it */
+    }
+    for (int r = 0; r < begun; r++) pthread_join(job[r].thread, NULL);
+    for (int r = 0; r < begun && ok; r++)
+        if (!job[r].ok) ok = false, *err = job[r].err;
+    free(job);
+    return ok;
+}
+
 static void count_ranks(Dry *d) {
     RankPlace p = ranks_environment();
-    d->n_tp = (int)d->cfg->dist.tp;
-    d->ranks = p.size > 1 ? p.size : d->cfg->dist.ranks > 0 ? (int)d->cfg->dist.ranks : d->n_tp;
+    d->ranks = p.size > 1 ? p.size : d->cfg->dist.ranks > 0 ? (int)d->cfg->dist.ranks : one_model(d->cfg);
     d->out->ranks = d->ranks;
     d->out->ranks_here = p.size > 1 ? p.local_size : d->ranks;
-}
-
-static bool open_groups(Dry *d, Error *err) {
-    if (d->ranks % d->n_tp)
-        return error_set(err, ERR_CONFIG,
-                         "dist.tp %d: %d ranks cannot be divided so; plan with a multiple (dist.ranks)", d->n_tp,
-                         d->ranks);
-    int n_dp = d->ranks / d->n_tp;
-    return (d->ranks == 1 || comm_open_threads(d->world, d->ranks, err)) &&
-           (d->n_tp == 1 || comm_open_threads(d->tp, d->n_tp, err)) &&
-           (n_dp == 1 || comm_open_threads(d->dp, n_dp, err));
-}
-
-static void close_groups(Dry *d) {
-    for (int r = 0; r < d->ranks; r++) {
-        comm_close(d->world[r]);
-        comm_close(d->tp[r]);
-        comm_close(d->dp[r]);
-    }
-    free(d->world);
 }
 
 bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *err) {
@@ -412,11 +467,10 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
     Dry d = {.cfg = cfg, .keys = keys, .out = out, .err = err};
     *out = (DryRun){.room = -1, .disk_room = -1};
     count_ranks(&d);
-    d.world = mem_alloc(3 * (size_t)d.ranks * sizeof *d.world);
-    d.tp = d.world + d.ranks, d.dp = d.tp + d.ranks;
+    d.world = mem_alloc((size_t)d.ranks * sizeof *d.world);
     bool ok = pipeline_check(keys, cfg, conf_path, err) && pipeline_backend(&pool, &be, cfg, err);
     d.be = be;
-    ok = ok && open_groups(&d, err) && find_shape(&d);
+    ok = ok && (d.ranks == 1 || comm_open_threads(d.world, d.ranks, err)) && open_meshes(&d, err) && find_shape(&d);
     if (ok) {
         snprintf(out->backend, sizeof out->backend, "%s", be->op->name);
         out->flops_s = measure_rate(be, &d.shape);
@@ -424,7 +478,9 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
         out->disk_room = io_free_bytes(io_is_dir(cfg->run.out) ? cfg->run.out : ".");
         ok = plan_all(&d, err);
     }
-    close_groups(&d);
+    for (int r = 0; r < d.ranks; r++) comm_close(d.world[r]);
+    free(d.world);
+    free(d.mesh);
     backend_close(be);
     pool_close(pool);
     free(keys);

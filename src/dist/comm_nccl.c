@@ -1,10 +1,11 @@
 /* The backend over NCCL. Its ranks are those of another world (threads, or processes of MPI), which carries nothing but
  * the id they meet by.
  *
- * Callers' buffers are host memory, as those of every backend: a call copies what it sends to the device, lets the GPUs
- * exchange it and copies what came back. Communicators do not block (config.blocking 0): each call is asked again and
- * again until it is through, so that a lost peer costs a deadline and not the process. Every exchange is a group of
- * sends and receives, the operations whose order of work NCCL leaves to us; it adds nothing. */
+ * Callers' buffers are host memory, as those of every backend, or memory of this rank's GPU (CUDA finds out by the
+ * address): a call copies what it sends into device memory of its own, lets the GPUs exchange it and copies what came
+ * back. Communicators do not block (config.blocking 0): each call is asked again and again until it is through, so that
+ * a lost peer costs a deadline and not the process. Every exchange is a group of sends and receives, the operations
+ * whose order of work NCCL leaves to us; it adds nothing. */
 #include "dist/comm_nccl.h"
 
 #include <dlfcn.h>
@@ -127,10 +128,10 @@ static bool exchange(Link *l, void *out, const size_t *out_bytes, const void *in
     for (int p = 0; same_in && p < l->size; p++)
         if (in_bytes[p] > n_in) n_in = in_bytes[p];
     if (!room(d, &d->in, &d->in_cap, n_in, err) || !room(d, &d->out, &d->out_cap, n_out, err)) return false;
-    int rc = n_in > 0 ? d->api.copy(d->in, in, n_in, CUDA_TO_DEVICE, d->stream) : 0;
+    int rc = n_in > 0 ? d->api.copy(d->in, in, n_in, CUDA_BY_ADDRESS, d->stream) : 0;
     if (rc) return cuda_error("copy to the device", rc, err);
     if (!queue(l, out_bytes, in_bytes, same_in, call, err)) return false;
-    rc = n_out > 0 ? d->api.copy(out, d->out, n_out, CUDA_TO_HOST, d->stream) : 0;
+    rc = n_out > 0 ? d->api.copy(out, d->out, n_out, CUDA_BY_ADDRESS, d->stream) : 0;
     return rc ? cuda_error("copy from the device", rc, err) : stream_done(l, call, err);
 }
 
@@ -246,6 +247,7 @@ static bool split(void *link, int color, int key, void **out, int *rank, int *si
 }
 
 static const CommOps nccl_ops = {.name = "nccl",
+                                 .devices = true,
                                  .send = send_to,
                                  .recv = recv_from,
                                  .all_to_all = all_to_all,

@@ -9,7 +9,7 @@
 typedef struct NcclComm NcclComm;
 typedef struct { char internal[128]; } NcclId;
 enum { NCCL_SUCCESS = 0, NCCL_IN_PROGRESS = 7, NCCL_INT8 = 0, NCCL_MAGIC = (int)0xcafebeef, NCCL_LAYOUT = 21800, CUDA_NOT_READY = 600,
-       CUDA_TO_DEVICE = 1, CUDA_TO_HOST = 2 };
+       CUDA_BY_ADDRESS = 4 };
 typedef struct {
     size_t size;
     unsigned magic, version;

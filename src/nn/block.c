@@ -30,7 +30,7 @@ static void norm_rows(const Model *m, Tensor y, Tensor mean, Tensor rstd, Tensor
 
 void norm_forward(const Model *m, TpWork *tp, bool chosen, Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor w,
                   Tensor b, const char *site) {
-    Tensor own = tp ? rows_spare(&tp->room, y.dtype, x.rows) : y;
+    Tensor own = tp ? rowshare_spare(&tp->room, y.dtype, x.rows) : y;
     norm_rows(m, own, mean, rstd, x, w, b);
     if (tp) tp_gather(tp, chosen, y, own, site);
 }
@@ -289,7 +289,7 @@ static Tensor whole_gradient(const Model *m, TpWork *tp, bool chosen, Tensor hal
     if (!tp) return as_input(m, half, dy);
     Tensor own = dy;
     if (!tensor_empty(half)) {
-        own = rows_spare(&tp->room, half.dtype, dy.rows);
+        own = rowshare_spare(&tp->room, half.dtype, dy.rows);
         if (dy.rows > 0) m->be->op->cast(m->be, own, dy);
     }
     Tensor all =

@@ -106,9 +106,6 @@ static bool take_part(Model *m, const Mesh *mesh, Error *err) {
     m->part.layer0 = from, m->part.first = stage == 0, m->part.last = stage + 1 == n_stage;
     m->part.pp_group = mesh->pp;
     m->part.tp = mesh->at.tp, m->part.tp_n = mesh->size.tp, m->part.tp_group = mesh->tp;
-    if (m->part.tp_n > 1 && !m->be->op->logprob_part_fwd)
-        return error_set(err, ERR_CONFIG, "dist.tp %d: backend %s does not divide models; cpu and ref do", m->part.tp_n,
-                         m->be->op->name);
     if (!model_config_part(&m->cfg, &m->whole, &m->part, err)) return false;
     m->cfg.n_layer = to - from;
     memset(m->cfg.unwindowed, 0, sizeof m->cfg.unwindowed);

@@ -2,7 +2,7 @@
 #ifndef DIKAST_NN_NN_INT_H
 #define DIKAST_NN_NN_INT_H
 
-#include "dist/rows.h"
+#include "dist/rowshare.h"
 #include "nn/cut.h"
 #include "nn/lora.h"
 #include "nn/model.h"
@@ -115,7 +115,7 @@ typedef struct {
 
 /* What a pass of a model that is divided over tensor-parallel ranks needs beside (tp.c). */
 typedef struct {
-    RowRoom room;
+    RowShare room;
     Tensor part;            /* (N, C) a rank's part of a sum; rows of all */
     Tensor grads;           /* (1, all parts' elements); empty without gradients */
     TpGrad *grad;

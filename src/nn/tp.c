@@ -83,14 +83,14 @@ void tp_grads_end(Model *m, TpWork *w) {
 void tp_place(TpWork *w, Arena *mem, const Model *m, int64_t n_tok, bool grads) {
     DType real = m->be->real;
     *w = (TpWork){.part = tensor_place(mem, real, n_tok, m->cfg.d_model)};
-    row_room_place(&w->room, mem, m->be, m->part.tp_n, n_tok, m->cfg.d_model);
+    rowshare_place(&w->room, mem, m->be, m->part.tp_n, n_tok, m->cfg.d_model);
     if (grads) w->grads = tensor_place(mem, real, 1, count_grads(m).elements);
 }
 
 void tp_open(TpWork *w, const Model *m) {
     size_t t = (size_t)m->part.tp_n, n = (size_t)w->part.rows;
     int64_t sums = tensor_count(w->grads);
-    row_room_open(&w->room, m->part.tp_group);
+    rowshare_open(&w->room, m->part.tp_group);
     w->tok = mem_alloc(2 * (t + 1) * sizeof *w->tok);
     w->row = w->tok + t + 1;
     w->at = mem_alloc(3 * n * sizeof *w->at);
@@ -101,7 +101,7 @@ void tp_open(TpWork *w, const Model *m) {
 }
 
 void tp_close(TpWork *w) {
-    row_room_release(&w->room);
+    rowshare_release(&w->room);
     free(w->tok);
     free(w->at);
     free(w->grad);
@@ -113,7 +113,7 @@ void tp_close(TpWork *w) {
 
 void tp_cut(TpWork *w, const Batch *b) {
     int t = comm_size(w->room.c), me = comm_rank(w->room.c), k = 0;
-    rows_cut(w->tok, b->n_tok, t);
+    rowshare_cut(w->tok, b->n_tok, t);
     for (int r = 0; r <= t; r++) {
         while (k < b->n_row && b->row[k] < w->tok[r]) k++;
         w->row[r] = k;
@@ -134,11 +134,11 @@ int64_t tp_own(const TpWork *w, bool chosen, int64_t n) {
 const int32_t *tp_chosen(const TpWork *w, const Batch *b) { return w ? w->at : b->row; }
 
 void tp_gather(TpWork *w, bool chosen, Tensor all, Tensor own, const char *site) {
-    rows_gather(&w->room, all, own, cut_of(w, chosen), site);
+    rowshare_gather(&w->room, all, own, cut_of(w, chosen), site);
 }
 
 Tensor tp_sum(TpWork *w, bool chosen, Tensor t, const char *site) {
-    return rows_sum(&w->room, t, cut_of(w, chosen), site);
+    return rowshare_sum(&w->room, t, cut_of(w, chosen), site);
 }
 
 /* -- the embedding: a rank has some rows of it, the others add nothing */
@@ -161,7 +161,7 @@ void tp_embed_forward(const Model *m, TpWork *w, Tensor x, const Batch *b) {
     Tensor all = tensor_rows(w->part, 0, b->n_tok);
     op->zero(m->be, all);
     if (own > 0) {
-        Tensor found = rows_spare(&w->room, all.dtype, own);
+        Tensor found = rowshare_spare(&w->room, all.dtype, own);
         op->embed_fwd(m->be, found, m->w.wte, w->id, false);
         op->scatter_rows(m->be, all, found, w->place);
     }
@@ -175,7 +175,7 @@ void tp_embed_backward(const Model *m, TpWork *w, Tensor dx, const Batch *b) {
     tp_gather(w, false, all, dx, "embedding.backward");
     int own = own_tokens(m, w, b);
     if (own > 0) {
-        Tensor found = rows_spare(&w->room, all.dtype, own);
+        Tensor found = rowshare_spare(&w->room, all.dtype, own);
         op->gather_rows(m->be, found, all, w->place);
         op->embed_bwd(m->be, m->dw.wte, found, w->id);
     }

@@ -2,9 +2,11 @@
  *
  * Device memory is one reserved range that the host may touch only in here and while a kernel runs: code that reads or
  * writes a tensor behind the backend's back dies at that line, as it would with a GPU. Everything is done at once, in
- * order; copies are checked against what was allocated. One thread. */
+ * order; copies are checked against what was allocated. Threads, each with a backend of its own, take turns: one kernel
+ * or copy at a time. Recordings are one thread's. */
 #include "emu/driver_emu.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +27,7 @@ static struct {
     int64_t n_event;
 } device = {.cap = (size_t)4 << 30};
 
+static pthread_mutex_t turn = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static const size_t page = 1 << 16;
 
 static void protect(int prot) {
@@ -32,9 +35,12 @@ static void protect(int prot) {
     if (end > 0 && mprotect(device.base, end, prot) != 0) abort();
 }
 
+/* A thread's turn lasts as long as memory is open for it. */
 void emu_device_memory(bool open) {
+    if (open) pthread_mutex_lock(&turn);
     if (open && device.open++ == 0) protect(PROT_READ | PROT_WRITE);
     if (!open && --device.open == 0) protect(PROT_NONE);
+    if (!open) pthread_mutex_unlock(&turn);
 }
 
 void emu_device_memory_frozen(bool frozen) { protect(frozen ? PROT_READ : PROT_READ | PROT_WRITE); }
@@ -85,13 +91,15 @@ static int device_info(CudaDevice *out, int i) {
 }
 
 static int memory(size_t *left, size_t *total) {
+    pthread_mutex_lock(&turn);
     *total = *left = device.cap;
     for (int i = 0; i < device.n; i++) *left -= device.block[i].bytes;
+    pthread_mutex_unlock(&turn);
     return 0;
 }
 
 /* Blocks are kept in order; the first gap that is wide enough is taken, one page from the blocks beside it. */
-static int get(void **p, size_t bytes) {
+static int take(void **p, size_t bytes) {
     if (!device.base) {
         void *base = mmap(NULL, device.cap, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (base == MAP_FAILED) return OUT_OF_MEMORY;
@@ -113,8 +121,15 @@ static int get(void **p, size_t bytes) {
     return 0;
 }
 
+static int get(void **p, size_t bytes) {
+    pthread_mutex_lock(&turn);
+    int rc = take(p, bytes);
+    pthread_mutex_unlock(&turn);
+    return rc;
+}
+
 /* Whole pages of the block go back: the fewer there are the faster protect is. */
-static int put(void *p) {
+static int give(void *p) {
     size_t at = (size_t)((unsigned char *)p - device.base);
     for (int i = 0; i < device.n; i++) {
         if (device.block[i].at != at) continue;
@@ -125,6 +140,13 @@ static int put(void *p) {
         return 0;
     }
     return BAD_VALUE;
+}
+
+static int put(void *p) {
+    pthread_mutex_lock(&turn);
+    int rc = give(p);
+    pthread_mutex_unlock(&turn);
+    return rc;
 }
 
 static int host_get(void **p, size_t bytes) {
@@ -143,14 +165,13 @@ static int copy_rows(void *to, size_t to_pitch, const void *from, size_t from_pi
     if (emu_capturing()) return BAD_VALUE; /* no recording has copies */
     if (rows == 0 || width == 0) return 0;
     if (rows > 1 && (to_pitch < width || from_pitch < width)) return BAD_VALUE;
-    if (!whole(to, (rows - 1) * to_pitch + width, way != CUDA_TO_HOST) ||
-        !whole(from, (rows - 1) * from_pitch + width, way != CUDA_TO_DEVICE))
-        return BAD_VALUE;
     emu_device_memory(true);
-    for (size_t i = 0; i < rows; i++)
+    bool known = whole(to, (rows - 1) * to_pitch + width, way != CUDA_TO_HOST) &&
+                 whole(from, (rows - 1) * from_pitch + width, way != CUDA_TO_DEVICE);
+    for (size_t i = 0; i < rows && known; i++)
         memmove((unsigned char *)to + i * to_pitch, (const unsigned char *)from + i * from_pitch, width);
     emu_device_memory(false);
-    return 0;
+    return known ? 0 : BAD_VALUE;
 }
 
 static int copy(void *to, const void *from, size_t bytes, CudaWay way, void *stream) {
@@ -159,11 +180,11 @@ static int copy(void *to, const void *from, size_t bytes, CudaWay way, void *str
 
 static int fill(void *p, int byte, size_t bytes, void *stream) {
     (void)stream;
-    if (!whole(p, bytes, true)) return BAD_VALUE;
     emu_device_memory(true);
-    memset(p, byte, bytes);
+    bool known = whole(p, bytes, true);
+    if (known) memset(p, byte, bytes);
     emu_device_memory(false);
-    return 0;
+    return known ? 0 : BAD_VALUE;
 }
 
 static int stream_open(void **stream) {

@@ -108,6 +108,8 @@ void cuda_layernorm_bwd(Backend *be, Tensor dx, Tensor dw_acc, Tensor db_acc, Te
 /* loss.cu */
 void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Tensor logits, const int32_t *target, float temp);
 void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp);
+void cuda_logprob_part_fwd(Backend *be, Tensor stat, Tensor logits, const int32_t *target, float temp);
+void cuda_logprob_part_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor whole, Tensor dlogp, float temp);
 /* As logprob_fwd, but all pointers are device pointers; where drawn is negative logprob stays as it is. */
 void cuda_logprob_drawn(Backend *be, float *logprob, Tensor logits, const int32_t *drawn, float temp);
 /* sample.cu */

@@ -5,6 +5,9 @@
  * number of columns alone: pieces of four where that is a multiple of four, else single elements side by side over the
  * threads, for rows then begin anywhere.
  *
+ * Where a row's other columns are elsewhere (PART) the statistics themselves are told, and the backward is given those
+ * of the whole row: then it reads its part a second time only where the target is here.
+ *
  * Backward reads a row twice, the second time as far as it goes from shared memory and the rest, with a block a
  * multiprocessor, from the L2 cache. */
 #include "tensor/cuda/rows.h"
@@ -22,9 +25,9 @@ const float LOG2_E = 1.44269504f;
 struct Logprob {
     float *logits;
     const int32_t *target;
-    const float *dlogp;
-    float *logprob, *entropy;
-    int64_t ld, ld_dlogp, ld_logprob, ld_entropy;
+    const float *dlogp, *whole; /* whole, stat: PART */
+    float *logprob, *entropy, *stat;
+    int64_t ld, ld_dlogp, ld_logprob, ld_entropy, ld_whole, ld_stat;
     float inv; /* 1/temp */
     int cols;
     int kept; /* backward: pieces a thread keeps in shared memory */
@@ -91,8 +94,8 @@ template <bool MOMENT> __device__ __forceinline__ Stats block_stats(Stats s, flo
     return s;
 }
 
-/* logprob = z_t - logsumexp(z);  entropy = logsumexp(z) - sum_j p_j z_j, both from z - max */
-template <int HOW, bool MOMENT> __global__ void __launch_bounds__(512) logprob_fwd_kernel(Logprob p) {
+/* logprob = z_t - logsumexp(z);  entropy = logsumexp(z) - sum_j p_j z_j, both from z - max; PART: stat */
+template <int HOW, bool MOMENT, bool PART> __global__ void __launch_bounds__(512) logprob_fwd_kernel(Logprob p) {
     __shared__ float at[32];
     const float *row = p.logits + blockIdx.x * p.ld;
     Stats s = {-INFINITY, 0, 0};
@@ -103,7 +106,13 @@ template <int HOW, bool MOMENT> __global__ void __launch_bounds__(512) logprob_f
         take<MOMENT, LOADS * 4>(&s, z);
     }
     s = block_stats<MOMENT>(s, at);
-    if (threadIdx.x > 0 || p.target[blockIdx.x] < 0) return;
+    if (PART && threadIdx.x == 0) {
+        float *stat = p.stat + blockIdx.x * p.ld_stat;
+        int target = p.target[blockIdx.x];
+        stat[0] = s.top, stat[1] = s.sum, stat[2] = s.moment;
+        stat[3] = target < 0 ? 0.0f : product(row[target], p.inv);
+    }
+    if (PART || threadIdx.x > 0 || p.target[blockIdx.x] < 0) return;
     double log_sum = log((double)s.sum);
     p.logprob[blockIdx.x * p.ld_logprob] =
         (float)((double)(product(row[p.target[blockIdx.x]], p.inv) - s.top) - log_sum);
@@ -130,7 +139,7 @@ __device__ __forceinline__ Stats others_of(const float *row, const Logprob &p, i
     return block_stats<false>(s, at);
 }
 
-template <int HOW> __global__ void __launch_bounds__(1024) logprob_bwd_kernel(Logprob p) {
+template <int HOW, bool PART> __global__ void __launch_bounds__(1024) logprob_bwd_kernel(Logprob p) {
     enum { SOME = HOW == SINGLES ? LOADS / 2 : LOADS };
     SHARED_DYNAMIC(shared);
     __shared__ float at[32];
@@ -141,14 +150,26 @@ template <int HOW> __global__ void __launch_bounds__(1024) logprob_bwd_kernel(Lo
         for (int k = 0; column<HOW>(k, 0) < p.cols; k++) logits_put<HOW>(row, zero, p.cols, k);
         return;
     }
-    int target = p.target[blockIdx.x];
-    float z_target = product(row[target], p.inv);
-    Stats s = others_of<HOW>(row, p, target, z_target, keep, at);
-    float sum = s.sum + exp_of(z_target - s.top), share = -d / sum, own = d * (s.sum / sum);
+    int target = p.target[blockIdx.x], kept = p.kept;
+    Stats s = {0, 0, 0};
+    float sum = 0;
+    if (!PART || target >= 0) {
+        float z_target = product(row[target], p.inv);
+        s = others_of<HOW>(row, p, target, z_target, keep, at);
+        sum = s.sum + exp_of(z_target - s.top);
+    } else {
+        kept = 0;
+    }
+    if constexpr (PART) {
+        const float *whole = p.whole + blockIdx.x * p.ld_whole;
+        s.sum = s.sum * exp_of(s.top - whole[0]) + whole[2];
+        s.top = whole[0], sum = whole[1];
+    }
+    float share = -d / sum, own = d * (s.sum / sum);
     for (int k = 0; column<HOW>(k, 0) < p.cols; k += SOME) {
         float v[SOME][4];
         UNROLL for (int u = 0; u < SOME; u++) {
-            if (k + u < p.kept)
+            if (k + u < kept)
                 piece_get<4>(v[u], keep[threadIdx.x + (k + u) * blockDim.x].v);
             else
                 logits_get<HOW>(v[u], row, p.cols, k + u, 0);
@@ -183,14 +204,35 @@ unsigned threads_for(int cols, unsigned most) {
     return threads;
 }
 
-template <bool MOMENT> void fwd_launch(Backend *be, int64_t rows, int how, Logprob p) {
+template <bool MOMENT, bool PART> void fwd_launch(Backend *be, int64_t rows, int how, Logprob p) {
     unsigned grid = (unsigned)rows, threads = threads_for(p.cols, 512);
     if (how == WIDE)
-        LAUNCH(be, (logprob_fwd_kernel<WIDE, MOMENT>), grid, threads, 0, p);
+        LAUNCH(be, (logprob_fwd_kernel<WIDE, MOMENT, PART>), grid, threads, 0, p);
     else if (how == PIECES)
-        LAUNCH(be, (logprob_fwd_kernel<PIECES, MOMENT>), grid, threads, 0, p);
+        LAUNCH(be, (logprob_fwd_kernel<PIECES, MOMENT, PART>), grid, threads, 0, p);
     else
-        LAUNCH(be, (logprob_fwd_kernel<SINGLES, MOMENT>), grid, threads, 0, p);
+        LAUNCH(be, (logprob_fwd_kernel<SINGLES, MOMENT, PART>), grid, threads, 0, p);
+}
+
+template <bool PART> void bwd_launch(Backend *be, int64_t rows, int how, Logprob p) {
+    bool paired = p.cols <= PAIRED;
+    unsigned grid = (unsigned)rows, threads = threads_for(p.cols, paired ? 512 : 1024);
+    int64_t pieces = div_up(p.cols, 4 * (int64_t)threads);
+    int64_t room = (int64_t)(cuda_impl(be)->shared_max / (paired ? 2 : 1) - 2048) / 16 / threads;
+    p.kept = (int)(pieces < room ? pieces : room);
+    size_t shared = (size_t)p.kept * threads * 16;
+    if (how == WIDE)
+        LAUNCH(be, (logprob_bwd_kernel<WIDE, PART>), grid, threads, shared, p);
+    else if (how == PIECES)
+        LAUNCH(be, (logprob_bwd_kernel<PIECES, PART>), grid, threads, shared, p);
+    else
+        LAUNCH(be, (logprob_bwd_kernel<SINGLES, PART>), grid, threads, shared, p);
+}
+
+void check_part_targets(const char *op, Tensor logits, const int32_t *target) {
+    for (int64_t i = 0; i < logits.rows; i++)
+        CHECK(target[i] >= -1 && target[i] < logits.cols, "%s: target %lld is %d, expected [-1, %lld)", op,
+              (long long)i, (int)target[i], (long long)logits.cols);
 }
 
 } // namespace
@@ -206,16 +248,16 @@ extern "C" void cuda_logprob_fwd(Backend *be, Tensor logprob, Tensor entropy, Te
     p.logprob = (float *)logprob.data, p.ld_logprob = logprob.ld;
     p.entropy = (float *)entropy.data, p.ld_entropy = entropy.ld;
     if (tensor_empty(entropy))
-        fwd_launch<false>(be, logits.rows, how, p);
+        fwd_launch<false, false>(be, logits.rows, how, p);
     else
-        fwd_launch<true>(be, logits.rows, how, p);
+        fwd_launch<true, false>(be, logits.rows, how, p);
 }
 
 extern "C" void cuda_logprob_drawn(Backend *be, float *logprob, Tensor logits, const int32_t *drawn, float temp) {
     Logprob p = {};
     int how = arguments(&p, "draw", logits, drawn, temp);
     p.logprob = logprob, p.ld_logprob = 1;
-    fwd_launch<false>(be, logits.rows, how, p);
+    fwd_launch<false, false>(be, logits.rows, how, p);
 }
 
 extern "C" void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor dlogp, float temp) {
@@ -225,16 +267,28 @@ extern "C" void cuda_logprob_bwd(Backend *be, Tensor logits, const int32_t *targ
     Logprob p = {};
     int how = arguments(&p, "logprob_bwd", logits, cuda_index(be, target, logits.rows), temp);
     p.dlogp = (const float *)dlogp.data, p.ld_dlogp = dlogp.ld;
-    bool paired = p.cols <= PAIRED;
-    unsigned grid = (unsigned)logits.rows, threads = threads_for(p.cols, paired ? 512 : 1024);
-    int64_t pieces = div_up(p.cols, 4 * (int64_t)threads);
-    int64_t room = (int64_t)(cuda_impl(be)->shared_max / (paired ? 2 : 1) - 2048) / 16 / threads;
-    p.kept = (int)(pieces < room ? pieces : room);
-    size_t shared = (size_t)p.kept * threads * 16;
-    if (how == WIDE)
-        LAUNCH(be, logprob_bwd_kernel<WIDE>, grid, threads, shared, p);
-    else if (how == PIECES)
-        LAUNCH(be, logprob_bwd_kernel<PIECES>, grid, threads, shared, p);
-    else
-        LAUNCH(be, logprob_bwd_kernel<SINGLES>, grid, threads, shared, p);
+    bwd_launch<false>(be, logits.rows, how, p);
+}
+
+extern "C" void cuda_logprob_part_fwd(Backend *be, Tensor stat, Tensor logits, const int32_t *target, float temp) {
+    cuda_check("logprob_part_fwd", "stat", stat, logits.rows, 4, CUDA_REAL);
+    if (tensor_empty(logits)) return;
+    check_part_targets("logprob_part_fwd", logits, target);
+    Logprob p = {};
+    int how = arguments(&p, "logprob_part_fwd", logits, cuda_index(be, target, logits.rows), temp);
+    p.stat = (float *)stat.data, p.ld_stat = stat.ld;
+    fwd_launch<true, true>(be, logits.rows, how, p);
+}
+
+extern "C" void cuda_logprob_part_bwd(Backend *be, Tensor logits, const int32_t *target, Tensor whole, Tensor dlogp,
+                                      float temp) {
+    cuda_check("logprob_part_bwd", "whole", whole, logits.rows, 3, CUDA_REAL);
+    cuda_check("logprob_part_bwd", "dlogp", dlogp, logits.rows, 1, CUDA_REAL);
+    if (tensor_empty(logits)) return;
+    check_part_targets("logprob_part_bwd", logits, target);
+    Logprob p = {};
+    int how = arguments(&p, "logprob_part_bwd", logits, cuda_index(be, target, logits.rows), temp);
+    p.dlogp = (const float *)dlogp.data, p.ld_dlogp = dlogp.ld;
+    p.whole = (const float *)whole.data, p.ld_whole = whole.ld;
+    bwd_launch<true>(be, logits.rows, how, p);
 }

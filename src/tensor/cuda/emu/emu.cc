@@ -214,6 +214,7 @@ void await_inputs() {
 
 static void run_kernel(const char *kernel, bool early, dim3 grid, dim3 block, size_t shared,
                        const std::function<void()> &body) {
+    emu_device_memory(true); /* this thread's turn: all below is one kernel's */
     kernel_now = kernel;
     body_now = &body;
     early_now = early;
@@ -224,8 +225,7 @@ static void run_kernel(const char *kernel, bool early, dim3 grid, dim3 block, si
     if (grid.y > 65535 || grid.z > 65535 || grid.x == 0 || grid.y == 0 || grid.z == 0) fail("grid");
     while ((int)fibers.size() < n_thread) fibers.emplace_back(new Fiber);
     if ((int)warps.size() < (n_thread + LANES - 1) / LANES) warps.resize((size_t)(n_thread + LANES - 1) / LANES);
-    shared_memory.assign(shared + 1024, 0xFF); /* NaN: nothing may be read before it is written */
-    emu_device_memory(true);
+    shared_memory.assign(shared + 1024, 0xFF);          /* NaN: nothing may be read before it is written */
     if (early) emu_device_memory_frozen(frozen = true); /* for the first block: it costs a call of the system */
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)

@@ -1,15 +1,15 @@
-#include "dist/rows.h"
+#include "dist/rowshare.h"
 
 #include <stdlib.h>
 
-void row_room_place(RowRoom *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols) {
-    *w = (RowRoom){.be = be, .spare = tensor_place(mem, be->real, t * rows_most(n, t), cols)};
+void rowshare_place(RowShare *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols) {
+    *w = (RowShare){.be = be, .spare = tensor_place(mem, be->real, t * rowshare_most(n, t), cols)};
 }
 
 /* Can the group read and write where the backend's tensors live? */
-static bool reaches(const RowRoom *w) { return w->be->mem.get == mem_source_host().get || comm_reaches(w->c); }
+static bool reaches(const RowShare *w) { return w->be->mem.get == mem_source_host().get || comm_reaches(w->c); }
 
-void row_room_open(RowRoom *w, Comm *c) {
+void rowshare_open(RowShare *w, Comm *c) {
     w->c = c;
     size_t t = (size_t)comm_size(w->c), bytes = tensor_raw_bytes(w->spare);
     w->sent = mem_alloc(2 * t * sizeof *w->sent);
@@ -19,29 +19,29 @@ void row_room_open(RowRoom *w, Comm *c) {
     w->out = w->in + bytes;
 }
 
-void row_room_release(RowRoom *w) {
+void rowshare_release(RowShare *w) {
     free(w->in);
     free(w->sent);
-    *w = (RowRoom){0};
+    *w = (RowShare){0};
 }
 
-void rows_cut(int64_t *cut, int64_t n, int t) {
+void rowshare_cut(int64_t *cut, int64_t n, int t) {
     for (int r = 0; r <= t; r++) cut[r] = n * r / t;
 }
 
-Tensor rows_spare(const RowRoom *w, DType dtype, int64_t n) {
+Tensor rowshare_spare(const RowShare *w, DType dtype, int64_t n) {
     CHECK(n <= w->spare.rows, "%lld rows in room for %lld", (long long)n, (long long)w->spare.rows);
     return tensor_over(w->spare.data, dtype, n, w->spare.cols);
 }
 
-static void check_whole(const RowRoom *w, Tensor t, int64_t n) {
+static void check_whole(const RowShare *w, Tensor t, int64_t n) {
     CHECK(t.rows == n && t.cols == w->spare.cols && t.ld == t.cols && n <= w->spare.rows,
           "%lld x %lld of %lld rows, room for %lld x %lld", (long long)t.rows, (long long)t.cols, (long long)n,
           (long long)w->spare.rows, (long long)w->spare.cols);
 }
 
 /* Where the group reads t from. */
-static const void *source(RowRoom *w, Tensor t) {
+static const void *source(RowShare *w, Tensor t) {
     if (!w->in) {
         backend_wait(w->be);
         return t.data;
@@ -50,25 +50,25 @@ static const void *source(RowRoom *w, Tensor t) {
     return w->in;
 }
 
-static void arrived(RowRoom *w, Tensor t) {
+static void arrived(RowShare *w, Tensor t) {
     Error ignore;
     if (w->out && !tensor_empty(t) && comm_ok(w->c, &ignore)) tensor_set_rows(w->be, t, w->out);
 }
 
-Tensor rows_sum(RowRoom *w, Tensor t, const int64_t *cut, const char *site) {
+Tensor rowshare_sum(RowShare *w, Tensor t, const int64_t *cut, const char *site) {
     int size = comm_size(w->c), me = comm_rank(w->c);
     int64_t own = cut[me + 1] - cut[me];
     check_whole(w, t, cut[size]);
     CHECK(t.dtype == w->be->real, "a sum of %s", dtype_name(t.dtype));
     for (int q = 0; q < size; q++) w->sent[q] = (cut[q + 1] - cut[q]) * t.cols, w->comes[q] = own * t.cols;
-    Tensor all = rows_spare(w, t.dtype, own * size), sum = tensor_rows(all, 0, own);
+    Tensor all = rowshare_spare(w, t.dtype, own * size), sum = tensor_rows(all, 0, own);
     comm_all_to_all(w->c, w->out ? (void *)w->out : all.data, w->comes, source(w, t), w->sent, t.dtype, site);
     arrived(w, all);
     for (int q = 1; q < size && own > 0; q++) w->be->op->add(w->be, sum, sum, tensor_rows(all, q * own, own));
     return sum;
 }
 
-void rows_gather(RowRoom *w, Tensor all, Tensor own, const int64_t *cut, const char *site) {
+void rowshare_gather(RowShare *w, Tensor all, Tensor own, const int64_t *cut, const char *site) {
     int size = comm_size(w->c), me = comm_rank(w->c);
     check_whole(w, all, cut[size]);
     CHECK(own.rows == cut[me + 1] - cut[me] && own.ld == own.cols && own.dtype == all.dtype,
