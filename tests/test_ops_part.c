@@ -46,6 +46,11 @@ typedef struct {
     int32_t target[ROWS];
 } Values;
 
+static Tensor host(const Opened *o, int64_t rows, int64_t cols) {
+    void *data = mem_alloc((size_t)(rows * cols) * dtype_bytes(o->real));
+    return tensor_over(data, o->real, rows, cols);
+}
+
 static Tensor matrix(Opened *o, int64_t rows, int64_t cols) { return tensor_place(&o->mem, o->real, rows, cols); }
 
 static void draw(Values *v, double spread) {

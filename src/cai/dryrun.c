@@ -125,17 +125,20 @@ static bool moments(size_t *out, DryBackend *be, const Net *net, int n_net, Opti
     return true;
 }
 
-/* Parts are put together when they are trained, beside them; then the whole net is measured, by one rank, if at all. */
-static bool rehearse_whole(StageNeed *n, DryBackend *be, const TrainShape *s, DryNet *part, Error *err) {
+/* Stages are put together when they are trained, beside them; then all layers are measured, of a rank's share. */
+static bool rehearse_whole(StageNeed *n, DryBackend *be, const TrainShape *s, const Mesh *mesh, DryNet *part,
+                           Error *err) {
+    Mesh share = mesh_share(mesh);
     DryNet whole;
     LogpBuf logp = {0};
     Acts *acts = NULL;
     Arena mem = {0};
     Tensor slice;
-    bool ok = net_open(&whole, be, &s->shape, NULL, s->kind, s->n_out, false, err);
+    bool ok = net_open(&whole, be, &share, &s->shape, s->kind, s->n_out, false, err);
     size_t both = be->live;
     net_close(part);
     if (!ok) return false;
+    logp_of(&logp, whole.net);
     if (s->logp) logp_reserve(&logp, &be->be, head_slice_rows(whole.net));
     ok = acts_open(&acts, &whole.m, s->max_tok, s->max_row, KEEP_NONE, err) &&
          head_slice_open(&mem, &slice, whole.net, err);
@@ -182,9 +185,8 @@ static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const St
                                 6.0 * s->shape.n_layer * s->shape.d_model * s->shape.max_seq);
     }
     trainer_close(t);
-    bool parts = !model_is_whole(&net.m);
-    if (ok && parts)
-        ok = rehearse_whole(n, be, s, &net, err);
+    if (ok && ctx->mesh && ctx->mesh->size.pp > 1)
+        ok = rehearse_whole(n, be, s, ctx->mesh, &net, err);
     else
         net_close(&net);
     logp_release(&logp);
