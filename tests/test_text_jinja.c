@@ -104,6 +104,7 @@ static const Case library[] = {
     {"{{ none|default('x') }} {{ ''|default('x', true) }} {{ nope|default }}|", "None x |"}, {"{{ 'a,b,,c'.split(',') }} {{ ' a  b '.split() }} {{ 'a b c'.rsplit(' ', 1) }} {{ 'a\\nb\\r\\n'.splitlines() }}", "['a', 'b', '', 'c'] ['a', 'b'] ['a b', 'c'] ['a', 'b']"},
     {"{{ 'abcba'.strip('ab') }} {{ 'think>'.lstrip('think') }} {{ 'k=v=w'.partition('=') }} {{ 'aXbX'.replace('X', '', 1) }}", "c > ('k', '=', 'v=w') abX"},
     {"{{ '{} {1} {a}'.format(1) if false else '{:>4}|{:,}|{!r}'.format('x', 12345, 'q') }} {{ '%05.1f|%-3s|%x' % (3.14159, 'a', 255) }}", "   x|12,345|'q' 003.1|a  |ff"},
+    {"{{ 'ab'.format_map('x') }}{{ '{a}'.format_map({'a': 1}) }}", "ab1"},
     {"{{ '{:05}|{:>04}|{:*<05}|{!a}'.format('x', 7, 'y', 'é😀') }} {{ '%a' % 'ß' }} {{ ('<'|safe).join([1, '<b>']) }}", "x0000|0007|y****|'\\xe9\\U0001f600' '\\xdf' 1<&lt;b&gt;"},
     {"{{ [1, 2]|batch(0)|list }} {{ [1, 2]|batch(-1)|list }} {{ 2.5|round(none) }} {{ 'x'|int(3, none) }} {{ 1e30|filesizeformat }}", "[[], [1, 2]] [[1, 2]] 2 3 1000000.0 YB"},
     {"{{ 2.5|round }} {{ 2.675|round(2) }} {{ 42.55|round(1, 'floor') }} {{ '3.7'|int }} {{ 'x'|int(5) }} {{ '0x1f'|int(0, 16) }} {{ '1e3'|float }}", "2.0 2.67 42.5 3 5 31 1000.0"},
