@@ -390,6 +390,7 @@ bool dry_run(DryRun *out, const RunConfig *cfg, const char *conf_path, Error *er
     d.world = mem_alloc((size_t)d.ranks * sizeof *d.world);
     bool ok = pipeline_check(keys, cfg, conf_path, err) && pipeline_backend(&pool, &be, cfg, err);
     d.be = be;
+    ok = ok && (cfg->dist.cp == 1 || ranks_divide(cfg, d.ranks, err));
     ok = ok && (d.ranks == 1 || comm_open_threads(d.world, d.ranks, err)) && find_shape(&d);
     if (ok) {
         snprintf(out->backend, sizeof out->backend, "%s", be->op->name);
