@@ -355,6 +355,46 @@ static void test_states(void **state) {
     }
 }
 
+/* -- signals */
+
+typedef struct {
+    Stop *stop[2]; /* by rank; the first has been asked to */
+    Str dir;
+} Stopped;
+
+/* A rank that alone hears a signal does not leave the other waiting for its keys. */
+static void stop_rank(Rank *r) {
+    Stopped *s = r->ud;
+    const Case c = {.backend = "cpu", .family = FAMILY_LLAMA, .cp = 2, .dp = 1};
+    Error err = {0};
+    Mesh mesh;
+    Job j;
+    Trainer *t = NULL;
+    comm_deadline(r->world, 20);
+    bool ok = open_mesh(&mesh, &c, r->world, &err) && job_open(&j, &c, &mesh, &err);
+    expect(r, ok);
+    if (!ok) return;
+    TrainConfig tc = config(1000, 1e-3);
+    tc.mesh = &mesh;
+    expect(r, trainer_open(&t, j.f.net, &tc, &j.obj, NULL, s->stop[r->rank], &err));
+    expect(r, !trainer_run(t, s->dir.s, &err));
+    expect(r, err.code == ERR_STOPPED);
+    trainer_close(t);
+    job_close(&j);
+}
+
+static void test_stop(void **state) {
+    (void)state;
+    Stopped s = {.dir = {0}};
+    Error err = {0};
+    fresh_dir(&s.dir, "cp_stop");
+    must(stop_open(&s.stop[0], &err), &err);
+    stop_request(s.stop[0]);
+    with_ranks(2, stop_rank, &s);
+    stop_close(s.stop[0]);
+    str_release(&s.dir);
+}
+
 /* -- a sequence that one rank has no room for */
 
 enum { LONG = 32768, LONG_RANKS = 4, LONG_WINDOW = 64 };
@@ -468,10 +508,8 @@ static void test_long(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equal),
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_states),
-        cmocka_unit_test(test_long),
+        cmocka_unit_test(test_equal), cmocka_unit_test(test_bytes), cmocka_unit_test(test_states),
+        cmocka_unit_test(test_stop),  cmocka_unit_test(test_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
