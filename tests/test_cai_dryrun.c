@@ -196,8 +196,13 @@ static void test_ranks(void **state) {
         assert_int_equal(need_of(b, "pretrain")->device, 0);
     }
     /* Rows over two ranks: half the activations, and keys of all. */
-    static const char *const rows[] = {"pretrain.lr=7e-3", "model.d_model=256", "model.n_layer=4",
-                                       "dist.ranks=2",     "dist.cp=2",         "dist.zero=true", NULL};
+    static const char *const rows[] = {"pretrain.lr=7e-3",
+                                       "model.d_model=256",
+                                       "model.n_layer=4",
+                                       "dist.ranks=2",
+                                       "dist.cp=2",
+                                       "dist.zero=true",
+                                       NULL};
     plan(b, rows);
     y = need_of(b, "pretrain");
     assert_true(y->activations > x->activations / 2 && y->activations < x->activations * 2 / 3);
