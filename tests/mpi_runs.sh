@@ -42,6 +42,19 @@ run stages4 4 model.n_layer=3 dist.pp=2 dist.zero=true || fail "two stages, four
 sums stages4 >"$dir/got"
 cmp -s "$dir/want" "$dir/got" || fail "two stages, four ranks, trained other models: $(diff "$dir/want" "$dir/got")"
 
+# Rows divided over two ranks: bits follow from that, not from what moves them, nor from replicas beside them.
+rows() { # OUT SUMS COMMAND ...
+    out=$1 to=$2
+    shift 2
+    # shellcheck disable=SC2086
+    timeout -k 5 300 "$@" -q --only pretrain $keys run.out="$dir/$out" dist.cp=2 2>"$dir/said" || fail "$out: $(cat "$dir/said")"
+    (cd "$dir/$out/store" && sha256sum pretrain-*/model/model.safetensors) >"$dir/$to"
+}
+rows rows2 want "$dikast" run "$conf" dist.ranks=2
+# shellcheck disable=SC2086
+rows rows4 got mpirun $over -np 4 "$dikast" run "$conf" dist.zero=true
+cmp -s "$dir/want" "$dir/got" || fail "rows of four processes trained another model than rows of two threads"
+
 # Stopped in the middle, by whatever reaches the ranks, and gone on with by another number of them. mpirun passes USR1 on.
 timeout -k 5 300 mpirun $over -np 2 "$dikast" run "$conf" -q --only rl $keys run.out="$dir/stop" \
     pretrain.steps=1500 2>"$dir/said" &

@@ -34,7 +34,7 @@ static void test_layouts_fit(void **state) {
     for (int i = 0; i < json_len(rows); i++) {
         const Json *r = json_at(rows, i);
         double bytes = num(r, "state_bytes") + num(r, "activation_bytes") + num(r, "work_bytes");
-        assert_true(num(r, "tp") * num(r, "pp") * num(r, "dp") == 64);
+        assert_true(num(r, "tp") * num(r, "pp") * num(r, "dp") == 64 && num(r, "cp") == 1);
         assert_true(bytes < (79.6 - 4) * 1073741824.0);
         assert_true(fabs(num(r, "tokens_s") * num(r, "step_s") - 512 * 8192) < 1);
         double days = 200e9 / num(r, "tokens_s") / 86400 / num(r, "efficiency");
@@ -103,6 +103,7 @@ static const struct {
     {"plan --gpus 8xH100 --model 7b --tokens -3", 2, "--tokens must be a number"},
     {"plan --gpus 8xH100 --model 7b --tokens inf", 2, "--tokens must be a number"},
     {"plan --gpus 64xH100 --model 124m --batch 7", 2, "divides 7 sequences"},
+    {"plan --gpus 64xH100 --model 7b --cp 3", 2, "--cp 3 does not divide 64 GPUs"},
     {"plan --gpus 8xA100 --model 405b", 4, "does not fit 8 x A100"},
     {"plan " CONF " --gpus 8xH100", 2, "--gpus plans a cluster"},
     {"plan " CONF " pm.lrr=1", 2, "pm.lrr"},

@@ -271,6 +271,24 @@ static void test_ranks(void **state) {
     assert_int_equal(b->ranks, 2);
     assert_true(y->optimizer < x->optimizer * 6 / 10 && y->optimizer > x->optimizer * 4 / 10);
     assert_int_equal(x->weights, y->weights);
+    /* Rows over two ranks: half the activations, and keys of all. */
+    static const char *const rows[] = {"pretrain.lr=7e-3",
+                                       "model.d_model=256",
+                                       "model.n_layer=4",
+                                       "dist.ranks=2",
+                                       "dist.cp=2",
+                                       "dist.zero=true",
+                                       NULL};
+    plan(b, rows);
+    y = need_of(b, "pretrain");
+    assert_true(y->activations > x->activations / 2 && y->activations < x->activations * 2 / 3);
+    assert_true(y->optimizer < x->optimizer * 6 / 10 && y->weights == x->weights);
+    RunConfig cfg;
+    Error err = {0};
+    load(&cfg, (const char *const[]){"dist.ranks=3", "dist.cp=2", NULL});
+    assert_false(dry_run(b, &cfg, TINY, &err));
+    assert_non_null(strstr(err.msg, "dist.cp 2 and dist.pp 1: 3 ranks cannot be divided"));
+    run_config_release(&cfg);
     free(a);
     free(b);
 }

@@ -239,7 +239,7 @@ static void test_checkpoint_interval(void **state) {
 /* -- search */
 
 static PlanAsk ask_of(const char *gpu, const char *model, int gpus, int64_t seq, int64_t batch) {
-    return (PlanAsk){plan_gpu_find(gpu), plan_model_find(model), gpus, seq, batch, 0, 0, 0, true, 1, 0};
+    return (PlanAsk){plan_gpu_find(gpu), plan_model_find(model), gpus, seq, batch, 0, 0, true, 1, 0, 0};
 }
 
 static void test_search_finds_what_fits(void **state) {
@@ -303,13 +303,51 @@ static void test_scaling_shapes(void **state) {
     assert_true(plan_step(g, m, &v, 8192, 512).bubble < plan_step(g, m, &b, 8192, 512).bubble);
 }
 
+/* Ranks that divide sequences: each keeps its tokens, and keys and values of all with their gradients for one layer;
+ * gathers twice, and sends gradients back once. */
+static void test_context(void **state) {
+    (void)state;
+    const PlanModel *m = plan_model_find("8b");
+    const PlanGpu *g = plan_gpu_find("H100");
+    PlanLayout one = {
+        .tp = 4, .pp = 2, .dp = 4, .v = 1, .micro = 1, .sp = true, .flash = true, .causal = true, .zero = true};
+    one.keep = PLAN_KEEP_NO_SCORES;
+    PlanLayout four = one;
+    four.cp = 4, four.dp = 1;
+    const int64_t seq = 131072, batch = 16;
+    double keys =
+        2 * 2.0 * (double)seq * 128 * (double)m->kv_heads / 4; /* k and v of a layer, this rank's heads, 16-bit */
+    assert_true(fabs(plan_acts_layer(m, &four, seq, false) * 4 / plan_acts_layer(m, &one, seq, false) - 1) < 1e-12);
+    PlanMemory a = plan_memory(m, &one, seq, batch, false), b = plan_memory(m, &four, seq, batch, false);
+    assert_true(a.state == b.state); /* ZeRO over cp and dp alike */
+    assert_true(fabs(b.acts * 4 / a.acts - 1) < 1e-12);
+    assert_true(fabs(b.work - a.work - 2 * keys) < 1);
+    assert_true(plan_keys_sent(m, &one, seq) == 0 &&
+                fabs(plan_keys_sent(m, &four, seq) / (3 * keys * 3 / 4) - 1) < 1e-12);
+    PlanStep x = plan_step(g, m, &one, seq, batch), y = plan_step(g, m, &four, seq, batch);
+    assert_true(x.cp_share == 0 && y.cp_share > 0 && y.cp_share < 0.2);
+    assert_true(x.flops == y.flops && y.mfu < g->gemm);
+    PlanAsk ask = {
+        .gpu = g, .model = m, .gpus = 16, .seq = 262144, .batch = 16, .max_tp = 4, .max_pp = 1, .trained = 1};
+    PlanRow row[8];
+    PlanRefused refused;
+    assert_int_equal(plan_search(row, 8, &ask, &refused), 0); /* too long for a rank, unless it is divided */
+    ask.cp = 4;
+    int n = plan_search(row, 8, &ask, &refused);
+    assert_true(n > 0);
+    for (int i = 0; i < n; i++) {
+        const PlanLayout *l = &row[i].layout;
+        assert_true(l->cp == 4 && l->tp * l->pp * l->dp * l->cp == 16);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory_is_the_papers),   cmocka_unit_test(test_state_counts_tables),
         cmocka_unit_test(test_flops_are_the_papers),   cmocka_unit_test(test_time_out_of_sample),
         cmocka_unit_test(test_constants_are_the_fits), cmocka_unit_test(test_checkpoint_interval),
         cmocka_unit_test(test_search_finds_what_fits), cmocka_unit_test(test_search_refuses_with_reasons),
-        cmocka_unit_test(test_scaling_shapes),
+        cmocka_unit_test(test_scaling_shapes),         cmocka_unit_test(test_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,8 @@ typedef struct {
     int cp, dp, tp, pp;
     bool shard;
     Keep keep;
-    int window, max_tok; /* max_tok 0: 64 */
+    int window;
+    bool lora; /* an adapter is trained beside a frozen model */
 } Case;
 
 typedef struct {
@@ -39,6 +40,7 @@ typedef struct {
     ObjLm *lm;
     ObjPm *pm;
     ObjDpo *dpo;
+    Adapter *adapter;
     Objective obj, whole; /* whole: obj before its data were made to end */
     double *ref;
     int64_t break_at;
@@ -66,27 +68,29 @@ static bool job_open(Job *j, const Case *c, const Mesh *mesh, Error *err) {
     ModelConfig cfg = tp_config(c->family, c->tied);
     HeadKind head = head_of(c);
     Fixture *f = &j->f;
-    int max_tok = c->max_tok ? c->max_tok : 64;
     cfg.window = c->window;
     job_samples(j, c);
     if (!pool_open(&f->pool, 1, err) || !backend_open(&f->be, c->backend, f->pool, NULL, err) ||
-        !model_init_on(&f->m, f->be, &cfg, mesh, SEED, true, err) ||
-        !head_init(&f->h, &f->m, head, head == HEAD_LM ? cfg.n_vocab : 1, SEED, true, err))
+        !model_init_on(&f->m, f->be, &cfg, mesh, SEED, !c->lora, err) ||
+        !head_init(&f->h, &f->m, head, head == HEAD_LM ? cfg.n_vocab : 1, SEED, !c->lora, err))
         return false;
-    f->net = (Net){&f->m, &f->h, NULL};
+    static const char *const targets[] = {"q_proj", "v_proj", "o_proj", "down_proj"};
+    const LoraConfig lora = {.r = 3, .alpha = 6, .target = targets, .n_target = COUNT_OF(targets), .base = "base"};
+    if (c->lora && !adapter_init(&j->adapter, &f->m, &lora, SEED, true, err)) return false;
+    f->net = (Net){&f->m, &f->h, j->adapter};
     tp_shake(f->net);
     DpoConfig d = {{0.1, 0, false}, false, false};
     switch (c->kind) {
     case KIND_LM:
-        return obj_lm_open(&j->lm, &j->obj, &j->set, max_tok, SEED, err);
+        return obj_lm_open(&j->lm, &j->obj, &j->set, 64, SEED, err);
     case KIND_MLM:
-        return obj_mlm_open(&j->lm, &j->obj, &j->set, max_tok, SEED, 2, 3, cfg.n_vocab, 0.3, err);
+        return obj_mlm_open(&j->lm, &j->obj, &j->set, 64, SEED, 2, 3, cfg.n_vocab, 0.3, err);
     case KIND_DPO:
-        return obj_dpo_open(&j->dpo, &j->obj, &j->set, j->ref, max_tok, SEED, &d, err);
+        return obj_dpo_open(&j->dpo, &j->obj, &j->set, j->ref, 64, SEED, &d, err);
     case KIND_PM:
-        return obj_pm_open(&j->pm, &j->obj, &j->set, max_tok, SEED, END, 0.01, err);
+        return obj_pm_open(&j->pm, &j->obj, &j->set, 64, SEED, END, 0.01, err);
     case KIND_CLASSIFIER:
-        return obj_classifier_open(&j->pm, &j->obj, &j->set, max_tok, SEED, END, err);
+        return obj_classifier_open(&j->pm, &j->obj, &j->set, 64, SEED, END, err);
     }
     return false;
 }
@@ -113,6 +117,7 @@ static void job_close(Job *j) {
     obj_dpo_close(j->dpo);
     samples_release(&j->set);
     free(j->ref);
+    adapter_close(j->adapter);
     close_all(&j->f);
 }
 
@@ -227,22 +232,23 @@ static void check_case(Case c) {
 static void test_equal(void **state) {
     (void)state;
     static const Case row[] = {
-        {"ref", FAMILY_LLAMA, false, KIND_LM, 2, 1, 1, 1, false, KEEP_ALL, 0, 0},
-        {"ref", FAMILY_GPT2, true, KIND_LM, 4, 1, 1, 1, false, KEEP_INPUTS, 0, 0},
-        {"ref", FAMILY_QWEN3, false, KIND_DPO, 2, 2, 1, 1, true, KEEP_ALL, 5, 0},
-        {"ref", FAMILY_QWEN2, true, KIND_PM, 4, 1, 1, 1, false, KEEP_ALL, 0, 0},
-        {"ref", FAMILY_GPT2, false, KIND_CLASSIFIER, 3, 1, 1, 1, true, KEEP_ALL, 0, 0},
-        {"ref", FAMILY_LLAMA, false, KIND_MLM, 2, 1, 1, 1, false, KEEP_ALL, 0, 0},
-        {"cpu", FAMILY_LLAMA, true, KIND_LM, 2, 2, 1, 1, true, KEEP_ALL, 0, 0},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, 1, 1, false, KEEP_INPUTS, 0, 0},
-        {"cpu", FAMILY_QWEN3, true, KIND_DPO, 4, 1, 1, 1, false, KEEP_ALL, 7, 0},
-        {"cpu", FAMILY_QWEN2, true, KIND_PM, 2, 1, 1, 1, false, KEEP_ALL, 0, 0},
-        {"cpu", FAMILY_LLAMA, false, KIND_MLM, 4, 1, 1, 1, false, KEEP_ALL, 0, 0},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, 2, 1, false, KEEP_ALL, 0, 0},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, 1, 2, false, KEEP_ALL, 0, 0},
-        {"ref", FAMILY_QWEN3, false, KIND_PM, 2, 2, 1, 2, true, KEEP_INPUTS, 0, 0},
-        {"cpu", FAMILY_QWEN3, true, KIND_LM, 2, 1, 2, 2, true, KEEP_ALL, 0, 0},
-        {"ref", FAMILY_LLAMA, false, KIND_DPO, 2, 1, 2, 2, false, KEEP_ALL, 0, 0},
+        {"ref", FAMILY_LLAMA, false, KIND_LM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {"ref", FAMILY_GPT2, true, KIND_LM, 4, 1, 1, 1, false, KEEP_INPUTS, 0, false},
+        {"ref", FAMILY_QWEN3, false, KIND_DPO, 2, 2, 1, 1, true, KEEP_ALL, 5, false},
+        {"ref", FAMILY_QWEN2, true, KIND_PM, 4, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {"ref", FAMILY_GPT2, false, KIND_CLASSIFIER, 3, 1, 1, 1, true, KEEP_ALL, 0, false},
+        {"ref", FAMILY_LLAMA, false, KIND_MLM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {"ref", FAMILY_LLAMA, true, KIND_LM, 3, 1, 1, 1, false, KEEP_INPUTS, 0, true},
+        {"cpu", FAMILY_LLAMA, true, KIND_LM, 2, 2, 1, 1, true, KEEP_ALL, 0, false},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, 1, 1, false, KEEP_INPUTS, 0, false},
+        {"cpu", FAMILY_QWEN3, true, KIND_DPO, 4, 1, 1, 1, false, KEEP_ALL, 7, false},
+        {"cpu", FAMILY_QWEN2, true, KIND_PM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {"cpu", FAMILY_LLAMA, false, KIND_MLM, 4, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, 2, 1, false, KEEP_ALL, 0, false},
+        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, 1, 2, false, KEEP_ALL, 0, false},
+        {"ref", FAMILY_QWEN3, false, KIND_PM, 2, 2, 1, 2, true, KEEP_INPUTS, 0, false},
+        {"cpu", FAMILY_QWEN3, true, KIND_LM, 2, 1, 2, 2, true, KEEP_ALL, 0, false},
+        {"ref", FAMILY_LLAMA, false, KIND_DPO, 2, 1, 2, 2, false, KEEP_ALL, 0, false},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
 }
@@ -305,10 +311,10 @@ static void check_bytes(Case c) {
 static void test_bytes(void **state) {
     (void)state;
     static const Case row[] = {
-        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, 1, 1, false, KEEP_ALL, 0, 0},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, 1, 1, true, KEEP_INPUTS, 0, 0},
-        {"ref", FAMILY_QWEN3, true, KIND_DPO, 3, 1, 1, 1, false, KEEP_ALL, 0, 0},
-        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, 1, 1, false, KEEP_ALL, 0, 0},
+        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, 1, 1, true, KEEP_INPUTS, 0, false},
+        {"ref", FAMILY_QWEN3, true, KIND_DPO, 3, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, 1, 1, false, KEEP_ALL, 0, false},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_bytes(row[i]);
 }
@@ -347,6 +353,46 @@ static void test_states(void **state) {
         str_release(&want);
         str_release(&got);
     }
+}
+
+/* -- signals */
+
+typedef struct {
+    Stop *stop[2]; /* by rank; the first has been asked to */
+    Str dir;
+} Stopped;
+
+/* A rank that alone hears a signal does not leave the other waiting for its keys. */
+static void stop_rank(Rank *r) {
+    Stopped *s = r->ud;
+    const Case c = {.backend = "cpu", .family = FAMILY_LLAMA, .cp = 2, .dp = 1};
+    Error err = {0};
+    Mesh mesh;
+    Job j;
+    Trainer *t = NULL;
+    comm_deadline(r->world, 20);
+    bool ok = open_mesh(&mesh, &c, r->world, &err) && job_open(&j, &c, &mesh, &err);
+    expect(r, ok);
+    if (!ok) return;
+    TrainConfig tc = config(1000, 1e-3);
+    tc.mesh = &mesh;
+    expect(r, trainer_open(&t, j.f.net, &tc, &j.obj, NULL, s->stop[r->rank], &err));
+    expect(r, !trainer_run(t, s->dir.s, &err));
+    expect(r, err.code == ERR_STOPPED);
+    trainer_close(t);
+    job_close(&j);
+}
+
+static void test_stop(void **state) {
+    (void)state;
+    Stopped s = {.dir = {0}};
+    Error err = {0};
+    fresh_dir(&s.dir, "cp_stop");
+    must(stop_open(&s.stop[0], &err), &err);
+    stop_request(s.stop[0]);
+    with_ranks(2, stop_rank, &s);
+    stop_close(s.stop[0]);
+    str_release(&s.dir);
 }
 
 /* -- a sequence that one rank has no room for */
@@ -462,10 +508,8 @@ static void test_long(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equal),
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_states),
-        cmocka_unit_test(test_long),
+        cmocka_unit_test(test_equal), cmocka_unit_test(test_bytes), cmocka_unit_test(test_states),
+        cmocka_unit_test(test_stop),  cmocka_unit_test(test_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

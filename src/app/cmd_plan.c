@@ -384,8 +384,7 @@ const Command command_plan = {
         "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1, micro-batches, interleaving "
         "(v)\n"
         "and recomputation, in bfloat16 with F32 masters. MFU counts the half of attention that is computed; idle:\n"
-        "waiting for the pipeline; tp, dp: exposed sums over them; --cp adds context parallel; days and breaks "
-        "(failures) with --tokens, cost with "
+        "waiting for the pipeline; tp, dp: exposed sums over them; days and breaks (failures) with --tokens, cost with "
         "a\n"
         "price in --hardware. Formulas, and how far they are from published runs: docs/scale.md.\n"
         "Exit code 4 when nothing fits.",

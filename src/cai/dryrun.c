@@ -431,11 +431,7 @@ static int one_model(const RunConfig *c) { return (int)(c->dist.tp * c->dist.cp 
 static bool open_meshes(Dry *d, Error *err) {
     int n = d->ranks, one = one_model(d->cfg), begun = 0;
     if (one == 1) return true;
-    if (n % one)
-        return error_set(err, ERR_CONFIG, "dist.tp %lld, dist.cp %lld and dist.pp %lld: %d rank%s cannot be divided so; plan with a multiple "
-                         "of their product (dist.ranks)",
-                         (long long)d->cfg->dist.tp, (long long)d->cfg->dist.cp, (long long)d->cfg->dist.pp, n,
-                         n > 1 ? "s" : "");
+    if (!ranks_divide(d->cfg, n, err)) return false;
     MeshJob *job = mem_alloc((size_t)n * sizeof *job);
     bool ok = true;
     d->mesh = mem_alloc((size_t)n * sizeof *d->mesh);

@@ -84,6 +84,14 @@ static bool open_world(Ranks *r, const RunConfig *cfg, Error *err) {
     return how != COMM_KEY_MPI || open_processes(r, cfg, place, err);
 }
 
+bool ranks_divide(const RunConfig *cfg, int n, Error *err) {
+    if (n % (cfg->dist.tp * cfg->dist.cp * cfg->dist.pp) == 0) return true;
+    return error_set(err, ERR_CONFIG,
+                     "dist.tp %lld, dist.cp %lld and dist.pp %lld: %d rank%s cannot be divided so; start a multiple of "
+                     "their product (dist.ranks, or mpirun -np)",
+                     (long long)cfg->dist.tp, (long long)cfg->dist.cp, (long long)cfg->dist.pp, n, n > 1 ? "s" : "");
+}
+
 bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
     Ranks *r = mem_alloc(sizeof *r);
     bool ok = open_world(r, cfg, err);
@@ -93,12 +101,7 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
                        "leave it at true",
                        comm_size(r->world[0]));
     int n = ok ? comm_size(r->world[0]) : 1;
-    if (ok && n % (cfg->dist.tp * cfg->dist.cp * cfg->dist.pp))
-        ok = error_set(
-            err, ERR_CONFIG,
-            "dist.tp %lld, dist.cp %lld and dist.pp %lld: %d rank%s cannot be divided so; start a multiple of their "
-            "product (dist.ranks, or mpirun -np)",
-            (long long)cfg->dist.tp, (long long)cfg->dist.cp, (long long)cfg->dist.pp, n, n > 1 ? "s" : "");
+    ok = ok && ranks_divide(cfg, n, err);
     if (!ok) {
         if (comm_rank(r->world ? r->world[0] : NULL) > 0) err->msg[0] = 0; /* rank 0 says it */
         ranks_close(r);

@@ -21,6 +21,8 @@ typedef struct { int rank, size, local_rank, local_size; } RankPlace;  /* local:
 RankPlace ranks_environment(void);          /* {0, 1, 0, 1} where no launcher says otherwise */
 
 typedef struct Ranks Ranks;
+/* Can n ranks be divided as dist.tp, dist.cp and dist.pp say? ERR_CONFIG: no. */
+bool ranks_divide(const RunConfig *cfg, int n, Error *err);
 /* ERR_CONFIG for what cannot be: keys against the launcher, no MPI, a running sum over ranks. */
 bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err);
 Comm *ranks_world(const Ranks *r);          /* of this process, of threads that of rank 0; NULL: one rank */

@@ -43,7 +43,6 @@ typedef enum {
 
 typedef struct {
     int tp, pp, dp;             /* ranks = tp * cp * pp * dp; tp inside a node, cp beside it, dp outermost */
-    int cp;                     /* ranks that divide the tokens of a micro-batch, by gathering keys and values; 0: as 1 */
     int v;                      /* layers' groups of a stage: 1, or interleaved */
     int micro;                  /* sequences of a micro-batch */
     PlanKeep keep;
@@ -51,6 +50,7 @@ typedef struct {
     bool flash;                 /* scores never reach memory */
     bool causal;                /* the masked half of attention is neither computed nor counted */
     bool zero;                  /* moments and masters are cut over dp and cp (ZeRO-1) */
+    int cp;                     /* ranks that divide the tokens of a micro-batch, by gathering keys and values; 0: as 1 */
 } PlanLayout;
 
 typedef struct {
@@ -102,10 +102,10 @@ typedef struct {
     int gpus;                   /* all are used */
     int64_t seq, batch;
     int max_tp, max_pp;         /* 0: no bound of its own */
-    int cp;                     /* of every layout; 0: 1. It divides gpus */
     bool recompute;             /* whether PLAN_KEEP_INPUT may be chosen */
     int trained, frozen;        /* models of this shape on the same GPUs, one at work at a time: 1, 0; PPO: policy and value,
                                    reference and preference model, 2, 2. Step times are of training one */
+    int cp;                     /* of every layout; 0: 1. It divides gpus */
 } PlanAsk;
 
 typedef struct { PlanLayout layout; PlanMemory memory; PlanStep step; } PlanRow;

@@ -258,13 +258,16 @@ static void count_leaf(Trainer *t, LeafSum *leaf, int64_t i, const Batch *b) {
     leaf->sequences = b->seqs.n_seq;
 }
 
+/* Do several ranks make one micro-batch's passes? They begin them together, or wait for each other in vain. */
+static bool together(const Trainer *t) { return t->cfg.mesh && t->cfg.mesh->model; }
+
 /* This rank's micro-batches. False: *err, which may be ERR_STOPPED. */
 static bool make_leaves(Trainer *t, Error *err) {
     for (int64_t k = 0; k < leaves_count(t->leaves); k++) {
         int64_t i = leaves_number(t->leaves, k);
         Batch b;
         LeafSum leaf = {0};
-        if (stop_requested(t->stop)) return error_set(err, ERR_STOPPED, "stopped");
+        if (!together(t) && stop_requested(t->stop)) return error_set(err, ERR_STOPPED, "stopped");
         if (!read_micro(t, i, &b, err)) return false;
         leaf.loss = train_micro(t->net, t->acts, &b, t->obj, t->slice, &leaf.weight, leaves_metrics(t->leaves));
         count_leaf(t, &leaf, i, &b);
@@ -302,8 +305,9 @@ static PipeWork pipe_work(Trainer *t) { return (PipeWork){t, t->pulse, pipe_batc
 
 static bool make_ready(Trainer *t, Error *err) {
     Error mine = {0};
-    if (!t->pipe) return true;
+    if (!together(t)) return true;
     if (stop_requested(t->stop)) error_set(&mine, ERR_STOPPED, "stopped");
+    if (!t->pipe) return agree(world_of(t), &mine, NULL, 0, NULL, err);
     PipeWork w = pipe_work(t);
     const PipeRun run = {leaves_number(t->leaves, 0), leaves_number(t->leaves, 1) - leaves_number(t->leaves, 0),
                          leaves_count(t->leaves)};
