@@ -265,19 +265,22 @@ static void test_sums(void **state) {
         assert_true((double)y->sums >= whole / d * 0.999 && (double)y->sums < whole / d * 1.1);
         assert_true(x->device - x->sums == y->device - y->sums); /* nothing else differs */
     }
-    for (int zero = 0; zero <= 2; zero++)
-        for (int overlap = 0; overlap < 2; overlap++) {
-            RunConfig cfg;
-            char level[32];
-            const char *more[] = {"pretrain.lr=6e-3", "dist.ranks=2", level,
-                                  overlap ? "dist.overlap=true" : "dist.overlap=false", NULL};
-            snprintf(level, sizeof level, "dist.zero=%d", zero);
-            load(&cfg, more);
-            plan(a, more);
-            size_t got = measured_ranks(&cfg, 2), said = need_of(a, "pretrain")->device;
-            if (said != got) fail_msg("%s: planned %zu bytes, taken %zu", level, said, got);
-            run_config_release(&cfg);
-        }
+    for (int zero = 0; zero <= 2; zero++) {
+        RunConfig cfg;
+        char level[32];
+        const char *more[] = {"pretrain.lr=6e-3",
+                              "pretrain.steps=3",
+                              "dist.ranks=2",
+                              level,
+                              zero == 1 ? "dist.overlap=false" : "dist.overlap=true",
+                              NULL};
+        snprintf(level, sizeof level, "dist.zero=%d", zero);
+        load(&cfg, more);
+        plan(a, more);
+        size_t got = measured_ranks(&cfg, 2), said = need_of(a, "pretrain")->device;
+        if (said != got) fail_msg("%s: planned %zu bytes, taken %zu", level, said, got);
+        run_config_release(&cfg);
+    }
     free(a);
     free(b);
 }
