@@ -29,8 +29,9 @@ run one 1 || fail "one rank: $(cat "$dir/said")"
 sums one >"$dir/want"
 [ "$(wc -l <"$dir/want")" -eq 5 ] || fail "one rank left no five models"
 for np in 2 4; do
-    [ $np -eq 4 ] && zero=true || zero=false
-    run "np$np" $np dist.zero=$zero || fail "$np ranks: $(cat "$dir/said")"
+    [ $np -eq 4 ] && how='dist.zero=2 dist.overlap=true' || how='dist.zero=true'
+    # shellcheck disable=SC2086
+    run "np$np" $np $how || fail "$np ranks: $(cat "$dir/said")"
     sums "np$np" >"$dir/got"
     cmp -s "$dir/want" "$dir/got" || fail "$np ranks trained other models: $(diff "$dir/want" "$dir/got")"
 done
@@ -38,7 +39,7 @@ done
 # Three layers in two stages of a pipeline, and two such pipelines of one replica each.
 run stages1 1 model.n_layer=3 || fail "one rank, three layers: $(cat "$dir/said")"
 sums stages1 >"$dir/want"
-run stages4 4 model.n_layer=3 dist.pp=2 dist.zero=true || fail "two stages, four ranks: $(cat "$dir/said")"
+run stages4 4 model.n_layer=3 dist.pp=2 dist.zero=2 dist.overlap=true || fail "two stages, four ranks: $(cat "$dir/said")"
 sums stages4 >"$dir/got"
 cmp -s "$dir/want" "$dir/got" || fail "two stages, four ranks, trained other models: $(diff "$dir/want" "$dir/got")"
 

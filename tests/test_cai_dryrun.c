@@ -2,6 +2,8 @@
 // label: slow
 /* What a plan says of memory is what a stage's arenas take, to the byte: the same stage is run with its backend's
  * memory counted. And what cannot fit is refused, with the key to turn. */
+#include <pthread.h>
+
 #include "cai_help.h"
 #include "dist_help.h"
 
@@ -90,6 +92,72 @@ static size_t measured(const RunConfig *cfg, const char *name) {
     pool_close(pool);
     free(keys);
     return bytes;
+}
+
+typedef struct { /* one rank of a stage that several run */
+    const RunConfig *cfg;
+    const PipelineResult *keys;
+    Comm *world;
+    const char *dir[2];
+    size_t bytes;
+    Error err;
+    pthread_t thread;
+} CountedRank;
+
+static void *counted_rank(void *ud) {
+    CountedRank *r = ud;
+    const char *input[STAGE_MAX_NEEDS];
+    Pool *pool;
+    Backend *be;
+    Mesh mesh;
+    StageCtx ctx;
+    Counted c = {0};
+    if (mesh_open(&mesh, r->world, NULL, 1, 1, 1, &r->err) && pipeline_backend(&pool, &be, r->cfg, &r->err)) {
+        const Stage *s = stage_find("pretrain");
+        c.src = be->mem;
+        be->mem = (MemSource){.get = counted_get, .put = counted_put, .ud = &c};
+        for (int k = 0; k < 2 && r->err.code == ERR_NONE; k++) {
+            pipeline_ctx(&ctx, input, r->keys, s, r->cfg, be, NULL, NULL);
+            ctx.output = r->dir[k], ctx.mesh = &mesh, ctx.ledger = ledger_new();
+            size_t before = c.peak = c.live;
+            s->run(&ctx, &r->err);
+            r->bytes = c.peak - before;
+            ledger_free(ctx.ledger);
+        }
+        backend_close(be);
+        pool_close(pool);
+    }
+    comm_close(r->world);
+    return NULL;
+}
+
+/* As measured(), of pretrain and the rank with the most. */
+static size_t measured_ranks(const RunConfig *cfg, int n) {
+    PipelineResult *keys = mem_alloc(sizeof *keys);
+    CountedRank *rank = mem_alloc((size_t)n * sizeof *rank);
+    Comm **world = mem_alloc((size_t)n * sizeof *world);
+    char dir[2][400];
+    size_t most = 0;
+    Error err = {0};
+    for (int k = 0; k < 2; k++) {
+        snprintf(dir[k], sizeof dir[k], "%s/pretrain-ranks-%d", root, k);
+        assert_ok(io_remove_tree(dir[k], &err) && io_make_dirs(dir[k], &err), err);
+    }
+    assert_ok(pipeline_keys(keys, cfg, TINY, &err), err);
+    assert_ok(comm_open_threads(world, n, &err), err);
+    for (int r = 0; r < n; r++) {
+        rank[r] = (CountedRank){.cfg = cfg, .keys = keys, .world = world[r], .dir = {dir[0], dir[1]}};
+        assert_int_equal(pthread_create(&rank[r].thread, NULL, counted_rank, &rank[r]), 0);
+    }
+    for (int r = 0; r < n; r++) pthread_join(rank[r].thread, NULL);
+    for (int r = 0; r < n; r++) {
+        assert_ok(rank[r].err.code == ERR_NONE, rank[r].err);
+        if (rank[r].bytes > most) most = rank[r].bytes;
+    }
+    free(world);
+    free(rank);
+    free(keys);
+    return most;
 }
 
 static const StageNeed *need_of(const DryRun *d, const char *name) {
@@ -258,6 +326,49 @@ static void test_shares(void **state) {
     free(one);
 }
 
+/* Sums of gradients: whole ones of log2(M/d) levels, with ZeRO-2 a d-th of each. Planned, and of two ranks measured. */
+static void test_sums(void **state) {
+    (void)state;
+    static const char *const ranks[] = {"dist.ranks=2", "dist.ranks=4", "dist.ranks=8"};
+    DryRun *a = mem_alloc(sizeof *a), *b = mem_alloc(sizeof *b);
+    for (int k = 0; k < COUNT_OF(ranks); k++) {
+        const char *more[] = {"pretrain.lr=7e-3",
+                              "model.d_model=256",
+                              "model.n_layer=8",
+                              "pretrain.batch_tokens=2048",
+                              ranks[k],
+                              "dist.zero=1",
+                              NULL};
+        plan(a, more);
+        more[5] = "dist.zero=2";
+        plan(b, more);
+        const StageNeed *x = need_of(a, "pretrain"), *y = need_of(b, "pretrain");
+        double levels = 3 - k, d = 2 << k; /* 16 micro-batches */
+        double whole = (double)x->gradients * levels;
+        assert_true((double)x->sums == whole);
+        assert_true((double)y->sums >= whole / d * 0.999 && (double)y->sums < whole / d * 1.1);
+        assert_true(x->device - x->sums == y->device - y->sums); /* nothing else differs */
+    }
+    for (int zero = 0; zero <= 2; zero++) {
+        RunConfig cfg;
+        char level[32];
+        const char *more[] = {"pretrain.lr=6e-3",
+                              "pretrain.steps=3",
+                              "dist.ranks=2",
+                              level,
+                              zero == 1 ? "dist.overlap=false" : "dist.overlap=true",
+                              NULL};
+        snprintf(level, sizeof level, "dist.zero=%d", zero);
+        load(&cfg, more);
+        plan(a, more);
+        size_t got = measured_ranks(&cfg, 2), said = need_of(a, "pretrain")->device;
+        if (said != got) fail_msg("%s: planned %zu bytes, taken %zu", level, said, got);
+        run_config_release(&cfg);
+    }
+    free(a);
+    free(b);
+}
+
 /* ZeRO-1 over two ranks: each has less of the optimizer. */
 static void test_ranks(void **state) {
     (void)state;
@@ -395,7 +506,8 @@ static void test_refused(void **state) {
 int main(void) {
     if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_stage), cmocka_unit_test(test_every_way),
-                                       cmocka_unit_test(test_shares), cmocka_unit_test(test_ranks), cmocka_unit_test(test_parts),
+                                       cmocka_unit_test(test_shares),      cmocka_unit_test(test_ranks),
+                                       cmocka_unit_test(test_sums),        cmocka_unit_test(test_parts),
                                        cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -206,6 +206,147 @@ static void test_counters(void **state) {
     with_ranks(4, counted, NULL);
 }
 
+/* -- beside the rank's own work */
+
+enum { IN_FLIGHT = 5, FLIGHT_ROUNDS = 12 };
+
+typedef struct {
+    unsigned char in[64], out[64];
+    int64_t sent[8], comes[8];
+    CommRequest *r;
+} InFlight;
+
+static void begin_flight(Rank *r, InFlight *f, int number, const char *site) {
+    int at = 0;
+    memset(f->out, 0xee, sizeof f->out);
+    for (int q = 0; q < r->size; q++) {
+        f->sent[q] = (3 * r->rank + 5 * q + number) % 7;
+        f->comes[q] = (3 * q + 5 * r->rank + number) % 7;
+        for (int i = 0; i < f->sent[q]; i++) f->in[at++] = (unsigned char)(byte_of(r->rank, q, i) + number);
+    }
+    f->r = comm_start_all_to_all(r->world, f->out, f->comes, f->in, f->sent, DTYPE_I8, site);
+}
+
+static void end_flight(Rank *r, InFlight *f, int number) {
+    int at = 0;
+    comm_wait(f->r);
+    f->r = NULL;
+    memset(f->in, 0xdd, sizeof f->in); /* nobody reads it any more */
+    for (int p = 0; p < r->size; p++)
+        for (int i = 0; i < f->comes[p]; i++)
+            expect(r, f->out[at++] == (unsigned char)(byte_of(p, r->rank, i) + number));
+    expect(r, f->out[at] == 0xee);
+}
+
+static void nap(double s) { nanosleep(&(struct timespec){0, (long)(1e9 * s)}, NULL); }
+
+/* Several at once, other calls of the group among them, looked at more or less often. */
+static void flights(Rank *r) {
+    InFlight f[IN_FLIGHT] = {0};
+    Error err = {0};
+    double word = 7;
+    for (int k = 0; k < FLIGHT_ROUNDS; k++) {
+        for (int i = 0; i < IN_FLIGHT; i++) begin_flight(r, &f[i], IN_FLIGHT * k + i, "test.flight");
+        for (int i = 0; i < (r->rank + k) % 4; i++) comm_test(f[i].r);
+        comm_broadcast(r->world, &word, 1, DTYPE_F64, k % r->size, "test.between");
+        for (int i = 0; i < IN_FLIGHT; i++) end_flight(r, &f[i], IN_FLIGHT * k + i);
+    }
+    expect(r, comm_ok(r->world, &err));
+    comm_barrier(r->world, "test.together");
+    begin_flight(r, &f[0], 1, "test.flight"); /* everybody has begun: it ends without anybody waiting */
+    comm_barrier(r->world, "test.begun");
+    CommTimes before = comm_times(r->world);
+    for (int i = 0; i < 10000 && !comm_test(f[0].r); i++) nap(1e-4);
+    expect(r, comm_test(f[0].r));
+    CommTimes after = comm_times(r->world);
+    if (r->size > 1) expect(r, after.hidden_s >= before.hidden_s && after.inside_s > before.inside_s);
+    end_flight(r, &f[0], 1);
+    if (r->size > 1) expect(r, comm_count(r->world, COMM_ALL_TO_ALL).calls == IN_FLIGHT * FLIGHT_ROUNDS + 1);
+}
+
+/* What a rank is not inside of counts as hidden, and a dump says whether it waits. */
+static void hidden_flight(Rank *r) {
+    InFlight f = {0};
+    Str text = {0};
+    Json *j = NULL;
+    Error err = {0};
+    Hooks hooks = {0};
+    comm_on_section(r->world, hook, &hooks);
+    begin_flight(r, &f, 3, "test.hidden");
+    comm_dump(r->world, &text);
+    expect(r, json_parse(&j, text.s, text.n, 0, "dump", 1, &err));
+    const Json *last = json_at(json_get(j, "records"), 0);
+    expect(r, json_num(json_get(last, "t_wait"), 1) == 0 && json_num(json_get(last, "t_end"), 1) == 0);
+    json_release(j);
+    nap(0.05);
+    expect(r, hooks.in == 0);
+    for (int k = 0; k < COMM_RECORDS + 10; k++) comm_barrier(r->world, "test.many"); /* its record is gone */
+    nap(0.02 * r->rank);
+    end_flight(r, &f, 3);
+    CommTimes t = comm_times(r->world);
+    expect(r, t.hidden_s >= 0.05 && t.hidden_s < 5 && t.inside_s > 0);
+    expect(r, hooks.in == hooks.out && hooks.in >= COMM_RECORDS + 10);
+    str_clear(&text);
+    comm_dump(r->world, &text);
+    expect(r, json_parse(&j, text.s, text.n, 0, "dump", 1, &err));
+    for (int k = 0; k < COMM_RECORDS; k++) /* of others nothing was written over */
+        expect(r, json_num(json_get(json_at(json_get(j, "records"), k), "t_end"), 0) > 0);
+    json_release(j);
+    str_release(&text);
+}
+
+static void flight_without_one(Rank *r) {
+    Error err = {0};
+    InFlight f[2] = {0};
+    comm_deadline(r->world, 0.1);
+    if (r->rank == 2) {
+        nap(0.4);
+    } else {
+        begin_flight(r, &f[0], 0, "test.late");
+        begin_flight(r, &f[1], 1, "test.late");
+        nap(0.2); /* its own work is not waiting */
+        expect(r, !comm_test(f[0].r) && comm_ok(r->world, &err));
+        comm_wait(f[0].r);
+        expect(r, !comm_ok(r->world, &err) && err.code == ERR_NET && strstr(err.msg, "rank 2 did not come") != NULL);
+        expect(r, strstr(err.msg, "all_to_all number") != NULL && strstr(err.msg, "at test.late") != NULL);
+        expect(r, comm_test(f[1].r));
+        comm_wait(f[1].r);
+    }
+    begin_flight(r, &f[0], 0, "test.late"); /* who comes late learns it, too */
+    comm_wait(f[0].r);
+    expect(r, !comm_ok(r->world, &err) && strstr(err.msg, "deadline") != NULL);
+}
+
+static void flight_elsewhere(Rank *r) {
+    Error err = {0};
+    InFlight *f = malloc(sizeof *f); /* of its own: who left too early would let others read freed memory */
+    *f = (InFlight){.r = NULL};
+    begin_flight(r, f, 0, r->rank == 1 ? "test.here" : "test.there");
+    comm_wait(f->r);
+    expect(r, !comm_ok(r->world, &err) && err.code == ERR_STATE && strstr(err.msg, "test.here") != NULL);
+    free(f);
+}
+
+static void flight_of_other_size(Rank *r) {
+    Error err = {0};
+    InFlight *f = malloc(sizeof *f);
+    *f = (InFlight){.sent = {4, 4, 4}, .comes = {4, 4, 4}};
+    if (r->rank == 2) f->sent[0] = 5;
+    f->r = comm_start_all_to_all(r->world, f->out, f->comes, f->in, f->sent, DTYPE_I8, "test.sizes");
+    comm_wait(f->r);
+    expect(r, !comm_ok(r->world, &err) && strstr(err.msg, "which expects") != NULL);
+    free(f);
+}
+
+static void test_flights(void **state) {
+    (void)state;
+    for (int n = 1; n <= 5; n++) with_ranks(n, flights, NULL);
+    with_ranks(3, hidden_flight, NULL);
+    with_ranks(4, flight_without_one, NULL);
+    with_ranks(3, flight_elsewhere, NULL);
+    with_ranks(3, flight_of_other_size, NULL);
+}
+
 /* -- failing together */
 
 static void one_gives_up(Rank *r) {
@@ -324,8 +465,9 @@ static void test_agreement(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_calls),    cmocka_unit_test(test_one_rank), cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_counters), cmocka_unit_test(test_failures), cmocka_unit_test(test_agreement),
+        cmocka_unit_test(test_calls),     cmocka_unit_test(test_one_rank), cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_counters),  cmocka_unit_test(test_flights),  cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_agreement),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

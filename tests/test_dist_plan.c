@@ -140,7 +140,7 @@ static const double hopper[][8] = {
 };
 
 static PlanLayout modern(int tp, int pp, int dp, int v) {
-    return (PlanLayout){tp, pp, dp, v, 1, PLAN_KEEP_NO_SCORES, .sp = true, .flash = true, .causal = true, .zero = true};
+    return (PlanLayout){tp, pp, dp, v, 1, PLAN_KEEP_NO_SCORES, .sp = true, .flash = true, .causal = true, .zero = 1};
 }
 
 static void core_h100(Errors *e, const PlanGpu *g) {
@@ -254,7 +254,7 @@ static void test_search_finds_what_fits(void **state) {
         PlanMemory m = plan_memory(ask.model, l, ask.seq, ask.batch, false);
         PlanStep s = plan_step(ask.gpu, ask.model, l, ask.seq, ask.batch);
         assert_int_equal(l->tp * l->pp * l->dp, 64);
-        assert_true(m.state + m.acts + m.work <= ask.gpu->memory - ask.gpu->reserve);
+        assert_true(m.state + m.acts + m.work + m.sums <= ask.gpu->memory - ask.gpu->reserve);
         assert_true(s.seconds == rows[i].step.seconds && m.state == rows[i].memory.state);
         assert_true(i == 0 || rows[i - 1].step.seconds <= s.seconds);
         assert_true(s.bubble >= 0 && s.bubble + s.tp_share + s.dp_share < 1);
@@ -286,6 +286,25 @@ static void test_search_refuses_with_reasons(void **state) {
     assert_int_equal(plan_search(rows, 4, &odd, &refused), 0);
     assert_false(plan_refusal(&odd, &refused, &err));
     assert_int_equal(err.code, ERR_CONFIG);
+}
+
+/* Gradients that wait: log2(M/d) sums, a d-th of each under ZeRO-2, which sends one for every micro-batch. */
+static void test_gradient_sums(void **state) {
+    (void)state;
+    const PlanGpu *g = plan_gpu_find("H100");
+    const PlanModel *m = plan_model_find("7b");
+    PlanLayout one = modern(1, 1, 8, 1), two = one;
+    two.zero = 2;
+    double params = plan_params(m);
+    for (int levels = 0; levels <= 5; levels++) {
+        int64_t batch = (int64_t)8 << levels;
+        PlanMemory a = plan_memory(m, &one, 4096, batch, false), b = plan_memory(m, &two, 4096, batch, false);
+        assert_true(fabs(a.sums - 4.0 * levels * params) <= 1e-9 * params &&
+                    fabs(b.sums - a.sums / 8) <= 1e-9 * params);
+        assert_true(a.state == b.state && plan_memory(m, &one, 4096, batch, true).sums == 0);
+        double more = plan_step(g, m, &two, 4096, batch).seconds - plan_step(g, m, &one, 4096, batch).seconds;
+        assert_true(levels == 0 ? more == 0 : more > 0);
+    }
 }
 
 /* More replicas of the same layout: the step is shorter by what the sum over them leaves. */
@@ -343,11 +362,17 @@ static void test_context(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memory_is_the_papers),   cmocka_unit_test(test_state_counts_tables),
-        cmocka_unit_test(test_flops_are_the_papers),   cmocka_unit_test(test_time_out_of_sample),
-        cmocka_unit_test(test_constants_are_the_fits), cmocka_unit_test(test_checkpoint_interval),
-        cmocka_unit_test(test_search_finds_what_fits), cmocka_unit_test(test_search_refuses_with_reasons),
-        cmocka_unit_test(test_scaling_shapes),         cmocka_unit_test(test_context),
+        cmocka_unit_test(test_memory_is_the_papers),
+        cmocka_unit_test(test_state_counts_tables),
+        cmocka_unit_test(test_flops_are_the_papers),
+        cmocka_unit_test(test_time_out_of_sample),
+        cmocka_unit_test(test_constants_are_the_fits),
+        cmocka_unit_test(test_checkpoint_interval),
+        cmocka_unit_test(test_search_finds_what_fits),
+        cmocka_unit_test(test_search_refuses_with_reasons),
+        cmocka_unit_test(test_gradient_sums),
+        cmocka_unit_test(test_scaling_shapes),
+        cmocka_unit_test(test_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -80,7 +80,8 @@ static void all_equal(const char *name, const char *const (*how)[SETS], int n) {
 
 static void test_equal(void **state) {
     (void)state;
-    static const char *const how[][SETS] = {{NULL}, {"dist.ranks=2", NULL}, {"dist.ranks=4", "dist.zero=true", NULL}};
+    static const char *const how[][SETS] = {
+        {NULL}, {"dist.ranks=2", "dist.zero=1", NULL}, {"dist.ranks=4", "dist.zero=2", "dist.overlap=true", NULL}};
     all_equal("out", how, COUNT_OF(how));
 }
 
@@ -90,7 +91,7 @@ static void test_stages(void **state) {
     static const char *const how[][SETS] = {
         {"model.n_layer=3", NULL},
         {"model.n_layer=3", "dist.ranks=2", "dist.pp=2", NULL},
-        {"model.n_layer=3", "dist.ranks=4", "dist.pp=2", "dist.zero=true", NULL},
+        {"model.n_layer=3", "dist.ranks=4", "dist.pp=2", "dist.zero=2", "dist.overlap=true", NULL},
     };
     all_equal("stages", how, COUNT_OF(how));
 }
@@ -120,7 +121,7 @@ static void test_shares(void **state) {
     (void)state;
     static const char *const how[][SETS] = {
         {"model.n_layer=2", "dist.ranks=2", "dist.tp=2", NULL},
-        {"model.n_layer=2", "dist.ranks=4", "dist.tp=2", "dist.zero=true", NULL},
+        {"model.n_layer=2", "dist.ranks=4", "dist.tp=2", "dist.zero=2", "dist.overlap=true", NULL},
     };
     static const char *const staged[][SETS] = {
         {"model.n_layer=2", "pm.n_layer=2", "dist.ranks=2", "dist.tp=2", NULL},

@@ -214,6 +214,21 @@ static void culprits(void **state) {
     scene(&s, (const char *[N]){GATHER, GATHER, GATHER, EARLIER});
     s.rank[3].section = SECTION_FWD;
     judge(&s, 4, 3, 1, "FWD of step 7");
+    /* One call goes on beside rank 3, which computes: it is not inside of it, and has not begun the next. */
+#define FLYING                                                                                                         \
+    "{\"group\":\"dp\",\"seq\":8,\"op\":\"all_to_all\",\"count\":4,\"site\":\"t\",\"t_start\":1,\"t_wait\":0,\"t_"     \
+    "end\":0}"
+#define WAITED(count)                                                                                                  \
+    "{\"group\":\"dp\",\"seq\":9,\"op\":\"all_to_all\",\"count\":" #count                                              \
+    ",\"site\":\"t\",\"t_start\":1,\"t_wait\":2,\"t_end\":0}"
+    scene(&s, (const char *[N]){FLYING "," WAITED(4), FLYING "," WAITED(4), FLYING "," WAITED(0), FLYING});
+    s.rank[3].section = SECTION_BWD;
+    judge(&s, 4, 3, 1, "BWD of step 7"); /* and parts of an all_to_all differ by right */
+    scene(&s, (const char *[N]){WAITED(4), WAITED(4), WAITED(4),
+                                "{\"group\":\"dp\",\"seq\":9,\"op\":\"all_to_all\",\"count\":4,\"site\":\"t\","
+                                "\"t_start\":1,\"t_wait\":0,\"t_end\":0}"});
+    s.rank[3].section = SECTION_BWD;
+    judge(&s, 4, 3, 1, "BWD of step 7"); /* not all are inside of it */
     scene(&s, (const char *[N]){GATHER, GATHER, GATHER, NULL});
     s.rank[3].left = true;
     judge(&s, 4, 3, 1, "left already");

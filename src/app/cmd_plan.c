@@ -188,7 +188,7 @@ typedef struct {
 static Cost cost_of(const Plan *p, const PlanAsk *ask, const PlanRow *r) {
     double nodes = ceil((double)ask->gpus / p->gpu.per_node);
     Cost c = {.tok_s = (double)ask->batch * (double)ask->seq / r->step.seconds,
-              .bytes = r->memory.state + r->memory.acts + r->memory.work,
+              .bytes = r->memory.state + r->memory.acts + r->memory.work + r->memory.sums,
               .faults = plan_faults(nodes, p->failures, p->stall, p->restart)};
     c.days = c.faults.efficiency > 0 ? p->tokens / c.tok_s / 86400 / c.faults.efficiency : INFINITY;
     c.failures = c.days * 86400 / c.faults.mttf;
@@ -215,6 +215,7 @@ static void json_row(JsonOut *j, const Plan *p, const PlanAsk *ask, const PlanRo
     json_out_num(j, "state_bytes", r->memory.state);
     json_out_num(j, "activation_bytes", r->memory.acts);
     json_out_num(j, "work_bytes", r->memory.work);
+    json_out_num(j, "sum_bytes", r->memory.sums);
     json_out_num(j, "step_s", r->step.seconds);
     json_out_num(j, "flops", r->step.flops);
     json_out_num(j, "tokens_s", c.tok_s);
@@ -236,8 +237,8 @@ static void json_row(JsonOut *j, const Plan *p, const PlanAsk *ask, const PlanRo
 static void text_row(const Plan *p, const PlanAsk *ask, const PlanRow *r) {
     const PlanLayout *l = &r->layout;
     Cost c = cost_of(p, ask, r);
-    printf("%3d %3d %5d %2d %5d  %-9s  %7.1f  %8.3g  %9.4g  %4.1f  %5.1f  %4.1f  %4.1f", l->tp, l->pp, l->dp, l->v,
-           l->micro, keep_name(l->keep), c.bytes / GIB, r->step.seconds, c.tok_s, 100 * r->step.mfu,
+    printf("%3d %3d %5d  %2d %2d %5d  %-9s  %7.1f  %8.3g  %9.4g  %4.1f  %5.1f  %4.1f  %4.1f", l->tp, l->pp, l->dp,
+           l->zero, l->v, l->micro, keep_name(l->keep), c.bytes / GIB, r->step.seconds, c.tok_s, 100 * r->step.mfu,
            100 * r->step.bubble, 100 * r->step.tp_share, 100 * r->step.dp_share);
     if (p->tokens > 0) printf("  %7.3g  %6.3g", c.days, c.failures);
     if (p->tokens > 0 && p->gpu.price > 0) printf("  %9.4g", c.cost);
@@ -245,7 +246,7 @@ static void text_row(const Plan *p, const PlanAsk *ask, const PlanRow *r) {
 }
 
 static void text_head(const Plan *p) {
-    printf(" tp  pp    dp  v micro  recompute  GiB/GPU    step s   tokens/s  MFU%%  idle%%   tp%%   dp%%");
+    printf(" tp  pp    dp  z  v micro  recompute  GiB/GPU    step s   tokens/s  MFU%%  idle%%   tp%%   dp%%");
     if (p->tokens > 0) printf("     days  breaks");
     if (p->tokens > 0 && p->gpu.price > 0) printf("       cost");
     printf("\n");
@@ -381,7 +382,8 @@ const Command command_plan = {
         "rate.\n"
         "Exit code 4 when a stage does not fit, with the key to turn; 2 and 3 as the run.\n\n"
         "--gpus: layouts that fit, memory, time, failures.\n"
-        "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1, micro-batches, interleaving "
+        "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1 or -2, micro-batches, "
+        "interleaving "
         "(v)\n"
         "and recomputation, in bfloat16 with F32 masters. MFU counts the half of attention that is computed; idle:\n"
         "waiting for the pipeline; tp, dp: exposed sums over them; days and breaks (failures) with --tokens, cost with "

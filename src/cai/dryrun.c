@@ -419,8 +419,8 @@ typedef struct {
 static void *open_mesh(void *arg) {
     MeshJob *j = arg;
     const RunConfig *c = j->d->cfg;
-    j->ok = mesh_open(&j->d->mesh[j->rank], j->d->world[j->rank], NULL, (int)c->dist.tp, (int)c->dist.cp, (int)c->dist.pp,
-                      &j->err);
+    j->ok = mesh_open(&j->d->mesh[j->rank], j->d->world[j->rank], NULL, (int)c->dist.tp, (int)c->dist.cp,
+                      (int)c->dist.pp, &j->err);
     return NULL;
 }
 
@@ -494,7 +494,8 @@ static void name_knob(char out[240], const StageNeed *n) {
         const char *what, *own, *other; /* a key of the stage; other ones */
     } part[] = {
         {n->activations, "activations", "micro_tokens", " lower, or recompute=true there"},
-        {n->sums, "sums of gradients", "micro_tokens", " nearer to batch_tokens, or dist.tree=false on one rank"},
+        {n->sums, "sums of gradients", "micro_tokens",
+         " nearer to batch_tokens, dist.zero=2 on several ranks, or dist.tree=false on one"},
         {n->optimizer, "the optimizer", NULL, "dist.zero=true with more ranks, or an adapter (lora.stages)"},
         {n->other, "frozen nets, engines and logits", "micro_tokens", " lower, or a smaller model (model.*)"},
         {n->weights + n->gradients, "weights and gradients", NULL, "a smaller model (model.*), or run.dtype=bf16"}};

@@ -112,8 +112,10 @@ PlanMemory plan_memory(const PlanModel *m, const PlanLayout *l, int64_t seq, int
     double n_micro = (double)batch / (l->dp * l->micro);
     PlanLayout again = *l;
     again.keep = PLAN_KEEP_NO_SCORES;
-    PlanMemory r = {.state = per_param * (layers * layer_params(m) + tables * table_params(m)) / l->tp,
+    double params = (layers * layer_params(m) + tables * table_params(m)) / l->tp;
+    PlanMemory r = {.state = per_param * params,
                     .acts = plan_acts_layer(m, l, seq, paper) * layers_held(m, l, n_micro)};
+    if (!paper) r.sums = ceil(log2(n_micro)) * 4 * params / (l->zero == 2 ? l->dp : 1);
     if (!paper) r.work = 2 * 4.0 * HEAD_ROWS * (double)m->vocab / l->tp;
     if (l->keep == PLAN_KEEP_INPUT) r.work += plan_acts_layer(m, &again, seq, paper);
     if (l->cp > 1) r.work += 2 * keys_bytes(m, l, seq);
@@ -163,7 +165,8 @@ PlanStep plan_step(const PlanGpu *g, const PlanModel *m, const PlanLayout *l, in
     double p2p = p == 1 ? 0 : 2 * v * tok * h * 2 / t / (wire * P2P_SHARE);
     double head = 3 * tok * 2 * table_params(m) / t / (g->peak * g->gemm);
     double n = ((double)m->layers * layer_params(m) + table_params(m)) / (t * p);
-    double dp = 2 * (d - 1) / d * n * (l->zero ? 2 : 4) / (wire * SUM_SHARE) * (1 - g->overlap);
+    double sent = l->zero == 2 ? n_micro + 1 : l->zero == 1 ? 2 : 4; /* times 2 bytes: gradients, and weights or sums */
+    double dp = 2 * (d - 1) / d * n * sent / (wire * SUM_SHARE) * (1 - g->overlap);
     double opt = n * 30 / (l->zero ? d : 1) / (g->bandwidth * MEMORY_SHARE);
     PlanStep r = {.flops = plan_flops(m, (double)batch, seq, l->causal)};
     r.seconds = (n_micro + (p - 1) / v) * (stage + p2p) + n_micro * head + dp + opt;
@@ -186,7 +189,7 @@ PlanFaults plan_faults(double nodes, double per_1000_node_days, double stall, do
 
 /* -- search */
 
-static double total(PlanMemory m) { return m.state + m.acts + m.work; }
+static double total(PlanMemory m) { return m.state + m.acts + m.work + m.sums; }
 
 static bool heads_split(const PlanModel *m, int tp) {
     bool kv = m->kv_heads % tp == 0 || tp % m->kv_heads == 0; /* or several ranks hold the same ones */
@@ -203,6 +206,7 @@ static void try_layout(PlanRow *best, bool *any, const PlanAsk *ask, const PlanL
     PlanRow row = {.layout = *l, .memory = plan_memory(ask->model, l, ask->seq, ask->batch, false)};
     double weights = 2 * plan_params(ask->model) / (l->tp * l->pp); /* of a frozen model */
     row.memory.state = ask->trained * row.memory.state + ask->frozen * weights;
+    row.memory.sums *= ask->trained;
     double bytes = total(row.memory);
     refused->tried++;
     if (refused->least == 0 || bytes < refused->least) {
@@ -235,8 +239,8 @@ static bool try_pair(PlanRow *best, const PlanAsk *ask, int tp, int pp, PlanRefu
                 l.keep = full ? PLAN_KEEP_INPUT : PLAN_KEEP_NO_SCORES;
                 l.causal = true;
                 l.cp = cp;
-                l.zero = dp * cp > 1;
-                try_layout(best, &any, ask, &l, refused);
+                int least = dp * cp > 1, most = least && cp == 1 ? 2 : least;
+                for (l.zero = least; l.zero <= most; l.zero++) try_layout(best, &any, ask, &l, refused);
             }
         }
     }

@@ -49,7 +49,7 @@ typedef struct {
     bool sp;                    /* sequence parallel: what tp does not cut by features it cuts by tokens */
     bool flash;                 /* scores never reach memory */
     bool causal;                /* the masked half of attention is neither computed nor counted */
-    bool zero;                  /* moments and masters are cut over dp and cp (ZeRO-1) */
+    int zero;                   /* ZeRO stage: 1: moments and masters are cut over dp and cp; 2, where cp is 1: and sums of gradients that wait */
     int cp;                     /* ranks that divide the tokens of a micro-batch, by gathering keys and values; 0: as 1 */
 } PlanLayout;
 
@@ -57,6 +57,8 @@ typedef struct {
     double state;               /* weights, gradients, masters, moments */
     double acts;                /* kept activations of all micro-batches in flight */
     double work;                /* of the layer and slice at work: what full recomputation needs once more; keys and values of all of cp, and their gradients */
+    double sums;                /* of gradients that wait for their sibling in the tree (dist/tree.h): log2 of a replica's micro-batches
+                                   times 4 bytes a parameter; ZeRO-2: a dp-th of that */
 } PlanMemory;
 
 typedef struct {
@@ -85,9 +87,9 @@ double plan_keys_sent(const PlanModel *m, const PlanLayout *l, int64_t seq);
  * the papers' case; its masks and the second copy of the scores are left out otherwise. SwiGLU: 14 + 4 kv_heads/heads +
  * 4 ffn/width bytes a value. */
 double plan_acts_layer(const PlanModel *m, const PlanLayout *l, int64_t seq, bool dropout);
-/* Of the fullest rank. paper: as the papers' figures count, without tables of the vocabulary and with dropout. */
+/* Of the fullest rank. paper: as the papers' figures count, without tables of the vocabulary and sums that wait, and with dropout. */
 PlanMemory plan_memory(const PlanModel *m, const PlanLayout *l, int64_t seq, int64_t batch, bool paper);
-/* batch must be a multiple of dp * micro. */
+/* batch must be a multiple of dp * micro. ZeRO-2 sends the gradient of every micro-batch, the others one sum of them. */
 PlanStep plan_step(const PlanGpu *g, const PlanModel *m, const PlanLayout *l, int64_t seq, int64_t batch);
 
 /* Checkpoints and failures. Young's interval tau = sqrt(2 C M) (1974): C seconds that saving stalls training, M seconds

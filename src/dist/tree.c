@@ -197,11 +197,16 @@ void tree_push(TreeSum *s) {
         send_rest(s, s->done + 1);
     else if (last && eager(s))
         send_rest(s, 1);
-    else
+    else if (!s->send.junk)
         push_here(s, last);
     s->done++;
     if (!last) zero(s);
     for (int i = 0; i < s->c.n_turn; i++) s->send.final[i] = false;
+}
+
+void tree_skip(TreeSum *s) {
+    s->send.junk = true;
+    if (s->done < s->run.n) tree_push(s);
 }
 
 void tree_final(TreeSum *s, int from, int to) {

@@ -59,6 +59,9 @@ TreeRun tree_leaves(const TreeSum *s);          /* this rank's */
 void tree_final(TreeSum *s, int from, int to);
 /* t holds the next of this rank's leaves; it is used up, and t zero again but after the last one. */
 void tree_push(TreeSum *s);
+/* In its place, where this rank gives up but goes on to do what others than dp's wait for, in the usual order (a pipeline): this leaf's
+ * part of the exchange without the leaf. */
+void tree_skip(TreeSum *s);
 /* This rank's leaves are all there, or it gives up: whatever the others wait for from it begins. So nobody waits for a rank
  * longer than it takes to come here, and what the ranks agree on next need not wait for the exchange. After it tree_finish or
  * tree_drop, on all ranks the same. */

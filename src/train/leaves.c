@@ -18,7 +18,8 @@ typedef struct {
 
 typedef struct { /* one whose backward tells what is final */
     Model *trunk;
-    int turn0, n_turn;
+    int turn0;
+    int heard; /* turns of this leaf */
 } LeafNet;
 
 struct Leaves {
@@ -46,8 +47,11 @@ static Comm *world_of(const Leaves *l) { return l->mesh ? l->mesh->world : NULL;
 static void heard(void *ud, const Model *trunk, int turn) {
     Leaves *l = ud;
     for (int i = 0; i < l->n_net; i++) {
-        const LeafNet *n = &l->net[i];
-        if (n->trunk == trunk) tree_final(l->tree, n->turn0, n->turn0 + turn + 1);
+        LeafNet *n = &l->net[i];
+        if (n->trunk != trunk) continue;
+        CHECK(turn >= n->heard, "a second backward within one leaf: turn %d after %d", turn, n->heard);
+        n->heard = turn + 1;
+        tree_final(l->tree, n->turn0, n->turn0 + turn + 1);
     }
 }
 
@@ -63,7 +67,7 @@ static int take_turns(Leaves *l, const Optim *o, int *turn) {
         for (int k = 0; k < n_net; k++) alone = alone && (k == i || net[k].trunk != net[i].trunk);
         begin[i] = n_turn;
         n_turn += net_turns(net[i]);
-        if (alone) l->net[l->n_net++] = (LeafNet){net[i].trunk, begin[i], net_turns(net[i])};
+        if (alone) l->net[l->n_net++] = (LeafNet){net[i].trunk, begin[i], 0};
     }
     for (int i = 0; i < l->n_grad; i++) {
         int at = optim_net_of(o, i);
@@ -106,12 +110,17 @@ void leaves_close(Leaves *l) {
     free(l);
 }
 
+static void next_leaf(Leaves *l) {
+    for (int i = 0; i < l->n_net; i++) l->net[i].heard = 0;
+}
+
 void leaves_begin(Leaves *l, int64_t n) {
     CHECK(n > 0, "a step of %lld micro-batches", (long long)n);
     l->n = n;
     l->next = 0;
     l->run = (TreeRun){0, 1, n};
     l->fate = (Error){0};
+    next_leaf(l);
     str_clear(&l->record);
     metrics_clear(l->metrics);
     if (!l->tree) return;
@@ -144,6 +153,12 @@ static bool tells(const Leaves *l) {
     return !m || (m->at.pp + 1 == m->size.pp && m->at.tp == 0 && m->at.cp == 0);
 }
 
+void leaves_skip(Leaves *l) {
+    next_leaf(l);
+    metrics_clear(l->metrics);
+    if (l->tree) tree_skip(l->tree);
+}
+
 bool leaves_add(Leaves *l, LeafSum s, Error *err) {
     CHECK(l->next < l->run.n, "micro-batch %lld is not this rank's", (long long)l->next);
     s.number = leaves_number(l, l->next);
@@ -156,6 +171,7 @@ bool leaves_add(Leaves *l, LeafSum s, Error *err) {
         put_record(l, &s);
     else
         metrics_clear(l->metrics);
+    next_leaf(l);
     if (l->tree) tree_push(l->tree);
     return comm_ok(dp_of(l), err);
 }

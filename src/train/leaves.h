@@ -52,6 +52,8 @@ Metrics *leaves_metrics(Leaves *l);     /* of the leaf being computed */
 /* The gradients hold the next leaf. Where several ranks hold parts of the model, s and the metrics are the last stage's.
  * Takes them, its sums and what leaves_metrics collected. */
 bool leaves_add(Leaves *l, LeafSum s, Error *err);
+/* In place of leaves_add, on the way to telling of an error: see tree_skip. */
+void leaves_skip(Leaves *l);
 /* mine: this rank's fate so far. True: *total and all metrics of all ranks (added to m; NULL: none); false: as agree, and the
  * step's gradients are dropped. */
 bool leaves_agree(Leaves *l, const Error *mine, LeafSum *total, Metrics *m, Error *err);

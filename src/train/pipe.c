@@ -315,6 +315,7 @@ bool pipe_run(Pipe *p, const PipeWork *w, Error *err) {
             r.broken = r.broken || !(s.op == PIPE_FORWARD ? forward : backward)(&r, s.i, h);
         else
             move(&r, s, h);
+        if (r.broken && s.op == PIPE_BACKWARD) w->lost(w->ud);
     }
     Lane *l = p->lane;
     for (int k = 0; k < p->n_lane; k++) /* of a run that broke in between */

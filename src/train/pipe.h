@@ -43,6 +43,7 @@ typedef struct {
     /* Last stage, after net's forward: head and loss, and the head's backward where it trains. */
     bool (*loss)(void *ud, int64_t i, int lane, Acts *a, const Batch *b, bool train, Error *err);
     bool (*done)(void *ud, int64_t i, Error *err);      /* the gradients hold micro-batch i, which is done */
+    void (*lost)(void *ud);     /* of a run that failed: in place of done */
 } PipeWork;
 
 typedef struct Pipe Pipe;

@@ -267,9 +267,11 @@ static bool pipe_done(void *ud, int64_t i, Error *err) {
     return leaves_add(ppo_leaves(p), p->leaf, err);
 }
 
+static void pipe_lost(void *ud) { leaves_skip(ppo_leaves(ud)); }
+
 /* The gradients of this rank's leaves. False: *err; *together: all ranks have it. */
 static bool pipe_gradients(Ppo *p, Leaves *l, const Minibatch *b, bool *together, Error *err) {
-    const PipeWork w = {p, p->pulse, pipe_batch, pipe_loss, pipe_done};
+    const PipeWork w = {p, p->pulse, pipe_batch, pipe_loss, pipe_done, pipe_lost};
     const Error none = {0};
     p->now = b;
     const PipeRun run = {leaves_number(l, 0), leaves_number(l, 1) - leaves_number(l, 0), leaves_count(l)};

@@ -301,7 +301,9 @@ static bool pipe_done(void *ud, int64_t i, Error *err) {
     return leaves_add(t->leaves, t->leaf, err);
 }
 
-static PipeWork pipe_work(Trainer *t) { return (PipeWork){t, t->pulse, pipe_batch, pipe_loss, pipe_done}; }
+static void pipe_lost(void *ud) { leaves_skip(((Trainer *)ud)->leaves); }
+
+static PipeWork pipe_work(Trainer *t) { return (PipeWork){t, t->pulse, pipe_batch, pipe_loss, pipe_done, pipe_lost}; }
 
 static bool make_ready(Trainer *t, Error *err) {
     Error mine = {0};
