@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 enum { SAID = 4, WHOLE = 3 }; /* of a row: logprob_part_fwd's stat, logprob_part_bwd's whole */
+enum { STEP = 64 };           /* rows: what is taken does not follow from how many a batch happens to choose */
 
 static void place(LogpBuf *buf, Arena *a, Backend *be, int n) {
     buf->t_lp = tensor_place(a, be->real, n, 1);
@@ -16,6 +17,7 @@ static void place(LogpBuf *buf, Arena *a, Backend *be, int n) {
 
 void logp_reserve(LogpBuf *buf, Backend *be, int n) {
     if (n <= buf->cap) return;
+    n = (n + STEP - 1) / STEP * STEP;
     Comm *group = buf->group;
     int64_t begin = buf->begin;
     logp_release(buf);
