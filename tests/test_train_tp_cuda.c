@@ -26,7 +26,7 @@ static void check_case(Case c) {
     Str want = {0}, got = {0};
     const char *worst;
     double bound = c.half ? 1e-2 : 1e-5;
-    run_open(&run, c, 2, 2);
+    run_open(&run, c, 2, 1);
     run_alone(&run, &want);
     run_divided(&run, &got);
     double far = whole_distance(&run.got, &run.want, &worst);

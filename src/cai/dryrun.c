@@ -114,7 +114,7 @@ static bool slice_bytes(size_t *out, DryBackend *be, Net net, Error *err) {
 }
 
 /* Bytes of the moments and masters. */
-static bool moments(size_t *out, DryBackend *be, const Net *net, int n_net, OptimConfig o, const Mesh *mesh, bool shard,
+static bool moments(size_t *out, DryBackend *be, const Net *net, int n_net, OptimConfig o, const Mesh *mesh, int shard,
                     Error *err) {
     Optim *optim;
     size_t before = be->live;

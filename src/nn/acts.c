@@ -121,8 +121,9 @@ static void acts_shape(Acts *a, const Model *m, int n_tok, int n_row, Keep keep)
     a->first = m->part.first, a->last = m->part.last;
     a->again = keep == KEEP_ALL && m->be->recompute_cheap;
     a->normed_again = a->again || (keep == KEEP_ALL && m->part.tp_n > 1);
-    a->own_tok = rowshare_most(a->max_tok, m->part.tp_n);
-    a->own_row = a->max_row < a->own_tok || m->part.tp_n == 1 ? a->max_row : a->own_tok;
+    a->own_tok = a->max_tok, a->own_row = a->max_row;
+    if (m->part.tp_n > 1) a->own_tok = rowshare_most(a->max_tok, m->part.tp_n);
+    if (m->part.tp_n > 1 && a->max_row > a->own_tok) a->own_row = a->own_tok;
     a->block = mem_alloc((size_t)c->n_layer * sizeof *a->block);
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 enum { WHOLE = 3 }; /* of a row: logprob_part_bwd's whole */
+enum { STEP = 64 };           /* rows: what is taken does not follow from how many a batch happens to choose */
 
 static void place(LogpBuf *buf, Arena *a, Backend *be, int n) {
     buf->t_lp = tensor_place(a, be->real, n, 1);
@@ -22,7 +23,7 @@ static void drop_rows(LogpBuf *buf) {
 
 void logp_reserve(LogpBuf *buf, Backend *be, int n) {
     if (n <= buf->cap) return;
-    n = (n + 63) / 64 * 64; /* what lies in memory in any case */
+    n = (n + STEP - 1) / STEP * STEP;
     drop_rows(buf);
     Arena measure;
     Error err = {0};
