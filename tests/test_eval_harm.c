@@ -426,14 +426,14 @@ static void test_ngrams(void **state) {
                 together.at == row[0].at + apart.n);
     NgramModel *a = ngram_like(m), *b = ngram_like(m);
     double za[2], zb[2], mean[2];
-    ngram_fit(a, row, label, NULL, TEXTS, 2, 10, (Rng){1, RNG_SHUFFLE}, NULL);
-    ngram_fit(b, row, label, NULL, TEXTS, 2, 0.1, (Rng){1, RNG_SHUFFLE}, NULL);
+    ngram_fit(a, row, label, TEXTS, 2, 10, (Rng){1, RNG_SHUFFLE}, NULL);
+    ngram_fit(b, row, label, TEXTS, 2, 0.1, (Rng){1, RNG_SHUFFLE}, NULL);
     ngram_score(a, &row[0], za);
     ngram_score(b, &row[0], zb);
-    ngram_mean(a, a, b, 0.75);
+    ngram_mean(a, a, b);
     ngram_score(a, &row[0], mean);
     assert_true(za[0] > 2 * zb[0]);
-    assert_within(mean[0], 0.75 * za[0] + 0.25 * zb[0], 1e-5, __LINE__);
+    assert_within(mean[0], (za[0] + zb[0]) / 2, 1e-5, __LINE__);
     ngram_free(a);
     ngram_free(b);
     /* An opening ends after twelve words; the thirteenth is of the reply alone. */
@@ -444,19 +444,18 @@ static void test_ngrams(void **state) {
     ngram_row_release(&only[0]);
     ngram_free(open);
     const double c = 10;
-    static const float cost[TEXTS] = {1, 0.5F, 2, 1, 0.25F, 1};
-    ngram_fit(m, row, label, cost, TEXTS, 2, c, (Rng){1, RNG_SHUFFLE}, NULL);
-    /* The optimum: every weight is C sum cost y (1 - s(y z)) x; the constant's is the bias. */
+    ngram_fit(m, row, label, TEXTS, 2, c, (Rng){1, RNG_SHUFFLE}, NULL);
+    /* The optimum: every weight is C sum y (1 - s(y z)) x; the constant's is the bias. */
     double z[TEXTS][2], bias = 0, zero[2];
     for (int i = 0; i < TEXTS; i++) {
         ngram_score(m, &row[i], z[i]);
         double y = label[2 * i] > 0.5F ? 1 : -1;
-        bias += c * (double)cost[i] * y / (1 + exp(y * z[i][0]));
+        bias += c * y / (1 + exp(y * z[i][0]));
         assert_true(y * z[i][0] > 0);
     }
     ngram_score(m, &(NgramRow){0}, zero);
     assert_within(zero[0], bias, 0.02, __LINE__);
-    for (int i = 0; i < TEXTS; i++) /* and of row 0's features together: w.x = C sum cost y (1 - s) x.x0 */
+    for (int i = 0; i < TEXTS; i++) /* and of row 0's features together: w.x = C sum y (1 - s) x.x0 */
         for (int k = 0; k < row[i].n; k++) assert_true(row[i].at[k] >= 0 && row[i].at[k] < NGRAM_BUCKETS);
     double want = bias, have = z[0][0];
     for (int i = 0; i < TEXTS; i++) {
@@ -468,7 +467,7 @@ static void test_ngrams(void **state) {
             else
                 l++;
         }
-        want += c * (double)cost[i] * y / (1 + exp(y * z[i][0])) * dot;
+        want += c * y / (1 + exp(y * z[i][0])) * dot;
     }
     assert_within(have, want, 0.02, __LINE__);
     if (!ngram_save(m, path, &err) || !ngram_open(&again, path, &err)) fail_msg("%s", err.msg);

@@ -363,18 +363,8 @@ static double valid_precision(const ClassifierRun *r, const NgramModel *m, const
     return out;
 }
 
-float *classifier_costs(const ClassifierRun *r) {
-    int n = r->n_part[PART_TRAIN], *size = mem_alloc((size_t)(r->n_category + 1) * sizeof *size), groups = 0;
-    float *cost = mem_alloc((size_t)(n + 1) * sizeof *cost);
-    for (int i = 0; i < n; i++) groups += size[r->item[i].category + 1]++ == 0;
-    for (int i = 0; i < n; i++) cost[i] = (float)fmin(1, sqrt((double)n / groups / size[r->item[i].category + 1]));
-    free(size);
-    return cost;
-}
-
 /* A model of one reading of the rows, with the C that validation rows like best. */
-static NgramModel *fit_reading(ClassifierRun *r, NgramReading reading, const NgramRow *whole, const float *label,
-                               const float *cost) {
+static NgramModel *fit_reading(ClassifierRun *r, NgramReading reading, const NgramRow *whole, const float *label) {
     static const double c[] = {3, 10, 30, 100, 300};
     int n_train = r->n_part[PART_TRAIN], n = n_train + r->n_part[PART_VALID];
     NgramRow *row = mem_alloc((size_t)(n + 1) * sizeof *row);
@@ -384,11 +374,11 @@ static NgramModel *fit_reading(ClassifierRun *r, NgramReading reading, const Ngr
     double best = -1;
     for (int i = 0; i < n; i++) row[i] = ngram_reading(&whole[i], reading);
     for (int k = 0; k < COUNT_OF(c); k++) {
-        ngram_fit(m, row, label, cost, n_train, 1, c[k], rng, pool);
+        ngram_fit(m, row, label, n_train, 1, c[k], rng, pool);
         double precision = valid_precision(r, m, row + n_train);
         if (precision > best) best = precision, r->ngram_c[reading] = c[k];
     }
-    ngram_fit(m, row, label, cost, n_train, r->n_label, r->ngram_c[reading], rng, pool);
+    ngram_fit(m, row, label, n_train, r->n_label, r->ngram_c[reading], rng, pool);
     free(row);
     return m;
 }
@@ -397,13 +387,13 @@ static void train_ngrams(ClassifierRun *r) {
     int n = r->rows.n, n_train = r->n_part[PART_TRAIN];
     NgramText *text = mem_alloc((size_t)(n + 1) * sizeof *text);
     NgramRow *row = mem_alloc((size_t)(n + 1) * sizeof *row);
-    float *label = labels_of(r, PART_TRAIN), *cost = classifier_costs(r);
+    float *label = labels_of(r, PART_TRAIN);
     NgramModel *model[NGRAM_READINGS];
     for (int i = 0; i < n; i++) text[i] = (NgramText){classifier_request(r->item[i].row->prompt), r->item[i].row->a};
     r->ngrams = ngram_new(text, n_train, r->n_label);
     for (int i = 0; i < n; i++) ngram_row(&row[i], r->ngrams, text[i]);
-    for (int k = 0; k < NGRAM_READINGS; k++) model[k] = fit_reading(r, k, row, label, cost);
-    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER], NGRAM_APART_SHARE);
+    for (int k = 0; k < NGRAM_READINGS; k++) model[k] = fit_reading(r, k, row, label);
+    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER]);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);
     for (int i = n_train; i < n; i++) {
         ngram_score(r->ngrams, &row[i], z);
@@ -415,7 +405,6 @@ static void train_ngrams(ClassifierRun *r) {
     free(text);
     free(row);
     free(label);
-    free(cost);
 }
 
 /* -- the folder --------------------------------------------------------------------------------------------------- */

@@ -18,7 +18,7 @@ static void linear_control(ClassifierRun *r, int k, const NgramText *text) {
     int n_train = r->n_part[PART_TRAIN], n = r->rows.n;
     NgramModel *m = ngram_new(text, n_train, 1);
     NgramRow *row = mem_alloc((size_t)(n + 1) * sizeof *row);
-    float *label = mem_alloc((size_t)(n_train + 1) * sizeof *label), *cost = classifier_costs(r);
+    float *label = mem_alloc((size_t)(n_train + 1) * sizeof *label);
     int64_t *from = mem_alloc((size_t)(n_train + 1) * sizeof *from);
     Rng rng = {r->ctx.seed, RNG_SHUFFLE};
     if (k == CONTROL_LABELS)
@@ -30,14 +30,13 @@ static void linear_control(ClassifierRun *r, int k, const NgramText *text) {
         ngram_row(&row[i], m, text[i]);
         cut(&row[i], k);
     }
-    ngram_fit(m, row, label, cost, n_train, 1, r->ngram_c[NGRAM_APART], rng, NULL);
+    ngram_fit(m, row, label, n_train, 1, r->ngram_c[NGRAM_APART], rng, NULL);
     double *z = r->control[k].z = mem_alloc((size_t)(n - n_train + 1) * sizeof *z);
     for (int i = n_train; i < n; i++) ngram_score(m, &row[i], &z[i - n_train]);
     for (int i = 0; i < n; i++) ngram_row_release(&row[i]);
     ngram_free(m);
     free(row);
     free(label);
-    free(cost);
     free(from);
 }
 

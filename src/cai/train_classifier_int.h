@@ -51,9 +51,6 @@ typedef struct {
 
 /* Log-odds of the trunk, z (n, n_label). */
 bool classifier_trunk(ClassifierRun *r, const ClassifierText *text, int n, float *z, Error *err);
-/* What an error in each training row costs the n-grams: 1; in a category of n rows, more than the mean m of a category (rows without one
- * are one), sqrt(m / n). So the largest does not decide alone what harm is, and no small one counts for more than its rows. */
-float *classifier_costs(const ClassifierRun *r);
 /* Fits and scores the controls of a trained classifier. */
 bool classifier_controls(ClassifierRun *r, Error *err);
 

@@ -172,11 +172,9 @@ NgramModel *ngram_like(const NgramModel *m) {
     return out;
 }
 
-static float mix(float a, float b, double share) { return (float)(share * (double)a + (1 - share) * (double)b); }
-
-void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b, double share) {
-    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++) out->w[i] = mix(a->w[i], b->w[i], share);
-    for (int k = 0; k < out->n_label; k++) out->bias[k] = mix(a->bias[k], b->bias[k], share);
+void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b) {
+    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++) out->w[i] = (a->w[i] + b->w[i]) / 2;
+    for (int k = 0; k < out->n_label; k++) out->bias[k] = (a->bias[k] + b->bias[k]) / 2;
 }
 
 int ngram_labels(const NgramModel *m) { return m->n_label; }
@@ -186,14 +184,11 @@ int ngram_labels(const NgramModel *m) { return m->n_label; }
 typedef struct {
     NgramModel *m;
     const NgramRow *row;
-    const float *label, *cost;
+    const float *label;
     int64_t n;
     double c;
     Rng rng;
 } Fit;
-
-/* C c_i: the bound of row i's dual weight. */
-static double bound_of(const Fit *f, int64_t i) { return f->cost ? f->c * (double)f->cost[i] : f->c; }
 
 static double dot(const double *w, const NgramRow *r) {
     double s = w[NGRAM_BUCKETS];
@@ -243,12 +238,12 @@ static void fit_label(void *ud, int64_t k, int thread) {
     for (int64_t i = 0; i < n; i++) {
         const NgramRow *r = &f->row[use[i]];
         double y = f->label[use[i] * f->m->n_label + k] > 0.5F ? 1 : -1;
-        alpha[i] = bound_of(f, use[i]) * 1e-3;
+        alpha[i] = f->c * 1e-3;
         for (int j = 0; j < r->n; j++) w[r->at[j]] += y * alpha[i] * (double)r->x[j];
         w[NGRAM_BUCKETS] += y * alpha[i];
     }
     double moved = 1;
-    for (int pass = 0; pass < PASSES && n && moved > STILL; pass++) {
+    for (int pass = 0; pass < PASSES && n && moved > STILL * f->c; pass++) {
         moved = 0;
         rng_shuffle(f->rng, (uint64_t)(k * PASSES + pass), order, n);
         for (int64_t o = 0; o < n; o++) {
@@ -256,9 +251,8 @@ static void fit_label(void *ud, int64_t k, int thread) {
             const NgramRow *r = &f->row[use[i]];
             double y = f->label[use[i] * f->m->n_label + k] > 0.5F ? 1 : -1, q = 1;
             for (int j = 0; j < r->n; j++) q += (double)r->x[j] * (double)r->x[j];
-            double c = bound_of(f, use[i]), next = solve_row(alpha[i], q, y * dot(w, r), c);
-            double step = y * (next - alpha[i]);
-            if (fabs(step) / c > moved) moved = fabs(step) / c;
+            double next = solve_row(alpha[i], q, y * dot(w, r), f->c), step = y * (next - alpha[i]);
+            if (fabs(step) > moved) moved = fabs(step);
             alpha[i] = next;
             for (int j = 0; j < r->n; j++) w[r->at[j]] += step * (double)r->x[j];
             w[NGRAM_BUCKETS] += step;
@@ -274,9 +268,9 @@ static void fit_label(void *ud, int64_t k, int thread) {
     free(use);
 }
 
-void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, const float *cost, int64_t n, int n_fit,
-               double c, Rng rng, Pool *pool) {
-    Fit f = {m, row, label, cost, n, c, rng};
+void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng,
+               Pool *pool) {
+    Fit f = {m, row, label, n, c, rng};
     memset(m->w, 0, (size_t)m->n_label * NGRAM_BUCKETS * sizeof *m->w);
     memset(m->bias, 0, (size_t)m->n_label * sizeof *m->bias);
     if (pool)

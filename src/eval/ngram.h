@@ -7,7 +7,7 @@
  *   x_j        (1 + ln count_j) idf_j, idf_j = 1 + ln((1 + n) / (1 + df_j)), 0 where df_j < 2; the reply's and the last part scaled to
  *              length 1, the request's to NGRAM_REQUEST (what is asked says what a reply may be about, not whether it helps), the
  *              opening's to NGRAM_OPENING; and a constant 1 beside them
- *   z_k        w_k . x, one logistic regression per label: min |w|^2 / 2 + C sum_i c_i ln(1 + exp(-y_i z_i))
+ *   z_k        w_k . x, one logistic regression per label: min |w|^2 / 2 + C sum ln(1 + exp(-y z))
  *
  * A row has two readings, the first three parts and the last one. A model may be fitted to either or to both at once; the mean of
  * two models that make different mistakes (ngram_mean) makes fewer.
@@ -23,7 +23,6 @@
 enum { NGRAM_BUCKETS = 4 << 17, NGRAM_OPENS = 12, NGRAM_RUN = 3 };
 #define NGRAM_REQUEST 0.3
 #define NGRAM_OPENING 0.7
-#define NGRAM_APART_SHARE (2.0 / 3)    /* of the mean of both readings: how a reply opens tells most where little is harmful */
 
 typedef struct { int32_t *at; float *x; int n; } NgramRow;      /* ascending buckets with their values */
 typedef struct NgramModel NgramModel;
@@ -37,13 +36,11 @@ void ngram_row_release(NgramRow *r);
 void ngram_row_only(NgramRow *r, bool request);                 /* leaves the request's part, or the reply's two */
 typedef enum { NGRAM_APART, NGRAM_TOGETHER, NGRAM_READINGS } NgramReading;
 NgramRow ngram_reading(const NgramRow *r, NgramReading reading); /* borrows: not to be released */
-/* label (n, n_label): 0 or 1, NaN: the row is none of this label's. cost (n): c_i, positive; NULL: 1 for all. A label of one kind only
- * gets the constant alone. Only the first n_fit labels are fitted, the others' weights are 0. */
-void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, const float *cost, int64_t n, int n_fit, double c, Rng rng,
-               Pool *pool);
+/* label (n, n_label): 0 or 1, NaN: the row is none of this label's. A label of one kind only gets the constant alone. Only the
+ * first n_fit labels are fitted, the others' weights are 0. */
+void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng, Pool *pool);
 NgramModel *ngram_like(const NgramModel *m);                    /* its idf and labels, weights 0 */
-/* Weights share a + (1 - share) b; all of one idf; out may be a or b. */
-void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b, double share);
+void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b);    /* weights; all of one idf; out may be a or b */
 void ngram_score(const NgramModel *m, const NgramRow *row, double *z); /* (n_label) */
 int ngram_labels(const NgramModel *m);
 

@@ -10,7 +10,7 @@ baseline learns from the same training rows: TfidfVectorizer over words and pair
 LogisticRegression, whose C and threshold (best F1) are chosen on the same validation rows. Of several folders (other run.seed, so
 other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together, each by the threshold the classifier has for the row's category. Beside the figures stand their
 differences with 95 % intervals from 500 resamples of prompts, and the share of those in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of a category (n harmful >= 5) or of all rows
-is more than S (default 0) below the baseline's (with fewer than 20 harmful rows: and the interval of the difference says so), or the calibration error is above .08. Also checks that AUPRC and F1 are
+is more than S (default 0) below the baseline's, or the calibration error is above .08. Also checks that AUPRC and F1 are
 scikit-learn's within 1e-9; and, where torch and transformers are there (or alone, with --only-hf), that
 AutoModelForSequenceClassification opens CLASSIFIER/model and gives the trunk's log-odds within 1e-3."""
 import argparse
@@ -76,9 +76,6 @@ def mean_precision(splits):
     from sklearn.metrics import average_precision_score
     have = [(y.sum(), average_precision_score(y, p)) for y, p in splits if y.sum()]
     return sum(n * v for n, v in have) / sum(n for n, _ in have) if have else np.nan
-
-
-MANY = 20  # harmful rows; of fewer one row moves a figure by more than any slack: there the interval must say it too
 
 
 def f1_of(y, verdict):
@@ -209,7 +206,7 @@ def main():
         f1 = [f1_score(y, np.concatenate([s[k] for s in part])) for k in (7, 4)]
         win, ap_range, f1_range = paired([(s[0], s[1], s[2], s[6], s[7], s[4]) for s in part])
         few = y.sum() < 5
-        below = not few and any(u < v - a.slack and (y.sum() >= MANY or span[1] < 0) for (u, v), span in ((ap, ap_range), (f1, f1_range)))
+        below = not few and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
         bad += below
         cells = [name, len(y), y.sum()]
         for ours, theirs, span in ((*ap, ap_range), (*f1, f1_range)):
