@@ -56,7 +56,8 @@ static void heard(void *ud, const Model *trunk, int turn) {
 }
 
 /* Turns of one net follow those of the nets before it. A trunk that two nets train is never listened to: its gradients
- * are final when the leaf is. Nor is anything where a sum over another group follows the backward (cp). */
+ * are final when the leaf is. Under cp nothing is listened to: there ranks already exchange keys
+ * between layers. */
 static int take_turns(Leaves *l, const Optim *o, int *turn) {
     int n_net, n_turn = 0;
     const Net *net = optim_nets(o, &n_net);
