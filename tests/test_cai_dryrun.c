@@ -450,10 +450,11 @@ static void test_parts(void **state) {
     static const struct {
         int tp, pp, dp;
         const char *set[8];
-    } row[] = {{2, 1, 1, {"dist.ranks=2", "dist.tp=2", "model.n_layer=3"}},
-               {1, 2, 1, {"dist.ranks=2", "dist.pp=2", "model.n_layer=3", "model.tied=false"}},
-               {2, 2, 1, {"dist.ranks=4", "dist.tp=2", "dist.pp=2", "model.n_layer=3", "model.family=gpt2"}},
-               {2, 1, 2, {"dist.ranks=4", "dist.tp=2", "dist.zero=true", "pretrain.recompute=true", "pretrain.lr=5e-3"}}};
+    } row[] = {
+        {2, 1, 1, {"dist.ranks=2", "dist.tp=2", "model.n_layer=3"}},
+        {1, 2, 1, {"dist.ranks=2", "dist.pp=2", "model.n_layer=3", "model.tied=false"}},
+        {2, 2, 1, {"dist.ranks=4", "dist.tp=2", "dist.pp=2", "model.n_layer=3", "model.family=gpt2"}},
+        {2, 1, 2, {"dist.ranks=4", "dist.tp=2", "dist.zero=true", "pretrain.recompute=true", "pretrain.lr=5e-3"}}};
     DryRun *d = mem_alloc(sizeof *d);
     for (int i = 0; i < COUNT_OF(row); i++) {
         RunConfig cfg;

@@ -346,8 +346,7 @@ static void test_context(void **state) {
     PlanStep x = plan_step(g, m, &one, seq, batch), y = plan_step(g, m, &four, seq, batch);
     assert_true(x.cp_share == 0 && y.cp_share > 0 && y.cp_share < 0.2);
     assert_true(x.flops == y.flops && y.mfu < g->gemm);
-    PlanAsk ask = {
-        .gpu = g, .model = m, .gpus = 16, .seq = 163840, .batch = 4, .max_tp = 4, .max_pp = 1, .trained = 1};
+    PlanAsk ask = {.gpu = g, .model = m, .gpus = 16, .seq = 163840, .batch = 4, .max_tp = 4, .max_pp = 1, .trained = 1};
     PlanRow row[8];
     PlanRefused refused;
     assert_int_equal(plan_search(row, 8, &ask, &refused), 0); /* too long for a rank, unless it is divided */

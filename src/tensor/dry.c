@@ -25,7 +25,7 @@ static void add(Backend *be, Tensor y, Tensor a, Tensor b) { (void)be, (void)y, 
 void dry_begin(DryBackend *d, const Backend *like) {
     *d = (DryBackend){.be = *like, .op = {.name = like->op->name, .zero = zero, .copy = copy, .add = add}};
     d->op.logprob_part_fwd = like->op->logprob_part_fwd; /* not to be called: whether it can divide models */
-    d->op.attn_part_bwd = like->op->attn_part_bwd; /* whether there is one is asked */
+    d->op.attn_part_bwd = like->op->attn_part_bwd;       /* whether there is one is asked */
     d->be.op = &d->op;
     d->be.mem = (MemSource){.get = get, .put = put, .ud = d};
     d->be.dry = true;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum { WHOLE = 3 }; /* of a row: logprob_part_bwd's whole */
-enum { STEP = 64 };           /* rows: what is taken does not follow from how many a batch happens to choose */
+enum { STEP = 64 }; /* rows: what is taken does not follow from how many a batch happens to choose */
 
 static void place(LogpBuf *buf, Arena *a, Backend *be, int n) {
     buf->t_lp = tensor_place(a, be->real, n, 1);
