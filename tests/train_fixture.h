@@ -2,6 +2,7 @@
 #ifndef DIKAST_TESTS_TRAIN_FIXTURE_H
 #define DIKAST_TESTS_TRAIN_FIXTURE_H
 
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -115,7 +116,7 @@ static inline TrainConfig config(int64_t steps, double lr) {
 static inline void fresh_dir(Str *dir, const char *name) {
     Error err = {0};
     str_clear(dir);
-    str_printf(dir, "%s/scratch/train_trainer/%s", BUILD_DIR, name);
+    str_printf(dir, "%s/scratch/%s/%s", BUILD_DIR, program_invocation_short_name, name);
     must(io_remove_tree(dir->s, &err) && io_make_dirs(dir->s, &err), &err);
 }
 
