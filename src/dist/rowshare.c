@@ -26,7 +26,7 @@ void rowshare_release(RowShare *w) {
 }
 
 void rowshare_cut(int64_t *cut, int64_t n, int t) {
-    for (int r = 0; r <= t; r++) cut[r] = n * r / t;
+    for (int r = 0; r <= t; r++) cut[r] = rowshare_begin(n, r, t);
 }
 
 Tensor rowshare_spare(const RowShare *w, DType dtype, int64_t n) {

@@ -28,7 +28,8 @@ typedef struct {
 void rowshare_place(RowShare *w, Arena *mem, Backend *be, int t, int64_t n, int64_t cols);
 void rowshare_open(RowShare *w, Comm *c);    /* once placed in real memory; c: of t ranks */
 void rowshare_release(RowShare *w);
-/* As evenly as whole rows go: cut[r] = floor(n r / t). cut has t + 1 elements. */
+/* As evenly as whole rows go: rank r of t begins at row floor(n r / t). cut has t + 1 elements. */
+static inline int64_t rowshare_begin(int64_t n, int r, int t) { return n * r / t; }
 void rowshare_cut(int64_t *cut, int64_t n, int t);
 static inline int64_t rowshare_most(int64_t n, int t) { return (n + t - 1) / t; }  /* rows of a rank, at most */
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void add(void *to, const void *from, int64_t n, DType dtype) {
+void sum_add(void *to, const void *from, int64_t n, DType dtype) {
     if (dtype == DTYPE_F64) {
         double *a = to;
         const double *b = from;
@@ -22,7 +22,7 @@ void sum_to_owners(Comm *c, void *out, const void *x, const int64_t *part, DType
     for (int q = 0; q < size; q++) mine[q] = part[me];
     size_t step = (size_t)part[me] * dtype_bytes(dtype);
     comm_all_to_all(c, out, mine, x, part, dtype, site);
-    for (int q = 1; q < size; q++) add(out, (unsigned char *)out + (size_t)q * step, part[me], dtype);
+    for (int q = 1; q < size; q++) sum_add(out, (unsigned char *)out + (size_t)q * step, part[me], dtype);
     free(mine);
 }
 

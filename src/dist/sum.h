@@ -8,6 +8,8 @@
 
 #include "dist/comm.h"
 
+/* to += from, n elements of F32 or F64 in host memory. */
+void sum_add(void *to, const void *from, int64_t n, DType dtype);
 /* x (n), F32 or F64, in host memory: becomes the sum. spare: room for sum_spare(c, n) elements. */
 void sum_ranks(Comm *c, void *x, void *spare, int64_t n, DType dtype, const char *site);
 /* The first half: part[q] elements of x, one part behind the other, are rank q's. The first part[own rank] of out (room for that many from

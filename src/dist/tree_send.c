@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dist/sum.h"
 #include "dist/tree_int.h"
 
 static int me(const TreeSum *s) { return comm_rank(s->dp); }
@@ -187,18 +188,6 @@ bool send_begin(TreeSum *s, Error *err) {
 
 /* -- what arrives */
 
-static void add_host(void *left, const void *right, int64_t n, DType dtype) {
-    if (dtype == DTYPE_F64) {
-        double *a = left;
-        const double *b = right;
-        for (int64_t i = 0; i < n; i++) a[i] += b[i];
-    } else {
-        float *a = left;
-        const float *b = right;
-        for (int64_t i = 0; i < n; i++) a[i] += b[i];
-    }
-}
-
 typedef struct { /* the owner's nodes of a bucket, from left to right */
     TreeNode node[TREE_NODES];
     unsigned char *at[TREE_NODES]; /* NULL: in the slot of its number */
@@ -217,7 +206,7 @@ static void put_node(TreeSum *s, const TreeFlight *f, Stack *k, TreeNode one, un
     int64_t n = s->send.bucket[f->bucket].elem[me(s)];
     while (k->n > 0 && tree_joins(k->node[k->n - 1], one, s->n_leaf)) {
         unsigned char *left = fetch(s, f, k, --k->n);
-        add_host(left, value, n, s->be->real);
+        sum_add(left, value, n, s->be->real);
         one = tree_parent(k->node[k->n]);
         value = left;
     }

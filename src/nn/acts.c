@@ -268,7 +268,7 @@ Tensor acts_hidden(const Acts *a) { return a->h; }
 static Tensor own_rows(const Acts *a, Tensor t, int n_tok) {
     CHECK(n_tok <= a->max_tok, "%d tokens of room for %d go through a part of a model", n_tok, a->max_tok);
     int size = a->tp ? comm_size(a->tp->room.c) : 1, me = a->tp ? comm_rank(a->tp->room.c) : 0;
-    t.rows = (int64_t)n_tok * (me + 1) / size - (int64_t)n_tok * me / size;
+    t.rows = rowshare_begin(n_tok, me + 1, size) - rowshare_begin(n_tok, me, size);
     return t;
 }
 

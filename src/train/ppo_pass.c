@@ -84,6 +84,9 @@ static int shared_with(const Experience *x, int64_t before, int64_t s) {
     return x->prompt[before] == x->prompt[s] ? x->prompt[s]->n - 1 : 0;
 }
 
+/* Rows that ranks divide (cp) are each one sequence's. */
+static bool may_share(const Ppo *p) { return ppo_method(p)->groups && (!p->c->mesh || p->c->mesh->size.cp == 1); }
+
 /* Sharing costs attention a few copies: is a sixth of the minibatch saved? */
 static bool shares_rows(const Experience *x, const int64_t *seq, int n) {
     int64_t all = 0, saved = 0;
@@ -179,8 +182,7 @@ static bool mix_in(Ppo *p, int64_t number, double weight, LeafSum *leaf, Metrics
 
 Minibatch minibatch_plan(const Ppo *p, const int64_t *seq, int n, int64_t number, bool first) {
     Minibatch m = {.seq = seq, .number = number, .first = first, .warm = ppo_warms_up(p)};
-    bool divided = p->c->mesh && p->c->mesh->size.cp > 1; /* rows that several replies have are not */
-    m.share = !divided && ppo_method(p)->groups && shares_rows(&p->x, seq, n);
+    m.share = may_share(p) && shares_rows(&p->x, seq, n);
     m.from = mem_alloc((size_t)(n + 1) * sizeof *m.from);
     for (int k = 0; k < n; m.from[++m.n_pass] = k) {
         double weight;
@@ -313,8 +315,7 @@ static bool open_net(Acts **acts, Arena *mem, Tensor *slice, const PpoConfig *c,
 /* Both nets of a pipeline have passes under way at once, so they share none of this. */
 static bool open_stages(Ppo *p, const Net nets[2], Keep keep, Error *err) {
     const PpoConfig *c = p->c;
-    int n = ppo_has_value(p) ? 2 : 1,
-        seen = ppo_method(p)->groups && nets[0].trunk->part.cp_n == 1 ? SEEN_PER_ROW * c->max_tok : 0;
+    int n = ppo_has_value(p) ? 2 : 1, seen = may_share(p) ? SEEN_PER_ROW * c->max_tok : 0;
     const PipeLane lane[2] = {{nets[0], seen}, {nets[1], seen}};
     bool last = nets[0].trunk->part.last;
     return pipe_open(&p->pipe, lane, n, c->mesh, c->max_tok, c->max_tok, keep, err) &&
@@ -329,8 +330,7 @@ static bool open_acts(Ppo *p, const Net nets[2], Error *err) {
     Keep keep = !c->keep_auto ? c->keep : train_keep(nets, n_net, p->optim, same ? 1 : n_net, c->max_tok, c->max_tok);
     if (stages) return open_stages(p, nets, keep, err);
     if (!open_net(&p->policy_acts, &p->policy_mem, &p->policy_slice, c, nets[0], keep, NULL, err) ||
-        (ppo_method(p)->groups && nets[0].trunk->part.cp_n == 1 &&
-         !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
+        (may_share(p) && !acts_share(p->policy_acts, SEEN_PER_ROW * c->max_tok, err)))
         return false;
     if (!ppo_has_value(p)) return true;
     return open_net(&p->value_acts, &p->value_mem, &p->value_slice, c, nets[1], keep, same ? p->policy_acts : NULL,
