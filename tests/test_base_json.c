@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "base/io.h"
-#include "base/json.h"
+#include "base/json_int.h"
 #include "base/rng.h"
 
 #include <math.h>
@@ -51,42 +51,43 @@ static void test_accepts(void **state) {
     }
 }
 
+static const char *const bad[] = {
+    "",
+    " ",
+    "9223372036854775808",
+    "18446744073709551615",
+    "1e400",
+    "1.",
+    ".5",
+    "+1",
+    "01",
+    "0x10",
+    "NaN",
+    "Infinity",
+    "[1,]",
+    "{\"a\":1,}",
+    "{\"a\":1,\"a\":2}",
+    "{a:1}",
+    "'a'",
+    "\"a\nb\"",
+    "\"\\ud800\"",
+    "\"\\udc00\\ud800\"",
+    "\"\xff\"",
+    "\"\xc0\x80\"",
+    "\xef\xbb\xbf{}",
+    "{} x",
+    "[1] [2]",
+    "// c\n1",
+    "tru",
+    "\"\\x41\"",
+    "[1",
+    "{\"a\"",
+    "\"abc",
+    "\"a\\u0000b\"",
+};
+
 static void test_refuses(void **state) {
     (void)state;
-    static const char *const bad[] = {
-        "",
-        " ",
-        "9223372036854775808",
-        "18446744073709551615",
-        "1e400",
-        "1.",
-        ".5",
-        "+1",
-        "01",
-        "0x10",
-        "NaN",
-        "Infinity",
-        "[1,]",
-        "{\"a\":1,}",
-        "{\"a\":1,\"a\":2}",
-        "{a:1}",
-        "'a'",
-        "\"a\nb\"",
-        "\"\\ud800\"",
-        "\"\\udc00\\ud800\"",
-        "\"\xff\"",
-        "\"\xc0\x80\"",
-        "\xef\xbb\xbf{}",
-        "{} x",
-        "[1] [2]",
-        "// c\n1",
-        "tru",
-        "\"\\x41\"",
-        "[1",
-        "{\"a\"",
-        "\"abc",
-        "\"a\\u0000b\"",
-    };
     Error err = {0};
     for (int i = 0; i < COUNT_OF(bad); i++) {
         if (parses(bad[i], strlen(bad[i]), 0, &err)) fail_msg("accepted: %s", bad[i]);
@@ -293,11 +294,177 @@ static void test_files(void **state) {
     unlink("json_test.json");
 }
 
+/* -- the quick reader beside jansson */
+
+static bool same(const Json *a, const Json *b) {
+    if (a->kind != b->kind || a->n != b->n) return false;
+    switch (a->kind) {
+    case JSON_OBJ:
+        for (size_t i = 0; i < a->n; i++) {
+            const Members *x = a->u.members, *y = b->u.members;
+            if (strcmp(x->key[i], y->key[i]) || !same(&x->value[i], &y->value[i])) return false;
+            if (json_get(a, x->key[i]) != &x->value[i]) return false;
+        }
+        return true;
+    case JSON_ARR:
+        for (size_t i = 0; i < a->n; i++)
+            if (!same(&a->u.item[i], &b->u.item[i])) return false;
+        return true;
+    case JSON_STR:
+        return memcmp(a->u.s, b->u.s, a->n + 1) == 0;
+    case JSON_INT:
+        return a->u.i == b->u.i;
+    case JSON_REAL:
+        return memcmp(&a->u.r, &b->u.r, sizeof(double)) == 0;
+    default:
+        return true;
+    }
+}
+
+/* Did the quick reader take it? If so jansson does, with the same tree. */
+static bool quick(const char *s, size_t n, int flags) {
+    Error err = {0};
+    JsonBuild b = {0};
+    Json *j;
+    /* Exactly as long as the text, so that a sanitizer sees who reads on. */
+    char *copy = malloc(n ? n : 1);
+    memcpy(copy, s, n);
+    bool ok = json_scan(&b, copy, n, flags);
+    free(copy);
+    bool good = json_parse_jansson(&j, s, n, flags, "t", 1, &err);
+    if (ok && !good) fail_msg("taken, but %s: %.*s", err.msg, (int)n, s);
+    if (ok && !same(json_build_take(&b), j)) fail_msg("another tree: %.*s", (int)n, s);
+    json_release(j);
+    json_build_release(&b);
+    return ok;
+}
+
+static void test_quick_takes(void **state) {
+    (void)state;
+    static const char *const text[] = {
+        "{}",
+        "[]",
+        " [ ] ",
+        "\"\"",
+        "-0",
+        "0",
+        "123456789012345678",
+        "-12",
+        "0.1",
+        "-0.0",
+        "1e-400",
+        "2.5E+3",
+        "1234567890123456789012345678901234.56",
+        "{\"a\" : [1, {\"b\":null, \"c\":[true,false,[[]],{}]}, \"x\"] ,\r\n\t\"d\":{} }\n",
+        "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\u20AC\\ud83d\\ude00\"",
+        "\"12345678\\n12345678\\n\"",
+        "\"\xC3\xA9 and \xF0\x9F\x98\x80 \x7f\"",
+        "{\"a\":1,\"b\":2,\"c\":3,\"d\":4,\"e\":5,\"f\":6,\"g\":7,\"h\":8,\"i\":9,\"j\":10,\"k\":11,\"l\":12,\"m\":13}",
+        "{\"\":1}",
+    };
+    for (int i = 0; i < COUNT_OF(text); i++)
+        if (!quick(text[i], strlen(text[i]), 0)) fail_msg("left to jansson: %s", text[i]);
+    for (int i = 0; i < COUNT_OF(bad); i++)
+        if (quick(bad[i], strlen(bad[i]), 0)) fail_msg("taken: %s", bad[i]);
+    assert_true(quick("\"a\\u0000b\"", 10, JSON_NUL_OK));
+    assert_true(quick("[12,-0,1e3]", 11, JSON_INT_AS_REAL));
+    Str deep = {0};
+    for (int open = 0; open < 2; open++)
+        for (int i = 0; i < SCAN_DEPTH; i++) str_putc(&deep, open ? ']' : '[');
+    assert_true(quick(deep.s, deep.n, 0));
+    str_release(&deep);
+}
+
+enum { PIECES = 48 };
+static const char *const piece[PIECES] = {"{",
+                                          "}",
+                                          "[",
+                                          "]",
+                                          ",",
+                                          ":",
+                                          "\"",
+                                          "\"a\"",
+                                          "\"b\":",
+                                          "\"a\":1",
+                                          "1",
+                                          "-",
+                                          "0",
+                                          ".",
+                                          "e",
+                                          "+",
+                                          "9999999999",
+                                          "true",
+                                          "false",
+                                          "null",
+                                          " ",
+                                          "\n",
+                                          "\\",
+                                          "u",
+                                          "\\u00",
+                                          "d83d",
+                                          "\\ude00",
+                                          "\xC3\xA9",
+                                          "\xC3",
+                                          "\xA9",
+                                          "\xED\xA0\x80",
+                                          "\xF0\x9F\x98\x80",
+                                          "\xF5",
+                                          "text text",
+                                          "12345678",
+                                          "\\n",
+                                          "\\u0000",
+                                          "\x01",
+                                          "/",
+                                          "E1",
+                                          "[[",
+                                          "]]",
+                                          "{\"k\":",
+                                          "}}",
+                                          "\"x\":[1,2]",
+                                          "nul",
+                                          "1e999",
+                                          "0.5"};
+
+/* Random texts, and good ones with a byte or two changed, cut or doubled. */
+static void test_quick_agrees(void **state) {
+    (void)state;
+    static const int flags[] = {0, JSON_NUL_OK, JSON_INT_AS_REAL};
+    static const char good[] = "{\"prompt\": \"a longer piece of text, \\\"quoted\\\" \\u00e9 \xC3\xA9\", \"n\": [1, "
+                               "-2.5e3, true, null, {\"k\": []}], "
+                               "\"m\": {\"prompt\": \"x\", \"y\": 12}}";
+    Rng r = {.seed = 5, .stream = RNG_TEST};
+    int taken = 0;
+    Str text = {0};
+    for (uint64_t i = 0; i < 60000; i++) {
+        uint32_t x[4];
+        rng_block(x, r, i, 0);
+        str_clear(&text);
+        if (i % 2) {
+            for (uint32_t k = 0; k < 1 + x[0] % 9; k++) {
+                uint32_t y[4];
+                rng_block(y, r, i, 1 + k);
+                str_put(&text, piece[y[0] % PIECES]);
+            }
+        } else {
+            size_t n = sizeof good - 1, at = x[0] % n, other = x[1] % n;
+            str_putn(&text, good, n);
+            if (x[3] % 4 == 0) text.s[at] = (char)x[2];
+            if (x[3] % 4 == 1) text.s[at] = good[other];
+            if (x[3] % 4 == 2) text.n = at;
+            if (x[3] % 4 == 3) str_putn(&text, good + other, n - other);
+        }
+        taken += quick(text.n ? text.s : "", text.n, flags[i / 2 % COUNT_OF(flags)]);
+    }
+    str_release(&text);
+    assert_in_range(taken, 4000, 60000);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accepts), cmocka_unit_test(test_refuses),      cmocka_unit_test(test_places_and_flags),
-        cmocka_unit_test(test_reading), cmocka_unit_test(test_large_object), cmocka_unit_test(test_numbers_as_python),
-        cmocka_unit_test(test_writing), cmocka_unit_test(test_files),
+        cmocka_unit_test(test_quick_takes),  cmocka_unit_test(test_quick_agrees),      cmocka_unit_test(test_accepts),
+        cmocka_unit_test(test_refuses),      cmocka_unit_test(test_places_and_flags),  cmocka_unit_test(test_reading),
+        cmocka_unit_test(test_large_object), cmocka_unit_test(test_numbers_as_python), cmocka_unit_test(test_writing),
+        cmocka_unit_test(test_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,6 +94,14 @@ bool str_utf8_valid(const char *s, size_t n, size_t *bad_at) {
     const unsigned char *p = (const unsigned char *)s;
     size_t i = 0;
     while (i < n) {
+        uint64_t eight;
+        if (n - i >= sizeof eight) {
+            memcpy(&eight, p + i, sizeof eight);
+            if (!(eight & UINT64_C(0x8080808080808080))) {
+                i += sizeof eight;
+                continue;
+            }
+        }
         unsigned char c = p[i];
         if (c < 0x80) {
             i++;
