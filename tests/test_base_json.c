@@ -72,6 +72,8 @@ static const char *const bad[] = {
     "\"a\nb\"",
     "\"\\ud800\"",
     "\"\\udc00\\ud800\"",
+    "\"\\udc00\"",
+    "\"\\ud83d\\ue000\"",
     "\"\xff\"",
     "\"\xc0\x80\"",
     "\xef\xbb\xbf{}",
