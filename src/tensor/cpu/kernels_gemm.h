@@ -261,12 +261,10 @@ static void forward_task(void *ud, int64_t task, int thread) {
     }
 }
 
-/* Rows [row, row_end) of x in strips: blocks of GRAD_BLOCK rows; in each TILE_ROWS columns side by side, (GRAD_BLOCK,
- * TILE_ROWS). */
+/* Whose columns, and from which row on, a thread's copy of x is: of this part of dw's rows. On a line of its own. */
 typedef struct {
-    int64_t row, row_end;
-    float *at;
-} Strips;
+    _Alignas(64) int64_t part, row;
+} Held;
 
 typedef struct {
     Backend *be;
@@ -277,10 +275,10 @@ typedef struct {
     int64_t n_group;      /* dx: of its columns; dw: of all panels */
     float *panels;        /* F32, dx: of transposed weights, for all tasks; NULL: each packs those that it needs */
     int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
-    /* F32, dw: */
-    Strips now, next;     /* multiplied; being copied */
+    /* dw: */
+    int64_t row, row_end; /* of this pass */
+    Held *held;           /* (threads) */
     /* BF16: */
-    uint16_t *zipped; /* x, two rows in one */
     uint16_t *packed; /* AMX: transposed weights that all tasks share */
     int64_t depth; /* dx: of a panel of transposed weights, in values */
     int64_t per;      /* AMX: panels of a task at most */
@@ -352,29 +350,32 @@ static void input_grad_task(void *ud, int64_t task, int thread) {
     }
 }
 
-/* A task owns some panels of dw and up to GRAD_ROWS of their rows (columns of dw). Tokens pass in blocks of GRAD_BLOCK,
- * in order; a block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
-enum { GRAD_ROWS = 512, GRAD_BLOCK = 256 };
+/* A task owns some panels of dw and a part of their rows (columns of x). Tokens pass in blocks of GRAD_BLOCK, in order; a
+ * block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
+enum { GRAD_BLOCK = 256 };
 
-/* Numbers the panels of all dw through in groups and cuts their rows. What a task packs of dy serves its rows only, so
- * they are as many as leave every thread its share of tasks. */
-static void count_weight_parts(Backward *b) {
-    int64_t least_tasks = 4 * (int64_t)pool_threads(b->be->pool);
+/* Blocks of x that a thread copies at a time, and columns of them at most: half of what an L2 of a megabyte holds. */
+enum { PASS_BLOCKS = 2, PART_COLS = 256 };
+
+/* Numbers the panels of all dw through in groups and cuts their rows into parts of whole units: so many that each thread can have
+ * parts of its own, as long as what a task packs of dy still serves rows enough. */
+static void count_weight_parts(Backward *b, int64_t unit) {
+    int n_thread = pool_threads(b->be->pool);
     b->n_group = 0;
     for (int i = 0; i < b->n; i++)
         if (!tensor_empty(b->grad[i].dw_acc)) b->n_group += n_group(ceil_div(b->grad[i].dw_acc.rows, 16));
-    b->n_part = ceil_div(b->x.cols, GRAD_ROWS);
-    while (b->n_group * b->n_part < least_tasks && b->x.cols / b->n_part > 128) b->n_part++;
-    b->part = ceil_div(ceil_div(b->x.cols, b->n_part), TILE_ROWS) * TILE_ROWS;
+    b->n_part = ceil_div(b->x.cols, PART_COLS);
+    while (b->n_part % n_thread && b->x.cols / b->n_part > 128) b->n_part++;
+    b->part = ceil_div(ceil_div(b->x.cols, b->n_part), unit) * unit;
     b->n_part = ceil_div(b->x.cols, b->part);
 }
 
-/* A task's panels [*v, *v + *nv) and their rows [*first, *end) of one dw. */
+/* A task's panels [*v, *v + *nv) and their rows [*first, *end) of one dw. Tasks of one part are neighbours. */
 static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64_t *v, int64_t *nv, int64_t *first,
                                           int64_t *end) {
     const LinearGrad *o = b->grad;
-    int64_t g = task / b->n_part;
-    *first = task % b->n_part * b->part;
+    int64_t g = task % b->n_group;
+    *first = task / b->n_group * b->part;
     *end = least(b->x.cols, *first + b->part);
     for (; tensor_empty(o->dw_acc) || g >= n_group(ceil_div(o->dw_acc.rows, 16)); o++)
         if (!tensor_empty(o->dw_acc)) g -= n_group(ceil_div(o->dw_acc.rows, 16));
@@ -384,45 +385,66 @@ static const LinearGrad *weight_grad_part(const Backward *b, int64_t task, int64
     return o;
 }
 
-/* Columns that are packed together: few enough that the strips being written stay in L1. */
-enum { STRIP_COLS = 8 * TILE_ROWS };
+/* A thread's copy of x, of one part's columns and one pass' rows: blocks of GRAD_BLOCK rows, in each TILE_ROWS columns side by
+ * side, (GRAD_BLOCK, TILE_ROWS). Each thread makes its own, behind its panels of dy: to read lines that another one has written
+ * takes longer than to copy them (bench/README.md). */
+static int64_t strips_size(const Backward *b) { return ceil_div(b->part, TILE_ROWS) * TILE_ROWS * GRAD_BLOCK; }
+static float *strips_of(const Backward *b, int thread) { return cpu_scratch_of(b->be, thread) + PANEL * GRAD_BLOCK; }
 
-static float *strip_of(const Backward *b, const Strips *s, int64_t row, int64_t col) {
-    int64_t n = ceil_div(b->x.cols, TILE_ROWS);
-    return s->at + ((row - s->row) / GRAD_BLOCK * n + col / TILE_ROWS) * GRAD_BLOCK * TILE_ROWS;
+/* Has the thread this pass' rows of the part? It is going to. */
+static bool holds(const Backward *b, int thread, int64_t part) {
+    Held *h = &b->held[thread], now = {.part = part, .row = b->row};
+    bool has = h->part == now.part && h->row == now.row;
+    *h = now;
+    return has;
 }
 
-static int64_t strips_tasks(const Backward *b) {
-    return ceil_div(b->next.row_end - b->next.row, GRAD_BLOCK) * ceil_div(b->x.cols, STRIP_COLS);
-}
-
-static void strips_task(void *ud, int64_t task, int thread) {
-    (void)thread;
-    const Backward *b = ud;
-    const Strips *s = &b->next;
-    int64_t per = ceil_div(b->x.cols, STRIP_COLS), row = s->row + task / per * GRAD_BLOCK, from = task % per * STRIP_COLS;
-    int64_t n = least(s->row_end - row, GRAD_BLOCK), end = least(b->x.cols, from + STRIP_COLS);
-    float *dst = strip_of(b, s, row, from);
-    for (int64_t i = 0; i < n; i++, dst += TILE_ROWS) {
-        const float *src = f32_row(b->x, row + i);
-        float *to = dst;
-        int64_t j = from;
-        for (int64_t l = from; l < end; l += 16) __builtin_prefetch(src + 16 * b->x.ld + l);
-        for (; j + TILE_ROWS <= end; j += TILE_ROWS, to += GRAD_BLOCK * TILE_ROWS)
-            memcpy(to, src + j, TILE_ROWS * sizeof *to);
-        if (j < end) memcpy(to, src + j, (size_t)(end - j) * sizeof *to);
+/* fn for all parts of all dw, PASS_BLOCKS blocks of x at a time. */
+static void weight_grad_passes(Backward *b, double work, PoolFn *fn) {
+    int64_t rows = b->x.rows, n_thread = pool_threads(b->be->pool);
+    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK + least(ceil_div(rows, GRAD_BLOCK), PASS_BLOCKS) * strips_size(b));
+    b->held = cpu_scratch_shared(b->be, (size_t)n_thread * sizeof *b->held);
+    for (int64_t i = 0; i < n_thread; i++) b->held[i].row = -1;
+    for (b->row = 0; b->row < rows; b->row = b->row_end) {
+        b->row_end = least(rows, b->row + PASS_BLOCKS * GRAD_BLOCK);
+        cpu_tiles(b->be, b->n_group * b->n_part, work * (double)(b->row_end - b->row) / (double)rows, fn, b);
     }
 }
 
-/* The part of dy that the thread packs after the task's block at row: its next one, its next task's first, or, where a
- * copy of x comes next, that of its first task of the next pass. */
+/* Columns that are copied together: few enough that the strips being written stay in L1. */
+enum { STRIP_COLS = 8 * TILE_ROWS };
+
+static void copy_strips(const Backward *b, float *to, int64_t row, int64_t n, int64_t from, int64_t end) {
+    for (int64_t i = 0; i < n; i++, to += TILE_ROWS) {
+        const float *src = f32_row(b->x, row + i);
+        float *dst = to;
+        int64_t j = from;
+        for (int64_t l = from; l < end; l += 16) __builtin_prefetch(src + 16 * b->x.ld + l);
+        for (; j + TILE_ROWS <= end; j += TILE_ROWS, dst += GRAD_BLOCK * TILE_ROWS)
+            memcpy(dst, src + j, TILE_ROWS * sizeof *dst);
+        if (j < end) memcpy(dst, src + j, (size_t)(end - j) * sizeof *dst);
+    }
+}
+
+static const float *hold_strips(const Backward *b, int thread, int64_t part, int64_t first, int64_t end) {
+    float *copy = strips_of(b, thread), *to = copy;
+    if (holds(b, thread, part)) return copy;
+    for (int64_t row = b->row; row < b->row_end; row += GRAD_BLOCK, to += strips_size(b))
+        for (int64_t col = first; col < end; col += STRIP_COLS)
+            copy_strips(b, to + (col - first) * GRAD_BLOCK, row, least(b->row_end - row, GRAD_BLOCK), col,
+                        least(end, col + STRIP_COLS));
+    return copy;
+}
+
+/* The part of dy that the thread packs after the task's block at row: its next one, its next task's first, or that of its
+ * first task of the next pass. */
 static const float *packed_next(const Backward *b, int64_t task, int thread, int64_t row, int64_t *ld) {
-    int64_t v, nv, first, end, n = b->n_group * b->n_part, all = n + strips_tasks(b), then = b->now.row;
-    bool own = row + GRAD_BLOCK < b->now.row_end;
-    int64_t later = own ? task : pool_next(b->be->pool, all, task);
-    if (later < 0 || later >= n) {
-        later = least(pool_first(b->be->pool, all, thread), n - 1);
-        then = b->next.row;
+    int64_t v, nv, first, end, n = b->n_group * b->n_part, then = b->row;
+    bool own = row + GRAD_BLOCK < b->row_end;
+    int64_t later = own ? task : pool_next(b->be->pool, n, task);
+    if (later < 0) {
+        later = least(pool_first(b->be->pool, n, thread), n - 1);
+        then = b->row_end;
         if (then >= b->x.rows) return NULL;
     }
     const LinearGrad *o = weight_grad_part(b, later, &v, &nv, &first, &end);
@@ -434,9 +456,10 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
     int64_t v, nv, first, end;
     const LinearGrad *o = weight_grad_part(b, task, &v, &nv, &first, &end);
+    const float *x = hold_strips(b, thread, task / b->n_group, first, end);
     float *panel = cpu_scratch_of(b->be, thread);
-    for (int64_t row = b->now.row; row < b->now.row_end; row += GRAD_BLOCK) {
-        int64_t n = least(b->now.row_end - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
+    for (int64_t row = b->row; row < b->row_end; row += GRAD_BLOCK, x += strips_size(b)) {
+        int64_t n = least(b->row_end - row, GRAD_BLOCK), cols = least(nv * 16, o->dy.cols - v * 16);
         Tile t = {.k = n, .lda = TILE_ROWS, .b = panel, .bk = nv * 16, .bv = 16, .ldc = 16, .cv = o->dw_acc.ld * 16};
         pack_rows(panel, nv * 16, f32_row(o->dy, row) + v * 16, o->dy.ld, n, cols);
         t.cols = nv * 16;
@@ -445,22 +468,12 @@ static void weight_grad_task(void *ud, int64_t task, int thread) {
         for (int64_t k = first; k < end; k += TILE_ROWS) {
             int64_t at = (k - first) / TILE_ROWS;
             bool ahead = next && at < TILE_VECS; /* a line of each row at a time */
-            t.a = strip_of(b, &b->now, row, k);
+            t.a = x + (k - first) * GRAD_BLOCK;
             t.add = t.c = (float *)o->dw_acc.data + (v * o->dw_acc.ld + k) * 16;
             if (ahead) t.ahead = next + at * 16;
             micro_table[ahead ? A_COL_AHEAD : A_COL][least(end - k, TILE_ROWS) - 1][nv - 1](&t);
         }
     }
-}
-
-/* A pass multiplies rows in strips; copying the next rows comes last, many short tasks that even the threads out. */
-static void pass_task(void *ud, int64_t task, int thread) {
-    const Backward *b = ud;
-    int64_t n = b->n_group * b->n_part;
-    if (task < n)
-        weight_grad_task(ud, task, thread);
-    else
-        strips_task(ud, task - n, thread);
 }
 
 typedef struct {

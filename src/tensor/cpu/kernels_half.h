@@ -204,39 +204,37 @@ static void zip_rows(uint16_t *dst, Tensor src, int64_t r, int64_t col, int64_t 
     }
 }
 
-/* x, its rows zipped two by two; blocks begin at even rows. */
-static void zip_task(void *ud, int64_t task, int thread) {
-    (void)thread;
-    const Backward *b = ud;
-    int64_t vecs = ceil_div(b->x.cols, 16), end = least(b->x.rows, (task + 1) * GRAD_BLOCK);
-    for (int64_t r = task * GRAD_BLOCK; r < end; r += 2) zip_rows(b->zipped + r / 2 * vecs * 32, b->x, r, 0, vecs);
+/* The thread's copy of the columns [first, end) of x, a part, its rows zipped two by two: (rows / 2, part). */
+static const uint16_t *hold_zipped(const Backward *b, int thread, int64_t part, int64_t first, int64_t end) {
+    uint16_t *copy = (uint16_t *)(void *)strips_of(b, thread), *to = copy;
+    if (holds(b, thread, part)) return copy;
+    for (int64_t r = b->row; r < b->row_end; r += 2, to += 2 * b->part)
+        zip_rows(to, b->x, r, first, ceil_div(end - first, 16));
+    return copy;
 }
 
 static void half_weight_grad_task(void *ud, int64_t task, int thread) {
     const Backward *b = ud;
-    int64_t v, nv, first, end, ldx = ceil_div(b->x.cols, 16) * 16;
+    int64_t v, nv, first, end;
     const LinearGrad *o = weight_grad_part(b, task, &v, &nv, &first, &end);
+    const uint16_t *x = hold_zipped(b, thread, task / b->n_group, first, end);
     uint16_t *panel = (uint16_t *)(void *)cpu_scratch_of(b->be, thread);
-    for (int64_t row = 0; row < b->x.rows; row += GRAD_BLOCK) {
-        int64_t n = least(b->x.rows - row, GRAD_BLOCK);
-        PairTile t = {.k = n + n % 2, .lda = ldx, .b = panel, .bk = nv * 32, .bv = 32, .c = o->dw_acc, .col = v * 16};
+    for (int64_t row = b->row; row < b->row_end; row += GRAD_BLOCK, x += GRAD_BLOCK * b->part) {
+        int64_t n = least(b->row_end - row, GRAD_BLOCK);
+        PairTile t = {.k = n + n % 2, .lda = b->part, .b = panel, .bk = nv * 32, .bv = 32, .c = o->dw_acc, .col = v * 16};
         for (int64_t r = 0; r < n; r += 2) zip_rows(panel + r / 2 * nv * 32, o->dy, row + r, v * 16, nv);
         t.cols = nv * 16;
         t.add = true;
         for (t.row = first; t.row < end; t.row += PAIR_ROWS) {
-            t.a = b->zipped + (row / 2 * ldx + t.row) * 2;
+            t.a = x + 2 * (t.row - first);
             pair_table[1][least(end - t.row, PAIR_ROWS) - 1][nv - 1](&t);
         }
     }
 }
 
 static void half_weight_grad(Backward *b, double work) {
-    int64_t rows = ceil_div(b->x.rows, 2), cols = ceil_div(b->x.cols, 16) * 16;
-    count_weight_parts(b);
-    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
-    b->zipped = cpu_scratch_shared(b->be, (size_t)(rows * cols) * 2 * sizeof(uint16_t));
-    cpu_tiles(b->be, ceil_div(b->x.rows, GRAD_BLOCK), 8.0 * (double)tensor_count(b->x), zip_task, b);
-    cpu_tiles(b->be, b->n_group * b->n_part, work, half_weight_grad_task, b);
+    count_weight_parts(b, 16);
+    weight_grad_passes(b, work, half_weight_grad_task);
 }
 
 /* n times sixteen multiply-adds, two in a pair. */

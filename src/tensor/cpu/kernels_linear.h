@@ -91,9 +91,6 @@ static void input_grad(Backward *b) {
     cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, input_grad_task, b);
 }
 
-/* Blocks of x that are copied at a time; two such copies. */
-enum { PASS_BLOCKS = 2 };
-
 static void weight_grad(Backward *b) {
     double weights = 0;
     for (int i = 0; i < b->n; i++) {
@@ -109,20 +106,8 @@ static void weight_grad(Backward *b) {
         half_weight_grad(b, work);
         return;
     }
-    count_weight_parts(b);
-    cpu_scratch_threads(b->be, PANEL * GRAD_BLOCK);
-    /* A few blocks at a time, so that x's copy is small and still in the cache when it is read. */
-    int64_t rows = b->x.rows, pass = PASS_BLOCKS * GRAD_BLOCK, n_strip = ceil_div(b->x.cols, TILE_ROWS);
-    int64_t size = ceil_div(least(rows, pass), GRAD_BLOCK) * GRAD_BLOCK * n_strip * TILE_ROWS;
-    float *copy = cpu_scratch_shared(b->be, (size_t)(size * (rows > pass ? 2 : 1)) * sizeof *copy), *other = copy + size;
-    b->next = (Strips){0, least(rows, pass), copy};
-    cpu_tiles(b->be, strips_tasks(b), 8.0 * (double)b->next.row_end * (double)b->x.cols, strips_task, b);
-    while (b->next.row < rows) {
-        b->now = b->next;
-        b->next = (Strips){b->now.row_end, least(rows, b->now.row_end + pass), b->now.at == copy ? other : copy};
-        double share = (double)(b->now.row_end - b->now.row) / (double)rows;
-        cpu_tiles(b->be, b->n_group * b->n_part + strips_tasks(b), work * share, pass_task, b);
-    }
+    count_weight_parts(b, TILE_ROWS);
+    weight_grad_passes(b, work, weight_grad_task);
 }
 
 static void linear_bwd(Backend *be, Tensor dx, const LinearGrad *grad, int n, Tensor x, bool add_dx) {
