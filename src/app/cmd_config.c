@@ -59,7 +59,7 @@ static bool dump(Str *text, const Args *a, const char *path, Error *err) {
     return ok;
 }
 
-static bool show(const Args *a, const char *path, Error *err) {
+static bool show(const Args *a, const char *path, bool origins, Error *err) {
     Str text = {0};
     RunConfig cfg = {0};
     if (args_flag(a, &command_config, "--keys") && !a->json) {
@@ -71,8 +71,11 @@ static bool show(const Args *a, const char *path, Error *err) {
     bool ok = true;
     if (a->json)
         print_json(&cfg);
-    else if ((ok = dump(&text, a, path, err)))
-        print_text(&text);
+    else if (origins)
+        ok = dump(&text, a, path, err);
+    else
+        config_dump(&text, &cfg, run_keys, run_key_count);
+    if (text.n) print_text(&text);
     run_config_release(&cfg);
     return ok;
 }
@@ -136,7 +139,7 @@ static bool differences(const Args *a, Error *err) {
 }
 
 static bool run(const Args *a, Error *err) {
-    const char *what = a->n_arg ? a->arg[0] : "show";
+    const char *what = a->n_arg ? a->arg[0] : "";
     bool is_show = !strcmp(what, "show"), is_schema = !strcmp(what, "schema");
     if (!strcmp(what, "diff")) return differences(a, err);
     if (a->n_arg > (is_show ? 2 : 1))
@@ -148,21 +151,21 @@ static bool run(const Args *a, Error *err) {
         print_text(&text);
         return true;
     }
-    return show(a, is_show ? (a->n_arg > 1 ? a->arg[1] : NULL) : what, err);
+    const char *path = is_show ? (a->n_arg > 1 ? a->arg[1] : NULL) : a->n_arg ? what : NULL;
+    return show(a, path, is_show, err);
 }
 
 const Command command_config = {
     .name = "config",
-    .usage = "config show [CONF] [key=value ...] [--keys] | config schema | config diff A [B] [key=value ...]",
-    .help =
-        "print the resolved configuration, every key, or what two configurations differ in\n\n"
-        "show, which may be left out: without a file, the defaults. The output is a configuration file again, which "
-        "says\n"
-        "where values that are no defaults were written. --json: an object with all keys, their values, defaults and "
-        "meaning.\n"
-        "schema: a JSON Schema, for editors. diff: A against B, or against A with other values; 'result' keys can "
-        "change\n"
-        "results, 'runtime' ones cannot.",
+    .usage = "config [CONF] [key=value ...] [--keys] | config show [CONF] [key=value ...] | config schema\n"
+             "       | config diff A [B] [key=value ...]",
+    .help = "print the resolved configuration, every key, or what two configurations differ in\n\n"
+            "Without a file: the defaults. The output is a configuration file again. --json: an object with all keys, "
+            "their\n"
+            "values, defaults and meaning. show: with where each value that is no default was written.\n"
+            "schema: a JSON Schema, for editors. diff: A against B, or against A with other values; 'result' keys can "
+            "change\n"
+            "results, 'runtime' ones cannot.",
     .flag = flags,
     .max_arg = 3,
     .takes_set = true,

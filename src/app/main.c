@@ -52,6 +52,15 @@ static bool is_set(const char *s) {
     return n > 0 && s[n] == '=';
 }
 
+/* What was meant by a word that has no place: a key that is written as other programs have it. */
+static void key_hint(char out[160], const Command *c, const char *s) {
+    const char *name = s + strspn(s, "-");
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_.");
+    out[0] = 0;
+    if (!c->takes_set || n == 0 || n > 60 || !memchr(name, '.', n) || (name[n] && name[n] != '=')) return;
+    snprintf(out, 160, " (a key is set by '%.*s=VALUE', without dashes or blanks)", (int)n, name);
+}
+
 typedef struct {
     bool help, quiet, verbose;
 } Common;
@@ -83,7 +92,10 @@ static bool parse_flag(Args *a, Common *common_out, const Command *c, int argc, 
         guess_offer(&near, f->name);
     }
     for (int k = 0; common_flags[k].name; k++) guess_offer(&near, common_flags[k].name);
-    return error_set(err, ERR_CONFIG, "unknown flag '%s'%s; see 'dikast %s --help'", s, guess_hint(&near), c->name);
+    char key[160];
+    key_hint(key, c, s);
+    return error_set(err, ERR_CONFIG, "unknown flag '%s'%s; see 'dikast %s --help'", s,
+                     key[0] ? key : guess_hint(&near), c->name);
 }
 
 static bool parse(Args *a, Common *common_out, const Command *c, int argc, char **argv, Error *err) {
@@ -103,8 +115,12 @@ static bool parse(Args *a, Common *common_out, const Command *c, int argc, char 
     }
     if (common_out->help) return true;
     if (a->n_arg >= c->min_arg && a->n_arg <= c->max_arg) return true;
-    if (a->n_arg > c->max_arg)
-        return error_set(err, ERR_CONFIG, "unexpected argument '%s'; usage: dikast %s", a->arg[c->max_arg], c->usage);
+    if (a->n_arg > c->max_arg) {
+        char key[160];
+        key_hint(key, c, a->arg[c->max_arg]);
+        return error_set(err, ERR_CONFIG, "unexpected argument '%s'%s; usage: dikast %s", a->arg[c->max_arg], key,
+                         c->usage);
+    }
     return error_set(err, ERR_CONFIG, "an argument is missing; usage: dikast %s", c->usage);
 }
 
@@ -225,7 +241,7 @@ int main(int argc, char **argv) {
     bool ok = true;
     if (is_word(argv[1], "help", "--help") || !strcmp(argv[1], "-h"))
         ok = help_run(argc, argv, &err);
-    else if (is_word(argv[1], "version", "--version"))
+    else if (is_word(argv[1], "version", "--version") || !strcmp(argv[1], "-V"))
         print_version(argc > 2 && !strcmp(argv[2], "--json"));
     else {
         const Command *c = command_find(argv[1], &err);
