@@ -552,7 +552,8 @@ bool io_lock(IoLock *l, const char *path, Error *err) {
     gmtime_r(&now.tv_sec, &tm);
     size_t n = (size_t)snprintf(who, sizeof who, "process %ld, started ", (long)getpid());
     n += strftime(who + n, sizeof who - n, "%Y-%m-%d %H:%M:%S UTC\n", &tm);
-    if (ftruncate(fd, 0) != 0 || !sys_write_all(fd, who, n)) {
+    /* On a full disk it is held all the same: whoever makes room needs it. */
+    if (ftruncate(fd, 0) != 0 || (!sys_write_all(fd, who, n) && errno != ENOSPC && errno != EDQUOT)) {
         error_errno(err, "write", path);
         close(fd);
         return false;
