@@ -94,8 +94,10 @@ static void print_report(ConfigReport *r, Str *out) {
     }
     free(r->mistake);
     if (r->n_error == 0) return;
-    str_printf(out, "%d error%s. 'dikast %s%s' lists the keys.\n", r->n_error, r->n_error == 1 ? "" : "s",
-               r->section[0] ? "help " : "config --keys", r->section);
+    str_printf(out, "%d error%s.", r->n_error, r->n_error == 1 ? "" : "s");
+    if (r->of_keys)
+        str_printf(out, " 'dikast %s%s' lists the keys.", r->section[0] ? "help " : "config --keys", r->section);
+    str_putc(out, '\n');
 }
 
 /* ---- names ---- */
@@ -202,6 +204,7 @@ static const CfgKey *near_key(const Loader *l, const char *name) {
 }
 
 static void note_section(Loader *l, const char *name) {
+    l->report.of_keys = true;
     size_t n = strcspn(name, ".");
     char section[sizeof l->report.section];
     if (l->report.section[0] || n >= sizeof section) return;
