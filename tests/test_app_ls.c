@@ -53,9 +53,11 @@ static void check_text(const char *line, const char *text, const char *want) {
         fail_msg("%s: %s '%s' in: %s", line, no ? "unexpected" : "expected", want + no, text);
 }
 
+/* out "": nothing is printed. */
 static void expect(const char *line, int code, const char *out, const char *err) {
     Ran r = sh(line);
     if (r.code != code) fail_msg("%s: code %d, expected %d: %s", line, r.code, code, str_get(&r.err));
+    if (out && !*out && r.out.n) fail_msg("%s: printed %s", line, str_get(&r.out));
     if (out) check_text(line, str_get(&r.out), out);
     if (err) check_text(line, str_get(&r.err), err);
     ran_release(&r);

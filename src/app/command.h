@@ -45,6 +45,9 @@ bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwi
 bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double min, double max, double *out,
               Error *err);
 
+typedef struct { bool help, quiet, verbose; } CommonFlags;
+/* argv[0] is the program, argv[1] the command; *a zeroed. With --help no argument is missed. */
+bool args_read(Args *a, CommonFlags *common, const Command *c, int argc, char **argv, Error *err);
 /* The arguments of another command line (argv[0] is the program, argv[1] the command), for a command that starts commands. */
 bool args_parse(Args *out, const Command *c, int argc, char **argv, Error *err);
 

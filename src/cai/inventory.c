@@ -66,12 +66,6 @@ static bool is_locked(const char *dir) {
     return held;
 }
 
-static InventoryStage *find_stage(const Inventory *v, const char *name) {
-    for (int i = 0; i < v->n_stage; i++)
-        if (!strcmp(v->stage[i].name, name)) return &v->stage[i];
-    return NULL;
-}
-
 static bool add_stage(Inventory *v, const char *store, const char *name, Error *err) {
     Str dir = {0}, done = {0};
     (void)err;
