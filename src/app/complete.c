@@ -148,7 +148,8 @@ static void offer_place(Offers *o, const Command *c, const char *const *given, i
             place = 0;
             fitting = true;
         } else if (!strcmp(part, "--")) {
-            return; /* another command's line: complete_command */
+            if (fitting && place == n_given) offer_word(o, "--", "the command to launch");
+            return; /* its line: complete_command */
         } else if (word[0] == '-' && part[0] != '[') {
             const Flag *f = find_flag(c->flag, word, strlen(word));
             if (f && f->value) next_part(&at, part);
