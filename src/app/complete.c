@@ -35,12 +35,12 @@ static const CfgKey *find_key(const char *name, size_t n) {
 
 static void offer_values(Offers *o, const CfgKey *k) {
     if (k->type == CFG_BOOL) {
-        offer_word(o, "true", k->help);
-        offer_word(o, "false", k->help);
+        offer_word(o, "true", "");
+        offer_word(o, "false", "");
     }
     for (const char *at = k->def; k->type == CFG_ENUM && *at; at += *at == '|') {
         size_t n = strcspn(at, "|");
-        offer(o, at, n, k->help);
+        offer(o, at, n, "");
         at += n;
     }
     o->files = o->files || k->type == CFG_STR || k->type == CFG_LIST;
