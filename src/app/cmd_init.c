@@ -149,7 +149,7 @@ static bool run(const Args *a, Error *err) {
             fprintf(stderr, "%s is there already, the same\n", path);
     }
     const char *data = data_missing(conf) ? " data.dir=FOLDER" : "";
-    fprintf(stderr, "now:\n  dikast plan %s%s   what it will need\n  dikast run %s%s\n", conf, data, conf, data);
+    fprintf(stderr, "now:\n  dikast plan %s%s  # what it will need\n  dikast run %s%s\n", conf, data, conf, data);
     if (*data)
         fprintf(stderr, "FOLDER holds the files that its section data names; 'dikast help data' says of what shape\n");
     return true;

@@ -89,6 +89,7 @@ static void last_model(Str *out, const char *run) {
 
 static bool no_model(const char *given, Error *err) {
     Str model = {0};
+    if (access(given, R_OK | X_OK) != 0 && errno == EACCES) return error_errno(err, "look into", given);
     last_model(&model, given);
     if (model.n)
         error_set(err, ERR_IO, "%s: a run has several models, each in its stage's folder: expected one, such as %s",

@@ -227,6 +227,10 @@ static bool lock_soon(IoLock *lock, const char *path, Error *err) {
     return false;
 }
 
+static bool lock_prune(IoLock *lock, const char *path, Error *err) {
+    return io_lock(lock, path, err) || (err->code == ERR_CONFIG && error_wrap(err, "another prune is at work"));
+}
+
 /* Two locks: one keeps other prunes out, as long as it takes to remove; one keeps runs from beginning, only while we
  * look. */
 bool inventory_prune(Inventory *v, const char *out, bool look, Error *err) {
@@ -235,7 +239,7 @@ bool inventory_prune(Inventory *v, const char *out, bool look, Error *err) {
     *v = (Inventory){0};
     if (look) return inventory_read(v, out, err) && mark(v, true, err);
     path_join(&path, out, ".prune");
-    bool ok = (io_lock(&prune, str_get(&path), err) || error_wrap(err, "another prune")) && remove_aside(out, err);
+    bool ok = lock_prune(&prune, str_get(&path), err) && remove_aside(out, err);
     path_join(&path, out, ".lock");
     ok = ok && lock_soon(&begin, str_get(&path), err) && inventory_read(v, out, err) && mark(v, false, err);
     if (begin.fd >= 0) io_unlock(&begin);
