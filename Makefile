@@ -2,6 +2,7 @@
 #
 #   make quickstart   install what is missing, build, run the whole method once on this machine's CPU; the run ends by
 #                     saying where its report is and how to talk to the model
+#   make install      programs, library, man pages and completion below PREFIX (/usr/local); DESTDIR for packages
 #   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
 #   make gates        the tiny world with seeds 0 to 4 and every control; a quarter of an hour
 #   make cuda         the CUDA build, and what can be said of it without a GPU
@@ -15,7 +16,7 @@ TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline te
 SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
 NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: quickstart build test gates test-peers check asan tsan cuda fuzz format clean setup
+.PHONY: quickstart install build test gates test-peers check asan tsan cuda fuzz format clean setup
 
 build: setup
 	cmake --preset release
@@ -26,6 +27,10 @@ setup:
 
 quickstart: build
 	build/release/dikast run conf/quickstart.yaml
+
+PREFIX := /usr/local
+install: build
+	cmake --install build/release --prefix $(PREFIX)
 
 test:
 	@sh tools/setup.sh clang-format python3-venv libopenmpi-dev openmpi-bin

@@ -71,7 +71,7 @@ static void listed(void **state) {
     expect(line, 0, "step 8  1 files");
     snprintf(line, sizeof line, "ckpt verify %s/state", stage);
     expect(line, 0, "whole");
-    expect("ckpt ls nowhere", 2, "nowhere: no such folder");
+    expect("ckpt ls nowhere", 4, "nowhere: no such folder");
     expect("ckpt ls .", 2, "holds no saved state");
     expect("ckpt rm x", 2, "expected ls, verify, reshard or export");
     expect("ckpt reshard x", 2, "usage: dikast ckpt reshard DIR OUT");

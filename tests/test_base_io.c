@@ -438,6 +438,11 @@ static void test_lines_across_buffers(void **state) {
 
 /* ---- locks ---- */
 
+static int full_disk(void *ud, const char *what) {
+    (void)ud;
+    return strcmp(what, "write") ? 0 : ENOSPC;
+}
+
 static void test_lock(void **state) {
     (void)state;
     Error err = {0};
@@ -472,9 +477,16 @@ static void test_lock(void **state) {
     assert_int_equal(read(ready[0], &c, 1), 1);
     assert_int_equal(c, 'y');
     assert_false(io_lock(&l, DIR "/lock", &err));
+    assert_true(io_locked(DIR "/lock"));
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
+    assert_false(io_locked(DIR "/lock") || io_locked(DIR "/no lock"));
     assert_true(io_lock(&l, DIR "/lock", &err));
+    io_unlock(&l);
+    io_set_fault_hook(full_disk, NULL); /* whoever makes room needs one, too */
+    bool held = io_lock(&l, DIR "/lock", &err) && io_locked(DIR "/lock");
+    io_set_fault_hook(NULL, NULL);
+    assert_true(held);
     io_unlock(&l);
     close(ready[0]);
     close(ready[1]);

@@ -49,7 +49,7 @@ static bool find(Found *f, const char *given, Error *err) {
     while (state.n > 1 && state.s[state.n - 1] == '/') state.s[--state.n] = 0;
     if (!io_is_dir(state.s)) {
         str_release(&state);
-        return error_set(err, ERR_CONFIG, "%s: no such folder", given);
+        return error_set(err, ERR_IO, "%s: no such folder", given);
     }
     if (is_step(state.s)) {
         f->dir = mem_alloc(sizeof *f->dir);

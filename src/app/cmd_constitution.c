@@ -16,7 +16,7 @@ static const Flag flags[] = {
     {"--strict", NULL, "lint: warnings fail too"},
     {"--categories", "LIST", "lint: names that must each be a tag or an id, as in privacy,hate"},
     {"--max-words", "N", "lint: longest text with avoid and both requests (default 120)"},
-    {"--to", "FORM", "convert: json (default), xml, or canonical: the bytes that are hashed"},
+    {"--to", "json|xml|canonical", "convert: json (default), xml, or canonical: the bytes that are hashed"},
     {"--out", "FILE", "convert: write there, not to stdout"},
     {"--id", "ID", "convert: the constitution's id, for shapes that have none (default: the file's name)"},
     {"--exemplars", "FILE", "convert: write chats that stand beside the principles there, as JSON lines"},

@@ -7,8 +7,8 @@
 #include "base/io.h"
 
 static const Flag flags[] = {
-    {"--to", "FORM", "hf: a folder for transformers; gguf: a file for llama.cpp; lora: a folder for PEFT"},
-    {"--dtype", "TYPE", "f32 (default), bf16, f16; gguf: q8_0 too"},
+    {"--to", "hf|gguf|lora", "hf: a folder for transformers; gguf: a file for llama.cpp; lora: a folder for PEFT"},
+    {"--dtype", "f32|bf16|f16|q8_0", "f32 (default), bf16, f16; gguf: q8_0 too"},
     {"--shard", "BYTES", "hf: longest file of weights (default 5e9)"},
     {"--pre", "NAME", "gguf: name of the pre-tokenizer, where its pattern is none we know"},
     MODEL_FLAGS,

@@ -29,7 +29,7 @@ static const Command *what_to_launch(const char *name, Error *err) {
         if (!strcmp(name, launchable[i]->name)) return launchable[i];
     error_set(
         err, ERR_CONFIG,
-        "'%s' cannot be launched: after -- expected 'run CONF ...' or 'stage NAME CONF ...', which save their state",
+        "'%s' cannot be launched: after -- expected 'run CONF ...' or 'stage STAGE CONF ...', which save their state",
         name);
     return NULL;
 }
@@ -42,8 +42,7 @@ static bool find_dir(char *dir, size_t n, const Args *a, const Command *c, Error
     char *argv[MAX_ARGS + 1] = {"dikast"}, name[160];
     for (int i = 0; i < a->n_arg; i++) argv[i + 1] = (char *)(uintptr_t)a->arg[i];
     if (!args_parse(&inner, c, a->n_arg + 1, argv, err)) return false;
-    const char *given = c == &command_run ? args_flag(&inner, c, "--name") : NULL,
-               *conf = inner.arg[c == &command_run ? 0 : 1];
+    const char *given = args_flag(&inner, c, "--name"), *conf = inner.arg[c == &command_run ? 0 : 1];
     if (inner.n_arg < c->min_arg)
         return error_set(err, ERR_CONFIG, "an argument is missing; usage: dikast %s", c->usage);
     if (given) {
@@ -51,7 +50,8 @@ static bool find_dir(char *dir, size_t n, const Args *a, const Command *c, Error
         inner.set[inner.n_set++] = name;
     }
     if (!conf_load(&cfg, conf, inner.set, inner.n_set, err)) return false;
-    bool ok = pipeline_name(&r, &cfg, conf, err);
+    bool ok =
+        pipeline_name(&r, &cfg, conf, err) && (args_flag(&inner, c, "--replace") || pipeline_claim(&cfg, conf, err));
     if (ok && snprintf(dir, n, "%s/launch", r.run_dir) >= (int)n)
         ok = error_set(err, ERR_CONFIG, "run.out or run.name is too long");
     run_config_release(&cfg);
@@ -142,7 +142,7 @@ const Command command_launch = {
     .usage = "launch [-n N] [--via HOW] -- run CONF [key=value ...]",
     .help =
         "run under supervision: what dies or hangs is named and started again\n\n"
-        "What follows -- is a command that saves its state: 'run CONF ...' or 'stage NAME CONF ...'. A rank that "
+        "What follows -- is a command that saves its state: 'run CONF ...' or 'stage STAGE CONF ...'. A rank that "
         "dies,\n"
         "falls silent or hangs is named in STATUS and events.jsonl below out/runs/NAME/launch, everything is stopped\n"
         "and goes on from the last checkpoint, until it is done or three attempts in a row saved nothing new.\n"

@@ -433,14 +433,29 @@ static void say_end(const Monitor *m, bool json) {
     print_text(&text);
 }
 
+/* A run that has just begun has little, but not nothing. */
+static bool is_run(const char *dir, Error *err) {
+    static const char *const file[] = {"STATUS", "events.jsonl", "stages.json", "resolved.yaml"};
+    Str path = {0};
+    bool found = false;
+    if (!io_is_dir(dir)) return error_set(err, ERR_IO, "%s: no such run directory", dir);
+    for (int i = 0; i < COUNT_OF(file) && !found; i++) {
+        str_clear(&path);
+        str_printf(&path, "%s/%s", dir, file[i]);
+        found = io_exists(str_get(&path));
+    }
+    str_release(&path);
+    return found || error_set(err, ERR_CONFIG, "%s is no run directory; runs lie below out/runs", dir);
+}
+
 static bool run(const Args *a, Error *err) {
     double every;
     Monitor m = {.run = a->arg[0], .log = a->log, .history = true, .gauges = gauges_new()};
     m.tensorboard = args_flag(a, &command_monitor, "--tensorboard");
     m.exec = args_flag(a, &command_monitor, "--exec");
     bool once = args_flag(a, &command_monitor, "--once") != NULL;
-    bool ok = (io_is_dir(m.run) || error_set(err, ERR_IO, "%s: no such run directory", m.run)) &&
-              args_num(a, &command_monitor, "--every", 1, 0.01, 3600, &every, err) && begin(&m, a, err);
+    bool ok =
+        is_run(m.run, err) && args_num(a, &command_monitor, "--every", 1, 0.01, 3600, &every, err) && begin(&m, a, err);
     while (ok) {
         run_state(&m); /* before reading: what is written until then is read */
         ok = look(&m, err);

@@ -150,8 +150,10 @@ static bool read_args(Plan *p, const Args *a, Error *err) {
     double length = 4096;
     int64_t tp, pp, cp;
     if (!gpus || !model)
-        return error_set(err, ERR_CONFIG,
-                         "--gpus and --model are needed, as in 'dikast plan --gpus 64xH100 --model 7b'");
+        return error_set(
+            err, ERR_CONFIG,
+            "what is to be planned? A run, as in 'dikast plan conf/real.yaml', or a cluster, as in 'dikast "
+            "plan --gpus 64xH100 --model 7b'");
     if (!read_gpus(p, gpus, args_flag(a, c, "--hardware"), err) || !read_model(&p->model, model, err)) return false;
     if (seq && !amount(&length, "--seq", seq, 1024, err)) return false;
     if (tokens && !amount(&p->tokens, "--tokens", tokens, 1000, err)) return false;

@@ -4,7 +4,7 @@
 #include "app/command.h"
 #include "cai/replay.h"
 
-static const Flag flags[] = {{"--stage", "NAME", "pretrain, helpful, sl, pm, rl or classifier (default: rl)"},
+static const Flag flags[] = {{"--stage", "STAGE", "pretrain, helpful, sl, pm, rl or classifier (default: rl)"},
                              {"--step", "N", "row of the stage's metrics.jsonl, from 1; of rl an update"},
                              {"--show", NULL, "the text of every sequence"},
                              {0}};
@@ -29,7 +29,7 @@ static bool run(const Args *a, Error *err) {
 
 const Command command_replay = {
     .name = "replay",
-    .usage = "replay RUN_DIR --step N [--stage NAME] [--show]",
+    .usage = "replay RUN_DIR --step N [--stage STAGE] [--show]",
     .help =
         "one optimizer step of a run made again, compared bit for bit with what was recorded\n\n"
         "Trains the stage again up to that step, in a folder of its own (RUN's out/replay), and prints what its "

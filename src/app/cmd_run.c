@@ -87,7 +87,8 @@ static void print_summary(const PipelineResult *r, bool finished) {
     str_release(&word);
 }
 
-static bool run_to(const Args *a, const char *conf, const char *only, const char *name, Error *err) {
+static bool run_to(const Args *a, const Command *c, const char *conf, const char *only, Error *err) {
+    const char *name = args_flag(a, c, "--name");
     RunConfig cfg;
     Args with = *a;
     char set[160];
@@ -98,7 +99,8 @@ static bool run_to(const Args *a, const char *conf, const char *only, const char
     PipelineResult r = {0};
     bool ok = conf_load(&cfg, conf, with.set, with.n_set, err);
     if (ok) {
-        ok = pipeline_run(&r, &cfg, conf, only, a->log, a->stop, err);
+        ok = (args_flag(a, c, "--replace") || pipeline_claim(&cfg, conf, err)) &&
+             pipeline_run(&r, &cfg, conf, only, a->log, a->stop, err);
         run_config_release(&cfg);
         if (!r.follows) print_summary(&r, (ok || err->code == ERR_GATE) && !only);
     }
@@ -106,18 +108,27 @@ static bool run_to(const Args *a, const char *conf, const char *only, const char
     return ok;
 }
 
-static const Flag run_flags[] = {
-    {"--only", "STAGE", "stop after this stage"}, {"--name", "NAME", "name of the run directory (run.name)"}, {0}};
+#define NAME_FLAGS                                                                                                     \
+    {"--name", "NAME", "name of the run directory (run.name)"},                                                        \
+        {"--replace", NULL, "take the place of a run of this name that had another configuration"}, {                  \
+        0                                                                                                              \
+    }
+
+static const Flag run_flags[] = {{"--only", "STAGE", "stop after this stage"}, NAME_FLAGS};
+static const Flag stage_flags[] = {NAME_FLAGS};
 
 static bool run(const Args *a, Error *err) {
-    return run_to(a, a->arg[0], args_flag(a, &command_run, "--only"), args_flag(a, &command_run, "--name"), err);
+    return run_to(a, &command_run, a->arg[0], args_flag(a, &command_run, "--only"), err);
 }
 
 const Command command_run = {
     .name = "run",
-    .usage = "run CONF [key=value ...] [--only STAGE] [--json]",
+    .usage = "run CONF [key=value ...] [--only STAGE] [--name NAME] [--replace] [--json]",
     .help = "run the whole pipeline, or what is left of it\n\n"
             "Stages that are done and unchanged are not run again; an interrupted stage goes on where it was.\n"
+            "out/runs/NAME is the run's directory. A run of another configuration that is there already is in the way: "
+            "give\n"
+            "this one another name, or --replace it, which costs it its report but no stage that is done.\n"
             "key=value overrides configuration keys, ~key takes the default; 'dikast help SECTION' lists keys.",
     .flag = run_flags,
     .min_arg = 1,
@@ -127,11 +138,14 @@ const Command command_run = {
     .says_error = true,
     .run = run};
 
-static bool stage(const Args *a, Error *err) { return run_to(a, a->arg[1], a->arg[0], NULL, err); }
+static bool stage(const Args *a, Error *err) { return run_to(a, &command_stage, a->arg[1], a->arg[0], err); }
 
 const Command command_stage = {.name = "stage",
-                               .usage = "stage NAME CONF [key=value ...] [--json]",
-                               .help = "run one stage and what it needs",
+                               .usage = "stage STAGE CONF [key=value ...] [--name NAME] [--replace] [--json]",
+                               .help =
+                                   "run one stage and what it needs\n\n"
+                                   "As 'dikast run CONF --only STAGE', whose help says what a name is in the way of.",
+                               .flag = stage_flags,
                                .min_arg = 2,
                                .max_arg = 2,
                                .takes_set = true,

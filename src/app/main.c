@@ -1,6 +1,5 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -8,212 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "app/command.h"
-#include "base/guess.h"
+#include "app/help.h"
 #include "base/json.h"
-#include "cai/stage.h"
 #include "dist/beat.h"
 #include "tensor/backend.h"
-
-// clang-format off
-static const Command *const commands[] = {
-    &command_run,
-    &command_plan,
-    &command_monitor,
-    &command_stage,
-    &command_launch,
-    &command_why,
-    &command_diff,
-    &command_replay,
-    &command_report,
-    &command_config,
-    &command_constitution,
-    &command_data,
-    &command_chat,
-    &command_generate,
-    &command_score,
-    &command_eval,
-    &command_harm,
-    &command_contamination,
-    &command_train_classifier,
-    &command_answer,
-    &command_paraphrase,
-    &command_compare,
-    &command_consistency,
-    &command_rate,
-    &command_rank,
-    &command_logits,
-    &command_import,
-    &command_export,
-    &command_verify_export,
-    &command_ckpt,
-    &command_tokenize,
-    &command_bench,
-    &command_oracle,
-    &command_doctor,
-};
-// clang-format on
-
-static const Flag common[] = {{"--json", NULL, "print one JSON object on stdout"},
-                              {"-q", NULL, "errors and results only"},
-                              {"-v", NULL, "say more"},
-                              {"--help", NULL, "this text"}};
-
-const char *args_flag(const Args *a, const Command *c, const char *name) {
-    for (int i = 0; c->flag && c->flag[i].name; i++)
-        if (!strcmp(c->flag[i].name, name)) return a->flag[i];
-    CHECK(false, "command %s has no flag %s", c->name, name);
-    return NULL;
-}
-
-bool args_int(const Args *a, const Command *c, const char *name, int64_t otherwise, int64_t min, int64_t max,
-              int64_t *out, Error *err) {
-    const char *s = args_flag(a, c, name);
-    char *end;
-    *out = otherwise;
-    if (!s) return true;
-    errno = 0;
-    *out = strtoll(s, &end, 10);
-    if (end == s || *end) return error_set(err, ERR_CONFIG, "%s must be a whole number, found '%s'", name, s);
-    return (errno == 0 && *out >= min && *out <= max) ||
-           error_set(err, ERR_CONFIG, "%s must lie in %" PRId64 "..%" PRId64 ", found %s", name, min, max, s);
-}
-
-bool args_num(const Args *a, const Command *c, const char *name, double otherwise, double min, double max, double *out,
-              Error *err) {
-    const char *s = args_flag(a, c, name);
-    char *end;
-    *out = otherwise;
-    if (!s) return true;
-    *out = strtod(s, &end);
-    if (end == s || *end) return error_set(err, ERR_CONFIG, "%s must be a number, found '%s'", name, s);
-    return (*out >= min && *out <= max) ||
-           error_set(err, ERR_CONFIG, "%s must lie in %g..%g, found %s", name, min, max, s);
-}
-
-static void print_flags(const Flag *f, int n) {
-    for (int i = 0; i < n && f[i].name; i++) {
-        char left[48];
-        snprintf(left, sizeof left, "%s%s%s", f[i].name, f[i].value ? " " : "", f[i].value ? f[i].value : "");
-        printf("  %-22s %s\n", left, f[i].help);
-    }
-}
-
-static void print_help(const Command *c) {
-    if (c) {
-        printf("usage: dikast %s\n\n%s\n\nflags:\n", c->usage, c->help);
-        if (c->flag) print_flags(c->flag, MAX_FLAGS);
-        print_flags(common, COUNT_OF(common));
-        return;
-    }
-    printf("dikast " DIKAST_VERSION ": trains a language model end to end with the Constitutional AI framework\n\n"
-           "usage: dikast COMMAND [arguments]\n\ncommands:\n");
-    for (int i = 0; i < COUNT_OF(commands); i++) {
-        size_t first_line = strcspn(commands[i]->help, "\n");
-        printf("  %-12s %.*s\n", commands[i]->name, (int)first_line, commands[i]->help);
-    }
-    printf("\nstages, in order:\n");
-    for (int i = 0; stages[i]; i++) printf("  %-12s %s\n", stages[i]->name, stages[i]->help);
-    printf("\n'dikast COMMAND --help' tells more; 'dikast help KEY' explains configuration keys, such as 'dikast help "
-           "rl'.\n");
-}
-
-static bool print_keys(const char *prefix, Error *err) {
-    Str text = {0};
-    char section[64];
-    snprintf(section, sizeof section, "%s%s", prefix, strchr(prefix, '.') ? "" : ".");
-    config_help(&text, run_keys, run_key_count, section);
-    bool any = text.n > 0;
-    fputs(str_get(&text), stdout);
-    str_release(&text);
-    Guess near = {.typed = prefix};
-    for (int i = 0; i < COUNT_OF(commands); i++) guess_offer(&near, commands[i]->name);
-    for (int i = 0; i < run_key_count; i++) guess_offer(&near, run_keys[i].name);
-    return any || error_set(err, ERR_CONFIG,
-                            "no command and no configuration key is called '%s'%s; 'dikast --help' lists commands, "
-                            "'dikast config --keys' keys",
-                            prefix, guess_hint(&near));
-}
-
-static const Command *find_command(const char *name, Error *err) {
-    Guess near = {.typed = name};
-    for (int i = 0; i < COUNT_OF(commands); i++) {
-        if (!strcmp(commands[i]->name, name)) return commands[i];
-        guess_offer(&near, commands[i]->name);
-    }
-    guess_offer(&near, "help");
-    guess_offer(&near, "version");
-    error_set(err, ERR_CONFIG, "unknown command '%s'%s; 'dikast --help' lists them", name, guess_hint(&near));
-    return NULL;
-}
-
-static bool is_set(const char *s) {
-    if (s[0] == '~') return true;
-    size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789_.");
-    return n > 0 && s[n] == '=';
-}
-
-typedef struct {
-    bool help, quiet, verbose;
-} Common;
-
-static bool parse_flag(Args *a, Common *common_out, const Command *c, int argc, char **argv, int *i, Error *err) {
-    const char *s = argv[*i], *equal = strchr(s, '=');
-    size_t n = equal ? (size_t)(equal - s) : strlen(s);
-    if (!strcmp(s, "--json")) return a->json = true;
-    if (!strcmp(s, "-q")) return common_out->quiet = true;
-    if (!strcmp(s, "-v")) return common_out->verbose = true;
-    if (!strcmp(s, "--help") || !strcmp(s, "-h")) return common_out->help = true;
-    char typed[64];
-    snprintf(typed, sizeof typed, "%.*s", (int)(n < 63 ? n : 63), s);
-    Guess near = {.typed = typed};
-    for (int k = 0; c->flag && c->flag[k].name; k++) {
-        const Flag *f = &c->flag[k];
-        if (strlen(f->name) == n && !strncmp(f->name, s, n)) {
-            if (!f->value && equal) return error_set(err, ERR_CONFIG, "%s takes no value, found '%s'", f->name, s);
-            if (!f->value)
-                a->flag[k] = "";
-            else if (equal)
-                a->flag[k] = equal + 1;
-            else if (*i + 1 < argc)
-                a->flag[k] = argv[++*i];
-            else
-                return error_set(err, ERR_CONFIG, "%s needs %s", f->name, f->value);
-            return true;
-        }
-        guess_offer(&near, f->name);
-    }
-    for (int k = 0; k < COUNT_OF(common); k++) guess_offer(&near, common[k].name);
-    return error_set(err, ERR_CONFIG, "unknown flag '%s'%s; see 'dikast %s --help'", s, guess_hint(&near), c->name);
-}
-
-static bool parse(Args *a, Common *common_out, const Command *c, int argc, char **argv, Error *err) {
-    bool only_args = false;
-    for (int i = 2; i < argc; i++) {
-        const char *s = argv[i];
-        if (!only_args && !strcmp(s, "--"))
-            only_args = true;
-        else if (!only_args && s[0] == '-' && s[1]) {
-            if (!parse_flag(a, common_out, c, argc, argv, &i, err)) return false;
-        } else if (a->n_arg >= MAX_ARGS || a->n_set >= MAX_ARGS - 1) /* a command may set one more: run.name */
-            return error_set(err, ERR_CONFIG, "too many arguments");
-        else if (!only_args && c->takes_set && a->n_arg >= c->min_arg && is_set(s))
-            a->set[a->n_set++] = s;
-        else
-            a->arg[a->n_arg++] = s;
-    }
-    if (common_out->help) return true;
-    if (a->n_arg >= c->min_arg && a->n_arg <= c->max_arg) return true;
-    if (a->n_arg > c->max_arg)
-        return error_set(err, ERR_CONFIG, "unexpected argument '%s'; usage: dikast %s", a->arg[c->max_arg], c->usage);
-    return error_set(err, ERR_CONFIG, "an argument is missing; usage: dikast %s", c->usage);
-}
-
-bool args_parse(Args *out, const Command *c, int argc, char **argv, Error *err) {
-    Common ignore = {0};
-    *out = (Args){0};
-    return parse(out, &ignore, c, argc, argv, err);
-}
 
 static const char *const error_word[] = {"none", "io",    "format",   "config", "memory",
                                          "net",  "state", "diverged", "gate",   "stopped"};
@@ -262,14 +59,16 @@ static bool open_beat(Beat **out, const Command *c, const Args *a, Error *err) {
 static int run_command(const Command *c, int argc, char **argv) {
     Args a = {0};
     Beat *beat;
-    Common flags = {0};
+    CommonFlags flags = {0};
     Error err = {0};
-    if (!parse(&a, &flags, c, argc, argv, &err)) {
+    if (!args_read(&a, &flags, c, argc, argv, &err)) {
         print_error(&err, a.json, false);
         return error_exit_code(err.code);
     }
     if (flags.help) {
-        print_help(c);
+        Str text = {0};
+        help_text(&text, c);
+        print_text(&text);
         return finish_stdout(&err);
     }
     bool ok = !c->saves_state || stop_open(&a.stop, &err);
@@ -311,16 +110,6 @@ static void hold_streams(void) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) return;
 }
 
-static bool help(int argc, char **argv, Error *err) {
-    if (argc == 2) {
-        print_help(NULL);
-        return true;
-    }
-    const Command *c = find_command(argv[2], err);
-    if (c) print_help(c);
-    return c || print_keys(argv[2], err);
-}
-
 static bool is_word(const char *s, const char *word, const char *flag) { return !strcmp(s, word) || !strcmp(s, flag); }
 
 int main(int argc, char **argv) {
@@ -333,11 +122,11 @@ int main(int argc, char **argv) {
     }
     bool ok = true;
     if (is_word(argv[1], "help", "--help") || !strcmp(argv[1], "-h"))
-        ok = help(argc, argv, &err);
-    else if (is_word(argv[1], "version", "--version"))
+        ok = help_run(argc, argv, &err);
+    else if (is_word(argv[1], "version", "--version") || !strcmp(argv[1], "-V"))
         print_version(argc > 2 && !strcmp(argv[2], "--json"));
     else {
-        const Command *c = find_command(argv[1], &err);
+        const Command *c = command_find(argv[1], &err);
         if (c) return run_command(c, argc, argv);
         ok = false;
     }

@@ -68,6 +68,39 @@ static bool find_base(OpenModel *m, Error *err) {
     return found;
 }
 
+/* The last model of a run, by what its stages.json says; "" when there is none. */
+static void last_model(Str *out, const char *run) {
+    static const char *const stage[] = {"rl", "sl", "helpful", "pretrain"};
+    Str path = {0};
+    Json *j = NULL;
+    Error ignore = {0};
+    str_clear(out);
+    str_printf(&path, "%s/stages.json", run);
+    bool read = io_exists(str_get(&path)) && json_read_file(&j, str_get(&path), 0, &ignore);
+    for (int i = 0; read && i < COUNT_OF(stage) && !out->n; i++) {
+        const char *dir = json_str(json_get(json_get(j, stage[i]), "dir"), NULL);
+        if (!dir) continue;
+        str_printf(out, "%s/model", dir);
+        if (!io_is_dir(str_get(out))) str_clear(out);
+    }
+    json_release(j);
+    str_release(&path);
+}
+
+static bool no_model(const char *given, Error *err) {
+    Str model = {0};
+    if (access(given, R_OK | X_OK) != 0 && errno == EACCES) return error_errno(err, "look into", given);
+    last_model(&model, given);
+    if (model.n)
+        error_set(err, ERR_IO, "%s: a run has several models, each in its stage's folder: expected one, such as %s",
+                  given, str_get(&model));
+    else
+        error_set(err, ERR_IO,
+                  "%s: no model here: expected a folder with config.json, model.safetensors and tokenizer.json", given);
+    str_release(&model);
+    return false;
+}
+
 static bool find_model(OpenModel *m, const char *given, const char *adapter, Error *err) {
     static const char config[] = "adapter_config.json";
     if (adapter && !find_folder(&m->adapter_dir, adapter, config, "/adapter"))
@@ -75,9 +108,7 @@ static bool find_model(OpenModel *m, const char *given, const char *adapter, Err
                          adapter, config);
     if (find_folder(&m->dir, given, "config.json", "/model")) return true;
     if (!adapter && find_folder(&m->adapter_dir, given, config, "")) return find_base(m, err);
-    return error_set(err, ERR_IO,
-                     "%s: no model here: expected a folder with config.json, model.safetensors and tokenizer.json",
-                     given);
+    return no_model(given, err);
 }
 
 /* What a model's head is, config.json says: a classifier has labels. */

@@ -6,6 +6,7 @@
 
 #include "app/conf.h"
 #include "cai/dryrun.h"
+#include "cai/pipeline.h"
 
 #define GIB 1073741824.0
 
@@ -149,6 +150,8 @@ bool plan_conf(const Args *a, Error *err) {
     bool ok = dry_run(d, &cfg, a->arg[0], err);
     if (ok && !a->json) print_table(d);
     ok = ok && dry_run_fits(d, &cfg, err);
+    Error held = {0};
+    if (ok && !pipeline_claim(&cfg, a->arg[0], &held)) log_info(a->log, "the run would be refused: %s", held.msg);
     if (ok && a->json)
         print_json(d);
     else if (ok)

@@ -26,6 +26,7 @@ typedef struct {
     Heap heap; /* texts and entries of this load */
     ConfigReport report;
     int n_source;
+    Str *origin; /* of each key's value; NULL: nobody asks */
 } Loader;
 
 /* ---- report ---- */
@@ -93,8 +94,10 @@ static void print_report(ConfigReport *r, Str *out) {
     }
     free(r->mistake);
     if (r->n_error == 0) return;
-    str_printf(out, "%d error%s. 'dikast %s%s' lists the keys.\n", r->n_error, r->n_error == 1 ? "" : "s",
-               r->section[0] ? "help " : "config --keys", r->section);
+    str_printf(out, "%d error%s.", r->n_error, r->n_error == 1 ? "" : "s");
+    if (r->of_keys)
+        str_printf(out, " 'dikast %s%s' lists the keys.", r->section[0] ? "help " : "config --keys", r->section);
+    str_putc(out, '\n');
 }
 
 /* ---- names ---- */
@@ -201,6 +204,7 @@ static const CfgKey *near_key(const Loader *l, const char *name) {
 }
 
 static void note_section(Loader *l, const char *name) {
+    l->report.of_keys = true;
     size_t n = strcspn(name, ".");
     char section[sizeof l->report.section];
     if (l->report.section[0] || n >= sizeof section) return;
@@ -463,6 +467,16 @@ static void bad_value(Loader *l, const ConfigSource *src, const ConfigEntry *e, 
     str_release(&want);
 }
 
+static void note_origin(Loader *l, const CfgKey *k, const ConfigSource *src, int line) {
+    if (!l->origin) return;
+    Str *o = &l->origin[k - l->key];
+    str_clear(o);
+    str_put(o, src->path);
+    if (src->text) str_printf(o, ":%d", line);
+    for (char *c = o->s; *c; c++)
+        if (*c == '\n') *c = ' '; /* of an override: it becomes a comment */
+}
+
 static void apply_entry(Loader *l, const ConfigSource *src, const ConfigEntry *e) {
     const CfgKey *k = find_key(l, e->key);
     if (!k) {
@@ -476,7 +490,9 @@ static void apply_entry(Loader *l, const ConfigSource *src, const ConfigEntry *e
         for (int i = 0; i < e->n_item; i++) list_add(list, e->item[i].s, strlen(e->item[i].s));
     } else if (e->is_list || e->is_null || !set_scalar(l, k, &e->value)) {
         bad_value(l, src, e, k);
+        return;
     }
+    note_origin(l, k, src, e->at.line);
 }
 
 /* ---- sources ---- */
@@ -562,6 +578,7 @@ static void apply_text(Loader *l, const char *label, const char *name, const cha
         }
     } else if (k && k->type == CFG_LIST) {
         list_split(field(l, k), value);
+        note_origin(l, k, &src, 0);
         return;
     }
     apply_entry(l, &src, &one);
@@ -600,9 +617,10 @@ static void apply_override(Loader *l, const char *set) {
     ConfigSource src = {.path = label, .order = l->n_source++};
     if (set[0] == '~') {
         const CfgKey *k = find_key(l, set + 1);
-        if (k)
+        if (k) {
             set_default(l, k);
-        else
+            note_origin(l, k, &src, 0);
+        } else
             unknown_key(l, &src, (ConfigPlace){0}, set + 1);
         return;
     }
@@ -616,8 +634,13 @@ static void apply_override(Loader *l, const char *set) {
 
 bool config_load(void *cfg, const CfgKey *key, int n_key, const char *path, const char *const *set, int n_set,
                  Str *report, Error *err) {
+    return config_load_origins(cfg, key, n_key, path, set, n_set, NULL, report, err);
+}
+
+bool config_load_origins(void *cfg, const CfgKey *key, int n_key, const char *path, const char *const *set, int n_set,
+                         Str *origin, Str *report, Error *err) {
     str_clear(report);
-    Loader l = {.cfg = cfg, .key = key, .n_key = n_key};
+    Loader l = {.cfg = cfg, .key = key, .n_key = n_key, .origin = origin};
     for (int i = 0; i < n_key; i++) set_default(&l, &key[i]);
     if (path) load_file(&l, path, 0);
     load_environment(&l);

@@ -31,10 +31,16 @@ typedef struct {
  * count. path may be NULL (defaults and overrides only). set: "rl.lr=3e-6" strings. */
 bool config_load(void *cfg, const CfgKey *key, int n_key, const char *path, const char *const *set, int n_set,
                  Str *report, Error *err);
+/* The same, and where each value was written: origin (n_key; zeroed, the caller releases them) "conf/real.yaml:12",
+ * "override 'rl.lr=3e-6'", "" for a default. */
+bool config_load_origins(void *cfg, const CfgKey *key, int n_key, const char *path, const char *const *set, int n_set,
+                         Str *origin, Str *report, Error *err);
 void config_release(void *cfg, const CfgKey *key, int n_key);
 /* Only keys whose name starts with one of prefix[] and whose scope is CFG_RESULT; floats in shortest form. */
 void config_hash_into(Hasher *h, const void *cfg, const CfgKey *key, int n_key, const char *const *prefix, int n_prefix);
 void config_dump(Str *out, const void *cfg, const CfgKey *key, int n_key);  /* resolved YAML, one section per prefix */
+/* The same, with origins as comments. */
+void config_dump_origins(Str *out, const void *cfg, const CfgKey *key, int n_key, const Str *origin);
 void config_value(Str *out, const void *cfg, const CfgKey *key);            /* one value as text */
 void config_help(Str *out, const CfgKey *key, int n_key, const char *prefix);
 

@@ -40,7 +40,8 @@ typedef struct {
 typedef struct {
     ConfigMistake *mistake;
     int n_error;
-    char section[64]; /* of the first error that is in one: for the closing hint */
+    bool of_keys;     /* some error is about a key, and */
+    char section[64]; /* the section of the first one that is in one: for the closing hint */
 } ConfigReport;
 
 void config_report(ConfigReport *r, const ConfigSource *src, ConfigPlace at, const char *fmt, ...) FORMAT(4, 5);

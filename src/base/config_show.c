@@ -90,13 +90,22 @@ static bool same_section(const char *a, const char *b) {
     return n == section_len(b) && strncmp(a, b, n) == 0;
 }
 
-/* Keys without a section stand first: YAML has no way back to the top. */
+static void end_line(Str *out, const Str *origin) {
+    if (origin && origin->n) str_printf(out, "  # %s", origin->s);
+    str_putc(out, '\n');
+}
+
 void config_dump(Str *out, const void *cfg, const CfgKey *key, int n_key) {
+    config_dump_origins(out, cfg, key, n_key, NULL);
+}
+
+/* Keys without a section stand first: YAML has no way back to the top. */
+void config_dump_origins(Str *out, const void *cfg, const CfgKey *key, int n_key, const Str *origin) {
     for (int i = 0; i < n_key; i++) {
         if (section_len(key[i].name)) continue;
         str_printf(out, "%s: ", key[i].name);
         put_value(out, cfg, &key[i], true);
-        str_putc(out, '\n');
+        end_line(out, origin ? &origin[i] : NULL);
     }
     for (int i = 0; i < n_key; i++) {
         bool first = section_len(key[i].name) > 0;
@@ -107,7 +116,7 @@ void config_dump(Str *out, const void *cfg, const CfgKey *key, int n_key) {
             if (!same_section(key[i].name, key[j].name)) continue;
             str_printf(out, "  %s: ", key[j].name + section_len(key[j].name) + 1);
             put_value(out, cfg, &key[j], true);
-            str_putc(out, '\n');
+            end_line(out, origin ? &origin[j] : NULL);
         }
     }
 }

@@ -516,11 +516,28 @@ static bool locked_by_other(int fd, const char *path, Error *err) {
                      n > 0 && who[0] ? who : "another process");
 }
 
+/* Held only for a moment by whoever merely looks (io_locked), so a second try tells him from a holder. */
+static bool take_lock(int fd) {
+    enum { LOOK_NS = 20000000 };
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return true;
+    if (errno != EWOULDBLOCK) return false;
+    nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
+    return flock(fd, LOCK_EX | LOCK_NB) == 0;
+}
+
+bool io_locked(const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    bool held = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return held;
+}
+
 bool io_lock(IoLock *l, const char *path, Error *err) {
     l->fd = -1;
     int fd = sys_open(path, O_RDWR | O_CREAT);
     if (fd < 0) return error_errno(err, "open", path);
-    if (faulty("lock") || flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (faulty("lock") || !take_lock(fd)) {
         if (errno == EWOULDBLOCK)
             locked_by_other(fd, path, err);
         else
@@ -535,7 +552,8 @@ bool io_lock(IoLock *l, const char *path, Error *err) {
     gmtime_r(&now.tv_sec, &tm);
     size_t n = (size_t)snprintf(who, sizeof who, "process %ld, started ", (long)getpid());
     n += strftime(who + n, sizeof who - n, "%Y-%m-%d %H:%M:%S UTC\n", &tm);
-    if (ftruncate(fd, 0) != 0 || !sys_write_all(fd, who, n)) {
+    /* On a full disk it is held all the same: whoever makes room needs it. */
+    if (ftruncate(fd, 0) != 0 || (!sys_write_all(fd, who, n) && errno != ENOSPC && errno != EDQUOT)) {
         error_errno(err, "write", path);
         close(fd);
         return false;

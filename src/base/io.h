@@ -72,6 +72,7 @@ uint32_t io_crc32(const void *p, size_t n);                                     
 typedef struct { int fd; } IoLock;
 bool io_lock(IoLock *l, const char *path, Error *err);  /* ERR_CONFIG with the holder's pid when taken */
 void io_unlock(IoLock *l);
+bool io_locked(const char *path);                       /* somebody holds it now. Never keeps a lock from anyone: io_lock asks twice */
 
 /* Fault injection for tests: hook(ud, what) returning an errno makes the call fail with it. NULL: off. Test-only; not
  * thread-safe to change while I/O runs. */

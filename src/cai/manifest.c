@@ -110,60 +110,47 @@ static const char *dumped(const char *text, const char *name, size_t *n) {
     return NULL;
 }
 
-enum { MAX_NAMED = 8 };
+enum { MAX_NAMED = 8, MAX_SHOWN = 60 };
 
-static void note_changes(Log *log, const char *run_dir, const char *before, const char *now) {
-    Str list = {0};
+static void put_shown(Str *out, const char *s, size_t n) {
+    str_putn(out, s, n > MAX_SHOWN ? MAX_SHOWN : n);
+    if (n > MAX_SHOWN) str_put(out, "...");
+}
+
+/* "rl.beta 0.05 -> 0.1, ..." of the keys that can change results, between two dumps. */
+static void list_changes(Str *out, const char *before, const char *now, bool unknown_too) {
     int n = 0;
     for (int i = 0; i < run_key_count; i++) {
         size_t n_old = 0, n_new = 0;
         const char *a = dumped(before, run_keys[i].name, &n_old), *b = dumped(now, run_keys[i].name, &n_new);
-        if (run_keys[i].scope != CFG_RESULT || !b || (a && n_old == n_new && !memcmp(a, b, n_new))) continue;
-        if (n++ < MAX_NAMED)
-            str_printf(&list, "%s%s %.*s -> %.*s", n > 1 ? ", " : "", run_keys[i].name, a ? (int)n_old : 1, a ? a : "?",
-                       (int)n_new, b);
+        if (run_keys[i].scope != CFG_RESULT || !b || (!a && !unknown_too)) continue;
+        if ((a && n_old == n_new && !memcmp(a, b, n_new)) || n++ >= MAX_NAMED) continue;
+        str_printf(out, "%s%s ", n > 1 ? ", " : "", run_keys[i].name);
+        put_shown(out, a ? a : "?", a ? n_old : 1);
+        str_put(out, " -> ");
+        put_shown(out, b, n_new);
     }
-    if (n > MAX_NAMED) str_printf(&list, " and %d more", n - MAX_NAMED);
-    if (n) log_info(log, "%s held another configuration; changed since: %s", run_dir, str_get(&list));
-    str_release(&list);
+    if (n > MAX_NAMED) str_printf(out, " and %d more", n - MAX_NAMED);
 }
 
-bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *conf_path, Log *log, Error *err) {
-    Str text = {0}, path = {0}, before = {0};
-    Error ignore = {0};
-    bool ok = true;
-    if (conf_path) {
-        path_join(&path, r->run_dir, "config.yaml");
-        ok = io_copy_file(conf_path, str_get(&path), err);
+bool run_dir_changes(Str *out, const char *run_dir, const RunConfig *cfg, Error *err) {
+    Str path = {0}, before = {0}, now = {0};
+    path_join(&path, run_dir, "resolved.yaml");
+    bool ok = !io_exists(str_get(&path)) || io_read_file(&before, str_get(&path), (size_t)1 << 20, err);
+    str_clear(out);
+    if (ok && before.n > 0) {
+        config_dump(&now, cfg, run_keys, run_key_count);
+        list_changes(out, str_get(&before), str_get(&now), false);
     }
-    config_dump(&text, cfg, run_keys, run_key_count);
-    path_join(&path, r->run_dir, "resolved.yaml");
-    if (io_exists(str_get(&path)) && io_read_file(&before, str_get(&path), (size_t)1 << 20, &ignore))
-        note_changes(log, r->run_dir, str_get(&before), str_get(&text));
-    ok = ok && io_write_file(str_get(&path), str_get(&text), text.n, err);
-    str_clear(&text);
-    JsonOut j;
-    json_out_init(&j, &text, 1);
-    machine_json(&j, NULL, NULL);
-    ok = ok && write_json(r->run_dir, "env.json", &text, err);
-    str_release(&text);
     str_release(&path);
     str_release(&before);
+    str_release(&now);
     return ok;
 }
 
-bool run_status(const PipelineResult *r, const char *state, const char *detail) {
-    Str path = {0}, text = {0};
-    Error ignore = {0};
-    path_join(&path, r->run_dir, "STATUS");
-    str_printf(&text, "%s%s%s\n", state, detail && detail[0] ? ": " : "", detail ? detail : "");
-    bool ok = io_write_file(str_get(&path), text.s, text.n, &ignore);
-    str_release(&path);
-    str_release(&text);
-    return ok;
-}
-
-bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, Error *err) {
+/* Which results the run uses, and whether they are there: from the beginning, so that nobody takes them away from a run
+ * that was killed ('dikast ls --prune'). */
+static bool write_stages(const PipelineResult *r, Error *err) {
     Str text = {0}, path = {0};
     JsonOut j;
     json_out_init(&j, &text, 1);
@@ -182,7 +169,48 @@ bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, E
     }
     json_out_obj_end(&j);
     str_release(&path);
-    bool ok = write_json(r->run_dir, "stages.json", &text, err);
+    return write_json(r->run_dir, "stages.json", &text, err);
+}
+
+bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *conf_path, Log *log, Error *err) {
+    Str text = {0}, path = {0}, before = {0}, changes = {0};
+    Error ignore = {0};
+    bool ok = write_stages(r, err);
+    if (ok && conf_path) {
+        path_join(&path, r->run_dir, "config.yaml");
+        ok = io_copy_file(conf_path, str_get(&path), err);
+    }
+    config_dump(&text, cfg, run_keys, run_key_count);
+    path_join(&path, r->run_dir, "resolved.yaml");
+    if (io_exists(str_get(&path)) && io_read_file(&before, str_get(&path), (size_t)1 << 20, &ignore))
+        list_changes(&changes, str_get(&before), str_get(&text), true);
+    if (changes.n) log_info(log, "%s held another configuration; changed since: %s", r->run_dir, str_get(&changes));
+    ok = ok && io_write_file(str_get(&path), str_get(&text), text.n, err);
+    str_clear(&text);
+    JsonOut j;
+    json_out_init(&j, &text, 1);
+    machine_json(&j, NULL, NULL);
+    ok = ok && write_json(r->run_dir, "env.json", &text, err);
+    str_release(&text);
+    str_release(&path);
+    str_release(&before);
+    str_release(&changes);
+    return ok;
+}
+
+bool run_status(const PipelineResult *r, const char *state, const char *detail) {
+    Str path = {0}, text = {0};
+    Error ignore = {0};
+    path_join(&path, r->run_dir, "STATUS");
+    str_printf(&text, "%s%s%s\n", state, detail && detail[0] ? ": " : "", detail ? detail : "");
+    bool ok = io_write_file(str_get(&path), text.s, text.n, &ignore);
+    str_release(&path);
+    str_release(&text);
+    return ok;
+}
+
+bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, Error *err) {
+    bool ok = write_stages(r, err);
     return run_status(r, state, why->code == ERR_NONE ? NULL : why->msg) && ok;
 }
 

@@ -9,9 +9,12 @@
 /* manifest.json: key, input keys, resolved configuration of the run, seed, version, machine, instruction set, seconds. */
 bool manifest_write(const StageCtx *ctx, const StageResult *r, const PipelineResult *all, Error *err);
 
-/* config.yaml (as given), resolved.yaml, env.json; command is the caller's. A directory that held another configuration goes
- * on under this one, and the log names the keys that changed. */
+/* config.yaml (as given), resolved.yaml, env.json, stages.json; command is the caller's. A directory that held another
+ * configuration goes on under this one, and the log names the keys that changed. */
 bool run_dir_begin(const PipelineResult *r, const RunConfig *cfg, const char *conf_path, Log *log, Error *err);
+/* What run_dir_begin would have to say of such keys, "" when the directory holds no other configuration. A key that the other one
+ * did not know yet is no difference. */
+bool run_dir_changes(Str *out, const char *run_dir, const RunConfig *cfg, Error *err);
 bool run_status(const PipelineResult *r, const char *state, const char *detail);    /* STATUS, best effort */
 bool run_dir_end(const PipelineResult *r, const char *state, const Error *why, Error *err);     /* stages.json, STATUS; why: ERR_NONE when all is well */
 

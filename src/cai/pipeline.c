@@ -276,13 +276,13 @@ static bool run_locked(StageCtx *ctx, StageResult *r, const PipelineResult *all,
     return ok || error_wrap(err, "%s", ctx->stage->name);
 }
 
-/* Another run may be computing the same result: it is waited for, not computed twice. */
-static bool lock_stage(IoLock *lock, const char *path, Log *log, const Stop *stop, Error *err) {
+/* What another process holds is waited for. why: what it is doing there. */
+static bool wait_lock(IoLock *lock, const char *path, const char *why, Log *log, const Stop *stop, Error *err) {
     for (bool said = false; !io_lock(lock, path, err); said = true) {
         if (err->code != ERR_CONFIG) return false;
         if (stop_requested(stop))
             return error_set(err, ERR_STOPPED, "stopped while waiting for another run; run again to go on");
-        if (!said) log_info(log, "another run is computing this stage: waiting for it (%s)", err->msg);
+        if (!said) log_info(log, "%s: waiting for it (%s)", why, err->msg);
         nanosleep(&(struct timespec){0, 100000000}, NULL);
     }
     *err = (Error){0};
@@ -358,7 +358,8 @@ static bool run_stage(PipelineResult *out, int at, const Site *site, Error *err)
     Str path = {0};
     path_join(&path, r->dir, ".lock");
     IoLock lock;
-    bool ok = lock_stage(&lock, str_get(&path), site->log, site->stop, err);
+    /* The same result is not computed twice. */
+    bool ok = wait_lock(&lock, str_get(&path), "another run is computing this stage", site->log, site->stop, err);
     if (ok) {
         /* Whoever held the lock before us may have finished the stage meanwhile. */
         path_join(&path, r->dir, "DONE");
@@ -590,6 +591,44 @@ static bool run_and_report(PipelineResult *out, const char *only, Site *site, Ra
     return ok;
 }
 
+bool pipeline_claim(const RunConfig *cfg, const char *conf_path, Error *err) {
+    PipelineResult r = {0};
+    Str path = {0}, changes = {0}, status = {0};
+    bool ok = pipeline_name(&r, cfg, conf_path, err) && run_dir_changes(&changes, r.run_dir, cfg, err);
+    path_join(&path, r.run_dir, ".lock");
+    bool idle = ok && changes.n > 0 && !io_locked(str_get(&path));
+    path_join(&path, r.run_dir, "STATUS");
+    if (idle && io_exists(str_get(&path))) ok = io_read_file(&status, str_get(&path), (size_t)1 << 16, err);
+    if (ok && idle && strncmp(str_get(&status), "failed", 6))
+        ok = error_set(err, ERR_CONFIG,
+                       "%s holds a run of another configuration: --name NAME puts this one beside it, --replace in its "
+                       "place (stages that are done stay stored). Changed: %s",
+                       r.run_dir, str_get(&changes));
+    str_release(&path);
+    str_release(&changes);
+    str_release(&status);
+    return ok;
+}
+
+/* From here on the run's stages.json says what it uses, and nothing of that is taken away (inventory_prune, which holds
+ * the same lock while it looks); what went before it was written is looked for again. */
+static bool begin_dir(PipelineResult *out, const char *conf_path, const Site *site, Error *err) {
+    Str path = {0};
+    IoLock lock;
+    path_join(&path, site->cfg->run.out, ".lock");
+    bool ok = wait_lock(&lock, str_get(&path), "the store is being looked through", site->log, site->stop, err);
+    for (int i = 0; i < out->n_stage && ok; i++) {
+        path_join(&path, out->stage[i].dir, "DONE");
+        out->stage[i].cached = out->stage[i].applies && io_exists(str_get(&path));
+    }
+    if (ok) {
+        ok = run_dir_begin(out, site->cfg, conf_path, site->log, err);
+        io_unlock(&lock);
+    }
+    str_release(&path);
+    return ok;
+}
+
 static bool run_in_dir(PipelineResult *out, const char *conf_path, const char *only, Site *site, RankPlace place,
                        Error *err) {
     const RunConfig *cfg = site->cfg;
@@ -607,7 +646,7 @@ static bool run_in_dir(PipelineResult *out, const char *conf_path, const char *o
     }
     path_join(&path, out->run_dir, "events.jsonl");
     ok = remove_temporaries(out->run_dir, err) && log_events_to(site->log, str_get(&path), err) &&
-         run_dir_begin(out, cfg, conf_path, site->log, err) && run_and_report(out, only, site, place, err);
+         begin_dir(out, conf_path, site, err) && run_and_report(out, only, site, place, err);
     Error ignore = {0}, none = {0};
     bool complete = ok || err->code == ERR_GATE;
     run_dir_end(out, complete ? "done" : err->code == ERR_STOPPED ? "stopped" : "failed", ok ? &none : err, &ignore);

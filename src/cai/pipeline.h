@@ -20,6 +20,10 @@ typedef struct {
 /* only: run up to this stage and no further, without gates and report (NULL: all). Gates missed: returns false with ERR_GATE, result complete. */
 bool pipeline_run(PipelineResult *out, const RunConfig *cfg, const char *conf_path, const char *only, Log *log,
                   const Stop *stop, Error *err);
+/* ERR_CONFIG with what differs when the run's directory holds another configuration's run that is done, or stopped and may go on;
+ * one that failed is in nobody's way, nor is one that is being made (pipeline_run refuses that). Looks only; pipeline_run itself
+ * takes whatever is there over. */
+bool pipeline_claim(const RunConfig *cfg, const char *conf_path, Error *err);
 /* The story of one record through every stage of a run: id is that of a prompt, a dialogue (rv-), a pair (pr-), a rollout
  * (ro-) or a reply. run_dir NULL: the run below out/runs that was written last. */
 bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char *id, Error *err);

@@ -162,6 +162,12 @@ static bool newest_run(Str *out, const char *out_dir, Error *err) {
     struct timespec best = {0, 0};
     path_join(&runs, out_dir, "runs");
     str_clear(out);
+    if (!io_exists(str_get(&runs))) {
+        error_set(err, ERR_IO, "%s: no such folder, so no run; 'dikast run CONF' makes one, --run names one elsewhere",
+                  str_get(&runs));
+        str_release(&runs);
+        return false;
+    }
     bool ok = io_list_dir(&name, &n, str_get(&runs), err);
     for (int i = 0; ok && i < n; i++) {
         struct stat st;
@@ -190,7 +196,10 @@ bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char
     bool ok = run_dir || newest_run(&dir, out_dir, err);
     if (ok) {
         path_join(&path, str_get(&dir), "stages.json");
-        ok = json_read_file(&root, str_get(&path), 0, err) && tell(&s, root, err);
+        ok = (io_exists(str_get(&path)) ||
+              error_set(err, ERR_CONFIG, "%s is no run directory: it has no stages.json; runs lie below out/runs",
+                        str_get(&dir))) &&
+             json_read_file(&root, str_get(&path), 0, err) && tell(&s, root, err);
     }
     if (ok && s.found == 0)
         ok =

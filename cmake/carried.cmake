@@ -1,0 +1,16 @@
+# Files the program carries (src/app/recipes.h), as arrays of bytes: a C string may not be so long.
+set(carried tiny.yaml quickstart.yaml real.yaml constitution.json)
+set(carried_source ${CMAKE_BINARY_DIR}/carried_files.c)
+set(arrays "")
+set(rows "")
+foreach(name ${carried})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/conf/${name})
+    file(READ ${CMAKE_SOURCE_DIR}/conf/${name} bytes HEX)
+    string(REGEX REPLACE "(..)" "0x\\1," bytes "${bytes}")
+    string(MAKE_C_IDENTIFIER ${name} id)
+    string(APPEND arrays "static const unsigned char ${id}[] = {${bytes}};\n")
+    string(APPEND rows "    {\"${name}\", ${id}, sizeof ${id}},\n")
+endforeach()
+file(CONFIGURE OUTPUT ${carried_source} @ONLY CONTENT
+    "#include \"app/recipes.h\"\n\n@arrays@\nconst CarriedFile carried_files[] = {\n@rows@    {0},\n};\n")
+target_sources(dikast_app PRIVATE ${carried_source})
