@@ -280,7 +280,7 @@ bool dikast_generate(dikast_reply *out, dikast_model *model, const dikast_messag
         req.sample.max_new = s.max_new;
         req.sample.rng = (Rng){s.seed, RNG_SAMPLE};
         req.sample.stop = stop;
-        req.sample.n_stop = chat_stops(&model->chat, model->model.tokens.eos, model->model.tokens.n_eos, stop);
+        req.sample.n_stop = chat_stops(&model->chat, model->trunk.tokens.eos, model->trunk.tokens.n_eos, stop);
         ok = engine_generate(model->engine, &req, 1, &res, NULL, NULL, &e);
     }
     if (ok) {

@@ -114,7 +114,7 @@ static void collect_variables(ChatTemplate *t, const Json *config) {
         const char *key = json_key_at(config, i, &entry);
         size_t n = key ? strlen(key) : 0;
         text = n > 6 && strcmp(key + n - 6, "_token") == 0 && !json_get(n_named ? named : NULL, key) ? token_text(entry)
-                                                                                                       : NULL;
+                                                                                                     : NULL;
         if (text) t->var[t->n_var++] = (JinjaVar){key, text};
     }
     for (int i = 0; i < n_named; i++) {
