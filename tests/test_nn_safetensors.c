@@ -442,8 +442,11 @@ static void test_strict(void **state) {
     expect_open(mc.be, DIR "_bad", NULL);
     rewrite(ADD_OTHER_HEAD, wte);
     expect_open(mc.be, DIR "_bad", "'lm_head.weight' differs from the embeddings");
-    rewrite(STRIP_PREFIX, TO_HEAD, wte);
+    rewrite(STRIP_PREFIX, wte);
     expect_open(mc.be, DIR "_bad", NULL);
+    rewrite(TO_HEAD, up);
+    expect_open(mc.be, DIR "_bad", "up_proj.weight' is missing");
+    check_kept_as_head(&mc, &t);
     OK(io_write_file(DIR "_bad/model.safetensors", "\x08\0\0\0\0\0\0\0{}", 10, &err));
     expect_open(mc.be, DIR "_bad", "truncated or not safetensors");
 
