@@ -152,6 +152,14 @@ for name, text in {"nested": "[" * 200000 + "]" * 200000, "twice": '{"model_type
                    "list": "[1, 2]", "bytes": "\x00\xff\xfe"}.items():
     logits(folder("config-" + name, config=text), ["config.json"])
 
+# -- an adapter of a rank that no tensor has, and one that is its own base
+pair = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+for name, r, says in (("rank", 65536, "q_proj.lora_A.weight': shape [2, 8], expected [65536, 8]"), ("cycle", 2, "base_model_name_or_path")):
+    write(f"adapter-{name}/adapter_config.json", json.dumps({"peft_type": "LORA", "r": r, "lora_alpha": 4, "base_model_name_or_path": os.path.join(WORK, f"adapter-{name}")}))
+    write(f"adapter-{name}/adapter_model.safetensors", safetensors({pair + "A.weight": [2, C], pair + "B.weight": [C, 2]}))
+    path = os.path.join(WORK, f"adapter-{name}")
+    run(["logits", path] if name == "cycle" else ["logits", folder("good"), "--adapter", path], ROW, [says], 4 if name == "cycle" else 3)
+
 # -- tokenizer.json, templates
 
 

@@ -347,7 +347,7 @@ static void make_slow(void) {
     OK(pool_open(&pool, 1, &err));
     OK(backend_open(&be, "cpu", pool, NULL, &err));
     OK(model_config_read(&c, MODEL, &err));
-    c.n_layer = 4, c.max_seq = 16384, c.tied = false;
+    c.n_layer = 4, c.max_seq = 16384, c.tied = false, c.eos_id = SENT_END;
     OK(model_init(&m, be, &c, 5, false, &err));
     OK(head_init(&h, &m, HEAD_LM, c.n_vocab, 5, false, &err));
     be->op->scale(be, h.w, 10);

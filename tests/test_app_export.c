@@ -282,6 +282,7 @@ static void test_import(void **state) {
     str_release(&text);
     str_release(&fewer);
     fails("import " PM " " OUT "_x", 2, "scoring model");
+    fails("import " MODEL " " MODEL "/", 2, "is the folder to import");
     fails("import " OUT, 4, "no model here");
 }
 

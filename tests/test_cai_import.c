@@ -240,6 +240,16 @@ static void modes(void **state) {
     c = open_imported(&t, other, PROMPTS_HEADINGS);
     assert_true(c.pad == c.id[SENT_MASK] && c.pad >= 0);
     stage_text_close(&t);
+    /* Of several templates the default one. */
+    help_write(other, "tokenizer_config.json",
+               "{\"eos_token\": \"<|im_end|>\", \"chat_template\": [{\"name\": \"tool_use\", \"template\": \"x\"}, "
+               "{\"name\": \"default\", \"template\": \"{% for m in messages %}({{ m.content }}){% endfor %}\"}]}");
+    c = open_imported(&t, other, PROMPTS_AUTO);
+    chat_respond(&s, &c, (Dialogue){m, 3});
+    expect(&t, &s, "(how ?)(so)(more)");
+    sequence_release(&s);
+    stage_text_close(&t);
+    help_write(other, "tokenizer_config.json", "{\"eos_token\": \"<|im_end|>\", \"pad_token\": \"<|im_end|>\"}");
     /* The special tokens are there, whatever the template: nothing to ask in words for. */
     c = open_imported(&t, other, PROMPTS_SENTINELS);
     stage_text_close(&t);

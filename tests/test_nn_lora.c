@@ -663,7 +663,8 @@ static void test_refused(void **state) {
         {"{\"peft_type\":\"IA3\",\"r\":3,\"lora_alpha\":4}", "'peft_type' is 'IA3', only LORA is supported"},
         {"{\"peft_type\":\"LORA\",\"r\":3.5,\"lora_alpha\":4}", "'r' is 3.5"},
         {"{\"peft_type\":\"LORA\",\"r\":3}", "'lora_alpha' is nan"},
-        {"{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":4}", "shape [3, 20], expected [4, 20]"},
+        {"{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":4}", "shape [3, 27], expected [4, 27]"},
+        {"{\"peft_type\":\"LORA\",\"r\":65536,\"lora_alpha\":4}", "expected [65536, 27]"},
         {CONFIG(",\"task_type\":\"SEQ_2_SEQ_LM\""), "expected CAUSAL_LM or SEQ_CLS"},
         {"[]", "expected an object"},
     };

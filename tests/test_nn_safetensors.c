@@ -325,7 +325,19 @@ static void test_rounds_once(void **state) {
 }
 
 /* The folder DIR rewritten to DIR_bad with one tensor edited. */
-typedef enum { DROP, RENAME, RESHAPE, AS_F64, AS_BF16, AS_F16, ADD, ADD_HEAD, ADD_OTHER_HEAD, STRIP_PREFIX } Edit;
+typedef enum {
+    DROP,
+    RENAME,
+    RESHAPE,
+    AS_F64,
+    AS_BF16,
+    AS_F16,
+    ADD,
+    ADD_HEAD,
+    ADD_OTHER_HEAD,
+    STRIP_PREFIX,
+    TO_HEAD
+} Edit;
 
 static void rewrite(Edit edit, const char *name) {
     Error err = {0};
@@ -343,6 +355,7 @@ static void rewrite(Edit edit, const char *name) {
         bool this = strcmp(e->name, name) == 0;
         if (edit == STRIP_PREFIX && strchr(e->name, '.')) o.name = strchr(e->name, '.') + 1;
         if (this && edit == DROP) continue;
+        if (this && edit == TO_HEAD) o.name = "lm_head.weight";
         if (this && edit == RENAME) o.name = heap_printf(&heap, "%s_", e->name);
         if (this && edit == RESHAPE) o.dim[0] = e->dim[1], o.dim[1] = e->dim[0];
         if (this && edit == AS_F64) o.dtype = "F64", o.dim[0] /= 2;
@@ -386,6 +399,23 @@ static void expect_open(Backend *be, const char *dir, const char *message) {
     assert_null(m.w.block);
 }
 
+/* A tied model may be saved under the head's name alone. */
+static void check_kept_as_head(Machine *mc, const TestNet *t) {
+    Error err = {0};
+    Model m;
+    Head h;
+    double want[20], got[20];
+    rewrite(TO_HEAD, "model.embed_tokens.weight");
+    OK(model_open(&m, mc->be, DIR "_bad", false, &err) && head_open(&h, &m, HEAD_LM, DIR "_bad", false, &err));
+    tensor_get_row(mc->be, want, t->model.w.wte, 3);
+    tensor_get_row(mc->be, got, m.w.wte, 3);
+    assert_memory_equal(got, want, sizeof want);
+    tensor_get_row(mc->be, got, h.w, 3);
+    assert_memory_equal(got, want, sizeof want);
+    head_release(&h);
+    model_release(&m);
+}
+
 static void test_strict(void **state) {
     (void)state;
     Error err = {0};
@@ -414,6 +444,9 @@ static void test_strict(void **state) {
     expect_open(mc.be, DIR "_bad", "'lm_head.weight' differs from the embeddings");
     rewrite(STRIP_PREFIX, wte);
     expect_open(mc.be, DIR "_bad", NULL);
+    rewrite(TO_HEAD, up);
+    expect_open(mc.be, DIR "_bad", "up_proj.weight' is missing");
+    check_kept_as_head(&mc, &t);
     OK(io_write_file(DIR "_bad/model.safetensors", "\x08\0\0\0\0\0\0\0{}", 10, &err));
     expect_open(mc.be, DIR "_bad", "truncated or not safetensors");
 

@@ -331,6 +331,63 @@ static void test_folders(void **state) {
     str_release(&text);
 }
 
+/* Which tokens those are: special_tokens_map.json says it in folders without "added_tokens_decoder", and wins. */
+static void test_token_map(void **state) {
+    const Fixture *f = *state;
+    const char *dir = BUILD_DIR "/test_chat_map";
+    static const char named[] = "\"eos_token\": \"<|no|>\", \"extra_special_tokens\": {\"sound_token\": \"<|yes|>\"}",
+                      map[] = "{\"eos_token\": {\"content\": \"<|end|>\", \"lstrip\": false}, "
+                              "\"additional_special_tokens\": [\"<|ok|>\"], \"bos_token\": \"<|system|>\"}";
+    static const struct {
+        const char *config, *want;
+        Sentinel end;
+    } table[] = {
+        {"{%s}", "[<|system|>][<|yes|>]be kind", SENT_END},
+        {"{%s, \"bos_token\": \"<|user|>\", \"added_tokens_decoder\": {}}", "[<|user|>][<|yes|>]be kind", SENT_NO},
+        {NULL, "[<|system|>]be kind", SENT_END}};
+    Error err = {0};
+    Str text = {0};
+    assert_true(io_remove_tree(dir, &err) && io_make_dirs(dir, &err));
+    write(dir, "chat_template.jinja", "{{ bos_token }}{{ sound_token }}{{ messages[0].content }}");
+    write(dir, "special_tokens_map.json", map);
+    for (int i = 0; i < COUNT_OF(table); i++) {
+        Chat c;
+        Sequence s = {0};
+        Str path = {0};
+        str_printf(&path, "%s/tokenizer_config.json", dir);
+        assert_true(io_remove_tree(path.s, &err));
+        str_clear(&text);
+        if (table[i].config) {
+            const char *at = strstr(table[i].config, "%s");
+            str_putn(&text, table[i].config, (size_t)(at - table[i].config));
+            str_printf(&text, "%s%s", named, at + 2);
+            write(dir, "tokenizer_config.json", text.s);
+        }
+        if (!chat_open(&c, f->tok, dir, 0, &err)) fail_msg("%s", err.msg);
+        assert_int_equal(c.id[SENT_END], tokenizer_special(f->tok, sentinel_spelling(table[i].end)));
+        chat_respond(&s, &c, (Dialogue){turns, 1});
+        spell(&text, f, &s);
+        assert_string_equal(text.s, table[i].want);
+        sequence_release(&s);
+        chat_close(&c);
+        str_release(&path);
+    }
+    str_release(&text);
+}
+
+static void test_stops(void **state) {
+    const Fixture *f = *state;
+    Chat c;
+    Error err = {0};
+    int32_t stop[4];
+    assert_true(chat_init(&c, f->tok, &err));
+    int end = c.id[SENT_END], eos[] = {7, end, 9};
+    assert_int_equal(chat_stops(&c, eos, 0, stop), 1);
+    assert_int_equal(stop[0], end);
+    assert_int_equal(chat_stops(&c, eos, 3, stop), 3);
+    assert_true(stop[0] == end && stop[1] == 7 && stop[2] == 9);
+}
+
 /* A failure stays until the sequence is released, and nothing is appended behind it. */
 static void test_failures_stay(void **state) {
     const Fixture *f = *state;
@@ -361,8 +418,9 @@ static void test_failures_stay(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_native_equality), cmocka_unit_test(test_masks),         cmocka_unit_test(test_spellings),
-        cmocka_unit_test(test_folders),         cmocka_unit_test(test_failures_stay), cmocka_unit_test(test_learn_from),
+        cmocka_unit_test(test_native_equality), cmocka_unit_test(test_masks),      cmocka_unit_test(test_spellings),
+        cmocka_unit_test(test_folders),         cmocka_unit_test(test_token_map),  cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_failures_stay),   cmocka_unit_test(test_learn_from),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -88,13 +88,14 @@ static bool reply(Talk *t, Error *err) {
     Sequence s = {0};
     GenResult r = {0};
     Str text = {0};
-    int32_t stop = t->m.chat.id[SENT_END];
+    int32_t stop[MODEL_MAX_EOS + 1];
+    int n_stop = chat_stops(&t->m.chat, t->m.model.tokens.eos, t->m.model.tokens.n_eos, stop);
     bool ok = build(t, &s, err);
     if (ok) {
         t->cut = false;
         stream_open(&t->stream, t->m.tok);
         GenRequest q = {.id = t->turn++, .prompt = {s.tok.id, s.tok.n}, .sample = t->p};
-        q.sample.stop = &stop, q.sample.n_stop = 1, q.sample.hook = each_token, q.sample.hook_ud = t;
+        q.sample.stop = stop, q.sample.n_stop = n_stop, q.sample.hook = each_token, q.sample.hook_ud = t;
         ok = engine_generate(t->m.engine, &q, 1, &r, NULL, NULL, err);
         if (ok && !t->a->json) stream_put(&t->stream, r.text, r.n);
         stream_end(&t->stream);

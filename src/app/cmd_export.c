@@ -31,14 +31,6 @@ static bool read_dtype(int *at, const Args *a, bool gguf, Error *err) {
            error_set(err, ERR_CONFIG, "--dtype %s: expected f32, bf16%s", given, gguf ? ", f16 or q8_0" : " or f16");
 }
 
-static bool same_folder(const char *dir, const char *out) {
-    char *a = realpath(dir, NULL), *b = realpath(out, NULL);
-    bool same = a && b && strcmp(a, b) == 0;
-    free(a);
-    free(b);
-    return same;
-}
-
 static bool write_hf(const OpenModel *m, const Args *a, int dtype, Error *err) {
     SaveOptions o = {.dtype = dtypes[dtype >= 0 ? dtype : 0].name};
     if (same_folder(str_get(&m->dir), a->arg[1]))

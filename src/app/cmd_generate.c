@@ -51,7 +51,7 @@ static bool build_prompt(Sequence *s, const OpenModel *m, const Args *a, const c
     if (system) msg[k++] = (Message){ROLE_SYSTEM, system};
     msg[k++] = (Message){ROLE_USER, text};
     chat_respond(s, &m->chat, (Dialogue){msg, k});
-    stop->id[stop->n++] = m->chat.id[SENT_END];
+    stop->n = chat_stops(&m->chat, m->model.tokens.eos, m->model.tokens.n_eos, stop->id);
     return sequence_ok(s, err);
 }
 

@@ -117,6 +117,8 @@ static bool run(const Args *a, Error *err) {
     bool ok = true;
     read_tokenizer(&im, &im.no_text);
     if (a->n_arg > 1 && im.m.head.kind != HEAD_LM) ok = open_model_need(&im.m, HEAD_LM, err);
+    if (ok && a->n_arg > 1 && same_folder(str_get(&im.m.dir), a->arg[1]))
+        ok = error_set(err, ERR_CONFIG, "%s is the folder to import: name another", a->arg[1]);
     if (a->json)
         describe_json(&im, &text);
     else

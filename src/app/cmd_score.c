@@ -42,7 +42,8 @@ static bool item_fits(const Score *s, const Item *it, Error *err) {
     if (n > max)
         return error_set(err, ERR_FORMAT, "%s:%d: %d tokens, the model's context holds %d", s->file, it->line, n, max);
     if (s->m.head.kind == HEAD_LM && it->text.tok.n == 0)
-        return error_set(err, ERR_FORMAT, "%s:%d: the continuation is empty", s->file, it->line);
+        return error_set(err, ERR_FORMAT, "%s:%d: the continuation is empty, or one token with the end of the context",
+                         s->file, it->line);
     return true;
 }
 

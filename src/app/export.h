@@ -9,6 +9,9 @@
  * is made from its ids. */
 bool export_hf(const OpenModel *m, const char *out, const SaveOptions *o, Error *err);
 
+/* Is what is to be written the folder that is read? */
+bool same_folder(const char *dir, const char *out);
+
 /* One GGUF file, with the vocabulary of the folder's tokenizer.json and its chat template. pre: name of the
  * pre-tokenizer; NULL: known by its pattern. */
 bool export_gguf(const OpenModel *m, const char *out, GgufType type, const char *pre, Log *log, Error *err);

@@ -1,3 +1,6 @@
+#include <stdlib.h>
+#include <string.h>
+
 #include "app/export.h"
 #include "base/io.h"
 #include "cai/hf_folder.h"
@@ -21,6 +24,14 @@ static bool copy_one(const char *from, const char *to, const char *file, Error *
     str_release(&a);
     str_release(&b);
     return ok;
+}
+
+bool same_folder(const char *dir, const char *out) {
+    char *a = realpath(dir, NULL), *b = realpath(out, NULL);
+    bool same = a && b && strcmp(a, b) == 0;
+    free(a);
+    free(b);
+    return same;
 }
 
 bool export_hf(const OpenModel *m, const char *out, const SaveOptions *o, Error *err) {

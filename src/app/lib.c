@@ -269,6 +269,7 @@ bool dikast_generate(dikast_reply *out, dikast_model *model, const dikast_messag
     Sequence prompt = {0};
     Error e = {0};
     GenResult res;
+    int32_t stop[MODEL_MAX_EOS + 1];
     begin(err);
     *out = (dikast_reply){0};
     bool ok = check_sampling(&s, &e) && start_reply(&prompt, model, HEAD_LM, message, n_message, &e) &&
@@ -278,8 +279,8 @@ bool dikast_generate(dikast_reply *out, dikast_model *model, const dikast_messag
         req.sample = (SampleParams){.temperature = s.temperature, .top_p = s.top_p, .top_k = s.top_k, .repetition = 1};
         req.sample.max_new = s.max_new;
         req.sample.rng = (Rng){s.seed, RNG_SAMPLE};
-        req.sample.stop = &model->chat.id[SENT_END];
-        req.sample.n_stop = 1;
+        req.sample.stop = stop;
+        req.sample.n_stop = chat_stops(&model->chat, model->trunk.tokens.eos, model->trunk.tokens.n_eos, stop);
         ok = engine_generate(model->engine, &req, 1, &res, NULL, NULL, &e);
     }
     if (ok) {

@@ -2,6 +2,7 @@
 
 #include "base/io.h"
 #include "base/json.h"
+#include "text/chat.h"
 
 static bool write_json(const char *dir, const char *file, Str *text, Error *err) {
     Str path = {0};
@@ -83,7 +84,7 @@ bool hf_template_read(Str *out, const char *dir, Error *err) {
         Json *root = NULL;
         size_t n;
         ok = json_read_file(&root, path.s, JSON_INT_AS_REAL, err);
-        const char *s = ok ? json_str(json_get(root, "chat_template"), &n) : NULL;
+        const char *s = ok ? chat_template_of(root, &n) : NULL;
         if (s) str_putn(out, s, n);
         json_release(root);
     }

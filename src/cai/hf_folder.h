@@ -14,7 +14,7 @@ typedef struct {
     const char *chat_template;  /* Jinja; NULL: none is written */
 } HfExtras;
 bool hf_extras_write(const char *dir, const HfExtras *x, Error *err);
-/* A folder's chat template: chat_template.jinja, else the key of tokenizer_config.json when it is one text; empty without. */
+/* A folder's chat template: chat_template.jinja, else the key of tokenizer_config.json (of several the default); empty without. */
 bool hf_template_read(Str *out, const char *dir, Error *err);
 
 #endif

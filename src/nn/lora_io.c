@@ -289,6 +289,22 @@ static void name_first(const StFile *f, Error *err) {
     free(job.used);
 }
 
+/* Before anything of that size is allocated: adapter_config.json may claim a rank that no tensor has. */
+static bool check_rank(const StFile *f, int r, Error *err) {
+    static const char *const end[] = {".lora_A.weight", ".lora_B.weight"};
+    for (int i = 0; i < f->n; i++)
+        for (int up = 0; up < 2; up++) {
+            const StEntry *e = &f->entry[i];
+            size_t n = strlen(e->name), k = strlen(end[up]);
+            int64_t dim[2] = {1, 1};
+            if (n < k || strcmp(e->name + n - k, end[up]) != 0) continue;
+            if (e->n_dim == 2) dim[0] = e->dim[0], dim[1] = e->dim[1];
+            dim[up] = r;
+            if (!load_check(e, dim, 2, err)) return false;
+        }
+    return true;
+}
+
 bool adapter_open(Adapter **out, Model *m, const char *dir, bool grads, Error *err) {
     FileConfig c;
     StFile f;
@@ -296,8 +312,8 @@ bool adapter_open(Adapter **out, Model *m, const char *dir, bool grads, Error *e
     if (!read_config(&c, dir, &m->note, err)) return false;
     bool ok = open_file(&f, dir, err);
     if (ok) {
-        ok = lora_place(out, m, &c.lora, grads, in_file, &f, err);
-        if (!ok && err->code != ERR_MEMORY) name_first(&f, err);
+        ok = check_rank(&f, c.lora.r, err) && lora_place(out, m, &c.lora, grads, in_file, &f, err);
+        if (!ok && err->code == ERR_CONFIG) name_first(&f, err);
         if (ok && !load_file(&f, *out, NULL, &m->note, err)) {
             adapter_close(*out);
             *out = NULL;

@@ -137,6 +137,7 @@ static bool shards_open(Shards *s, const char *dir, Error *err) {
     str_printf(&one, "%s/model.safetensors", dir);
     str_printf(&index, "%s/model.safetensors.index.json", dir);
     str_printf(&old, "%s/pytorch_model.bin", dir);
+    if (!io_exists(old.s)) str_put(&old, ".index.json"); /* in shards */
     bool ok;
     if (!io_exists(one.s) && io_exists(index.s))
         ok = read_index(s, dir, index.s, err);
@@ -163,6 +164,15 @@ static const StEntry *find_tensor(const Shards *s, const char *name, const char 
         if (e) return e;
     }
     return NULL;
+}
+
+/* Of a tied model either name may be the one that was kept. */
+static const StEntry *find_param(const Shards *s, const ModelConfig *c, const ParamSlot *slot, const FileName *f) {
+    const StEntry *e = find_tensor(s, f->name, family_prefix(c->family));
+    char lm[PARAM_NAME_MAX];
+    if (e || slot->number != PARAM_wte || !c->tied) return e;
+    family_head_name(lm, HEAD_LM);
+    return find_tensor(s, lm, NULL);
 }
 
 /* -- loading --------------------------------------------------------------------------------------------------------
@@ -319,7 +329,7 @@ void load_tensor(Backend *be, Tensor w, const TensorPlace *at, const StEntry *e,
 
 typedef struct {
     Model *m;
-    Family family;
+    const ModelConfig *cfg; /* of the whole model */
     Shards *shards;
     Str *note; /* NULL: it has been noted */
     const StEntry **used;
@@ -341,8 +351,8 @@ static void check_one(void *ud, const ParamSlot *s) {
     LoadJob *job = ud;
     FileName f;
     if (!job->ok) return;
-    family_file_name(&f, job->family, s);
-    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
+    family_file_name(&f, job->cfg->family, s);
+    const StEntry *e = find_param(job->shards, job->cfg, s, &f);
     if (!e) {
         job->ok = error_set(job->err, ERR_FORMAT, "tensor '%s' is missing", f.name);
         return;
@@ -358,8 +368,8 @@ static void check_one(void *ud, const ParamSlot *s) {
 static void load_one(void *ud, const ParamSlot *s) {
     LoadJob *job = ud;
     FileName f;
-    family_file_name(&f, job->family, s);
-    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
+    family_file_name(&f, job->cfg->family, s);
+    const StEntry *e = find_param(job->shards, job->cfg, s, &f);
     TensorPlace at = model_place(job->m, s);
     load_tensor(job->m->be, *s->w, &at, e, &f, job->note);
 }
@@ -438,8 +448,8 @@ static void scan_tile(void *ud, int64_t tile, int thread) {
 static void view_one(void *ud, const ParamSlot *s) {
     LoadJob *job = ud;
     FileName f;
-    family_file_name(&f, job->family, s);
-    const StEntry *e = find_tensor(job->shards, f.name, family_prefix(job->family));
+    family_file_name(&f, job->cfg->family, s);
+    const StEntry *e = find_param(job->shards, job->cfg, s, &f);
     Scan scan = {.x = (const float *)(const void *)e->data, .n = s->rows * s->cols};
     pool_for(job->m->be->pool, (scan.n + SCAN_TILE - 1) / SCAN_TILE, scan_tile, &scan);
     note_nonfinite(job->note, e, scan.n_nan, scan.n_inf, scan.n);
@@ -468,7 +478,7 @@ void mapped_close(Model *m) {
 
 void model_pack(Model *m) {
     if (!m->mapped) return;
-    LoadJob job = {.m = m, .family = m->cfg.family, .shards = &m->mapped->shards};
+    LoadJob job = {.m = m, .cfg = &m->cfg, .shards = &m->mapped->shards};
     /* Not file and panels at once: a tensor's pages come back while it is moved; the largest tensor's before the rest
      * is there. */
     for (int i = 0; i < job.shards->n; i++) io_map_forget(job.shards->file[i].map.p, job.shards->file[i].map.n);
@@ -486,7 +496,7 @@ static bool open_files(Model *m, Backend *be, const char *dir, const Mesh *mesh,
     Shards shards;
     *m = (Model){0};
     if (!model_config_read(&c, dir, err) || !shards_open(&shards, dir, err)) return false;
-    LoadJob job = {.m = m, .family = c.family, .shards = &shards, .note = &m->note, .ok = true, .err = err};
+    LoadJob job = {.m = m, .cfg = &c, .shards = &shards, .note = &m->note, .ok = true, .err = err};
     job.as_they_lie = mapped && be->panels && be->pool && be->dtype == DTYPE_F32;
     int n = 0;
     params_walk(&c, NULL, NULL, count_one, &n);
@@ -521,13 +531,17 @@ bool model_open_mapped(Model *m, Backend *be, const char *dir, Error *err) {
 }
 
 typedef struct {
+    const Shards *shards;
+    const ModelConfig *cfg;
     FileName *name;
-    Family family;
-} EmbeddingName;
+    const StEntry *found;
+} FindEmbedding;
 
-static void name_of_embedding(void *ud, const ParamSlot *s) {
-    EmbeddingName *e = ud;
-    if (s->number == PARAM_wte) family_file_name(e->name, e->family, s);
+static void find_embedding(void *ud, const ParamSlot *s) {
+    FindEmbedding *e = ud;
+    if (s->number != PARAM_wte) return;
+    family_file_name(e->name, e->cfg->family, s);
+    e->found = find_param(e->shards, e->cfg, s, e->name);
 }
 
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err) {
@@ -537,9 +551,10 @@ bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Er
     Shards shards;
     if (!shards_open(&shards, dir, err)) return false;
     FileName f = {.n_part = 1};
+    FindEmbedding embedding = {&shards, &m->cfg, &f, NULL};
     family_head_name(f.name, kind);
-    if (tied) params_walk(&m->cfg, NULL, NULL, name_of_embedding, &(EmbeddingName){&f, m->cfg.family});
-    const StEntry *e = find_tensor(&shards, f.name, tied ? family_prefix(m->cfg.family) : NULL);
+    if (tied) params_walk(&m->cfg, NULL, NULL, find_embedding, &embedding);
+    const StEntry *e = tied ? embedding.found : find_tensor(&shards, f.name, NULL);
     bool ok = e != NULL;
     if (!ok) error_set(err, ERR_FORMAT, "tensor '%s' is missing", f.name);
     if (ok) {

@@ -160,6 +160,14 @@ void chat_respond(Sequence *s, const Chat *c, Dialogue d) {
     put_sentinel(s, c, SENT_ASSISTANT, 0);
 }
 
+int chat_stops(const Chat *c, const int *eos, int n_eos, int32_t *stop) {
+    int n = 0;
+    stop[n++] = c->id[SENT_END];
+    for (int i = 0; i < n_eos; i++)
+        if (eos[i] != c->id[SENT_END]) stop[n++] = eos[i];
+    return n;
+}
+
 void chat_reply(Sequence *s, const Chat *c, const char *text, float weight, bool end) {
     sequence_text(s, c, text, weight);
     if (end) put_sentinel(s, c, SENT_END, weight);

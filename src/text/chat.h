@@ -68,6 +68,8 @@ bool chat_open(Chat *c, const Tokenizer *t, const char *dir, int64_t now_s, Erro
  * NULL; name is for messages. */
 bool chat_open_template(Chat *c, const Tokenizer *t, const char *source, size_t n, const Json *config, const char *name,
                         int64_t now_s, Error *err);
+/* "chat_template" of a tokenizer_config.json: a text, or of several named ones that for dialogues, "default". NULL: none. */
+const char *chat_template_of(const Json *config, size_t *n);
 void chat_close(Chat *c);               /* zeroed and chat_init'ed ones too */
 const char *chat_native_template(void); /* for chat_template.jinja and tokenizer_config.json of our models */
 /* Of turns headed "Human:" and "Assistant:", for models that come without a template of their own. */
@@ -101,6 +103,8 @@ void chat_learn(Sequence *s, const Chat *c, Dialogue d, int learn_from, float we
  * writes those; weights as chat_learn's. */
 void chat_tools(Sequence *s, const Chat *c, const Json *messages, const Json *tools, int learn_from, float weight_assistant);
 void chat_respond(Sequence *s, const Chat *c, Dialogue d);                          /* D <|assistant|> */
+/* What ends a reply: SENT_END, and the other eos[0..n_eos) that the model's folder names. stop: n_eos + 1; their number. */
+int chat_stops(const Chat *c, const int *eos, int n_eos, int32_t *stop);
 /* After chat_respond: the reply. end: append <|end|> with the same weight. */
 void chat_reply(Sequence *s, const Chat *c, const char *text, float weight, bool end);
 void chat_critique_prompt(Sequence *s, const Chat *c, Dialogue d, const char *reply, const char *principle,

@@ -28,7 +28,8 @@ typedef struct {
 
 struct ChatTemplate {
     JinjaTemplate *jinja;
-    Json *config; /* owned; NULL when the caller keeps it */
+    Json *config, *map; /* owned; NULL when the caller keeps them */
+    JsonBuild *merged;  /* what of the two holds */
     JinjaVar *var;
     int n_var;
     Special *special; /* longest first */
@@ -104,14 +105,21 @@ static const Json *token_text(const Json *entry) {
     return json_str(text, NULL) ? text : NULL;
 }
 
+/* "bos_token" and the like, and the named ones of a model's own. */
 static void collect_variables(ChatTemplate *t, const Json *config) {
-    t->var = mem_alloc((size_t)(json_len(config) + 1) * sizeof *t->var);
+    const Json *named = json_get(config, "extra_special_tokens"), *entry, *text;
+    int n_named = named && json_kind(named) == JSON_OBJ ? json_len(named) : 0;
+    t->var = mem_alloc((size_t)(json_len(config) + n_named + 1) * sizeof *t->var);
     for (int i = 0; i < json_len(config); i++) {
-        const Json *entry;
         const char *key = json_key_at(config, i, &entry);
         size_t n = key ? strlen(key) : 0;
-        const Json *text = n > 6 && strcmp(key + n - 6, "_token") == 0 ? token_text(entry) : NULL;
+        text = n > 6 && strcmp(key + n - 6, "_token") == 0 && !json_get(n_named ? named : NULL, key) ? token_text(entry)
+                                                                                                     : NULL;
         if (text) t->var[t->n_var++] = (JinjaVar){key, text};
+    }
+    for (int i = 0; i < n_named; i++) {
+        const char *key = json_key_at(named, i, &entry);
+        if ((text = token_text(entry))) t->var[t->n_var++] = (JinjaVar){key, text};
     }
 }
 
@@ -171,60 +179,104 @@ void chat_close(Chat *c) {
         free(m->special);
         free(m->var);
         jinja_close(m->jinja);
+        json_build_free(m->merged);
         json_release(m->config);
+        json_release(m->map);
         str_release(&m->name);
         free(m);
     }
     *c = (Chat){0};
 }
 
-/* "chat_template": a text, or a list of named ones, of which "default" is for dialogues. */
-static const char *template_of(const Json *config, size_t *n) {
-    const Json *j = json_get(config, "chat_template");
-    for (int i = 0; i < json_len(j); i++) {
+const char *chat_template_of(const Json *config, size_t *n) {
+    const Json *j = json_get(config, "chat_template"), *text = json_get(j, "default");
+    for (int i = 0; i < json_len(j) && !text; i++) {
         const Json *one = json_at(j, i);
         const char *name = json_str(json_get(one, "name"), NULL);
-        if (name && strcmp(name, "default") == 0) return json_str(json_get(one, "template"), n);
+        if (name && strcmp(name, "default") == 0) text = json_get(one, "template");
     }
-    return json_str(j, n);
+    return json_str(text ? text : j, n);
+}
+
+/* The files of a folder that a template needs. */
+typedef struct {
+    Json *config, *map;
+    JsonBuild *merged;
+    const Json *tokens; /* the two in one */
+    Str template, name; /* of chat_template.jinja; what the template comes from, for messages */
+    const char *source; /* NULL: there is no template */
+    size_t n;
+} ChatFiles;
+
+static void files_close(ChatFiles *f) {
+    json_build_free(f->merged);
+    json_release(f->config);
+    json_release(f->map);
+    str_release(&f->template);
+    str_release(&f->name);
+}
+
+static bool read_if_there(Json **out, const char *dir, const char *file, Error *err) {
+    Str path = {0};
+    str_printf(&path, "%s/%s", dir, file);
+    bool ok = !io_exists(path.s) || json_read_file(out, path.s, JSON_INT_AS_REAL, err);
+    str_release(&path);
+    return ok;
+}
+
+/* Folders older than "added_tokens_decoder" say in special_tokens_map.json which tokens those are. */
+static bool read_tokens(ChatFiles *f, const char *dir, Error *err) {
+    const Json *value;
+    f->tokens = f->config;
+    if (json_get(f->config, "added_tokens_decoder")) return true;
+    if (!read_if_there(&f->map, dir, "special_tokens_map.json", err)) return false;
+    if (!f->map || json_kind(f->map) != JSON_OBJ) return true;
+    f->merged = json_build_new();
+    json_build_obj(f->merged, NULL);
+    for (int i = 0; i < json_len(f->config); i++) {
+        const char *key = json_key_at(f->config, i, &value);
+        if (!json_get(f->map, key)) json_build_share(f->merged, key, value);
+    }
+    for (int i = 0; i < json_len(f->map); i++) {
+        const char *key = json_key_at(f->map, i, &value);
+        json_build_share(f->merged, key, value);
+    }
+    json_build_obj_end(f->merged);
+    f->tokens = json_build_take(f->merged);
+    return true;
+}
+
+static bool files_read(ChatFiles *f, const char *dir, Error *err) {
+    *f = (ChatFiles){0};
+    if (!read_if_there(&f->config, dir, "tokenizer_config.json", err) || !read_tokens(f, dir, err)) return false;
+    str_printf(&f->name, "%s/chat_template.jinja", dir);
+    if (io_exists(f->name.s)) { /* it wins */
+        if (!io_read_file(&f->template, f->name.s, MAX_CONFIG, err)) return false;
+        f->source = str_get(&f->template);
+        f->n = f->template.n;
+        return true;
+    }
+    f->source = chat_template_of(f->config, &f->n);
+    str_clear(&f->name);
+    str_printf(&f->name, "%s/tokenizer_config.json", dir);
+    return true;
 }
 
 bool chat_open(Chat *c, const Tokenizer *t, const char *dir, int64_t now_s, Error *err) {
-    Str path = {0}, file = {0};
-    Json *config = NULL;
-    const char *source = NULL, *native = chat_native_template();
-    size_t n = 0;
-    bool ok = true;
+    const char *native = chat_native_template();
+    ChatFiles f;
     *c = (Chat){0};
-    str_printf(&path, "%s/tokenizer_config.json", dir);
-    if (io_exists(path.s)) {
-        ok = json_read_file(&config, path.s, JSON_INT_AS_REAL, err);
-        if (ok) source = template_of(config, &n);
-    }
-    Str jinja = {0};
-    str_printf(&jinja, "%s/chat_template.jinja", dir);
-    if (ok && io_exists(jinja.s)) { /* it wins */
-        ok = io_read_file(&file, jinja.s, MAX_CONFIG, err);
-        if (ok) {
-            source = str_get(&file);
-            n = file.n;
-            str_clear(&path);
-            str_put(&path, jinja.s);
-        }
-    }
-    size_t bare = n > 0 && source[n - 1] == '\n' ? n - 1 : n; /* as templates are read */
-    if (ok && (!source || (bare == strlen(native) && memcmp(source, native, bare) == 0)))
+    bool ok = files_read(&f, dir, err);
+    size_t bare = f.n > 0 && f.source[f.n - 1] == '\n' ? f.n - 1 : f.n; /* as templates are read */
+    if (ok && (!f.source || (bare == strlen(native) && memcmp(f.source, native, bare) == 0)))
         ok = chat_init(c, t, err);
     else if (ok)
-        ok = chat_open_template(c, t, source, n, config, path.s, now_s, err);
-    if (ok && c->tmpl) {
-        c->tmpl->config = config; /* its variables point into it */
-        config = NULL;
+        ok = chat_open_template(c, t, f.source, f.n, f.tokens, f.name.s, now_s, err);
+    if (ok && c->tmpl) { /* its variables point into them */
+        c->tmpl->config = f.config, c->tmpl->map = f.map, c->tmpl->merged = f.merged;
+        f.config = f.map = NULL, f.merged = NULL;
     }
-    json_release(config);
-    str_release(&path);
-    str_release(&jinja);
-    str_release(&file);
+    files_close(&f);
     return ok;
 }
 

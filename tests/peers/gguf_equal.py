@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Our GGUF files in llama.cpp and in the gguf package: tiny random models of every architecture, exported by us.
 
-    python tests/peers/gguf_equal.py DIKAST [name ...]      needs transformers, tokenizers, safetensors, gguf, xllamacpp
+    python tests/peers/gguf_equal.py DIKAST [--quick] [name ...]      needs transformers, tokenizers, safetensors, gguf, xllamacpp
 
 llama.cpp (cache F32, no flash attention) must tokenise a text as the tokenizer does, write our greedy tokens and give our
 log-probabilities within 1e-4 for F32 files. GPT-2 alone is further off: that program's CPU code is always built to look GELU
 up in a table of F16 (input and output are rounded; no option turns it off). Ours must be within 5e-3; where torch is installed, it with the same rounding within 5e-4 (an input near the middle
 between two halves may fall on either side), and mostly within 5e-5. Tensors read by the gguf package must be those of
 the source in that package's own rounding, byte for byte. `dikast verify-export` must accept every file and refuse a damaged one. A
-model that GGUF cannot hold is refused by name. --check FILE IDS N is what the script runs in a process of its own per
-file."""
+model that GGUF cannot hold is refused by name. --quick: files of F32 alone. --check FILE IDS is what the script runs in a
+process of its own per file. Exit status 77 when a package is missing."""
 import json, os, subprocess, sys, tempfile, urllib.request
 
 NNEW = 8
@@ -36,13 +36,17 @@ def check(path, ids):
 if sys.argv[1] == "--check":
     check(sys.argv[2], json.loads(sys.argv[3]))
 
-import gguf, numpy as np, transformers
+try:
+    import gguf, numpy as np, transformers, xllamacpp
+except ImportError as e:
+    print(f"skipped: the package '{e.name}' is not installed"); sys.exit(77)
 from safetensors.numpy import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 transformers.logging.set_verbosity_error()
-DIKAST, ONLY = sys.argv[1], sys.argv[2:]
+DIKAST, ONLY = sys.argv[1], [a for a in sys.argv[2:] if a != "--quick"]
+DTYPES = ("f32",) if "--quick" in sys.argv else ("f32", "f16", "bf16", "q8_0")
 CORPUS = ["The assistant reads one principle and writes the answer again, because it's kinder.", TEXT,
           "In 1984, 2024 and 12345 they weren't sure; we'll see what I'd do.", "¿Qué tal? Ça va, merci — 你好 世界 🙂"] * 3
 
@@ -253,7 +257,7 @@ def run(name, work):
     ids = t.encode(TEXT).ids
     ours = json.loads(dikast("logits", folder, "--greedy", str(NNEW), text=json.dumps({"ids": ids})).stdout)
     said = []
-    for dtype in ("f32", "f16", "bf16", "q8_0"):
+    for dtype in DTYPES:
         dikast("export", folder, out, "--to", "gguf", "--dtype", dtype)
         v = json.loads(dikast("verify-export", folder, out, "--json").stdout)
         check_tensors(name, folder, out, dtype)

@@ -10,8 +10,8 @@ kind=$1
 build=$2
 here=$(cd "$(dirname "$0")" && pwd)
 env=$here/../../build/peers/$kind
-light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1 safetensors==0.8.0 scikit-learn==1.9.1 statsmodels==0.15.0 choix==0.4.1"
-heavy="$light torch==2.15.0 gguf==0.19.0 xllamacpp==2026.10.11549 accelerate==1.15.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 lm_eval==0.4.13"
+light="tokenizers==0.23.3 tiktoken==0.14.0 transformers==5.23.0 jinja2==3.1.6 pyarrow==26.0.1 safetensors==0.8.0 gguf==0.19.0 xllamacpp==2026.10.11549 scikit-learn==1.9.1 statsmodels==0.15.0 choix==0.4.1"
+heavy="$light torch==2.15.0 accelerate==1.15.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 lm_eval==0.4.13"
 [ "$kind" = heavy ] && packages=$heavy || packages=$light
 
 if [ ! -x "$env/bin/python" ] && ! python3 -m venv "$env" > /dev/null 2>&1; then
@@ -51,12 +51,14 @@ check sft_rows "$here/sft_rows.py" "$here/../golden/text_llama3.json" "$build/di
 check parquet "$here/parquet_equal.py" "$build/dikast" --files 150
 check csv "$here/csv_equal.py" "$build/dikast" --files 150
 check metrics "$here/metrics_equal.py" "$build/tests/metrics_adapter" --cases 20
+# Four families in F32; with all kinds of models and numbers when it is heavy.
+[ "$kind" = heavy ] && quick="" || quick="--quick llama qwen2 qwen3 gpt2"
+check llama_cpp "$here/gguf_equal.py" "$build/dikast" $quick
 # The same in both: templates of what is a few megabytes, or of half a gigabyte of packages.
 [ "$kind" = heavy ] && small="" || small=--small
 check chat_templates "$here/chat_templates.py" --packages "$env/archives" --download $small --least 100 "$build/tests/vec_adapter"
 if [ "$kind" = heavy ]; then
     check transformers "$here/hf_equal.py" "$build/dikast"
-    check llama_cpp "$here/gguf_equal.py" "$build/dikast"
     check peft "$here/peft_equal.py" "$build/dikast" "$here/../../conf/tiny.yaml"
     check trl "$here/trl_equal.py" "$build/tests/train_adapter"
     # The last release with a PPO trainer, in a folder of its own.
