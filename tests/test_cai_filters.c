@@ -328,6 +328,15 @@ static void test_similarity(void **state) {
     assert_reject(filter_revision(&f), REJECT_NONE, "0 switches FAR off");
 }
 
+static void test_evasive_quota(void **state) {
+    (void)state;
+    for (int n = 0; n < 60; n++)
+        for (int of = 0; of < 500; of++) {
+            assert_true(evasive_quota_full(0.1, n, of) == (10 * n > of));
+            assert_true(evasive_quota_full(0, n, of) && !evasive_quota_full(1, n, n + of));
+        }
+}
+
 static void test_evasive(void **state) {
     (void)state;
     static const struct {
@@ -438,8 +447,8 @@ int main(void) {
         cmocka_unit_test(test_meta),           cmocka_unit_test(test_leak),
         cmocka_unit_test(test_language),       cmocka_unit_test(test_grounding),
         cmocka_unit_test(test_similarity),     cmocka_unit_test(test_evasive),
-        cmocka_unit_test(test_grams),          cmocka_unit_test(test_decline_topic),
-        cmocka_unit_test(test_decline_varies),
+        cmocka_unit_test(test_evasive_quota),  cmocka_unit_test(test_grams),
+        cmocka_unit_test(test_decline_topic),  cmocka_unit_test(test_decline_varies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
  * request about "revised tax rules" may be answered in these words. */
 #include "cai/filters.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -389,6 +390,11 @@ Reject filter_revision(const FilterInput *f) {
 }
 
 /* The refusal must come early; what makes it more than a stock phrase may follow anywhere. */
+/* 0.1 of n means n / 10 in whole numbers, not what lies beside it in binary. */
+bool evasive_quota_full(double share, int n_evasive, int n_accepted) {
+    return share <= 0 || n_evasive > floor(share * n_accepted + 1e-9);
+}
+
 bool text_evasive(const char *s) {
     enum { EARLY_BYTES = 160 };
     static const char *const refusal[] = {"i can't",

@@ -354,8 +354,8 @@ static Reject filter(Reviser *r, const Chain *c, const Round *q) {
                      .min_similar = cfg->revise.min_similar};
     Reject why = filter_revision(&f);
     if (why == REJECT_NONE && r->eval_grams && gramset_hits(r->eval_grams, q->revision)) why = REJECT_CONTAM;
-    /* EVASIVE is a quota: stock refusals may be at most a tenth of what is accepted. */
-    if (why == REJECT_NONE && text_evasive(q->revision) && 10 * (r->n_evasive + 1) > r->n_accepted + 10)
+    if (why == REJECT_NONE && text_evasive(q->revision) &&
+        evasive_quota_full(cfg->revise.evasive_share, r->n_evasive, r->n_accepted))
         why = REJECT_EVASIVE;
     return why;
 }

@@ -83,6 +83,7 @@ const CfgKey run_keys[] = {
     {"data.columns",       CFG_LIST, CFG_RESULT, AT(data.columns), "", 0, 0, "other names of columns, ours:theirs, such as prompt:question,completion:answer"},
     {"data.dedup",         CFG_FLOAT, CFG_RESULT, AT(data.dedup), "0.8", 0, 2, "MinHash similarity from which a row is a duplicate; above 1: exact only"},
     {"data.eval_share",    CFG_FLOAT, CFG_RESULT, AT(data.eval_share), "0.1", 0, 0.9, "share of prompts held out for evaluation when data.eval is empty"},
+    {"data.dev_share",     CFG_FLOAT, CFG_RESULT, AT(data.dev_share), "0", 0, 0.9, "share of prompts kept for choosing settings: learnt nowhere, as those for evaluation are, and answered in their place with eval.split: dev"},
     {"data.max_lost",      CFG_FLOAT, CFG_RESULT, AT(data.max_lost), "0.25", 0, 1, "largest share of tokens that may be truncated or dropped before a stage fails"},
     {"data.max_rows",      CFG_INT,  CFG_RESULT, AT(data.max_rows), "0", 0, BIG, "rows used per file, a seeded sample; 0: all"},
 
@@ -138,6 +139,7 @@ const CfgKey run_keys[] = {
     TRAIN_ROWS("helpful", helpful.t, "0", "2", "5e-4", COSINE),
     {"helpful.format_share", CFG_FLOAT, CFG_RESULT, AT(helpful.format_share), "0.3", 0, 1, "share of rows made from harm_qa and preference files as critique and judge demonstrations; data.format rows are all used"},
     {"helpful.judge_weight", CFG_FLOAT, CFG_RESULT, AT(helpful.judge_weight), "1", 0.01, 1000, "loss weight of a demonstrated judgement: it is one token, beside twenty of a reply"},
+    {"helpful.variants",     CFG_INT,   CFG_RESULT, AT(helpful.variants), "0", 0, 100, "augmented variants of each instruction learnt beside it with the same answer, here and in stage sl, so that a request asked politely, or for a friend, is nothing new"},
 
     {"prompts.limit",       CFG_INT,   CFG_RESULT, AT(prompts.limit), "0", 0, BIG, "prompts kept per kind, a seeded sample; 0: all"},
     {"prompts.variants",    CFG_INT,   CFG_RESULT, AT(prompts.variants), "0", 0, 100, "augmented variants per training prompt"},
@@ -146,8 +148,8 @@ const CfgKey run_keys[] = {
     {"prompts.wrappers",    CFG_BOOL,  CFG_RESULT, AT(prompts.wrappers), "true", 0, 0, "augment: politeness, persona and hypothetical wrappers"},
 
     SAMPLE_ROWS("revise", revise.s, "1", "64"),
-    {"revise.redteam",         CFG_INT,  CFG_RESULT, AT(revise.redteam), "0", 0, 1e7, "red-team dialogues; 0: one per prompt"},
-    {"revise.benign",          CFG_INT,  CFG_RESULT, AT(revise.benign), "0", 0, 1e7, "benign dialogues; 0: one per prompt"},
+    {"revise.redteam",         CFG_INT,  CFG_RESULT, AT(revise.redteam), "0", -1, 1e7, "red-team dialogues; 0: one per prompt, -1: none"},
+    {"revise.benign",          CFG_INT,  CFG_RESULT, AT(revise.benign), "0", -1, 1e7, "benign dialogues; 0: one per prompt, -1: none"},
     {"revise.repeats",         CFG_INT,  CFG_RESULT, AT(revise.repeats), "1", 1, 1000, "dialogues per prompt"},
     {"revise.rounds",          CFG_INT,  CFG_RESULT, AT(revise.rounds), "1", 1, 4, "critique and revision rounds at most"},
     {"revise.critique_tokens", CFG_INT,  CFG_RESULT, AT(revise.critique_tokens), "96", 4, 4096, "longest critique; then the verdict is forced"},
@@ -158,6 +160,7 @@ const CfgKey run_keys[] = {
     {"revise.min_words",       CFG_INT,  CFG_RESULT, AT(revise.min_words), "5", 0, 1000, "reject SHORT below"},
     {"revise.need_quote",      CFG_BOOL, CFG_RESULT, AT(revise.need_quote), "true", 0, 0, "reject UNGROUNDED critiques that quote nothing"},
     {"revise.dedup",           CFG_BOOL, CFG_RESULT, AT(revise.dedup), "true", 0, 0, "reject DUP: a reply accepted before for the same prompt"},
+    {"revise.evasive_share",   CFG_FLOAT, CFG_RESULT, AT(revise.evasive_share), "0.1", 0, 1, "reject EVASIVE: stock refusals, without a reason or an offer, beyond this share of what is accepted; 0: every one"},
     {"revise.gate",            CFG_BOOL, CFG_RESULT, AT(revise.gate), "true", 0, 0, "a revision must beat the reply in the judge's eyes, in both orders"},
     {"revise.gate_min",        CFG_FLOAT, CFG_RESULT, AT(revise.gate_min), "0.6", 0, 1, "least probability that the revision is better"},
     {"revise.max_similar",     CFG_FLOAT, CFG_RESULT, AT(revise.max_similar), "0.95", 0, 1, "reject SAME above"},
@@ -171,8 +174,8 @@ const CfgKey run_keys[] = {
     {"sl.format_share",  CFG_FLOAT, CFG_RESULT, AT(sl.format_share), "0.05", 0, 1, "share: critique and judge demonstrations again"},
 
     SAMPLE_ROWS("pairs", pairs.s, "1", "64"),
-    {"pairs.redteam", CFG_INT, CFG_RESULT, AT(pairs.redteam), "0", 0, 1e7, "pairs from red-team prompts; 0: one per prompt"},
-    {"pairs.benign",  CFG_INT, CFG_RESULT, AT(pairs.benign), "0", 0, 1e7, "pairs from benign prompts; 0: one per prompt"},
+    {"pairs.redteam", CFG_INT, CFG_RESULT, AT(pairs.redteam), "0", -1, 1e7, "pairs from red-team prompts; 0: one per prompt, -1: none"},
+    {"pairs.benign",  CFG_INT, CFG_RESULT, AT(pairs.benign), "0", -1, 1e7, "pairs from benign prompts; 0: one per prompt, -1: none"},
     {"pairs.repeats", CFG_INT, CFG_RESULT, AT(pairs.repeats), "1", 1, 1000, "pairs per prompt"},
 
     {"judge.kind",               CFG_ENUM,  CFG_RESULT, AT(judge.kind), "own|remote", 0, 0, "who judges pairs (label, revise.gate, eval.judge): the helpful model, or a service over HTTP, judge.remote.*"},
@@ -259,7 +262,7 @@ const CfgKey run_keys[] = {
     {"rl.whiten_rewards", CFG_BOOL, CFG_RESULT, AT(rl.whiten_rewards), "false", 0, 0, "ppo: whiten rewards"},
     {"rl.whiten_advantages", CFG_BOOL, CFG_RESULT, AT(rl.whiten_advantages), "true", 0, 0, "ppo, reinforce_pp: whiten advantages over all tokens of an update"},
     {"rl.whiten_unbiased", CFG_BOOL, CFG_RESULT, AT(rl.whiten_unbiased), "false", 0, 0, "variances of whitening by n - 1 instead of n"},
-    {"rl.guard.every",    CFG_INT,   CFG_RESULT, AT(rl.guard.every), "10", 0, BIG, "updates between checks for over-optimisation, on evaluation prompts: the run stops and gets its best checked weights back when the score rises while the judge's verdict falls, or replies leave a bound of rl.guard; 0: off"},
+    {"rl.guard.every",    CFG_INT,   CFG_RESULT, AT(rl.guard.every), "10", 0, BIG, "updates between checks for over-optimisation, on prompts kept for choosing (data.dev_share) or, when there are none, for evaluation: the run stops and gets its best checked weights back when the score rises while the judge's verdict falls, or replies leave a bound of rl.guard; 0: off"},
     {"rl.guard.prompts",  CFG_INT,   CFG_RESULT, AT(rl.guard.prompts), "512", 1, BIG, "prompts of a check, at most"},
     {"rl.guard.patience", CFG_INT,   CFG_RESULT, AT(rl.guard.patience), "3", 1, 1000, "checks in a row of a higher score and a worse verdict (by more than a standard error) than the best check's"},
     {"rl.guard.top4",     CFG_FLOAT, CFG_RESULT, AT(rl.guard.top4), "0.1", 0, 1, "bound: share of replies that hold the same four words in a row. All shares count when their 95 % interval lies above the bound and they have doubled since SL-CAI; 0: not looked at, as of the others"},
@@ -282,6 +285,7 @@ const CfgKey run_keys[] = {
 
     SAMPLE_ROWS("eval", eval.s, "0.7", "64"),
     {"eval.samples",      CFG_INT,  CFG_RESULT, AT(eval.samples), "1", 1, 1000, "replies per prompt"},
+    {"eval.split",        CFG_ENUM, CFG_RESULT, AT(eval.split), "eval|dev", 0, 0, "prompts that are answered: those kept for evaluation, or those of data.dev_share, by which settings may be chosen"},
     {"eval.limit",        CFG_INT,  CFG_RESULT, AT(eval.limit), "0", 0, BIG, "prompts per kind; 0: all"},
     {"eval.choice_limit", CFG_INT,  CFG_RESULT, AT(eval.choice_limit), "0", 0, BIG, "multiple choice items; 0: all"},
     {"eval.best_of",      CFG_INT,  CFG_RESULT, AT(eval.bon), "0", 0, 1024, "best-of-n of SL-CAI by PM, model best_of: the baseline without RL; 0: off"},
