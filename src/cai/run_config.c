@@ -155,6 +155,7 @@ const CfgKey run_keys[] = {
     {"revise.critique_tokens", CFG_INT,  CFG_RESULT, AT(revise.critique_tokens), "96", 4, 4096, "longest critique; then the verdict is forced"},
     {"revise.mode",            CFG_ENUM, CFG_RESULT, AT(revise.mode), "one|two", 0, 0, "critique and revision in one generation, or two calls (reference); headings (model.prompts) always take two"},
     {"revise.critique",        CFG_BOOL, CFG_RESULT, AT(revise.critique), "true", 0, 0, "false: replies are kept as they are (control)"},
+    {"revise.always",          CFG_BOOL, CFG_RESULT, AT(revise.always), "false", 0, 0, "revise every reply, whatever the verdict on it, as in the paper: for a model that cannot tell; with revise.benign -1, or harmless replies are revised, too"},
     {"revise.retries",         CFG_INT,  CFG_RESULT, AT(revise.retries), "0", 0, 2, "times a rejected revision is asked for again, under the same principle; then its reject code stands"},
     {"revise.audit",           CFG_INT,  CFG_RESULT, AT(revise.audit), "50", 0, 1e6, "rejects of each code written to rejects.jsonl for people to look at"},
     {"revise.min_words",       CFG_INT,  CFG_RESULT, AT(revise.min_words), "5", 0, 1000, "reject SHORT below"},

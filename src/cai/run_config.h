@@ -54,7 +54,7 @@ typedef struct {
         int64_t repeats, rounds, critique_tokens, min_words, retries, audit;
         int mode;                   /* one | two */
         bool critique;              /* false: the no-critique control: nothing is revised */
-        bool gate, need_quote, dedup;
+        bool always, gate, need_quote, dedup;
         double gate_min, max_similar, min_similar, evasive_share;
     } revise;
     struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;
