@@ -328,6 +328,15 @@ static void test_similarity(void **state) {
     assert_reject(filter_revision(&f), REJECT_NONE, "0 switches FAR off");
 }
 
+static void test_evasive_quota(void **state) {
+    (void)state;
+    for (int n = 0; n < 60; n++)
+        for (int of = 0; of < 500; of++) {
+            assert_true(evasive_quota_full(0.1, n, of) == (10 * n > of));
+            assert_true(evasive_quota_full(0, n, of) && !evasive_quota_full(1, n, n + of));
+        }
+}
+
 static void test_evasive(void **state) {
     (void)state;
     static const struct {
@@ -415,17 +424,19 @@ static void test_decline_varies(void **state) {
     static const char *const request[] = {"How can I rob someone?", "Where could I find a hitman?"};
     for (int r = 0; r < COUNT_OF(request); r++) {
         Str out[N] = {0};
-        int again = 0;
+        int again = 0, named = 0;
         for (int i = 0; i < N; i++) {
             decline_say(&out[i], request[r], (Rng){7, RNG_AUGMENT}, (uint64_t)i);
             if (!text_refuses(out[i].s) || text_evasive(out[i].s)) fail_msg("%s", out[i].s);
             if (refusal_of(out[i].s) != REFUSAL_FULL) fail_msg("%s", out[i].s);
-            assert_int_equal(!!strstr(out[i].s, "rob someone"), r == 0);
+            named += strstr(out[i].s, "rob someone") != NULL;
             bool seen = false;
             for (int k = 0; k < i && i < 200 && !seen; k++) seen = !strcmp(out[k].s, out[i].s);
             again += seen;
         }
         assert_true(again < 200 / 5);
+        if (r == 0) assert_in_range(named, N * 4 / 10, N * 6 / 10);
+        if (r == 1) assert_int_equal(named, 0);
         for (int i = 0; i < N; i++) str_release(&out[i]);
     }
 }
@@ -438,8 +449,8 @@ int main(void) {
         cmocka_unit_test(test_meta),           cmocka_unit_test(test_leak),
         cmocka_unit_test(test_language),       cmocka_unit_test(test_grounding),
         cmocka_unit_test(test_similarity),     cmocka_unit_test(test_evasive),
-        cmocka_unit_test(test_grams),          cmocka_unit_test(test_decline_topic),
-        cmocka_unit_test(test_decline_varies),
+        cmocka_unit_test(test_evasive_quota),  cmocka_unit_test(test_grams),
+        cmocka_unit_test(test_decline_topic),  cmocka_unit_test(test_decline_varies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

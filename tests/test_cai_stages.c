@@ -8,6 +8,7 @@
 #include "cai/eval_replies.h"
 #include "cai/format.h"
 #include "cai/pair_rows.h"
+#include "cai/run_check.h"
 #include "cai/stages.h"
 
 static char root[256];
@@ -91,6 +92,62 @@ static void prompts_split_with_their_variants(void **state) {
     prompts_release(&p);
 }
 
+/* Prompts kept for choosing are learnt nowhere, are answered in evaluation when asked for, and the guard looks at them.
+ */
+static void prompts_kept_for_choosing(void **state) {
+    static const char *const name[] = {"train", "dev", "eval"};
+    static const char *const set[] = {"data.eval=[]",   "data.eval_share=0.2", "data.dev_share=0.3",
+                                      "eval.split=dev", "prompts.variants=1",  NULL};
+    char out[300];
+    RunConfig c;
+    PipelineResult r;
+    Prompts p;
+    Error err = {0};
+    (void)state;
+    snprintf(out, sizeof out, "run.out=%s/out", root);
+    help_config(&c, TINY, (const char *const[]){out, "run.name=dev", set[0], set[1], set[2], set[3], set[4], NULL});
+    assert_ok(run_config_check(&c, &err), err);
+    assert_string_equal(guard_split(&c), "dev");
+    assert_ok(pipeline_run(&r, &c, TINY, NULL, NULL, NULL, &err), err);
+    assert_ok(prompts_read(&p, help_stage(&r, "prompts")->dir, &err), err);
+    char *replies = help_read(help_stage(&r, "eval")->dir, "replies-rl.jsonl"),
+         *learnt = help_read(help_stage(&r, "revise")->dir, "revisions.jsonl");
+    int n[3] = {0}, variants[3] = {0}, answered = 0;
+    for (int i = 0; i < p.n; i++) {
+        const Prompt *q = &p.item[i];
+        int at = 0;
+        char key[80];
+        while (strcmp(name[at], q->split)) at++;
+        assert_string_equal(q->split, prompt_split(&c, q->parent));
+        *(strcmp(q->id, q->parent) ? &variants[at] : &n[at]) += 1;
+        snprintf(key, sizeof key, "\"prompt_id\":\"%s\"", q->id);
+        if (strstr(replies, key)) {
+            assert_string_equal(q->split, "dev");
+            answered++;
+        }
+        if (strstr(learnt, key)) assert_string_equal(q->split, "train");
+    }
+    double all = n[0] + n[1] + n[2];
+    assert_true(fabs(n[1] / all - 0.3) < 0.1 && fabs(n[2] / all - 0.2) < 0.1);
+    assert_true(variants[0] == n[0] && variants[1] > 2 * n[1] && variants[2] > 2 * n[2]);
+    assert_true(answered >= 12);
+    prompts_release(&p);
+    free(replies), free(learnt);
+    run_config_release(&c);
+
+    static const struct {
+        const char *set[4], *says;
+    } bad[] = {{{"eval.split=dev"}, "data.dev_share 0 keeps no prompt"},
+               {{"data.eval=[]", "data.dev_share=0.6", "data.eval_share=0.4"}, "less than a tenth"}};
+    for (int i = 0; i < COUNT_OF(bad); i++) {
+        help_config(&c, TINY, bad[i].set);
+        assert_string_equal(guard_split(&c), i ? "dev" : "eval");
+        assert_false(run_config_check(&c, &err));
+        assert_true(err.code == ERR_CONFIG && strstr(err.msg, bad[i].says));
+        run_config_release(&c);
+    }
+}
+
 static void draws_are_even(void **state) {
     Prompts p;
     Error err = {0};
@@ -105,10 +162,14 @@ static void draws_are_even(void **state) {
     }
     static const struct {
         int red, benign, repeats;
-    } want[] = {{0, 0, 1}, {0, 0, 3}, {7, 3, 1}, {1000, 0, 1}, {0, 1001, 2}};
+    } want[] = {{0, 0, 1}, {0, 0, 3}, {7, 3, 1}, {1000, 0, 1}, {0, 1001, 2}, {5, -1, 1}, {-1, 0, 2}};
     for (int i = 0; i < COUNT_OF(want); i++) {
-        int red = want[i].red ? want[i].red : n_red * want[i].repeats,
-            benign = want[i].benign ? want[i].benign : n_benign * want[i].repeats;
+        int red = want[i].red < 0 ? 0
+                  : want[i].red   ? want[i].red
+                                  : n_red * want[i].repeats,
+            benign = want[i].benign < 0 ? 0
+                     : want[i].benign   ? want[i].benign
+                                        : n_benign * want[i].repeats;
         PromptDraw *d = prompts_draw(&p, &ctx, want[i].red, want[i].benign, want[i].repeats, &n);
         assert_int_equal(n, red + benign);
         memset(uses, 0, (size_t)p.n * sizeof *uses);
@@ -470,12 +531,12 @@ static void demonstrations_call_help_fine(void **state) {
                                       "data.eval_share=0.5", NULL});
     StageCtx ctx = {.cfg = &c, .seed = 3};
     enum { N = 80 };
-    int n_held = 0, n_wrong = 0, n_fine = 0, n_revised = 0;
+    int n_held = 0, n_wrong = 0, n_fine = 0, n_revised = 0, n_named = 0;
     for (int i = 0; i < N; i++) {
         char line[200];
         snprintf(line, sizeof line,
-                 "{\"id\":\"l%d\",\"prompt\":\"How can I rob %d?\",\"response\":\"So.\",\"harmful\":%d}", i, i,
-                 i % 4 == 0);
+                 "{\"id\":\"l%d\",\"prompt\":\"How can I rob %d?\",\"response\":\"%sSo then.\",\"harmful\":%d}", i, i,
+                 i % 8 == 0 ? "[A]: I'm sorry, I can't do this.\\n\\n" : "", i % 4 == 0);
         assert_ok(rows_parse_line(&labelled, line, strlen(line), ROW_LABELLED, "l", i + 1, &err), err);
         n_wrong += i % 4 == 0 && format_half(&ctx, labelled.row[i].id);
         snprintf(line, sizeof line, "{\"id\":\"s%d\",\"prompt\":\"What is %d?\",\"response\":\"A number.\"}", i, i);
@@ -489,7 +550,8 @@ static void demonstrations_call_help_fine(void **state) {
         char id[32];
         assert_int_equal(r->label, -1);
         n_revised += r->b != NULL;
-        if (r->b) assert_non_null(strstr(r->b, "rob "));
+        n_named += r->b && strstr(r->b, "rob ");
+        if (r->b) assert_non_null(strstr(r->critique, "says \"So then.\"")); /* what helps, not the refusal before it */
         if (r->id[0] != 's') continue;
         assert_null(r->b);
         snprintf(id, sizeof id, "%.*s", (int)strcspn(r->id, "-"), r->id);
@@ -497,6 +559,7 @@ static void demonstrations_call_help_fine(void **state) {
         n_fine++;
     }
     assert_int_equal(n_revised, n_wrong);
+    assert_in_range(n_named, 1, n_wrong - 1);
     assert_int_equal(n_fine, n_wrong);
     /* Where instructions give no prompts, all may be learnt. */
     run_config_release(&c);
@@ -529,9 +592,53 @@ static void judgements_weigh_what_they_should(void **state) {
     free(once), free(more), free(format);
 }
 
+/* Rows of stage helpful; instructions that stage sl draws from. */
+static int rows_of(const char *stage, const char *part, const char *what, const char *const *set) {
+    char *text = set ? result_of(stage, "summary.json", set) : help_read(help_stage(&run, stage)->dir, "summary.json");
+    Json *j = NULL;
+    Error err = {0};
+    assert_ok(json_parse(&j, text, strlen(text), 0, "summary.json", 1, &err), err);
+    double v = part ? number(j, part, what) : json_num(json_get(j, what), NAN);
+    json_release(j);
+    free(text);
+    return (int)v;
+}
+
+/* Each instruction is learnt as it is and in as many other words as asked for; demonstrations are not. */
+static void instructions_have_variants(void **state) {
+    static const char *const two[] = {"helpful.variants=2", NULL};
+    (void)state;
+    int once = rows_of("sl", "helpful", "available", NULL), more = rows_of("sl", "helpful", "available", two);
+    assert_true(once > 50);
+    assert_int_equal(more, 3 * once);
+    int rows = rows_of("helpful", NULL, "rows", NULL), with = rows_of("helpful", NULL, "rows", two);
+    assert_int_equal((with - rows) % 2, 0);
+    assert_in_range((with - rows) / 2, once * 9 / 10, once - 1); /* a few are kept for the held-out loss */
+    assert_int_equal(rows_of("sl", "format", "available", two), rows_of("sl", "format", "available", NULL));
+
+    Sequence s = {0};
+    StageText text = {0};
+    Rows got = {0};
+    Error err = {0};
+    Str written = {0};
+    StageCtx ctx = {.cfg = &cfg};
+    static const char row[] = "{\"prompt\":\"wash dogs ?\",\"response\":\"use soap .\"}";
+    assert_ok(stage_text_open(&text, help_stage(&run, "tokenizer")->dir, &err), err);
+    assert_ok(rows_parse_line(&got, row, sizeof row - 1, ROW_INSTRUCTION, "r", 1, &err), err);
+    assert_true(sequence_variant(&s, &ctx, &text.chat, &got.row[0], 0));
+    tokenizer_decode(text.tok, s.tok.id, s.tok.n, true, &written);
+    assert_true(strstr(written.s, "wash dogs ?") && strstr(written.s, "use soap .") && written.n > sizeof row);
+    assert_string_equal(got.row[0].prompt.msg[0].text, "wash dogs ?");
+    sequence_release(&s);
+    rows_release(&got);
+    str_release(&written);
+    stage_text_close(&text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(sl_mixes_by_tokens),
                                        cmocka_unit_test(prompts_split_with_their_variants),
+                                       cmocka_unit_test(prompts_kept_for_choosing),
                                        cmocka_unit_test(draws_are_even),
                                        cmocka_unit_test(labels_belong_to_pairs),
                                        cmocka_unit_test(principles_told_apart),
@@ -543,7 +650,8 @@ int main(void) {
                                        cmocka_unit_test(refusals_open_so),
                                        cmocka_unit_test(evaluation_files_may_be_any_container),
                                        cmocka_unit_test(demonstrations_call_help_fine),
-                                       cmocka_unit_test(judgements_weigh_what_they_should)};
+                                       cmocka_unit_test(judgements_weigh_what_they_should),
+                                       cmocka_unit_test(instructions_have_variants)};
     int failed = cmocka_run_group_tests(tests, setup, teardown);
     if (!failed) help_remove(root);
     return failed;

@@ -16,18 +16,18 @@
 extern char **environ;
 
 /* Clusters number the parents in order of their first prompt, so that replies of one cluster stand together. */
-static int order_prompts(int *out, int *cluster, const Prompts *p, int64_t limit) {
+static int order_prompts(int *out, int *cluster, const Prompts *p, const char *split, int64_t limit) {
     int n = 0, n_cluster = 0, per_kind[3] = {0};
     bool *done = mem_alloc((size_t)(p->n + 1) * sizeof *done);
     for (int i = 0; i < p->n; i++) {
         const Prompt *a = &p->item[i];
-        if (done[i] || strcmp(a->split, "eval")) continue;
+        if (done[i] || strcmp(a->split, split)) continue;
         int kind = prompt_harmful(a) ? 0 : !strcmp(a->kind, "lookalike") ? 1 : 2;
         const char *parent = a->parent[0] ? a->parent : a->id;
         bool take = !limit || per_kind[kind] < limit;
         for (int k = i; k < p->n; k++) {
             const Prompt *b = &p->item[k];
-            if (done[k] || strcmp(b->split, "eval") || strcmp(b->parent[0] ? b->parent : b->id, parent)) continue;
+            if (done[k] || strcmp(b->split, split) || strcmp(b->parent[0] ? b->parent : b->id, parent)) continue;
             done[k] = true;
             if (!take) continue;
             out[n] = k;
@@ -44,8 +44,8 @@ bool replies_generate(Replies *r, const StageCtx *ctx, const char *model, Engine
                       const Prompts *p, Error *err) {
     int *index = mem_alloc((size_t)(p->n + 1) * sizeof *index),
         *cluster = mem_alloc((size_t)(p->n + 1) * sizeof *cluster);
-    int n_prompt = order_prompts(index, cluster, p, ctx->cfg->eval.limit), per = (int)ctx->cfg->eval.samples,
-        n = n_prompt * per;
+    int n_prompt = order_prompts(index, cluster, p, eval_split(ctx->cfg), ctx->cfg->eval.limit),
+        per = (int)ctx->cfg->eval.samples, n = n_prompt * per;
     *r = (Replies){.model = model, .item = mem_alloc((size_t)(n + 1) * sizeof *r->item), .n = n};
     Sequence *seq = mem_alloc((size_t)(n_prompt + 1) * sizeof *seq);
     GenRequest *req = mem_alloc((size_t)(n + 1) * sizeof *req);

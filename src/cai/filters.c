@@ -7,6 +7,7 @@
  * request about "revised tax rules" may be answered in these words. */
 #include "cai/filters.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,13 +200,41 @@ static bool stands_in(const Words *w, const char *phrase) { return words_find(w,
 
 static bool is_meta(const Words *revision, const Words *prompt, const Words *previous) {
     static const char *const never[] = {"as an ai language model", "as a language model", "as a large language model"};
-    static const char *const anywhere[] = {
-        "revised reply",      "revised response",   "revised answer",    "revised version",       "rewritten reply",
-        "rewritten response", "rewritten answer",   "rewritten version", "previous reply",        "previous response",
-        "previous answer",    "original reply",     "original response", "original answer",       "last reply",
-        "i have revised",     "i've revised",       "i have rewritten",  "i've rewritten",        "the critique",
-        "my critique",        "this critique",      "better reply",      "according to the rule", "rule says",
-        "to meet the rule",   "to follow the rule", "what is wrong"};
+    static const char *const anywhere[] = {"revised reply",
+                                           "revised response",
+                                           "revised answer",
+                                           "revised version",
+                                           "rewritten reply",
+                                           "rewritten response",
+                                           "rewritten answer",
+                                           "rewritten version",
+                                           "previous reply",
+                                           "previous response",
+                                           "previous answer",
+                                           "original reply",
+                                           "original response",
+                                           "original answer",
+                                           "last reply",
+                                           "i have revised",
+                                           "i've revised",
+                                           "i have rewritten",
+                                           "i've rewritten",
+                                           "the critique",
+                                           "my critique",
+                                           "this critique",
+                                           "better reply",
+                                           "according to the rule",
+                                           "rule says",
+                                           "to meet the rule",
+                                           "to follow the rule",
+                                           "what is wrong",
+                                           "the reply says",
+                                           "the reply keeps",
+                                           "in this reply",
+                                           "this reply conflicts",
+                                           "conflict with the rule",
+                                           "conflicts with the rule",
+                                           "helps with something harmful"};
     static const char *const opening[] = {"here is",  "here's",    "here are", "below is", "revised",
                                           "revision", "rewritten", "critique", "as an ai"};
     for (int i = 0; i < COUNT_OF(never); i++)
@@ -386,6 +415,11 @@ Reject filter_revision(const FilterInput *f) {
     words_release(&critique);
     words_release(&revision);
     return r;
+}
+
+/* 0.1 of n means n / 10 in whole numbers, not what lies beside it in binary. */
+bool evasive_quota_full(double share, int n_evasive, int n_accepted) {
+    return share <= 0 || n_evasive > floor(share * n_accepted + 1e-9);
 }
 
 /* The refusal must come early; what makes it more than a stock phrase may follow anywhere. */

@@ -27,6 +27,8 @@ typedef struct {
 } FilterInput;
 Reject filter_revision(const FilterInput *f);
 bool text_evasive(const char *s);               /* stock refusal without reason or alternative, in the first 160 bytes */
+/* Stock refusals may be the share of what was accepted so far, the first one in any case; share 0: none. */
+bool evasive_quota_full(double share, int n_evasive, int n_accepted);
 double text_similarity(const char *a, const char *b);  /* Dice over word bigrams, 0..1; equal texts 1 */
 int text_words(const char *s);
 bool text_repeats(const char *s);

@@ -26,6 +26,7 @@ void critique_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *r
     } else if (verdict == n - 1) {
         rule->allow = r->verdict_choice;
         rule->n_allow = 2;
+        rule->ban = r->ban_ok; /* after the odds of both */
     } else if (revision < 0)
         rule->force = text[n - 1] == s[SENT_OK] ? s[SENT_END] : s[SENT_REVISION];
     else {
@@ -255,7 +256,7 @@ static bool verdict_calls(Reviser *r, Chain *chain, const int *of, int n_of, Err
         Round *q = &c->round[c->n_round - 1];
         const float *l = lp + 4 * i;
         q->verdict_odds = ((l[0] - l[1]) - (l[2] - l[3])) / 2;
-        q->violates = q->verdict_odds < 0;
+        q->violates = r->ctx->cfg->revise.always || q->verdict_odds < 0;
     }
     for (int i = 0; i < 2 * n_of; i++) sequence_release(&seq[i]);
     free(seq);
@@ -276,10 +277,11 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of,
     const StageText *t = r->text;
     const Chat *chat = &t->chat;
     size_t v = (size_t)tokenizer_n_vocab(t->tok);
-    uint8_t *ban = mem_alloc(3 * v);
+    uint8_t *ban = mem_alloc(4 * v); /* zeroed */
     ban_reserved(ban, t, -1);
     ban_reserved(ban + v, t, SENT_VERDICT);
     ban_reserved(ban + 2 * v, t, SENT_END);
+    ban[3 * v + (size_t)chat->id[SENT_OK]] = 1;
     CritiqueRule rule = {.chat = chat,
                          .ban_all = ban,
                          .ban_critique = ban + v,
@@ -287,6 +289,7 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of,
                          .critique_tokens = (int)r->ctx->cfg->revise.critique_tokens,
                          .reply_tokens = (int)r->ctx->cfg->revise.s.max_new,
                          .verdict_choice = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]},
+                         .ban_ok = r->ctx->cfg->revise.always ? ban + 3 * v : NULL,
                          .two_calls = chat->headings || r->ctx->cfg->revise.mode == 1};
     const int32_t stop_one[] = {chat->id[SENT_END]}, stop_two[] = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]};
     bool at_verdict = rule.two_calls && !chat->headings;
@@ -354,8 +357,8 @@ static Reject filter(Reviser *r, const Chain *c, const Round *q) {
                      .min_similar = cfg->revise.min_similar};
     Reject why = filter_revision(&f);
     if (why == REJECT_NONE && r->eval_grams && gramset_hits(r->eval_grams, q->revision)) why = REJECT_CONTAM;
-    /* EVASIVE is a quota: stock refusals may be at most a tenth of what is accepted. */
-    if (why == REJECT_NONE && text_evasive(q->revision) && 10 * (r->n_evasive + 1) > r->n_accepted + 10)
+    if (why == REJECT_NONE && text_evasive(q->revision) &&
+        evasive_quota_full(cfg->revise.evasive_share, r->n_evasive, r->n_accepted))
         why = REJECT_EVASIVE;
     return why;
 }

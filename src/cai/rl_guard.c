@@ -29,11 +29,11 @@ struct RlGuard {
 /* -- which prompts */
 
 /* Originals only: paraphrases of one prompt would make replies look more alike than the policy made them. */
-static int candidates(int *out, const Prompts *p) {
+static int candidates(int *out, const Prompts *p, const char *split) {
     int n = 0;
     for (int i = 0; i < p->n; i++) {
         const Prompt *q = &p->item[i];
-        if (!strcmp(q->split, "eval") && (!q->parent[0] || !strcmp(q->parent, q->id))) out[n++] = i;
+        if (!strcmp(q->split, split) && (!q->parent[0] || !strcmp(q->parent, q->id))) out[n++] = i;
     }
     return n;
 }
@@ -41,7 +41,7 @@ static int candidates(int *out, const Prompts *p) {
 static void choose(RlGuard *g, const PpoConfig *c, int max_seq) {
     const Prompts *p = g->prompts;
     int64_t limit = g->ctx->cfg->rl.guard.prompts;
-    int *at = mem_alloc((size_t)(p->n + 1) * sizeof *at), n = candidates(at, p);
+    int *at = mem_alloc((size_t)(p->n + 1) * sizeof *at), n = candidates(at, p, guard_split(g->ctx->cfg));
     int64_t *order = mem_alloc((size_t)(n + 1) * sizeof *order);
     rng_shuffle(rng_derive((Rng){g->ctx->seed, RNG_SHUFFLE}, "guard prompts"), 0, order, n);
     g->prompt = mem_alloc((size_t)(n + 1) * sizeof *g->prompt);

@@ -56,6 +56,13 @@ static bool check_data(const RunConfig *cfg, Error *err) {
     } list[] = {{"data.pretrain", cfg->data.pretrain.n},
                 {"data.sft", cfg->data.sft.n},
                 {"data.redteam or data.benign", cfg->data.redteam.n + cfg->data.benign.n}};
+    if (cfg->eval.split && cfg->data.dev_share <= 0)
+        return error_set(err, ERR_CONFIG,
+                         "eval.split dev: data.dev_share 0 keeps no prompt for it; set it, such as 0.1");
+    if (cfg->data.eval_share + cfg->data.dev_share > 0.9 && !cfg->data.eval.n)
+        return error_set(err, ERR_CONFIG,
+                         "data.eval_share %g and data.dev_share %g leave less than a tenth to train on",
+                         cfg->data.eval_share, cfg->data.dev_share);
     for (int i = 0; i < COUNT_OF(list); i++)
         if (list[i].n == 0) return error_set(err, ERR_CONFIG, "%s: no file is named", list[i].name);
     return true;

@@ -26,7 +26,7 @@ typedef struct {
         int sft_turns;      /* all | last */
         char *dir;
         CfgList pretrain, sft, format, redteam, benign, prefs_helpful, prefs_harmless, harm_qa, choice, eval, judge_gold, pm_gold, columns;
-        double dedup, eval_share, max_lost;
+        double dedup, eval_share, dev_share, max_lost;
         int64_t max_rows;   /* per file, 0: all; a seeded sample */
     } data;
     struct {                /* the tiny world's generator */
@@ -46,16 +46,16 @@ typedef struct {
     struct { int64_t r; double alpha, dropout; bool rslora; CfgList targets, stages; } lora;
     struct { char *path; int select, score; double epsilon, tau; int64_t candidates; CfgList only; } constitution;
     struct { TrainKeys t; int objective; double mask_rate; } pretrain;
-    struct { TrainKeys t; double format_share, judge_weight; } helpful;
+    struct { TrainKeys t; double format_share, judge_weight; int64_t variants; } helpful;
     struct { int64_t limit, variants; bool slots, synonyms, wrappers; } prompts;
     struct {
         SampleKeys s;
-        int64_t redteam, benign;    /* dialogues made from each; 0: all */
+        int64_t redteam, benign;    /* dialogues made from each; 0: one per prompt, -1: none */
         int64_t repeats, rounds, critique_tokens, min_words, retries, audit;
         int mode;                   /* one | two */
         bool critique;              /* false: the no-critique control: nothing is revised */
-        bool gate, need_quote, dedup;
-        double gate_min, max_similar, min_similar;
+        bool always, gate, need_quote, dedup;
+        double gate_min, max_similar, min_similar, evasive_share;
     } revise;
     struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;
     struct { SampleKeys s; int64_t redteam, benign, repeats; } pairs;
@@ -103,6 +103,7 @@ typedef struct {
     struct { TrainKeys t; double holdout; } classifier;
     struct {
         SampleKeys s;
+        int split;                  /* eval | dev */
         int64_t samples, limit, choice_limit, bon;
         bool judge;
         char *gold;                 /* program that scores the tiny world; "" : beside dikast */

@@ -50,7 +50,7 @@ static bool perplexity(Eval *v, Net net, const char *model, Summary *s, Error *e
     Sequence q = {0};
     for (int i = 0; i < v->prompts.n; i++) {
         const Prompt *p = &v->prompts.item[i];
-        if (!p->reference || strcmp(p->split, "eval")) continue;
+        if (!p->reference || strcmp(p->split, eval_split(v->ctx->cfg))) continue;
         Message m = {ROLE_USER, p->text};
         sequence_clear(&q);
         chat_respond(&q, &v->text.chat, (Dialogue){&m, 1});

@@ -12,7 +12,7 @@ typedef struct {
     const StageCtx *ctx;
     Writer *w;
     Str line;
-    int64_t n_train, n_eval, n_variant;
+    int64_t n_train, n_dev, n_eval, n_variant;
 } Out;
 
 static bool put(Out *o, const char *id, const char *prompt, const char *kind, const Row *row, const char *split,
@@ -72,12 +72,12 @@ static bool put_rows(Out *o, Rows *rows, const char *kind, Error *err) {
             continue;
         }
         kept++;
-        bool eval = prompt_held_out(c, row->id);
-        const char *split = eval ? "eval" : "train";
-        *(eval ? &o->n_eval : &o->n_train) += 1;
+        const char *split = prompt_split(c, row->id);
+        bool train = !strcmp(split, "train");
+        *(train ? &o->n_train : !strcmp(split, "dev") ? &o->n_dev : &o->n_eval) += 1;
         ledger_add(o->ctx->ledger, LEDGER_TRAINED, NULL, 1, 0);
         ok = put(o, row->id, dialogue_last_user(row->prompt), kind, row, split, row->id, err) &&
-             put_variants(o, row, kind, split, eval ? EVAL_VARIANTS : (int)c->prompts.variants, err);
+             put_variants(o, row, kind, split, train ? (int)c->prompts.variants : EVAL_VARIANTS, err);
     }
     free(order);
     return ok;
@@ -145,6 +145,7 @@ static bool run(const StageCtx *ctx, Error *err) {
         summary_begin(&s);
         summary_num(&s, "train", (double)o.n_train);
         summary_num(&s, "eval", (double)o.n_eval);
+        if (ctx->cfg->data.dev_share > 0) summary_num(&s, "dev", (double)o.n_dev);
         summary_num(&s, "variants", (double)o.n_variant);
         ok = summary_end(&s, ctx, err);
     }
@@ -159,11 +160,11 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
     stage_list_files(&c->data.eval, add, ud);
 }
 
-const Stage stage_prompts = {
-    .name = "prompts",
-    .help = "check, deduplicate, split and augment the prompts",
-    .version = 1,
-    .needs = {"world"},
-    .section = {"prompts.", "data.redteam", "data.benign", "data.eval", "data.dedup", "data.columns", "data.max_rows"},
-    .files = files,
-    .run = run};
+const Stage stage_prompts = {.name = "prompts",
+                             .help = "check, deduplicate, split and augment the prompts",
+                             .version = 1,
+                             .needs = {"world"},
+                             .section = {"prompts.", "data.redteam", "data.benign", "data.eval", "data.dev_share",
+                                         "data.dedup", "data.columns", "data.max_rows"},
+                             .files = files,
+                             .run = run};

@@ -210,12 +210,12 @@ static bool all_rounds(Reviser *r, const Prompts *prompts, Error *err) {
     return ok;
 }
 
-/* Words may learn from the prompts that are not kept for evaluation. */
+/* Words may learn from training prompts only. */
 static bool open_picks(Reviser *r, const Prompts *p, Error *err) {
     const char **request = mem_alloc((size_t)(p->n + 1) * sizeof *request);
     int n = 0;
     for (int i = 0; i < p->n; i++)
-        if (strcmp(p->item[i].split, "eval") != 0) request[n++] = p->item[i].text;
+        if (!strcmp(p->item[i].split, "train")) request[n++] = p->item[i].text;
     bool ok = revise_pick_open(r, request, n, err);
     free(request);
     return ok;
@@ -242,7 +242,7 @@ static bool run(const StageCtx *ctx, Error *err) {
     if (ok) {
         r.eval_grams = gramset_new(13);
         for (int i = 0; i < prompts.n; i++)
-            if (!strcmp(prompts.item[i].split, "eval")) gramset_add(r.eval_grams, prompts.item[i].text);
+            if (strcmp(prompts.item[i].split, "train") != 0) gramset_add(r.eval_grams, prompts.item[i].text);
         pulse_section(log_pulse(ctx->log), SECTION_ROLLOUT);
         ok = all_rounds(&r, &prompts, err);
         gramset_free(r.eval_grams);

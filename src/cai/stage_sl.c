@@ -44,20 +44,23 @@ typedef struct {
     bool format, all_turns;
 } Rest;
 
-static bool put_part(Sequence *s, const Chat *c, const Row *r, const Rest *rest, int part) {
+/* Parts of a format row; of an instruction itself and its variants. */
+static bool put_part(Sequence *s, const StageCtx *ctx, const Chat *c, const Row *r, const Rest *rest, int part) {
     sequence_clear(s);
     if (rest->format) return format_sequence(s, c, r, part);
-    return part == 0 && sequence_instruction(s, c, r, rest->all_turns);
+    if (part == 0) return sequence_instruction(s, c, r, rest->all_turns);
+    return part <= ctx->cfg->helpful.variants && sequence_variant(s, ctx, c, r, part - 1);
 }
 
-static bool add_rows(SampleSet *set, const RunConfig *c, const StageText *text, const Rest *rest, int max, Error *err) {
+static bool add_rows(SampleSet *set, const StageCtx *ctx, const StageText *text, const Rest *rest, int max,
+                     Error *err) {
     const Rows *rows = rest->rows;
     Sequence s = {0};
     bool ok = true;
     for (int i = 0; i < rows->n && ok; i++) {
         const Row *r = &rows->row[i];
-        if (!rest->format && instruction_held_out(c, r->id)) continue;
-        for (int part = 0; put_part(&s, &text->chat, r, rest, part); part++)
+        if (!rest->format && instruction_held_out(ctx->cfg, r->id)) continue;
+        for (int part = 0; put_part(&s, ctx, &text->chat, r, rest, part); part++)
             if (s.tok.n <= max) samples_add(set, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
         ok = instruction_ok(&s, r, err);
     }
@@ -100,8 +103,8 @@ static bool collect(const StageCtx *ctx, SampleSet part[N_PART], const StageText
     if (ok) {
         if (format.n == 0) format_rows_make(&format, ctx, &labelled, &prefs, &sft);
         ok = sequence_ok(&r.s, err) &&
-             add_rows(&part[PART_HELPFUL], c, text, &(Rest){&sft, false, c->data.sft_turns == 0}, max, err) &&
-             add_rows(&part[PART_FORMAT], c, text, &(Rest){&format, true, false}, max, err);
+             add_rows(&part[PART_HELPFUL], ctx, text, &(Rest){&sft, false, c->data.sft_turns == 0}, max, err) &&
+             add_rows(&part[PART_FORMAT], ctx, text, &(Rest){&format, true, false}, max, err);
     }
     sequence_release(&r.s);
     rows_release(&sft);
@@ -180,8 +183,8 @@ const Stage stage_sl = {.name = "sl",
                         .version = 3,
                         .needs = {"world", "tokenizer", "pretrain", "helpful", "revise"},
                         .section = {"sl.", "lora.", "dist.", "data.sft", "data.format", "data.harm_qa",
-                                    "data.prefs_harmless", "data.redteam", "data.benign", "data.eval", "data.columns",
-                                    "data.max_rows"},
+                                    "data.prefs_harmless", "data.redteam", "data.benign", "data.eval", "data.dev_share",
+                                    "data.columns", "data.max_rows"},
                         .files = files,
                         .spread = true,
                         .run = run};

@@ -590,10 +590,15 @@ void stage_add_texts(SampleSet *set, const StageCtx *ctx, const StageText *text,
 
 uint64_t stage_id(const char *id) { return hash_bytes(id, strlen(id)).lo; }
 
-bool prompt_held_out(const RunConfig *c, const char *id) {
+const char *prompt_split(const RunConfig *c, const char *id) {
     Rng rng = rng_derive((Rng){(uint64_t)c->run.seed, 0}, "prompts"); /* the seed of that stage */
-    return c->data.eval.n == 0 && rng_uniform((Rng){rng.seed, RNG_SPLIT}, stage_id(id), 0) < c->data.eval_share;
+    double u = rng_uniform((Rng){rng.seed, RNG_SPLIT}, stage_id(id), 0), eval = c->data.eval.n ? 0 : c->data.eval_share;
+    return u < eval ? "eval" : u < eval + c->data.dev_share ? "dev" : "train";
 }
+
+const char *eval_split(const RunConfig *c) { return c->eval.split ? "dev" : "eval"; }
+
+const char *guard_split(const RunConfig *c) { return c->data.dev_share > 0 ? "dev" : "eval"; }
 
 static bool shares_file(const CfgList *a, const CfgList *b) {
     for (int i = 0; i < a->n; i++)
@@ -604,7 +609,7 @@ static bool shares_file(const CfgList *a, const CfgList *b) {
 
 bool instruction_held_out(const RunConfig *c, const char *id) {
     return (shares_file(&c->data.sft, &c->data.benign) || shares_file(&c->data.sft, &c->data.redteam)) &&
-           prompt_held_out(c, id);
+           strcmp(prompt_split(c, id), "train") != 0;
 }
 
 void summary_begin(Summary *s) {

@@ -81,9 +81,14 @@ bool stage_add(const StageCtx *ctx, SampleSet *set, const Sequence *s, int max_l
 void stage_add_texts(SampleSet *set, const StageCtx *ctx, const StageText *text, const Row *row, int n, int max, Ledger *l);
 /* 64-bit hash of a record id: keys its random numbers. */
 uint64_t stage_id(const char *id);
-/* Whether stage 'prompts' keeps a prompt of this id for evaluation, when data.eval names none. */
-bool prompt_held_out(const RunConfig *c, const char *id);
-/* Whether a row of data.sft is such a prompt: its file gives prompts too. The rows of the same ids are then learnt nowhere. */
+/* Where stage 'prompts' puts a prompt of this id: "eval", data.eval_share of them when data.eval names no others; "dev",
+ * data.dev_share, for choosing settings; "train". */
+const char *prompt_split(const RunConfig *c, const char *id);
+/* The split that is answered in evaluation (eval.split), and the one that the guard of rl looks at: dev, when there is one. */
+const char *eval_split(const RunConfig *c);
+const char *guard_split(const RunConfig *c);
+/* Whether a row of data.sft is a prompt of "eval" or "dev": its file gives prompts too. The rows of the same ids are then
+ * learnt nowhere. */
 bool instruction_held_out(const RunConfig *c, const char *id);
 
 /* summary.json: flat metric -> number; the report and the gates read "<stage>.<metric>". */

@@ -78,7 +78,7 @@ static int draw_kind(PromptDraw *out, const Prompts *p, const StageCtx *ctx, boo
     for (int i = 0; i < p->n; i++)
         if (!strcmp(p->item[i].split, "train") && prompt_harmful(&p->item[i]) == harmful) index[n++] = i;
     int made = 0;
-    if (n > 0) {
+    if (n > 0 && want >= 0) {
         if (want == 0) want = n * repeats;
         for (int64_t k = 0; k < want; k++) {
             if (k % n == 0) rng_shuffle((Rng){ctx->seed, RNG_SHUFFLE}, (uint64_t)(2 * (k / n) + harmful), order, n);

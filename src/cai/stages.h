@@ -10,6 +10,10 @@ extern const Stage stage_world, stage_tokenizer, stage_prompts, stage_pretrain, 
 /* The chat of an instruction row; the replies and their ends have weight: every one that the row leaves to learn, or the last
  * alone. False, with nothing appended: the row uses tools, and dialogues are written natively. */
 bool sequence_instruction(Sequence *s, const Chat *c, const Row *r, bool all_turns);
+/* The same instruction in other words: variant v of its last user turn by frame or wrapper (data/augment.h), the same
+ * answer. Synonyms are left out: an instruction may be about the very word. False, with nothing appended: there is no such
+ * variant, or the row is no plain text (ids, tools). */
+bool sequence_variant(Sequence *s, const StageCtx *ctx, const Chat *c, const Row *r, int v);
 bool instruction_ok(const Sequence *s, const Row *r, Error *err);     /* sequence_ok; the error names the row */
 #define INSTRUCTION_TOOLS "tools, which only a chat template of the model's own writes"
 
@@ -20,7 +24,7 @@ void stage_import_file(const char *dir, const char *file, void (*add)(void *ud, 
 
 /* prompts.jsonl of the prompts stage. */
 typedef struct {
-    const char *id, *text, *kind, *category, *split, *parent;   /* kind: redteam | benign | lookalike | harm ...; split: train | eval */
+    const char *id, *text, *kind, *category, *split, *parent;   /* kind: redteam | benign | lookalike | harm ...; split: train | dev | eval */
     const char *reference;      /* gold helpful reply, or NULL */
     bool unseen;                /* an object no demonstration used (tiny world) */
 } Prompt;
@@ -30,7 +34,7 @@ void prompts_release(Prompts *p);
 bool prompt_harmful(const Prompt *p);   /* a request that should be declined under some principle */
 
 /* Draws n training prompts of the wanted kind: every prompt of a shuffled order in turn, `repeats` times over; n 0: all of
- * them, repeats times. Returns indices (caller frees) and their number; item i is repetition out_rep[i] of its prompt. */
+ * them, repeats times; n < 0: none. Returns indices (caller frees) and their number; item i is repetition out_rep[i] of its prompt. */
 typedef struct { int prompt, repeat; } PromptDraw;
 PromptDraw *prompts_draw(const Prompts *p, const StageCtx *ctx, int64_t n_red, int64_t n_benign, int64_t repeats, int *n);
 
