@@ -442,10 +442,10 @@ static void test_ngrams(void **state) {
     ngram_fit(b, row, label, TEXTS, 2, 0.1, (Rng){1, RNG_SHUFFLE}, NULL);
     ngram_score(a, &row[0], za);
     ngram_score(b, &row[0], zb);
-    ngram_mean(a, a, b);
+    ngram_mean(a, a, b, 0.75F);
     ngram_score(a, &row[0], mean);
     assert_true(za[0] > 2 * zb[0]);
-    assert_within(mean[0], (za[0] + zb[0]) / 2, 1e-5, __LINE__);
+    assert_within(mean[0], 0.75 * za[0] + 0.25 * zb[0], 1e-5, __LINE__);
     ngram_free(a);
     ngram_free(b);
     /* An opening ends after twelve words; the thirteenth is of the reply alone. */

@@ -416,7 +416,7 @@ static void train_ngrams(ClassifierRun *r) {
     r->ngrams = ngram_new(text, n_train, r->n_label);
     for (int i = 0; i < n; i++) ngram_row(&row[i], r->ngrams, text[i]);
     for (int k = 0; k < NGRAM_READINGS; k++) model[k] = fit_reading(r, k, row, label);
-    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER]);
+    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER], NGRAM_APART_SHARE);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);
     for (int i = n_train; i < n; i++) {
         ngram_score(r->ngrams, &row[i], z);

@@ -192,9 +192,10 @@ NgramModel *ngram_like(const NgramModel *m) {
     return out;
 }
 
-void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b) {
-    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++) out->w[i] = (a->w[i] + b->w[i]) / 2;
-    for (int k = 0; k < out->n_label; k++) out->bias[k] = (a->bias[k] + b->bias[k]) / 2;
+void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b, float share) {
+    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++)
+        out->w[i] = share * a->w[i] + (1 - share) * b->w[i];
+    for (int k = 0; k < out->n_label; k++) out->bias[k] = share * a->bias[k] + (1 - share) * b->bias[k];
 }
 
 int ngram_labels(const NgramModel *m) { return m->n_label; }

@@ -25,6 +25,7 @@ enum { NGRAM_PARTS = 5, NGRAM_BUCKETS = NGRAM_PARTS << 17, NGRAM_OPENS = 12, NGR
 #define NGRAM_REQUEST 0.3
 #define NGRAM_OPENING 0.7
 #define NGRAM_SENTENCES 0.7
+#define NGRAM_APART_SHARE (2 / 3.0F) /* of the reading in parts, where a classifier takes both */
 
 typedef struct { int32_t *at; float *x; int n; } NgramRow;      /* ascending buckets with their values */
 typedef struct NgramModel NgramModel;
@@ -42,7 +43,8 @@ NgramRow ngram_reading(const NgramRow *r, NgramReading reading); /* borrows: not
  * first n_fit labels are fitted, the others' weights are 0. */
 void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng, Pool *pool);
 NgramModel *ngram_like(const NgramModel *m);                    /* its idf and labels, weights 0 */
-void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b);    /* weights; all of one idf; out may be a or b */
+/* Weights share a + (1 - share) b; all of one idf; out may be a or b. */
+void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b, float share);
 void ngram_score(const NgramModel *m, const NgramRow *row, double *z); /* (n_label) */
 int ngram_labels(const NgramModel *m);
 
