@@ -265,6 +265,45 @@ static void expect_says_again(const char *folder) {
             fail_msg("%s: row %d: %.9g, was %.9g", folder, i, p[i], was[i]);
 }
 
+/* p(harmful) from the numbers that predictions.jsonl and classifier.json show: a fifth of the say is the categories'.
+ */
+static void expect_mixed(const char *folder) {
+    Str path = {0};
+    LineReader *in = NULL;
+    Error err = {0};
+    Json *row = NULL;
+    const char *text;
+    size_t len;
+    int n = 0;
+    str_printf(&path, "%s/classifier.json", folder);
+    Json *c = read_json(str_get(&path));
+    const Json *first = json_at(json_get(c, "labels"), 0), *mix = json_get(c, "categories");
+    double share = json_num(json_get(mix, "share"), NAN);
+    assert_true(share == 0.2);
+    str_clear(&path);
+    str_printf(&path, "%s/predictions.jsonl", folder);
+    OK(lines_open(&in, str_get(&path), 1 << 20, &err));
+    while (lines_next(in, &text, &len, &err)) {
+        OK(json_parse(&row, text, len, 0, "predictions", 1, &err));
+        const Json *label = json_get(row, "labels");
+        double none = 1, p = json_num(json_get(row, "p"), NAN), u = json_num(json_get(first, "bias"), NAN);
+        u += json_num(json_get(first, "trunk"), NAN) * json_num(json_get(row, "trunk"), NAN) +
+             json_num(json_get(first, "ngrams"), NAN) * json_num(json_get(row, "ngrams"), NAN);
+        for (int k = 1; k < json_len(label); k++) none *= 1 - json_num(json_at(label, k), NAN);
+        double z = (1 - share) * u + share * log((1 - none) / none);
+        z = json_num(json_get(mix, "scale"), NAN) * z + json_num(json_get(mix, "bias"), NAN);
+        if (json_len(label) == 3 && none < 1) {
+            assert_true(fabs(1 / (1 + exp(-z)) - p) < 1e-6 && json_num(json_at(label, 0), NAN) == p);
+            n++;
+        }
+        json_release(row);
+    }
+    lines_close(in);
+    json_release(c);
+    str_release(&path);
+    assert_true(n > 200);
+}
+
 /* Two trunks: the first is the one there was, the second another, and the mean of their log-odds counts. */
 static void test_trunks(void) {
     double one[LABELLED], two[LABELLED], both[LABELLED], differ = 0;
@@ -334,6 +373,7 @@ static void test_classifier(void **state) {
     json_release(j);
     Error err = {0};
     expect_says_again(DIR "/c1");
+    expect_mixed(DIR "/c1");
     test_trunks();
     /* What was trained is kept, but not for another seed. */
     OK(io_remove_tree(DIR "/c3/model", &err));
