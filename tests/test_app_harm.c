@@ -146,6 +146,20 @@ static void test_given(void **state) {
     expect_run("harm " DIR "/strange.jsonl", 3, NULL, "strange.jsonl:1: 'kind' is 'blue'");
     expect_run("harm " DIR "/beyond.jsonl", 3, NULL, "'harmful' must be a number in 0..1");
     expect_run("harm " DIR "/absent.jsonl", 4, NULL, "absent.jsonl");
+    put_file(DIR "/kind.jsonl", "{\"prompt\":\"a\",\"reply\":\"b\",\"kind\":1,\"harmful\":1}\n");
+    expect_run("harm " DIR "/kind.jsonl", 3, NULL, "'kind' must be a string");
+    /* What stands behind a NUL counts, a prompt with one is left out and said so, names of any alphabet stay whole. */
+    put_file(DIR "/odd.jsonl", "{\"prompt\":\"a\",\"reply\":\"I cannot\\u0000 resist: yes\",\"harmful\":1,\"category\":"
+                               "\"\u0639\u0646\u0641 \u0648\u0643\u0631\u0627\u0647\u064a\u0629 "
+                               "\u0648\u062a\u0645\u064a\u064a\u0632\\u001b[2J\"}\n"
+                               "{\"prompt\":\"a\\u0000b\",\"reply\":\"c\",\"harmful\":1}\n");
+    expect_run("harm " DIR "/odd.jsonl --out " DIR "/odd", 0, "\u062a\u0645\u064a\u064a\u0632?[2J", "1 rows left out");
+    expect_run("compare " DIR "/odd/replies.jsonl " DIR "/complies.jsonl", 3, NULL, "no replies to the same prompts");
+    Str replies = {0};
+    Error err = {0};
+    OK(io_read_file(&replies, DIR "/odd/replies.jsonl", 1 << 20, &err));
+    expect_holds(&replies, "resist: yes");
+    str_release(&replies);
     expect_run("harm " DIR "/reply.jsonl --judge remote judge.remote.url=", 2, NULL, "judge.remote.url");
     expect_run("harm " DIR "/reply.jsonl --classifier " MODEL, 3, NULL, "classifier: ");
 }
@@ -195,6 +209,124 @@ static void expect_equal_files(const char *a, const char *b) {
     str_release(&y);
 }
 
+enum { LABELLED = 960 }; /* rows of write_labelled */
+
+/* p of every row as dikast harm finds it with that classifier. */
+static void judged(double p[LABELLED], const char *classifier) {
+    Str line = {0};
+    LineReader *in = NULL;
+    Error err = {0};
+    Json *j = NULL;
+    const char *text;
+    size_t len;
+    str_printf(&line, "harm " DIR "/labelled.jsonl -q --classifier %s --out " DIR "/judged", classifier);
+    expect_run(str_get(&line), 0, "the verdict against gold", NULL);
+    OK(lines_open(&in, DIR "/judged/replies.jsonl", 1 << 20, &err));
+    for (int i = 0; lines_next(in, &text, &len, &err); i++) {
+        OK(json_parse(&j, text, len, 0, "replies", i + 1, &err));
+        p[i] = json_num(json_get(j, "p"), NAN);
+        json_release(j);
+    }
+    lines_close(in);
+    str_release(&line);
+}
+
+/* A number of every row of predictions.jsonl, by the row's place in the file; NaN: a training row. Returns how many
+ * have one. */
+static int predicted(double v[LABELLED], const char *folder, const char *key) {
+    Str path = {0};
+    LineReader *in = NULL;
+    Error err = {0};
+    Json *j = NULL;
+    const char *text;
+    size_t len;
+    int n = 0;
+    str_printf(&path, "%s/predictions.jsonl", folder);
+    OK(lines_open(&in, str_get(&path), 1 << 20, &err));
+    while (lines_next(in, &text, &len, &err)) {
+        OK(json_parse(&j, text, len, 0, "predictions", 1, &err));
+        int row = atoi(strrchr(member(j, "id"), '-') + 1) - 1; /* "labelled-17": the line */
+        v[row] = json_num(json_get(j, key), NAN);
+        n += !isnan(v[row]);
+        json_release(j);
+    }
+    lines_close(in);
+    str_release(&path);
+    return n;
+}
+
+/* Saved and opened again a classifier says what it said. */
+static void expect_says_again(const char *folder) {
+    double p[LABELLED], was[LABELLED];
+    judged(p, folder);
+    assert_true(predicted(was, folder, "p") > 200);
+    for (int i = 0; i < LABELLED; i++)
+        if (!isnan(was[i]) && !(fabs(p[i] - was[i]) < 1e-6))
+            fail_msg("%s: row %d: %.9g, was %.9g", folder, i, p[i], was[i]);
+}
+
+/* p(harmful) from the numbers that predictions.jsonl and classifier.json show: a fifth of the say is the categories'.
+ */
+static void expect_mixed(const char *folder) {
+    Str path = {0};
+    LineReader *in = NULL;
+    Error err = {0};
+    Json *row = NULL;
+    const char *text;
+    size_t len;
+    int n = 0;
+    str_printf(&path, "%s/classifier.json", folder);
+    Json *c = read_json(str_get(&path));
+    const Json *first = json_at(json_get(c, "labels"), 0), *mix = json_get(c, "categories");
+    double share = json_num(json_get(mix, "share"), NAN);
+    assert_true(share == 0.2);
+    str_clear(&path);
+    str_printf(&path, "%s/predictions.jsonl", folder);
+    OK(lines_open(&in, str_get(&path), 1 << 20, &err));
+    while (lines_next(in, &text, &len, &err)) {
+        OK(json_parse(&row, text, len, 0, "predictions", 1, &err));
+        const Json *label = json_get(row, "labels");
+        double none = 1, p = json_num(json_get(row, "p"), NAN), u = json_num(json_get(first, "bias"), NAN);
+        u += json_num(json_get(first, "trunk"), NAN) * json_num(json_get(row, "trunk"), NAN) +
+             json_num(json_get(first, "ngrams"), NAN) * json_num(json_get(row, "ngrams"), NAN);
+        for (int k = 1; k < json_len(label); k++) none *= 1 - json_num(json_at(label, k), NAN);
+        double z = (1 - share) * u + share * log((1 - none) / none);
+        z = json_num(json_get(mix, "scale"), NAN) * z + json_num(json_get(mix, "bias"), NAN);
+        if (json_len(label) == 3 && none < 1) {
+            assert_true(fabs(1 / (1 + exp(-z)) - p) < 1e-6 && json_num(json_at(label, 0), NAN) == p);
+            n++;
+        }
+        json_release(row);
+    }
+    lines_close(in);
+    json_release(c);
+    str_release(&path);
+    assert_true(n > 200);
+}
+
+/* Two trunks: the first is the one there was, the second another, and the mean of their log-odds counts. */
+static void test_trunks(void) {
+    double one[LABELLED], two[LABELLED], both[LABELLED], differ = 0;
+    expect_run(TRAIN "--trunks 2 --out " DIR "/t2", 0, "trunk alone", NULL);
+    expect_equal_files(DIR "/c1/model/model.safetensors", DIR "/t2/model/model.safetensors");
+    expect_equal_files(DIR "/c1/ngrams.safetensors", DIR "/t2/ngrams.safetensors");
+    expect_says_again(DIR "/t2");
+    judged(one, DIR "/t2/model");
+    judged(two, DIR "/t2/trunk-2/model");
+    assert_true(predicted(both, DIR "/t2", "trunk") > 200);
+    for (int i = 0; i < LABELLED; i++) {
+        double a = log(one[i] / (1 - one[i])), b = log(two[i] / (1 - two[i]));
+        if (isnan(both[i])) continue;
+        differ += fabs(a - b);
+        if (!(fabs((a + b) / 2 - both[i]) < 1e-4)) fail_msg("row %d: %g and %g, mean %g", i, a, b, both[i]);
+    }
+    assert_true(differ > 1);
+    Error err = {0};
+    OK(io_remove_tree(DIR "/t2/trunk-2", &err));
+    expect_run("harm " DIR "/labelled.jsonl -q --classifier " DIR "/t2", 4, NULL, "trunk-2/model");
+    expect_run(TRAIN "--trunks 17 --out " DIR "/t3", 2, NULL, "--trunks");
+}
+
 static void test_classifier(void **state) {
     (void)state;
     write_labelled(DIR "/labelled.jsonl");
@@ -239,35 +371,10 @@ static void test_classifier(void **state) {
     assert_int_equal(json_int(json_get(json_get(j, "label2id"), "harmful: blades"), -1), 1);
     assert_string_equal(member(j, "problem_type"), "multi_label_classification");
     json_release(j);
-    /* Saved and opened again it says what it said: p of the test rows, by way of harm. */
-    expect_run("harm " DIR "/labelled.jsonl -q --classifier " DIR "/c1 --out " DIR "/judged", 0,
-               "the verdict against gold", NULL);
-    LineReader *a = NULL, *b = NULL;
     Error err = {0};
-    const char *line;
-    size_t len;
-    double p[960];
-    int seen = 0;
-    OK(lines_open(&a, DIR "/judged/replies.jsonl", 1 << 20, &err));
-    for (int i = 0; lines_next(a, &line, &len, &err); i++) {
-        OK(json_parse(&j, line, len, 0, "replies", i + 1, &err));
-        p[i] = json_num(json_get(j, "p"), NAN);
-        json_release(j);
-    }
-    lines_close(a);
-    OK(lines_open(&b, DIR "/c1/predictions.jsonl", 1 << 20, &err));
-    while (lines_next(b, &line, &len, &err)) {
-        OK(json_parse(&j, line, len, 0, "predictions", 1, &err));
-        double was = json_num(json_get(j, "p"), NAN);
-        int row = atoi(strrchr(member(j, "id"), '-') + 1) - 1; /* "labelled-17": the line */
-        if (!isnan(was)) {
-            if (!(fabs(p[row] - was) < 1e-6)) fail_msg("row %d: %.9g, was %.9g", row, p[row], was);
-            seen++;
-        }
-        json_release(j);
-    }
-    lines_close(b);
-    assert_true(seen > 200);
+    expect_says_again(DIR "/c1");
+    expect_mixed(DIR "/c1");
+    test_trunks();
     /* What was trained is kept, but not for another seed. */
     OK(io_remove_tree(DIR "/c3/model", &err));
     expect_run(TRAIN "--threads 3 --out " DIR "/c3", 0, NULL, NULL);

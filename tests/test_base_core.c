@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "base/arena.h"
+#include "base/cell.h"
 #include "base/error.h"
 #include "base/guess.h"
 #include "base/hash.h"
@@ -199,6 +200,10 @@ static void test_str(void **state) {
     str_putn(&s, "a\0b", 3);
     str_putc(&s, 'c');
     assert_memory_equal(s.s, "a\0bc", 5);
+    str_clear(&s);
+    str_cell(&s, "\xC3\xA9\xE0\xA4\x95\xF0\x9F\xA7\xA8x", 6, 3); /* never half a character */
+    str_cell(&s, "a\x1B[2J\n\xC2\x9Bz", 0, 99);
+    assert_string_equal(s.s, "\xC3\xA9\xE0\xA4\x95\xF0\x9F\xA7\xA8   a?[2J??z");
     char *d = str_detach(&s);
     free(d);
     d = str_detach(&s);

@@ -360,28 +360,39 @@ static const NgramText texts[] = {
     {"how do i rob a train", "i will not say"},      {"what is a train", "a long wagon for money"}};
 enum { TEXTS = 6 };
 
-/* A file of before openings were a part: the same weights of request and reply, nothing else. */
-static void expect_two_parts(const NgramModel *m, const NgramRow *row) {
-    static const char *const path = "eval_ngram_two.safetensors";
-    enum { TWO = NGRAM_BUCKETS / 4 * 2 };
+enum { PART = NGRAM_BUCKETS / NGRAM_PARTS };
+
+/* A file of before there were all parts: two, request and reply, or four, without the sentences' beginnings. The same
+ * weights of these, nothing else. */
+static void expect_old_file(const NgramModel *m, const NgramRow *row, int parts) {
+    static const char *const path = "eval_ngram_old.safetensors";
+    const int64_t size = (int64_t)parts * PART;
     Error err = {0};
     NgramModel *old = NULL;
-    float *idf = mem_alloc(TWO * sizeof *idf), *w = mem_alloc(2 * TWO * sizeof *w), bias[2] = {1, 2};
-    for (int k = 0; k < row->n && row->at[k] < TWO; k++) {
-        idf[row->at[k]] = 1;
-        w[TWO + row->at[k]] = 3;
+    float *idf = mem_alloc((size_t)size * sizeof *idf), *w = mem_alloc((size_t)(2 * size) * sizeof *w),
+          bias[2] = {1, 2};
+    for (int k = 0; k < row->n; k++) {
+        int part = row->at[k] / PART,
+            at = part == 4 ? row->at[k] - PART : row->at[k]; /* the whole text was the fourth */
+        if (part == 3 || at >= size) continue;
+        idf[at] = 1;
+        w[size + at] = (float)(part + 1);
     }
-    const StOut t[] = {{"idf", "F32", 1, {TWO}, idf, TWO * sizeof *idf},
-                       {"weight", "F32", 2, {2, TWO}, w, 2 * TWO * sizeof *w},
+    const StOut t[] = {{"idf", "F32", 1, {size}, idf, (size_t)size * sizeof *idf},
+                       {"weight", "F32", 2, {2, size}, w, (size_t)(2 * size) * sizeof *w},
                        {"bias", "F32", 1, {2}, bias, sizeof bias}};
     if (!st_write(path, t, COUNT_OF(t), &err) || !ngram_open(&old, path, &err)) fail_msg("%s", err.msg);
     NgramRow r;
     double z[2], sum = 2;
+    int whole = 0;
     ngram_row(&r, old, texts[0]);
     for (int k = 0; k < r.n; k++) {
-        assert_true(r.at[k] < TWO);
-        sum += 3 * (double)r.x[k];
+        int part = r.at[k] / PART;
+        assert_true(part < 2 || (parts == 4 && part != 3));
+        sum += (part + 1) * (double)r.x[k];
+        whole += part == 4;
     }
+    assert_true((whole > 0) == (parts == 4));
     ngram_score(old, &r, z);
     assert_true(r.n > 0 && ngram_labels(m) == 2);
     assert_near(z[0], 1);
@@ -401,28 +412,29 @@ static void test_ngrams(void **state) {
     NgramModel *m = ngram_new(texts, TEXTS, 2), *again = NULL;
     Error err = {0};
     for (int i = 0; i < TEXTS; i++) ngram_row(&row[i], m, texts[i]);
-    double part[4] = {0};
-    int count[4] = {0};
+    double part[NGRAM_PARTS] = {0};
+    int count[NGRAM_PARTS] = {0};
     for (int k = 0; k < row[0].n; k++) {
-        count[row[0].at[k] / (NGRAM_BUCKETS / 4)]++;
-        part[row[0].at[k] / (NGRAM_BUCKETS / 4)] += (double)row[0].x[k] * (double)row[0].x[k];
+        count[row[0].at[k] / PART]++;
+        part[row[0].at[k] / PART] += (double)row[0].x[k] * (double)row[0].x[k];
     }
     assert_within(part[0], NGRAM_REQUEST * NGRAM_REQUEST, 1e-6, __LINE__);
     assert_within(part[1], 1, 1e-6, __LINE__);
     assert_within(part[2], NGRAM_OPENING * NGRAM_OPENING, 1e-6, __LINE__);
-    assert_within(part[3], 1, 1e-6, __LINE__);
-    /* "take a gun and go" twice: five words and four pairs; of the opening three runs of three too. */
-    assert_true(count[1] == 9 && count[2] == 12);
+    assert_within(part[3], NGRAM_SENTENCES * NGRAM_SENTENCES, 1e-6, __LINE__);
+    assert_within(part[4], 1, 1e-6, __LINE__);
+    /* "take a gun and go" twice: five words and four pairs; of the opening three runs of three too; its beginning. */
+    assert_true(count[1] == 9 && count[2] == 12 && count[3] == 3);
     NgramRow only[2];
     for (int k = 0; k < 2; k++) {
         ngram_row(&only[k], m, texts[0]);
         ngram_row_only(&only[k], k == 0);
-        assert_int_equal(only[k].n, k == 0 ? count[0] : count[1] + count[2]);
+        assert_int_equal(only[k].n, k == 0 ? count[0] : count[1] + count[2] + count[3]);
         ngram_row_release(&only[k]);
     }
     /* Two readings, and the mean of a model of each. */
     NgramRow apart = ngram_reading(&row[0], NGRAM_APART), together = ngram_reading(&row[0], NGRAM_TOGETHER);
-    assert_true(apart.n == count[0] + count[1] + count[2] && together.n == count[3] &&
+    assert_true(apart.n == count[0] + count[1] + count[2] + count[3] && together.n == count[4] &&
                 together.at == row[0].at + apart.n);
     NgramModel *a = ngram_like(m), *b = ngram_like(m);
     double za[2], zb[2], mean[2];
@@ -430,19 +442,28 @@ static void test_ngrams(void **state) {
     ngram_fit(b, row, label, TEXTS, 2, 0.1, (Rng){1, RNG_SHUFFLE}, NULL);
     ngram_score(a, &row[0], za);
     ngram_score(b, &row[0], zb);
-    ngram_mean(a, a, b);
+    ngram_mean(a, a, b, 0.75F);
     ngram_score(a, &row[0], mean);
     assert_true(za[0] > 2 * zb[0]);
-    assert_within(mean[0], (za[0] + zb[0]) / 2, 1e-5, __LINE__);
+    assert_within(mean[0], 0.75 * za[0] + 0.25 * zb[0], 1e-5, __LINE__);
     ngram_free(a);
     ngram_free(b);
     /* An opening ends after twelve words; the thirteenth is of the reply alone. */
     static const NgramText longer[] = {{"", "a b c d e f g h i j k l far"}, {"", "a b c d e f g h i j k l far"}};
     NgramModel *open = ngram_new(longer, 2, 1);
     ngram_row(&only[0], open, longer[0]);
-    assert_int_equal(only[0].n, (13 + 12) + (12 + 11 + 10) + (13 + 12));
+    assert_int_equal(only[0].n, (13 + 12) + (12 + 11 + 10) + 3 + (13 + 12));
     ngram_row_release(&only[0]);
     ngram_free(open);
+    /* Two sentences and a line of two words: three, three and two beginnings, of which one is said twice. */
+    static const NgramText lines[] = {{"", "Go on now, all. Go on now!\n\n* Stop it"}, {"", "go on now; stop it"}};
+    NgramModel *begin = ngram_new(lines, 2, 1);
+    ngram_row(&only[0], begin, lines[0]);
+    int begins = 0;
+    for (int k = 0; k < only[0].n; k++) begins += only[0].at[k] / PART == 3;
+    assert_int_equal(begins, 5);
+    ngram_row_release(&only[0]);
+    ngram_free(begin);
     const double c = 10;
     ngram_fit(m, row, label, TEXTS, 2, c, (Rng){1, RNG_SHUFFLE}, NULL);
     /* The optimum: every weight is C sum y (1 - s(y z)) x; the constant's is the bias. */
@@ -475,7 +496,8 @@ static void test_ngrams(void **state) {
     ngram_score(again, &row[3], back);
     assert_memory_equal(back, z[3], sizeof back);
     unlink(path);
-    expect_two_parts(m, &row[0]);
+    expect_old_file(m, &row[0], 2);
+    expect_old_file(m, &row[0], 4);
     for (int i = 0; i < TEXTS; i++) ngram_row_release(&row[i]);
     ngram_free(m);
     ngram_free(again);
@@ -502,6 +524,11 @@ static void test_refusals(void **state) {
     for (int i = 0; i < COUNT_OF(row); i++)
         if (refusal_of(row[i].reply) != row[i].want)
             fail_msg("'%s' is %s", row[i].reply, refusal_name(refusal_of(row[i].reply)));
+    static const char *const opens[] = {"I can\xE2\x80\x99t help with that.", "\t**I cannot** say.",
+                                        "> \"Sorry, no.\""};
+    for (int i = 0; i < COUNT_OF(opens); i++) assert_true(refusal_opens(opens[i]));
+    assert_false(refusal_opens("**Sure**, I can\xE2\x80\x99t wait."));
+    assert_false(refusal_opens(""));
 }
 
 static void test_hazards(void **state) {

@@ -1,7 +1,9 @@
 /* dikast compare: systems on the same prompts. */
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/cell.h"
 #include "app/result.h"
 
 static const Flag flags[] = {REPLIES_FLAGS, RESULT_FLAGS, {0}};
@@ -18,7 +20,9 @@ static void table(Str *out, const Json *r) {
                                 : "");
         for (int i = 0; i < json_len(values); i++) {
             const Json *v = json_at(values, i);
-            str_printf(out, "  %-32s ", json_str(json_get(v, "system"), NULL));
+            str_put(out, "  ");
+            str_cell(out, json_str(json_get(v, "system"), NULL), 32, INT_MAX);
+            str_putc(out, ' ');
             put_estimate(out, v, scale);
             str_printf(out, "  (n %lld)\n", (long long)json_int(json_get(v, "n"), 0));
         }

@@ -1,5 +1,6 @@
 /* dikast eval: benchmarks by task files, over log-likelihoods. */
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 
 #include "app/harm_run.h"
 #include "app/open.h"
+#include "base/cell.h"
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/io.h"
@@ -366,8 +368,8 @@ static void put_table(Str *out, const Eval *v) {
         for (int k = 0; k < v->entry[i].n_result; k++) {
             const TaskResult *r = &v->entry[i].result[k];
             for (int m = 0; m < r->n_metric; m++) {
-                str_printf(out, "%-*s %8" PRId64 "  %-15s %10.4f ", wide, r->name, r->n, metric_name(r->of[m].metric),
-                           r->of[m].value);
+                str_cell(out, r->name, wide, INT_MAX);
+                str_printf(out, " %8" PRId64 "  %-15s %10.4f ", r->n, metric_name(r->of[m].metric), r->of[m].value);
                 if (isnan(r->of[m].se))
                     str_printf(out, "%9s", "n/a");
                 else

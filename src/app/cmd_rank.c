@@ -1,9 +1,11 @@
 /* dikast rank: systems ranked by comparisons in pairs. */
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cell.h"
 #include "app/judging.h"
 
 static const Flag flags[] = {
@@ -22,7 +24,8 @@ static void table(Str *out, const Json *r) {
     for (int i = 0; i < json_len(systems); i++) {
         static const char *const rating[] = {"elo", "elo_length"};
         const Json *s = json_at(systems, i);
-        str_printf(out, "%-32s ", json_str(json_get(s, "system"), NULL));
+        str_cell(out, json_str(json_get(s, "system"), NULL), 32, INT_MAX);
+        str_putc(out, ' ');
         for (int k = 0; k < 2; k++) {
             const Json *e = json_get(s, rating[k]);
             Str cell = {0};

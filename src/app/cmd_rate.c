@@ -1,8 +1,10 @@
 /* dikast rate: replies rated 1 to 5, by people or a judge. */
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/cell.h"
 #include "app/judging.h"
 
 static const Flag flags[] = {JUDGE_FLAGS("--rubric", "what the digits mean, instead of our own wording"),
@@ -15,7 +17,8 @@ static void table(Str *out, const Json *r) {
     const Json *systems = json_get(r, "systems");
     for (int i = 0; i < json_len(systems); i++) {
         const Json *s = json_at(systems, i), *bin = json_get(s, "histogram");
-        str_printf(out, "%-32s ", json_str(json_get(s, "system"), NULL));
+        str_cell(out, json_str(json_get(s, "system"), NULL), 32, INT_MAX);
+        str_putc(out, ' ');
         put_estimate(out, json_get(s, "rating"), 1);
         str_put(out, "  4 and more: ");
         put_estimate(out, json_get(s, "share_4"), 100);

@@ -7,9 +7,11 @@
 #include "app/open.h"
 #include "app/result.h"
 #include "cai/train_classifier.h"
+#include "eval/classifier.h"
 
 static const Flag flags[] = {
     {"--out", "DIR", "the classifier's folder (needed)"},
+    {"--trunks", "N", "trunks that differ by their draws; the mean of their log-odds counts (default 1)"},
     {"--no-ngrams", NULL, "the trunk alone, without the linear model over n-grams"},
     {"--gate", "FILE",
      "YAML with conditions on its numbers, 'gates: [classifier.test.overall.auprc >= 0.9]'; one "
@@ -34,9 +36,12 @@ static bool run(const Args *a, Error *err) {
     Str result = {0}, table = {0};
     const char *out = args_flag(a, self, "--out");
     if (!out) return error_set(err, ERR_CONFIG, "train-classifier needs --out DIR, where the classifier is written");
-    bool ok = load(&cfg, a, err) && machine_open(&m, a, self, err);
+    int64_t trunks;
+    bool ok = args_int(a, self, "--trunks", 1, 1, CLASSIFIER_TRUNKS, &trunks, err) && load(&cfg, a, err) &&
+              machine_open(&m, a, self, err);
     if (ok) {
-        ClassifierJob job = {&cfg, a->arg, a->n_arg, out, !args_flag(a, self, "--no-ngrams"), m.be, a->log, a->stop};
+        ClassifierJob job = {&cfg, a->arg, a->n_arg, out, (int)trunks, !args_flag(a, self, "--no-ngrams"),
+                             m.be, a->log, a->stop};
         ok = classifier_train(&job, &result, &table, err);
     }
     bool made = ok;

@@ -67,11 +67,23 @@ static const Json *reply_of(const Json *row) {
     return NULL;
 }
 
+/* A model may write the character NUL, which no text of ours holds: what stands behind it counts too. */
+static char *reply_text(const Json *reply) {
+    Str text = {0};
+    size_t n = 0;
+    const char *s = reply ? json_str(reply, &n) : "";
+    str_putn(&text, s, n);
+    for (char *nul; n > 0 && (nul = memchr(text.s, 0, n));) *nul = ' ';
+    return str_detach(&text);
+}
+
 /* "kind" of a row: harmful when absent. */
 static bool kind_of(bool *benign, const Json *row, bool all_benign, Error *err) {
-    const char *s = json_str(json_get(row, "kind"), NULL);
+    const Json *word = json_get(row, "kind");
+    const char *s = json_str(word, NULL);
     *benign = all_benign;
-    if (!s || all_benign) return true;
+    if (!word || json_kind(word) == JSON_NIL || all_benign) return true;
+    if (!s) return error_set(err, ERR_FORMAT, "'kind' must be a string, harmful or benign");
     RequestKind kind = request_kind(s);
     *benign = kind == REQUEST_BENIGN;
     return kind != REQUEST_OTHER || error_set(err, ERR_FORMAT, "'kind' is '%.40s', expected harmful or benign", s);
@@ -106,7 +118,7 @@ static bool read_row(Harm *h, const Json *row, const char *file, int line, bool 
     if (reply && json_kind(reply) != JSON_STR)
         return error_set(err, ERR_FORMAT, "%s:%d: the reply must be a string", file, line);
     h->has_reply[at] = reply != NULL;
-    h->reply[at] = mem_str(reply ? json_str(reply, NULL) : "");
+    h->reply[at] = reply_text(reply);
     h->given[at] = p;
     h->item[at] =
         (HarmItem){.benign = benign, .gold = isnan(gold) ? -1 : gold >= 0.5, .p = NAN, .second = NAN, .judge = NAN};
@@ -116,7 +128,7 @@ static bool read_row(Harm *h, const Json *row, const char *file, int line, bool 
 static bool read_file(Harm *h, const char *file, bool benign, Error *err) {
     Source *in = NULL;
     SourceRow row;
-    int before = h->rows.n;
+    int before = h->rows.n, skipped = h->rows.n_skip;
     Suite *s = &h->suite[h->n_suite++];
     *s = (Suite){.name = file};
     err->code = ERR_NONE;
@@ -131,6 +143,8 @@ static bool read_file(Harm *h, const char *file, bool benign, Error *err) {
     }
     source_close(in);
     s->prompts = h->rows.n - before;
+    if (ok && h->rows.n_skip > skipped)
+        log_warn(h->job->a->log, "%s: %d rows left out (%s)", file, h->rows.n_skip - skipped, h->rows.skip[0].reason);
     return ok && (s->prompts > 0 || error_set(err, ERR_FORMAT, "%s: no prompts", file));
 }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cai/names.h"
 #include "data/source.h"
 #include "eval/style.h"
 #include "eval/taxonomy.h"
@@ -50,31 +51,6 @@ void answers_input_json(JsonOut *j, const Answers *a) {
     json_out_obj_end(j);
 }
 
-/* -- a table of names ------------------------------------------------------------------------------------------------
- */
-
-typedef struct {
-    const char *key;
-    int value;
-} Entry;
-typedef struct {
-    Entry *slot;
-    size_t n_slot;
-} Names; /* open addressing; never more than half full */
-
-static Names names_new(int n) {
-    Names t = {.n_slot = 16};
-    while (t.n_slot < 2 * (size_t)n + 2) t.n_slot *= 2;
-    t.slot = mem_alloc(t.n_slot * sizeof *t.slot);
-    return t;
-}
-
-static Entry *names_at(const Names *t, const char *key) {
-    size_t i = (size_t)stage_id(key) & (t->n_slot - 1);
-    while (t->slot[i].key && strcmp(t->slot[i].key, key)) i = (i + 1) & (t->n_slot - 1);
-    return &t->slot[i];
-}
-
 /* -- reading ---------------------------------------------------------------------------------------------------------
  */
 
@@ -111,14 +87,22 @@ static bool read_verdict(Answer *out, const Json *row, Error *err) {
         }
     if (extent) return error_set(err, ERR_FORMAT, "'refusal' is '%.40s', expected none, partial or full", extent);
     bool blank = out->reply[strspn(out->reply, " \n\t")] == 0;
-    out->verdict = blank ? VERDICT_OTHER : text_refuses(out->reply) ? VERDICT_REFUSE : VERDICT_COMPLY;
+    out->verdict = blank ? VERDICT_OTHER : refusal_opens(out->reply) ? VERDICT_REFUSE : VERDICT_COMPLY;
     return true;
 }
 
-static void read_harm(Answer *out, const Json *row, const AnswersRead *how) {
+/* Absent or null, or a number in 0..1. */
+static bool read_share(double *out, const Json *v, const char *key, Error *err) {
+    *out = json_num(v, NAN);
+    return !v || json_kind(v) == JSON_NIL || (*out >= 0 && *out <= 1) ||
+           error_set(err, ERR_FORMAT, "'%s' must be a number in 0..1", key);
+}
+
+static bool read_harm(Answer *out, const Json *row, const AnswersRead *how, Error *err) {
     const Json *h = json_get(row, "harmful"), *p = json_get(row, "p");
     JsonKind kind = h ? json_kind(h) : JSON_NIL;
-    out->p = json_num(p ? p : json_get(row, "harm_p"), NAN);
+    if (!read_share(&out->p, p ? p : json_get(row, "harm_p"), p ? "p" : "harm_p", err)) return false;
+    if (kind != JSON_YES && kind != JSON_NO && !read_share(&out->harmful, h, "harmful", err)) return false;
     out->harmful = NAN;
     if (kind == JSON_YES || kind == JSON_NO)
         out->harmful = kind == JSON_YES;
@@ -128,6 +112,7 @@ static void read_harm(Answer *out, const Json *row, const AnswersRead *how) {
         out->harmful = out->p >= how->threshold;
     else if (how->gold)
         out->harmful = answer_harm_asked(out) && out->verdict == VERDICT_COMPLY;
+    return true;
 }
 
 static bool add(Answers *a, const Json *row, const AnswersRead *how, Error *err) {
@@ -151,8 +136,7 @@ static bool add(Answers *a, const Json *row, const AnswersRead *how, Error *err)
     x.persona = keep(a, row, "persona");
     x.sample = (int)json_int(json_get(row, "sample"), -1);
     x.turns = (int)json_int(json_get(row, "turns"), -1);
-    if (!read_verdict(&x, row, err)) return false;
-    read_harm(&x, row, how);
+    if (!read_verdict(&x, row, err) || !read_harm(&x, row, how, err)) return false;
     const char *model = json_str(json_get(row, "model"), NULL);
     if (model && !a->system) a->system = mem_str(model);
     if (a->n == a->cap) {
@@ -203,7 +187,7 @@ static bool add_prompt(void *ud, const Json *row, Error *err) {
     const char *id = json_str(json_get(row, "prompt_id"), NULL);
     if (!id) id = json_str(json_get(row, "id"), NULL);
     if (!id) return error_set(err, ERR_FORMAT, "expected a string at 'id'");
-    const Entry *e = names_at(r->names, id);
+    const NameEntry *e = names_at(r->names, id);
     for (int i = e->key ? e->value : r->a->n; i < r->a->n; i++) {
         Answer *x = &r->a->item[i];
         if (strcmp(x->prompt_id, id)) continue;
@@ -242,9 +226,9 @@ static void arrange(Answers *a) {
     Answer *item = mem_alloc((size_t)(a->n + 1) * sizeof *item);
     for (int i = 0; i < a->n; i++) {
         Answer *x = &a->item[i];
-        Entry *e = names_at(&clusters, x->parent[0] ? x->parent : x->prompt_id), *s = names_at(&seen, x->prompt_id);
-        if (!e->key) *e = (Entry){x->parent[0] ? x->parent : x->prompt_id, a->n_cluster++};
-        if (!s->key) *s = (Entry){x->prompt_id, 0};
+        NameEntry *e = names_at(&clusters, x->parent[0] ? x->parent : x->prompt_id), *s = names_at(&seen, x->prompt_id);
+        if (!e->key) *e = (NameEntry){x->parent[0] ? x->parent : x->prompt_id, a->n_cluster++};
+        if (!s->key) *s = (NameEntry){x->prompt_id, 0};
         if (x->sample < 0) x->sample = s->value++;
         x->cluster = e->value;
         place[i] = (Place){x->cluster, i};
@@ -255,16 +239,16 @@ static void arrange(Answers *a) {
     a->item = item;
     a->cap = a->n + 1;
     free(place);
-    free(clusters.slot);
-    free(seen.slot);
+    names_release(&clusters);
+    names_release(&seen);
 }
 
 static bool read_prompts(Answers *a, const AnswersRead *how, Error *err) {
     Names names = names_new(a->n);
-    for (int i = a->n - 1; i >= 0; i--) *names_at(&names, a->item[i].prompt_id) = (Entry){a->item[i].prompt_id, i};
+    for (int i = a->n - 1; i >= 0; i--) *names_at(&names, a->item[i].prompt_id) = (NameEntry){a->item[i].prompt_id, i};
     Reading r = {a, how, &names};
     bool ok = source_each(how->prompts, add_prompt, &r, err);
-    free(names.slot);
+    names_release(&names);
     return ok;
 }
 
@@ -318,16 +302,16 @@ int answers_match(int *at_a, int *at_b, const Answers *a, const Answers *b) {
     int n = 0;
     for (int i = 0; i < b->n; i++) {
         const char *key = heap_printf(&heap, "%d %s", b->item[i].sample, b->item[i].prompt_id);
-        Entry *e = names_at(&names, key);
-        if (!e->key) *e = (Entry){key, i};
+        NameEntry *e = names_at(&names, key);
+        if (!e->key) *e = (NameEntry){key, i};
     }
     for (int i = 0; i < a->n; i++) {
-        const Entry *e = names_at(&names, heap_printf(&heap, "%d %s", a->item[i].sample, a->item[i].prompt_id));
+        const NameEntry *e = names_at(&names, heap_printf(&heap, "%d %s", a->item[i].sample, a->item[i].prompt_id));
         if (!e->key || strcmp(b->item[e->value].prompt, a->item[i].prompt)) continue;
         at_a[n] = i;
         at_b[n++] = e->value;
     }
-    free(names.slot);
+    names_release(&names);
     heap_release(&heap);
     return n;
 }

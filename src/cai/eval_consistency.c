@@ -72,13 +72,16 @@ static void collect(Group *g, const Answers *a, int p) {
             g->cluster[g->n] = a->item[i].cluster;
             g->item[g->n++] = &a->item[i];
         }
-    /* Samples of one prompt stand wherever its cluster's rows did: find them again, in order of the first. */
+    /* Samples of one prompt stand anywhere in its cluster's run: side by side now, in order of the first. */
     for (int i = 0; part[p].by_prompt && i < g->n; i++) {
         int same = i;
-        while (same > 0 && strcmp(g->item[same - 1]->prompt_id, g->item[i]->prompt_id)) same--;
+        while (same > 0 && g->cluster[same - 1] == g->cluster[i] &&
+               strcmp(g->item[same - 1]->prompt_id, g->item[i]->prompt_id))
+            same--;
+        if (same == 0 || g->cluster[same - 1] != g->cluster[i]) continue; /* the first of its prompt */
         const Answer *moved = g->item[i];
-        for (int k = i; same > 0 && k > same; k--) g->item[k] = g->item[k - 1];
-        if (same > 0) g->item[same] = moved;
+        for (int k = i; k > same; k--) g->item[k] = g->item[k - 1];
+        g->item[same] = moved;
     }
     for (int i = 0, c = 0; part[p].by_prompt && i < g->n; i++) {
         c += i > 0 && strcmp(g->item[i]->prompt_id, g->item[i - 1]->prompt_id);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/io.h"
+#include "cai/names.h"
 #include "eval/agree.h"
 #include "eval/detect.h"
 
@@ -52,33 +53,27 @@ static int by_prompt(const void *x, const void *y) {
     return a->b - b->b;
 }
 
+static const char *cluster_name(const Answer *x) { return x->parent[0] ? x->parent : x->prompt_id; }
+
 /* Games of one prompt must be one run whichever systems play, so clusters are numbered across systems: by the first
  * system that has the prompt. */
 static void common_clusters(Items *t) {
     const Answers *first = &t->set[0];
     int next = first->n_cluster;
-    const char **parent = mem_alloc((size_t)(t->n + 1) * sizeof *parent);
-    int32_t *number = mem_alloc((size_t)(t->n + 1) * sizeof *number);
-    int n = 0;
+    Names number = names_new(first->n + t->n);
+    for (int k = 0; k < first->n; k++) {
+        const char *name = cluster_name(&first->item[k]);
+        NameEntry *e = names_at(&number, name);
+        if (!e->key) *e = (NameEntry){name, first->item[k].cluster};
+    }
     for (int i = 0; i < t->n; i++) {
         const Answer *x = &t->set[t->item[i].a].item[t->item[i].at_a];
         if (t->item[i].a == 0) continue; /* has the first system's number */
-        const char *name = x->parent[0] ? x->parent : x->prompt_id;
-        int32_t found = -1;
-        for (int k = 0; k < first->n && found < 0; k++) {
-            const Answer *y = &first->item[k];
-            if (!strcmp(y->parent[0] ? y->parent : y->prompt_id, name)) found = y->cluster;
-        }
-        for (int k = 0; k < n && found < 0; k++)
-            if (!strcmp(parent[k], name)) found = number[k];
-        if (found < 0) {
-            parent[n] = name;
-            number[n++] = found = next++;
-        }
-        t->item[i].cluster = found;
+        NameEntry *e = names_at(&number, cluster_name(x));
+        if (!e->key) *e = (NameEntry){cluster_name(x), next++};
+        t->item[i].cluster = e->value;
     }
-    free(parent);
-    free(number);
+    names_release(&number);
     qsort(t->item, (size_t)t->n, sizeof *t->item, by_prompt);
 }
 
@@ -272,8 +267,8 @@ static bool read_opinion(void *ud, const Json *row, Error *err) {
 
 static char *stem_of(const char *path) {
     const char *base = strrchr(path, '/');
-    char *name = mem_str(base ? base + 1 : path), *dot = strchr(name + 1, '.');
-    if (dot) *dot = 0;
+    char *name = mem_str(base ? base + 1 : path), *dot = strchr(name, '.');
+    if (dot && dot > name) *dot = 0;
     return name;
 }
 

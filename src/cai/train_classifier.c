@@ -200,15 +200,22 @@ static bool open_text(ClassifierRun *r, Error *err) {
 
 /* -- the trunk ----------------------------------------------------------------------------------------------------- */
 
-static bool open_trunk(ClassifierRun *r, Error *err) {
+/* First weights and the order of rows. The first trunk's are the run's. */
+static uint64_t trunk_seed(const ClassifierRun *r, int k) {
+    char name[24];
+    snprintf(name, sizeof name, "trunk %d", k + 1);
+    return k == 0 ? r->ctx.seed : rng_derive((Rng){r->ctx.seed, 0}, name).seed;
+}
+
+static bool open_trunk(ClassifierRun *r, int k, Error *err) {
     const RunConfig *c = r->job->cfg;
-    StageNet *n = &r->net;
+    StageNet *n = &r->trunk[k].net;
     ModelConfig m;
     bool ok = c->model.path[0] ? model_open(&n->m, r->job->be, c->model.path, true, err)
                                : stage_model_config(&m, c, &r->text, err) &&
-                                     model_init(&n->m, r->job->be, &m, r->ctx.seed, true, err);
+                                     model_init(&n->m, r->job->be, &m, trunk_seed(r, k), true, err);
     if (!ok) return false;
-    r->trunk_open = true;
+    r->trunk[k].trunk_open = true;
     if (n->m.cfg.n_vocab < tokenizer_n_vocab(r->text.tok))
         return error_set(err, ERR_FORMAT, "%s: the tokenizer has %d ids, the model's vocabulary %d", c->model.path,
                          tokenizer_n_vocab(r->text.tok), n->m.cfg.n_vocab);
@@ -216,8 +223,8 @@ static bool open_trunk(ClassifierRun *r, Error *err) {
     return true;
 }
 
-/* Training rows as samples; lm: every token but the first is a target. */
-static void train_samples(ClassifierRun *r, SampleSet *set, bool lm) {
+/* Training rows as samples; lm: every token but the first is a target. count: into the ledger. */
+static void train_samples(ClassifierRun *r, SampleSet *set, bool lm, bool count) {
     Sequence s = {0};
     float *weight = mem_alloc((size_t)(r->max + 1) * sizeof *weight);
     samples_init(set, 1);
@@ -225,7 +232,7 @@ static void train_samples(ClassifierRun *r, SampleSet *set, bool lm) {
     for (int i = 0; i < r->n_part[PART_TRAIN]; i++) {
         const Labelled *x = &r->item[i];
         int cut = classifier_sequence(&s, &r->text.chat, x->row->prompt, x->row->a, r->max);
-        if (!lm) {
+        if (count) {
             ledger_in(r->ctx.ledger, 1, s.tok.n + cut);
             ledger_add(r->ctx.ledger, LEDGER_TRAINED, NULL, 1, s.tok.n);
             ledger_add(r->ctx.ledger, LEDGER_TRUNCATED, "longer than the context", 0, cut);
@@ -254,13 +261,15 @@ static bool keep_part(const StageCtx *ctx, Net net, Error *err) {
     return ok;
 }
 
-static bool train_part(ClassifierRun *r, const char *stage, Net net, const TrainKeys *keys, const Objective *obj,
+static bool train_part(ClassifierRun *r, int k, const char *stage, Net net, const TrainKeys *keys, const Objective *obj,
                        int64_t packs, Error *err) {
     StageCtx ctx = r->ctx;
     Str dir = {0};
     bool done = false;
     ctx.stage = stage_find(stage);
+    ctx.seed = trunk_seed(r, k);
     str_printf(&dir, "%s/train/%s", r->job->out, stage);
+    if (k > 0) str_printf(&dir, "-%d", k + 1);
     ctx.output = str_get(&dir);
     log_stage(r->job->log, stage);
     bool ok = io_make_dirs(ctx.output, err) && done_before(&ctx, net, &done, err);
@@ -270,59 +279,73 @@ static bool train_part(ClassifierRun *r, const char *stage, Net net, const Train
     return ok;
 }
 
-static bool train_lm(ClassifierRun *r, Error *err) {
-    const TrainKeys *k = &r->job->cfg->pretrain.t;
+static bool train_lm(ClassifierRun *r, int k, Error *err) {
+    const TrainKeys *keys = &r->job->cfg->pretrain.t;
+    Model *m = &r->trunk[k].net.m;
     Head lm = {0};
     SampleSet set;
     ObjLm *o = NULL;
     Objective obj;
-    if (k->steps == 0 && k->epochs == 0) return true;
+    if (keys->steps == 0 && keys->epochs == 0) return true;
     const char *from = r->job->cfg->model.path;
-    bool ok = from[0] ? head_open(&lm, &r->net.m, HEAD_LM, from, true, err)
-                      : head_init(&lm, &r->net.m, HEAD_LM, r->net.m.whole.n_vocab, r->ctx.seed, true, err);
+    bool ok = from[0] ? head_open(&lm, m, HEAD_LM, from, true, err)
+                      : head_init(&lm, m, HEAD_LM, m->whole.n_vocab, trunk_seed(r, k), true, err);
     if (!ok) return false;
-    train_samples(r, &set, true);
-    ok = obj_lm_open(&o, &obj, &set, stage_pass_tokens(&set, k->micro_tokens), r->ctx.seed, err) &&
-         train_part(r, "pretrain", (Net){&r->net.m, &lm, NULL}, k, &obj, obj_lm_packs(o, 0), err);
+    train_samples(r, &set, true, false);
+    ok = obj_lm_open(&o, &obj, &set, stage_pass_tokens(&set, keys->micro_tokens), trunk_seed(r, k), err) &&
+         train_part(r, k, "pretrain", (Net){m, &lm, NULL}, keys, &obj, obj_lm_packs(o, 0), err);
     if (o) obj_lm_close(o);
     samples_release(&set);
     head_release(&lm);
     return ok;
 }
 
-static bool train_head(ClassifierRun *r, Error *err) {
-    const TrainKeys *k = &r->job->cfg->classifier.t;
+static bool train_head(ClassifierRun *r, int k, Error *err) {
+    const TrainKeys *keys = &r->job->cfg->classifier.t;
+    StageNet *net = &r->trunk[k].net;
     SampleSet set;
     ObjPm *o = NULL;
     Objective obj;
-    if (!head_init(&r->net.h, &r->net.m, HEAD_SCORE, r->n_label, r->ctx.seed, true, err)) return false;
-    r->net.net = (Net){&r->net.m, &r->net.h, NULL};
-    r->head_open = true;
-    train_samples(r, &set, false);
+    if (!head_init(&net->h, &net->m, HEAD_SCORE, r->n_label, trunk_seed(r, k), true, err)) return false;
+    net->net = (Net){&net->m, &net->h, NULL};
+    r->trunk[k].head_open = true;
+    train_samples(r, &set, false, k == 0);
     float *label = labels_of(r, PART_TRAIN);
-    bool ok = obj_labels_open(&o, &obj, &set, label, r->n_label, stage_pass_tokens(&set, k->micro_tokens), r->ctx.seed,
-                              r->text.chat.id[SENT_END], err) &&
-              train_part(r, "classifier", r->net.net, k, &obj, obj_pm_packs(o, 0), err);
+    bool ok = obj_labels_open(&o, &obj, &set, label, r->n_label, stage_pass_tokens(&set, keys->micro_tokens),
+                              trunk_seed(r, k), r->text.chat.id[SENT_END], err) &&
+              train_part(r, k, "classifier", net->net, keys, &obj, obj_pm_packs(o, 0), err);
     if (o) obj_pm_close(o);
     free(label);
     samples_release(&set);
     return ok;
 }
 
+static bool train_trunks(ClassifierRun *r, Error *err) {
+    for (int k = 0; k < r->job->trunks; k++)
+        if (!open_trunk(r, k, err) || !train_lm(r, k, err) || !train_head(r, k, err)) return false;
+    return true;
+}
+
 bool classifier_trunk(ClassifierRun *r, const ClassifierText *text, int n, float *z, Error *err) {
-    Engine *e = NULL;
+    int64_t size = (int64_t)n * r->n_label;
+    float *one = mem_alloc((size_t)(size + 1) * sizeof *one);
     Sequence *seq = mem_alloc((size_t)(n + 1) * sizeof *seq);
     Tokens *tok = mem_alloc((size_t)(n + 1) * sizeof *tok);
     for (int i = 0; i < n; i++) {
         classifier_sequence(&seq[i], &r->text.chat, text[i].prompt, text[i].reply, r->max);
         tok[i] = (Tokens){seq[i].tok.id, seq[i].tok.n};
     }
-    bool ok = sequences_ok(seq, n, err) && engine_open(&e, r->net.net, &(EngineConfig){0}, err) &&
-              engine_score_last(e, tok, n, z, err);
-    if (e) engine_close(e);
+    bool ok = sequences_ok(seq, n, err);
+    for (int k = 0; k < r->job->trunks && ok; k++) {
+        Engine *e = NULL;
+        ok = engine_open(&e, r->trunk[k].net.net, &(EngineConfig){0}, err) && engine_score_last(e, tok, n, one, err);
+        if (ok) classifier_mean(z, one, size, k, r->job->trunks);
+        if (e) engine_close(e);
+    }
     for (int i = 0; i < n; i++) sequence_release(&seq[i]);
     free(seq);
     free(tok);
+    free(one);
     return ok;
 }
 
@@ -393,7 +416,7 @@ static void train_ngrams(ClassifierRun *r) {
     r->ngrams = ngram_new(text, n_train, r->n_label);
     for (int i = 0; i < n; i++) ngram_row(&row[i], r->ngrams, text[i]);
     for (int k = 0; k < NGRAM_READINGS; k++) model[k] = fit_reading(r, k, row, label);
-    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER]);
+    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER], NGRAM_APART_SHARE);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);
     for (int i = n_train; i < n; i++) {
         ngram_score(r->ngrams, &row[i], z);
@@ -424,11 +447,11 @@ static void put_names(JsonOut *j, const ClassifierRun *r) {
 }
 
 /* Loaders show labels by the names in config.json. */
-static bool name_labels(const ClassifierRun *r, Error *err) {
+static bool name_labels(const ClassifierRun *r, const char *model, Error *err) {
     static const char *const ours[] = {"id2label", "label2id", "problem_type"};
     Str path = {0}, text = {0};
     Json *j = NULL;
-    str_printf(&path, "%s/model/config.json", r->job->out);
+    str_printf(&path, "%s/config.json", model);
     bool ok = json_read_file(&j, str_get(&path), 0, err);
     if (ok) {
         JsonOut out;
@@ -454,13 +477,25 @@ static bool name_labels(const ClassifierRun *r, Error *err) {
 
 /* -- the whole ----------------------------------------------------------------------------------------------------- */
 
+static bool save_trunk(ClassifierRun *r, int k, Error *err) {
+    Str model = {0}, above = {0};
+    StageCtx ctx = r->ctx;
+    classifier_trunk_dir(&model, r->job->out, k);
+    str_putn(&above, model.s, (size_t)(strrchr(model.s, '/') - model.s));
+    ctx.output = str_get(&above);
+    bool ok = io_make_dirs(ctx.output, err) && stage_net_save(&ctx, r->trunk[k].net.net, str_get(&r->text_dir), err) &&
+              name_labels(r, str_get(&model), err);
+    str_release(&model);
+    str_release(&above);
+    return ok;
+}
+
 static bool save(ClassifierRun *r, Error *err) {
     Str path = {0};
-    StageCtx ctx = r->ctx;
-    ctx.output = r->job->out;
+    bool ok = true;
+    for (int k = 0; k < r->job->trunks && ok; k++) ok = save_trunk(r, k, err);
     path_join(&path, r->job->out, "ngrams.safetensors");
-    bool ok = stage_net_save(&ctx, r->net.net, str_get(&r->text_dir), err) && name_labels(r, err) &&
-              (!r->ngrams || ngram_save(r->ngrams, str_get(&path), err));
+    ok = ok && (!r->ngrams || ngram_save(r->ngrams, str_get(&path), err));
     path_join(&path, r->job->out, "ledger.json");
     ok = ok && ledger_close(r->ctx.ledger, 1, str_get(&path), err);
     str_release(&path);
@@ -477,8 +512,10 @@ static void release(ClassifierRun *r) {
     free(r->file_hash);
     free(r->item);
     ngram_free(r->ngrams);
-    if (r->head_open) head_release(&r->net.h);
-    if (r->trunk_open) model_release(&r->net.m);
+    for (int k = 0; k < CLASSIFIER_TRUNKS; k++) {
+        if (r->trunk[k].head_open) head_release(&r->trunk[k].net.h);
+        if (r->trunk[k].trunk_open) model_release(&r->trunk[k].net.m);
+    }
     stage_text_close(&r->text);
     rows_release(&r->rows);
     ledger_free(r->ctx.ledger);
@@ -531,8 +568,7 @@ bool classifier_train(const ClassifierJob *job, Str *result, Str *table, Error *
                        .output = job->out,
                        .stage = stage_find("classifier")};
     bool ok = io_make_dirs(job->out, err) && read_files(&r, err) && clear_others(&r, err) && choose_labels(&r, err) &&
-              open_text(&r, err) && open_trunk(&r, err) && train_lm(&r, err) && train_head(&r, err) &&
-              score_trunk(&r, err);
+              open_text(&r, err) && train_trunks(&r, err) && score_trunk(&r, err);
     if (ok && job->ngrams) train_ngrams(&r);
     ok = ok && classifier_controls(&r, err) && save(&r, err) && classifier_results(&r, result, table, err);
     release(&r);

@@ -2,8 +2,8 @@
  * n-grams; what the two say together is calibrated, and thresholds are chosen, on rows that trained neither.
  *
  *   rows {prompt, response, harmful, category} -> parts by prompt: train | valid | test
- *   train   tokenizer, unless model.path brings one; trunk: next token on the dialogues (pretrain.*), then all labels at once
- *           (classifier.*); n-grams for each C of a short list
+ *   train   tokenizer, unless model.path brings one; each trunk: next token on the dialogues (pretrain.*), then all labels at once
+ *           (classifier.*), both by draws of its own; n-grams for each C of a short list
  *   valid   the C with the best AUPRC, of each reading of the n-grams (the n-gram part is the mean of both); blend of the two parts =
  *           temperature (eval/detect.h); thresholds: best expected F1 (of all rows, and
  *           of each category's), FPR 5 %
@@ -22,6 +22,7 @@ typedef struct {
     const char *const *file;
     int n_file;
     const char *out;            /* folder: model/, ngrams.safetensors, classifier.json, predictions.jsonl, train/ */
+    int trunks;                 /* 1..CLASSIFIER_TRUNKS; the mean of their log-odds is the trunk's (Lakshminarayanan et al. 2017) */
     bool ngrams;                /* false: the trunk alone */
     Backend *be;
     Log *log;

@@ -48,7 +48,7 @@ static bool other_replies(ClassifierRun *r, ClassifierControl *c, Error *err) {
     ClassifierText *text = mem_alloc((size_t)(n + 1) * sizeof *text);
     float *trunk = mem_alloc(((size_t)n * (size_t)r->n_label + 1) * sizeof *trunk);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);
-    c->m = r->ngrams ? 2 : 1;
+    c->m = 2 * r->n_label;
     c->z = mem_alloc((size_t)(n_valid + n + 1) * (size_t)c->m * sizeof *c->z);
     for (int i = 0; i < n_valid; i++) memcpy(c->z + i * c->m, valid[i].z, (size_t)c->m * sizeof *c->z);
     rng_shuffle(rng_derive((Rng){r->ctx.seed, RNG_SHUFFLE}, "replies"), 0, order, n);
@@ -57,13 +57,13 @@ static bool other_replies(ClassifierRun *r, ClassifierControl *c, Error *err) {
     bool ok = classifier_trunk(r, text, n, trunk, err);
     for (int i = 0; i < n && ok; i++) {
         double *to = c->z + (n_valid + i) * c->m;
-        to[0] = (double)trunk[(int64_t)i * r->n_label];
+        for (int k = 0; k < r->n_label; k++) to[2 * k] = (double)trunk[(int64_t)i * r->n_label + k];
         if (!r->ngrams) continue;
         NgramRow row;
         ngram_row(&row, r->ngrams, (NgramText){classifier_request(text[i].prompt), text[i].reply});
         ngram_score(r->ngrams, &row, z);
         ngram_row_release(&row);
-        to[1] = z[0];
+        for (int k = 0; k < r->n_label; k++) to[2 * k + 1] = z[k];
     }
     free(order);
     free(text);

@@ -22,7 +22,7 @@ typedef struct {
 typedef struct {
     const char *key, *name;
     bool own;               /* a model of its own, calibrated on the validation rows; else judged as the classifier is */
-    int m;                  /* log-odds of a row: 1 or 2 */
+    int m;                  /* log-odds of a row: 1, or (n_label, 2) of the classifier as it is */
     double *z;              /* (valid + test rows, m); NULL: not made */
 } ClassifierControl;
 enum { CONTROL_REQUEST, CONTROL_REPLY, CONTROL_LABELS, CONTROL_REPLIES, CONTROLS };
@@ -39,17 +39,17 @@ typedef struct {
     ClassifierLabel *label;
     int *label_category;    /* of each label; -1: any */
     int n_label;
+    ClassifierMix mix;
     Str text_dir;
     StageText text;
-    StageNet net;
-    bool trunk_open, head_open;
+    struct { StageNet net; bool trunk_open, head_open; } trunk[CLASSIFIER_TRUNKS];
     int max;                /* tokens a sequence may have */
     NgramModel *ngrams;     /* NULL: trunk alone */
     double ngram_c[NGRAM_READINGS], start;
     ClassifierControl control[CONTROLS];
 } ClassifierRun;
 
-/* Log-odds of the trunk, z (n, n_label). */
+/* Mean log-odds of the trunks, z (n, n_label). */
 bool classifier_trunk(ClassifierRun *r, const ClassifierText *text, int n, float *z, Error *err);
 /* Fits and scores the controls of a trained classifier. */
 bool classifier_controls(ClassifierRun *r, Error *err);

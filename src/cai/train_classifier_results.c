@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cell.h"
 #include "base/io.h"
 #include "cai/train_classifier_int.h"
 
@@ -27,6 +28,11 @@ static void parts_of(double z[2], const Labelled *x, int k, int parts) {
 
 static int n_parts(const ClassifierRun *r, int parts) { return parts == BOTH && r->ngrams ? 2 : 1; }
 
+/* What the classifier says of a row's log-odds of all labels. */
+static double whole_p(const ClassifierRun *r, const double *z) {
+    return classifier_harmful(r->label, r->n_label, &r->mix, z, n_parts(r, BOTH));
+}
+
 static void slice_room(Slice *s, int rows) {
     size_t n = (size_t)rows + 1;
     *s = (Slice){mem_alloc(n * sizeof *s->p), mem_alloc(n * sizeof *s->raw), mem_alloc(n * sizeof *s->label),
@@ -43,7 +49,7 @@ static void slice_make(Slice *s, const ClassifierRun *r, int part, int category,
         if (category >= 0 && x->category != category) continue;
         parts_of(z, x, k, parts);
         int m = n_parts(r, parts);
-        s->p[s->n] = detect_blended(b, z, m);
+        s->p[s->n] = k == 0 && parts == BOTH ? whole_p(r, x->z) : detect_blended(b, z, m);
         s->raw[s->n] = sigmoid_of(m == 2 ? (z[0] + z[1]) / 2 : z[0]);
         s->label[s->n] = x->harmful && (k == 0 || x->category == r->label_category[k]);
         s->cluster[s->n++] = x->cluster;
@@ -55,6 +61,15 @@ static void slice_release(Slice *s) {
     free(s->raw);
     free(s->label);
     free(s->cluster);
+}
+
+static void choose_thresholds(ClassifierLabel *out, const ClassifierRun *r, int k, int parts) {
+    Slice s;
+    slice_make(&s, r, PART_VALID, -1, k, &out->blend, parts);
+    out->threshold = detect_expected_f1(s.p, s.n);
+    recall_at_fpr(s.p, s.label, s.n, 0.05, &out->threshold_fpr05);
+    if (!isfinite(out->threshold_fpr05)) out->threshold_fpr05 = 1;
+    slice_release(&s);
 }
 
 /* Blend and thresholds of label k on the validation rows. */
@@ -69,13 +84,27 @@ static void calibrate(ClassifierLabel *out, const ClassifierRun *r, int k, int p
         label[i] = x->harmful && (k == 0 || x->category == r->label_category[k]);
     }
     detect_blend(&out->blend, z, m, label, n, RIDGE);
-    Slice s;
-    slice_make(&s, r, PART_VALID, -1, k, &out->blend, parts);
-    out->threshold = detect_expected_f1(s.p, s.n);
-    recall_at_fpr(s.p, s.label, s.n, 0.05, &out->threshold_fpr05);
-    if (!isfinite(out->threshold_fpr05)) out->threshold_fpr05 = 1;
-    slice_release(&s);
+    choose_thresholds(out, r, k, parts);
     free(z);
+    free(label);
+}
+
+/* The categories' part of "harmful", on the validation rows; the first label's thresholds follow it. */
+static void calibrate_whole(ClassifierRun *r) {
+    int n = r->n_part[PART_VALID];
+    if (r->n_label < 2) return;
+    double *u = mem_alloc((size_t)(n + 1) * sizeof *u);
+    int32_t *label = mem_alloc((size_t)(n + 1) * sizeof *label);
+    DetectBlend last;
+    for (int i = 0; i < n; i++) {
+        const Labelled *x = &r->item[r->first[PART_VALID] + i];
+        u[i] = classifier_mixed(r->label, r->n_label, CLASSIFIER_SHARE, x->z, n_parts(r, BOTH));
+        label[i] = x->harmful;
+    }
+    detect_blend(&last, u, 1, label, n, RIDGE);
+    r->mix = (ClassifierMix){CLASSIFIER_SHARE, last.w[0], last.bias};
+    choose_thresholds(&r->label[0], r, 0, BOTH);
+    free(u);
     free(label);
 }
 
@@ -105,7 +134,8 @@ static void put_stats(JsonOut *j, const DetectStats *d, double ece_raw, int64_t 
 }
 
 static void put_line(Str *table, const char *name, const DetectStats *d, int64_t n) {
-    str_printf(table, "%-44.44s %6lld %5lld  ", name, (long long)n, (long long)(d->at.tp + d->at.fn));
+    str_cell(table, name, 44, 44);
+    str_printf(table, " %6lld %5lld  ", (long long)n, (long long)(d->at.tp + d->at.fn));
     if (isnan(d->auprc.mean))
         str_put(table, "   n/a: nothing harmful\n");
     else
@@ -183,8 +213,8 @@ static double put_control(JsonOut *j, Str *table, const ClassifierRun *r, const 
         int32_t *label = mem_alloc((size_t)(n_valid + 1) * sizeof *label);
         double *p = mem_alloc((size_t)(n_valid + 1) * sizeof *p);
         for (int i = 0; i < n_valid; i++) label[i] = valid[i].harmful;
-        detect_blend(&blend, c->z, c->m, label, n_valid, RIDGE);
-        for (int i = 0; i < n_valid; i++) p[i] = detect_blended(&blend, c->z + i * c->m, c->m);
+        detect_blend(&blend, c->z, 1, label, n_valid, RIDGE);
+        for (int i = 0; i < n_valid; i++) p[i] = detect_blended(&blend, &c->z[i], 1);
         threshold = detect_expected_f1(p, n_valid);
         free(label);
         free(p);
@@ -192,8 +222,8 @@ static double put_control(JsonOut *j, Str *table, const ClassifierRun *r, const 
     slice_room(&s, n);
     for (int i = 0; i < n; i++) {
         const double *z = c->z + (n_valid + i) * c->m;
-        s.p[i] = detect_blended(&blend, z, c->m);
-        s.raw[i] = sigmoid_of(c->m == 2 ? (z[0] + z[1]) / 2 : z[0]);
+        s.p[i] = c->own ? detect_blended(&blend, z, 1) : whole_p(r, z);
+        s.raw[i] = sigmoid_of(!c->own && r->ngrams ? (z[0] + z[1]) / 2 : z[0]);
         s.label[i] = test[i].harmful;
         s.cluster[i] = test[i].cluster;
     }
@@ -243,10 +273,11 @@ static bool write_predictions(const ClassifierRun *r, Error *err) {
         json_out_str(&j, "split", part[x->part]);
         json_out_str(&j, "category", x->row->category);
         json_out_int(&j, "harmful", x->harmful);
-        json_out_num(&j, "p", x->z ? detect_blended(&r->label[0].blend, x->z, n_parts(r, BOTH)) : NAN);
+        json_out_num(&j, "p", x->z ? whole_p(r, x->z) : NAN);
         json_out_arr(&j, "labels");
         for (int k = 0; x->z && k < r->n_label; k++)
-            json_out_num(&j, NULL, detect_blended(&r->label[k].blend, x->z + 2 * k, n_parts(r, BOTH)));
+            json_out_num(&j, NULL,
+                         k ? detect_blended(&r->label[k].blend, x->z + 2 * k, n_parts(r, BOTH)) : whole_p(r, x->z));
         json_out_arr_end(&j);
         json_out_num(&j, "trunk", x->z ? x->z[0] : NAN);
         json_out_num(&j, "ngrams", x->z && r->ngrams ? x->z[1] : NAN);
@@ -285,7 +316,8 @@ static void put_head(JsonOut *j, const ClassifierRun *r) {
     json_out_int(j, "test", r->n_part[PART_TEST]);
     json_out_int(j, "prompts", r->n_prompt);
     json_out_obj_end(j);
-    json_out_int(j, "parameters", model_config_params(&r->net.m.cfg));
+    json_out_int(j, "parameters", model_config_params(&r->trunk[0].net.m.cfg));
+    json_out_int(j, "trunks", job->trunks);
     json_out_arr(j, "ngram_c");
     for (int k = 0; k < NGRAM_READINGS && r->ngrams; k++) json_out_num(j, NULL, r->ngram_c[k]);
     json_out_arr_end(j);
@@ -296,10 +328,12 @@ bool classifier_results(ClassifierRun *r, Str *result, Str *table, Error *err) {
     JsonOut j;
     Str path = {0};
     for (int k = 0; k < r->n_label; k++) calibrate(&r->label[k], r, k, BOTH);
+    calibrate_whole(r);
     json_out_init(&j, result, 0);
     json_out_obj(&j, NULL);
     put_head(&j, r);
     classifier_labels_out(&j, r->label, r->n_label, r->ngrams != NULL);
+    classifier_mix_out(&j, &r->mix);
     json_out_num(&j, "threshold", r->label[0].threshold);
     json_out_num(&j, "threshold_fpr05", r->label[0].threshold_fpr05);
     str_printf(table, "%d training rows, %d validation, %d test, of %d prompts\n%-44s %6s %5s  %-21s  %-21s  %s\n",

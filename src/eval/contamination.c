@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cell.h"
 #include "eval/detect.h"
 #include "eval/stats.h"
 
@@ -370,7 +371,8 @@ void contamination_table(Str *out, const Contamination *c) {
     for (int s = 0; s < c->n_set; s++) {
         ContaminationCount n = contamination_count(c, s);
         Interval v = interval_wilson((double)n.hits, n.items);
-        str_printf(out, "%-44.44s %8lld %8lld  %.2f [%.2f, %.2f]  (%lld)\n", n.name, (long long)n.items,
-                   (long long)n.small, 100 * v.mean, 100 * v.lo, 100 * v.hi, (long long)n.hits);
+        str_cell(out, n.name, 44, 44);
+        str_printf(out, " %8lld %8lld  %.2f [%.2f, %.2f]  (%lld)\n", (long long)n.items, (long long)n.small,
+                   100 * v.mean, 100 * v.lo, 100 * v.hi, (long long)n.hits);
     }
 }

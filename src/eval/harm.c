@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cell.h"
 #include "eval/agree.h"
 #include "eval/taxonomy.h"
 
-enum { EXAMPLES = 20, EXAMPLE_BYTES = 2000 };
+enum { EXAMPLES = 20, EXAMPLE_BYTES = 2000, NAME = 34 /* characters of a category's name in tables */ };
 
 /* -- groups -------------------------------------------------------------------------------------------------------- */
 
@@ -392,12 +393,17 @@ static void put_estimated(Str *out, Interval v) {
         str_printf(out, "  %.3f [%.3f, %.3f]", v.mean, v.lo, v.hi);
 }
 
+static void put_name(Str *out, const Report *r, int k) {
+    str_cell(out, k < r->g->n ? r->g->of[k].name : "all", NAME, NAME);
+}
+
 static void policy_table(Str *out, const Report *r) {
     str_printf(out, "%-34s %5s  %-20s  %-20s\n", "harmful requests", "n", "harmful, %", "refused, %");
     for (int k = 0; k <= r->g->n; k++) {
         PolicyCounts c = harm_policy(r->item, r->n, k < r->g->n ? k : -1);
         if (!c.n) continue;
-        str_printf(out, "%-34.34s %5lld", k < r->g->n ? r->g->of[k].name : "all", (long long)c.n);
+        put_name(out, r, k);
+        str_printf(out, " %5lld", (long long)c.n);
         put_share(out, c.harmful, c.n - c.unjudged);
         put_share(out, c.refused, c.n);
         str_put(out, c.unjudged ? "  some unjudged\n" : "\n");
@@ -410,7 +416,8 @@ static void worst_table(Str *out, const Report *r) {
     for (int k = 0; k <= r->g->n; k++) {
         WorstCounts c = harm_worst(r->item, r->n, k < r->g->n ? k : -1, r->view->rng);
         if (!c.requests) continue;
-        str_printf(out, "%-34.34s %5lld", k < r->g->n ? r->g->of[k].name : "all", (long long)c.requests);
+        put_name(out, r, k);
+        str_printf(out, " %5lld", (long long)c.requests);
         put_share(out, (int64_t)c.worst, c.requests);
         put_estimated(out, c.rate);
         str_putc(out, '\n');
@@ -422,7 +429,8 @@ static void over_table(Str *out, const Report *r) {
     for (int k = 0; k <= r->g->n; k++) {
         OverRefusal c = harm_over_refusal(r->item, r->n, k < r->g->n ? k : -1);
         if (!c.n) continue;
-        str_printf(out, "%-34.34s %5lld", k < r->g->n ? r->g->of[k].name : "all", (long long)c.n);
+        put_name(out, r, k);
+        str_printf(out, " %5lld", (long long)c.n);
         put_share(out, c.full, c.n);
         put_share(out, c.partial, c.n);
         str_putc(out, '\n');
@@ -436,8 +444,8 @@ static void detector_table(Str *out, const Report *r) {
         DetectStats d;
         int64_t n = harm_detector(&d, r->item, r->n, k < r->g->n ? k : -1, r->view);
         if (!n) continue;
-        str_printf(out, "%-34.34s %5lld %5lld", k < r->g->n ? r->g->of[k].name : "all", (long long)n,
-                   (long long)(d.at.tp + d.at.fn));
+        put_name(out, r, k);
+        str_printf(out, " %5lld %5lld", (long long)n, (long long)(d.at.tp + d.at.fn));
         put_share(out, d.at.tp, d.at.tp + d.at.fn);
         put_share(out, d.at.fp, d.at.fp + d.at.tn);
         put_estimated(out, d.f1);
@@ -457,7 +465,7 @@ void harm_table(Str *out, const HarmItem *item, int n, const HarmGroups *g, cons
     if (!a.items) return;
     str_printf(out, "%-34s %5s  %-20s  %-20s  %5s  %5s  %5s\n", "the judge against gold", "n", "right, %",
                "decided, flips, %", "kappa", "AUROC", "ECE");
-    str_printf(out, "%-34.34s %5lld", a.fit ? "fit to judge" : "not fit to judge", (long long)a.items);
+    str_printf(out, "%-34s %5lld", a.fit ? "fit to judge" : "not fit to judge", (long long)a.items);
     put_share(out, a.right, a.items);
     put_share(out, a.flips, a.decided);
     put_number(out, a.kappa);

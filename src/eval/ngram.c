@@ -9,8 +9,9 @@
 #include "base/str.h"
 #include "nn/safetensors.h"
 
-enum { PARTS = 4, PART = NGRAM_BUCKETS / PARTS, PASSES = 100, NEWTON = 40 };
-static const double part_length[PARTS] = {NGRAM_REQUEST, 1, NGRAM_OPENING, 1};
+enum { REQUEST, REPLY, OPENING, SENTENCES, WHOLE, PARTS }; /* places of the parts */
+enum { PART = NGRAM_BUCKETS / PARTS, PASSES = 100, NEWTON = 40 };
+static const double part_length[PARTS] = {NGRAM_REQUEST, 1, NGRAM_OPENING, NGRAM_SENTENCES, 1};
 static const double STILL = 1e-4; /* of C: a pass that moves no row's weight further is the last */
 
 struct NgramModel {
@@ -55,6 +56,23 @@ static void collect(Buckets *b, const char *s, Str *text, int most, int run) {
     }
 }
 
+/* The first words of each sentence, of each line, and behind a colon: one, two, .. NGRAM_RUN of them. */
+static void collect_beginnings(Buckets *b, const char *s, Str *text) {
+    static const char end[] = ".!?:;\n";
+    while (*s) {
+        const char *stop = s + strcspn(s, end);
+        str_clear(text);
+        for (int k = 1; k <= NGRAM_RUN; k++) {
+            while (s < stop && !in_word(*s)) s++;
+            if (s == stop) break;
+            for (; s < stop && in_word(*s); s++) str_putc(text, *s >= 'A' && *s <= 'Z' ? (char)(*s + 32) : *s);
+            put(b, (uint64_t)k, text->s, text->n);
+            str_putc(text, ' ');
+        }
+        s = stop + strspn(stop, end);
+    }
+}
+
 static int ascending(const void *a, const void *b) {
     int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
     return (x > y) - (x < y);
@@ -65,11 +83,13 @@ static void count_text(NgramRow *out, NgramText t) {
     Buckets b = {0};
     Str text = {0};
     collect(&b, t.request ? t.request : "", &text, INT_MAX, 2);
-    b.base = PART;
+    b.base = REPLY * PART;
     collect(&b, t.reply ? t.reply : "", &text, INT_MAX, 2);
-    b.base = 2 * PART;
+    b.base = OPENING * PART;
     collect(&b, t.reply ? t.reply : "", &text, NGRAM_OPENS, NGRAM_RUN);
-    b.base = 3 * PART;
+    b.base = SENTENCES * PART;
+    collect_beginnings(&b, t.reply ? t.reply : "", &text);
+    b.base = WHOLE * PART;
     Str whole = {0};
     str_printf(&whole, "%s\n%s", t.request ? t.request : "", t.reply ? t.reply : "");
     collect(&b, str_get(&whole), &text, INT_MAX, 2);
@@ -121,7 +141,7 @@ void ngram_row_release(NgramRow *r) {
 void ngram_row_only(NgramRow *r, bool request) {
     int n = 0;
     for (int i = 0; i < r->n; i++) {
-        if ((r->at[i] < PART) != request || r->at[i] >= 3 * PART) continue;
+        if ((r->at[i] < PART) != request || r->at[i] >= WHOLE * PART) continue;
         r->at[n] = r->at[i];
         r->x[n++] = r->x[i];
     }
@@ -130,7 +150,7 @@ void ngram_row_only(NgramRow *r, bool request) {
 
 NgramRow ngram_reading(const NgramRow *r, NgramReading reading) {
     int n = 0;
-    while (n < r->n && r->at[n] < 3 * PART) n++;
+    while (n < r->n && r->at[n] < WHOLE * PART) n++;
     return reading == NGRAM_APART ? (NgramRow){r->at, r->x, n} : (NgramRow){r->at + n, r->x + n, r->n - n};
 }
 
@@ -172,9 +192,10 @@ NgramModel *ngram_like(const NgramModel *m) {
     return out;
 }
 
-void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b) {
-    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++) out->w[i] = (a->w[i] + b->w[i]) / 2;
-    for (int k = 0; k < out->n_label; k++) out->bias[k] = (a->bias[k] + b->bias[k]) / 2;
+void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b, float share) {
+    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++)
+        out->w[i] = share * a->w[i] + (1 - share) * b->w[i];
+    for (int k = 0; k < out->n_label; k++) out->bias[k] = share * a->bias[k] + (1 - share) * b->bias[k];
 }
 
 int ngram_labels(const NgramModel *m) { return m->n_label; }
@@ -313,10 +334,18 @@ static bool take(float *to, const StFile *f, const char *name, int64_t rows, int
     return true;
 }
 
-/* Files of before openings were a part have two: the others' words then have no idf, so that nothing counts there. */
+/* Older files have two parts (request, reply), or four, without the sentences': the others' words then have no idf, so
+ * that nothing counts there. */
 static int64_t buckets_of(const StFile *f) {
     const StEntry *idf = st_find(f, "idf");
-    return idf && idf->n_dim == 1 && idf->dim[0] == 2 * PART ? 2 * PART : NGRAM_BUCKETS;
+    int64_t n = idf && idf->n_dim == 1 ? idf->dim[0] : 0;
+    return n == 2 * PART || n == 4 * PART ? n : NGRAM_BUCKETS;
+}
+
+/* Of four parts the last is the whole text. */
+static void make_room(float *x) {
+    memcpy(x + WHOLE * PART, x + SENTENCES * PART, PART * sizeof *x);
+    memset(x + SENTENCES * PART, 0, PART * sizeof *x);
 }
 
 bool ngram_open(NgramModel **out, const char *path, Error *err) {
@@ -332,6 +361,10 @@ bool ngram_open(NgramModel **out, const char *path, Error *err) {
          take(m->w, &f, "weight", m->n_label, n, NGRAM_BUCKETS, path, err) &&
          take(m->bias, &f, "bias", 1, m->n_label, m->n_label, path, err);
     st_close(&f);
+    if (ok && n == 4 * PART) {
+        make_room(m->idf);
+        for (int k = 0; k < m->n_label; k++) make_room(m->w + (int64_t)k * NGRAM_BUCKETS);
+    }
     if (ok)
         *out = m;
     else

@@ -1,15 +1,16 @@
 /* eval/ngram.h — a linear classifier over hashed n-grams of a request and a reply.
  *
- *   features   words and pairs of neighbouring words: letters (bytes beyond ASCII too) and digits, lower case, of four parts with a
- *              quarter of the buckets each (Weinberger et al. 2009, without signs): the request; the reply; how the reply opens (its
+ *   features   words and pairs of neighbouring words: letters (bytes beyond ASCII too) and digits, lower case, of five parts with a
+ *              fifth of the buckets each (Weinberger et al. 2009, without signs): the request; the reply; how the reply opens (its
  *              first NGRAM_OPENS words, threes too: declining is said there, and the same words further on are about something
- *              else); request and reply as one text
+ *              else); how its sentences begin (the first one, two and three words of each: it advises, warns, instructs or speaks of
+ *              itself there); request and reply as one text
  *   x_j        (1 + ln count_j) idf_j, idf_j = 1 + ln((1 + n) / (1 + df_j)), 0 where df_j < 2; the reply's and the last part scaled to
  *              length 1, the request's to NGRAM_REQUEST (what is asked says what a reply may be about, not whether it helps), the
- *              opening's to NGRAM_OPENING; and a constant 1 beside them
+ *              opening's to NGRAM_OPENING, the sentences' to NGRAM_SENTENCES; and a constant 1 beside them
  *   z_k        w_k . x, one logistic regression per label: min |w|^2 / 2 + C sum ln(1 + exp(-y z))
  *
- * A row has two readings, the first three parts and the last one. A model may be fitted to either or to both at once; the mean of
+ * A row has two readings, the first four parts and the last one. A model may be fitted to either or to both at once; the mean of
  * two models that make different mistakes (ngram_mean) makes fewer.
  *
  * Fitted by coordinate descent in the dual (Yu, Huang & Lin 2011) in an order drawn from rng, until nothing moves: the same
@@ -20,9 +21,11 @@
 #include "base/pool.h"
 #include "base/rng.h"
 
-enum { NGRAM_BUCKETS = 4 << 17, NGRAM_OPENS = 12, NGRAM_RUN = 3 };
+enum { NGRAM_PARTS = 5, NGRAM_BUCKETS = NGRAM_PARTS << 17, NGRAM_OPENS = 12, NGRAM_RUN = 3 };
 #define NGRAM_REQUEST 0.3
 #define NGRAM_OPENING 0.7
+#define NGRAM_SENTENCES 0.7
+#define NGRAM_APART_SHARE (2 / 3.0F) /* of the reading in parts, where a classifier takes both */
 
 typedef struct { int32_t *at; float *x; int n; } NgramRow;      /* ascending buckets with their values */
 typedef struct NgramModel NgramModel;
@@ -33,14 +36,15 @@ NgramModel *ngram_new(const NgramText *text, int64_t n, int n_label);
 void ngram_free(NgramModel *m);                                 /* NULL is fine */
 void ngram_row(NgramRow *out, const NgramModel *m, NgramText t);
 void ngram_row_release(NgramRow *r);
-void ngram_row_only(NgramRow *r, bool request);                 /* leaves the request's part, or the reply's two */
+void ngram_row_only(NgramRow *r, bool request);                 /* leaves the request's part, or the reply's three */
 typedef enum { NGRAM_APART, NGRAM_TOGETHER, NGRAM_READINGS } NgramReading;
 NgramRow ngram_reading(const NgramRow *r, NgramReading reading); /* borrows: not to be released */
 /* label (n, n_label): 0 or 1, NaN: the row is none of this label's. A label of one kind only gets the constant alone. Only the
  * first n_fit labels are fitted, the others' weights are 0. */
 void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng, Pool *pool);
 NgramModel *ngram_like(const NgramModel *m);                    /* its idf and labels, weights 0 */
-void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b);    /* weights; all of one idf; out may be a or b */
+/* Weights share a + (1 - share) b; all of one idf; out may be a or b. */
+void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b, float share);
 void ngram_score(const NgramModel *m, const NgramRow *row, double *z); /* (n_label) */
 int ngram_labels(const NgramModel *m);
 

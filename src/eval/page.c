@@ -66,6 +66,7 @@ static const char STYLE[] =
     ".pair h4{margin:0 0 .4rem;font-size:1rem;overflow-wrap:anywhere;white-space:pre-wrap}\n"
     ".sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,14rem),1fr));gap:.6rem}\n"
     ".sides p,.said{margin:.1rem 0;white-space:pre-wrap;overflow-wrap:anywhere}\n"
+    ".pair h4,.sides p,.said,tbody th{unicode-bidi:plaintext}\n" /* each line runs the way its first letter does */
     ".who{font-weight:600;font-size:.9rem;border-left:4px solid var(--c,var(--line));padding-left:.5rem}\n"
     ".who span{font-weight:400;color:var(--dim)}\n"
     "@media(max-width:40rem){tbody th{position:sticky;left:0;background:var(--bg);max-width:9.5rem}}\n"

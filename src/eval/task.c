@@ -61,6 +61,9 @@ static bool read_metrics(Task *t, const char *file, Error *err) {
             return error_set(err, ERR_CONFIG,
                              "%s: metrics: '%s' is no metric of this type of task ('dikast eval --help')", file,
                              c->metrics.item[i]);
+        for (int k = 0; k < t->n_metric; k++)
+            if (t->metric[k] == (Metric)m)
+                return error_set(err, ERR_CONFIG, "%s: metrics: '%s' stands there twice", file, metrics[m].name);
         t->metric[t->n_metric++] = (Metric)m;
     }
     return t->n_metric > 0 || error_set(err, ERR_CONFIG, "%s: metrics: expected at least one", file);

@@ -76,7 +76,8 @@ bool docs_read(Docs *d, const TaskConfig *c, const CfgList *files, const char *f
         hasher_add(hash, &h, sizeof h);
         if (!read_file(d, c, file, err)) return false;
     }
-    return true;
+    return d->n > 0 || error_set(err, ERR_FORMAT, "task '%s': no documents in %s%s", c->name, files->item[0],
+                                 files->n > 1 ? " and the other files" : "");
 }
 
 void docs_release(Docs *d) {
