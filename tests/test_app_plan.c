@@ -100,6 +100,8 @@ static const struct {
     {"plan --gpus 8xB9000 --model 7b", 2, "known are A100, H100, H200"},
     {"plan --gpus 8xH100 --model 7bb", 4, "neither a known shape nor a model folder"},
     {"plan --gpus 8xH100 --model 7b --seq 8q", 2, "--seq must be a number"},
+    {"plan --gpus 8xH100 --model 7b --seq 0.5", 2, "--seq must be a whole number"},
+    {"plan --gpus 8xH100 --model 7b --seq 1e30", 2, "--seq must be a whole number"},
     {"plan --gpus 8xH100 --model 7b --tokens -3", 2, "--tokens must be a number"},
     {"plan --gpus 8xH100 --model 7b --tokens inf", 2, "--tokens must be a number"},
     {"plan --gpus 64xH100 --model 124m --batch 7", 2, "divides 7 sequences"},

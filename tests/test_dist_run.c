@@ -142,7 +142,7 @@ static void test_rows(void **state) {
     };
     static const char *const grpo[][SETS] = {
         {"rl.method=grpo", "dist.ranks=2", "dist.cp=2", NULL},
-        {"rl.method=grpo", "dist.ranks=4", "dist.cp=2", "dist.zero=true", NULL},
+        {"rl.method=grpo", "dist.ranks=4", "dist.cp=2", "dist.zero=2", NULL},
     };
     all_equal("rows", how, COUNT_OF(how));
     all_equal("group", grpo, COUNT_OF(grpo));

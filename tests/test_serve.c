@@ -127,6 +127,20 @@ static void test_each_rule_fires_once_at_its_step(void **state) {
     }
 }
 
+/* A loss that never moved and then jumps is told; one that moves by less than half a percent is not. */
+static void test_a_constant_loss_that_jumps(void **state) {
+    (void)state;
+    Heard h = {0};
+    AlertLimits l = limits();
+    Alerts *a = alerts_new(&l, hear, &h);
+    for (int i = 0; i < 64; i++) row(a, "{\"step\":%d,\"loss\":2}", i);
+    row(a, "{\"step\":64,\"loss\":2.01}");
+    assert_int_equal(h.n, 0);
+    row(a, "{\"step\":65,\"loss\":50}");
+    assert_true(h.n == 1 && !strcmp(h.alert[0].name, "loss"));
+    alerts_free(a);
+}
+
 /* Gone and back: said again. Off: never said. */
 static void test_rules_rearm_and_can_be_turned_off(void **state) {
     (void)state;
@@ -267,6 +281,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_steady_run_says_nothing),
         cmocka_unit_test(test_each_rule_fires_once_at_its_step),
+        cmocka_unit_test(test_a_constant_loss_that_jumps),
         cmocka_unit_test(test_rules_rearm_and_can_be_turned_off),
         cmocka_unit_test(test_clock_and_disk),
         cmocka_unit_test(test_gauges_text),
