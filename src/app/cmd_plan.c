@@ -85,6 +85,9 @@ static bool read_hardware(PlanGpu *g, const char *path, Error *err) {
         {"peak", h.peak}, {"memory_gib", h.memory_gib}, {"bandwidth", h.bandwidth}, {"link", h.link}, {"net", h.net}};
     for (int i = 0; ok && i < COUNT_OF(needed); i++)
         if (needed[i].value == 0) ok = error_set(err, ERR_CONFIG, "%s: gpu.%s is missing or 0", path, needed[i].key);
+    if (ok && h.memory_gib <= h.reserve_gib)
+        ok = error_set(err, ERR_CONFIG, "%s: gpu.memory_gib %g leaves nothing beside gpu.reserve_gib %g", path,
+                       h.memory_gib, h.reserve_gib);
     if (ok && (!h.name[0] || strlen(h.name) >= sizeof g->name))
         ok = error_set(err, ERR_CONFIG, "%s: gpu.name needs 1 to %d bytes", path, (int)sizeof g->name - 1);
     *g =
