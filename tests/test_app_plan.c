@@ -100,6 +100,8 @@ static const struct {
     {"plan --gpus 8xB9000 --model 7b", 2, "known are A100, H100, H200"},
     {"plan --gpus 8xH100 --model 7bb", 4, "neither a known shape nor a model folder"},
     {"plan --gpus 8xH100 --model 7b --seq 8q", 2, "--seq must be a number"},
+    {"plan --gpus 8xH100 --model 7b --seq 0.5", 2, "--seq must be a whole number"},
+    {"plan --gpus 8xH100 --model 7b --seq 1e30", 2, "--seq must be a whole number"},
     {"plan --gpus 8xH100 --model 7b --tokens -3", 2, "--tokens must be a number"},
     {"plan --gpus 8xH100 --model 7b --tokens inf", 2, "--tokens must be a number"},
     {"plan --gpus 64xH100 --model 124m --batch 7", 2, "divides 7 sequences"},
@@ -111,13 +113,17 @@ static const struct {
     {"plan " CONF " data.source=files data.dir=" DIR "/nowhere", 3, "no such file"},
     {"plan --gpus 8xX1 --model 1b --hardware " DIR "/absent.yaml", 2, "absent.yaml"},
     {"plan --gpus 8xX2 --model 1b --hardware " DIR "/half.yaml", 2, "gpu.bandwidth is missing"},
+    {"plan --gpus 8xX2 --model 1b --hardware " DIR "/small.yaml", 2, "gpu.memory_gib 2 leaves nothing"},
 };
 
 static void test_refusals(void **state) {
     (void)state;
     Error err = {0};
     const char *half = "gpu:\n  name: X2\n  peak: 1e14\n  memory_gib: 48\n";
+    const char *small =
+        "gpu:\n  name: X2\n  peak: 1e14\n  memory_gib: 2\n  bandwidth: 1e12\n  link: 1e10\n  net: 1e10\n";
     OK(io_write_file(DIR "/half.yaml", half, strlen(half), &err));
+    OK(io_write_file(DIR "/small.yaml", small, strlen(small), &err));
     for (int i = 0; i < COUNT_OF(wrong); i++) {
         Ran r = run(wrong[i].line);
         if (r.code != wrong[i].code || !strstr(str_get(&r.err), wrong[i].says))

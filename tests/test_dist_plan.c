@@ -239,7 +239,7 @@ static void test_checkpoint_interval(void **state) {
 /* -- search */
 
 static PlanAsk ask_of(const char *gpu, const char *model, int gpus, int64_t seq, int64_t batch) {
-    return (PlanAsk){plan_gpu_find(gpu), plan_model_find(model), gpus, seq, batch, 0, 0, true, 1, 0, 0};
+    return (PlanAsk){plan_gpu_find(gpu), plan_model_find(model), gpus, seq, batch, 0, 0, true, 1, 0, 0, false};
 }
 
 static void test_search_finds_what_fits(void **state) {
@@ -268,6 +268,26 @@ static void test_search_finds_what_fits(void **state) {
     PlanMemory one = plan_memory(ppo.model, &rows[0].layout, ppo.seq, ppo.batch, false);
     double weights = 2 * plan_params(ppo.model) / (rows[0].layout.tp * rows[0].layout.pp);
     assert_true(rows[0].memory.state == 2 * one.state + 2 * weights);
+}
+
+/* Of 6 GPUs a node four do not share layers: every other run of four would reach into the next node. One group of
+ * layers a stage, unless asked for more. */
+static void test_search_keeps_to_what_can_be(void **state) {
+    (void)state;
+    PlanGpu six = *plan_gpu_find("H100");
+    PlanAsk ask = ask_of("H100", "70b", 96, 4096, 960);
+    PlanRow rows[16];
+    PlanRefused refused;
+    six.per_node = 6;
+    ask.gpu = &six;
+    int n = plan_search(rows, 16, &ask, &refused), several = 0;
+    assert_true(n > 0);
+    for (int i = 0; i < n; i++) assert_true(rows[i].layout.tp <= 2 && rows[i].layout.v == 1);
+    six.per_node = 8;
+    ask.interleave = true;
+    n = plan_search(rows, 16, &ask, &refused);
+    for (int i = 0; i < n; i++) several += rows[i].layout.v > 1;
+    assert_true(n > 0 && several > 0);
 }
 
 static void test_search_refuses_with_reasons(void **state) {
@@ -367,6 +387,7 @@ int main(void) {
         cmocka_unit_test(test_time_out_of_sample),
         cmocka_unit_test(test_constants_are_the_fits),
         cmocka_unit_test(test_checkpoint_interval),
+        cmocka_unit_test(test_search_keeps_to_what_can_be),
         cmocka_unit_test(test_search_finds_what_fits),
         cmocka_unit_test(test_search_refuses_with_reasons),
         cmocka_unit_test(test_gradient_sums),

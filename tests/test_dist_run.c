@@ -5,6 +5,7 @@
 #include "cai_help.h"
 
 #include "cai/ranks.h"
+#include "dist/comm_nccl.h"
 
 static char root[256];
 
@@ -142,7 +143,7 @@ static void test_rows(void **state) {
     };
     static const char *const grpo[][SETS] = {
         {"rl.method=grpo", "dist.ranks=2", "dist.cp=2", NULL},
-        {"rl.method=grpo", "dist.ranks=4", "dist.cp=2", "dist.zero=true", NULL},
+        {"rl.method=grpo", "dist.ranks=4", "dist.cp=2", "dist.zero=2", NULL},
     };
     all_equal("rows", how, COUNT_OF(how));
     all_equal("group", grpo, COUNT_OF(grpo));
@@ -225,6 +226,22 @@ static void test_refused(void **state) {
     }
 }
 
+/* Where NCCL cannot be, who asks for it is told so before anything begins, one rank too. */
+static void test_nccl_refused(void **state) {
+    (void)state;
+    NcclApi api;
+    Error why = {0};
+    if (nccl_load(&api, &why)) skip();
+    for (int n = 1; n <= 2; n++) {
+        PipelineResult r;
+        Error err = {0};
+        const char *const set[] = {"dist.comm=nccl", n == 1 ? "dist.ranks=1" : "dist.ranks=2", NULL};
+        assert_false(run(&r, "nccl", set, &err));
+        assert_non_null(strstr(err.msg, why.msg));
+        assert_non_null(strstr(err.msg, "NCCL"));
+    }
+}
+
 static void test_environment(void **state) {
     (void)state;
     static const char *const launcher[][2] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
@@ -255,8 +272,9 @@ static void test_environment(void **state) {
 int main(void) {
     if (getenv("TEST_FILTER")) cmocka_set_test_filter(getenv("TEST_FILTER"));
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_environment),   cmocka_unit_test(test_refused),
-                                       cmocka_unit_test(test_equal),         cmocka_unit_test(test_stages),
-                                       cmocka_unit_test(test_shares),        cmocka_unit_test(test_rows),
-                                       cmocka_unit_test(test_stages_import), cmocka_unit_test(test_stages_methods)};
+                                       cmocka_unit_test(test_nccl_refused),  cmocka_unit_test(test_equal),
+                                       cmocka_unit_test(test_stages),        cmocka_unit_test(test_shares),
+                                       cmocka_unit_test(test_rows),          cmocka_unit_test(test_stages_import),
+                                       cmocka_unit_test(test_stages_methods)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

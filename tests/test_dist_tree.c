@@ -41,6 +41,7 @@ typedef struct {
     float *sum; /* (n_elem) by definition */
     int64_t plain_differs;
     bool shard, scatter, turns;
+    int parts; /* by turns */
 } Case;
 
 static const int turn_of[N_TENSOR] = {2, 0, 0, 1};
@@ -95,7 +96,7 @@ static void check_sum(Rank *r, const Case *c, Backend *be, const Tensor *t, cons
 static void check_bytes(Rank *r, const Case *c, const Tensor *t, const Blocks *b) {
     TreeNode node[TREE_NODES];
     int64_t own = blocks_elements(b, t, r->rank);
-    TreeRun run = tree_run(c->n_leaf, r->rank, r->size, c->scatter);
+    TreeRun run = tree_run(c->n_leaf, r->rank, r->size, c->scatter, c->parts);
     int64_t n = c->scatter ? run.n : tree_cover(node, run.first, run.first + run.n, c->n_leaf);
     int64_t size = (int64_t)dtype_bytes(t[0].dtype);
     expect(r, comm_count(r->world, COMM_ALL_TO_ALL).bytes == n * (b->n_elem - own) * size);
@@ -138,7 +139,7 @@ static size_t placed(const Backend *be, const Tensor *t, int n) {
 
 /* By runs whole sums; by turns parts, of the rank's own blocks: none or one where a rank has one or two leaves. */
 static void check_memory(Rank *r, const Case *c, const Backend *be, const Tensor *t, const Blocks *b, size_t live) {
-    int64_t own = blocks_elements(b, t, r->rank), n = tree_run(c->n_leaf, r->rank, r->size, c->scatter).n;
+    int64_t own = blocks_elements(b, t, r->rank), n = tree_run(c->n_leaf, r->rank, r->size, c->scatter, c->parts).n;
     Tensor part = tensor_over(NULL, be->real, 1, own);
     bool even = (c->n_leaf & (c->n_leaf - 1)) == 0 && (r->size & (r->size - 1)) == 0 && r->size <= c->n_leaf;
     int levels = even ? root_level(n) : -1; /* log2 of the rank's leaves */
@@ -146,9 +147,9 @@ static void check_memory(Rank *r, const Case *c, const Backend *be, const Tensor
         if (even) expect(r, live == (size_t)levels * placed(be, t, N_TENSOR));
         return;
     }
-    int depth = own > 0 ? tree_depth(c->n_leaf, r->size) : 0;
+    int depth = own > 0 ? tree_depth(c->n_leaf, r->size, c->parts) : 0;
     if (even && own > 0) expect(r, depth == levels);
-    expect(r, live == (size_t)depth * placed(be, &part, 1));
+    expect(r, live == (size_t)(depth * c->parts) * placed(be, &part, 1));
     expect(r, depth <= root_level(c->n_leaf));
 }
 
@@ -171,7 +172,10 @@ static void tree(Rank *r) {
     Counted count = {be->mem, 0};
     be->mem = (MemSource){.get = counted_get, .put = counted_put, .ud = &count};
     tree_open(&s, be, t, N_TENSOR, &b, r->world,
-              &(TreeConfig){c->scatter, c->turns ? turn_of : NULL, c->turns ? N_TURN : 0});
+              &(TreeConfig){.scatter = c->scatter,
+                            .parts = c->parts,
+                            .turn = c->turns ? turn_of : NULL,
+                            .n_turn = c->turns ? N_TURN : 0});
     for (int round = 0; round < 2; round++) { /* the second one in buffers that are there already */
         for (int k = 0; k < N_TENSOR; k++)
             if (!tensor_empty(t[k])) be->op->zero(be, t[k]);
@@ -202,7 +206,7 @@ static void tree(Rank *r) {
 }
 
 static Case case_of(const char *backend, int64_t n_leaf, bool shard) {
-    Case c = {.backend = backend, .panels = true, .n_leaf = n_leaf, .shard = shard};
+    Case c = {.backend = backend, .panels = true, .n_leaf = n_leaf, .shard = shard, .parts = 1};
     for (int k = 0; k < N_TENSOR; k++) c.n_elem += shape[k][0] * shape[k][1];
     c.sum = mem_alloc((size_t)c.n_elem * sizeof *c.sum);
     for (int64_t i = 0; i < c.n_elem; i++) {
@@ -225,6 +229,9 @@ static void test_tree(void **state) {
                 c.shard = (m + how) % 2 == 1;
                 c.scatter = how > 1 && ranks[k] > 1, c.turns = how % 2;
                 with_ranks(ranks[k], tree, &c);
+                for (c.parts = 2; c.parts <= 4 && c.scatter; c.parts++)
+                    if (ranks[k] % c.parts == 0 && leaves[m] % c.parts == 0) with_ranks(ranks[k], tree, &c);
+                c.parts = 1;
             }
         if (leaves[m] >= 12) assert_true(c.plain_differs > 10); /* else the order would prove nothing */
         free(c.sum);
@@ -278,12 +285,25 @@ static void test_cover(void **state) {
             assert_int_equal(at, n);
             int64_t all = 0;
             for (int r = 0; r < size; r++) { /* by turns: every leaf once, too, and as evenly */
-                TreeRun run = tree_run(n, r, size, true);
+                TreeRun run = tree_run(n, r, size, true, 1);
                 assert_true(run.n == n / size || run.n == n / size + 1);
                 if (run.n > 0) assert_true(run.first == r && run.step == size && r + (run.n - 1) * size < n);
                 all += run.n;
             }
             assert_int_equal(all, n);
+            for (int parts = 2; parts <= size; parts++) { /* in parts: of each part every leaf once */
+                int64_t seen[70] = {0};
+                if (size % parts != 0 || n % parts != 0) continue;
+                for (int r = 0; r < size; r++) {
+                    TreeRun run = tree_run(n, r, size, true, parts);
+                    for (int64_t i = 0; i < run.n; i++) {
+                        int64_t leaf = run.first + i * run.step;
+                        assert_true(leaf < n && leaf / (n / parts) == r / (size / parts));
+                        seen[leaf]++;
+                    }
+                }
+                for (int64_t i = 0; i < n; i++) assert_int_equal(seen[i], 1);
+            }
         }
 }
 

@@ -123,6 +123,11 @@ static void refusals(Case *c) {
     need_code(c, command(c, (char *[]){"launch", "--", "chat", "model", NULL}), 2);
     need_text(c, "said", "'chat' cannot be launched");
     need_code(c, command(c, (char *[]){"launch", "-n", "2", "--", "run", (char *)(uintptr_t)TINY, NULL}), 2);
+    need_code(c,
+              command(c, (char *[]){"launch", "-n", "2", "--via", "mpirun", "--", "run", (char *)(uintptr_t)TINY,
+                                    "model.n_layer=3", "pm.n_layer=3", "dist.pp=3", NULL}),
+              2);
+    need_text(c, "said", "2 ranks, expected at least 3");
     need_code(c, command(c, (char *[]){"launch", "--", "run", (char *)(uintptr_t)TINY, "rl.lrr=1", NULL}), 2);
     need_text(c, "said", "did you mean 'rl.lr'");
     need_code(c, command(c, (char *[]){"launch", "--via", "ssh", "--", "run", (char *)(uintptr_t)TINY, NULL}), 2);

@@ -1,200 +1,9 @@
 // layer: train
 /* Ranks that divide the rows of every micro-batch: rows have the bits of one rank, what is trained follows it to
  * rounding, they send exactly what the formulas say, and a sequence fits that one of them alone has no room for. */
-#include "train_fixture.h"
+#include "rank_train.h"
 
 #include "nn/cut.h"
-#include "nn/lora.h"
-#include "tp_help.h"
-#include "train/batch.h"
-
-typedef enum { KIND_LM, KIND_DPO, KIND_PM, KIND_CLASSIFIER, KIND_MLM } Kind;
-
-typedef struct {
-    const char *backend;
-    Family family;
-    bool tied;
-    Kind kind;
-    int cp, dp, tp, pp;
-    bool shard;
-    Keep keep;
-    int window;
-    bool lora; /* an adapter is trained beside a frozen model */
-} Case;
-
-typedef struct {
-    Case c;
-    int accum, steps;
-    bool saves;
-    int64_t break_at; /* the data end before this micro-batch, on all ranks; 0: never */
-    Str dir;
-    Whole want, got;
-    int n_wrong;
-    pthread_mutex_t lock;
-    CommCount sent[8][2]; /* by rank, of group cp: all_to_all, all_gather */
-} Run;
-
-typedef struct {
-    Fixture f;
-    SampleSet set;
-    ObjLm *lm;
-    ObjPm *pm;
-    ObjDpo *dpo;
-    Adapter *adapter;
-    Objective obj, whole; /* whole: obj before its data were made to end */
-    double *ref;
-    int64_t break_at;
-} Job;
-
-static HeadKind head_of(const Case *c) {
-    return c->kind == KIND_PM || c->kind == KIND_CLASSIFIER ? HEAD_SCORE : HEAD_LM;
-}
-
-static void job_samples(Job *j, const Case *c) {
-    if (c->kind == KIND_LM || c->kind == KIND_MLM)
-        lm_samples(&j->set, 60);
-    else
-        pm_samples(&j->set, 40, false, 1);
-    if (c->kind == KIND_CLASSIFIER) j->set.group = 1;
-    if (c->kind != KIND_DPO) return;
-    for (int64_t i = 0; i < j->set.off[j->set.n]; i++) j->set.weight[i] = 1;
-    for (int64_t i = 0; i < j->set.n; i++) j->set.weight[j->set.off[i]] = 0;
-    j->ref = mem_alloc((size_t)j->set.n * sizeof *j->ref);
-    for (int64_t i = 0; i < j->set.n; i++) j->ref[i] = -3.0 - 0.25 * (double)(i % 7); /* some reference or other */
-}
-
-static bool job_open(Job *j, const Case *c, const Mesh *mesh, Error *err) {
-    *j = (Job){.lm = NULL};
-    ModelConfig cfg = tp_config(c->family, c->tied);
-    HeadKind head = head_of(c);
-    Fixture *f = &j->f;
-    cfg.window = c->window;
-    job_samples(j, c);
-    if (!pool_open(&f->pool, 1, err) || !backend_open(&f->be, c->backend, f->pool, NULL, err) ||
-        !model_init_on(&f->m, f->be, &cfg, mesh, SEED, !c->lora, err) ||
-        !head_init(&f->h, &f->m, head, head == HEAD_LM ? cfg.n_vocab : 1, SEED, !c->lora, err))
-        return false;
-    static const char *const targets[] = {"q_proj", "v_proj", "o_proj", "down_proj"};
-    const LoraConfig lora = {.r = 3, .alpha = 6, .target = targets, .n_target = COUNT_OF(targets), .base = "base"};
-    if (c->lora && !adapter_init(&j->adapter, &f->m, &lora, SEED, true, err)) return false;
-    f->net = (Net){&f->m, &f->h, j->adapter};
-    tp_shake(f->net);
-    DpoConfig d = {{0.1, 0, false}, false, false};
-    switch (c->kind) {
-    case KIND_LM:
-        return obj_lm_open(&j->lm, &j->obj, &j->set, 64, SEED, err);
-    case KIND_MLM:
-        return obj_mlm_open(&j->lm, &j->obj, &j->set, 64, SEED, 2, 3, cfg.n_vocab, 0.3, err);
-    case KIND_DPO:
-        return obj_dpo_open(&j->dpo, &j->obj, &j->set, j->ref, 64, SEED, &d, err);
-    case KIND_PM:
-        return obj_pm_open(&j->pm, &j->obj, &j->set, 64, SEED, END, 0.01, err);
-    case KIND_CLASSIFIER:
-        return obj_classifier_open(&j->pm, &j->obj, &j->set, 64, SEED, END, err);
-    }
-    return false;
-}
-
-static bool broken_micro(void *self, int64_t number, Batch *b, Error *err) {
-    Job *j = self;
-    if (number >= j->break_at) return error_set(err, ERR_FORMAT, "no micro-batch %d", (int)number);
-    return j->whole.micro(j->whole.self, number, b, err);
-}
-
-static double broken_loss(void *self, Backend *be, const Batch *b, int first, Tensor out, double *weight, Metrics *m) {
-    Job *j = self;
-    return j->whole.loss(j->whole.self, be, b, first, out, weight, m);
-}
-
-static void break_data(Job *j, int64_t at) {
-    j->whole = j->obj, j->break_at = at;
-    j->obj.self = j, j->obj.micro = broken_micro, j->obj.loss = broken_loss, j->obj.wait_s = NULL;
-}
-
-static void job_close(Job *j) {
-    obj_lm_close(j->lm);
-    obj_pm_close(j->pm);
-    obj_dpo_close(j->dpo);
-    samples_release(&j->set);
-    free(j->ref);
-    adapter_close(j->adapter);
-    close_all(&j->f);
-}
-
-static TrainConfig config_of(const Run *run, const Mesh *mesh) {
-    TrainConfig t = config(run->steps, 1e-3);
-    t.accum = run->accum;
-    t.mesh = mesh;
-    t.keep = run->c.keep;
-    t.state_steps = mesh && run->saves ? 5 : 0;
-    t.shard = mesh && run->c.shard;
-    t.optim.clip = 0.05; /* always at work */
-    t.optim.eps =
-        1e-4; /* AdamW divides a gradient that is all rounding by its own size: in F32 this bounds what that says */
-    return t;
-}
-
-static bool open_mesh(Mesh *m, const Case *c, Comm *world, Error *err) {
-    return mesh_open(m, world, NULL, c->tp > 0 ? c->tp : 1, c->cp, c->pp > 0 ? c->pp : 1, err);
-}
-
-static int ranks_of(const Case *c) { return c->cp * c->dp * (c->tp > 0 ? c->tp : 1) * (c->pp > 0 ? c->pp : 1); }
-
-static void cp_rank(Rank *r) {
-    Run *run = r->ud;
-    Error err = {0};
-    Job j;
-    Mesh mesh;
-    Trainer *t = NULL;
-    bool ok = open_mesh(&mesh, &run->c, r->world, &err) && job_open(&j, &run->c, &mesh, &err);
-    if (!ok) snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
-    if (!ok) return;
-    TrainConfig tc = config_of(run, &mesh);
-    if (run->break_at) break_data(&j, run->break_at);
-    ok = trainer_open(&t, j.f.net, &tc, &j.obj, NULL, NULL, &err) && trainer_run(t, run->dir.s, &err);
-    if (run->break_at)
-        expect(r, !ok && err.code == ERR_FORMAT);
-    else if (!ok)
-        snprintf(r->wrong, sizeof r->wrong, "rank %d: %.300s", r->rank, err.msg);
-    trainer_close(t);
-    pthread_mutex_lock(&run->lock);
-    if (!run->break_at) run->n_wrong += whole_fill(&run->got, j.f.net, false);
-    pthread_mutex_unlock(&run->lock);
-    run->sent[r->rank][0] = comm_count(mesh.cp, COMM_ALL_TO_ALL);
-    run->sent[r->rank][1] = comm_count(mesh.cp, COMM_ALL_GATHER);
-    job_close(&j);
-}
-
-static void run_open(Run *run, Case c, int accum, int steps) {
-    *run = (Run){.c = c, .accum = accum, .steps = steps};
-    pthread_mutex_init(&run->lock, NULL);
-}
-
-static void run_close(Run *run) {
-    whole_free(&run->want);
-    whole_free(&run->got);
-    str_release(&run->dir);
-    pthread_mutex_destroy(&run->lock);
-}
-
-static void run_alone(Run *run, Str *metrics) {
-    Job j;
-    Error err = {0};
-    fresh_dir(&run->dir, "cp_alone");
-    must(job_open(&j, &run->c, NULL, &err), &err);
-    TrainConfig tc = config_of(run, NULL);
-    run_ok(&j.f, &tc, &j.obj, run->dir.s, NULL);
-    assert_int_equal(whole_fill(&run->want, j.f.net, false), 0);
-    job_close(&j);
-    read_metrics(metrics, run->dir.s);
-}
-
-static void run_divided(Run *run, Str *metrics) {
-    fresh_dir(&run->dir, "cp_divided");
-    with_ranks(ranks_of(&run->c), cp_rank, run);
-    assert_int_equal(run->n_wrong, 0); /* all hold equal bits */
-    read_metrics(metrics, run->dir.s);
-}
 
 /* Largest relative distance of the losses; *first: are those of the first step, before any update, equal to the bit? */
 static double losses_apart(const char *a, const char *b, bool *first) {
@@ -215,7 +24,8 @@ static void check_case(Case c) {
     double bound = !strcmp(c.backend, "ref") ? 1e-10 : 1e-6;
     bool first = false;
     const char *worst;
-    run_open(&run, c, 2 * c.dp, 20);
+    c.accum = 2 * c.dp, c.steps = 20;
+    run_open(&run, &c);
     run_alone(&run, &want);
     run_divided(&run, &got);
     double far = whole_distance(&run.got, &run.want, &worst), losses = losses_apart(got.s, want.s, &first);
@@ -232,25 +42,59 @@ static void check_case(Case c) {
 static void test_equal(void **state) {
     (void)state;
     static const Case row[] = {
-        {"ref", FAMILY_LLAMA, false, KIND_LM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_GPT2, true, KIND_LM, 4, 1, 1, 1, false, KEEP_INPUTS, 0, false},
-        {"ref", FAMILY_QWEN3, false, KIND_DPO, 2, 2, 1, 1, true, KEEP_ALL, 5, false},
-        {"ref", FAMILY_QWEN2, true, KIND_PM, 4, 1, 1, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_GPT2, false, KIND_CLASSIFIER, 3, 1, 1, 1, true, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, false, KIND_MLM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 3, 1, 1, 1, false, KEEP_INPUTS, 0, true},
-        {"cpu", FAMILY_LLAMA, true, KIND_LM, 2, 2, 1, 1, true, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, 1, 1, false, KEEP_INPUTS, 0, false},
-        {"cpu", FAMILY_QWEN3, true, KIND_DPO, 4, 1, 1, 1, false, KEEP_ALL, 7, false},
-        {"cpu", FAMILY_QWEN2, true, KIND_PM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_LLAMA, false, KIND_MLM, 4, 1, 1, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, 2, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, 1, 2, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_QWEN3, false, KIND_PM, 2, 2, 1, 2, true, KEEP_INPUTS, 0, false},
-        {"cpu", FAMILY_QWEN3, true, KIND_LM, 2, 1, 2, 2, true, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, false, KIND_DPO, 2, 1, 2, 2, false, KEEP_ALL, 0, false},
+        {.backend = "ref", .dp = 1, .cp = 2},
+        {.backend = "ref", .family = FAMILY_GPT2, .tied = true, .dp = 1, .keep = KEEP_INPUTS, .cp = 4},
+        {.backend = "ref", .family = FAMILY_QWEN3, .kind = KIND_DPO, .dp = 2, .shard = 1, .cp = 2, .window = 5},
+        {.backend = "ref", .family = FAMILY_QWEN2, .tied = true, .kind = KIND_PM, .dp = 1, .cp = 4},
+        {.backend = "ref", .family = FAMILY_GPT2, .kind = KIND_CLASSIFIER, .dp = 1, .shard = 1, .cp = 3},
+        {.backend = "ref", .kind = KIND_MLM, .dp = 1, .cp = 2},
+        {.backend = "ref", .tied = true, .dp = 1, .keep = KEEP_INPUTS, .cp = 3, .lora = true},
+        {.backend = "cpu", .tied = true, .dp = 2, .shard = 1, .cp = 2},
+        {.backend = "cpu", .family = FAMILY_GPT2, .tied = true, .dp = 2, .keep = KEEP_INPUTS, .cp = 4},
+        {.backend = "cpu", .family = FAMILY_QWEN3, .tied = true, .kind = KIND_DPO, .dp = 1, .cp = 4, .window = 7},
+        {.backend = "cpu", .family = FAMILY_QWEN2, .tied = true, .kind = KIND_PM, .dp = 1, .cp = 2},
+        {.backend = "cpu", .kind = KIND_MLM, .dp = 1, .cp = 4},
+        {.backend = "ref", .family = FAMILY_GPT2, .tied = true, .kind = KIND_PM, .dp = 1, .shard = 2, .cp = 3},
+        {.backend = "cpu", .tied = true, .dp = 2, .shard = 2, .cp = 2},
+        {.backend = "ref",
+         .family = FAMILY_QWEN3,
+         .kind = KIND_DPO,
+         .dp = 2,
+         .shard = 2,
+         .keep = KEEP_INPUTS,
+         .pp = 2,
+         .cp = 2},
+        {.backend = "ref", .tied = true, .tp = 2, .dp = 1, .cp = 2},
+        {.backend = "ref", .tied = true, .dp = 1, .pp = 2, .cp = 2},
+        {.backend = "ref",
+         .family = FAMILY_QWEN3,
+         .kind = KIND_PM,
+         .dp = 2,
+         .shard = 1,
+         .keep = KEEP_INPUTS,
+         .pp = 2,
+         .cp = 2},
+        {.backend = "cpu", .family = FAMILY_QWEN3, .tied = true, .tp = 2, .dp = 1, .shard = 1, .pp = 2, .cp = 2},
+        {.backend = "ref", .kind = KIND_DPO, .tp = 2, .dp = 1, .pp = 2, .cp = 2},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
+}
+
+/* Of one number of parts the bits are the same however replicas divide the work and ZeRO what is kept of it. */
+static void test_replicas(void **state) {
+    (void)state;
+    Run run;
+    Str want = {0}, got = {0};
+    run_open(&run, &(Case){.backend = "cpu", .tied = true, .cp = 2, .accum = 6, .steps = 8});
+    run_divided(&run, &want);
+    for (run.c.dp = 1; run.c.dp <= 4; run.c.dp++)
+        for (run.c.shard = 0; run.c.shard <= 2; run.c.shard++) {
+            run_divided(&run, &got); /* to where the first run's weights are: all must be equal */
+            assert_string_equal(got.s, want.s);
+        }
+    run_close(&run);
+    str_release(&want);
+    str_release(&got);
 }
 
 /* -- what they send */
@@ -258,10 +102,10 @@ static void test_equal(void **state) {
 /* What a step's micro-batches come to for rank me of c, of group cp. */
 typedef struct {
     CommCount back, gather; /* all_to_all of gradients of keys; all_gather of keys and of what heads say */
-} Sent;
+} Keys;
 
 /* One micro-batch: keys and values are gathered twice a layer, their gradients go back once; 8 bytes a chosen row. */
-static void add_traffic(Sent *s, const ModelConfig *m, const Batch *b, int me, int c, int64_t bytes) {
+static void add_traffic(Keys *s, const ModelConfig *m, const Batch *b, int me, int c, int64_t bytes) {
     CutBuf cut = {0};
     cut_batch(&cut, b, me, c);
     int64_t own = cut.cut.n_row[me], kv = (int64_t)m->n_kv_head * m->d_head, layers = m->n_layer;
@@ -278,27 +122,28 @@ static void check_bytes(Case c) {
     Job j;
     Error err = {0};
     Str ignore = {0};
-    run_open(&run, c, 2 * c.dp, 3);
+    c.accum = 2 * c.dp, c.steps = 3;
+    run_open(&run, &c);
     run_divided(&run, &ignore);
     must(job_open(&j, &c, NULL, &err), &err);
-    ModelConfig m = tp_config(c.family, c.tied);
+    ModelConfig m = case_config(&c);
     int64_t bytes = (int64_t)dtype_bytes(j.f.be->real), all = 0, rows = 0, chosen = 0;
     for (int d = 0; d < c.dp; d++)
         for (int r = 0; r < c.cp; r++) {
-            Sent s = {.back = {0, 0}};
-            for (int64_t step = 0; step < run.steps; step++)
-                for (int i = d * run.accum / c.dp; i < (d + 1) * run.accum / c.dp; i++) {
+            Keys s = {.back = {0, 0}};
+            for (int64_t step = 0; step < c.steps; step++)
+                for (int i = d * c.accum / c.dp; i < (d + 1) * c.accum / c.dp; i++) {
                     Batch b;
-                    must(j.obj.micro(j.obj.self, step * run.accum + i, &b, &err), &err);
+                    must(j.obj.micro(j.obj.self, step * c.accum + i, &b, &err), &err);
                     if (b.n_row == 0) continue;
                     add_traffic(&s, &m, &b, r, c.cp, bytes);
                     rows += r == 0 ? b.n_tok : 0, chosen += r == 0 ? b.n_row : 0;
                 }
-            const CommCount *sent = run.sent[d * c.cp + r];
-            assert_int_equal(sent[0].calls, s.back.calls);
-            assert_int_equal(sent[0].bytes, s.back.bytes);
-            assert_int_equal(sent[1].calls, s.gather.calls);
-            assert_int_equal(sent[1].bytes, s.gather.bytes);
+            const CommCount *sent = run.sent[d * c.cp + r].cp;
+            assert_int_equal(sent[COMM_ALL_TO_ALL].calls, s.back.calls);
+            assert_int_equal(sent[COMM_ALL_TO_ALL].bytes, s.back.bytes);
+            assert_int_equal(sent[COMM_ALL_GATHER].calls, s.gather.calls);
+            assert_int_equal(sent[COMM_ALL_GATHER].bytes, s.gather.bytes);
             all += s.back.bytes + s.gather.bytes;
         }
     int64_t kv = (int64_t)m.n_kv_head * m.d_head;
@@ -311,10 +156,10 @@ static void check_bytes(Case c) {
 static void test_bytes(void **state) {
     (void)state;
     static const Case row[] = {
-        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, 1, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, 1, 1, true, KEEP_INPUTS, 0, false},
-        {"ref", FAMILY_QWEN3, true, KIND_DPO, 3, 1, 1, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, 1, 1, false, KEEP_ALL, 0, false},
+        {.backend = "cpu", .dp = 1, .cp = 2},
+        {.backend = "cpu", .family = FAMILY_GPT2, .tied = true, .dp = 2, .shard = 1, .keep = KEEP_INPUTS, .cp = 4},
+        {.backend = "ref", .family = FAMILY_QWEN3, .tied = true, .kind = KIND_DPO, .dp = 1, .cp = 3},
+        {.backend = "cpu", .family = FAMILY_QWEN2, .tied = true, .kind = KIND_PM, .dp = 1, .cp = 4},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_bytes(row[i]);
 }
@@ -325,27 +170,27 @@ static void test_bytes(void **state) {
 static void test_states(void **state) {
     (void)state;
     static const Case row[][2] = {
-        {{.cp = 2, .dp = 2, .shard = true}, {.cp = 1, .dp = 2}},
-        {{.cp = 1, .dp = 2, .shard = true}, {.cp = 4, .dp = 1, .shard = true}},
-        {{.cp = 4, .dp = 1}, {.cp = 2, .dp = 1, .tp = 2, .pp = 2, .shard = true}},
+        {{.cp = 2, .dp = 2, .shard = 1}, {.cp = 1, .dp = 2}},
+        {{.cp = 1, .dp = 2, .shard = 1}, {.cp = 4, .dp = 1, .shard = 1}},
+        {{.cp = 4, .dp = 1}, {.cp = 2, .dp = 1, .tp = 2, .pp = 2, .shard = 1}},
     };
     for (int i = 0; i < COUNT_OF(row); i++) {
         Run run;
         Str want = {0}, got = {0};
         const char *worst;
         bool ignore;
-        run_open(&run, (Case){.backend = "ref", .family = i % 2 ? FAMILY_LLAMA : FAMILY_GPT2, .tied = true}, 4, 20);
+        Case c = {
+            .backend = "ref", .family = i % 2 ? FAMILY_LLAMA : FAMILY_GPT2, .tied = true, .accum = 4, .steps = 20};
+        run_open(&run, &c);
         run_alone(&run, &want);
-        fresh_dir(&run.dir, "cp_states");
-        run.saves = true;
+        fresh_dir(&run.dir, "states");
         for (int k = 0; k < 2; k++) {
-            Case to = row[i][k];
-            to.backend = run.c.backend, to.family = run.c.family, to.tied = true;
-            run.c = to;
-            run.break_at = k == 0 ? 4 * 12 + 2 : 0; /* the state is that of step 10 */
-            with_ranks(ranks_of(&run.c), cp_rank, &run);
+            run.c = row[i][k];
+            run.c.backend = c.backend, run.c.family = c.family, run.c.tied = true, run.c.accum = 4, run.c.steps = 20;
+            run.c.state_steps = 5;
+            run.c.break_at = k == 0 ? 4 * 12 + 2 : 0; /* the state is that of step 10 */
+            run_ranks(&run);
         }
-        assert_int_equal(run.n_wrong, 0);
         read_metrics(&got, run.dir.s);
         assert_true(whole_distance(&run.got, &run.want, &worst) < 1e-10);
         assert_true(losses_apart(got.s, want.s, &ignore) < 1e-10);
@@ -371,7 +216,7 @@ static void stop_rank(Rank *r) {
     Job j;
     Trainer *t = NULL;
     comm_deadline(r->world, 20);
-    bool ok = open_mesh(&mesh, &c, r->world, &err) && job_open(&j, &c, &mesh, &err);
+    bool ok = mesh_of(&mesh, &c, r->world, &err) && job_open(&j, &c, &mesh, &err);
     expect(r, ok);
     if (!ok) return;
     TrainConfig tc = config(1000, 1e-3);
@@ -508,8 +353,8 @@ static void test_long(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equal), cmocka_unit_test(test_bytes), cmocka_unit_test(test_states),
-        cmocka_unit_test(test_stop),  cmocka_unit_test(test_long),
+        cmocka_unit_test(test_equal),  cmocka_unit_test(test_replicas), cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_states), cmocka_unit_test(test_stop),     cmocka_unit_test(test_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

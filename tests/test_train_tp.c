@@ -1,7 +1,7 @@
 // layer: train
 /* Tensor-parallel ranks train what one rank trains, to rounding: every objective and family, beside data parallel and
  * divided optimizer state; and send exactly what the formulas say. */
-#include "tp_train.h"
+#include "rank_train.h"
 
 /* The largest distance of two metrics files' numbers, relative to their size. */
 static double lines_apart(const char *a, const char *b) {
@@ -42,7 +42,8 @@ static void check_case(Case c) {
     Str want = {0}, got = {0};
     bool exact = !strcmp(c.backend, "ref");
     double bound = exact ? 1e-10 : c.half ? 1e-2 : 1e-6;
-    run_open(&run, c, 2 * c.dp, 20);
+    c.accum = 2 * c.dp, c.steps = 20, c.overlap = c.shard != 1;
+    run_open(&run, &c);
     run_alone(&run, &want);
     run_divided(&run, &got);
     const char *worst;
@@ -60,30 +61,37 @@ static void check_case(Case c) {
 static void test_equal(void **state) {
     (void)state;
     static const Case row[] = {
-        {"ref", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 4, 1, false, KEEP_INPUTS, 0, false},
-        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_GPT2, false, KIND_LM, 4, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_INPUTS, 0, false},
-        {"ref", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, false, KIND_DPO, 4, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_GPT2, true, KIND_PM, 4, 2, 2, KEEP_ALL, 0, false},
-        {"ref", FAMILY_QWEN3, false, KIND_CLASSIFIER, 2, 2, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_LLAMA, true, KIND_LM, 4, 2, true, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 2, 2, false, KEEP_INPUTS, 0, false},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_QWEN3, false, KIND_LM, 4, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_QWEN3, true, KIND_DPO, 2, 2, true, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_LLAMA, false, KIND_PM, 4, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_QWEN2, true, KIND_CLASSIFIER, 2, 1, false, KEEP_ALL, 0, false},
-        {"ref", FAMILY_LLAMA, true, KIND_LM, 2, 1, false, KEEP_ALL, 2, false},
-        {"ref", FAMILY_GPT2, true, KIND_LM, 2, 2, 2, KEEP_INPUTS, 2, false},
-        {"ref", FAMILY_QWEN3, false, KIND_DPO, 4, 1, false, KEEP_ALL, 2, false},
-        {"ref", FAMILY_QWEN2, true, KIND_PM, 2, 2, false, KEEP_ALL, 2, false},
-        {"cpu", FAMILY_QWEN3, true, KIND_LM, 2, 2, true, KEEP_ALL, 2, false},
-        {"cpu", FAMILY_LLAMA, true, KIND_LM, 2, 1, false, KEEP_ALL, 0, true},
+        {.backend = "ref", .tp = 2, .dp = 1},
+        {.backend = "ref", .tied = true, .tp = 4, .dp = 1, .keep = KEEP_INPUTS},
+        {.backend = "ref", .family = FAMILY_GPT2, .tied = true, .tp = 2, .dp = 2},
+        {.backend = "ref", .family = FAMILY_GPT2, .tp = 4, .dp = 1},
+        {.backend = "ref", .family = FAMILY_QWEN3, .tp = 4, .dp = 1, .keep = KEEP_INPUTS},
+        {.backend = "ref", .family = FAMILY_QWEN3, .tied = true, .kind = KIND_DPO, .tp = 2, .dp = 2, .shard = 1},
+        {.backend = "ref", .kind = KIND_DPO, .tp = 4, .dp = 1},
+        {.backend = "ref", .family = FAMILY_QWEN2, .tied = true, .kind = KIND_PM, .tp = 2, .dp = 1},
+        {.backend = "ref", .family = FAMILY_GPT2, .tied = true, .kind = KIND_PM, .tp = 4, .dp = 2, .shard = 2},
+        {.backend = "ref", .family = FAMILY_QWEN3, .kind = KIND_CLASSIFIER, .tp = 2, .dp = 2},
+        {.backend = "cpu", .tp = 2, .dp = 1},
+        {.backend = "cpu", .tied = true, .tp = 4, .dp = 2, .shard = 1},
+        {.backend = "cpu", .family = FAMILY_GPT2, .tied = true, .tp = 2, .dp = 2, .keep = KEEP_INPUTS},
+        {.backend = "cpu", .family = FAMILY_GPT2, .tied = true, .tp = 4, .dp = 1},
+        {.backend = "cpu", .family = FAMILY_QWEN3, .tp = 4, .dp = 1},
+        {.backend = "cpu", .family = FAMILY_QWEN3, .tied = true, .kind = KIND_DPO, .tp = 2, .dp = 2, .shard = 1},
+        {.backend = "cpu", .kind = KIND_PM, .tp = 4, .dp = 1},
+        {.backend = "cpu", .family = FAMILY_QWEN2, .tied = true, .kind = KIND_CLASSIFIER, .tp = 2, .dp = 1},
+        {.backend = "ref", .tied = true, .tp = 2, .dp = 1, .pp = 2},
+        {.backend = "ref",
+         .family = FAMILY_GPT2,
+         .tied = true,
+         .tp = 2,
+         .dp = 2,
+         .shard = 2,
+         .keep = KEEP_INPUTS,
+         .pp = 2},
+        {.backend = "ref", .family = FAMILY_QWEN3, .kind = KIND_DPO, .tp = 4, .dp = 1, .pp = 2},
+        {.backend = "ref", .family = FAMILY_QWEN2, .tied = true, .kind = KIND_PM, .tp = 2, .dp = 2, .pp = 2},
+        {.backend = "cpu", .family = FAMILY_QWEN3, .tied = true, .tp = 2, .dp = 2, .shard = 1, .pp = 2},
+        {.backend = "cpu", .tied = true, .tp = 2, .dp = 1, .half = true},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
 }
@@ -93,9 +101,10 @@ static void test_replicas(void **state) {
     (void)state;
     Run run;
     Str want = {0}, got = {0};
-    run_open(&run, (Case){.backend = "cpu", .family = FAMILY_QWEN3, .tied = true, .tp = 2, .dp = 1}, 4, 20);
+    run_open(&run, &(Case){.backend = "cpu", .family = FAMILY_QWEN3, .tied = true, .tp = 2, .accum = 4, .steps = 20});
     run_divided(&run, &want);
     for (run.c.dp = 2, run.c.shard = 0; run.c.shard <= 2; run.c.shard++) {
+        run.c.overlap = run.c.shard != 1;
         run_divided(&run, &got); /* to where the first run's weights are: all must be equal */
         assert_string_equal(got.s, want.s);
     }
@@ -115,16 +124,18 @@ static void test_states(void **state) {
         Run run;
         Str want = {0}, got = {0};
         const char *worst;
-        run_open(&run, (Case){.backend = "ref", .family = i % 2 ? FAMILY_LLAMA : FAMILY_GPT2, .tied = true}, 4, 20);
+        Case c = {
+            .backend = "ref", .family = i % 2 ? FAMILY_LLAMA : FAMILY_GPT2, .tied = true, .accum = 4, .steps = 20};
+        run_open(&run, &c);
         run_alone(&run, &want);
-        fresh_dir(&run.dir, "tp_states");
-        run.saves = true;
+        fresh_dir(&run.dir, "states");
+        run.c.state_steps = 5;
         for (int k = 0; k < 2; k++) {
             run.c.tp = row[i][k].tp, run.c.dp = row[i][k].dp, run.c.pp = row[i][k].pp, run.c.shard = row[i][k].shard;
-            run.break_at = k == 0 ? 4 * 12 + 2 : 0; /* the state is that of step 10 */
+            run.c.overlap = run.c.shard != 1;
+            run.c.break_at = k == 0 ? 4 * 12 + 2 : 0; /* the state is that of step 10 */
             run_ranks(&run);
         }
-        assert_int_equal(run.n_wrong, 0);
         read_metrics(&got, run.dir.s);
         assert_true(whole_distance(&run.got, &run.want, &worst) < 1e-10);
         assert_true(lines_apart(got.s, want.s) < 1e-10);
@@ -141,6 +152,9 @@ typedef struct {
     int64_t bytes, input;      /* of an element; of what products read */
     CommCount sum[4], back[4]; /* by rank: all_to_all, all_gather */
     int64_t tok[5], row[5];    /* of a micro-batch: whose its tokens and its chosen rows are */
+    int layer[2];              /* of this stage: from, to */
+    bool first, last;
+    int64_t own_tok[4]; /* by rank, of all micro-batches: tokens of the stream that it has */
 } Traffic;
 
 /* Everybody's parts of n_r columns go to rank r; or what it has to everybody else (dist/rowshare.h). */
@@ -165,16 +179,18 @@ static void cut_batch(Traffic *f, const Batch *b) {
     }
 }
 
-/* One micro-batch of N tokens and R chosen rows: 4 gatherings and 4 sums a layer, of the last one three over chosen
- * rows; both normed inputs once more for the backward, and under KEEP_INPUTS attention's sum. The embedding, the head's
- * input and its gradient; the norms' gradients. Log-probs: a slice of rows at a time. */
+/* One micro-batch of N tokens and R chosen rows, in a stage: 4 gatherings and 4 sums a layer, of the last one three
+ * over chosen rows; both normed inputs once more for the backward, and under KEEP_INPUTS attention's sum. The
+ * embedding, the head's input and its gradient; the norms' gradients. Log-probs: a slice of rows at a time. */
 static void add_traffic(Traffic *f, const Run *run, const ModelConfig *m, const Batch *b, int64_t slice) {
-    int64_t c = m->d_model, n_norm = (2 * m->n_layer + 1) * c * (m->norm == NORM_LAYER ? 2 : 1);
+    int64_t c = m->d_model, n_layer = f->layer[1] - f->layer[0];
+    int64_t n_norm = (2 * n_layer + f->last) * c * (m->norm == NORM_LAYER ? 2 : 1);
     bool lm = head_of(&run->c) == HEAD_LM;
     if (b->n_row == 0) return;
     cut_batch(f, b);
-    summed(f, f->tok, c); /* embedding */
-    for (int l = 0; l < m->n_layer; l++) {
+    for (int r = 0; r < f->t; r++) f->own_tok[r] += f->tok[r + 1] - f->tok[r];
+    if (f->first) summed(f, f->tok, c); /* embedding */
+    for (int l = f->layer[0]; l < f->layer[1]; l++) {
         const int64_t *rows = l + 1 == m->n_layer ? f->row : f->tok;
         for (int pass = 0; pass < 2; pass++) { /* forward, and again for the backward */
             gathered(f, f->tok, c, f->input);  /* attention's input */
@@ -187,19 +203,57 @@ static void add_traffic(Traffic *f, const Run *run, const ModelConfig *m, const 
         gathered(f, rows, c, f->input); /* attention */
         summed(f, f->tok, c);
     }
-    gathered(f, f->row, c, f->input); /* head */
-    if (lm) summed(f, f->row, c);
-    gathered(f, f->tok, c, f->bytes); /* embedding */
-    if (m->qk_norm) n_norm += 2 * (int64_t)m->n_layer * m->d_head;
+    if (f->last) gathered(f, f->row, c, f->input); /* head */
+    if (f->last && lm) summed(f, f->row, c);
+    if (f->first) gathered(f, f->tok, c, f->bytes); /* embedding */
+    if (m->qk_norm) n_norm += 2 * n_layer * m->d_head;
     int64_t part[5];
     for (int r = 0; r <= f->t; r++) part[r] = n_norm * r / f->t;
     summed(f, part, 1);
     gathered(f, part, 1, f->bytes);
-    for (int pass = 0; lm && pass < (run->c.kind == KIND_DPO ? 2 : 1); pass++)
+    for (int pass = 0; f->last && lm && pass < (run->c.kind == KIND_DPO ? 2 : 1); pass++)
         for (int64_t at = 0; at < b->n_row; at += slice) {
             int64_t n = b->n_row - at < slice ? b->n_row - at : slice;
             for (int r = 0; r < f->t; r++) f->back[r].calls++, f->back[r].bytes += (f->t - 1) * 3 * n * 8;
         }
+}
+
+static Traffic traffic_of(const Case *c, const Backend *be, const ModelConfig *m, int stage) {
+    int n = at_least_1(c->pp);
+    return (Traffic){.t = c->tp,
+                     .bytes = (int64_t)dtype_bytes(be->real),
+                     .input = (int64_t)dtype_bytes(be->dtype),
+                     .layer = {model_part_layer(m->n_layer, stage, n), model_part_layer(m->n_layer, stage + 1, n)},
+                     .first = stage == 0,
+                     .last = stage + 1 == n};
+}
+
+/* What a stage's ranks sent each other, and to their neighbours: each its own rows of the stream, forward and back. */
+static void check_stage(const Run *run, const ModelConfig *m, const Traffic *f, int rank0) {
+    for (int r = 0; r < f->t; r++) {
+        const Sent *sent = &run->sent[rank0 + r];
+        assert_int_equal(sent->tp[COMM_ALL_TO_ALL].calls, f->sum[r].calls);
+        assert_int_equal(sent->tp[COMM_ALL_TO_ALL].bytes, f->sum[r].bytes);
+        assert_int_equal(sent->tp[COMM_ALL_GATHER].calls, f->back[r].calls);
+        assert_int_equal(sent->tp[COMM_ALL_GATHER].bytes, f->back[r].bytes);
+        assert_int_equal(sent->pp[COMM_SEND].bytes, (!f->first + !f->last) * f->own_tok[r] * m->d_model * f->bytes);
+    }
+}
+
+/* And replicas: gradients of a share of a stage to their owners, sums or (ZeRO) weights back; (d-1)/d Psi (4 nodes + B)
+ * d. */
+static void check_replicas(const Run *run, int parts, int64_t bytes, int64_t weight) {
+    const Case *c = &run->c;
+    for (int at = 0; at < parts; at++) {
+        int64_t there = 0, back = 0, psi = run->sent[at].elements, nodes = c->shard == 2 ? c->accum / c->dp : 1;
+        for (int d = 0; d < c->dp; d++) {
+            there += run->sent[at + d * parts].dp[COMM_ALL_TO_ALL].bytes;
+            back += run->sent[at + d * parts].dp[COMM_ALL_GATHER].bytes;
+        }
+        assert_true(psi > 0);
+        assert_int_equal(there, c->steps * (c->dp - 1) * psi * bytes * nodes);
+        assert_int_equal(back, c->steps * (c->dp - 1) * psi * (c->shard ? weight : bytes));
+    }
 }
 
 static void check_bytes(Case c) {
@@ -207,27 +261,25 @@ static void check_bytes(Case c) {
     Job j;
     Error err = {0};
     Str ignore = {0};
-    run_open(&run, c, 2 * c.dp, 3);
+    int stages = at_least_1(c.pp);
+    c.accum = 2 * c.dp, c.steps = 3, c.overlap = c.shard != 1;
+    run_open(&run, &c);
     run_divided(&run, &ignore);
     must(job_open(&j, &c, NULL, &err), &err);
-    ModelConfig m = tp_config(c.family, c.tied);
-    for (int d = 0; d < c.dp; d++) {
-        Traffic f = {
-            .t = c.tp, .bytes = (int64_t)dtype_bytes(j.f.be->real), .input = (int64_t)dtype_bytes(j.f.be->dtype)};
-        for (int64_t step = 0; step < run.steps; step++)
-            for (int i = d * run.accum / c.dp; i < (d + 1) * run.accum / c.dp; i++) {
-                Batch b;
-                must(j.obj.micro(j.obj.self, step * run.accum + i, &b, &err), &err);
-                add_traffic(&f, &run, &m, &b, head_slice_rows(j.f.net));
-            }
-        for (int r = 0; r < c.tp; r++) {
-            const CommCount *sent = run.sent[d * c.tp + r];
-            assert_int_equal(sent[0].calls, f.sum[r].calls);
-            assert_int_equal(sent[0].bytes, f.sum[r].bytes);
-            assert_int_equal(sent[1].calls, f.back[r].calls);
-            assert_int_equal(sent[1].bytes, f.back[r].bytes);
+    ModelConfig m = case_config(&c);
+    for (int d = 0; d < c.dp; d++)
+        for (int stage = 0; stage < stages; stage++) {
+            Traffic f = traffic_of(&c, j.f.be, &m, stage);
+            for (int64_t step = 0; step < c.steps; step++)
+                for (int i = 0; i < c.accum / c.dp; i++) {
+                    Batch b;
+                    int64_t number = c.shard == 2 ? i * c.dp + d : d * (c.accum / c.dp) + i;
+                    must(j.obj.micro(j.obj.self, step * c.accum + number, &b, &err), &err);
+                    add_traffic(&f, &run, &m, &b, head_slice_rows(j.f.net));
+                }
+            check_stage(&run, &m, &f, c.tp * (stage + stages * d));
         }
-    }
+    check_replicas(&run, c.tp * stages, (int64_t)dtype_bytes(j.f.be->real), (int64_t)dtype_bytes(j.f.be->dtype));
     job_close(&j);
     run_close(&run);
     str_release(&ignore);
@@ -236,11 +288,21 @@ static void check_bytes(Case c) {
 static void test_bytes(void **state) {
     (void)state;
     static const Case row[] = {
-        {"cpu", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_GPT2, true, KIND_LM, 4, 2, true, KEEP_INPUTS, 0, false},
-        {"ref", FAMILY_QWEN3, true, KIND_DPO, 4, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_QWEN2, true, KIND_PM, 4, 1, false, KEEP_ALL, 0, false},
-        {"cpu", FAMILY_LLAMA, true, KIND_LM, 2, 1, false, KEEP_ALL, 0, true},
+        {.backend = "cpu", .tp = 2, .dp = 1},
+        {.backend = "cpu", .family = FAMILY_GPT2, .tied = true, .tp = 4, .dp = 2, .shard = 1, .keep = KEEP_INPUTS},
+        {.backend = "ref", .family = FAMILY_QWEN3, .tied = true, .kind = KIND_DPO, .tp = 4, .dp = 1},
+        {.backend = "cpu", .family = FAMILY_QWEN2, .tied = true, .kind = KIND_PM, .tp = 4, .dp = 1},
+        {.backend = "cpu", .tied = true, .tp = 2, .dp = 1, .half = true},
+        {.backend = "cpu", .family = FAMILY_QWEN3, .tp = 2, .dp = 2, .shard = 1, .pp = 2, .layers = 3},
+        {.backend = "cpu",
+         .family = FAMILY_GPT2,
+         .tied = true,
+         .tp = 2,
+         .dp = 2,
+         .shard = 2,
+         .keep = KEEP_INPUTS,
+         .pp = 2},
+        {.backend = "ref", .kind = KIND_PM, .tp = 2, .dp = 2, .pp = 2, .layers = 3},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_bytes(row[i]);
 }

@@ -3,7 +3,7 @@
 /* Tensor-parallel ranks on backend cuda, each a thread with a backend of its own on one GPU, real or emulated, train
  * what one rank trains there, to rounding. Sums and gatherings go by way of the host here: ranks of threads reach no
  * device. */
-#include "tp_train.h"
+#include "rank_train.h"
 
 /* Exit status 77 where the build has the backend and the machine no GPU. */
 static int need_gpu(void **state) {
@@ -26,7 +26,8 @@ static void check_case(Case c) {
     Str want = {0}, got = {0};
     const char *worst;
     double bound = c.half ? 1e-2 : 1e-5;
-    run_open(&run, c, 2, 1);
+    c.accum = 2, c.steps = 1, c.overlap = true;
+    run_open(&run, &c);
     run_alone(&run, &want);
     run_divided(&run, &got);
     double far = whole_distance(&run.got, &run.want, &worst);
@@ -41,9 +42,15 @@ static void check_case(Case c) {
 static void test_equal(void **state) {
     (void)state;
     static const Case row[] = {
-        {"cuda", FAMILY_LLAMA, false, KIND_LM, 2, 1, false, KEEP_ALL, 0, false},
-        {"cuda", FAMILY_QWEN3, true, KIND_DPO, 2, 1, false, KEEP_INPUTS, 0, false},
-        {"cuda", FAMILY_GPT2, false, KIND_PM, 2, 1, false, KEEP_ALL, 2, true},
+        {.backend = "cuda", .tp = 2, .dp = 1},
+        {.backend = "cuda",
+         .family = FAMILY_QWEN3,
+         .tied = true,
+         .kind = KIND_DPO,
+         .tp = 2,
+         .dp = 1,
+         .keep = KEEP_INPUTS},
+        {.backend = "cuda", .family = FAMILY_GPT2, .kind = KIND_PM, .tp = 2, .dp = 1, .pp = 2, .half = true},
     };
     for (int i = 0; i < COUNT_OF(row); i++) check_case(row[i]);
 }

@@ -34,8 +34,9 @@ static const Command *what_to_launch(const char *name, Error *err) {
     return NULL;
 }
 
-/* The run's folder, found as the command itself will find it; a configuration that is wrong is refused here and now. */
-static bool find_dir(char *dir, size_t n, const Args *a, const Command *c, Error *err) {
+/* The run's folder, found as the command itself will find it, and how many ranks make one replica; a configuration that
+ * is wrong is refused here and now. */
+static bool find_run(char *dir, size_t n, int *group, const Args *a, const Command *c, Error *err) {
     Args inner;
     RunConfig cfg;
     PipelineResult r = {0};
@@ -52,6 +53,7 @@ static bool find_dir(char *dir, size_t n, const Args *a, const Command *c, Error
     if (!conf_load(&cfg, conf, inner.set, inner.n_set, err)) return false;
     bool ok =
         pipeline_name(&r, &cfg, conf, err) && (args_flag(&inner, c, "--replace") || pipeline_claim(&cfg, conf, err));
+    *group = (int)(cfg.dist.tp * cfg.dist.cp * cfg.dist.pp);
     if (ok && snprintf(dir, n, "%s/launch", r.run_dir) >= (int)n)
         ok = error_set(err, ERR_CONFIG, "run.out or run.name is too long");
     run_config_release(&cfg);
@@ -115,8 +117,9 @@ static bool run(const Args *a, Error *err) {
     bool ok = c && args_int(a, self, "-n", 1, 1, LAUNCH_MAX_RANKS, &n, err) &&
               args_int(a, self, "--attempts", 3, 1, 1000, &attempts, err) &&
               args_num(a, self, "--cap", 1800, 1, 1e7, &cap, err) && how(&l, words, text, err) &&
-              find_dir(dir, sizeof dir, a, c, err);
+              find_run(dir, sizeof dir, &l.group, a, c, err);
     if (ok) {
+        if (l.via == VIA_LOCAL) l.group = 0; /* one process, whose threads are ranks */
         l.n = (int)n;
         l.max_fruitless = (int)attempts;
         l.cap_s = cap;

@@ -22,6 +22,8 @@ static const Flag flags[] = {
     {"--max-tp", "N", "at most so many ranks share a layer (default: a node's GPUs)"},
     {"--max-pp", "N", "at most so many stages"},
     {"--cp", "N", "ranks that divide the tokens of each sequence: context parallel (default 1)"},
+    {"--interleave", NULL,
+     "also pipelines whose stages have several groups of layers (v): others' way, dist.pp has one"},
     {"--no-recompute", NULL, "only layouts that keep every activation"},
     {"--ppo", NULL, "four models on the same GPUs: policy and value trained, reference and preference model frozen"},
     {"--scaling", NULL, "the best layout of fewer GPUs too, and how well more of them are used"},
@@ -83,6 +85,9 @@ static bool read_hardware(PlanGpu *g, const char *path, Error *err) {
         {"peak", h.peak}, {"memory_gib", h.memory_gib}, {"bandwidth", h.bandwidth}, {"link", h.link}, {"net", h.net}};
     for (int i = 0; ok && i < COUNT_OF(needed); i++)
         if (needed[i].value == 0) ok = error_set(err, ERR_CONFIG, "%s: gpu.%s is missing or 0", path, needed[i].key);
+    if (ok && h.memory_gib <= h.reserve_gib)
+        ok = error_set(err, ERR_CONFIG, "%s: gpu.memory_gib %g leaves nothing beside gpu.reserve_gib %g", path,
+                       h.memory_gib, h.reserve_gib);
     if (ok && (!h.name[0] || strlen(h.name) >= sizeof g->name))
         ok = error_set(err, ERR_CONFIG, "%s: gpu.name needs 1 to %d bytes", path, (int)sizeof g->name - 1);
     *g =
@@ -92,6 +97,8 @@ static bool read_hardware(PlanGpu *g, const char *path, Error *err) {
     config_release(&h, hardware_keys, COUNT_OF(hardware_keys));
     return ok;
 }
+
+enum { LONGEST = 1 << 30 }; /* tokens of a sequence */
 
 /* "200B", "4k": with a unit of tokens (1000s), or of lengths (k = 1024). */
 static bool amount(double *out, const char *flag, const char *s, double kilo, Error *err) {
@@ -156,11 +163,14 @@ static bool read_args(Plan *p, const Args *a, Error *err) {
             "plan --gpus 64xH100 --model 7b'");
     if (!read_gpus(p, gpus, args_flag(a, c, "--hardware"), err) || !read_model(&p->model, model, err)) return false;
     if (seq && !amount(&length, "--seq", seq, 1024, err)) return false;
+    if (length < 1 || length > LONGEST || length != floor(length))
+        return error_set(err, ERR_CONFIG, "--seq must be a whole number from 1 to %d, found '%s'", LONGEST, seq);
     if (tokens && !amount(&p->tokens, "--tokens", tokens, 1000, err)) return false;
     p->ask.gpu = &p->gpu;
     p->ask.model = &p->model;
     p->ask.seq = (int64_t)length;
     p->ask.recompute = !args_flag(a, c, "--no-recompute");
+    p->ask.interleave = args_flag(a, c, "--interleave") != NULL;
     p->ask.trained = args_flag(a, c, "--ppo") ? 2 : 1;
     p->ask.frozen = p->ask.trained == 2 ? 2 : 0;
     /* A multiple of the GPUs, so that every dp divides it. */
@@ -384,10 +394,8 @@ const Command command_plan = {
         "rate.\n"
         "Exit code 4 when a stage does not fit, with the key to turn; 2 and 3 as the run.\n\n"
         "--gpus: layouts that fit, memory, time, failures.\n"
-        "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1 or -2, micro-batches, "
-        "interleaving "
-        "(v)\n"
-        "and recomputation, in bfloat16 with F32 masters. MFU counts the half of attention that is computed; idle:\n"
+        "Searches tensor (tp), pipeline (pp) and data parallel (dp) layouts with ZeRO-1 or -2, micro-batches and\n"
+        "recomputation, in bfloat16 with F32 masters. MFU counts the half of attention that is computed; idle:\n"
         "waiting for the pipeline; tp, dp: exposed sums over them; days and breaks (failures) with --tokens, cost with "
         "a\n"
         "price in --hardware. Formulas, and how far they are from published runs: docs/scale.md.\n"

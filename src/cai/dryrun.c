@@ -106,9 +106,9 @@ typedef struct {
 static bool slice_bytes(size_t *out, DryBackend *be, Net net, Error *err) {
     Arena mem = {0};
     Tensor slice;
-    size_t before = be->live;
+    size_t before = be->mem.live;
     if (!head_slice_open(&mem, &slice, net, err)) return false;
-    *out = be->live - before;
+    *out = be->mem.live - before;
     arena_release(&mem);
     return true;
 }
@@ -117,10 +117,10 @@ static bool slice_bytes(size_t *out, DryBackend *be, Net net, Error *err) {
 static bool moments(size_t *out, DryBackend *be, const Net *net, int n_net, OptimConfig o, const Mesh *mesh, int shard,
                     Error *err) {
     Optim *optim;
-    size_t before = be->live;
+    size_t before = be->mem.live;
     o.mesh = mesh, o.shard = shard;
     if (!optim_open(&optim, net, NULL, n_net, &o, err)) return false;
-    *out = be->live - before;
+    *out = be->mem.live - before;
     optim_close(optim);
     return true;
 }
@@ -135,15 +135,15 @@ static bool rehearse_whole(StageNeed *n, DryBackend *be, const TrainShape *s, co
     Arena mem = {0};
     Tensor slice;
     bool ok = net_open(&whole, be, &share, &s->shape, s->kind, s->n_out, false, err);
-    size_t both = be->live;
+    size_t both = be->mem.live;
     net_close(part);
     if (!ok) return false;
     logp_of(&logp, whole.net);
     if (s->logp) logp_reserve(&logp, &be->be, head_slice_rows(whole.net));
     ok = acts_open(&acts, &whole.m, s->max_tok, s->max_row, KEEP_NONE, err) &&
          head_slice_open(&mem, &slice, whole.net, err);
-    size_t most = both > be->live ? both : be->live;
-    n->at_most |= be->live > both && be->live > n->device;
+    size_t most = both > be->mem.live ? both : be->mem.live;
+    n->at_most |= be->mem.live > both && be->mem.live > n->device;
     if (most > n->device) n->other += most - n->device, n->device = most;
     arena_release(&mem);
     acts_close(acts);
@@ -159,25 +159,26 @@ static bool rehearse(StageNeed *n, DryBackend *be, const TrainShape *s, const St
     Trainer *t = NULL;
     LogpBuf logp = {0};
     Objective obj = {.name = n->stage, .row_group = 1, .max_tok = s->max_tok, .max_row = s->max_row};
-    size_t slice = 0, frozen = be->live, nets, opened, logits;
+    size_t slice = 0, frozen = be->mem.live, nets, opened, logits;
     stage_train_config(&c, ctx, s->keys, 0);
     if (!net_open(&net, be, ctx->mesh, &s->shape, s->kind, s->n_out, true, err)) return false;
     logp_of(&logp, net.net);
-    nets = be->live;
+    nets = be->mem.live;
     bool last = net.m.part.last; /* who has the head */
     bool ok = moments(&n->optimizer, be, &net.net, 1, c.optim, c.mesh, c.shard, err) &&
               (!last || slice_bytes(&slice, be, net.net, err)) && trainer_open(&t, net.net, &c, &obj, NULL, NULL, err);
-    opened = be->live;
+    opened = be->mem.live;
     if (ok && s->logp && last) logp_reserve(&logp, &be->be, head_slice_rows(net.net));
-    logits = be->live - opened;
+    logits = be->mem.live - opened;
     ok = ok && trainer_rehearse(t, err);
     if (ok) {
         n->weights += weight_bytes(&net);
         n->gradients += grad_bytes(&net);
         n->activations = opened - nets - n->optimizer - slice;
-        n->sums = be->live - opened - logits;
+        n->sums = be->mem.live - opened - logits;
         n->other = frozen + slice + logits;
-        n->device = be->live;
+        n->device = be->mem.live;
+        n->host = be->host.peak;
         n->parameters = model_config_params(&s->shape);
         n->steps = s->keys->steps;
         n->tokens = (double)n->steps * c.accum * s->max_tok;
@@ -259,12 +260,13 @@ static bool rl_open(RlNets *r, DryBackend *be, const Dry *d, const Mesh *mesh, E
     ModelConfig pm = pm_shape(d);
     EngineConfig score = {.max_batch_tok = (int)c->rl.t.micro_tokens}, look = {.share_prefix = true};
     bool value = rl_methods[c->rl.method].value, guard = c->rl.guard.every > 0 && rl_methods[c->rl.method].rollouts;
+    Mesh share = mesh_divides(mesh) ? mesh_share(mesh) : (Mesh){0}; /* of who only reads: all layers of it */
     return net_open(&r->policy, be, mesh, &d->shape, HEAD_LM, d->shape.n_vocab, true, err) &&
-           net_open(&r->reference, be, mesh, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
+           net_open(&r->reference, be, &share, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
            (!value || net_open(&r->value, be, mesh, &pm, HEAD_SCORE, 1, true, err)) &&
-           net_open(&r->pm, be, mesh, &pm, HEAD_SCORE, 1, false, err) &&
+           net_open(&r->pm, be, &share, &pm, HEAD_SCORE, 1, false, err) &&
            open_engine(&r->scorer, &r->pm, &score, false, err) &&
-           (!guard || (net_open(&r->judge, be, mesh, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
+           (!guard || (net_open(&r->judge, be, &share, &d->shape, HEAD_LM, d->shape.n_vocab, false, err) &&
                        open_engine(&r->guard, &r->judge, &look, true, err)));
 }
 
@@ -294,16 +296,17 @@ static bool plan_ppo(StageNeed *n, DryBackend *be, const Dry *d, const StageCtx 
     if (ok) {
         PpoSetup s = {.policy = r.policy.net, .reference = r.reference.net, .value = r.value.net, .prompt = &prompt};
         s.n_prompt = 1, s.end_id = 0, s.score_sd = 1, s.score = ppo_score_pm, s.mix = &mix;
-        size_t frozen = be->live;
+        size_t frozen = be->mem.live;
         const Net nets[2] = {s.policy, s.value};
         ok = moments(&n->optimizer, be, nets, s.value.trunk ? 2 : 1, c.optim, c.mesh, c.shard, err) &&
              ppo_rehearse(&c, &s, err);
         n->weights = weight_bytes(&r.policy) + weight_bytes(&r.value);
         n->gradients = grad_bytes(&r.policy) + grad_bytes(&r.value);
         n->activations = acts_bytes(&r.policy.m, c.max_tok, c.max_tok, c.keep);
-        n->device = be->peak;
-        n->other = be->peak - n->weights - n->gradients - n->activations - n->optimizer; /* sums among them */
-        CHECK(be->live == frozen, "a rehearsal left %zu bytes", be->live - frozen);
+        n->device = be->mem.peak;
+        n->host = be->host.peak;
+        n->other = be->mem.peak - n->weights - n->gradients - n->activations - n->optimizer; /* sums among them */
+        CHECK(be->mem.live == frozen, "a rehearsal left %zu bytes", be->mem.live - frozen);
         n->steps = c.updates;
         n->parameters = model_config_params(&d->shape) + (r.value.m.be ? model_config_params(&r.value.m.whole) : 0);
         n->tokens = (double)c.updates * c.rollouts * (double)max;
@@ -345,14 +348,16 @@ static bool plan_rank(StageNeed *n, const Dry *d, int which, int rank, Error *er
 /* Of the rank with the most. */
 static bool plan_stage(StageNeed *n, const Dry *d, int which, Error *err) {
     StageNeed first = *n;
+    size_t host = 0;
     for (int r = 0; r < d->ranks && r < MOST_RANKS; r++) {
         StageNeed one = first;
         if (!plan_rank(&one, d, which, r, err)) return error_wrap(err, "%s", n->stage);
         if (r == 0 || one.device > n->device) *n = one;
+        if (one.host > host) host = one.host;
     }
     if (n->unknown || !n->trains) return true;
     size_t state = n->weights + n->optimizer, parts = (size_t)(d->cfg->dist.tp * d->cfg->dist.pp);
-    n->host = d->cfg->ckpt.async ? state / ((size_t)d->ranks / parts) : 0; /* ranks write a part each */
+    n->host = host + (d->cfg->ckpt.async ? state / ((size_t)d->ranks / parts) : 0); /* ranks write a part each */
     n->disk = (double)parts * ((double)n->weights + (double)state * (double)(d->cfg->ckpt.keep + 1));
     if (n->flops > 0 && d->out->flops_s > 0) n->seconds = n->flops / d->out->flops_s / d->ranks;
     return true;
@@ -367,7 +372,6 @@ static bool plan_all(const Dry *d, Error *err) {
         snprintf(n->dir, sizeof n->dir, "%s", r->dir);
         if (!n->trains || n->done) continue;
         if (stage_lora_of(d->cfg, r->name)) n->unknown = "adapters";
-        if (d->cfg->dist.pp > 1 && !strcmp(r->name, "rl")) n->unknown = "policy and value net in stages (dist.pp)";
         for (int k = 0; k < COUNT_OF(planned) && !n->unknown; k++)
             if (!strcmp(planned[k].stage, r->name) && !plan_stage(n, d, k, err)) return false;
     }

@@ -1,7 +1,8 @@
 /* cai/dryrun.h — what the stages of a run will need, found out without running any.
  *
  * Memory is not computed by formulas of its own: each training stage's nets, optimizer, activations, sums of gradients and engines are
- * opened by the functions that the stage calls, over a backend that places and counts but holds nothing (tensor/dry.h). So the bytes
+ * opened by the functions that the stage calls, over a backend that places and counts but holds nothing (tensor/dry.h), and so is what they keep
+ * of the host for bytes that travel: gradients in buckets, keys of all ranks, heads' gradients of a pipeline. So the bytes
  * are those of the arenas, for the rank whose part is largest. Where a length follows from data that are not there yet, the largest it can be is
  * taken, and the row says "at most".
  *
@@ -22,7 +23,7 @@ typedef struct {
     double tokens;              /* room in all its steps; 0: not known */
     size_t weights, gradients, optimizer, activations, sums, other;    /* other: logits, frozen nets, engines, caches */
     size_t device;              /* all of them, at their peak: bytes of the backend's memory, of one rank */
-    size_t host;                /* beside it, of one rank: the copy a state is written from */
+    size_t host;                /* beside it, of the rank with most of it: the copy that a state is written from, what travels between ranks */
     double disk;                /* bytes: the result and the states beside it */
     double flops, seconds;      /* 0: not known */
 } StageNeed;

@@ -100,6 +100,8 @@ bool ranks_open(Ranks **out, const RunConfig *cfg, Error *err) {
                        "dist.tree=false adds gradients up in the order they come, which is one rank's: with %d ranks "
                        "leave it at true",
                        comm_size(r->world[0]));
+    NcclApi api;
+    if (ok && cfg->dist.comm == COMM_KEY_NCCL && comm_size(r->world[0]) == 1) ok = nccl_load(&api, err); /* said now */
     int n = ok ? comm_size(r->world[0]) : 1;
     ok = ok && ranks_divide(cfg, n, err);
     if (!ok) {

@@ -113,11 +113,6 @@ static bool check_parts(const RunConfig *cfg, Error *err) {
                          "dist.cp %lld with run.backend=cuda: its attention learns from whole sequences only; set "
                          "dist.cp=1, or run.backend=cpu",
                          (long long)cfg->dist.cp);
-    if (cfg->dist.cp > 1 && run_config_zero(cfg) == 2)
-        return error_set(err, ERR_CONFIG,
-                         "dist.cp %lld with dist.zero=2: gradients of a micro-batch's parts are not dealt in turn; set "
-                         "dist.zero=true, or dist.cp=1",
-                         (long long)cfg->dist.cp);
     if (!cfg->model.path[0] && pp > cfg->model.n_layer)
         return error_set(err, ERR_CONFIG, "dist.pp %lld is more than model.n_layer %lld: every stage needs a layer", pp,
                          (long long)cfg->model.n_layer);

@@ -104,36 +104,73 @@ static int piece_end(const Blocks *b, const Tensor *t, int from, int end, int64_
     return to;
 }
 
-void blocks_gather(const Blocks *b, Comm *c, Backend *be, const Tensor *t, const char *site) {
-    int size = comm_size(c), me = comm_rank(c);
-    if (size == 1) return;
-    int *from = mem_alloc((size_t)size * sizeof *from), *to = mem_alloc((size_t)size * sizeof *to);
-    int64_t *bytes = mem_alloc((size_t)size * sizeof *bytes);
-    unsigned char *in = NULL, *out = NULL;
-    Error ignore;
-    memcpy(from, b->cut, (size_t)size * sizeof *from);
-    for (;;) {
-        int64_t total = 0;
-        for (int r = 0; r < size; r++) {
-            to[r] = piece_end(b, t, from[r], b->cut[r + 1], &bytes[r]);
-            total += bytes[r];
-        }
-        if (total == 0 || !comm_ok(c, &ignore)) break;
-        in = mem_grow(in, (size_t)bytes[me] + 1);
-        out = mem_grow(out, (size_t)total);
-        size_t at = 0;
-        for (int i = from[me]; i < to[me]; i++) at += block_get(be, in + at, block_of(t, b->at[i]));
-        comm_all_gather(c, out, in, bytes, DTYPE_I8, site);
-        at = 0;
-        for (int r = 0; r < size && comm_ok(c, &ignore); r++) {
-            if (r == me) at += (size_t)bytes[r];
-            for (int i = from[r]; i < to[r] && r != me; i++) at += block_set(be, block_of(t, b->at[i]), out + at);
-        }
-        memcpy(from, to, (size_t)size * sizeof *from);
+typedef struct {    /* a piece of every rank's blocks, travelling together */
+    int *from, *to; /* (size) */
+    int64_t *bytes, total;
+} Round;
+
+static void round_open(Round *r, const Blocks *b, int size) {
+    *r = (Round){.from = mem_alloc((size_t)size * sizeof *r->from), .to = mem_alloc((size_t)size * sizeof *r->to)};
+    r->bytes = mem_alloc((size_t)size * sizeof *r->bytes);
+    memcpy(r->to, b->cut, (size_t)size * sizeof *r->to);
+}
+
+static void round_close(Round *r) {
+    free(r->from);
+    free(r->to);
+    free(r->bytes);
+}
+
+/* false: there is none any more. */
+static bool round_next(Round *r, const Blocks *b, const Tensor *t, int size) {
+    r->total = 0;
+    memcpy(r->from, r->to, (size_t)size * sizeof *r->from);
+    for (int q = 0; q < size; q++) {
+        r->to[q] = piece_end(b, t, r->from[q], b->cut[q + 1], &r->bytes[q]);
+        r->total += r->bytes[q];
     }
-    free(in);
-    free(out);
-    free(from);
-    free(to);
-    free(bytes);
+    return r->total > 0;
+}
+
+/* Of the largest piece: this rank's, then everybody's. */
+static size_t gather_room(const Blocks *b, const Tensor *t, int size, int me, size_t *own) {
+    Round r;
+    size_t all = 0;
+    *own = 0;
+    round_open(&r, b, size);
+    while (round_next(&r, b, t, size)) {
+        if ((size_t)r.bytes[me] > *own) *own = (size_t)r.bytes[me];
+        if ((size_t)r.total > all) all = (size_t)r.total;
+    }
+    round_close(&r);
+    return *own + all;
+}
+
+static void gather_round(const Round *r, const Blocks *b, Comm *c, Backend *be, const Tensor *t, unsigned char *in,
+                         unsigned char *out, const char *site) {
+    int me = comm_rank(c);
+    size_t at = 0;
+    Error ignore;
+    for (int i = r->from[me]; i < r->to[me]; i++) at += block_get(be, in + at, block_of(t, b->at[i]));
+    comm_all_gather(c, out, in, r->bytes, DTYPE_I8, site);
+    at = 0;
+    for (int q = 0; q < comm_size(c) && comm_ok(c, &ignore); q++) {
+        if (q == me) at += (size_t)r->bytes[q];
+        for (int i = r->from[q]; i < r->to[q] && q != me; i++) at += block_set(be, block_of(t, b->at[i]), out + at);
+    }
+}
+
+void blocks_gather(const Blocks *b, Comm *c, Backend *be, const Tensor *t, const char *site) {
+    int size = comm_size(c);
+    HostRoom room = {0};
+    Round r;
+    Error ignore;
+    size_t own;
+    if (size == 1) return;
+    host_room(be, &room, gather_room(b, t, size, comm_rank(c), &own) + 1);
+    round_open(&r, b, size);
+    while (!be->dry && round_next(&r, b, t, size) && comm_ok(c, &ignore))
+        gather_round(&r, b, c, be, t, room.at, room.at + own, site);
+    round_close(&r);
+    host_room_release(be, &room);
 }

@@ -29,7 +29,7 @@ int64_t blocks_elements(const Blocks *b, const Tensor *t, int rank);    /* of wh
 void blocks_rows(const Blocks *b, int tensor, int rank, int64_t *row, int64_t *n_row);
 
 /* Every rank hands its own blocks of t round: afterwards all have all. dtype: of t, one for all blocks of a call's piece, sent as
- * it is. Pieces of at most BLOCKS_PIECE bytes a rank. */
+ * it is. Pieces of at most BLOCKS_PIECE bytes a rank. A dry backend's room is taken and given back, and nothing sent. */
 enum { BLOCKS_PIECE = 16 << 20 };
 void blocks_gather(const Blocks *b, Comm *c, Backend *be, const Tensor *t, const char *site);
 /* Bits of a block's storage, host side; BF16 as BF16. Returns bytes. */

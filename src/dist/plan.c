@@ -232,14 +232,14 @@ static bool try_pair(PlanRow *best, const PlanAsk *ask, int tp, int pp, PlanRefu
             continue;
         }
         int64_t n_micro = ask->batch / ((int64_t)dp * micro);
-        for (int v = 1; v <= (pp > 1 ? 8 : 1); v++) {
+        for (int v = 1; v <= (pp > 1 && ask->interleave ? 8 : 1); v++) {
             if (v > 1 && (!layers_split(ask->model, pp * v) || n_micro % pp != 0)) continue;
             for (int full = 0; full <= (ask->recompute ? 1 : 0); full++) {
                 PlanLayout l = {.tp = tp, .pp = pp, .dp = dp, .v = v, .micro = micro, .sp = tp > 1, .flash = true};
                 l.keep = full ? PLAN_KEEP_INPUT : PLAN_KEEP_NO_SCORES;
                 l.causal = true;
                 l.cp = cp;
-                int least = dp * cp > 1, most = least && cp == 1 ? 2 : least;
+                int least = dp * cp > 1, most = 2 * least;
                 for (l.zero = least; l.zero <= most; l.zero++) try_layout(best, &any, ask, &l, refused);
             }
         }
@@ -257,12 +257,17 @@ static int insert(PlanRow *rows, int n, int cap, const PlanRow *row) {
     return keep + 1;
 }
 
+/* Ranks tp r to tp (r+1) - 1 work together: none of these runs may reach from one node into the next. */
+static bool crosses(const PlanAsk *ask, int tp) {
+    return ask->gpus > ask->gpu->per_node && ask->gpu->per_node % tp != 0;
+}
+
 int plan_search(PlanRow *rows, int cap, const PlanAsk *ask, PlanRefused *refused) {
     int n = 0, max_tp = ask->max_tp > 0 && ask->max_tp < ask->gpu->per_node ? ask->max_tp : ask->gpu->per_node;
     int cp = ask->cp > 1 ? ask->cp : 1;
     *refused = (PlanRefused){0};
     for (int tp = 1; tp <= max_tp && tp <= ask->gpus; tp *= 2) {
-        if (!heads_split(ask->model, tp) || ask->gpus % (tp * cp) != 0) continue;
+        if (!heads_split(ask->model, tp) || ask->gpus % (tp * cp) != 0 || crosses(ask, tp)) continue;
         for (int pp = 1;
              pp <= ask->gpus / (tp * cp) && pp <= ask->model->layers && (ask->max_pp == 0 || pp <= ask->max_pp); pp++) {
             PlanRow best;

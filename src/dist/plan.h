@@ -49,7 +49,7 @@ typedef struct {
     bool sp;                    /* sequence parallel: what tp does not cut by features it cuts by tokens */
     bool flash;                 /* scores never reach memory */
     bool causal;                /* the masked half of attention is neither computed nor counted */
-    int zero;                   /* ZeRO stage: 1: moments and masters are cut over dp and cp; 2, where cp is 1: and sums of gradients that wait */
+    int zero;                   /* ZeRO stage: 1: moments and masters are cut over dp and cp; 2: and sums of gradients that wait */
     int cp;                     /* ranks that divide the tokens of a micro-batch, by gathering keys and values; 0: as 1 */
 } PlanLayout;
 
@@ -108,6 +108,7 @@ typedef struct {
     int trained, frozen;        /* models of this shape on the same GPUs, one at work at a time: 1, 0; PPO: policy and value,
                                    reference and preference model, 2, 2. Step times are of training one */
     int cp;                     /* of every layout; 0: 1. It divides gpus */
+    bool interleave;            /* whether v may be above 1 */
 } PlanAsk;
 
 typedef struct { PlanLayout layout; PlanMemory memory; PlanStep step; } PlanRow;

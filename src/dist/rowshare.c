@@ -7,7 +7,7 @@ void rowshare_place(RowShare *w, Arena *mem, Backend *be, int t, int64_t n, int6
 }
 
 /* Can the group read and write where the backend's tensors live? */
-static bool reaches(const RowShare *w) { return w->be->mem.get == mem_source_host().get || comm_reaches(w->c); }
+static bool reaches(const RowShare *w) { return backend_on_host(w->be) || comm_reaches(w->c); }
 
 void rowshare_open(RowShare *w, Comm *c) {
     w->c = c;
@@ -15,12 +15,13 @@ void rowshare_open(RowShare *w, Comm *c) {
     w->sent = mem_alloc(2 * t * sizeof *w->sent);
     w->comes = w->sent + t;
     if (reaches(w)) return;
-    w->in = mem_alloc(2 * bytes);
+    host_room(w->be, &w->room, 2 * bytes);
+    w->in = w->room.at;
     w->out = w->in + bytes;
 }
 
 void rowshare_release(RowShare *w) {
-    free(w->in);
+    host_room_release(w->be, &w->room);
     free(w->sent);
     *w = (RowShare){0};
 }

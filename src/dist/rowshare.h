@@ -19,7 +19,8 @@ typedef struct {
     Backend *be;
     Comm *c;
     Tensor spare;       /* (t ceil(n/t), cols) of be->real: what comes from the others; work space between calls */
-    unsigned char *in, *out;    /* host copies; NULL: not needed */
+    HostRoom room;
+    unsigned char *in, *out;    /* host copies, in it; NULL: not needed */
     int64_t *sent, *comes;      /* (t) */
 } RowShare;
 

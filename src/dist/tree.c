@@ -12,9 +12,9 @@ void tree_range(int64_t n_leaf, int rank, int size, int64_t *first, int64_t *end
     *end = n_leaf * (rank + 1) / size;
 }
 
-TreeRun tree_run(int64_t n_leaf, int rank, int size, bool scatter) {
-    int64_t first, end;
-    if (scatter) return (TreeRun){rank, size, rank < n_leaf ? (n_leaf - rank - 1) / size + 1 : 0};
+TreeRun tree_run(int64_t n_leaf, int rank, int size, bool scatter, int parts) {
+    int64_t first, end, n = n_leaf / parts, d = size / parts, part = rank / d, turn = rank % d;
+    if (scatter) return (TreeRun){part * n + turn, d, turn < n ? (n - turn - 1) / d + 1 : 0};
     tree_range(n_leaf, rank, size, &first, &end);
     return (TreeRun){first, 1, end - first};
 }
@@ -52,13 +52,14 @@ static int push_node(TreeNode *node, int n, TreeNode one, int64_t n_leaf) {
     return n + 1;
 }
 
-int tree_depth(int64_t n_leaf, int size) {
+int tree_depth(int64_t n_leaf, int size, int parts) {
     TreeNode node[TREE_NODES];
-    int n = 0, most = 0;
-    for (int64_t i = 0; i + 1 < n_leaf; i++) {
-        n = push_node(node, n, (TreeNode){0, i}, n_leaf);
-        if ((i + 1) % size == 0 && n > most) most = n;
-    }
+    int most = 0;
+    for (int part = 0; part < parts; part++)
+        for (int64_t i = 0, n = 0, of = n_leaf / parts; i + 1 < of; i++) {
+            n = push_node(node, (int)n, (TreeNode){0, part * of + i}, n_leaf);
+            if ((i + 1) % (size / parts) == 0 && n > most) most = (int)n;
+        }
     return most;
 }
 
@@ -109,6 +110,8 @@ void tree_open(TreeSum **out, Backend *be, const Tensor *t, int n, const Blocks 
     TreeSum *s = mem_alloc(sizeof *s);
     *s = (TreeSum){.be = be, .n = n, .b = b, .dp = dp, .c = *c};
     s->c.scatter = c->scatter && comm_size(dp) > 1;
+    s->c.parts = s->c.scatter && c->parts > 1 ? c->parts : 1;
+    CHECK(comm_size(dp) % s->c.parts == 0, "%d parts over %d ranks", s->c.parts, comm_size(dp));
     s->t = mem_alloc((size_t)(n + 1) * sizeof *s->t);
     memcpy(s->t, t, (size_t)n * sizeof *t);
     send_open(s);
@@ -142,8 +145,9 @@ TreeRun tree_leaves(const TreeSum *s) { return s->run; }
 
 bool tree_begin(TreeSum *s, int64_t n_leaf, Error *err) {
     CHECK(n_leaf > 0 && s->n_leaf == 0, "%lld leaves, %lld under way", (long long)n_leaf, (long long)s->n_leaf);
+    CHECK(n_leaf % s->c.parts == 0, "%lld leaves in %d parts", (long long)n_leaf, s->c.parts);
     s->n_leaf = n_leaf;
-    s->run = tree_run(n_leaf, comm_rank(s->dp), comm_size(s->dp), s->c.scatter);
+    s->run = tree_run(n_leaf, comm_rank(s->dp), comm_size(s->dp), s->c.scatter, s->c.parts);
     bool ok = send_begin(s, err);
     int want = s->c.scatter ? 0 : count_buffers(s->run, n_leaf);
     while (ok && s->n_spare < want) ok = buffer_more(s, err);
@@ -230,6 +234,11 @@ void tree_cancel(TreeSum *s) {
 void tree_drop(TreeSum *s) {
     tree_settle(s);
     tree_cancel(s);
+}
+
+void tree_rehearse(TreeSum *s, bool everywhere) {
+    CHECK(s->be->dry, "a step of which nothing comes");
+    if (everywhere) blocks_gather(s->b, s->dp, s->be, s->t, "tree.sum");
 }
 
 void tree_finish(TreeSum *s, bool everywhere) {

@@ -17,6 +17,9 @@
  *           -> the owner has d leaves that follow each other and adds them to its nodes, of its own blocks alone: log2(n/d) d-ths
  *              of a whole sum where n and d are powers of two
  *
+ * By turns in c parts, of ranks that compute c things' parts side by side (nn/cut.h): part k has leaves [k n/c, (k+1) n/c) and ranks
+ * [k d/c, (k+1) d/c), which take them in turn. An owner adds up each part's leaves from left to right, and at the end the parts'.
+ *
  * Bytes sent by rank r, of Psi stored elements of B bytes of which it owns s_r: nodes_r (Psi - s_r) B (by turns: as many nodes as it
  * has leaves), then (d-1) s_r B where all want all: by runs, over all ranks, that of a ring's all-reduce where every rank has one
  * node. The library that moves them adds nothing.
@@ -34,13 +37,14 @@ enum { TREE_NODES = 128 };      /* that one rank can be left with */
 void tree_range(int64_t n_leaf, int rank, int size, int64_t *first, int64_t *end);
 int tree_cover(TreeNode out[TREE_NODES], int64_t first, int64_t end, int64_t n_leaf);
 typedef struct { int64_t first, step, n; } TreeRun;    /* leaves first, first + step, ..: n of them */
-TreeRun tree_run(int64_t n_leaf, int rank, int size, bool scatter);
-/* Nodes of its own blocks that an owner holds at most while leaves come by turns. */
-int tree_depth(int64_t n_leaf, int size);
+TreeRun tree_run(int64_t n_leaf, int rank, int size, bool scatter, int parts);     /* parts: by turns */
+/* Nodes of its own blocks that an owner holds at most, of each part, while leaves come by turns. */
+int tree_depth(int64_t n_leaf, int size, int parts);
 
 typedef struct TreeSum TreeSum;
 typedef struct {
-    bool scatter;           /* leaves by turns */
+    bool scatter;           /* leaves by turns, */
+    int parts;              /* in so many parts; 0: 1. It divides leaves and ranks */
     const int *turn;        /* (tensors) a leaf's part of a tensor is final after this turn, 0..n_turn-1; NULL: when the leaf is
                                (tree_push): nothing leaves before. Copied */
     int n_turn;
@@ -51,7 +55,7 @@ enum { TREE_BUCKETS = 32 }; /* with turns: a bucket is about that part of a leaf
  * be, t, b, dp: borrowed, t's array copied. */
 void tree_open(TreeSum **out, Backend *be, const Tensor *t, int n, const Blocks *b, Comm *dp, const TreeConfig *c);
 void tree_close(TreeSum *s);
-/* Takes all memory of a step but for what is packed to travel. ERR_MEMORY: no room for a node more; this rank then gives no leaf, and
+/* Takes all memory of a step. ERR_MEMORY: no room for a node more; this rank then gives no leaf, and
  * ends the step as any that it gives up. */
 bool tree_begin(TreeSum *s, int64_t n_leaf, Error *err);
 TreeRun tree_leaves(const TreeSum *s);          /* this rank's */
@@ -71,5 +75,7 @@ void tree_cancel(TreeSum *s);                   /* the same where no rank has be
 /* Where all ranks have given all their leaves: t is the sum of all leaves on every rank; everywhere false: in
  * the rank's own blocks, what the others hold is undefined. Fails as comm does (comm_ok). */
 void tree_finish(TreeSum *s, bool everywhere);
+/* Of a dry backend, between tree_begin and tree_cancel: takes what tree_finish takes beside, and gives it back. */
+void tree_rehearse(TreeSum *s, bool everywhere);
 
 #endif

@@ -25,7 +25,8 @@ typedef struct {            /* one that is under way */
     CommRequest *request;
     int64_t round;
     int bucket;
-    unsigned char *in, *out, *left;     /* left: nodes of the owner's that are added to */
+    HostRoom room;
+    unsigned char *in, *out, *left;     /* in it; left: nodes of the owner's that are added to */
 } TreeFlight;
 
 enum { TREE_FLIGHTS = 4 };  /* at once; with turns, else one */
@@ -39,7 +40,7 @@ typedef struct {            /* what travels between ranks; a round: every rank h
     TreeBucket *bucket;
     int n_bucket;
     TreeFlight flight[TREE_FLIGHTS];
-    int oldest, n_flight;
+    int most, oldest, n_flight; /* most: that may be under way at once */
     int64_t round, n_round; /* of the next bucket that leaves, */
     int at;                 /* and which it is */
     const Tensor *src[TREE_NODES];      /* this round's nodes of this rank */
@@ -47,9 +48,9 @@ typedef struct {            /* what travels between ranks; a round: every rank h
     TreeNode *forest;       /* by runs: nodes of all ranks, */
     int *forest_first;      /* (size+1) of each */
     TreeSlot *slot;         /* by turns: */
-    int n_slot, depth;      /* taken; wanted of this step */
-    TreeNode *held;         /* (n_bucket * depth) */
-    int *n_held;            /* (n_bucket) */
+    int n_slot, depth;      /* taken; wanted of this step, for each part */
+    TreeNode *held;         /* (n_bucket * parts * depth) */
+    int *n_held;            /* (n_bucket * parts) */
     bool *final;            /* (n_turn) */
     bool junk;              /* the step is given up: what leaves means nothing, what comes is not looked at */
 } TreeSend;

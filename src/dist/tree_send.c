@@ -111,7 +111,8 @@ void send_open(TreeSum *s) {
     } else {
         cut_evenly(s);
     }
-    x->n_held = mem_alloc((size_t)x->n_bucket * sizeof *x->n_held);
+    x->most = s->c.turn ? TREE_FLIGHTS : 1;
+    x->n_held = mem_alloc((size_t)(x->n_bucket * s->c.parts) * sizeof *x->n_held);
     x->forest_first = mem_alloc((size_t)(comm_size(s->dp) + 1) * sizeof *x->forest_first);
 }
 
@@ -122,11 +123,7 @@ void send_close(TreeSum *s) {
         free(x->bucket[i].first);
         free(x->bucket[i].elem);
     }
-    for (int i = 0; i < TREE_FLIGHTS; i++) {
-        free(x->flight[i].in);
-        free(x->flight[i].out);
-        free(x->flight[i].left);
-    }
+    for (int i = 0; i < TREE_FLIGHTS; i++) { host_room_release(s->be, &x->flight[i].room); }
     for (int i = 0; i < x->n_slot; i++) arena_release(&x->slot[i].mem);
     free(x->slot);
     free(x->bucket);
@@ -170,35 +167,74 @@ static void plant(TreeSum *s) {
     }
 }
 
+/* By turns: ranks of a part, and this rank's part. */
+static int part_ranks(const TreeSum *s) { return comm_size(s->dp) / s->c.parts; }
+static int part_of(const TreeSum *s, int rank) { return rank / part_ranks(s); }
+
+/* By turns: a rank's leaf of that round, as a number among its part's; maybe behind the last. */
+static int64_t turn_of(const TreeSum *s, int64_t round, int rank) {
+    return round * part_ranks(s) + rank % part_ranks(s);
+}
+
+static int round_nodes(const TreeSum *s, int64_t round, int rank) {
+    const TreeSend *x = &s->send;
+    if (s->c.scatter) return turn_of(s, round, rank) < s->n_leaf / s->c.parts;
+    return x->forest_first[rank + 1] - x->forest_first[rank];
+}
+
+/* Of the largest bucket in the first round, the fullest; as much for each that may be under way. */
+static void take_flights(TreeSum *s) {
+    TreeSend *x = &s->send;
+    int size = comm_size(s->dp);
+    int64_t own = round_nodes(s, 0, me(s)), all = 0, in = 0, out = 0, left = 0;
+    for (int q = 0; q < size; q++) all += round_nodes(s, 0, q);
+    for (int i = 0; i < x->n_bucket; i++) {
+        int64_t elem = 0, mine = x->bucket[i].elem[me(s)];
+        for (int q = 0; q < size; q++) elem += x->bucket[i].elem[q];
+        if (own * elem > in) in = own * elem;
+        if (all * mine > out) out = all * mine, left = (int64_t)x->depth * s->c.parts * mine;
+    }
+    size_t bytes = (size_t)real_bytes(s);
+    for (int i = 0; i < x->most; i++) {
+        TreeFlight *f = &x->flight[i];
+        host_room(s->be, &f->room, (size_t)(in + out + left) * bytes + 1);
+        f->in = f->room.at;
+        f->out = f->in + (size_t)in * bytes;
+        f->left = f->out + (size_t)out * bytes;
+    }
+}
+
 bool send_begin(TreeSum *s, Error *err) {
     TreeSend *x = &s->send;
     int size = comm_size(s->dp);
     if (size == 1) return true;
     x->round = x->at = x->n_src = x->n_join = 0;
-    x->n_round = s->c.scatter ? (s->n_leaf + size - 1) / size : 1;
-    x->depth = s->c.scatter ? tree_depth(s->n_leaf, size) : 0;
-    x->held = mem_grow(x->held, (size_t)(x->n_bucket * x->depth + 1) * sizeof *x->held);
-    memset(x->n_held, 0, (size_t)x->n_bucket * sizeof *x->n_held);
+    int parts = s->c.parts;
+    x->n_round = s->c.scatter ? (s->n_leaf / parts - 1) / part_ranks(s) + 1 : 1;
+    x->depth = s->c.scatter ? tree_depth(s->n_leaf, size, parts) : 0;
+    x->held = mem_grow(x->held, (size_t)(x->n_bucket * parts * x->depth + 1) * sizeof *x->held);
+    memset(x->n_held, 0, (size_t)(x->n_bucket * parts) * sizeof *x->n_held);
     if (s->c.turn) memset(x->final, 0, (size_t)s->c.n_turn * sizeof *x->final);
     if (!s->c.scatter) plant(s);
+    take_flights(s);
     bool ok = true, none = blocks_elements(s->b, s->t, me(s)) == 0;
-    while (ok && !none && x->n_slot < x->depth) ok = slot_more(s, err);
+    while (ok && !none && x->n_slot < parts * x->depth) ok = slot_more(s, err);
     return ok;
 }
 
 /* -- what arrives */
 
-typedef struct { /* the owner's nodes of a bucket, from left to right */
+typedef struct { /* the owner's nodes of a bucket, or of a part of it, from left to right */
     TreeNode node[TREE_NODES];
-    unsigned char *at[TREE_NODES]; /* NULL: in the slot of its number */
-    int n;
+    unsigned char *at[TREE_NODES]; /* NULL: in its slot */
+    int n, slot;                   /* slot: of the first */
 } Stack;
 
 static unsigned char *fetch(TreeSum *s, const TreeFlight *f, Stack *k, int i) {
     const TreeBucket *b = &s->send.bucket[f->bucket];
     if (k->at[i]) return k->at[i];
-    k->at[i] = f->left + (int64_t)i * b->elem[me(s)] * real_bytes(s);
-    block_get(s->be, k->at[i], slot_part(s, i, b));
+    k->at[i] = f->left + (int64_t)(k->slot + i) * b->elem[me(s)] * real_bytes(s);
+    block_get(s->be, k->at[i], slot_part(s, k->slot + i, b));
     return k->at[i];
 }
 
@@ -215,44 +251,54 @@ static void put_node(TreeSum *s, const TreeFlight *f, Stack *k, TreeNode one, un
     k->at[k->n++] = value;
 }
 
-static int round_nodes(const TreeSum *s, int64_t round, int rank) {
-    const TreeSend *x = &s->send;
-    if (s->c.scatter) return round * comm_size(s->dp) + rank < s->n_leaf;
-    return x->forest_first[rank + 1] - x->forest_first[rank];
-}
-
 /* The sum of all leaves. */
 static void put_sum(TreeSum *s, const TreeBucket *b, const unsigned char *from) {
     for (int i = b->first[me(s)]; i < b->first[me(s) + 1]; i++)
         from += block_set(s->be, block_of(s->t, s->b->at[b->block[i]]), from);
 }
 
+/* What is left of the parts, one after another. */
+static void finish(TreeSum *s, TreeFlight *f, Stack *part) {
+    Stack all = {.n = 0};
+    for (int p = 0; p < s->c.parts; p++)
+        for (int i = 0; i < part[p].n; i++) put_node(s, f, &all, part[p].node[i], fetch(s, f, &part[p], i));
+    CHECK(all.n == 1, "a tree of %lld leaves ends in %d nodes", (long long)s->n_leaf, all.n);
+    put_sum(s, &s->send.bucket[f->bucket], all.at[0]);
+}
+
+/* Until the next round. */
+static void keep(TreeSum *s, const TreeFlight *f, const Stack *k, int part) {
+    TreeSend *x = &s->send;
+    int at = f->bucket * s->c.parts + part;
+    CHECK(k->n <= x->depth, "%d nodes held, expected %d", k->n, x->depth);
+    for (int i = 0; i < k->n; i++)
+        if (k->at[i]) block_set(s->be, slot_part(s, k->slot + i, &x->bucket[f->bucket]), k->at[i]);
+    memcpy(x->held + (int64_t)at * x->depth, k->node, (size_t)k->n * sizeof *k->node);
+    x->n_held[at] = k->n;
+}
+
 static void arrive(TreeSum *s, TreeFlight *f) {
     TreeSend *x = &s->send;
-    const TreeBucket *b = &x->bucket[f->bucket];
-    int64_t n = b->elem[me(s)], step = n * real_bytes(s);
-    TreeNode *held = x->held + (int64_t)f->bucket * x->depth;
+    int64_t n = x->bucket[f->bucket].elem[me(s)], step = n * real_bytes(s), of = s->n_leaf / s->c.parts;
     Error lost;
-    Stack k = {.n = x->n_held[f->bucket]};
     if (n == 0 || x->junk || !comm_ok(s->dp, &lost)) return;
-    f->left = mem_grow(f->left, (size_t)(x->depth * step) + 1);
-    memcpy(k.node, held, (size_t)k.n * sizeof *held);
+    Stack *part = mem_alloc((size_t)s->c.parts * sizeof *part);
+    for (int p = 0; p < s->c.parts; p++) {
+        int at = f->bucket * s->c.parts + p;
+        part[p].n = x->n_held[at], part[p].slot = p * x->depth;
+        memcpy(part[p].node, x->held + (int64_t)at * x->depth, (size_t)part[p].n * sizeof *part[p].node);
+    }
     unsigned char *value = f->out;
     for (int q = 0, at = 0; q < comm_size(s->dp); q++)
         for (int i = 0; i < round_nodes(s, f->round, q); i++, at++, value += step) {
-            int64_t leaf = f->round * comm_size(s->dp) + q;
-            put_node(s, f, &k, s->c.scatter ? (TreeNode){0, leaf} : x->forest[at], value);
+            TreeNode leaf = {0, part_of(s, q) * of + turn_of(s, f->round, q)};
+            put_node(s, f, &part[s->c.scatter ? part_of(s, q) : 0], s->c.scatter ? leaf : x->forest[at], value);
         }
-    if (f->round + 1 == x->n_round) {
-        CHECK(k.n == 1, "a tree of %lld leaves ends in %d nodes", (long long)s->n_leaf, k.n);
-        put_sum(s, b, fetch(s, f, &k, 0));
-        return;
-    }
-    CHECK(k.n <= x->depth, "%d nodes held, expected %d", k.n, x->depth);
-    for (int i = 0; i < k.n; i++)
-        if (k.at[i]) block_set(s->be, slot_part(s, i, b), k.at[i]);
-    memcpy(held, k.node, (size_t)k.n * sizeof *held);
-    x->n_held[f->bucket] = k.n;
+    if (f->round + 1 == x->n_round)
+        finish(s, f, part);
+    else
+        for (int p = 0; p < s->c.parts; p++) keep(s, f, &part[p], p);
+    free(part);
 }
 
 /* The oldest one; false: it is not over yet, and nobody waits. */
@@ -262,7 +308,7 @@ static bool land_one(TreeSum *s, bool wait) {
     if (!wait && !comm_test(f->request)) return false;
     comm_wait(f->request);
     f->request = NULL;
-    x->oldest = (x->oldest + 1) % TREE_FLIGHTS;
+    x->oldest = (x->oldest + 1) % x->most;
     x->n_flight--;
     arrive(s, f);
     return true;
@@ -310,19 +356,17 @@ static void join(TreeSum *s, const TreeBucket *b) {
 static void ship(TreeSum *s) {
     TreeSend *x = &s->send;
     int size = comm_size(s->dp);
-    if (x->n_flight == (s->c.turn ? TREE_FLIGHTS : 1)) land_one(s, true);
+    if (x->n_flight == x->most) land_one(s, true);
     if (x->at == 0) begin_round(s);
     const TreeBucket *b = &x->bucket[x->at];
-    TreeFlight *f = &x->flight[(x->oldest + x->n_flight) % TREE_FLIGHTS];
-    int64_t *sent = mem_alloc(2 * (size_t)size * sizeof *sent), *comes = sent + size, in = 0, out = 0;
+    TreeFlight *f = &x->flight[(x->oldest + x->n_flight) % x->most];
+    int64_t *sent = mem_alloc(2 * (size_t)size * sizeof *sent), *comes = sent + size;
     f->round = x->round;
     f->bucket = x->at;
     for (int q = 0; q < size; q++) {
-        in += sent[q] = x->n_src * b->elem[q];
-        out += comes[q] = round_nodes(s, x->round, q) * b->elem[me(s)];
+        sent[q] = x->n_src * b->elem[q];
+        comes[q] = round_nodes(s, x->round, q) * b->elem[me(s)];
     }
-    f->in = mem_grow(f->in, (size_t)(in * real_bytes(s)) + 1);
-    f->out = mem_grow(f->out, (size_t)(out * real_bytes(s)) + 1);
     if (!x->junk) join(s, b);
     size_t at = 0;
     for (int q = 0; q < size; q++)

@@ -205,7 +205,7 @@ void acts_close(Acts *a) {
     arena_release(&a->mem);
     arena_release(&a->seen_mem);
     tp_close(&a->tp_work);
-    cp_close(&a->cp);
+    cp_close(&a->cp, a->be);
     cut_release(&a->cut);
     free(a->block);
     free(a);

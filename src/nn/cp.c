@@ -22,14 +22,14 @@ void cp_place(CpWork *w, Arena *mem, const Model *m, DType attn, int64_t n_all) 
 void cp_open(CpWork *w, const Model *m) {
     size_t row = 2 * (size_t)w->k.cols * dtype_bytes(w->k.dtype);
     w->n_rank = m->part.cp_n;
-    w->host = mem_alloc((size_t)w->k.rows * row);
-    w->spare = mem_alloc(((size_t)w->k.rows + (size_t)w->n_rank) * row); /* n_rank times the rows of one */
+    host_room(m->be, &w->room, (2 * (size_t)w->k.rows + (size_t)w->n_rank) * row);
+    w->host = w->room.at;
+    w->spare = w->host + (size_t)w->k.rows * row; /* n_rank times the rows of one */
     w->count = mem_alloc((size_t)w->n_rank * sizeof *w->count);
 }
 
-void cp_close(CpWork *w) {
-    free(w->host);
-    free(w->spare);
+void cp_close(CpWork *w, Backend *be) {
+    host_room_release(be, &w->room);
     free(w->count);
     *w = (CpWork){0};
 }

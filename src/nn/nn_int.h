@@ -123,13 +123,14 @@ typedef struct {
     int64_t *tok, *row;     /* (t+1) whose the pass's tokens are, and its chosen rows: those of its tokens */
     int32_t *at;            /* (own chosen rows) where they are among the own tokens */
     int32_t *place, *id;    /* (N) */
-    unsigned char *host;    /* one sum of grads, and what it needs beside */
+    HostRoom host;          /* one sum of grads, and what it needs beside */
 } TpWork;
 
 /* And of a pass whose rows are divided over context-parallel ranks (cp.c). */
 typedef struct {
     Tensor k, v, dk, dv;         /* (rows of the whole, K*D) of all ranks, of one layer */
-    unsigned char *host, *spare; /* what travels */
+    HostRoom room;
+    unsigned char *host, *spare; /* in it: what travels */
     int64_t *count;              /* (n_rank) */
     int n_rank;
 } CpWork;
@@ -247,7 +248,7 @@ void tp_grads_end(Model *m, TpWork *w);
  * dk and dv: sums over ranks. */
 void cp_place(CpWork *w, Arena *mem, const Model *m, DType attn, int64_t n_all);
 void cp_open(CpWork *w, const Model *m); /* once placed in real memory */
-void cp_close(CpWork *w);
+void cp_close(CpWork *w, Backend *be);
 void cp_gather(const Model *m, CpWork *w, const Cut *c, Tensor k, Tensor v);
 void cp_scatter(const Model *m, CpWork *w, const Cut *c, Tensor dk, Tensor dv);
 

@@ -330,6 +330,10 @@ static void update(Optim *o, const OptimParam *p, double lr, double grad_scale) 
     if (half) be->op->cast(be, own(p, p->w), p->master);
 }
 
+void optim_rehearse(Optim *o) {
+    if (sharded(o)) blocks_gather(&o->blocks, dp_of(o), o->be, o->weight, "optim.weights");
+}
+
 OptimResult optim_step(Optim *o, double lr_factor, double grad_scale) {
     double sum = gradient_sumsq(o);
     Error lost;

@@ -48,6 +48,7 @@ int optim_net_of(const Optim *o, int grad); /* the first net that has this gradi
 /* lr_factor from the schedule; grad_scale: 1 / total loss weight. Gradients: sums over all ranks, of the rank's own blocks at
  * least under shard. Every rank calls it; may fail as comm does (comm_ok). Raises every trunk's version unless skipped. */
 OptimResult optim_step(Optim *o, double lr_factor, double grad_scale);
+void optim_rehearse(Optim *o);               /* of a dry backend: takes what an update takes beside, and gives it back */
 int64_t optim_updates(const Optim *o);      /* t: updates made (skipped ones not counted) */
 /* What a state must hold beside the weights: for each parameter m, v and, of BF16 weights, the master; of a divided state this
  * rank's rows. net: its number in optim_open. Those who fill the tensors say how many updates they have seen. */

@@ -166,9 +166,11 @@ bool regroup_open(Regroup **out, Net part, const Mesh *mesh, bool whole, Error *
         bool lm = part.head->kind == HEAD_LM;
         head_params_open(&r->h, &r->m, part.head->kind, lm ? r->m.cfg.n_vocab : part.head->n_out, false, &mine);
     }
-    net_visit(part, list_own, &own);
-    bool ok = agree(mesh->world, &mine, own.pieces.s, (int64_t)own.pieces.n, &all, err) &&
-              make_plans(r, mesh, whole, &all, &own, err);
+    if (!m->be->dry) net_visit(part, list_own, &own);
+    bool ok = m->be->dry ? mine.code == ERR_NONE
+                         : agree(mesh->world, &mine, own.pieces.s, (int64_t)own.pieces.n, &all, err) &&
+                               make_plans(r, mesh, whole, &all, &own, err);
+    if (m->be->dry) *err = mine;
     gathered_release(&all);
     own_release(&own);
     if (!ok) {
@@ -228,7 +230,7 @@ static void gather_one(Regroup *r, const Plan *p) {
 }
 
 bool regroup_refresh(Regroup *r, Error *err) {
-    if (r->version == r->part.trunk->version) return true;
+    if (r->version == r->part.trunk->version || r->m.be->dry) return true;
     for (int i = 0; i < r->n_plan; i++) gather_one(r, &r->plan[i]);
     if (!comm_ok(r->c, err)) return false;
     r->version = r->m.version = r->part.trunk->version;

@@ -3,7 +3,7 @@
  *
  * Regroup, for what generates and scores: all layers of this rank's share out of a pipeline's stages, or the whole net. Bringing it up to
  * date is one all_gather per tensor, of equal boxes the first rank's; nothing travels while the parts have the version that it was made
- * of. Host memory: one tensor.
+ * of. Host memory: one tensor. Over a dry backend (tensor/dry.h) it takes its memory, asks nobody and is never filled.
  *
  * NetGather, for what is written: one whole tensor at a time, on the first rank of the replica only. No rank ever has a whole net. */
 #ifndef DIKAST_NN_REGROUP_H

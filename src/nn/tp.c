@@ -69,9 +69,10 @@ void tp_grads_begin(Model *m, TpWork *w) {
 void tp_grads_end(Model *m, TpWork *w) {
     if (!m->dw.block) return; /* nothing of the trunk is trained */
     int64_t n = tensor_count(w->grads);
-    block_get(m->be, w->host, w->grads);
-    sum_ranks(w->room.c, w->host, w->host + (size_t)n * dtype_bytes(m->be->real), n, m->be->real, "norms");
-    block_set(m->be, w->grads, w->host);
+    unsigned char *sum = w->host.at;
+    block_get(m->be, sum, w->grads);
+    sum_ranks(w->room.c, sum, sum + (size_t)n * dtype_bytes(m->be->real), n, m->be->real, "norms");
+    block_set(m->be, w->grads, sum);
     for (int i = 0; i < w->n_grad; i++) {
         Tensor dw = *w->grad[i].dw;
         if (!tensor_empty(dw)) m->be->op->add(m->be, dw, dw, w->grad[i].part);
@@ -97,15 +98,15 @@ void tp_open(TpWork *w, const Model *m) {
     w->place = w->at + n;
     w->id = w->place + n;
     w->grad = mem_alloc((size_t)(count_grads(m).n + 1) * sizeof *w->grad);
-    w->host = mem_alloc((size_t)(sums + sum_spare(w->room.c, sums)) * dtype_bytes(m->be->real));
+    host_room(m->be, &w->host, (size_t)(sums + sum_spare(w->room.c, sums)) * dtype_bytes(m->be->real));
 }
 
 void tp_close(TpWork *w) {
+    host_room_release(w->room.be, &w->host);
     rowshare_release(&w->room);
     free(w->tok);
     free(w->at);
     free(w->grad);
-    free(w->host);
     *w = (TpWork){0};
 }
 

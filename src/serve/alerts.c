@@ -16,7 +16,7 @@ const CfgKey alert_keys[] = {
     {"alerts.kl",            CFG_FLOAT, CFG_RUNTIME, AT(kl),            "10",  0, 1e6, "KL to the SFT model, nats per reply"},
     {"alerts.entropy",       CFG_FLOAT, CFG_RUNTIME, AT(entropy),       "0.1", 0, 1,   "share of the first updates' entropy that is left"},
     {"alerts.clip_fraction", CFG_FLOAT, CFG_RUNTIME, AT(clip_fraction), "0.4", 0, 1,   "share of tokens whose ratio is clipped"},
-    {"alerts.throughput",    CFG_FLOAT, CFG_RUNTIME, AT(throughput),    "0.5", 0, 1,   "tokens/s of 16 steps as a share of the median of 128"},
+    {"alerts.throughput",    CFG_FLOAT, CFG_RUNTIME, AT(throughput),    "0.8", 0, 1,   "tokens/s of 16 steps as a share of the median of 128"},
     {"alerts.wait",          CFG_FLOAT, CFG_RUNTIME, AT(wait),          "0.02", 0, 1,  "share of time spent waiting for data, 16 steps"},
     {"alerts.stall_s",       CFG_FLOAT, CFG_RUNTIME, AT(stall_s),       "600", 0, 1e9, "seconds without a step of a running stage"},
     {"alerts.checkpoint_s",  CFG_FLOAT, CFG_RUNTIME, AT(checkpoint_s),  "600", 0, 1e9, "age of the newest saved state, seconds"},
@@ -26,6 +26,7 @@ const CfgKey alert_keys[] = {
 const int alert_key_count = COUNT_OF(alert_keys);
 #undef AT
 
+static const double calm = 1e-3; /* of a loss that does not move, its deviation counts as this share of it */
 enum { WINDOW = 128, ENOUGH = 32, FIRST = 8, ROW = 3, RECENT = 16 };
 typedef struct {
     double v[WINDOW];
@@ -119,7 +120,7 @@ static void look_at_loss(Alerts *a, const Json *row) {
           "loss or gradient not finite, the step was skipped: learning rate, warm-up, clipping, data");
     if (has_loss && isfinite(loss)) {
         double mid = count(&a->loss) >= ENOUGH ? median(&a->loss) : 0;
-        double dev = count(&a->loss) >= ENOUGH ? deviation(&a->loss, mid) : 0;
+        double dev = count(&a->loss) >= ENOUGH ? fmax(deviation(&a->loss, mid), calm * fabs(mid)) : 0;
         double z = dev > 0 ? (loss - mid) / dev : 0;
         judge(a, LOSS, a->limit.loss_z > 0 && z > a->limit.loss_z, z, a->limit.loss_z,
               "the loss jumped: a bad stretch of data, or a learning rate too high");

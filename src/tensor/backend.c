@@ -46,7 +46,7 @@ bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, 
                          p->copy_in ? " or, for another device than the first, its number: cuda:1" : "");
     if (p->absent) return error_set(err, ERR_CONFIG, "backend %s: %s", p->name, p->absent);
     Backend *be = mem_alloc(sizeof *be);
-    be->mem = mem_source_host();
+    be->mem = be->host = mem_source_host();
     be->pool = pool;
     if (!p->open(be, device, isa, err)) {
         free(be);
@@ -72,6 +72,21 @@ void backend_close(Backend *be) {
     if (!be) return;
     provider(be)->close(be);
     free(be);
+}
+
+bool backend_on_host(const Backend *be) { return !provider(be)->copy_in; }
+
+void host_room(Backend *be, HostRoom *r, size_t bytes) {
+    if (bytes <= r->bytes) return;
+    host_room_release(be, r);
+    r->at = be->host.get(be->host.ud, bytes);
+    CHECK(r->at != NULL, "out of memory: %zu bytes for what ranks send each other", bytes);
+    r->bytes = bytes;
+}
+
+void host_room_release(Backend *be, HostRoom *r) {
+    if (r->at) be->host.put(be->host.ud, r->at, r->bytes);
+    *r = (HostRoom){0};
 }
 
 const char *backend_isa(const Backend *be) { return provider(be)->isa(be); }

@@ -201,6 +201,7 @@ struct Backend {
     int pass_tok;         /* and tokens of a pass of the engine; 0: few do, the caller knows best */
     size_t cache_bytes;   /* keys and values that a generation may take without being told; 0: the caller's own bound */
     MemSource mem;      /* where its tensors live; only ops and the host side below may touch what is in there */
+    MemSource host;     /* where bytes wait that travel between ranks: host memory, apart so that a plan can count it (dry.h) */
     const char *note;   /* what its user should know, once the dtype is set; NULL: nothing */
     Pool *pool;         /* borrowed */
     void *impl;
@@ -212,6 +213,7 @@ struct Backend {
  * cuda one on another GPU than the first only the thread that opened it. */
 bool backend_open(Backend **out, const char *name, Pool *pool, const char *isa, Error *err);
 void backend_close(Backend *be);
+bool backend_on_host(const Backend *be);    /* do its tensors live in host memory? */
 /* BF16 for all models opened from now on: cpu and cuda. */
 bool backend_set_dtype(Backend *be, DType dtype, Error *err);
 const char *backend_isa(const Backend *be);     /* "scalar", "avx2", "avx512", "amx"; "ref" for ref; "sm_90" for cuda */
@@ -251,6 +253,12 @@ bool backend_replay_end(Backend *be);
 /* Floating-point operations that load nothing, on all threads of the pool: returns how many were made (a multiply-add is
  * two), so that a benchmark that times it knows the machine's peak. 0: this backend has none. */
 double backend_spin(Backend *be);
+
+/* Room of be->host. Zeroed is valid and empty. host_room: at least so many bytes from now on; what was in it is lost when it
+ * grows. CHECKs where there is no memory. */
+typedef struct { unsigned char *at; size_t bytes; } HostRoom;
+void host_room(Backend *be, HostRoom *r, size_t bytes);
+void host_room_release(Backend *be, HostRoom *r);
 
 /* Host side of tensors, any layout, with conversion: double holds every F32 and F64 exactly. In order with the ops; when one
  * returns, its host array may change. Everything outside backends that reads or writes a tensor's elements goes this way. be

@@ -4,7 +4,7 @@
 
 /* Addresses of its own for every object, which nobody may touch. */
 static void *get(void *ud, size_t bytes) {
-    DryBackend *d = ud;
+    DryBytes *d = ud;
     void *p = mmap(NULL, bytes ? bytes : 1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return NULL;
     d->live += bytes;
@@ -13,7 +13,7 @@ static void *get(void *ud, size_t bytes) {
 }
 
 static void put(void *ud, void *p, size_t bytes) {
-    DryBackend *d = ud;
+    DryBytes *d = ud;
     munmap(p, bytes ? bytes : 1);
     d->live -= bytes;
 }
@@ -27,6 +27,7 @@ void dry_begin(DryBackend *d, const Backend *like) {
     d->op.logprob_part_fwd = like->op->logprob_part_fwd; /* not to be called: whether it can divide models */
     d->op.attn_part_bwd = like->op->attn_part_bwd;       /* whether there is one is asked */
     d->be.op = &d->op;
-    d->be.mem = (MemSource){.get = get, .put = put, .ud = d};
+    d->be.mem = (MemSource){.get = get, .put = put, .ud = &d->mem};
+    d->be.host = (MemSource){.get = get, .put = put, .ud = &d->host};
     d->be.dry = true;
 }

@@ -89,7 +89,7 @@ void leaves_open(Leaves **out, Optim *o, const LeavesConfig *c) {
     CHECK(!c->running || comm_size(dp_of(l)) == 1, "a running sum over %d ranks", comm_size(dp_of(l)));
     l->grad = optim_grads(o, &l->n_grad);
     l->health.seconds = mem_alloc(3 * (size_t)comm_size(world_of(l)) * sizeof(double));
-    TreeConfig tc = {.scatter = l->zero == 2};
+    TreeConfig tc = {.scatter = l->zero == 2, .parts = c->mesh ? c->mesh->size.cp : 1};
     int *turn = mem_alloc((size_t)(l->n_grad + 1) * sizeof *turn);
     if (c->overlap && comm_size(dp_of(l)) > 1 && c->mesh->size.cp == 1) {
         tc.n_turn = take_turns(l, o, turn);
@@ -275,6 +275,7 @@ void leaves_put_times(JsonOut *j, const Leaves *l, CommTimes before, double took
 
 bool leaves_rehearse(Leaves *l, int64_t n, Error *err) {
     leaves_begin(l, n);
+    if (l->tree) tree_rehearse(l->tree, l->zero == 0);
     leaves_cancel(l);
     *err = l->fate;
     return l->fate.code == ERR_NONE;

@@ -9,7 +9,7 @@
  * A rank has a run of neighbours; with ZeRO-2 every dp-th leaf, each of which goes to the owners of its parts when it is there. With
  * overlap what goes to other ranks leaves while the backward of the layers below goes on: net_backward tells (Model.listen).
  * Ranks that divide the rows of a micro-batch (cp) each have a part of its gradient, a leaf of its own: the tree has c n of them, those of
- * cp's first rank before those of the second, so a rank's follow each other. Loss and metrics all of them know; the first one tells.
+ * cp's first rank before those of the second. Loss and metrics all of them know; the first one tells.
  *
  * Losses, weights and metrics are kept per leaf and added up in order of leaves on every rank, so that all ranks hold the same
  * numbers, to the bit those of one rank. */

@@ -94,8 +94,9 @@ static void hold(Held *h, const Batch *b) {
 
 typedef struct {
     Net net;
-    Acts **acts;          /* (n_slot) */
-    unsigned char **head; /* (lag + 1) gradients of a tied head that wait to be sent; NULL: none */
+    Acts **acts;       /* (n_slot) */
+    HostRoom head;     /* (lag + 1) gradients of a tied head that wait to be sent; empty: none */
+    size_t head_bytes; /* of each */
 } Lane;
 
 struct Pipe {
@@ -104,7 +105,7 @@ struct Pipe {
     Lane lane[PIPE_LANES];
     int n_lane, stage, last, n_slot, n_queue;
     bool tied;
-    unsigned char *buf; /* what is sent or received */
+    HostRoom buf; /* what is sent or received */
     Held *held;
     PipeRun run;
     PipeStep *step;
@@ -123,8 +124,8 @@ static bool open_lane(Pipe *p, Lane *l, const PipeLane *from, int max_tok, int m
     if (!ties(l)) return true;
     p->tied = true;
     if (!l->net.head->copy) return true;
-    l->head = mem_alloc((size_t)p->n_queue * sizeof *l->head);
-    for (int i = 0; i < p->n_queue; i++) l->head[i] = mem_alloc(tensor_raw_bytes(l->net.head->dw));
+    l->head_bytes = tensor_raw_bytes(l->net.head->dw);
+    host_room(p->be, &l->head, (size_t)p->n_queue * l->head_bytes);
     return true;
 }
 
@@ -146,7 +147,7 @@ bool pipe_open(Pipe **out, const PipeLane *lane, int n_lane, const Mesh *mesh, i
         size_t x = (size_t)max_tok * (size_t)m->cfg.d_model * dtype_bytes(p->be->real);
         most = wte > most ? wte : most, most = x > most ? x : most;
     }
-    p->buf = mem_alloc(most);
+    host_room(p->be, &p->buf, most);
     if (!ok) {
         pipe_close(p);
         return false;
@@ -170,11 +171,10 @@ void pipe_close(Pipe *p) {
     for (int k = 0; k < p->n_lane; k++) {
         Lane *l = &p->lane[k];
         for (int i = p->n_slot; l->acts && i-- > 0;) acts_close(l->acts[i]);
-        for (int i = 0; l->head && i < p->n_queue; i++) free(l->head[i]);
+        host_room_release(p->be, &l->head);
         free(l->acts);
-        free(l->head);
     }
-    free(p->buf);
+    host_room_release(p->be, &p->buf);
     free(p);
 }
 
@@ -215,14 +215,14 @@ typedef struct {
 static Acts *acts_of(const Pipe *p, int lane, int64_t i) { return p->lane[lane].acts[i % p->n_slot]; }
 
 static void send_tensor(Pipe *p, Comm *c, Tensor t, int peer, const char *site) {
-    block_get(p->be, p->buf, t);
-    comm_send(c, p->buf, tensor_count(tensor_storage(t)), t.dtype, peer, site);
+    block_get(p->be, p->buf.at, t);
+    comm_send(c, p->buf.at, tensor_count(tensor_storage(t)), t.dtype, peer, site);
 }
 
 static void recv_tensor(Pipe *p, Comm *c, Tensor t, int peer, const char *site) {
     Error ignore;
-    comm_recv(c, p->buf, tensor_count(tensor_storage(t)), t.dtype, peer, site);
-    if (comm_ok(c, &ignore)) block_set(p->be, t, p->buf);
+    comm_recv(c, p->buf.at, tensor_count(tensor_storage(t)), t.dtype, peer, site);
+    if (comm_ok(c, &ignore)) block_set(p->be, t, p->buf.at);
 }
 
 static void move_x(Run *r, int lane, int64_t i, const Batch *b, bool in) {
@@ -246,6 +246,10 @@ static void move_dx(Run *r, int lane, int64_t i, const Batch *b, bool in) {
         send_tensor(p, p->mesh->pp, dx, p->stage - 1, "pipe.dx");
 }
 
+static unsigned char *waiting(const Pipe *p, const Lane *l, int64_t i) {
+    return l->head.at + (size_t)(i % p->n_queue) * l->head_bytes;
+}
+
 /* The first stage's sum begins with what comes. */
 static void move_head(Run *r, int lane, int64_t i, bool in) {
     Pipe *p = r->p;
@@ -256,7 +260,7 @@ static void move_head(Run *r, int lane, int64_t i, bool in) {
         return;
     }
     Tensor dw = tensor_storage(l->net.head->dw);
-    comm_send(p->mesh->ends, l->head[i % p->n_queue], tensor_count(dw), dw.dtype, 0, "pipe.head");
+    comm_send(p->mesh->ends, waiting(p, l, i), tensor_count(dw), dw.dtype, 0, "pipe.head");
 }
 
 static bool forward(Run *r, int64_t i, const Held *h) {
@@ -279,9 +283,9 @@ static bool forward(Run *r, int64_t i, const Held *h) {
 
 /* The gradient of a tied head waits for its turn, and makes room for the next one's. */
 static void take_head(Pipe *p, Lane *l, int64_t i) {
-    if (!l->head) return;
+    if (!l->head.at) return;
     Tensor dw = l->net.head->dw;
-    block_get(p->be, l->head[i % p->n_queue], dw);
+    block_get(p->be, waiting(p, l, i), dw);
     p->be->op->zero(p->be, dw);
 }
 
@@ -319,6 +323,6 @@ bool pipe_run(Pipe *p, const PipeWork *w, Error *err) {
     }
     Lane *l = p->lane;
     for (int k = 0; k < p->n_lane; k++) /* of a run that broke in between */
-        if (l[k].head) p->be->op->zero(p->be, l[k].net.head->dw);
+        if (l[k].head.at) p->be->op->zero(p->be, l[k].net.head->dw);
     return !r.broken;
 }

@@ -472,6 +472,7 @@ bool ppo_rehearse(const PpoConfig *c, const PpoSetup *s, Error *err) {
         logp_of(&p.logp, s->policy);
         logp_reserve(&p.logp, s->policy.trunk->be, (int)p.policy_slice.rows);
         ok = leaves_rehearse(p.leaves, most_leaves(c, s), err);
+        if (ok) optim_rehearse(p.optim);
     }
     ppo_close(&p);
     return ok;

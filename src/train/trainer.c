@@ -187,7 +187,11 @@ void trainer_close(Trainer *t) {
     free(t);
 }
 
-bool trainer_rehearse(Trainer *t, Error *err) { return leaves_rehearse(t->leaves, t->cfg.accum, err); }
+bool trainer_rehearse(Trainer *t, Error *err) {
+    if (!leaves_rehearse(t->leaves, t->cfg.accum, err)) return false;
+    optim_rehearse(t->optim);
+    return true;
+}
 
 double trainer_last_loss(const Trainer *t) { return t->last_loss; }
 Metrics *trainer_metrics(Trainer *t) { return t->metrics; }

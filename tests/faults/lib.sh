@@ -22,6 +22,27 @@ event_time() { date -d "$(events "$1" | head -n 1 | sed 's/.*"t":"\([^"]*\)".*/\
 state_at() { [ -e "$CASE/$(printf 'ckpt-%06d.bin' "$1")" ]; }
 rank_pids() { events hello | sed -n "s/.*\"attempt\":${1:-1},.*\"pid\":\([0-9]*\).*/\1/p"; }
 gone() { local p; for p in "$@"; do [ ! -e "/proc/$p" ] || grep -q '^State:.Z' "/proc/$p/status" 2>/dev/null || return 1; done; }
+# Hosts dk1 and dk2 at 10.77.0.1 and .2: network namespaces on a bridge, where this machine is 10.77.0.254. Needs root and iproute2.
+hosts_up() {
+    command -v ip >/dev/null || skip "no ip (Debian: iproute2)"
+    [ "$(id -u)" = 0 ] || skip "not root, which network namespaces need"
+    ip netns add dkprobe 2>/dev/null && ip netns del dkprobe || skip "network namespaces cannot be made here"
+    ip link show dkbr >/dev/null 2>&1 && skip "the bridge dkbr is in use"
+    trap hosts_down EXIT
+    ip link add dkbr type bridge && ip addr add 10.77.0.254/24 dev dkbr && ip link set dkbr up || skip "no bridge can be made here"
+    local i
+    for i in 1 2; do
+        ip netns add dk$i && ip link add dkv$i type veth peer name dke$i && ip link set dkv$i master dkbr up &&
+            ip link set dke$i netns dk$i && ip netns exec dk$i ip addr add 10.77.0.$i/24 dev dke$i &&
+            ip netns exec dk$i ip link set dke$i up && ip netns exec dk$i ip link set lo up || skip "no link can be made here"
+    done
+}
+hosts_down() {
+    local i
+    for i in 1 2; do ip netns del dk$i; done
+    ip link del dkbr
+    rm -rf "$DIR"
+} 2>/dev/null
 # The bytes of one undisturbed rank.
 same_result() {
     mkdir -p "$DIR/alone-$1"

@@ -3,23 +3,7 @@
 # reach end themselves, and the run goes on - with both hosts when the link comes back, with one when it does not.
 # Needs root and iproute2; exit status 77: something is missing, and is named.
 . "$(dirname "$0")/lib.sh"
-command -v ip >/dev/null || skip "no ip (Debian: iproute2)"
-[ "$(id -u)" = 0 ] || skip "not root, which network namespaces need"
-ip netns add dkprobe 2>/dev/null && ip netns del dkprobe || skip "network namespaces cannot be made here"
-ip link show dkbr >/dev/null 2>&1 && skip "the bridge dkbr is in use"
-
-down() {
-    for i in 1 2; do ip netns del dk$i; done
-    ip link del dkbr
-    rm -rf "$DIR"
-} 2>/dev/null
-trap down EXIT
-ip link add dkbr type bridge && ip addr add 10.77.0.254/24 dev dkbr && ip link set dkbr up || skip "no bridge can be made here"
-for i in 1 2; do
-    ip netns add dk$i && ip link add dkv$i type veth peer name dke$i && ip link set dkv$i master dkbr up &&
-        ip link set dke$i netns dk$i && ip netns exec dk$i ip addr add 10.77.0.$i/24 dev dke$i &&
-        ip netns exec dk$i ip link set dke$i up && ip netns exec dk$i ip link set lo up || skip "no link can be made here"
-done
+hosts_up
 
 cut_case() { # NAME: cuts host 2's link while the run is going on; $sup is the supervisor
     begin "$1"
