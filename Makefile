@@ -13,10 +13,19 @@
 
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 TSAN_TESTS := test_base_pool test_base_log test_data_loader test_cai_pipeline test_dist_supervise test_launch_faults test_dist_comm test_dist_tree test_dist_train
+empty :=
+space := $(empty) $(empty)
 SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
 NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: quickstart install build test gates test-peers check asan tsan cuda fuzz format clean setup
+.PHONY: quickstart install build test gates test-peers peers check asan tsan cuda fuzz format clean setup
+
+# ctest of preset $(1) with arguments $(2): as many tests that compute as there are cores, and beside them some that wait
+# (CMakeLists.txt says which).
+define ctest
+@printf '{"version":{"major":1,"minor":0},"local":[{"cores":[{"id":"0","slots":%d}]}]}' $(JOBS) > build/$(1)/cores.json
+ctest --preset $(1) --resource-spec-file $(CURDIR)/build/$(1)/cores.json -j $$(($(JOBS) + 4)) $(2)
+endef
 
 build: setup
 	cmake --preset release
@@ -36,9 +45,9 @@ test:
 	@sh tools/setup.sh clang-format python3-venv libopenmpi-dev openmpi-bin
 	cmake --preset dev
 	cmake --build build/dev -j $(JOBS)
-	ctest --preset dev -j $(JOBS)
-	sh tests/peers/run.sh light build/dev
-	$(MAKE) check asan tsan cuda
+	$(call ctest,dev)
+	$(MAKE) -j2 --output-sync=target peers check
+	$(MAKE) asan tsan cuda
 
 gates: build
 	sh tests/world_gates.sh build/release/dikast out/gates all 0 1 2 3 4
@@ -50,9 +59,13 @@ test-peers:
 	cmake --build build/dev -j $(JOBS)
 	sh tests/peers/run.sh heavy build/dev
 
+# After the dev build, as check.
+peers:
+	sh tests/peers/run.sh light build/dev
+
 # After the dev build: the writable globals are read from its libraries.
 check:
-	clang-format --dry-run -Werror $(SOURCES)
+	echo $(SOURCES) | xargs -P $(JOBS) -n 32 clang-format --dry-run -Werror
 	sh tools/check_layers
 	sh tools/check_sources build/dev
 
@@ -60,14 +73,12 @@ check:
 asan:
 	cmake --preset asan
 	cmake --build build/asan -j $(JOBS)
-	ctest --preset asan -L fast -E '^test_engine_cuda$$' -j $(JOBS)
+	$(call ctest,asan,-L fast -E '^test_engine_cuda$$')
 
 tsan:
 	cmake --preset tsan
-	@for t in $(TSAN_TESTS); do \
-	    [ -f tests/$$t.c ] || continue; \
-	    cmake --build build/tsan -j $(JOBS) --target $$t && ctest --test-dir build/tsan --output-on-failure -R "^$$t$$" || exit 1; \
-	done
+	cmake --build build/tsan -j $(JOBS) --target $(TSAN_TESTS)
+	$(call ctest,tsan,-R '^($(subst $(space),|,$(TSAN_TESTS)))$$' --no-tests=error)
 
 cuda:
 ifeq ($(NVCC),)

@@ -50,8 +50,12 @@ if(CMAKE_CXX_COMPILER)
         tests/emu/driver_emu.c)
     target_link_libraries(dikast_tensor_emu PUBLIC dikast_flags dikast_base)
     target_include_directories(dikast_tensor_emu BEFORE PRIVATE src/tensor/cuda/emu tests)
-    target_compile_options(dikast_tensor_emu PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -O2 -Wall
-        -Wno-unknown-pragmas -Wno-enum-compare $<$<BOOL:${DIKAST_WERROR}>:-Werror>>)
+    # What kernels fuse they say, and without an instruction for it each is a call; the compiler fuses nothing.
+    include(CheckCSourceRuns)
+    check_c_source_runs("int main(void) { return !(__builtin_cpu_supports(\"avx2\") && __builtin_cpu_supports(\"fma\")); }" has_fma)
+    target_compile_options(dikast_tensor_emu PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -O2 -ffp-contract=off
+        $<$<BOOL:${has_fma}>:-mavx2 -mfma> -Wall -Wno-unknown-pragmas -Wno-enum-compare $<$<BOOL:${DIKAST_WERROR}>:-Werror>>)
+    set_source_files_properties(src/tensor/cuda/emu/emu.cc src/tensor/cuda/emu/hopper.cc PROPERTIES COMPILE_OPTIONS -O3)
     # Not among the program's libraries, whose globals are checked.
     set_target_properties(dikast_tensor_emu PROPERTIES ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emu)
     set(cuda_test_library dikast_tensor_emu)

@@ -1,4 +1,5 @@
 // layer: app
+// cost: 16
 /* dikast harm, train-classifier, contamination, and the same inside dikast eval: systems whose figures are known
  * beforehand, given as rows; a classifier trained here on a language of a few words. */
 #define DIR "app_harm_test.d"

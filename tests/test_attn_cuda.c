@@ -1,6 +1,7 @@
 // layer: tensor
 // gpu: yes
 // label: slow
+// cost: 20
 /* Attention of the cuda backend beyond the common cases: heads and contexts of several tiles and splits, BF16 mode with
  * tensors of every type, and its promises about bits. On the GPU, or emulated (test_ops_cuda.c). TEST_ONLY=n runs case
  * n alone. */

@@ -1,5 +1,6 @@
 // layer: cai
 // label: slow
+// cost: 26
 /* What a plan says of memory is what a stage's arenas take, to the byte: the same stage is run with its backend's
  * memory counted. And what cannot fit is refused, with the key to turn. */
 #include "cai_help.h"

@@ -1,5 +1,6 @@
 // layer: cai
 // label: slow
+// cost: 90
 /* kill -9 at any moment, then the same command again: the bytes are those of a run that nobody disturbed. */
 #include "cai_help.h"
 

@@ -1,4 +1,5 @@
 // layer: cai
+// cost: 25
 /* The run store: what is reused, what is redone, and that neither company nor interruption shows in the bytes. */
 #include "cai_help.h"
 

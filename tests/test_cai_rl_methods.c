@@ -1,4 +1,5 @@
 // layer: cai
+// cost: 25
 /* Stage rl with every rl.method, from the program's own configuration: finite, its KL reported, its rollouts kept; and
  * a run that is killed while it trains and started again gives the same bytes. */
 #include "cai_help.h"

@@ -1,5 +1,6 @@
 // layer: cai
 // label: slow
+// cost: 40
 /* A whole run by ranks as threads: keys, and the SHA-256 of every trained model, are those of one rank; what cannot be
  * is refused before anything is computed. */
 #include "cai_help.h"

@@ -1,5 +1,6 @@
 // layer: train
 // gpu: yes
+// cost: 60
 /* Whole nets on the cuda backend, on a GPU or emulated: its numbers beside the cpu backend's, F32 and BF16; generation
  * beside scoring; training step by step; equal calls, equal bits. Exit 77 where the build has the backend and the
  * machine no GPU. */

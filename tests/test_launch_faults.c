@@ -1,5 +1,7 @@
 // layer: dist
 // label: slow
+// cost: 25
+// waits: yes
 /* Every fault that processes of one machine can have, over toy ranks: what happened is named rightly and in time,
  * nobody is left behind, and wherever the run ends its state is the undisturbed run's. Cases wait far more than they
  * compute, so they run side by side, a thread each; bounds are counted from the fault and twice as wide where the

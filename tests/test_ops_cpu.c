@@ -1,4 +1,5 @@
 // layer: tensor
+// cost: 18
 /* The cpu backend: every case of ops_cases.h against ref, on every instruction set of this machine; then its promises
  * about bits: rows alone and in company, one set against another, one thread against many. */
 #include "ops_cases.h"

@@ -1,4 +1,5 @@
 // layer: train
+// cost: 30
 /* Training through trouble with its saved states: killed at every commit point and anywhere between, full and failing
  * disks. The oracle is always the same: the weights at the end are those of a run that nobody disturbed. */
 #include "train_fixture.h"

@@ -1,29 +1,39 @@
 #!/bin/sh
 # The acceptance world: the main configuration must pass its gates and every control must come out as its file says.
 #   world_gates.sh DIKAST OUT_DIR [all] [SEED ...]      seeds of the main run (default 0); controls run with seed 0
+#   world_gates.sh DIKAST OUT_DIR part PART             the main run alone (main), or a control for which it lies in OUT_DIR; on one
+#                                                       thread, for other parts may run beside it (ctest)
 # all (make gates): the slower controls, too. bench/method.py runs everything over several seeds and tabulates it.
 set -u
 dikast=$1 out=$2
 shift 2
-controls="beta0 no-critique shuffled swap"
-if [ "${1:-}" = all ]; then
-    controls="$controls best-of-16 guard irrelevant random-pm"
-    shift
-fi
+controls="beta0 no-critique shuffled swap" part= threads=
+case "${1:-}" in
+all) controls="$controls best-of-16 guard irrelevant random-pm" && shift ;;
+part) part=$2 threads=run.threads=1 && shift 2 ;;
+esac
 [ $# -gt 0 ] || set -- 0
 cd "$(dirname "$0")/.." || exit 1
-rm -rf "$out"
+case "$part" in
+"") rm -rf "$out" ;;
+main) rm -rf "$out" && controls= ;;
+*) controls=$part ;;
+esac
 failed=0
+# shellcheck disable=SC2086
 one() {
     name=$1 conf=$2
     shift 2
-    "$dikast" run "$conf" run.out="$out" --name "$name" "$@" -q
+    "$dikast" run "$conf" run.out="$out" $threads --name "$name" "$@" -q
     code=$?
     [ $code -eq 0 ] && echo "ok   $name" || { echo "FAIL $name: exit $code"; failed=1; }
 }
-for seed in "$@"; do
-    if [ "$seed" = 0 ]; then one quickstart conf/quickstart.yaml; else one "seed$seed" conf/quickstart.yaml run.seed="$seed"; fi
-done
+main_run() {
+    if [ "$1" = 0 ]; then one quickstart conf/quickstart.yaml; else one "seed$1" conf/quickstart.yaml run.seed="$1"; fi
+}
+case "$part" in
+"" | main) for seed in "$@"; do main_run "$seed"; done ;;
+esac
 for control in $controls; do one "$control" "conf/controls/$control.yaml"; done
 
 # What RL makes of a preference model that learnt nothing is chance, so it is judged by the mean of several runs; whether one
@@ -36,10 +46,11 @@ row() { # of a run: reason, harm where a principle is in force, harm where none 
     done
     echo
 }
+# shellcheck disable=SC2086
 again() { # one more run, whose own gates are not asked
     name=$1 conf=$2
     shift 2
-    "$dikast" run "$conf" run.out="$out" --name "$name" "$@" -q > /dev/null 2>&1
+    "$dikast" run "$conf" run.out="$out" $threads --name "$name" "$@" -q > /dev/null 2>&1
     code=$?
     [ $code -eq 0 ] || [ $code -eq 6 ] || { echo "FAIL $name: exit $code"; failed=1; }
 }
@@ -53,15 +64,19 @@ mean() { # of what, runs expected; rows on standard input
         exit !ok
     }' || failed=1
 }
-rows=$(row shuffled)
-for k in 2 3 4 5; do
-    again shuffled$k conf/controls/shuffled.yaml pm.shuffle=$k
-    rows="$rows
+case "$controls" in
+*shuffled*)
+    rows=$(row shuffled)
+    for k in 2 3 4 5; do
+        again shuffled$k conf/controls/shuffled.yaml pm.shuffle=$k
+        rows="$rows
 $(row shuffled$k)"
-done
-mean shuffled 5 <<END
+    done
+    mean shuffled 5 <<END
 $rows
 END
+    ;;
+esac
 case "$controls" in
 *random-pm*)
     rows= runs=0

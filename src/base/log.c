@@ -236,17 +236,22 @@ static char *format_text(const char *fmt, va_list ap) {
     return text;
 }
 
-void log_info(Log *l, const char *fmt, ...) {
+/* Recorded always, said from a level on. */
+static void note(Log *l, LogLevel from, const char *level, const char *event, const char *fmt, va_list ap) {
     if (!l) return;
-    va_list ap;
-    va_start(ap, fmt);
     char *text = format_text(fmt, ap);
-    va_end(ap);
     pthread_mutex_lock(&l->lock);
-    if (l->level >= LOG_NORMAL) say(l, "", text);
-    record(l, "info", "note", text);
+    if (l->level >= from) say(l, "", text);
+    record(l, level, event, text);
     pthread_mutex_unlock(&l->lock);
     free(text);
+}
+
+void log_info(Log *l, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    note(l, LOG_NORMAL, "info", "note", fmt, ap);
+    va_end(ap);
 }
 
 void log_warn(Log *l, const char *fmt, ...) {
@@ -265,16 +270,10 @@ void log_warn(Log *l, const char *fmt, ...) {
 }
 
 void log_debug(Log *l, const char *fmt, ...) {
-    if (!l) return;
     va_list ap;
     va_start(ap, fmt);
-    char *text = format_text(fmt, ap);
+    note(l, LOG_VERBOSE, "debug", "debug", fmt, ap);
     va_end(ap);
-    pthread_mutex_lock(&l->lock);
-    if (l->level >= LOG_VERBOSE) say(l, "", text);
-    record(l, "debug", "debug", text);
-    pthread_mutex_unlock(&l->lock);
-    free(text);
 }
 
 void log_event(Log *l, const char *event, const char *fmt, ...) {

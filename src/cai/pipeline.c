@@ -12,7 +12,6 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/json.h"
-#include "cai/eval_replies.h"
 #include "cai/goodput_file.h"
 #include "cai/judge_remote.h"
 #include "cai/manifest.h"
@@ -485,12 +484,6 @@ static void want_stages(bool *want, const char *only) {
                 if (!strcmp(stages[e]->name, stages[i]->needs[k])) want[e] = true;
 }
 
-/* Nobody should train for hours to learn that the program lies elsewhere. */
-static bool check_gold(const RunConfig *cfg, Error *err) {
-    char program[1024];
-    return cfg->data.source != 1 || gold_program(program, cfg, err) || error_wrap(err, "eval");
-}
-
 /* All keys before the first stage: a data file or constitution that is missing or broken stops the run at once. */
 static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Error *err) {
     for (int i = 0; stages[i]; i++) {
@@ -499,7 +492,7 @@ static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Er
             const Stage *s = stages[i];
             if (!want[i] || !r->applies || r->cached) continue;
             if (s->uses_judge && s->uses_judge(cfg) && !remote_judge_check(cfg, true, err)) return false;
-            if (s == stage_find("eval") && !check_gold(cfg, err)) return false;
+            if (s->ready && !s->ready(cfg, err)) return error_wrap(err, "%s", s->name);
             continue;
         }
         if (want[i]) return false;

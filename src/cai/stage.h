@@ -49,6 +49,9 @@ typedef struct Stage {
     /* Whether it judges pairs: then judge.* enters the key, and a remote judge's key must be there before the run begins.
      * NULL: never. */
     bool (*uses_judge)(const RunConfig *cfg);
+    /* Whether what it will need besides its inputs is there, asked before the run begins: nobody should train for hours to learn that
+     * it is not. NULL: it needs nothing. */
+    bool (*ready)(const RunConfig *cfg, Error *err);
     bool (*run)(const StageCtx *ctx, Error *err);
 } Stage;
 

@@ -255,6 +255,12 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 static bool uses_judge(const RunConfig *c) { return c->eval.judge; }
 
+/* The tiny world's replies are judged by a program of its own. */
+static bool ready(const RunConfig *c, Error *err) {
+    char program[1024];
+    return c->data.source != 1 || gold_program(program, c, err);
+}
+
 const Stage stage_eval = {
     .name = "eval",
     .help = "harm, help, over-refusal, consistency and capability of every stage's model on the same prompts",
@@ -264,4 +270,5 @@ const Stage stage_eval = {
     .files = files,
     .uses_constitution = true,
     .uses_judge = uses_judge,
+    .ready = ready,
     .run = run};

@@ -369,7 +369,7 @@ bool net_save_on(Net n, const Mesh *mesh, const char *dir, Error *err) {
     if (comm_rank(mesh->model) > 0) {
         hand_over(&job);
     } else {
-        if (write_folder(&job, dir, 0, &mine)) mine = (Error){0};
+        write_folder(&job, dir, 0, &mine);
         say_next(&job, -1);
     }
     bool ok = agree(mesh->model, &mine, NULL, 0, NULL, err);

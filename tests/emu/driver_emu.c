@@ -28,7 +28,7 @@ static struct {
 } device = {.cap = (size_t)4 << 30};
 
 static pthread_mutex_t turn = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-static const size_t page = 1 << 16;
+static const size_t page = 1 << 21; /* a huge one, where there are: protect has so many fewer to change */
 
 static void protect(int prot) {
     size_t end = (device.high + page - 1) / page * page;
@@ -101,9 +101,10 @@ static int memory(size_t *left, size_t *total) {
 /* Blocks are kept in order; the first gap that is wide enough is taken, one page from the blocks beside it. */
 static int take(void **p, size_t bytes) {
     if (!device.base) {
-        void *base = mmap(NULL, device.cap, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *base = mmap(NULL, device.cap + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (base == MAP_FAILED) return OUT_OF_MEMORY;
-        device.base = base;
+        device.base = (unsigned char *)(((uintptr_t)base + page - 1) / page * page);
+        madvise(device.base, device.cap, MADV_HUGEPAGE); /* a refusal costs time */
     }
     *p = NULL;
     size_t at = ALIGN, need = (bytes + ALIGN - 1) / ALIGN * ALIGN + ALIGN;

@@ -61,6 +61,8 @@ void *cpu_scratch_shared(Backend *be, size_t bytes) {
     return cpu->shared.p;
 }
 
+const HalfProducts *cpu_half(const Backend *be) { return ((const Cpu *)be->impl)->isa->half; }
+
 /* -- tiles ----------------------------------------------------------------------------------------------------------
  */
 
@@ -324,7 +326,7 @@ static void spin_task(void *ud, int64_t tile, int thread) {
 
 static double cpu_spin(Backend *be) {
     const Isa *isa = ((const Cpu *)be->impl)->isa;
-    Spin s = {.spin = be->dtype == DTYPE_BF16 ? isa->spin_half : isa->spin};
+    Spin s = {.spin = be->dtype == DTYPE_BF16 ? isa->half->spin : isa->spin};
     pool_for(be->pool, SPIN_TILES, spin_task, &s);
     return 32.0 * SPIN_STEPS * SPIN_TILES;
 }

@@ -8,16 +8,31 @@
 
 #include "tensor/backend.h"
 
-extern const BackendOps cpu_ops_scalar, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16, cpu_ops_amx;
+struct Forward;
+struct Backward;
+
+extern const BackendOps cpu_ops_scalar, cpu_ops_avx2, cpu_ops_avx512;
 
 typedef float SpinFn(int64_t n); /* n times sixteen multiply-adds */
-SpinFn cpu_spin_scalar, cpu_spin_avx2, cpu_spin_avx512, cpu_spin_avx512_bf16, cpu_spin_amx;
-SpinFn cpu_spin_half_scalar, cpu_spin_half_avx2, cpu_spin_half_avx512, cpu_spin_half_avx512_bf16, cpu_spin_half_amx;
+SpinFn cpu_spin_scalar, cpu_spin_avx2, cpu_spin_avx512; /* of F32 */
+
+/* Products of BF16, which is all that some instruction sets differ in: parts of linear_fwd and linear_bwd, whose jobs
+ * (kernels_parts.h) they do. */
+typedef struct {
+    int64_t (*panels)(int64_t rows); /* of a task of forward, at most */
+    void (*forward)(Backend *be, struct Forward *f, double work);
+    void (*input_grad)(struct Backward *b, double work);
+    void (*weight_grad)(struct Backward *b, double work);
+    SpinFn *spin;
+} HalfProducts;
+extern const HalfProducts cpu_half_scalar, cpu_half_avx2, cpu_half_avx512, cpu_half_avx512_bf16, cpu_half_amx;
+const HalfProducts *cpu_half(const Backend *be);
 
 typedef struct {
     const char *name; /* "avx512" */
-    SpinFn *spin, *spin_half; /* of F32, of BF16 */
     const BackendOps *op;
+    SpinFn *spin;
+    const HalfProducts *half;
     bool (*usable)(void); /* on this CPU under this operating system */
     bool own_half;        /* sums products of BF16 in an order that no other has */
 } Isa;

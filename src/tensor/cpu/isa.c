@@ -34,11 +34,11 @@ static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_
 static bool has_c(void) { return true; }
 
 static const Isa isas[] = {
-    {"amx", cpu_spin_amx, cpu_spin_half_amx, &cpu_ops_amx, has_amx, true},
-    {"avx512_bf16", cpu_spin_avx512_bf16, cpu_spin_half_avx512_bf16, &cpu_ops_avx512_bf16, has_avx512_bf16, false},
-    {"avx512", cpu_spin_avx512, cpu_spin_half_avx512, &cpu_ops_avx512, has_avx512, false},
-    {"avx2", cpu_spin_avx2, cpu_spin_half_avx2, &cpu_ops_avx2, has_avx2, false},
-    {"scalar", cpu_spin_scalar, cpu_spin_half_scalar, &cpu_ops_scalar, has_c, false},
+    {"amx", &cpu_ops_avx512, cpu_spin_avx512, &cpu_half_amx, has_amx, true},
+    {"avx512_bf16", &cpu_ops_avx512, cpu_spin_avx512, &cpu_half_avx512_bf16, has_avx512_bf16, false},
+    {"avx512", &cpu_ops_avx512, cpu_spin_avx512, &cpu_half_avx512, has_avx512, false},
+    {"avx2", &cpu_ops_avx2, cpu_spin_avx2, &cpu_half_avx2, has_avx2, false},
+    {"scalar", &cpu_ops_scalar, cpu_spin_scalar, &cpu_half_scalar, has_c, false},
 };
 
 const Isa *isa_choose(const char *want, Error *err) {

@@ -1,11 +1,11 @@
-/* tensor/cpu/kernels.h — every op of backend.h in terms of vec.h. Included by kernels_<isa>.c, which has defined v16,
- * the list of gemm's register tiles (MICRO_TILES), the file with products of BF16 (HALF_PRODUCTS), the name of the
- * table (KERNELS) and of SPIN and SPIN_HALF. */
+/* tensor/cpu/kernels.h — every op of backend.h in terms of vec.h. Included by kernels_<isa>.c, which has defined v16 and
+ * pair16, and the names of the table (KERNELS), of products of BF16 by pairs (HALF_PRODUCTS) and of SPIN. */
 #include "tensor/cpu/cpu_int.h"
 
+#include "tensor/cpu/kernels_parts.h"
 #include "tensor/cpu/kernels_gemm.h"
 #include "tensor/cpu/kernels_elem.h"
-#include HALF_PRODUCTS
+#include "tensor/cpu/kernels_half.h"
 #include "tensor/cpu/kernels_widened.h"
 #include "tensor/cpu/kernels_linear.h"
 #include "tensor/cpu/kernels_norm.h"
@@ -67,7 +67,5 @@ float SPIN(int64_t n) {
     for (int c = 0; c < CHAINS; c++) sum = v16_add(sum, acc[c]);
     return v16_sum(sum);
 }
-
-float SPIN_HALF(int64_t n) { return half_spin(n); }
 
 _Static_assert(sizeof(BackendOps) == 42 * sizeof(void *), "cpu lacks an op of backend.h; see ref.c");

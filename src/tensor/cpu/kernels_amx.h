@@ -26,7 +26,7 @@ enum { TILE_K = 32, TILE_VALUES = 512 }; /* values of a tile: 16 x 32 */
 
 /* Panels of a task. With many rows each block of them is read once for all of these, which stay in L2; with few there
  * should be tasks for all threads. */
-INLINE int64_t half_panels(int64_t rows) { return rows > 64 ? 8 : 4; }
+static int64_t half_panels(int64_t rows) { return rows > 64 ? 8 : 4; }
 
 /* The operand of LDTILECFG. */
 typedef struct {
@@ -494,5 +494,7 @@ static float half_spin(int64_t n) {
     _tile_release();
     return sum[0];
 }
+
+const HalfProducts HALF_PRODUCTS = {half_panels, half_forward, half_input_grad, half_weight_grad, half_spin};
 
 #endif

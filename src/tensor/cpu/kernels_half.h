@@ -1,5 +1,4 @@
-/* tensor/cpu/kernels_half.h — products of BF16 matrices by pairs; on AMX kernels_amx.h stands in its place and defines
- * the same: half_forward, half_input_grad, half_weight_grad, half_panels and half_spin.
+/* tensor/cpu/kernels_half.h — products of BF16 matrices by pairs, which the includer calls HALF_PRODUCTS.
  *
  * The tiles of kernels_gemm.h with pairs of k for single ones. Sums are F32; each pair adds its odd product, then
  * its even one (vec_pairs.h), so a row's bits depend on nothing but its own numbers, as in F32. Both operands hold the
@@ -9,7 +8,7 @@
 #define DIKAST_TENSOR_CPU_KERNELS_HALF_H
 
 /* Panels of a task. */
-INLINE int64_t half_panels(int64_t rows) {
+static int64_t half_panels(int64_t rows) {
     (void)rows;
     return TILE_VECS;
 }
@@ -252,5 +251,7 @@ static float half_spin(int64_t n) {
     for (int c = 0; c < CHAINS; c++) sum = v16_add(sum, acc[c]);
     return v16_sum(sum);
 }
+
+const HalfProducts HALF_PRODUCTS = {half_panels, half_forward, half_input_grad, half_weight_grad, half_spin};
 
 #endif

@@ -34,7 +34,7 @@ static void forward(Backend *be, const LinearOut *out, int n, Tensor x, bool add
     for (int i = 0; i < n; i++) {
         check_out(&out[i], x, add_y);
         CHECK(out[i].w.dtype == out[0].w.dtype, "linear_fwd: weights of two dtypes");
-        f.per = out[i].w.dtype != x.dtype ? WIDE_PANELS : is_half(x) ? half_panels(x.rows) : TILE_VECS;
+        f.per = out[i].w.dtype != x.dtype ? WIDE_PANELS : is_half(x) ? cpu_half(be)->panels(x.rows) : TILE_VECS;
         f.n_group += ceil_div(ceil_div(out[i].w.rows, 16), f.per);
         weights += (double)tensor_count(out[i].w);
         packs = packs || !out[i].w.panels;
@@ -42,7 +42,7 @@ static void forward(Backend *be, const LinearOut *out, int n, Tensor x, bool add
     if (packs) cpu_scratch_threads(be, PANEL * x.cols);
     double work = product_work((double)x.rows, weights);
     if (is_half(x))
-        half_forward(be, &f, work);
+        cpu_half(be)->forward(be, &f, work);
     else
         cpu_tiles(be, ceil_div(x.rows, CHUNK) * f.n_group, work,
                   out[0].w.dtype == DTYPE_F32 ? forward_task : widened_task, &f);
@@ -76,7 +76,7 @@ static void input_grad(Backward *b) {
     CHECK(!b->add_dx || !is_half(b->dx), "linear_bwd: the old dx is added in F32 only");
     double work = product_work((double)b->dx.rows, weights);
     if (half) {
-        half_input_grad(b, work);
+        cpu_half(b->be)->input_grad(b, work);
         return;
     }
     int64_t n_panel = ceil_div(b->dx.cols, 16);
@@ -103,7 +103,7 @@ static void weight_grad(Backward *b) {
     if (weights == 0) return;
     double work = product_work((double)b->x.rows, weights);
     if (is_half(b->grad[0].dy)) {
-        half_weight_grad(b, work);
+        cpu_half(b->be)->weight_grad(b, work);
         return;
     }
     count_weight_parts(b, TILE_ROWS);

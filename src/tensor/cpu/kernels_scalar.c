@@ -6,10 +6,7 @@
 
 #include "tensor/cpu/vec_pairs.h"
 
-#define MICRO_TILES(T) T(1, 1) T(2, 1)
-
-#define HALF_PRODUCTS "tensor/cpu/kernels_half.h"
 #define KERNELS cpu_ops_scalar
 #define SPIN cpu_spin_scalar
-#define SPIN_HALF cpu_spin_half_scalar
+#define HALF_PRODUCTS cpu_half_scalar
 #include "tensor/cpu/kernels.h"

@@ -11,6 +11,7 @@ typedef struct {
 
 /* gemm's register tile: 6 rows x 2 registers = 12 accumulators of 16 */
 enum { TILE_ROWS = 6, TILE_VECS = 1, PAIR_ROWS = 4 };
+#define MICRO_TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1)
 
 #define INLINE static inline __attribute__((always_inline, unused))
 

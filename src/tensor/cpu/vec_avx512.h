@@ -9,6 +9,12 @@ typedef __m512 v16;
 
 /* gemm's register tile: 8 rows x 3 vectors = 24 accumulators, 3 + 1 operands; with pairs of BF16 taken apart 6 + 2 */
 enum { TILE_ROWS = 8, TILE_VECS = 3, PAIR_ROWS = 8 };
+// clang-format off
+#define MICRO_TILES(T)                                                      \
+    T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1) T(7, 1) T(8, 1)         \
+    T(1, 2) T(2, 2) T(3, 2) T(4, 2) T(5, 2) T(6, 2) T(7, 2) T(8, 2)         \
+    T(1, 3) T(2, 3) T(3, 3) T(4, 3) T(5, 3) T(6, 3) T(7, 3) T(8, 3)
+// clang-format on
 
 #define INLINE static inline __attribute__((always_inline, unused))
 

@@ -12,6 +12,7 @@ typedef struct {
 } v16;
 
 enum { TILE_ROWS = 2, TILE_VECS = 1, PAIR_ROWS = 2 };
+#define MICRO_TILES(T) T(1, 1) T(2, 1)
 
 #define INLINE static inline __attribute__((unused))
 #define LANES for (int l = 0; l < 16; l++)

@@ -178,31 +178,33 @@ static void input_grad(Tensor dx, const LinearGrad *g, int n, bool add_dx) {
     for (int64_t r = 0; r < dx.rows; r++)
         for (int64_t k = 0; k < dx.cols; k++) {
             double sum = 0;
-            for (int i = 0; i < n; i++)
-                for (int64_t m = 0; m < g[i].dy.cols; m++) sum += ref_row(g[i].dy, r)[m] * ref_row(g[i].w, m)[k];
+            for (int i = 0; i < n; i++) {
+                const Tensor dy = g[i].dy, w = g[i].w;
+                for (int64_t m = 0; m < dy.cols; m++) sum += ref_row(dy, r)[m] * ref_row(w, m)[k];
+            }
             ref_row(dx, r)[k] = add_dx ? sum + ref_row(dx, r)[k] : sum;
         }
 }
 
 /* dw_mk += sum_n dy_nm x_nk;  dbias_m += sum_n dy_nm */
-static void weight_grad(const LinearGrad *g, Tensor x) {
-    ref_check("linear_bwd", "dy", g->dy, g->dy.rows, g->dy.cols);
-    if (!tensor_empty(g->dw_acc)) {
-        ref_check("linear_bwd", "dw", g->dw_acc, g->dy.cols, x.cols);
-        ref_check("linear_bwd", "x", x, g->dy.rows, x.cols);
-        for (int64_t m = 0; m < g->dw_acc.rows; m++)
-            for (int64_t k = 0; k < g->dw_acc.cols; k++) {
+static void weight_grad(Tensor dw_acc, Tensor dbias_acc, Tensor dy, Tensor x) {
+    ref_check("linear_bwd", "dy", dy, dy.rows, dy.cols);
+    if (!tensor_empty(dw_acc)) {
+        ref_check("linear_bwd", "dw", dw_acc, dy.cols, x.cols);
+        ref_check("linear_bwd", "x", x, dy.rows, x.cols);
+        for (int64_t m = 0; m < dw_acc.rows; m++)
+            for (int64_t k = 0; k < dw_acc.cols; k++) {
                 double sum = 0;
-                for (int64_t n = 0; n < g->dy.rows; n++) sum += ref_row(g->dy, n)[m] * ref_row(x, n)[k];
-                ref_row(g->dw_acc, m)[k] += sum;
+                for (int64_t n = 0; n < dy.rows; n++) sum += ref_row(dy, n)[m] * ref_row(x, n)[k];
+                ref_row(dw_acc, m)[k] += sum;
             }
     }
-    if (!tensor_empty(g->dbias_acc)) {
-        ref_check("linear_bwd", "dbias", g->dbias_acc, 1, g->dy.cols);
-        for (int64_t m = 0; m < g->dy.cols; m++) {
+    if (!tensor_empty(dbias_acc)) {
+        ref_check("linear_bwd", "dbias", dbias_acc, 1, dy.cols);
+        for (int64_t m = 0; m < dy.cols; m++) {
             double sum = 0;
-            for (int64_t n = 0; n < g->dy.rows; n++) sum += ref_row(g->dy, n)[m];
-            ref_row(g->dbias_acc, 0)[m] += sum;
+            for (int64_t n = 0; n < dy.rows; n++) sum += ref_row(dy, n)[m];
+            ref_row(dbias_acc, 0)[m] += sum;
         }
     }
 }
@@ -210,7 +212,7 @@ static void weight_grad(const LinearGrad *g, Tensor x) {
 void ref_linear_bwd(Backend *be, Tensor dx, const LinearGrad *g, int n, Tensor x, bool add_dx) {
     (void)be;
     if (!tensor_empty(dx)) input_grad(dx, g, n, add_dx);
-    for (int i = 0; i < n; i++) weight_grad(&g[i], x);
+    for (int i = 0; i < n; i++) weight_grad(g[i].dw_acc, g[i].dbias_acc, g[i].dy, x);
 }
 
 /* -- optimizer ---------------------------------------------------------------------------------------------------- */

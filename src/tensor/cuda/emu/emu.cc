@@ -1,22 +1,34 @@
 /* tensor/cuda/emu/emu.cc — threads of a block as fibers on one CPU thread: enough of a GPU to run every kernel in
  * tests.
  *
- * Fibers are entered once by makecontext and then switched by _setjmp and _longjmp, which leave the signal mask alone.
- * Between two turns of a fiber nobody else runs, so shared memory is plain memory and races do not show: what this
- * proves is indexing, barriers and arithmetic. */
+ * A fiber runs one thread of one block after another; a switch is the stack and the registers that a call keeps,
+ * without the system. Between two turns of a fiber nobody else runs, so shared memory is plain memory and races do not
+ * show: what this proves is indexing, barriers and arithmetic. */
 #include "emu.h"
 
-#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <ucontext.h>
 #include <vector>
 
 /* tests/emu/driver_emu.c: lets kernels touch device memory, which the host may not. */
 extern "C" void emu_device_memory(bool open);
 /* While it is open: kernels may not write to it. */
 extern "C" void emu_device_memory_frozen(bool frozen);
+
+/* Leaves the caller's stack in *from and goes on where `to` was left. */
+extern "C" void emu_switch(void **from, void *to);
+asm(".text\n"
+    ".hidden emu_switch\n"
+    ".globl emu_switch\n"
+    ".type emu_switch, @function\n"
+    "emu_switch:\n"
+    "push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
+    "mov %rsp, (%rdi)\n"
+    "mov %rsi, %rsp\n"
+    "pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n"
+    "ret\n"
+    ".size emu_switch, . - emu_switch\n");
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -31,9 +43,8 @@ struct Fiber {
     std::vector<EmuCopy> copies; /* asynchronous ones that have not landed */
     std::vector<size_t> groups;  /* how many of them each committed group has, oldest first */
     size_t loose;                /* how many belong to no group yet */
-    ucontext_t first;
-    jmp_buf at;
-    bool started, awaited;
+    void *at = nullptr;          /* its stack when it is not its turn; NULL: it never ran */
+    bool awaited;
     Wait wait;
     const std::function<bool()> *ready; /* POLL: goes on when this holds */
     int parity;                         /* which of the warp's two buffers its next collective uses */
@@ -43,6 +54,7 @@ struct Fiber {
 struct Warp {
     alignas(16) unsigned char buffer[2][LANES * SLOT];
     int arrived[2];
+    bool met[2]; /* what all lanes get lies in the buffer */
 };
 
 std::vector<std::unique_ptr<Fiber>> fibers;
@@ -53,37 +65,40 @@ const char *kernel_now;
 int now, n_thread, n_ended, n_barrier;
 bool early_now, frozen;
 unsigned n_copy;
-jmp_buf scheduler;
+void *scheduler; /* run_block's stack during a turn */
 
 [[noreturn]] void fail(const char *what) { emu_fail(what); }
 
+void yield() { emu_switch(&fibers[(size_t)now]->at, scheduler); }
+
 void fiber_main() {
-    (*body_now)();
-    Fiber &f = *fibers[(size_t)now];
-    if (early_now && !f.awaited) fail("launched early, but a thread never waited for its inputs");
-    f.wait = ENDED;
-    n_ended++;
-    _longjmp(scheduler, 1);
+    for (;;) {
+        (*body_now)();
+        Fiber &f = *fibers[(size_t)now];
+        if (early_now && !f.awaited) fail("launched early, but a thread never waited for its inputs");
+        f.wait = ENDED;
+        n_ended++;
+        yield();
+    }
+}
+
+/* Tops apart, so that the stacks of a block do not share a few lines of the cache.
+ * As if somebody had called fiber_main, and it emu_switch: a return address that nobody returns to, which leaves the
+ * stack aligned as after a call, fiber_main, six registers. */
+void *new_stack(Fiber &f, int i) {
+    void **top = (void **)(((uintptr_t)f.stack.get() + STACK - (size_t)(i % 64 * 320)) / 16 * 16);
+    *--top = nullptr;
+    *--top = (void *)fiber_main;
+    for (int i = 0; i < 6; i++) *--top = nullptr;
+    return top;
 }
 
 void turn(int i) {
     Fiber &f = *fibers[(size_t)i];
     now = i;
     threadIdx = f.idx;
-    if (_setjmp(scheduler) != 0) return;
-    if (f.started) _longjmp(f.at, 1);
-    f.started = true;
-    getcontext(&f.first);
-    f.first.uc_stack.ss_sp = f.stack.get();
-    f.first.uc_stack.ss_size = STACK;
-    f.first.uc_link = nullptr;
-    makecontext(&f.first, fiber_main, 0);
-    setcontext(&f.first);
-}
-
-void yield() {
-    Fiber &f = *fibers[(size_t)now];
-    if (_setjmp(f.at) == 0) _longjmp(scheduler, 1);
+    if (!f.at) f.at = new_stack(f, i);
+    emu_switch(&scheduler, f.at);
 }
 
 void run_block() {
@@ -93,7 +108,7 @@ void run_block() {
     for (int w = 0; w < n_warp; w++) warps[(size_t)w].arrived[0] = warps[(size_t)w].arrived[1] = 0;
     for (int i = 0; i < n_thread; i++) {
         Fiber &f = *fibers[(size_t)i];
-        f.started = f.awaited = false, f.wait = RUN, f.parity = 0, f.loose = 0;
+        f.awaited = false, f.wait = RUN, f.parity = 0, f.loose = 0;
         f.copies.clear(), f.groups.clear();
         f.idx = dim3((unsigned)i % blockDim.x, (unsigned)i / blockDim.x % blockDim.y,
                      (unsigned)i / blockDim.x / blockDim.y);
@@ -145,7 +160,9 @@ void emu_barrier(void) {
     yield();
 }
 
-const unsigned char *emu_exchange(const void *mine, size_t bytes) {
+/* What all lanes of the warp gave, SLOT bytes each, after make(it) once: when the last lane comes, or, `late`, when
+ * others have had their turn before the first lane goes on. */
+template <typename Make> static const unsigned char *meet(const void *mine, size_t bytes, bool late, Make make) {
     if (bytes > SLOT) fail("a collective of more than 64 bytes");
     Fiber &f = *fibers[(size_t)now];
     int w = now / LANES, p = f.parity, first = w * LANES;
@@ -157,11 +174,18 @@ const unsigned char *emu_exchange(const void *mine, size_t bytes) {
         f.wait = WARP;
         yield();
     } else {
-        warp.arrived[p] = 0;
+        warp.arrived[p] = 0, warp.met[p] = false;
         for (int i = first; i < first + LANES; i++)
             if (fibers[(size_t)i]->wait == WARP) fibers[(size_t)i]->wait = RUN;
+        if (late) yield();
     }
+    if (!warp.met[p]) make(warp.buffer[p]);
+    warp.met[p] = true;
     return warp.buffer[p];
+}
+
+const unsigned char *emu_exchange(const void *mine, size_t bytes) {
+    return meet(mine, bytes, false, [](unsigned char *) {});
 }
 
 /* A copy lands at once or when it is waited for, by turns, so that either mistake shows: reading too early, and copying
@@ -263,36 +287,50 @@ extern "C" void emu_graph_launch(void *graph) {
 }
 extern "C" void emu_graph_close(void *graph) { delete (Graph *)graph; }
 
-void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const unsigned char *all = emu_exchange(mine, sizeof mine);
-    uint32_t reg[LANES][6];
-    for (int l = 0; l < LANES; l++) memcpy(reg[l], all + l * SLOT, sizeof mine);
-    int g = emu_lane() / 4, t = emu_lane() % 4;
-    auto half = [](uint32_t r, int hi) { return __uint_as_float(hi ? r & 0xffff0000u : r << 16); };
-    auto A = [&](int row, int k) { return half(reg[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2); };
-    auto B = [&](int k, int col) { return half(reg[col * 4 + k % 8 / 2][4 + k / 8], k % 2); };
-    for (int i = 0; i < 4; i++) {
-        int row = g + i / 2 * 8, col = 2 * t + i % 2;
-        float sum = 0;
-        for (int k = 0; k < 16; k++) sum += A(row, k) * B(k, col);
-        d[i] += sum;
+/* The sums of all lanes in the places of their operands: k ascending from zero. */
+static void multiply(unsigned char *all) {
+    float a[16][16], b[16][8], sum[16][8] = {};
+    for (int l = 0; l < LANES; l++) {
+        uint32_t reg[6];
+        memcpy(reg, all + l * SLOT, sizeof reg);
+        for (int i = 0; i < 6; i++) {
+            float lo = __uint_as_float(reg[i] << 16), hi = __uint_as_float(reg[i] & 0xffff0000u);
+            int g = l / 4, k = l % 4 * 2;
+            if (i < 4)
+                a[g + i % 2 * 8][k + i / 2 * 8] = lo, a[g + i % 2 * 8][k + i / 2 * 8 + 1] = hi;
+            else
+                b[k + (i - 4) * 8][g] = lo, b[k + (i - 4) * 8 + 1][g] = hi;
+        }
+    }
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 16; k++)
+            for (int col = 0; col < 8; col++) sum[row][col] += a[row][k] * b[k][col];
+    for (int l = 0; l < LANES; l++) {
+        memcpy(all + l * SLOT, &sum[l / 4][l % 4 * 2], 2 * sizeof(float));
+        memcpy(all + l * SLOT + 2 * sizeof(float), &sum[l / 4 + 8][l % 4 * 2], 2 * sizeof(float));
     }
 }
 
+void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    float sum[4];
+    memcpy(sum, meet(mine, sizeof mine, false, multiply) + emu_lane() * SLOT, sizeof sum);
+    for (int i = 0; i < 4; i++) d[i] += sum[i];
+}
+
+/* Rows are read at once or as late as may be, so that either mistake shows: reading what is not there yet, and
+ * overwriting what is still read. */
 void emu_ldmatrix(uint32_t r[4], const void *row, bool transposed) {
     if ((uintptr_t)row % 16) fail("ldmatrix: a row that is not 16-byte aligned");
-    const unsigned char *all = emu_exchange(&row, sizeof row);
-    const void *rows[LANES];
-    for (int l = 0; l < LANES; l++) rows[l] = emu_from<const void *>(all, l);
-    int g = emu_lane() / 4, t = emu_lane() % 4;
-    for (int m = 0; m < 4; m++) {
-        uint16_t two[2];
-        for (int e = 0; e < 2; e++) {
-            int i = transposed ? 2 * t + e : g, j = transposed ? g : 2 * t + e;
-            memcpy(&two[e], (const unsigned char *)rows[m * 8 + i] + 2 * j, 2);
-        }
-        r[m] = two[0] | (uint32_t)two[1] << 16;
-    }
-    sync_warp(); /* nobody overwrites the rows before all have read */
+    auto load = [transposed](unsigned char *all) {
+        uint16_t m[4][8][8];
+        for (int l = 0; l < LANES; l++) memcpy(m[l / 8][l % 8], emu_from<const void *>(all, l), sizeof m[0][0]);
+        for (int l = 0; l < LANES; l++)
+            for (int i = 0; i < 4; i++)
+                for (int e = 0; e < 2; e++) {
+                    int g = l / 4, t = l % 4 * 2 + e;
+                    memcpy(all + l * SLOT + i * 4 + e * 2, transposed ? &m[i][t][g] : &m[i][g][t], 2);
+                }
+    };
+    memcpy(r, meet(&row, sizeof row, emu_coin(), load) + emu_lane() * SLOT, 4 * sizeof *r);
 }

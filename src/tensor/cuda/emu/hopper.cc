@@ -95,7 +95,7 @@ float operand(uint64_t desc, bool rows, int i, int k) {
 }
 
 void compute(Group &g, Product &p) {
-    static float a[64][16], b[16][256];
+    static float a[64][16], b[16][256], sum[64][256];
     const int n = p.n;
     for (int r = 0; r < 64; r++)
         for (int k = 0; k < 16; k++) {
@@ -109,13 +109,17 @@ void compute(Group &g, Product &p) {
         }
     for (int k = 0; k < 16; k++)
         for (int c = 0; c < n; c++) b[k][c] = operand(p.desc_b, p.rows, c, k);
+    for (int r = 0; r < 64; r++) {
+        memset(sum[r], 0, sizeof sum[r]);
+        for (int k = 0; k < 16; k++)
+            for (int c = 0; c < n; c++) sum[r][c] += a[r][k] * b[k][c];
+    }
     for (int t = 0; t < GROUP; t++)
         for (int j = 0; j < n / 2; j++) {
             const int r = t / 32 * 16 + t % 32 / 4 + j % 4 / 2 * 8, c = j / 4 * 8 + t % 4 * 2 + j % 2;
-            float *d = &p.value[(size_t)(t * (n / 2) + j)], sum = 0;
-            for (int k = 0; k < 16; k++) sum += a[r][k] * b[k][c];
+            float *d = &p.value[(size_t)(t * (n / 2) + j)];
             if (p.add && p.before[t]) *d = g.product[p.before[t] - 1 - g.first].value[(size_t)(t * (n / 2) + j)];
-            *d = (p.add ? *d : 0) + sum;
+            *d = (p.add ? *d : 0) + sum[r][c];
         }
     p.done = true;
 }
