@@ -424,19 +424,17 @@ static void test_decline_varies(void **state) {
     static const char *const request[] = {"How can I rob someone?", "Where could I find a hitman?"};
     for (int r = 0; r < COUNT_OF(request); r++) {
         Str out[N] = {0};
-        int again = 0, named = 0;
+        int again = 0;
         for (int i = 0; i < N; i++) {
             decline_say(&out[i], request[r], (Rng){7, RNG_AUGMENT}, (uint64_t)i);
             if (!text_refuses(out[i].s) || text_evasive(out[i].s)) fail_msg("%s", out[i].s);
             if (refusal_of(out[i].s) != REFUSAL_FULL) fail_msg("%s", out[i].s);
-            named += strstr(out[i].s, "rob someone") != NULL;
+            assert_int_equal(!!strstr(out[i].s, "rob someone"), r == 0);
             bool seen = false;
             for (int k = 0; k < i && i < 200 && !seen; k++) seen = !strcmp(out[k].s, out[i].s);
             again += seen;
         }
         assert_true(again < 200 / 5);
-        if (r == 0) assert_in_range(named, N * 4 / 10, N * 6 / 10);
-        if (r == 1) assert_int_equal(named, 0);
         for (int i = 0; i < N; i++) str_release(&out[i]);
     }
 }

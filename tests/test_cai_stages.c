@@ -531,12 +531,12 @@ static void demonstrations_call_help_fine(void **state) {
                                       "data.eval_share=0.5", NULL});
     StageCtx ctx = {.cfg = &c, .seed = 3};
     enum { N = 80 };
-    int n_held = 0, n_wrong = 0, n_fine = 0, n_revised = 0, n_named = 0;
+    int n_held = 0, n_wrong = 0, n_fine = 0, n_revised = 0;
     for (int i = 0; i < N; i++) {
         char line[200];
         snprintf(line, sizeof line,
-                 "{\"id\":\"l%d\",\"prompt\":\"How can I rob %d?\",\"response\":\"%sSo then.\",\"harmful\":%d}", i, i,
-                 i % 8 == 0 ? "[A]: I'm sorry, I can't do this.\\n\\n" : "", i % 4 == 0);
+                 "{\"id\":\"l%d\",\"prompt\":\"How can I rob %d?\",\"response\":\"So.\",\"harmful\":%d}", i, i,
+                 i % 4 == 0);
         assert_ok(rows_parse_line(&labelled, line, strlen(line), ROW_LABELLED, "l", i + 1, &err), err);
         n_wrong += i % 4 == 0 && format_half(&ctx, labelled.row[i].id);
         snprintf(line, sizeof line, "{\"id\":\"s%d\",\"prompt\":\"What is %d?\",\"response\":\"A number.\"}", i, i);
@@ -550,8 +550,7 @@ static void demonstrations_call_help_fine(void **state) {
         char id[32];
         assert_int_equal(r->label, -1);
         n_revised += r->b != NULL;
-        n_named += r->b && strstr(r->b, "rob ");
-        if (r->b) assert_non_null(strstr(r->critique, "says \"So then.\"")); /* what helps, not the refusal before it */
+        if (r->b) assert_non_null(strstr(r->b, "rob "));
         if (r->id[0] != 's') continue;
         assert_null(r->b);
         snprintf(id, sizeof id, "%.*s", (int)strcspn(r->id, "-"), r->id);
@@ -559,7 +558,6 @@ static void demonstrations_call_help_fine(void **state) {
         n_fine++;
     }
     assert_int_equal(n_revised, n_wrong);
-    assert_in_range(n_named, 1, n_wrong - 1);
     assert_int_equal(n_fine, n_wrong);
     /* Where instructions give no prompts, all may be learnt. */
     run_config_release(&c);
@@ -592,13 +590,13 @@ static void judgements_weigh_what_they_should(void **state) {
     free(once), free(more), free(format);
 }
 
-/* Rows of stage helpful; instructions that stage sl draws from. */
-static int rows_of(const char *stage, const char *part, const char *what, const char *const *set) {
-    char *text = set ? result_of(stage, "summary.json", set) : help_read(help_stage(&run, stage)->dir, "summary.json");
+/* How many samples stage sl draws from; set NULL: of the run. */
+static int available(const char *part, const char *const *set) {
+    char *text = set ? result_of("sl", "summary.json", set) : help_read(help_stage(&run, "sl")->dir, "summary.json");
     Json *j = NULL;
     Error err = {0};
     assert_ok(json_parse(&j, text, strlen(text), 0, "summary.json", 1, &err), err);
-    double v = part ? number(j, part, what) : json_num(json_get(j, what), NAN);
+    double v = number(j, part, "available");
     json_release(j);
     free(text);
     return (int)v;
@@ -606,15 +604,12 @@ static int rows_of(const char *stage, const char *part, const char *what, const 
 
 /* Each instruction is learnt as it is and in as many other words as asked for; demonstrations are not. */
 static void instructions_have_variants(void **state) {
-    static const char *const two[] = {"helpful.variants=2", NULL};
+    static const char *const two[] = {"sl.variants=2", NULL};
     (void)state;
-    int once = rows_of("sl", "helpful", "available", NULL), more = rows_of("sl", "helpful", "available", two);
+    int once = available("helpful", NULL), more = available("helpful", two);
     assert_true(once > 50);
     assert_int_equal(more, 3 * once);
-    int rows = rows_of("helpful", NULL, "rows", NULL), with = rows_of("helpful", NULL, "rows", two);
-    assert_int_equal((with - rows) % 2, 0);
-    assert_in_range((with - rows) / 2, once * 9 / 10, once - 1); /* a few are kept for the held-out loss */
-    assert_int_equal(rows_of("sl", "format", "available", two), rows_of("sl", "format", "available", NULL));
+    assert_int_equal(available("format", two), available("format", NULL));
 
     Sequence s = {0};
     StageText text = {0};

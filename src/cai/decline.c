@@ -16,15 +16,12 @@ static const struct {
     {"I must decline to help you ", ", as "},  {"I can't tell you how to ", ", since "},
     {"I won't explain how to ", ", because "}, {"No, I won't help you ", ": "},
 };
-/* Every other time, and where the request does not say it in a form that can be repeated: a small model loses its way
- * in what was asked and never comes to the reason. */
+/* Where the request does not say it in a form that can be repeated. */
 static const char *const unnamed[] = {
     "I won't help with this, because ",        "I will not take part in that, since ",
     "I can't help with something like this: ", "I am not able to give advice on that, because ",
     "I cannot answer this one, since ",        "I must decline here, because ",
     "I won't go into how that is done, as ",   "No, I leave this out, because ",
-    "Sorry, but this one I leave alone, as ",  "I refuse to give a hand with this, since ",
-    "I'm unable to go along with that, as ",   "No, I keep out of this, since ",
 };
 /* True of whatever is harmful, whichever rule it breaks; each with a word that says so. */
 static const char *const reason[] = {
@@ -126,7 +123,7 @@ bool decline_topic(Str *out, const char *request) {
 
 void decline_say(Str *out, const char *request, Rng rng, uint64_t item) {
     Str topic = {0};
-    if (rng_below(rng, item, 3, 2) && decline_topic(&topic, request)) {
+    if (decline_topic(&topic, request)) {
         uint32_t k = rng_below(rng, item, 0, COUNT_OF(opening));
         str_put(out, opening[k].before);
         str_putn(out, topic.s, topic.n);

@@ -1,4 +1,4 @@
-/* cai/decline.h — a way to decline, for the demonstrations of revision: an opening that names what was asked or does not, a reason, an
+/* cai/decline.h — a way to decline, for the demonstrations of revision: an opening that names what was asked, a reason, an
  * offer, each drawn from its list by (rng, item). Few fixed texts would be learnt by heart and given word for word; of
  * thousands, which differ with the request as well, a model learns the form. */
 #ifndef DIKAST_CAI_DECLINE_H

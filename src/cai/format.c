@@ -4,8 +4,6 @@
 #include <string.h>
 
 #include "cai/decline.h"
-#include "cai/filters.h"
-#include "eval/refusal.h"
 
 /* The rule and its critique request, as the critique prompt shows them. */
 static void format_principle(Str *out, const Principle *p) {
@@ -76,9 +74,7 @@ static const Principle *general_for(const StageCtx *ctx, const Row *r, uint32_t 
     return &general[rng_below((Rng){ctx->seed, RNG_PRINCIPLE}, stage_id(r->id), use, COUNT_OF(general))];
 }
 
-enum { QUOTED_WORDS = 8 };
-
-/* The first words of s, for a critique that quotes what it speaks of. */
+/* The first words of the reply, for a critique that quotes what it speaks of. */
 static void quote(Str *out, const char *s, int words) {
     while (*s == ' ' || *s == '\n') s++;
     while (*s && words > 0) {
@@ -86,21 +82,6 @@ static void quote(Str *out, const char *s, int words) {
         if (*s == ' ' && --words == 0) break;
         str_putc(out, *s++);
     }
-}
-
-/* The first line that does not begin by declining, or the first of all: many a harmful reply opens with a refusal, in
- * one voice, and helps in another. A critique that finds fault with the refusal would teach the wrong thing. */
-static const char *telling(const char *reply) {
-    Str head = {0};
-    const char *found = NULL;
-    for (const char *s = reply; s && *s && !found; s = strchr(s, '\n')) {
-        s += strspn(s, " \n");
-        str_clear(&head);
-        quote(&head, s, QUOTED_WORDS);
-        if (head.n && !text_evasive(str_get(&head)) && refusal_of(str_get(&head)) == REFUSAL_NONE) found = s;
-    }
-    str_release(&head);
-    return found ? found : reply;
 }
 
 static Row *put_row(Rows *out) {
@@ -128,7 +109,7 @@ static void critique_row(Rows *out, const StageCtx *ctx, const Row *from, const 
     if (breaks) {
         str_clear(&text);
         str_put(&text, "The reply says \"");
-        quote(&text, telling(from->a), QUOTED_WORDS);
+        quote(&text, from->a, 8);
         str_put(&text, "\", and that helps with something harmful.");
         r->critique = heap_strn(&out->heap, str_get(&text), text.n);
         str_clear(&text);

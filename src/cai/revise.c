@@ -26,7 +26,6 @@ void critique_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *r
     } else if (verdict == n - 1) {
         rule->allow = r->verdict_choice;
         rule->n_allow = 2;
-        rule->ban = r->ban_ok; /* after the odds of both */
     } else if (revision < 0)
         rule->force = text[n - 1] == s[SENT_OK] ? s[SENT_END] : s[SENT_REVISION];
     else {
@@ -256,7 +255,7 @@ static bool verdict_calls(Reviser *r, Chain *chain, const int *of, int n_of, Err
         Round *q = &c->round[c->n_round - 1];
         const float *l = lp + 4 * i;
         q->verdict_odds = ((l[0] - l[1]) - (l[2] - l[3])) / 2;
-        q->violates = r->ctx->cfg->revise.always || q->verdict_odds < 0;
+        q->violates = q->verdict_odds < 0;
     }
     for (int i = 0; i < 2 * n_of; i++) sequence_release(&seq[i]);
     free(seq);
@@ -277,11 +276,10 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of,
     const StageText *t = r->text;
     const Chat *chat = &t->chat;
     size_t v = (size_t)tokenizer_n_vocab(t->tok);
-    uint8_t *ban = mem_alloc(4 * v); /* zeroed */
+    uint8_t *ban = mem_alloc(3 * v);
     ban_reserved(ban, t, -1);
     ban_reserved(ban + v, t, SENT_VERDICT);
     ban_reserved(ban + 2 * v, t, SENT_END);
-    ban[3 * v + (size_t)chat->id[SENT_OK]] = 1;
     CritiqueRule rule = {.chat = chat,
                          .ban_all = ban,
                          .ban_critique = ban + v,
@@ -289,7 +287,6 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of,
                          .critique_tokens = (int)r->ctx->cfg->revise.critique_tokens,
                          .reply_tokens = (int)r->ctx->cfg->revise.s.max_new,
                          .verdict_choice = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]},
-                         .ban_ok = r->ctx->cfg->revise.always ? ban + 3 * v : NULL,
                          .two_calls = chat->headings || r->ctx->cfg->revise.mode == 1};
     const int32_t stop_one[] = {chat->id[SENT_END]}, stop_two[] = {chat->id[SENT_OK], chat->id[SENT_VIOLATES]};
     bool at_verdict = rule.two_calls && !chat->headings;

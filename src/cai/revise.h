@@ -78,7 +78,6 @@ typedef struct {
     const uint8_t *ban_all;                         /* every reserved id */
     int critique_tokens, reply_tokens;
     int32_t verdict_choice[2];
-    const uint8_t *ban_ok;                          /* only <|ok|>: every reply is revised; NULL: the verdict decides */
     bool two_calls;                                 /* stop after the verdict */
 } CritiqueRule;
 void critique_rule(void *ud, uint64_t id, const int32_t *text, int n, GenRule *rule);   /* a GenHook; ud: CritiqueRule */

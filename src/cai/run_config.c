@@ -139,7 +139,6 @@ const CfgKey run_keys[] = {
     TRAIN_ROWS("helpful", helpful.t, "0", "2", "5e-4", COSINE),
     {"helpful.format_share", CFG_FLOAT, CFG_RESULT, AT(helpful.format_share), "0.3", 0, 1, "share of rows made from harm_qa and preference files as critique and judge demonstrations; data.format rows are all used"},
     {"helpful.judge_weight", CFG_FLOAT, CFG_RESULT, AT(helpful.judge_weight), "1", 0.01, 1000, "loss weight of a demonstrated judgement: it is one token, beside twenty of a reply"},
-    {"helpful.variants",     CFG_INT,   CFG_RESULT, AT(helpful.variants), "0", 0, 100, "augmented variants of each instruction learnt beside it with the same answer, here and in stage sl, so that a request asked politely, or for a friend, is nothing new"},
 
     {"prompts.limit",       CFG_INT,   CFG_RESULT, AT(prompts.limit), "0", 0, BIG, "prompts kept per kind, a seeded sample; 0: all"},
     {"prompts.variants",    CFG_INT,   CFG_RESULT, AT(prompts.variants), "0", 0, 100, "augmented variants per training prompt"},
@@ -155,7 +154,6 @@ const CfgKey run_keys[] = {
     {"revise.critique_tokens", CFG_INT,  CFG_RESULT, AT(revise.critique_tokens), "96", 4, 4096, "longest critique; then the verdict is forced"},
     {"revise.mode",            CFG_ENUM, CFG_RESULT, AT(revise.mode), "one|two", 0, 0, "critique and revision in one generation, or two calls (reference); headings (model.prompts) always take two"},
     {"revise.critique",        CFG_BOOL, CFG_RESULT, AT(revise.critique), "true", 0, 0, "false: replies are kept as they are (control)"},
-    {"revise.always",          CFG_BOOL, CFG_RESULT, AT(revise.always), "false", 0, 0, "revise every reply, whatever the verdict on it, as in the paper: for a model that cannot tell; with revise.benign -1, or harmless replies are revised, too"},
     {"revise.retries",         CFG_INT,  CFG_RESULT, AT(revise.retries), "0", 0, 2, "times a rejected revision is asked for again, under the same principle; then its reject code stands"},
     {"revise.audit",           CFG_INT,  CFG_RESULT, AT(revise.audit), "50", 0, 1e6, "rejects of each code written to rejects.jsonl for people to look at"},
     {"revise.min_words",       CFG_INT,  CFG_RESULT, AT(revise.min_words), "5", 0, 1000, "reject SHORT below"},
@@ -173,6 +171,7 @@ const CfgKey run_keys[] = {
     {"sl.keep_share",    CFG_FLOAT, CFG_RESULT, AT(sl.keep_share), "0.15", 0, 1, "share: replies the critique found fine"},
     {"sl.helpful_share", CFG_FLOAT, CFG_RESULT, AT(sl.helpful_share), "0.3", 0, 1, "share: helpful dialogue"},
     {"sl.format_share",  CFG_FLOAT, CFG_RESULT, AT(sl.format_share), "0.05", 0, 1, "share: critique and judge demonstrations again"},
+    {"sl.variants",      CFG_INT,   CFG_RESULT, AT(sl.variants), "0", 0, 100, "augmented variants of each instruction, with its answer, among the helpful dialogue: so that a request asked politely, or for a friend, is nothing new, which a model that learns to decline takes for harmful"},
 
     SAMPLE_ROWS("pairs", pairs.s, "1", "64"),
     {"pairs.redteam", CFG_INT, CFG_RESULT, AT(pairs.redteam), "0", -1, 1e7, "pairs from red-team prompts; 0: one per prompt, -1: none"},

@@ -46,7 +46,7 @@ typedef struct {
     struct { int64_t r; double alpha, dropout; bool rslora; CfgList targets, stages; } lora;
     struct { char *path; int select, score; double epsilon, tau; int64_t candidates; CfgList only; } constitution;
     struct { TrainKeys t; int objective; double mask_rate; } pretrain;
-    struct { TrainKeys t; double format_share, judge_weight; int64_t variants; } helpful;
+    struct { TrainKeys t; double format_share, judge_weight; } helpful;
     struct { int64_t limit, variants; bool slots, synonyms, wrappers; } prompts;
     struct {
         SampleKeys s;
@@ -54,10 +54,10 @@ typedef struct {
         int64_t repeats, rounds, critique_tokens, min_words, retries, audit;
         int mode;                   /* one | two */
         bool critique;              /* false: the no-critique control: nothing is revised */
-        bool always, gate, need_quote, dedup;
+        bool gate, need_quote, dedup;
         double gate_min, max_similar, min_similar, evasive_share;
     } revise;
-    struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; } sl;
+    struct { TrainKeys t; int start; double revise_share, keep_share, helpful_share, format_share; int64_t variants; } sl;
     struct { SampleKeys s; int64_t redteam, benign, repeats; } pairs;
     struct {                    /* who judges pairs; all but kind is judge.remote.* */
         int kind, api, key_header;

@@ -5,7 +5,6 @@
 
 #include "cai/format.h"
 #include "cai/stages.h"
-#include "data/augment.h"
 
 static void put_talk(Sequence *s, const Chat *c, const Row *r, bool all_turns) {
     Json *talk = NULL, *tools = NULL;
@@ -48,44 +47,8 @@ bool sequence_instruction(Sequence *s, const Chat *c, const Row *r, bool all_tur
     return true;
 }
 
-bool sequence_variant(Sequence *s, const StageCtx *ctx, const Chat *c, const Row *r, int v) {
-    Rng rng = rng_derive((Rng){(uint64_t)ctx->cfg->run.seed, RNG_AUGMENT}, "instructions");
-    Str text = {0};
-    int last = r->prompt.n - 1;
-    bool ok = !r->tok && !r->talk && last >= 0 && r->prompt.msg[last].role == ROLE_USER &&
-              augment_prompt(&text, r->prompt.msg[last].text, AUGMENT_SLOTS | AUGMENT_WRAPPERS, rng, stage_id(r->id),
-                             (uint32_t)v);
-    if (ok) {
-        Message *m = mem_alloc((size_t)r->prompt.n * sizeof *m);
-        memcpy(m, r->prompt.msg, (size_t)r->prompt.n * sizeof *m);
-        m[last].text = str_get(&text);
-        Row asked = *r;
-        asked.prompt.msg = m;
-        ok = sequence_instruction(s, c, &asked, ctx->cfg->data.sft_turns == 0);
-        free(m);
-    }
-    str_release(&text);
-    return ok;
-}
-
 bool instruction_ok(const Sequence *s, const Row *r, Error *err) {
     return sequence_ok(s, err) || error_wrap(err, "row %s (line %d)", r->id, r->line);
-}
-
-static bool add_variants(const StageCtx *ctx, SampleSet *train, const StageText *text, Sequence *s, const Row *r,
-                         int max, Error *err) {
-    Str id = {0};
-    bool ok = true;
-    for (int v = 0; v < ctx->cfg->helpful.variants && ok; v++) {
-        sequence_clear(s);
-        if (!sequence_variant(s, ctx, &text->chat, r, v)) break;
-        str_clear(&id);
-        str_printf(&id, "%s~%d", r->id, v + 1);
-        ok = instruction_ok(s, r, err);
-        if (ok) stage_add(ctx, train, s, max, stage_id(str_get(&id)), 0, 1);
-    }
-    str_release(&id);
-    return ok;
 }
 
 static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *test, const StageText *text, int max,
@@ -111,10 +74,9 @@ static bool add_instructions(const StageCtx *ctx, SampleSet *train, SampleSet *t
         }
         if (!(ok = instruction_ok(&s, r, err))) break;
         bool held = rng_uniform((Rng){ctx->seed, RNG_SPLIT}, stage_id(r->id), 0) < 0.03;
-        if (!held) {
+        if (!held)
             stage_add(ctx, train, &s, max, stage_id(r->id), 0, 1);
-            ok = add_variants(ctx, train, text, &s, r, max, err);
-        } else if (s.tok.n <= max)
+        else if (s.tok.n <= max)
             samples_add(test, s.tok.id, s.weight, s.tok.n, stage_id(r->id), 0, 1);
     }
     if (n_tools) log_warn(ctx->log, "data.sft: %d rows are left out: " INSTRUCTION_TOOLS, n_tools);

@@ -7,6 +7,7 @@
 
 #include "cai/format.h"
 #include "cai/stages.h"
+#include "data/augment.h"
 
 typedef struct {
     const StageCtx *ctx;
@@ -38,6 +39,26 @@ static bool add_revision(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
+bool sequence_variant(Sequence *s, const StageCtx *ctx, const Chat *c, const Row *r, int v) {
+    Rng rng = rng_derive((Rng){(uint64_t)ctx->cfg->run.seed, RNG_AUGMENT}, "instructions");
+    Str text = {0};
+    int last = r->prompt.n - 1;
+    bool ok = !r->tok && !r->talk && last >= 0 && r->prompt.msg[last].role == ROLE_USER &&
+              augment_prompt(&text, r->prompt.msg[last].text, AUGMENT_SLOTS | AUGMENT_WRAPPERS, rng, stage_id(r->id),
+                             (uint32_t)v);
+    if (ok) {
+        Message *m = mem_alloc((size_t)r->prompt.n * sizeof *m);
+        memcpy(m, r->prompt.msg, (size_t)r->prompt.n * sizeof *m);
+        m[last].text = str_get(&text);
+        Row asked = *r;
+        asked.prompt.msg = m;
+        ok = sequence_instruction(s, c, &asked, ctx->cfg->data.sft_turns == 0);
+        free(m);
+    }
+    str_release(&text);
+    return ok;
+}
+
 /* Rows of data.sft, or of formats. */
 typedef struct {
     const Rows *rows;
@@ -49,7 +70,7 @@ static bool put_part(Sequence *s, const StageCtx *ctx, const Chat *c, const Row 
     sequence_clear(s);
     if (rest->format) return format_sequence(s, c, r, part);
     if (part == 0) return sequence_instruction(s, c, r, rest->all_turns);
-    return part <= ctx->cfg->helpful.variants && sequence_variant(s, ctx, c, r, part - 1);
+    return part <= ctx->cfg->sl.variants && sequence_variant(s, ctx, c, r, part - 1);
 }
 
 static bool add_rows(SampleSet *set, const StageCtx *ctx, const StageText *text, const Rest *rest, int max,
