@@ -94,7 +94,7 @@ static const struct {
     int code;
     const char *says;
 } wrong[] = {
-    {"plan", 2, "--gpus and --model are needed"},
+    {"plan", 2, "what is to be planned?"},
     {"plan --gpus 64 --model 7b", 2, "64xH100"},
     {"plan --gpus 0xH100 --model 7b", 2, "count of 1 to"},
     {"plan --gpus 8xB9000 --model 7b", 2, "known are A100, H100, H200"},
