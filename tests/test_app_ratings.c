@@ -441,6 +441,12 @@ static void test_errors(void **state) {
     OK(io_write_file(DIR "/other.jsonl", other, sizeof other - 1, &err));
     refused("compare -q " DIR "/bad.jsonl " DIR "/other.jsonl", 3, "bad.jsonl:2: expected a string at 'reply'");
     refused("compare -q " DIR "/odd.jsonl " DIR "/other.jsonl", 3, "expected comply, refuse_reason");
+    static const char beyond[] = "{\"prompt\":\"x\",\"reply\":\"y\",\"p\":7}\n",
+                      word[] = "{\"prompt\":\"x\",\"reply\":\"y\",\"harmful\":\"yes\"}\n";
+    OK(io_write_file(DIR "/odd.jsonl", beyond, sizeof beyond - 1, &err));
+    refused("compare -q " DIR "/odd.jsonl " DIR "/other.jsonl", 3, "'p' must be a number in 0..1");
+    OK(io_write_file(DIR "/odd.jsonl", word, sizeof word - 1, &err));
+    refused("compare -q " DIR "/odd.jsonl " DIR "/other.jsonl", 3, "'harmful' must be a number in 0..1");
     refused("compare -q " DIR "/replies-flips.jsonl " DIR "/other.jsonl", 3, "no replies to the same prompts");
     refused("compare -q " DIR "/replies-flips.jsonl " DIR "/replies-flips.jsonl", 3, "both of the system 'flips'");
     refused("consistency -q " DIR "/other.jsonl", 3, "no two replies belong together");

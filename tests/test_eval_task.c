@@ -233,6 +233,8 @@ static void test_refusals(void **state) {
     bad_task(TASKS "choice.yaml", "[1]\n", NULL, ERR_FORMAT, "docs.jsonl");
     bad_task(TASKS "choice.yaml", good, "prompt={{", ERR_CONFIG, "choice.yaml: prompt:");
     bad_task(TASKS "choice.yaml", good, "metrics=perplexity", ERR_CONFIG, "'perplexity' is no metric of this type");
+    bad_task(TASKS "choice.yaml", good, "metrics=acc,acc_norm,acc", ERR_CONFIG, "'acc' stands there twice");
+    bad_task(TASKS "choice.yaml", "\n\n", NULL, ERR_FORMAT, "no documents");
     bad_task(TASKS "choice.yaml", good, "target=x", ERR_CONFIG, "'target' means nothing in a task of type choice");
     bad_task(TASKS "choice.yaml", good, "type=text", ERR_CONFIG, "'choices' means nothing in a task of type text");
     bad_task(TASKS "winogrande.yaml", good, "target=", ERR_CONFIG, "no 'target', which a task of type contexts needs");

@@ -12,7 +12,7 @@ other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts toge
 differences with 95 % intervals from 500 resamples of prompts, and the share of those in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of a category (n harmful >= 5) or of all rows
 is more than S (default 0) below the baseline's, or the calibration error is above .08. Also checks that AUPRC and F1 are
 scikit-learn's within 1e-9; and, where torch and transformers are there (or alone, with --only-hf), that
-AutoModelForSequenceClassification opens CLASSIFIER/model and gives the trunk's log-odds within 1e-3."""
+AutoModelForSequenceClassification opens CLASSIFIER/model (and the other trunks) and gives their log-odds within 1e-3."""
 import argparse
 import importlib.util
 import json
@@ -116,7 +116,10 @@ def verdict(lo, hi, least):
 def hf_differs(folder, texts_of, part, most=100):
     """Largest difference of the first label's log-odds over test rows that need no cutting."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    model = AutoModelForSequenceClassification.from_pretrained(f"{folder}/model")
+    trunks = json.load(open(f"{folder}/classifier.json")).get("trunks", 1)
+    models = [AutoModelForSequenceClassification.from_pretrained(f"{folder}/" + (f"trunk-{k + 1}/" if k else "") + "model")
+              for k in range(trunks)]
+    model = models[0]
     tokenizer = AutoTokenizer.from_pretrained(f"{folder}/model")
     names = [x["label"] for x in json.load(open(f"{folder}/classifier.json"))["labels"]]
     assert [model.config.id2label[k] for k in range(len(names))] == names, model.config.id2label
@@ -129,7 +132,8 @@ def hf_differs(folder, texts_of, part, most=100):
         ids = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)["input_ids"]
         if ids.shape[1] > model.config.max_position_embeddings:
             continue
-        worst = max(worst, abs(model(input_ids=ids).logits[0, 0].item() - r["trunk"]))
+        z = sum(m(input_ids=ids).logits[0, 0].item() for m in models) / trunks
+        worst = max(worst, abs(z - r["trunk"]))
         n += 1
         if n == most:
             break
