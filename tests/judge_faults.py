@@ -31,7 +31,8 @@ class Judge:
 
     def log(self):
         with open(self.dir + "/log.jsonl") as f:
-            return [json.loads(line) for line in f if line.endswith("\n")]  # the last one may be half written
+            whole = f.read().split("\n")[:-1]  # read at once: the last one may be half written, and its other half come next
+        return [json.loads(line) for line in whole]
 
     def close(self):
         self.process.kill()

@@ -39,7 +39,8 @@ hosts_up() {
 }
 hosts_down() {
     local i
-    for i in 1 2; do ip netns del dk$i; done
+    # The link first: that of a namespace goes when the last process in it has gone.
+    for i in 1 2; do ip link del dkv$i; ip netns del dk$i; done
     ip link del dkbr
     rm -rf "$DIR"
 } 2>/dev/null

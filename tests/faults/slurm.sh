@@ -80,7 +80,8 @@ JOB
 state() { [ "$(squeue -h -j "$id" -o %T)" = "$1" ]; }
 restarted() { state RUNNING && [ "$(scontrol show job "$id" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p')" -ge 1 ]; }
 again() { state PENDING && scontrol update JobId="$id" StartTime=now TimeLimit=10; } # Slurm would wait two minutes more
-over() { ! squeue -h -j "$id" 2>/dev/null | grep -q .; }
+# Asked of the job itself: squeue says nothing, too, where the controller has no time to answer.
+over() { scontrol show job "$id" 2>/dev/null | grep -q 'JobState=\(COMPLETED\|FAILED\|CANCELLED\|TIMEOUT\|NODE_FAIL\) '; }
 
 begin node_lost
 job 350 --nodes=2-3
