@@ -23,7 +23,7 @@ NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $
 # ctest of preset $(1) with arguments $(2): as many tests that compute as there are cores, and beside them some that wait
 # (CMakeLists.txt says which).
 define ctest
-@printf '{"version":{"major":1,"minor":0},"local":[{"cores":[{"id":"0","slots":%d}]}]}' $(JOBS) > build/$(1)/cores.json
+@printf '{"version":{"major":1,"minor":0},"local":[{"cores":[{"id":"0","slots":%d}]}]}' $$(( $(JOBS) > 2 ? $(JOBS) : 2 )) > build/$(1)/cores.json
 ctest --preset $(1) --resource-spec-file $(CURDIR)/build/$(1)/cores.json -j $$(($(JOBS) + 4)) $(2)
 endef
 
