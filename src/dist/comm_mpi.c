@@ -82,6 +82,13 @@ static bool layout(int *count, const size_t *bytes, int n, const CommCall *call,
     return true;
 }
 
+/* Open MPI takes equal addresses for MPI_IN_PLACE, also where nothing is sent, and then sends what it should receive.
+ */
+static const void *apart(const void *in, const void *out) {
+    static const char nothing = 0;
+    return in == out ? &nothing : in;
+}
+
 static int *counts_new(int n) { return mem_alloc(4 * (size_t)n * sizeof(int)); }
 
 static bool all_to_all(void *link, void *out, const size_t *out_bytes, const void *in, const size_t *in_bytes,
@@ -91,7 +98,7 @@ static bool all_to_all(void *link, void *out, const size_t *out_bytes, const voi
     MPI_Request r;
     bool ok = layout(c, in_bytes, n, call, err) && layout(c + 2 * n, out_bytes, n, call, err);
     if (ok) {
-        int rc = MPI_Ialltoallv(in, c, c + n, MPI_BYTE, out, c + 2 * n, c + 3 * n, MPI_BYTE, l->comm, &r);
+        int rc = MPI_Ialltoallv(apart(in, out), c, c + n, MPI_BYTE, out, c + 2 * n, c + 3 * n, MPI_BYTE, l->comm, &r);
         ok = rc == MPI_SUCCESS ? wait_for(&r, call, err) : mpi_error(err, call->op, rc);
     }
     free(c);
@@ -112,7 +119,8 @@ static bool start(void *link, void **request, void *out, const size_t *out_bytes
     *f = (Flight){.count = c, .call = call};
     bool ok = layout(c, in_bytes, n, call, err) && layout(c + 2 * n, out_bytes, n, call, err);
     if (ok) {
-        int rc = MPI_Ialltoallv(in, c, c + n, MPI_BYTE, out, c + 2 * n, c + 3 * n, MPI_BYTE, l->comm, &f->r);
+        int rc =
+            MPI_Ialltoallv(apart(in, out), c, c + n, MPI_BYTE, out, c + 2 * n, c + 3 * n, MPI_BYTE, l->comm, &f->r);
         ok = rc == MPI_SUCCESS || mpi_error(err, call->op, rc);
     }
     if (!ok) {
