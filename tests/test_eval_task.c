@@ -190,7 +190,7 @@ static void test_own_shots(void **state) {
     ok_task(&t, TASKS "choice.yaml", data.s, NULL, 2);
     bool differ = false;
     for (int i = 0; i < 5; i++) {
-        char own[8];
+        char own[16];
         const char *ctx = t.request[2 * i].ctx;
         snprintf(own, sizeof own, "q%d", i);
         assert_int_equal(strlen(ctx), 2 * 6 + 2); /* "q1 y\n\n" twice, "q0" */
