@@ -1,4 +1,4 @@
-/* base/json.h — strict JSON in (jansson), our own emitter out. Hides jansson.
+/* base/json.h — strict JSON in (a quick reader; jansson where that does not vouch for the text), our own emitter out. Hides jansson.
  *
  * Reading: duplicates, NaN, integers beyond int64, invalid UTF-8 and trailing text are errors with line and column. Strings
  * may hold NUL (length is given) only when asked for. Writing: compact, numbers in the shortest form that reads back equal
