@@ -1,190 +1,22 @@
-/* The run store. A stage's key is a hash of everything that can change its result, so "is it there?" is one look for
- * DONE, and two runs that agree up to some stage share everything up to it. Keys are computed in the order of stages[],
- * which is a topological order: every needs[] entry stands before its user. */
-#include "cai/pipeline.h"
+/* What has no DONE is computed, in the order of stages[]: by rank 0, which holds the locks and writes, and where a
+ * stage spreads by all ranks together. What a stage is called and where it lies: pipeline_keys.c. */
+#include "cai/pipeline_int.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "base/hash.h"
 #include "base/io.h"
-#include "base/json.h"
 #include "cai/goodput_file.h"
-#include "cai/judge_remote.h"
 #include "cai/manifest.h"
 #include "cai/ranks.h"
 #include "cai/report.h"
+#include "cai/run_backend.h"
 #include "cai/run_check.h"
 #include "cai/stage_util.h"
 #include "eval/stats.h"
-#include "train/ppo.h"
-
-typedef struct {
-    Hasher *h;
-    const char *data_dir;
-    bool world;
-    Error *err;
-    bool ok;
-} FileHash;
-
-static void add_file(void *ud, const char *name) {
-    FileHash *f = ud;
-    if (!f->ok) return;
-    hasher_add_str(f->h, name);
-    /* The world's files follow from the key of the stage that writes them. */
-    if (f->world && name[0] != '/' && name[0] != '.') return;
-    Str path = {0};
-    stage_data_path(&path, f->data_dir, name);
-    Hash content;
-    f->ok = io_exists(str_get(&path)) ? hash_file(&content, str_get(&path), f->err)
-                                      : error_set(f->err, ERR_FORMAT, "%s: no such file", str_get(&path));
-    if (!f->ok && strncmp(str_get(&path), name, strlen(name))) /* it lies below the data folder */
-        error_wrap(f->err,
-                   "data files are looked for in data.dir=%s (set it to your folder; README, 'Your own data', lists "
-                   "the row shapes)",
-                   f->data_dir);
-    else
-        hasher_add(f->h, &content, sizeof content);
-    str_release(&path);
-}
-
-static bool hash_constitution(Hasher *h, const RunConfig *cfg, const char *data_dir, bool world, Error *err) {
-    if (world && !io_exists(cfg->constitution.path)) { /* written by the world stage: in its key; which one is not */
-        if (strcmp(cfg->constitution.path, "constitution.json")) hasher_add_str(h, cfg->constitution.path);
-        return true;
-    }
-    Constitution c = {0};
-    if (!stage_constitution(&c, cfg, data_dir, err)) return false;
-    hasher_add_str(h, c.sha256);
-    constitution_release(&c);
-    return true;
-}
-
-static int find_result(const PipelineResult *r, const char *name) {
-    for (int i = 0; i < r->n_stage; i++)
-        if (!strcmp(r->stage[i].name, name)) return i;
-    CHECK(false, "stage '%s' stands in needs[] before it stands in stages[]", name);
-    return -1;
-}
-
-/* "cuda:1" */
-static void backend_name(char *out, size_t n, const RunConfig *cfg, int local_rank) {
-    static const char *const name[] = {"cpu", "ref", "cuda"};
-    int at = snprintf(out, n, "%s", name[cfg->run.backend]);
-    int device = cfg->run.backend == RUN_CUDA ? ranks_gpu(cfg, local_rank) : (int)cfg->run.device;
-    if (device > 0) snprintf(out + at, n - (size_t)at, ":%d", device);
-}
-
-static const char *isa_name(const RunConfig *cfg) {
-    static const char *const name[] = {"auto", "scalar", "avx2", "avx512", "avx512_bf16", "exact", "amx"};
-    return name[cfg->run.isa];
-}
-
-/* run.isa=auto names what the machine has; where that decides bits, a store that moves to another machine keeps results
- * of both apart. */
-static void hash_bits(Hasher *h, const RunConfig *cfg) {
-    char backend[32];
-    backend_name(backend, sizeof backend, cfg, 0);
-    const char *bits = backend_bits(backend, isa_name(cfg), cfg->run.dtype == 0 ? DTYPE_F32 : DTYPE_BF16);
-    if (*bits) hasher_add_str(h, bits);
-}
-
-static bool stage_key(StageResult *out, const PipelineResult *done, const Stage *s, const RunConfig *cfg,
-                      const char *data_dir, Error *err) {
-    bool world = cfg->data.source == 1;
-    FileHash f = {.h = hasher_new(), .data_dir = data_dir, .world = world, .err = err, .ok = true};
-    hasher_add_str(f.h, s->name);
-    hasher_add(f.h, &s->version, sizeof s->version);
-    for (int i = 0; i < STAGE_MAX_NEEDS && s->needs[i]; i++) {
-        const StageResult *need = &done->stage[find_result(done, s->needs[i])];
-        hasher_add_str(f.h, need->applies ? need->key : "-");
-    }
-    const char *prefix[COUNT_OF(s->section) + 4] = {"run."};
-    int n_prefix = 1;
-    for (int i = 0; i < COUNT_OF(s->section) && s->section[i]; i++) prefix[n_prefix++] = s->section[i];
-    if (s->uses_constitution) prefix[n_prefix++] = "constitution.";
-    if (s->uses_judge && s->uses_judge(cfg)) {
-        prefix[n_prefix++] = cfg->judge.kind == JUDGE_OWN ? "judge.kind" : "judge.";
-        if (cfg->judge.kind == JUDGE_OWN) prefix[n_prefix++] = "judge.own.";
-    }
-    config_hash_into(f.h, cfg, run_keys, run_key_count, prefix, n_prefix);
-    hash_bits(f.h, cfg);
-    if (cfg->dist.tp > 1) hasher_add_str(f.h, "shares generate"); /* not whole models, as once */
-    if (s->files) s->files(cfg, add_file, &f);
-    if (f.ok && s->uses_constitution) f.ok = hash_constitution(f.h, cfg, data_dir, world, err);
-    Hash key = hasher_finish(f.h);
-    char hex[33];
-    hash_hex(hex, key);
-    memcpy(out->key, hex, 16);
-    out->key[16] = 0;
-    return f.ok;
-}
-
-static const char *world_dir(const PipelineResult *r, const RunConfig *cfg) {
-    if (cfg->data.source != 1) return cfg->data.dir;
-    for (int i = 0; i < r->n_stage; i++)
-        if (!strcmp(r->stage[i].name, "world")) return r->stage[i].dir;
-    return "";
-}
-
-static bool copy_path(char *out, size_t n, const Str *path, Error *err) {
-    if (path->n >= n)
-        return error_set(err, ERR_CONFIG,
-                         "run.out or run.name is too long: a path of %zu bytes, at most %zu: %.200s...", path->n, n - 1,
-                         str_get(path));
-    memcpy(out, str_get(path), path->n + 1);
-    return true;
-}
-
-static bool add_stage(PipelineResult *out, const Stage *s, const RunConfig *cfg, Error *err) {
-    StageResult *r = &out->stage[out->n_stage];
-    *r = (StageResult){.name = s->name, .applies = !s->applies || s->applies(cfg)};
-    if (r->applies) {
-        if (!stage_key(r, out, s, cfg, world_dir(out, cfg), err)) return error_wrap(err, "%s", s->name);
-        Str done = {0};
-        str_printf(&done, "%s/store/%s-%s", cfg->run.out, s->name, r->key);
-        bool ok = copy_path(r->dir, sizeof r->dir, &done, err);
-        path_join(&done, r->dir, "DONE");
-        r->cached = ok && io_exists(str_get(&done));
-        str_release(&done);
-        if (!ok) return false;
-    }
-    out->n_stage++;
-    return true;
-}
-
-bool pipeline_name(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
-    char name[128];
-    const char *given = cfg->run.name, *slash = conf_path ? strrchr(conf_path, '/') : NULL;
-    const char *base = slash ? slash + 1 : conf_path ? conf_path : "run";
-    if (strchr(given, '/') || given[0] == '.' || strlen(given) >= sizeof name)
-        return error_set(
-            err, ERR_CONFIG,
-            "run.name is '%.140s': expected the name of a folder, without '/', '.' in front, below 128 bytes", given);
-    snprintf(name, sizeof name, "%s", given[0] ? given : base);
-    char *dot = given[0] ? NULL : strrchr(name, '.');
-    if (dot && dot > name) *dot = 0;
-    Str path = {0};
-    str_printf(&path, "%s/runs/%s", cfg->run.out, name);
-    bool ok = copy_path(out->run_dir, sizeof out->run_dir, &path, err);
-    if (ok) {
-        path_join(&path, out->run_dir, "report.html");
-        ok = copy_path(out->report, sizeof out->report, &path, err);
-    }
-    str_release(&path);
-    return ok;
-}
-
-bool pipeline_keys(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
-    *out = (PipelineResult){0};
-    if (!pipeline_name(out, cfg, conf_path, err)) return false;
-    for (int i = 0; stages[i]; i++)
-        if (!add_stage(out, stages[i], cfg, err)) return false;
-    return true;
-}
+#include "train/state.h"
 
 /* A folder with a lock of its own is somebody else's: the supervisor's. */
 static bool has_lock(const char *dir) {
@@ -291,7 +123,7 @@ static bool wait_lock(IoLock *lock, const char *path, const char *why, Log *log,
 void pipeline_ctx(StageCtx *ctx, const char *input[STAGE_MAX_NEEDS], const PipelineResult *all, const Stage *s,
                   const RunConfig *cfg, Backend *be, Log *log, const Stop *stop) {
     for (int i = 0; i < STAGE_MAX_NEEDS; i++) {
-        const StageResult *need = s->needs[i] ? &all->stage[find_result(all, s->needs[i])] : NULL;
+        const StageResult *need = s->needs[i] ? &all->stage[pipeline_find(all, s->needs[i])] : NULL;
         input[i] = need && need->applies ? need->dir : NULL;
         if (!need) break;
     }
@@ -300,8 +132,8 @@ void pipeline_ctx(StageCtx *ctx, const char *input[STAGE_MAX_NEEDS], const Pipel
                       .log = log,
                       .stop = stop,
                       .seed = rng_derive((Rng){(uint64_t)cfg->run.seed, 0}, s->name).seed,
-                      .data_dir = world_dir(all, cfg),
-                      .output = all->stage[find_result(all, s->name)].dir,
+                      .data_dir = pipeline_data_dir(all, cfg),
+                      .output = all->stage[pipeline_find(all, s->name)].dir,
                       .input = input,
                       .stage = s};
 }
@@ -315,15 +147,8 @@ typedef struct { /* where a rank runs stages */
     const Stop *stop;
 } Site;
 
-static bool open_backend(Pool **pool, Backend **be, const RunConfig *cfg, int threads, int local_rank, Error *err) {
-    char backend[32];
-    backend_name(backend, sizeof backend, cfg, local_rank);
-    return pool_open(pool, threads, err) && backend_open(be, backend, *pool, isa_name(cfg), err) &&
-           (cfg->run.dtype == 0 || backend_set_dtype(*be, DTYPE_BF16, err) || error_wrap(err, "run.dtype"));
-}
-
 bool pipeline_backend(Pool **pool, Backend **be, const RunConfig *cfg, Error *err) {
-    return open_backend(pool, be, cfg, (int)cfg->run.threads, 0, err);
+    return run_backend_open(pool, be, cfg, (int)cfg->run.threads, 0, err);
 }
 
 /* Threads of ranks on one machine share its CPUs. */
@@ -331,7 +156,7 @@ static bool site_open(Site *s, RankPlace place, Error *err) {
     int threads = (int)s->cfg->run.threads;
     if (threads == 0 && place.local_size > 1) threads = pool_cpus() / place.local_size;
     if (threads == 0 && place.local_size > 1) threads = 1;
-    if (!open_backend(&s->pool, &s->be, s->cfg, threads, place.local_rank, err)) return false;
+    if (!run_backend_open(&s->pool, &s->be, s->cfg, threads, place.local_rank, err)) return false;
     if (s->be->note) log_warn(s->log, "%s", s->be->note);
     return true;
 }
@@ -474,45 +299,10 @@ static bool check_gates(PipelineResult *out, const RunConfig *cfg, Error *err) {
     return true;
 }
 
-/* only and what it needs, through any number of steps; everything when only is NULL. */
-static void want_stages(bool *want, const char *only) {
-    int n = 0;
-    while (stages[n]) want[n] = !only || !strcmp(stages[n]->name, only), n++;
-    for (int i = n - 1; i >= 0; i--)
-        for (int k = 0; want[i] && k < STAGE_MAX_NEEDS && stages[i]->needs[k]; k++)
-            for (int e = 0; e < i; e++)
-                if (!strcmp(stages[e]->name, stages[i]->needs[k])) want[e] = true;
-}
-
-/* All keys before the first stage: a data file or constitution that is missing or broken stops the run at once. */
-static bool plan(PipelineResult *out, const RunConfig *cfg, const bool *want, Error *err) {
-    for (int i = 0; stages[i]; i++) {
-        if (add_stage(out, stages[i], cfg, err)) {
-            const StageResult *r = &out->stage[i];
-            const Stage *s = stages[i];
-            if (!want[i] || !r->applies || r->cached) continue;
-            if (s->uses_judge && s->uses_judge(cfg) && !remote_judge_check(cfg, true, err)) return false;
-            if (s->ready && !s->ready(cfg, err)) return error_wrap(err, "%s", s->name);
-            continue;
-        }
-        if (want[i]) return false;
-        out->stage[out->n_stage++].applies = false;
-        *err = (Error){0};
-    }
-    return true;
-}
-
-bool pipeline_check(PipelineResult *out, const RunConfig *cfg, const char *conf_path, Error *err) {
-    bool want[COUNT_OF(out->stage)];
-    want_stages(want, NULL);
-    *out = (PipelineResult){0};
-    return pipeline_name(out, cfg, conf_path, err) && run_config_check(cfg, err) && plan(out, cfg, want, err);
-}
-
-/* The generated constitution is there once the world is; nobody should wait for a model to learn of a misspelt id. */
-static bool check_world(const PipelineResult *r, const RunConfig *cfg, Error *err) {
+/* A generated constitution is there once the data are; nobody should wait for a model to learn of a misspelt id. */
+static bool check_data(const PipelineResult *r, const RunConfig *cfg, Error *err) {
     Constitution c;
-    if (!stage_constitution(&c, cfg, world_dir(r, cfg), err)) return false;
+    if (!stage_constitution(&c, cfg, pipeline_data_dir(r, cfg), err)) return false;
     constitution_release(&c);
     return true;
 }
@@ -541,12 +331,12 @@ static bool visit_stage(PipelineResult *out, int i, const Site *site, Error *err
         log_event(log, ok ? "stage_done" : "stage_failed", "%s", ok ? r->dir : err->msg);
     }
     log_stage(log, NULL);
-    return ok && (stages[i] != stage_find("world") || check_world(out, site->cfg, err));
+    return ok && (!stages[i]->makes_data || check_data(out, site->cfg, err));
 }
 
 static bool run_all(PipelineResult *out, const char *only, Site *site, RankPlace place, Error *err) {
     bool want[COUNT_OF(out->stage)];
-    want_stages(want, only);
+    pipeline_want(want, only);
     bool ok = site_open(site, place, err);
     if (ok && place.size > 1)
         log_info(site->log, "%d ranks (%s), %d thread%s each", place.size, comm_kind(site->mesh.world),
@@ -584,25 +374,6 @@ static bool run_and_report(PipelineResult *out, const char *only, Site *site, Ra
     return ok;
 }
 
-bool pipeline_claim(const RunConfig *cfg, const char *conf_path, Error *err) {
-    PipelineResult r = {0};
-    Str path = {0}, changes = {0}, status = {0};
-    bool ok = pipeline_name(&r, cfg, conf_path, err) && run_dir_changes(&changes, r.run_dir, cfg, err);
-    path_join(&path, r.run_dir, ".lock");
-    bool idle = ok && changes.n > 0 && !io_locked(str_get(&path));
-    path_join(&path, r.run_dir, "STATUS");
-    if (idle && io_exists(str_get(&path))) ok = io_read_file(&status, str_get(&path), (size_t)1 << 16, err);
-    if (ok && idle && strncmp(str_get(&status), "failed", 6))
-        ok = error_set(err, ERR_CONFIG,
-                       "%s holds a run of another configuration: --name NAME puts this one beside it, --replace in its "
-                       "place (stages that are done stay stored). Changed: %s",
-                       r.run_dir, str_get(&changes));
-    str_release(&path);
-    str_release(&changes);
-    str_release(&status);
-    return ok;
-}
-
 /* From here on the run's stages.json says what it uses, and nothing of that is taken away (inventory_prune, which holds
  * the same lock while it looks); what went before it was written is looked for again. */
 static bool begin_dir(PipelineResult *out, const char *conf_path, const Site *site, Error *err) {
@@ -626,9 +397,9 @@ static bool run_in_dir(PipelineResult *out, const char *conf_path, const char *o
                        Error *err) {
     const RunConfig *cfg = site->cfg;
     bool want[COUNT_OF(out->stage)];
-    want_stages(want, only);
+    pipeline_want(want, only);
     /* Before the folder: what cannot begin leaves an earlier run's record as it was. */
-    if (!plan(out, cfg, want, err) || !io_make_dirs(out->run_dir, err)) return false;
+    if (!pipeline_plan(out, cfg, want, err) || !io_make_dirs(out->run_dir, err)) return false;
     Str path = {0};
     path_join(&path, out->run_dir, ".lock");
     IoLock lock;

@@ -9,7 +9,7 @@ typedef struct { char name[64], stage[24], text[160]; double value, bound; bool 
 
 typedef struct {
     char run_dir[512], report[560];
-    StageResult stage[24];
+    StageResult stage[24];  /* in the order of stages[] */
     int n_stage;
     Gate gate[64];
     int n_gate;

@@ -45,6 +45,7 @@ typedef struct Stage {
     /* It trains: every rank runs it, on its share of the work, and only rank 0 (stage_leads) writes. Other stages are rank 0's; where models
      * are divided (dist.tp), the ranks that share them follow what it generates and scores. */
     bool spread;
+    bool makes_data;            /* its output is where data files lie for the stages behind it, a constitution among them (data.source: world) */
     bool uses_constitution;     /* its canonical hash enters the key */
     /* Whether it judges pairs: then judge.* enters the key, and a remote judge's key must be there before the run begins.
      * NULL: never. */

@@ -32,5 +32,6 @@ const Stage stage_world = {.name = "world",
                            .help = "generate the tiny world's data (data.source: world)",
                            .version = 2,
                            .section = {"world."},
+                           .makes_data = true,
                            .applies = applies,
                            .run = run};
