@@ -1,4 +1,4 @@
-/* base/config.c — the schema table at work: where values come from, what they may be, how they are shown.
+/* base/config.c — the schema table at work: where values come from and what they may be.
  *
  * Sources are applied in the order of their precedence, each value overwriting the one before: defaults, then for a
  * file first what it extends, then itself, then the environment, then overrides. Every value of every source is
@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,221 +20,12 @@ enum { MAX_EXTENDS = 8 };
 
 typedef struct {
     void *cfg;
-    const CfgKey *key;
-    int n_key;
+    CfgTable keys;
     Heap heap; /* texts and entries of this load */
     ConfigReport report;
     int n_source;
     Str *origin; /* of each key's value; NULL: nobody asks */
 } Loader;
-
-/* ---- report ---- */
-
-/* The source line and a caret under `at`; tabs are repeated so that the caret stands right. */
-static void show_line(Str *out, const ConfigSource *src, ConfigPlace at) {
-    const char *p = src->text, *end = src->text + src->n;
-    for (int line = 1; line < at.line && p < end; line++) {
-        const char *newline = memchr(p, '\n', (size_t)(end - p));
-        p = newline ? newline + 1 : end;
-    }
-    const char *stop = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
-    if (!stop) stop = end;
-    if (stop > p && stop[-1] == '\r') stop--;
-    if (stop == p) return;
-    if (!str_utf8_valid(p, (size_t)(stop - p), NULL)) return; /* no terminal shows it well */
-    for (const char *c = p; c < stop; c++) str_putc(out, (unsigned char)*c < 0x20 && *c != '\t' ? ' ' : *c);
-    str_putc(out, '\n');
-    const char *c = p;
-    for (int col = 1; col < at.col && c < stop; col++) {
-        str_putc(out, *c == '\t' ? '\t' : ' ');
-        do c++;
-        while (c < stop && ((unsigned char)*c & 0xC0) == 0x80);
-    }
-    str_putc(out, '^');
-    int room = 0;
-    for (c += c < stop; c < stop; c++) room += ((unsigned char)*c & 0xC0) != 0x80;
-    for (int i = 1; i < at.width && i <= room; i++) str_putc(out, '~');
-    str_putc(out, '\n');
-}
-
-void config_report(ConfigReport *r, const ConfigSource *src, ConfigPlace at, const char *fmt, ...) {
-    char text[1000];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    for (char *c = text; *c; c++) {
-        if ((unsigned char)*c < 0x20) *c = ' ';
-    }
-    Str out = {0};
-    if (src->text)
-        str_printf(&out, "%s:%d:%d: error: %s\n", src->path, at.line, at.col, text);
-    else
-        str_printf(&out, "%s: error: %s\n", src->path, text);
-    if (src->text) show_line(&out, src, at);
-    int n = r->n_error++;
-    r->mistake = mem_grow(r->mistake, (size_t)r->n_error * sizeof *r->mistake);
-    r->mistake[n] = (ConfigMistake){src->order, at.line, at.col, n, str_detach(&out)};
-}
-
-static int by_place(const void *a, const void *b) {
-    const ConfigMistake *x = a, *y = b;
-    if (x->order != y->order) return x->order < y->order ? -1 : 1;
-    if (x->line != y->line) return x->line < y->line ? -1 : 1;
-    if (x->col != y->col) return x->col < y->col ? -1 : 1;
-    return x->number < y->number ? -1 : 1;
-}
-
-static void print_report(ConfigReport *r, Str *out) {
-    if (r->n_error) qsort(r->mistake, (size_t)r->n_error, sizeof *r->mistake, by_place);
-    for (int i = 0; i < r->n_error; i++) {
-        str_put(out, r->mistake[i].text);
-        free(r->mistake[i].text);
-    }
-    free(r->mistake);
-    if (r->n_error == 0) return;
-    str_printf(out, "%d error%s.", r->n_error, r->n_error == 1 ? "" : "s");
-    if (r->of_keys)
-        str_printf(out, " 'dikast %s%s' lists the keys.", r->section[0] ? "help " : "config --keys", r->section);
-    str_putc(out, '\n');
-}
-
-/* ---- names ---- */
-
-static const char *last_part(const char *name) {
-    const char *dot = strrchr(name, '.');
-    return dot ? dot + 1 : name;
-}
-
-static const CfgKey *find_key(const Loader *l, const char *name) {
-    for (int i = 0; i < l->n_key; i++) {
-        if (strcmp(l->key[i].name, name) == 0) return &l->key[i];
-    }
-    return NULL;
-}
-
-static bool is_section(const Loader *l, const char *name) {
-    size_t n = strlen(name);
-    for (int i = 0; i < l->n_key; i++) {
-        if (n > 0 && strncmp(l->key[i].name, name, n) == 0 && l->key[i].name[n] == '.') return true;
-    }
-    return false;
-}
-
-/* What other programs of this field call our keys; pairs of their last part and ours, or our whole name. */
-// clang-format off
-static const char *const peer_names[][2] = {
-    {"learning_rate", "lr"}, {"max_lr", "lr"}, {"peak_lr", "lr"}, {"lr_min", "min_lr"}, {"min_learning_rate", "min_lr"},
-    {"num_epochs", "epochs"}, {"num_train_epochs", "epochs"}, {"n_epochs", "epochs"}, {"noptepochs", "epochs"},
-    {"ppo_epochs", "epochs"}, {"num_ppo_epochs", "epochs"}, {"num_mini_batches", "n_minibatch"},
-    {"max_steps", "steps"}, {"num_steps", "steps"}, {"total_steps", "steps"}, {"max_iters", "steps"},
-    {"batch_size", "batch_tokens"}, {"global_batch_size", "batch_tokens"}, {"train_batch_size", "batch_tokens"},
-    {"micro_batch_size", "micro_tokens"}, {"per_device_train_batch_size", "micro_tokens"},
-    {"warmup_steps", "warmup"}, {"num_warmup_steps", "warmup"}, {"warmup_iters", "warmup"}, {"warmup_ratio", "warmup"},
-    {"max_grad_norm", "clip"}, {"grad_clip", "clip"}, {"gradient_clipping", "clip"}, {"clip_grad_norm", "clip"},
-    {"adam_beta1", "beta1"}, {"adam_beta2", "beta2"}, {"adam_epsilon", "eps"}, {"wd", "weight_decay"},
-    {"lr_scheduler_type", "schedule"}, {"lr_scheduler", "schedule"}, {"gradient_checkpointing", "recompute"},
-    {"kl_coef", "beta"}, {"init_kl_coef", "beta"}, {"kl_penalty", "beta"}, {"lam", "lambda"}, {"gae_lambda", "lambda"},
-    {"cliprange", "clip_low"}, {"clip_range", "clip_low"}, {"cliprange_value", "value_clip"},
-    {"vf_coef", "value_weight"}, {"target_kl", "kl_target"}, {"missing_eos_penalty", "no_end_score"},
-    {"max_new_tokens", "max_new"}, {"max_tokens", "max_new"}, {"max_length", "max_new"}, {"temp", "temperature"},
-    {"max_seq_len", "max_seq"}, {"max_seq_length", "max_seq"}, {"max_position_embeddings", "max_seq"},
-    {"block_size", "max_seq"}, {"hidden_size", "d_model"}, {"n_embd", "d_model"}, {"intermediate_size", "d_ff"},
-    {"num_hidden_layers", "n_layer"}, {"num_layers", "n_layer"}, {"num_attention_heads", "n_head"},
-    {"num_key_value_heads", "n_kv_head"}, {"tie_word_embeddings", "tied"}, {"vocab_size", "vocab"},
-    {"output_dir", "out"}, {"random_seed", "seed"}, {"num_threads", "threads"}, {"device", "backend"},
-    {"model_name_or_path", "model.path"}, {"pretrained_model_name_or_path", "model.path"},
-};
-// clang-format on
-
-/* Our key for a peer's name: in the section it was written in, else the only one that ends so. */
-static const CfgKey *peer_key(const Loader *l, const char *name) {
-    const char *last = last_part(name), *ours = NULL;
-    for (int i = 0; i < COUNT_OF(peer_names) && !ours; i++) {
-        if (strcmp(peer_names[i][0], last) == 0) ours = peer_names[i][1];
-    }
-    if (!ours) return NULL;
-    if (strchr(ours, '.')) return find_key(l, ours);
-    char want[200];
-    snprintf(want, sizeof want, "%.*s%s", (int)(last - name), name, ours);
-    const CfgKey *k = find_key(l, want);
-    for (int i = 0; i < l->n_key && !k; i++) {
-        if (strcmp(last_part(l->key[i].name), ours) != 0) continue;
-        for (int j = i + 1; j < l->n_key; j++) {
-            if (strcmp(last_part(l->key[j].name), ours) == 0) return NULL;
-        }
-        k = &l->key[i];
-    }
-    return k;
-}
-
-/* " (it needs its section: 'pm.lr', 'rl.lr' and 7 more)" for the bare last part of several keys, else "". */
-static void sections_of(char *out, size_t n_out, const Loader *l, const char *name) {
-    int n = 0, at = 0;
-    out[0] = 0;
-    for (int i = 0; i < l->n_key && !strchr(name, '.'); i++) {
-        if (strcmp(last_part(l->key[i].name), name) != 0) continue;
-        if (n++ < 3)
-            at += snprintf(out + at, n_out - (size_t)at, "%s'%s'",
-                           n > 1 ? ", " : " (it needs its section: ", l->key[i].name);
-    }
-    if (n > 3) at += snprintf(out + at, n_out - (size_t)at, " and %d more", n - 3);
-    if (n > 0) snprintf(out + at, n_out - (size_t)at, ")");
-}
-
-/* The nearest key: fewest edits (at most 2), else the only one that begins so, else the only one with this last part.
- */
-static const CfgKey *near_key(const Loader *l, const char *name) {
-    int limit = strlen(last_part(name)) <= 3 ? 1 : 2, best = limit + 1;
-    const CfgKey *found = NULL;
-    for (int i = 0; i < l->n_key; i++) {
-        int d = str_distance(name, l->key[i].name, limit);
-        if (d < best) best = d, found = &l->key[i];
-    }
-    if (found) return found;
-    int n_prefix = 0, n_last = 0;
-    const CfgKey *prefix = NULL, *last = NULL;
-    size_t n = strlen(name);
-    for (int i = 0; i < l->n_key; i++) {
-        if (n > 0 && strncmp(l->key[i].name, name, n) == 0) prefix = &l->key[i], n_prefix++;
-        if (strcmp(last_part(l->key[i].name), last_part(name)) == 0) last = &l->key[i], n_last++;
-    }
-    return n_prefix == 1 ? prefix : n_last == 1 ? last : NULL;
-}
-
-static void note_section(Loader *l, const char *name) {
-    l->report.of_keys = true;
-    size_t n = strcspn(name, ".");
-    char section[sizeof l->report.section];
-    if (l->report.section[0] || n >= sizeof section) return;
-    snprintf(section, sizeof section, "%.*s", (int)n, name);
-    if (is_section(l, section)) snprintf(l->report.section, sizeof l->report.section, "%s", section);
-}
-
-static void unknown_key(Loader *l, const ConfigSource *src, ConfigPlace at, const char *name) {
-    note_section(l, name);
-    if (name[0] && is_section(l, name)) {
-        config_report(&l->report, src, at, "'%s' is a section: expected keys below it", name);
-        return;
-    }
-    for (const char *dot = strchr(name, '.'); dot; dot = strchr(dot + 1, '.')) {
-        char above[200];
-        snprintf(above, sizeof above, "%.*s", (int)(dot - name), name);
-        if (!find_key(l, above)) continue;
-        config_report(&l->report, src, at, "unknown key '%s': '%s' takes a value, not keys", name, above);
-        return;
-    }
-    const CfgKey *k = peer_key(l, name);
-    if (k) {
-        config_report(&l->report, src, at, "unknown key '%s' (here it is '%s')", name, k->name);
-    } else if ((k = near_key(l, name)) != NULL) {
-        config_report(&l->report, src, at, "unknown key '%s' (did you mean '%s'?)", name, k->name);
-    } else {
-        char sections[512];
-        sections_of(sections, sizeof sections, l, name);
-        config_report(&l->report, src, at, "unknown key '%s'%s", name, sections);
-    }
-}
 
 /* ---- values ---- */
 
@@ -444,7 +234,7 @@ static void set_default(const Loader *l, const CfgKey *k) {
 static void bad_value(Loader *l, const ConfigSource *src, const ConfigEntry *e, const CfgKey *k) {
     Str want = {0};
     expected_words(&want, k);
-    note_section(l, k->name);
+    config_note_section(&l->report, l->keys, k->name);
     const ConfigScalar *v = &e->value;
     const char *hint = "";
     if (e->is_list) {
@@ -469,7 +259,7 @@ static void bad_value(Loader *l, const ConfigSource *src, const ConfigEntry *e, 
 
 static void note_origin(Loader *l, const CfgKey *k, const ConfigSource *src, int line) {
     if (!l->origin) return;
-    Str *o = &l->origin[k - l->key];
+    Str *o = &l->origin[k - l->keys.key];
     str_clear(o);
     str_put(o, src->path);
     if (src->text) str_printf(o, ":%d", line);
@@ -478,10 +268,10 @@ static void note_origin(Loader *l, const CfgKey *k, const ConfigSource *src, int
 }
 
 static void apply_entry(Loader *l, const ConfigSource *src, const ConfigEntry *e) {
-    const CfgKey *k = find_key(l, e->key);
+    const CfgKey *k = config_find(l->keys, e->key);
     if (!k) {
-        if (e->is_null && is_section(l, e->key)) return; /* a section whose keys are all commented out */
-        unknown_key(l, src, e->at, e->key);
+        if (e->is_null && config_is_section(l->keys, e->key)) return; /* a section whose keys are all commented out */
+        config_unknown_key(&l->report, l->keys, src, e->at, e->key);
         return;
     }
     if (e->is_list && k->type == CFG_LIST) {
@@ -525,7 +315,7 @@ static void report_duplicates(Loader *l, const ConfigSource *src, const ConfigEn
     for (int i = 1; i < n; i++) {
         for (int j = 0; j < i; j++) {
             if (strcmp(e[i].key, e[j].key) != 0) continue;
-            note_section(l, e[i].key);
+            config_note_section(&l->report, l->keys, e[i].key);
             config_report(&l->report, src, e[i].at, "duplicate key '%s' (first on line %d)", e[i].key, e[j].at.line);
             break;
         }
@@ -565,7 +355,7 @@ static void load_file(Loader *l, const char *path, int depth) {
 static void apply_text(Loader *l, const char *label, const char *name, const char *value) {
     ConfigSource src = {.path = label, .order = l->n_source++};
     ConfigEntry one = {.key = name, .value = {.s = value}};
-    const CfgKey *k = find_key(l, name);
+    const CfgKey *k = config_find(l->keys, name);
     if (strchr("[\"'", value[0]) && value[0]) {
         ConfigSource text = {.path = label, .text = value, .n = strlen(value), .order = src.order};
         ConfigEntry *e;
@@ -616,12 +406,12 @@ static void apply_override(Loader *l, const char *set) {
     char *label = heap_printf(&l->heap, "override '%s'", set);
     ConfigSource src = {.path = label, .order = l->n_source++};
     if (set[0] == '~') {
-        const CfgKey *k = find_key(l, set + 1);
+        const CfgKey *k = config_find(l->keys, set + 1);
         if (k) {
             set_default(l, k);
             note_origin(l, k, &src, 0);
         } else
-            unknown_key(l, &src, (ConfigPlace){0}, set + 1);
+            config_unknown_key(&l->report, l->keys, &src, (ConfigPlace){0}, set + 1);
         return;
     }
     const char *equals = strchr(set, '=');
@@ -640,14 +430,14 @@ bool config_load(void *cfg, const CfgKey *key, int n_key, const char *path, cons
 bool config_load_origins(void *cfg, const CfgKey *key, int n_key, const char *path, const char *const *set, int n_set,
                          Str *origin, Str *report, Error *err) {
     str_clear(report);
-    Loader l = {.cfg = cfg, .key = key, .n_key = n_key, .origin = origin};
+    Loader l = {.cfg = cfg, .keys = {key, n_key}, .origin = origin};
     for (int i = 0; i < n_key; i++) set_default(&l, &key[i]);
     if (path) load_file(&l, path, 0);
     load_environment(&l);
     for (int i = 0; i < n_set; i++) apply_override(&l, set[i]);
     int n = l.report.n_error;
     heap_release(&l.heap);
-    print_report(&l.report, report);
+    config_report_print(&l.report, report);
     if (n == 0) return true;
     config_release(cfg, key, n_key);
     return error_set(err, ERR_CONFIG, "%d error%s in the configuration", n, n == 1 ? "" : "s");

@@ -1,4 +1,5 @@
-/* base/config_int.h — between config.c (the schema) and config_yaml.c (the only file that knows libfyaml). */
+/* base/config_int.h — between config.c (values from all sources into the struct), config_names.c (which key a name means),
+ * config_report.c (what is wrong, said at once) and config_yaml.c (the only file that knows libfyaml). */
 #ifndef DIKAST_BASE_CONFIG_INT_H
 #define DIKAST_BASE_CONFIG_INT_H
 
@@ -44,7 +45,24 @@ typedef struct {
     char section[64]; /* the section of the first one that is in one: for the closing hint */
 } ConfigReport;
 
+/* One mistake; at: in src->text, ignored where that is NULL. */
 void config_report(ConfigReport *r, const ConfigSource *src, ConfigPlace at, const char *fmt, ...) FORMAT(4, 5);
+
+/* Appends all of them in the order of their sources and places, their number, and where keys are listed; r is used up. */
+void config_report_print(ConfigReport *r, Str *out);
+
+typedef struct {
+    const CfgKey *key;
+    int n;
+} CfgTable;
+
+const CfgKey *config_find(CfgTable t, const char *name); /* NULL: there is none of that name */
+bool config_is_section(CfgTable t, const char *name);    /* does a key begin with name and a dot? */
+/* This mistake is about a key; the first name in a section decides which one the report points to. */
+void config_note_section(ConfigReport *r, CfgTable t, const char *name);
+/* Reports that there is no such key, and which one is meant: what other programs call so, the nearest, the same word in
+ * other sections. */
+void config_unknown_key(ConfigReport *r, CfgTable t, const ConfigSource *src, ConfigPlace at, const char *name);
 
 /* Flattens nested mappings and dotted keys to entries in file order, which live in heap; errors go to the report and
  * what they concern is left out. A text that holds no mapping but one value gives one entry with the key ""
