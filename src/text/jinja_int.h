@@ -2,7 +2,7 @@
  *
  *   source ── jinja_lex.c ── tokens ── jinja_parse.c, jinja_parse_expr.c ── nodes ── jinja_scope.c ── names are slots
  *   nodes + data ── jinja_exec.c (statements), jinja_eval.c (expressions) ── text
- *   values: jinja_value.c (kinds, equality, maps), jinja_iter.c, jinja_print.c (str, repr, tojson), jinja_num.c, jinja_big.c
+ *   values: jinja_value.c (kinds, equality), jinja_dict.c, jinja_iter.c, jinja_print.c (str, repr, tojson), jinja_num.c, jinja_big.c
  *   library: jinja_call.c (binding, globals, methods of lists and maps), jinja_str.c (methods of text), jinja_format.c
  *            (% and format), jinja_filter*.c, jinja_layout.c, jinja_test.c, jinja_char.c (case, classes of characters)
  *
@@ -178,11 +178,6 @@ JVal jx_undef_why(Jx *x, const char *why);
 JVal jx_undef_error(Jx *x, JVal undef);                     /* fails with what an undefined value says of itself */
 JList *jx_list(Jx *x, size_t cap);
 void jx_add(Jx *x, JList *l, JVal v);
-JDict *jx_dict(Jx *x);
-void jx_dict_set(Jx *x, JDict *d, JVal key, JVal value);    /* fails on unhashable keys */
-JVal *jx_dict_get(Jx *x, const JDict *d, JVal key);         /* NULL: absent; fails on unhashable keys */
-JVal *jx_dict_find(Jx *x, const JDict *d, const char *key);
-bool j_hashable(JVal v);
 bool j_truth(JVal v);
 const char *j_type(JVal v);                                 /* Python's name of the type */
 bool jx_equal(Jx *x, JVal a, JVal b);
@@ -193,6 +188,13 @@ bool j_has_len(JVal v);
 bool jx_contains(Jx *x, JVal seq, JVal v);
 JVal jx_from_json(Jx *x, const Json *j);
 JVal jx_slice(Jx *x, JVal v, const JVal part[3]);
+
+/* ---- jinja_dict.c ---- */
+JDict *jx_dict(Jx *x);
+void jx_dict_set(Jx *x, JDict *d, JVal key, JVal value);    /* fails on unhashable keys */
+JVal *jx_dict_get(Jx *x, const JDict *d, JVal key);         /* NULL: absent; fails on unhashable keys */
+JVal *jx_dict_find(Jx *x, const JDict *d, const char *key);
+bool j_hashable(JVal v);
 
 /* ---- characters of a text ---- */
 uint32_t j_char(const char *s, size_t n, size_t *len);      /* the first; anything ill-formed is one byte long */
