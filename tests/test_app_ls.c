@@ -170,6 +170,7 @@ static void only_what_no_run_uses_goes(void **state) {
     assert_string_equal(json_str(json_at(used, 0), NULL), "other");
     json_release(j);
     expect("dikast ls out/store", 0, "used by", "3 runs; 3 stages");
+    expect("touch -d '75 hours ago' out/runs/tiny/STATUS && dikast ls", 0, "done                    3 days 03 h", NULL);
     expect("dikast ls --prune", 0, "", "removed 0 of 3");
     /* Used by what a configuration reads, and by who is at work. */
     expect("rm -r out/runs/third; dikast ls", 0, "no run", "no run uses 1 of them");

@@ -18,19 +18,6 @@ static void size_cell(char out[16], double bytes) {
                             : "GB");
 }
 
-static void age_cell(char out[32], double s) {
-    if (s < 0)
-        snprintf(out, 32, "?");
-    else if (s < 60)
-        snprintf(out, 32, "%.0f s", s);
-    else if (s < 3600)
-        snprintf(out, 32, "%.0f min", s / 60);
-    else if (s < 48 * 3600)
-        snprintf(out, 32, "%.0f h", s / 3600);
-    else
-        snprintf(out, 32, "%.0f days", s / 86400);
-}
-
 /* -- text */
 
 enum { NAMED = 3 }; /* runs that a stage's line names */
@@ -39,15 +26,15 @@ static void put_runs(const Inventory *v) {
     size_t wide = 4;
     for (int i = 0; i < v->n_run; i++)
         if (strlen(v->run[i].name) > wide) wide = strlen(v->run[i].name);
-    if (v->n_run) printf("%-*s  %-22s %8s %8s  stages\n", (int)wide, "run", "state", "age", "size");
+    if (v->n_run) printf("%-*s  %-22s %12s %8s  stages\n", (int)wide, "run", "state", "age", "size");
     for (int i = 0; i < v->n_run; i++) {
         const InventoryRun *r = &v->run[i];
         char size[16], age[32], state[64];
         size_cell(size, r->bytes);
-        age_cell(age, r->age_s);
+        format_time(age, r->age_s);
         snprintf(state, sizeof state, "%s%s%s", r->state[0] ? r->state : "not begun", r->stage[0] ? " in " : "",
                  r->stage);
-        printf("%-*s  %-22s %8s %8s  %6d\n", (int)wide, r->name, state, age, size, r->n_stage);
+        printf("%-*s  %-22s %12s %8s  %6d\n", (int)wide, r->name, state, age, size, r->n_stage);
     }
 }
 
@@ -56,13 +43,13 @@ static void put_stages(const Inventory *v) {
     for (int i = 0; i < v->n_stage; i++)
         if (strlen(v->stage[i].name) > wide) wide = strlen(v->stage[i].name);
     if (v->n_stage)
-        printf("%s%-*s  %-10s %8s %8s  used by\n", v->n_run ? "\n" : "", (int)wide, "stage", "state", "age", "size");
+        printf("%s%-*s  %-10s %12s %8s  used by\n", v->n_run ? "\n" : "", (int)wide, "stage", "state", "age", "size");
     for (int i = 0; i < v->n_stage; i++) {
         const InventoryStage *s = &v->stage[i];
         char size[16], age[32];
         size_cell(size, s->bytes);
-        age_cell(age, s->age_s);
-        printf("%-*s  %-10s %8s %8s  %s", (int)wide, s->name, s->state, age, size, s->n_run ? "" : "no run");
+        format_time(age, s->age_s);
+        printf("%-*s  %-10s %12s %8s  %s", (int)wide, s->name, s->state, age, size, s->n_run ? "" : "no run");
         for (int k = 0; k < s->n_run && k < NAMED; k++) printf("%s%s", k ? ", " : "", v->run[s->run[k]].name);
         if (s->n_run > NAMED) printf(" and %d more", s->n_run - NAMED);
         printf("\n");
@@ -97,8 +84,8 @@ static void put_pruned(const Inventory *v, bool look) {
         const InventoryStage *s = &v->stage[i];
         if (!s->pruned) continue;
         size_cell(size, s->bytes);
-        age_cell(age, s->age_s);
-        printf("%-27s  %-10s %8s %8s\n", s->name, s->state, age, size);
+        format_time(age, s->age_s);
+        printf("%-27s  %-10s %12s %8s\n", s->name, s->state, age, size);
         sum += s->bytes;
         n++;
     }

@@ -85,10 +85,13 @@ void format_time(char buf[32], double seconds) {
         snprintf(buf, 32, "%.0f s", seconds);
     } else {
         long long minutes = llround(seconds / 60);
+        long long hours = llround(seconds / 3600);
         if (minutes < 60)
             snprintf(buf, 32, "%lld min", minutes);
-        else
+        else if (minutes < 48 * 60)
             snprintf(buf, 32, "%lld h %02lld min", minutes / 60, minutes % 60);
+        else
+            snprintf(buf, 32, "%lld days %02lld h", hours / 24, hours % 24);
     }
 }
 

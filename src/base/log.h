@@ -31,7 +31,7 @@ void log_progress(Log *l, int64_t step, int64_t total, double units_done, const 
 void log_progress_end(Log *l);                                  /* finishes the redrawn line */
 double now_s(void);                                             /* monotonic seconds */
 void format_count(char buf[16], double v);                      /* 12.3k, 4.1M */
-void format_time(char buf[32], double seconds);                 /* 45 s, 14 min, 1 h 02 min */
+void format_time(char buf[32], double seconds);                 /* 45 s, 14 min, 1 h 02 min, from 48 h on 2 days 02 h */
 
 /* First SIGINT, SIGTERM or SIGUSR1: stop_requested turns true and one line says so; the second kills the process with the
  * signal's default action (stop_request is no signal: after it, the next one is the first). A watcher thread owns the signals (signalfd), so there is no handler and no global. Open it
