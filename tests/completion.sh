@@ -87,7 +87,7 @@ END
     dikast=$dikast zsh -f cases.zsh || exit 1
     echo "completion: zsh: as expected"
 else
-    echo "completion: zsh: skipped: not installed"
+    echo "completion: zsh: skipped: not installed (sh tools/setup.sh --shells)"
 fi
 
 if command -v fish >/dev/null 2>&1; then
@@ -106,6 +106,6 @@ if command -v fish >/dev/null 2>&1; then
     [ $bad -eq 0 ] || exit 1
     echo "completion: fish: as expected"
 else
-    echo "completion: fish: skipped: not installed"
+    echo "completion: fish: skipped: not installed (sh tools/setup.sh --shells)"
 fi
 rm -rf "$dir"

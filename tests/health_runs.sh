@@ -67,7 +67,7 @@ same rl-nan rl-skip rl
 run train.flip:1:2 rl-flip t2 rl ckpt.every=1 && fail "rl: nobody minded"
 event rl-flip corrupt "step 2: the replicas' weights differ"
 
-[ "$mpi" -eq 1 ] || { echo "health_runs: threads; no MPI"; exit 0; }
+[ "$mpi" -eq 1 ] || { echo "health_runs: threads; no MPI (sh tools/setup.sh --cluster)"; exit 0; }
 # Under the supervisor: back to the last checkpoint, in attempt 2 the fault does not come again. Saved in front, so that step 8's is there.
 DIKAST_CRASH_AT=train.flip:1:11:1 timeout -k 5 120 "$dikast" launch -n 2 --via "mpirun $over" -- run "$conf" --only pretrain $keys \
     ckpt.async=false run.out="$dir/launch" >"$dir/said" 2>&1 || fail "launch: $(cat "$dir/said")"

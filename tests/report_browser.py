@@ -216,7 +216,7 @@ def main():
     dikast, folder = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
     program = sys.argv[3] if len(sys.argv) > 3 else next((shutil.which(n) for n in NAMES if shutil.which(n)), None)
     if not program or not shutil.which(program):
-        print("report_browser: skipped: no Chromium (Debian: chromium)")
+        print("report_browser: skipped: no Chromium (sh tools/setup.sh chromium)")
         sys.exit(77)
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)

@@ -6,7 +6,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 DIR=$(mktemp -d "${TMPDIR:-/tmp}/dikast-faults-XXXXXX")
 unset DIKAST_SUP DIKAST_TOKEN
 
-skip() { echo "$(basename "$0"): skipped: $*"; exit 77; }
+skip() { echo "$(basename "$0"): skipped: $*"; rmdir "$DIR" 2>/dev/null; exit 77; }
 fail() { echo "FAIL: $*"; tail -n 20 "$CASE/said" "$CASE/launch/events.jsonl" 2>/dev/null; exit 1; }
 now() { date +%s.%N; }
 # within A B SECONDS WHAT: the time from A to B
@@ -24,7 +24,7 @@ rank_pids() { events hello | sed -n "s/.*\"attempt\":${1:-1},.*\"pid\":\([0-9]*\
 gone() { local p; for p in "$@"; do [ ! -e "/proc/$p" ] || grep -q '^State:.Z' "/proc/$p/status" 2>/dev/null || return 1; done; }
 # Hosts dk1 and dk2 at 10.77.0.1 and .2: network namespaces on a bridge, where this machine is 10.77.0.254. Needs root and iproute2.
 hosts_up() {
-    command -v ip >/dev/null || skip "no ip (Debian: iproute2)"
+    command -v ip >/dev/null || skip "no ip (sh tools/setup.sh --cluster)"
     [ "$(id -u)" = 0 ] || skip "not root, which network namespaces need"
     ip netns add dkprobe 2>/dev/null && ip netns del dkprobe || skip "network namespaces cannot be made here"
     ip link show dkbr >/dev/null 2>&1 && skip "the bridge dkbr is in use"

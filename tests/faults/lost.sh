@@ -6,8 +6,8 @@
 # In a mount namespace of its own: there /etc/hosts knows the hosts, and nowhere else.
 [ -n "${DIKAST_OWN_MOUNTS:-}" ] || { unshare -m true 2>/dev/null || { echo "lost.sh: skipped: no mount namespace here"; exit 77; }; exec env DIKAST_OWN_MOUNTS=1 unshare -m "$0" "$@"; }
 . "$(dirname "$0")/lib.sh"
-command -v mpirun >/dev/null && mpirun --version | grep -q 'Open MPI' || skip "no Open MPI (Debian: openmpi-bin)"
-[ -e "$BIN/../dikast_mpi.so" ] || skip "built without MPI"
+command -v mpirun >/dev/null && mpirun --version | grep -q 'Open MPI' || skip "no Open MPI (sh tools/setup.sh --cluster)"
+[ -e "$BIN/../dikast_mpi.so" ] || skip "built without MPI (sh tools/setup.sh --cluster, then configure and build again)"
 hosts_up
 dikast=$(realpath "$BIN/../dikast") conf=$(realpath "$HERE/../../conf/tiny.yaml")
 { cat /etc/hosts; echo "10.77.0.1 dk1"; echo "10.77.0.2 dk2"; } >"$DIR/hosts"

@@ -2,7 +2,7 @@
 # The supervisor over ranks that a real mpirun starts: deaths, a mismatched collective, SIGSTOP; mpirun killed; the supervisor killed;
 # SIGTERM. Usage: mpi.sh FOLDER_OF_TOY_PROGRAMS; exit status 77: no mpirun here.
 . "$(dirname "$0")/lib.sh"
-command -v mpirun >/dev/null || skip "no mpirun (Debian: openmpi-bin or mpich)"
+command -v mpirun >/dev/null || skip "no mpirun (sh tools/setup.sh --cluster, or mpich)"
 trap 'rm -rf "$DIR"' EXIT
 MPIRUN=mpirun
 if mpirun --version | grep -q 'Open MPI'; then

@@ -1,10 +1,10 @@
 #!/bin/bash
 # A three-node Slurm cluster on this machine loses a node under a supervised job: the job is back in the queue in 45 s and goes on with the two
 # that are left; then a job whose time is nearly over is warned, saves, ends with 75, is put back and goes on.
-# Needs root and Debian's slurmctld slurmd slurm-client munge iproute2 procps; exit status 77: something is missing, and is named.
+# Needs root and what tools/setup.sh --cluster installs; exit status 77: something is missing, and is named.
 . "$(dirname "$0")/lib.sh"
 for p in slurmctld slurmd sbatch munged ss pgrep; do
-    command -v $p >/dev/null || skip "no $p (Debian: slurmctld slurmd slurm-client munge iproute2 procps)"
+    command -v $p >/dev/null || skip "no $p (sh tools/setup.sh --cluster)"
 done
 [ "$(id -u)" = 0 ] || skip "not root, which Slurm's daemons need here"
 
