@@ -2,7 +2,8 @@
 #
 #   make quickstart   install what is missing, build, run the whole method once on this machine's CPU; the run ends by
 #                     saying where its report is and how to talk to the model
-#   make install      programs, library, man pages and completion below PREFIX (/usr/local); DESTDIR for packages
+#   make install      programs, library, man pages, completion, conf and docs below PREFIX (/usr/local); DESTDIR for packages
+#   make uninstall    removes what the last `make install` put there
 #   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
 #   make gates        the tiny world with seeds 0 to 4 and every control; a quarter of an hour
 #   make cuda         the CUDA build, and what can be said of it without a GPU
@@ -18,7 +19,7 @@ space := $(empty) $(empty)
 SOURCES := $(shell git ls-files '*.c' '*.cu' '*.cc')
 NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: quickstart install build test gates test-peers peers check asan tsan cuda fuzz format clean setup
+.PHONY: quickstart install uninstall build test gates test-peers peers check asan tsan cuda fuzz format clean setup
 
 # ctest of preset $(1) with arguments $(2): as many tests that compute as there are cores, and beside them some that wait
 # (CMakeLists.txt says which).
@@ -40,6 +41,9 @@ quickstart: build
 PREFIX := /usr/local
 install: build
 	cmake --install build/release --prefix $(PREFIX)
+
+uninstall:
+	cmake -DMANIFEST=build/release/install_manifest.txt -P cmake/uninstall.cmake
 
 test:
 	@sh tools/setup.sh clang-format python3-venv libopenmpi-dev openmpi-bin

@@ -1,6 +1,8 @@
 # Run at installation: pages and completion that the program (${program}) itself prints.
 set(share "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/share")
-function(page name)
+function(page name) # adds it to the manifest of what is installed, where names stand without DESTDIR
+    list(APPEND CMAKE_INSTALL_MANIFEST_FILES ${CMAKE_INSTALL_PREFIX}/share/${name})
+    set(CMAKE_INSTALL_MANIFEST_FILES ${CMAKE_INSTALL_MANIFEST_FILES} PARENT_SCOPE)
     get_filename_component(folder ${share}/${name} DIRECTORY)
     file(MAKE_DIRECTORY ${folder})
     message(STATUS "Installing: ${share}/${name}")

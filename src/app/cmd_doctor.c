@@ -196,16 +196,15 @@ static void check_libraries(Doctor *d) {
 
 /* The tiny world's rule is a program of its own; without it conf/quickstart.yaml cannot be evaluated. */
 static void check_gold(Doctor *d) {
-    char path[4096];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 16);
-    if (n <= 0) return;
-    path[n] = 0;
-    char *base = strrchr(path, '/');
-    memcpy(base ? base + 1 : path, "dikast-gold", sizeof "dikast-gold");
-    bool there = access(path, X_OK) == 0;
-    doctor_say(d, there ? CHECK_OK : CHECK_WARN, "gold",
-               "build the target dikast-gold, or name it with eval.gold=PROGRAM", "%s %s", path,
-               there ? "is there" : "is missing: the tiny world cannot be evaluated");
+    Str path = {0};
+    Error ignore = {0};
+    if (io_beside_program(&path, "dikast-gold", &ignore)) {
+        bool there = access(path.s, X_OK) == 0;
+        doctor_say(d, there ? CHECK_OK : CHECK_WARN, "gold",
+                   "build the target dikast-gold, or name it with eval.gold=PROGRAM", "%s %s", path.s,
+                   there ? "is there" : "is missing: the tiny world cannot be evaluated");
+    }
+    str_release(&path);
 }
 
 static bool run(const Args *a, Error *err) {

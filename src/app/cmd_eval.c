@@ -18,7 +18,7 @@
 
 static const Flag flags[] = {
     {"--data", "DIR", "folder of the tasks' files (default: each task file's own)"},
-    {"--tasks", "DIR", "folder of task files that are given by name (default conf/tasks)"},
+    {"--tasks", "DIR", "folder of task files that are given by name (default conf/tasks, else those installed)"},
     {"--shots", "N", "examples before each question (default: as the task file says)"},
     {"--limit", "N", "first N documents of each task; 0: all (default)"},
     {"--out", "DIR", "write results.json and items.jsonl, a line per request, there"},
@@ -67,19 +67,34 @@ static bool load_failed(Str *report, const char *what, Error *err) {
     return error_wrap(err, "%s", what);
 }
 
-static bool find_task(Entry *e, const char *name, const char *folder, Error *err) {
-    Str path = {0};
+/* Where a task's name is looked for: the folder given, conf/tasks of the working folder, what was installed with the
+ * program. */
+static void tasks_folder(Str *out, const char *given) {
+    Error ignore = {0};
+    bool installed = !given && !io_is_dir("conf/tasks") &&
+                     io_beside_program(out, "../share/dikast/conf/tasks", &ignore) && io_is_dir(str_get(out));
+    if (installed) return;
+    str_clear(out);
+    str_put(out, given ? given : "conf/tasks");
+}
+
+static bool find_task(Entry *e, const char *name, const char *given, Error *err) {
+    Str path = {0}, folder = {0};
     size_t n = strlen(name);
+    tasks_folder(&folder, given);
     if (strchr(name, '/') || (n > 5 && !strcmp(name + n - 5, ".yaml")))
         str_put(&path, name);
     else
-        str_printf(&path, "%s/%s.yaml", folder, name);
+        str_printf(&path, "%s/%s.yaml", str_get(&folder), name);
     e->file = str_detach(&path);
-    return io_exists(e->file) ||
-           error_set(
-               err, ERR_CONFIG,
-               "no task '%s': %s is no file; tasks are given by the path of their file or by its name in %s (--tasks)",
-               name, e->file, folder);
+    bool found =
+        io_exists(e->file) ||
+        error_set(
+            err, ERR_CONFIG,
+            "no task '%s': %s is no file; tasks are given by the path of their file or by its name in %s (--tasks)",
+            name, e->file, str_get(&folder));
+    str_release(&folder);
+    return found;
 }
 
 static bool open_tasks(Eval *v, Error *err) {
@@ -94,7 +109,7 @@ static bool open_tasks(Eval *v, Error *err) {
     for (int i = 1; i < a->n_arg; i++) {
         Entry *e = &v->entry[v->n_entry++];
         Str report = {0};
-        if (!find_task(e, a->arg[i], folder ? folder : "conf/tasks", err)) return false;
+        if (!find_task(e, a->arg[i], folder, err)) return false;
         if (!task_open(&e->task, e->file, a->set, a->n_set, &o, &report, err))
             return report.n ? load_failed(&report, e->file, err) : false;
         str_release(&report);

@@ -177,6 +177,18 @@ int64_t io_size(const char *path) {
     return stat(path, &st) == 0 ? (int64_t)st.st_size : -1;
 }
 
+bool io_beside_program(Str *out, const char *name, Error *err) {
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    str_clear(out);
+    if (n < 0) return error_errno(err, "cannot read link", "/proc/self/exe");
+    self[n] = 0;
+    char *slash = strrchr(self, '/');
+    if (slash) *slash = 0;
+    str_printf(out, "%s/%s", slash ? self : ".", name);
+    return true;
+}
+
 double io_free_bytes(const char *path) {
     struct statvfs v;
     return statvfs(path, &v) == 0 ? (double)v.f_bavail * (double)v.f_frsize : -1;

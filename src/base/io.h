@@ -20,6 +20,8 @@ bool io_sync_tree(const char *path, Error *err);                                
 bool io_copy_file(const char *from, const char *to, Error *err);                /* atomic */
 bool io_list_dir(char ***names, int *n, const char *path, Error *err);          /* sorted, without . and ..; io_free_list */
 void io_free_list(char **names, int n);
+/* Replaces *out by a path from the folder of the running program: "/usr/local/bin/../lib/dikast". ERR_IO where /proc does not name it. */
+bool io_beside_program(Str *out, const char *name, Error *err);
 double io_free_bytes(const char *path);                                         /* of the file system; -1 unknown */
 
 typedef struct { const unsigned char *p; size_t n; } IoMap;                     /* read-only mapping */

@@ -125,11 +125,11 @@ bool gold_program(char out[1024], const RunConfig *cfg, Error *err) {
     if (cfg->eval.gold[0])
         snprintf(out, 1024, "%s", cfg->eval.gold);
     else {
-        ssize_t n = readlink("/proc/self/exe", out, 1000);
-        if (n < 0) return error_errno(err, "cannot read link", "/proc/self/exe");
-        out[n] = 0;
-        char *slash = strrchr(out, '/');
-        snprintf(slash + 1, 1024 - (size_t)(slash + 1 - out), "dikast-gold");
+        Str path = {0};
+        bool known = io_beside_program(&path, "dikast-gold", err);
+        snprintf(out, 1024, "%s", str_get(&path));
+        str_release(&path);
+        if (!known) return false;
     }
     if (access(out, X_OK) == 0) return true;
     return error_set(err, ERR_CONFIG, "the tiny world's gold program is not at %s; set eval.gold to it", out);
