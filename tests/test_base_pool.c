@@ -1,5 +1,6 @@
 // layer: base
-/* The pool: equal bits for every number of threads, each tile exactly once, nesting, many short regions. */
+/* The pool: equal bits for every number of threads, each tile exactly once, nesting, many short regions; workers that
+ * are late rest. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -135,6 +136,56 @@ static void test_waits_for_the_last_tile(void **state) {
     pool_close(p);
 }
 
+/* A worker that others wait for, as if its CPU were taken: after a while it is not asked, and later it is again. */
+typedef struct {
+    _Atomic bool late;
+    _Atomic int by_worker, runs;
+} Late;
+
+static void late_tile(void *ud, int64_t t, int thread) {
+    (void)t;
+    Late *l = ud;
+    atomic_fetch_add(&l->runs, 1);
+    if (thread) atomic_fetch_add(&l->by_worker, 1);
+    if (thread && atomic_load(&l->late)) {
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+        return;
+    }
+    struct timespec from, now;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    do clock_gettime(CLOCK_MONOTONIC, &now);
+    while ((now.tv_sec - from.tv_sec) * 1000000000 + now.tv_nsec - from.tv_nsec < 50000);
+}
+
+/* Regions until a worker has taken part in one, or in none of the last n; returns how many. */
+static int regions_until(Pool *p, Late *l, bool taken, int n) {
+    for (int i = 1, without = 0; i <= 5000; i++) {
+        atomic_store(&l->by_worker, 0);
+        atomic_store(&l->runs, 0);
+        pool_for(p, 64, late_tile, l);
+        assert_int_equal(atomic_load(&l->runs), 64);
+        without = atomic_load(&l->by_worker) ? 0 : without + 1;
+        if (taken ? without == 0 : without == n) return i;
+    }
+    return 0;
+}
+
+static void test_a_worker_that_is_late_rests(void **state) {
+    (void)state;
+    Error err = {0};
+    Pool *p;
+    assert_true(pool_open(&p, 2, &err));
+    Late l = {.late = true};
+    assert_in_range(regions_until(p, &l, false, 8), 1, 5000);
+    atomic_store(&l.late, false);
+    assert_in_range(regions_until(p, &l, true, 0), 1, 5000);
+    pool_close(p);
+    assert_true(pool_open(&p, 3, &err)); /* closed while workers rest */
+    atomic_store(&l.late, true);
+    assert_in_range(regions_until(p, &l, false, 4), 1, 5000);
+    pool_close(p);
+}
+
 /* Two arrays alternate, so that a tile run with a description left over from the region before is seen. */
 typedef struct {
     int64_t *to;
@@ -217,6 +268,7 @@ int main(void) {
         cmocka_unit_test(test_equal_bits),
         cmocka_unit_test(test_nested_regions_run_inline),
         cmocka_unit_test(test_waits_for_the_last_tile),
+        cmocka_unit_test(test_a_worker_that_is_late_rests),
         cmocka_unit_test(test_many_short_regions),
         cmocka_unit_test(test_which_tile_follows),
         cmocka_unit_test(test_limits),

@@ -17,6 +17,13 @@
  * next region: no lock and no region number are needed. A thread that overslept any number of regions either claims
  * tiles of the current one, which is fine, or finds none.
  *
+ * A thread whose CPU other programs take does not run for milliseconds, with a tile in its hands or, if it is the
+ * caller, with the next region: where regions are short, two threads beside a busy core were slower than one. So the
+ * caller counts the time that a worker holds it up, beyond two of the caller's own tiles, and what it loses itself; at
+ * more than a seventh of the time that worker, or for the caller's sake the last, rests for a while and others take its
+ * tiles. Long tiles are no reason, for they are long for the caller too, nor is a caller that is kept from long
+ * regions, for then the workers go on.
+ *
  * The caller's release store to left starts a release sequence that the fetch_subs continue, so whoever claims sees the
  * description; each fetch_sub of pending releases what the tiles before it wrote to the caller, who reads zero. */
 #include "base/pool.h"
@@ -29,11 +36,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { MAX_THREAD = 1024, SPIN_NS = 30000, SPIN_BATCH = 64, LINE = 64 };
+
+/* Time lost to other programs: over how long it is counted, which share of it is too much, and a rest, twice as long
+ * each time that it begins so again. A caller that does not run: how short its regions are then, and how often at least
+ * it has been interrupted (the kernel lets a thread run for 3 or 4 ms), so that waiting for a file is not taken for it.
+ */
+enum { LOST_WINDOW_NS = 20000000, LOST_SHARE = 7, REST_NS = 100000000, REST_MAX_NS = 1600000000 };
+enum { SHORT_NS = 1000000, INTERRUPTED_NS = 10000000 };
 
 /* Two lines apart: CPUs fetch lines in pairs. */
 typedef struct {
@@ -45,6 +60,13 @@ typedef struct {
     Pool *pool;
     int index;
     pthread_t thread;
+    /* The caller's notes; of worker 0 about itself. */
+    int64_t window, lost; /* how much it lost us since `window` */
+    int64_t rest, rest_until;
+    char pad0[2 * LINE];
+    _Atomic bool working;     /* between its first claim of a region and its report */
+    _Atomic uint32_t resting; /* its futex while it rests */
+    char pad1[2 * LINE];
 } Worker;
 
 struct Pool {
@@ -56,6 +78,9 @@ struct Pool {
     Worker *worker; /* [n_thread]; 0 is whoever calls pool_for, its thread is valid while active */
     _Atomic bool active;
     Share *share; /* [n_thread] */
+    /* The caller's: workers at rest; since worker[0].window: regions, and what getrusage said then. */
+    int n_resting;
+    int64_t n_region, cpu_ns, n_switch;
     char pad0[LINE];
     _Atomic uint32_t pending; /* the caller's futex */
     _Atomic bool caller_asleep;
@@ -124,12 +149,14 @@ static uint32_t run_share(Pool *p, int share, int thread) {
     }
 }
 
-static void run_tiles(Pool *p, int thread) {
+/* Returns how many tiles this thread ran. */
+static uint32_t run_tiles(Pool *p, int thread) {
     uint32_t done = 0;
     for (int i = 0; i < p->n_thread; i++) done += run_share(p, (thread + i) % p->n_thread, thread);
     /* Both sequentially consistent: either we see that the caller sleeps, or it sees our zero before it does. */
     if (done > 0 && atomic_fetch_sub(&p->pending, done) == done && atomic_load(&p->caller_asleep))
         futex_wake(&p->pending, 1);
+    return done;
 }
 
 static void *worker_main(void *arg) {
@@ -139,7 +166,13 @@ static void *worker_main(void *arg) {
         /* Read before looking for tiles: a region opened after the look has raised it, and we shall not sleep. */
         uint32_t seen = atomic_load(&p->wake);
         if (atomic_load(&p->quit)) return NULL;
+        if (atomic_load(&w->resting)) {
+            futex_wait(&w->resting, 1);
+            continue;
+        }
+        atomic_store_explicit(&w->working, true, memory_order_relaxed);
         run_tiles(p, w->index);
+        atomic_store_explicit(&w->working, false, memory_order_relaxed);
         if (spin_on(p, &p->wake, seen, false) != seen) continue;
         atomic_fetch_add(&p->n_asleep, 1);
         if (atomic_load(&p->wake) == seen) futex_wait(&p->wake, seen);
@@ -152,12 +185,97 @@ static void wake_workers(Pool *p, int n) {
     if (atomic_load(&p->n_asleep) > 0) futex_wake(&p->wake, n);
 }
 
-static void wait_done(Pool *p) {
-    while (spin_on(p, &p->pending, 0, true) != 0) {
+/* ---- threads whose CPU is taken ---- */
+
+static void rest_begin(Pool *p, Worker *w, int64_t now, int64_t ns) {
+    w->rest_until = now + ns;
+    p->n_resting++;
+    atomic_store(&w->resting, 1);
+}
+
+static void rest_end(Pool *p, Worker *w) {
+    p->n_resting--;
+    w->rest_until = 0;
+    atomic_store(&w->resting, 0);
+    futex_wake(&w->resting, 1);
+}
+
+/* Closes a window and returns for how long to rest; 0: go on. */
+static int64_t lost_too_much(Worker *w, int64_t now) {
+    int64_t passed = now - w->window;
+    bool much = w->lost * LOST_SHARE > passed;
+    w->window = now;
+    w->lost = 0;
+    w->rest = !much ? 0 : w->rest == 0 ? REST_NS : w->rest < REST_MAX_NS ? 2 * w->rest : w->rest;
+    return w->rest;
+}
+
+/* A worker held the caller up until now, for so long. */
+static void held_up(Pool *p, Worker *w, int64_t now, int64_t ns) {
+    w->lost += ns;
+    if (now - w->window < LOST_WINDOW_NS) return;
+    int64_t rest = lost_too_much(w, now);
+    if (rest > 0) rest_begin(p, w, now, rest);
+}
+
+static void begin_window(Pool *p, int64_t now) {
+    struct rusage u;
+    getrusage(RUSAGE_THREAD, &u);
+    p->cpu_ns = ((int64_t)u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000000 +
+                ((int64_t)u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1000;
+    p->n_switch = u.ru_nivcsw;
+    p->n_region = 0;
+    p->worker[0].window = now;
+}
+
+/* Does the caller itself lose time? */
+static void caller_window(Pool *p, int64_t now) {
+    Worker *w = &p->worker[0];
+    int64_t from = w->window, cpu = p->cpu_ns, n_switch = p->n_switch, n_region = p->n_region;
+    begin_window(p, now);
+    n_switch = p->n_switch - n_switch;
+    w->lost = now - from - (p->cpu_ns - cpu) - w->lost; /* what it waited for workers is theirs */
+    w->window = from;
+    if (n_switch * INTERRUPTED_NS < now - from || n_region * SHORT_NS < now - from) w->lost = 0;
+    int64_t rest = lost_too_much(w, now);
+    for (int i = p->n_thread; rest > 0 && --i > 0;) {
+        if (p->worker[i].rest_until) continue;
+        rest_begin(p, &p->worker[i], now, rest);
+        return;
+    }
+}
+
+/* Before a region. */
+static void look_round(Pool *p, int64_t now) {
+    for (int i = 1; i < p->n_thread && p->n_resting > 0; i++) {
+        Worker *w = &p->worker[i];
+        if (w->rest_until == 0 || now < w->rest_until) continue;
+        rest_end(p, w);
+        w->window = now;
+        w->lost = 0;
+        p->worker[0].lost = 0;
+        begin_window(p, now);
+    }
+    if (now - p->worker[0].window >= LOST_WINDOW_NS && p->n_resting < p->n_thread - 1) caller_window(p, now);
+    p->n_region++;
+}
+
+/* The caller has run `done` tiles since `begin` and waits, now in vain for as long as it spins. */
+static void wait_longer(Pool *p, int64_t begin, uint32_t done) {
+    int64_t from = clock_ns(), tile = done ? (from - begin) / done : 0;
+    bool late[MAX_THREAD];
+    for (int i = 1; i < p->n_thread; i++) late[i] = atomic_load_explicit(&p->worker[i].working, memory_order_relaxed);
+    do {
         atomic_store(&p->caller_asleep, true);
         uint32_t v = atomic_load(&p->pending);
         if (v != 0) futex_wait(&p->pending, v);
         atomic_store(&p->caller_asleep, false);
+    } while (spin_on(p, &p->pending, 0, true) != 0);
+    int64_t now = clock_ns(), ns = now - from - 2 * tile;
+    p->worker[0].lost += now - from;
+    if (done == 0 || ns <= 0) return;
+    for (int i = 1; i < p->n_thread; i++) {
+        if (late[i] && p->worker[i].rest_until == 0) held_up(p, &p->worker[i], now, ns);
     }
 }
 
@@ -187,16 +305,18 @@ void pool_for(Pool *p, int64_t n_tile, PoolFn *fn, void *ud) {
         atomic_store(&p->active, false);
         return;
     }
+    int64_t begin = clock_ns();
+    look_round(p, begin);
     p->fn = fn;
     p->ud = ud;
     p->n_tile = n_tile;
     atomic_store(&p->pending, (uint32_t)n_tile);
     for (int i = 0; i < p->n_thread; i++)
         atomic_store_explicit(&p->share[i].left, share_size(p, i), memory_order_release);
-    int others = p->n_thread - 1;
-    wake_workers(p, n_tile - 1 < others ? (int)n_tile - 1 : others);
-    run_tiles(p, 0);
-    wait_done(p);
+    int others = p->n_thread - 1 - p->n_resting;
+    if (others > 0) wake_workers(p, n_tile - 1 < others ? (int)n_tile - 1 : others);
+    uint32_t done = run_tiles(p, 0);
+    if (spin_on(p, &p->pending, 0, true) != 0) wait_longer(p, begin, done);
     atomic_store(&p->active, false);
 }
 
@@ -205,6 +325,9 @@ int pool_threads(const Pool *p) { return p->n_thread; }
 /* Of the threads these were started. */
 static void close_first(Pool *p, int n_started) {
     atomic_store(&p->quit, true);
+    for (int i = 1; i < n_started; i++) {
+        if (p->worker[i].rest_until) rest_end(p, &p->worker[i]);
+    }
     wake_workers(p, n_started);
     for (int i = 1; i < n_started; i++) pthread_join(p->worker[i].thread, NULL);
     free(p->worker);

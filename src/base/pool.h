@@ -1,5 +1,6 @@
 /* base/pool.h — compute threads. A region is n tiles, an equal run of them for the caller and each worker, who take from
- * others when theirs are done; a waiter spins some 30 microseconds, then sleeps on a futex. Tile sizes depend on shapes alone and
+ * others when theirs are done; a waiter spins some 30 microseconds, then sleeps on a futex. Workers whose CPU other programs
+ * take rest, so that two threads beside a busy core are not slower than one. Tile sizes depend on shapes alone and
  * partial results go to slots by tile number, so no result depends on the thread count:
  *
  *      pool_for(pool, n_tile, tile_sum, &job);                         part[t] = sum of tile t, on whichever thread
