@@ -9,16 +9,30 @@
 #include "base/str.h"
 #include "nn/safetensors.h"
 
-enum { REQUEST, REPLY, OPENING, SENTENCES, WHOLE, PARTS }; /* places of the parts */
-enum { PART = NGRAM_BUCKETS / PARTS, PASSES = 100, NEWTON = 40 };
-static const double part_length[PARTS] = {NGRAM_REQUEST, 1, NGRAM_OPENING, NGRAM_SENTENCES, 1};
+enum { PART = NGRAM_BUCKETS / NGRAM_PARTS, PASSES = 100, NEWTON = 40 };
+enum { SENTENCES = 3, WHOLE = 4 }; /* places of parts that older files lack, or weigh otherwise */
+
+/* The parts by their place in a row; those of a reading are neighbours. */
+static const struct {
+    bool request, reply; /* whose words */
+    int most, run;       /* words at most, and how many together; most 0: beginnings of sentences */
+    double length;
+    NgramReading reading;
+    bool ratio; /* weighed by log-count ratio, else by idf */
+} part_of[NGRAM_PARTS] = {{true, false, INT_MAX, 2, NGRAM_REQUEST, NGRAM_APART, false},
+                          {false, true, INT_MAX, 2, 1, NGRAM_APART, false},
+                          {false, true, NGRAM_OPENS, NGRAM_RUN, NGRAM_OPENING, NGRAM_APART, false},
+                          {false, true, 0, NGRAM_RUN, NGRAM_SENTENCES, NGRAM_APART, false},
+                          {true, true, INT_MAX, 2, 1, NGRAM_TOGETHER, true}};
+static const float share_of[NGRAM_READINGS] = {2 / 3.0F, 1 / 3.0F}; /* in the mean */
 static const double STILL = 1e-4; /* of C: a pass that moves no row's weight further is the last */
 
 struct NgramModel {
     int n_label;
-    float *idf;  /* (BUCKETS), 0: not used */
-    float *w;    /* (n_label, BUCKETS) */
-    float *bias; /* (n_label): weight of the constant */
+    bool ratios;  /* false: idf everywhere, a file of before */
+    float *scale; /* (BUCKETS) idf or log-count ratio, 0: not used */
+    float *w;     /* (n_label, BUCKETS) */
+    float *bias;  /* (n_label): weight of the constant */
 };
 
 /* -- features ------------------------------------------------------------------------------------------------------ */
@@ -56,13 +70,13 @@ static void collect(Buckets *b, const char *s, Str *text, int most, int run) {
     }
 }
 
-/* The first words of each sentence, of each line, and behind a colon: one, two, .. NGRAM_RUN of them. */
-static void collect_beginnings(Buckets *b, const char *s, Str *text) {
+/* The first words of each sentence, of each line, and behind a colon: one, two, .. `run` of them. */
+static void collect_beginnings(Buckets *b, const char *s, Str *text, int run) {
     static const char end[] = ".!?:;\n";
     while (*s) {
         const char *stop = s + strcspn(s, end);
         str_clear(text);
-        for (int k = 1; k <= NGRAM_RUN; k++) {
+        for (int k = 1; k <= run; k++) {
             while (s < stop && !in_word(*s)) s++;
             if (s == stop) break;
             for (; s < stop && in_word(*s); s++) str_putc(text, *s >= 'A' && *s <= 'Z' ? (char)(*s + 32) : *s);
@@ -81,18 +95,17 @@ static int ascending(const void *a, const void *b) {
 /* Buckets of a text with how often each was hit, part after part, ascending. */
 static void count_text(NgramRow *out, NgramText t) {
     Buckets b = {0};
-    Str text = {0};
-    collect(&b, t.request ? t.request : "", &text, INT_MAX, 2);
-    b.base = REPLY * PART;
-    collect(&b, t.reply ? t.reply : "", &text, INT_MAX, 2);
-    b.base = OPENING * PART;
-    collect(&b, t.reply ? t.reply : "", &text, NGRAM_OPENS, NGRAM_RUN);
-    b.base = SENTENCES * PART;
-    collect_beginnings(&b, t.reply ? t.reply : "", &text);
-    b.base = WHOLE * PART;
-    Str whole = {0};
-    str_printf(&whole, "%s\n%s", t.request ? t.request : "", t.reply ? t.reply : "");
-    collect(&b, str_get(&whole), &text, INT_MAX, 2);
+    Str text = {0}, whole = {0};
+    const char *request = t.request ? t.request : "", *reply = t.reply ? t.reply : "";
+    str_printf(&whole, "%s\n%s", request, reply);
+    for (int p = 0; p < NGRAM_PARTS; p++) {
+        const char *s = !part_of[p].reply ? request : !part_of[p].request ? reply : str_get(&whole);
+        b.base = p * PART;
+        if (part_of[p].most)
+            collect(&b, s, &text, part_of[p].most, part_of[p].run);
+        else
+            collect_beginnings(&b, s, &text, part_of[p].run);
+    }
     str_release(&whole);
     str_release(&text);
     if (b.n) qsort(b.at, (size_t)b.n, sizeof *b.at, ascending);
@@ -115,18 +128,20 @@ static void scale_part(NgramRow *r, int from, int to, double length) {
 void ngram_row(NgramRow *out, const NgramModel *m, NgramText t) {
     NgramRow r;
     count_text(&r, t);
-    int n = 0, end[PARTS] = {0};
+    int n = 0, end[NGRAM_PARTS] = {0};
     for (int i = 0; i < r.n; i++) {
-        float idf = m->idf[r.at[i]];
-        if (idf == 0) continue;
+        float scale = m->scale[r.at[i]];
+        int part = r.at[i] / PART;
+        if (scale == 0) continue;
+        bool once = m->ratios && part_of[part].ratio; /* that it is there counts, not how often */
         r.at[n] = r.at[i];
-        r.x[n++] = (float)((1 + log((double)r.x[i])) * (double)idf);
-        end[r.at[n - 1] / PART] = n;
+        r.x[n++] = once ? scale : (float)((1 + log((double)r.x[i])) * (double)scale);
+        end[part] = n;
     }
     r.n = n;
-    for (int k = 0, from = 0; k < PARTS; k++) {
+    for (int k = 0, from = 0; k < NGRAM_PARTS; k++) {
         if (end[k] < from) end[k] = from;
-        scale_part(&r, from, end[k], part_length[k]);
+        scale_part(&r, from, end[k], part_of[k].length);
         from = end[k];
     }
     *out = r;
@@ -141,7 +156,8 @@ void ngram_row_release(NgramRow *r) {
 void ngram_row_only(NgramRow *r, bool request) {
     int n = 0;
     for (int i = 0; i < r->n; i++) {
-        if ((r->at[i] < PART) != request || r->at[i] >= WHOLE * PART) continue;
+        int p = r->at[i] / PART;
+        if (part_of[p].request != request || part_of[p].reply == request) continue;
         r->at[n] = r->at[i];
         r->x[n++] = r->x[i];
     }
@@ -149,9 +165,10 @@ void ngram_row_only(NgramRow *r, bool request) {
 }
 
 NgramRow ngram_reading(const NgramRow *r, NgramReading reading) {
-    int n = 0;
-    while (n < r->n && r->at[n] < WHOLE * PART) n++;
-    return reading == NGRAM_APART ? (NgramRow){r->at, r->x, n} : (NgramRow){r->at + n, r->x + n, r->n - n};
+    int from = 0, n = 0;
+    while (from < r->n && part_of[r->at[from] / PART].reading < reading) from++;
+    while (from + n < r->n && part_of[r->at[from + n] / PART].reading == reading) n++;
+    return (NgramRow){r->at + from, r->x + from, n};
 }
 
 /* -- life ---------------------------------------------------------------------------------------------------------- */
@@ -159,43 +176,77 @@ NgramRow ngram_reading(const NgramRow *r, NgramReading reading) {
 static NgramModel *blank(int n_label) {
     NgramModel *m = mem_alloc(sizeof *m);
     m->n_label = n_label;
-    m->idf = mem_alloc(NGRAM_BUCKETS * sizeof *m->idf);
+    m->ratios = true;
+    m->scale = mem_alloc(NGRAM_BUCKETS * sizeof *m->scale);
     m->w = mem_alloc((size_t)n_label * NGRAM_BUCKETS * sizeof *m->w);
     m->bias = mem_alloc((size_t)n_label * sizeof *m->bias);
     return m;
 }
 
-NgramModel *ngram_new(const NgramText *text, int64_t n, int n_label) {
+/* Of one part: df becomes r; pos: rows of the first label among df. */
+static void weigh_by_ratio(float *df, const float *pos) {
+    double p = 0, q = 0;
+    for (int j = 0; j < PART; j++) {
+        if (df[j] < 2) continue;
+        p += 1 + (double)pos[j];
+        q += 1 + (double)(df[j] - pos[j]);
+    }
+    for (int j = 0; j < PART; j++)
+        df[j] = df[j] < 2 ? 0 : (float)(log((1 + (double)pos[j]) / p) - log((1 + (double)(df[j] - pos[j])) / q));
+}
+
+static void weigh_by_idf(float *df, int64_t n) {
+    for (int j = 0; j < PART; j++) df[j] = df[j] < 2 ? 0 : (float)(1 + log((1 + (double)n) / (1 + (double)df[j])));
+}
+
+NgramModel *ngram_new(const NgramText *text, const float *label, int64_t n, int n_label) {
     NgramModel *m = blank(n_label);
+    float *pos = mem_alloc(NGRAM_BUCKETS * sizeof *pos);
     for (int64_t i = 0; i < n; i++) {
         NgramRow r;
         count_text(&r, text[i]);
-        for (int k = 0; k < r.n; k++) m->idf[r.at[k]] += 1;
+        for (int k = 0; k < r.n; k++) {
+            m->scale[r.at[k]] += 1;
+            if (label[i * n_label] > 0.5F) pos[r.at[k]] += 1;
+        }
         ngram_row_release(&r);
     }
-    for (int j = 0; j < NGRAM_BUCKETS; j++)
-        m->idf[j] = m->idf[j] < 2 ? 0 : (float)(1 + log((1 + (double)n) / (1 + (double)m->idf[j])));
+    for (int p = 0; p < NGRAM_PARTS; p++) {
+        if (part_of[p].ratio)
+            weigh_by_ratio(m->scale + p * PART, pos + p * PART);
+        else
+            weigh_by_idf(m->scale + p * PART, n);
+    }
+    free(pos);
     return m;
 }
 
 void ngram_free(NgramModel *m) {
     if (!m) return;
-    free(m->idf);
+    free(m->scale);
     free(m->w);
     free(m->bias);
     free(m);
 }
 
+static void clear(NgramModel *m) {
+    memset(m->w, 0, (size_t)m->n_label * NGRAM_BUCKETS * sizeof *m->w);
+    memset(m->bias, 0, (size_t)m->n_label * sizeof *m->bias);
+}
+
 NgramModel *ngram_like(const NgramModel *m) {
     NgramModel *out = blank(m->n_label);
-    memcpy(out->idf, m->idf, NGRAM_BUCKETS * sizeof *out->idf);
+    out->ratios = m->ratios;
+    memcpy(out->scale, m->scale, NGRAM_BUCKETS * sizeof *out->scale);
     return out;
 }
 
-void ngram_mean(NgramModel *out, const NgramModel *a, const NgramModel *b, float share) {
-    for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++)
-        out->w[i] = share * a->w[i] + (1 - share) * b->w[i];
-    for (int k = 0; k < out->n_label; k++) out->bias[k] = share * a->bias[k] + (1 - share) * b->bias[k];
+void ngram_mean(NgramModel *out, NgramModel *const model[NGRAM_READINGS]) {
+    clear(out);
+    for (int k = 0; k < NGRAM_READINGS; k++) {
+        for (int64_t i = 0; i < (int64_t)out->n_label * NGRAM_BUCKETS; i++) out->w[i] += share_of[k] * model[k]->w[i];
+        for (int i = 0; i < out->n_label; i++) out->bias[i] += share_of[k] * model[k]->bias[i];
+    }
 }
 
 int ngram_labels(const NgramModel *m) { return m->n_label; }
@@ -292,8 +343,7 @@ static void fit_label(void *ud, int64_t k, int thread) {
 void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng,
                Pool *pool) {
     Fit f = {m, row, label, n, c, rng};
-    memset(m->w, 0, (size_t)m->n_label * NGRAM_BUCKETS * sizeof *m->w);
-    memset(m->bias, 0, (size_t)m->n_label * sizeof *m->bias);
+    clear(m);
     if (pool)
         pool_for(pool, n_fit, fit_label, &f);
     else
@@ -310,9 +360,13 @@ void ngram_score(const NgramModel *m, const NgramRow *row, double *z) {
 
 /* -- files --------------------------------------------------------------------------------------------------------- */
 
+/* idf of the parts before the whole text's, ratio of that. */
 bool ngram_save(const NgramModel *m, const char *path, Error *err) {
+    const int64_t n_idf = WHOLE * PART;
+    CHECK(m->ratios, "only what was fitted is saved");
     const StOut t[] = {
-        {"idf", "F32", 1, {NGRAM_BUCKETS}, m->idf, NGRAM_BUCKETS * sizeof(float)},
+        {"idf", "F32", 1, {n_idf}, m->scale, (size_t)n_idf * sizeof(float)},
+        {"ratio", "F32", 1, {PART}, m->scale + n_idf, PART * sizeof(float)},
         {"weight", "F32", 2, {m->n_label, NGRAM_BUCKETS}, m->w, (size_t)m->n_label * NGRAM_BUCKETS * sizeof(float)},
         {"bias", "F32", 1, {m->n_label}, m->bias, (size_t)m->n_label * sizeof(float)}};
     return st_write(path, t, COUNT_OF(t), err);
@@ -334,12 +388,12 @@ static bool take(float *to, const StFile *f, const char *name, int64_t rows, int
     return true;
 }
 
-/* Older files have two parts (request, reply), or four, without the sentences': the others' words then have no idf, so
- * that nothing counts there. */
+/* Files without ratios are older: idf in all parts, of which there are two (request, reply), four, without the
+ * sentences', or five. The words of parts that are not there have no idf, so that nothing counts in them. */
 static int64_t buckets_of(const StFile *f) {
     const StEntry *idf = st_find(f, "idf");
     int64_t n = idf && idf->n_dim == 1 ? idf->dim[0] : 0;
-    return n == 2 * PART || n == 4 * PART ? n : NGRAM_BUCKETS;
+    return !st_find(f, "ratio") && (n == 2 * PART || n == 4 * PART) ? n : NGRAM_BUCKETS;
 }
 
 /* Of four parts the last is the whole text. */
@@ -356,13 +410,16 @@ bool ngram_open(NgramModel **out, const char *path, Error *err) {
     bool ok = (bias && bias->n_dim == 1 && bias->dim[0] > 0 && bias->dim[0] <= 4096) ||
               error_set(err, ERR_FORMAT, "%s: no tensor 'bias' of one number per label", path);
     NgramModel *m = ok ? blank((int)bias->dim[0]) : NULL;
-    int64_t n = buckets_of(&f);
-    ok = ok && take(m->idf, &f, "idf", 1, n, n, path, err) &&
+    const bool ratios = st_find(&f, "ratio") != NULL;
+    const int64_t n = buckets_of(&f), n_idf = ratios ? WHOLE * PART : n;
+    ok = ok && take(m->scale, &f, "idf", 1, n_idf, n_idf, path, err) &&
+         (!ratios || take(m->scale + n_idf, &f, "ratio", 1, PART, PART, path, err)) &&
          take(m->w, &f, "weight", m->n_label, n, NGRAM_BUCKETS, path, err) &&
          take(m->bias, &f, "bias", 1, m->n_label, m->n_label, path, err);
     st_close(&f);
+    if (ok) m->ratios = ratios;
     if (ok && n == 4 * PART) {
-        make_room(m->idf);
+        make_room(m->scale);
         for (int k = 0; k < m->n_label; k++) make_room(m->w + (int64_t)k * NGRAM_BUCKETS);
     }
     if (ok)
