@@ -10,7 +10,7 @@
 #include "nn/safetensors.h"
 
 enum { PART = NGRAM_BUCKETS / NGRAM_PARTS, PASSES = 100, NEWTON = 40 };
-enum { SENTENCES = 3, WHOLE = 4 }; /* places of parts that older files lack, or weigh otherwise */
+enum { SENTENCES = 3, WHOLE = 4 }; /* places: what older files lack; what is weighed by ratio, the last */
 
 /* The parts by their place in a row; those of a reading are neighbours. */
 static const struct {
@@ -18,19 +18,18 @@ static const struct {
     int most, run;       /* words at most, and how many together; most 0: beginnings of sentences */
     double length;
     NgramReading reading;
-    bool ratio; /* weighed by log-count ratio, else by idf */
-} part_of[NGRAM_PARTS] = {{true, false, INT_MAX, 2, NGRAM_REQUEST, NGRAM_APART, false},
-                          {false, true, INT_MAX, 2, 1, NGRAM_APART, false},
-                          {false, true, NGRAM_OPENS, NGRAM_RUN, NGRAM_OPENING, NGRAM_APART, false},
-                          {false, true, 0, NGRAM_RUN, NGRAM_SENTENCES, NGRAM_APART, false},
-                          {true, true, INT_MAX, 2, 1, NGRAM_TOGETHER, true}};
+} part_of[NGRAM_PARTS] = {{true, false, INT_MAX, 2, NGRAM_REQUEST, NGRAM_APART},
+                          {false, true, INT_MAX, 2, 1, NGRAM_APART},
+                          {false, true, NGRAM_OPENS, NGRAM_RUN, NGRAM_OPENING, NGRAM_APART},
+                          {false, true, 0, NGRAM_RUN, NGRAM_SENTENCES, NGRAM_APART},
+                          {true, true, INT_MAX, 2, 1, NGRAM_TOGETHER}};
 static const float share_of[NGRAM_READINGS] = {2 / 3.0F, 1 / 3.0F}; /* in the mean */
 static const double STILL = 1e-4; /* of C: a pass that moves no row's weight further is the last */
 
 struct NgramModel {
     int n_label;
-    bool ratios;  /* false: idf everywhere, a file of before */
-    float *scale; /* (BUCKETS) idf or log-count ratio, 0: not used */
+    float *idf;   /* (BUCKETS), 0: not used; with ratios 1 in WHOLE */
+    float *ratio; /* (n_label, PART) of WHOLE; NULL: idf there too, a file of before */
     float *w;     /* (n_label, BUCKETS) */
     float *bias;  /* (n_label): weight of the constant */
 };
@@ -125,26 +124,36 @@ static void scale_part(NgramRow *r, int from, int to, double length) {
     for (int i = from; i < to; i++) r->x[i] = (float)((double)r->x[i] * norm);
 }
 
+static bool by_ratio(const NgramModel *m, int part) { return m->ratio && part == WHOLE; }
+
 void ngram_row(NgramRow *out, const NgramModel *m, NgramText t) {
     NgramRow r;
     count_text(&r, t);
     int n = 0, end[NGRAM_PARTS] = {0};
     for (int i = 0; i < r.n; i++) {
-        float scale = m->scale[r.at[i]];
+        float idf = m->idf[r.at[i]];
         int part = r.at[i] / PART;
-        if (scale == 0) continue;
-        bool once = m->ratios && part_of[part].ratio; /* that it is there counts, not how often */
+        if (idf == 0) continue;
         r.at[n] = r.at[i];
-        r.x[n++] = once ? scale : (float)((1 + log((double)r.x[i])) * (double)scale);
+        r.x[n++] = by_ratio(m, part) ? 1 : (float)((1 + log((double)r.x[i])) * (double)idf);
         end[part] = n;
     }
     r.n = n;
     for (int k = 0, from = 0; k < NGRAM_PARTS; k++) {
         if (end[k] < from) end[k] = from;
-        scale_part(&r, from, end[k], part_of[k].length);
+        if (!by_ratio(m, k)) scale_part(&r, from, end[k], part_of[k].length);
         from = end[k];
     }
     *out = r;
+}
+
+NgramRow ngram_seen(const NgramModel *m, int k, const NgramRow *r, float *x) {
+    NgramRow out = {r->at, x, r->n};
+    int from = r->n;
+    while (m->ratio && from > 0 && r->at[from - 1] >= WHOLE * PART) from--;
+    for (int i = 0; i < r->n; i++) x[i] = i < from ? r->x[i] : m->ratio[(int64_t)k * PART + r->at[i] - WHOLE * PART];
+    scale_part(&out, from, r->n, part_of[WHOLE].length);
+    return out;
 }
 
 void ngram_row_release(NgramRow *r) {
@@ -176,54 +185,56 @@ NgramRow ngram_reading(const NgramRow *r, NgramReading reading) {
 static NgramModel *blank(int n_label) {
     NgramModel *m = mem_alloc(sizeof *m);
     m->n_label = n_label;
-    m->ratios = true;
-    m->scale = mem_alloc(NGRAM_BUCKETS * sizeof *m->scale);
+    m->idf = mem_alloc(NGRAM_BUCKETS * sizeof *m->idf);
+    m->ratio = mem_alloc((size_t)n_label * PART * sizeof *m->ratio);
     m->w = mem_alloc((size_t)n_label * NGRAM_BUCKETS * sizeof *m->w);
     m->bias = mem_alloc((size_t)n_label * sizeof *m->bias);
     return m;
 }
 
-/* Of one part: df becomes r; pos: rows of the first label among df. */
-static void weigh_by_ratio(float *df, const float *pos) {
-    double p = 0, q = 0;
+/* Rows with each word of WHOLE, by label k: p and q of its two kinds; p becomes r. */
+static void weigh_by_ratio(float *p, const float *q, const float *df) {
+    double sum_p = 0, sum_q = 0;
     for (int j = 0; j < PART; j++) {
         if (df[j] < 2) continue;
-        p += 1 + (double)pos[j];
-        q += 1 + (double)(df[j] - pos[j]);
+        sum_p += 1 + (double)p[j];
+        sum_q += 1 + (double)q[j];
     }
     for (int j = 0; j < PART; j++)
-        df[j] = df[j] < 2 ? 0 : (float)(log((1 + (double)pos[j]) / p) - log((1 + (double)(df[j] - pos[j])) / q));
+        p[j] = df[j] < 2 ? 0 : (float)(log((1 + (double)p[j]) / sum_p) - log((1 + (double)q[j]) / sum_q));
 }
 
-static void weigh_by_idf(float *df, int64_t n) {
-    for (int j = 0; j < PART; j++) df[j] = df[j] < 2 ? 0 : (float)(1 + log((1 + (double)n) / (1 + (double)df[j])));
+static void count_kinds(float *p, float *q, const NgramRow *r, const float *label, int n_label) {
+    for (int i = r->n - 1; i >= 0 && r->at[i] >= WHOLE * PART; i--) {
+        int j = r->at[i] - WHOLE * PART;
+        for (int k = 0; k < n_label; k++)
+            if (!isnan(label[k])) (label[k] > 0.5F ? p : q)[k * PART + j] += 1;
+    }
 }
 
 NgramModel *ngram_new(const NgramText *text, const float *label, int64_t n, int n_label) {
     NgramModel *m = blank(n_label);
-    float *pos = mem_alloc(NGRAM_BUCKETS * sizeof *pos);
+    float *q = mem_alloc((size_t)n_label * PART * sizeof *q), *df = m->idf;
     for (int64_t i = 0; i < n; i++) {
         NgramRow r;
         count_text(&r, text[i]);
-        for (int k = 0; k < r.n; k++) {
-            m->scale[r.at[k]] += 1;
-            if (label[i * n_label] > 0.5F) pos[r.at[k]] += 1;
-        }
+        for (int k = 0; k < r.n; k++) df[r.at[k]] += 1;
+        count_kinds(m->ratio, q, &r, label + i * n_label, n_label);
         ngram_row_release(&r);
     }
-    for (int p = 0; p < NGRAM_PARTS; p++) {
-        if (part_of[p].ratio)
-            weigh_by_ratio(m->scale + p * PART, pos + p * PART);
-        else
-            weigh_by_idf(m->scale + p * PART, n);
+    for (int k = 0; k < n_label; k++) weigh_by_ratio(m->ratio + k * PART, q + k * PART, df + WHOLE * PART);
+    for (int j = 0; j < NGRAM_BUCKETS; j++) {
+        double idf = j < WHOLE * PART ? 1 + log((1 + (double)n) / (1 + (double)df[j])) : 1;
+        m->idf[j] = df[j] < 2 ? 0 : (float)idf;
     }
-    free(pos);
+    free(q);
     return m;
 }
 
 void ngram_free(NgramModel *m) {
     if (!m) return;
-    free(m->scale);
+    free(m->idf);
+    free(m->ratio);
     free(m->w);
     free(m->bias);
     free(m);
@@ -236,8 +247,8 @@ static void clear(NgramModel *m) {
 
 NgramModel *ngram_like(const NgramModel *m) {
     NgramModel *out = blank(m->n_label);
-    out->ratios = m->ratios;
-    memcpy(out->scale, m->scale, NGRAM_BUCKETS * sizeof *out->scale);
+    memcpy(out->idf, m->idf, NGRAM_BUCKETS * sizeof *out->idf);
+    memcpy(out->ratio, m->ratio, (size_t)m->n_label * PART * sizeof *out->ratio);
     return out;
 }
 
@@ -296,20 +307,23 @@ static void fit_label(void *ud, int64_t k, int thread) {
     (void)thread;
     int64_t *order = mem_alloc((size_t)(f->n + 1) * sizeof *order), n = 0, pos = 0;
     double *w = mem_alloc((NGRAM_BUCKETS + 1) * sizeof *w), *alpha = mem_alloc((size_t)(f->n + 1) * sizeof *alpha);
-    int64_t *use = mem_alloc((size_t)(f->n + 1) * sizeof *use);
+    double *sign = mem_alloc((size_t)(f->n + 1) * sizeof *sign);
+    NgramRow *row = mem_alloc((size_t)(f->n + 1) * sizeof *row);
     for (int64_t i = 0; i < f->n; i++) {
         float y = f->label[i * f->m->n_label + k];
         if (isnan(y)) continue;
-        use[n++] = i;
+        row[n] = ngram_seen(f->m, (int)k, &f->row[i], mem_alloc((size_t)(f->row[i].n + 1) * sizeof *f->row[i].x));
+        sign[n++] = y > 0.5F ? 1 : -1;
         pos += y > 0.5F;
     }
+    const int64_t n_row = n;
     if (pos == 0 || pos == n) { /* nothing tells the rows apart: the log-odds of one pseudo-row on the other side */
         f->m->bias[k] = (float)log(((double)pos + 0.5) / ((double)(n - pos) + 0.5));
         n = 0;
     }
     for (int64_t i = 0; i < n; i++) {
-        const NgramRow *r = &f->row[use[i]];
-        double y = f->label[use[i] * f->m->n_label + k] > 0.5F ? 1 : -1;
+        const NgramRow *r = &row[i];
+        double y = sign[i];
         alpha[i] = f->c * 1e-3;
         for (int j = 0; j < r->n; j++) w[r->at[j]] += y * alpha[i] * (double)r->x[j];
         w[NGRAM_BUCKETS] += y * alpha[i];
@@ -320,8 +334,8 @@ static void fit_label(void *ud, int64_t k, int thread) {
         rng_shuffle(f->rng, (uint64_t)(k * PASSES + pass), order, n);
         for (int64_t o = 0; o < n; o++) {
             int64_t i = order[o];
-            const NgramRow *r = &f->row[use[i]];
-            double y = f->label[use[i] * f->m->n_label + k] > 0.5F ? 1 : -1, q = 1;
+            const NgramRow *r = &row[i];
+            double y = sign[i], q = 1;
             for (int j = 0; j < r->n; j++) q += (double)r->x[j] * (double)r->x[j];
             double next = solve_row(alpha[i], q, y * dot(w, r), f->c), step = y * (next - alpha[i]);
             if (fabs(step) > moved) moved = fabs(step);
@@ -337,7 +351,9 @@ static void fit_label(void *ud, int64_t k, int thread) {
     free(order);
     free(w);
     free(alpha);
-    free(use);
+    free(sign);
+    for (int64_t i = 0; i < n_row; i++) free(row[i].x);
+    free(row);
 }
 
 void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n, int n_fit, double c, Rng rng,
@@ -351,22 +367,24 @@ void ngram_fit(NgramModel *m, const NgramRow *row, const float *label, int64_t n
 }
 
 void ngram_score(const NgramModel *m, const NgramRow *row, double *z) {
+    float *x = mem_alloc((size_t)(row->n + 1) * sizeof *x);
     for (int k = 0; k < m->n_label; k++) {
         const float *w = m->w + (int64_t)k * NGRAM_BUCKETS;
+        const NgramRow r = ngram_seen(m, k, row, x);
         z[k] = (double)m->bias[k];
-        for (int i = 0; i < row->n; i++) z[k] += (double)w[row->at[i]] * (double)row->x[i];
+        for (int i = 0; i < r.n; i++) z[k] += (double)w[r.at[i]] * (double)r.x[i];
     }
+    free(x);
 }
 
 /* -- files --------------------------------------------------------------------------------------------------------- */
 
-/* idf of the parts before the whole text's, ratio of that. */
 bool ngram_save(const NgramModel *m, const char *path, Error *err) {
     const int64_t n_idf = WHOLE * PART;
-    CHECK(m->ratios, "only what was fitted is saved");
+    CHECK(m->ratio, "only what was fitted is saved");
     const StOut t[] = {
-        {"idf", "F32", 1, {n_idf}, m->scale, (size_t)n_idf * sizeof(float)},
-        {"ratio", "F32", 1, {PART}, m->scale + n_idf, PART * sizeof(float)},
+        {"idf", "F32", 1, {n_idf}, m->idf, (size_t)n_idf * sizeof(float)},
+        {"ratio", "F32", 2, {m->n_label, PART}, m->ratio, (size_t)m->n_label * PART * sizeof(float)},
         {"weight", "F32", 2, {m->n_label, NGRAM_BUCKETS}, m->w, (size_t)m->n_label * NGRAM_BUCKETS * sizeof(float)},
         {"bias", "F32", 1, {m->n_label}, m->bias, (size_t)m->n_label * sizeof(float)}};
     return st_write(path, t, COUNT_OF(t), err);
@@ -402,6 +420,12 @@ static void make_room(float *x) {
     memset(x + SENTENCES * PART, 0, PART * sizeof *x);
 }
 
+/* A word without a ratio was in fewer than two rows. */
+static void use_ratios(NgramModel *m) {
+    for (int i = 0; i < m->n_label * PART; i++)
+        if (m->ratio[i] != 0) m->idf[WHOLE * PART + i % PART] = 1;
+}
+
 bool ngram_open(NgramModel **out, const char *path, Error *err) {
     StFile f;
     *out = NULL;
@@ -412,14 +436,15 @@ bool ngram_open(NgramModel **out, const char *path, Error *err) {
     NgramModel *m = ok ? blank((int)bias->dim[0]) : NULL;
     const bool ratios = st_find(&f, "ratio") != NULL;
     const int64_t n = buckets_of(&f), n_idf = ratios ? WHOLE * PART : n;
-    ok = ok && take(m->scale, &f, "idf", 1, n_idf, n_idf, path, err) &&
-         (!ratios || take(m->scale + n_idf, &f, "ratio", 1, PART, PART, path, err)) &&
+    ok = ok && take(m->idf, &f, "idf", 1, n_idf, n_idf, path, err) &&
+         (!ratios || take(m->ratio, &f, "ratio", m->n_label, PART, PART, path, err)) &&
          take(m->w, &f, "weight", m->n_label, n, NGRAM_BUCKETS, path, err) &&
          take(m->bias, &f, "bias", 1, m->n_label, m->n_label, path, err);
     st_close(&f);
-    if (ok) m->ratios = ratios;
+    if (ok && ratios) use_ratios(m);
+    if (ok && !ratios) free(m->ratio), m->ratio = NULL;
     if (ok && n == 4 * PART) {
-        make_room(m->scale);
+        make_room(m->idf);
         for (int k = 0; k < m->n_label; k++) make_room(m->w + (int64_t)k * NGRAM_BUCKETS);
     }
     if (ok)
