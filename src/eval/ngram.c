@@ -246,6 +246,7 @@ static void clear(NgramModel *m) {
 }
 
 NgramModel *ngram_like(const NgramModel *m) {
+    CHECK(m->ratio, "models are made like those that are fitted, not like files of before");
     NgramModel *out = blank(m->n_label);
     memcpy(out->idf, m->idf, NGRAM_BUCKETS * sizeof *out->idf);
     memcpy(out->ratio, m->ratio, (size_t)m->n_label * PART * sizeof *out->ratio);

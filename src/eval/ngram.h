@@ -13,8 +13,8 @@
  *   z_k        w_k . x, one logistic regression per label: min |w|^2 / 2 + C sum ln(1 + exp(-y z))
  *
  * A row has two readings, the first four parts and the last one. A model may be fitted to either or to both at once; the mean of
- * two models that make different mistakes (ngram_mean) makes fewer. idf makes the rare word large, the
- * ratio the telling one.
+ * two models that make different mistakes (ngram_mean) makes fewer.
+ * idf makes the rare word large, the ratio the telling one.
  *
  * Fitted by coordinate descent in the dual (Yu, Huang & Lin 2011) in an order drawn from rng, until nothing moves: the same
  * bits whatever the threads. */
