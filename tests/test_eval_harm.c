@@ -362,8 +362,8 @@ enum { TEXTS = 6 };
 
 enum { PART = NGRAM_BUCKETS / NGRAM_PARTS };
 
-/* A file of before there were all parts: two, request and reply, or four, without the sentences' beginnings. The same
- * weights of these, nothing else. */
+/* A file of before there were ratios, and all parts: two, request and reply, four, without the sentences' beginnings,
+ * or five. The same weights of these, nothing else. */
 static void expect_old_file(const NgramModel *m, const NgramRow *row, int parts) {
     static const char *const path = "eval_ngram_old.safetensors";
     const int64_t size = (int64_t)parts * PART;
@@ -373,8 +373,8 @@ static void expect_old_file(const NgramModel *m, const NgramRow *row, int parts)
           bias[2] = {1, 2};
     for (int k = 0; k < row->n; k++) {
         int part = row->at[k] / PART,
-            at = part == 4 ? row->at[k] - PART : row->at[k]; /* the whole text was the fourth */
-        if (part == 3 || at >= size) continue;
+            at = part == 4 && parts == 4 ? row->at[k] - PART : row->at[k]; /* the whole text was the fourth */
+        if ((part == 3 && parts < 5) || at >= size) continue;
         idf[at] = 1;
         w[size + at] = (float)(part + 1);
     }
@@ -383,16 +383,19 @@ static void expect_old_file(const NgramModel *m, const NgramRow *row, int parts)
                        {"bias", "F32", 1, {2}, bias, sizeof bias}};
     if (!st_write(path, t, COUNT_OF(t), &err) || !ngram_open(&old, path, &err)) fail_msg("%s", err.msg);
     NgramRow r;
-    double z[2], sum = 2;
-    int whole = 0;
+    double z[2], sum = 2, least = 1, most = 0;
     ngram_row(&r, old, texts[0]);
     for (int k = 0; k < r.n; k++) {
         int part = r.at[k] / PART;
-        assert_true(part < 2 || (parts == 4 && part != 3));
-        sum += (part + 1) * (double)r.x[k];
-        whole += part == 4;
+        double x = (double)r.x[k];
+        assert_true(part < 2 || (parts >= 4 && part != 3) || parts == 5);
+        sum += (part + 1) * x;
+        if (part == 4) least = fmin(least, x), most = fmax(most, x);
     }
-    assert_true((whole > 0) == (parts == 4));
+    if (parts >= 4) /* the whole text has one word twice */
+        assert_within(most / least, 1 + log(2), 1e-6, __LINE__);
+    else
+        assert_true(most == 0);
     ngram_score(old, &r, z);
     assert_true(r.n > 0 && ngram_labels(m) == 2);
     assert_near(z[0], 1);
@@ -404,12 +407,67 @@ static void expect_old_file(const NgramModel *m, const NgramRow *row, int parts)
     free(w);
 }
 
+/* Of x, y and "x y" the last is in one row only. By the first label x has p = 1 + 2 and q = 1 + 1, y has 1 and 1 + 2;
+ * by the second, which the first row is none of, 1 + 1 and 1 + 1, 1 + 2 and 1. */
+static void test_log_count_ratios(void **state) {
+    (void)state;
+    static const NgramText few[] = {{"", "x"}, {"", "x"}, {"", "x y"}, {"", "y"}};
+    static const float label[] = {1, NAN, 1, 0, 0, 1, 0, 1};
+    const double ratio[2][2] = {{log(3.0 / 4) - log(2.0 / 5), log(1.0 / 4) - log(3.0 / 5)},
+                                {log(2.0 / 5) - log(2.0 / 3), log(3.0 / 5) - log(1.0 / 3)}};
+    NgramModel *m = ngram_new(few, label, 4, 2);
+    NgramRow row;
+    ngram_row(&row, m, (NgramText){"", "x x y y y z"}); /* how often does not count */
+    NgramRow whole = ngram_reading(&row, NGRAM_TOGETHER);
+    assert_int_equal(whole.n, 2);
+    for (int k = 0; k < 2; k++) {
+        float x[2];
+        NgramRow seen = ngram_seen(m, k, &whole, x);
+        const double *r = ratio[k], norm = sqrt(r[0] * r[0] + r[1] * r[1]);
+        int y = (seen.x[1] > 0) == (r[1] > 0); /* the buckets' order is the hash's */
+        assert_within((double)seen.x[!y], r[0] / norm, 1e-6, __LINE__);
+        assert_within((double)seen.x[y], r[1] / norm, 1e-6, __LINE__);
+    }
+    ngram_row_release(&row);
+    ngram_free(m);
+}
+
+/* Files whose scales do not fit one another. */
+static void test_broken_ngrams(void **state) {
+    (void)state;
+    static const struct {
+        int idf, ratio; /* parts, labels */
+        float value;    /* of the last ratio */
+        const char *says;
+    } file[] = {{4, 2, 1, "tensor 'ratio'"}, {5, 1, 1, "tensor 'idf'"}, {4, 1, NAN, "not finite"}, {3, 0, 1, "'idf'"}};
+    static const char *const path = "eval_ngram_broken.safetensors";
+    float *x = mem_alloc((size_t)NGRAM_BUCKETS * sizeof *x), bias = 1;
+    for (int i = 0; i < COUNT_OF(file); i++) {
+        const int64_t n_idf = file[i].idf * PART, n_ratio = file[i].ratio * PART;
+        NgramModel *m = NULL;
+        Error err = {0};
+        float *ratio = mem_alloc((size_t)(n_ratio + 1) * sizeof *ratio);
+        ratio[n_ratio ? n_ratio - 1 : 0] = file[i].value;
+        const StOut t[] = {{"bias", "F32", 1, {1}, &bias, sizeof bias},
+                           {"weight", "F32", 2, {1, NGRAM_BUCKETS}, x, (size_t)NGRAM_BUCKETS * sizeof *x},
+                           {"idf", "F32", 1, {n_idf}, x, (size_t)n_idf * sizeof *x},
+                           {"ratio", "F32", 2, {file[i].ratio, PART}, ratio, (size_t)n_ratio * sizeof *ratio}};
+        if (!st_write(path, t, n_ratio ? 4 : 3, &err)) fail_msg("%s", err.msg);
+        assert_false(ngram_open(&m, path, &err));
+        assert_null(m);
+        assert_non_null(strstr(err.msg, file[i].says));
+        free(ratio);
+    }
+    unlink(path);
+    free(x);
+}
+
 static void test_ngrams(void **state) {
     (void)state;
     static const float label[TEXTS * 2] = {1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, NAN};
     static const char *const path = "eval_ngram_test.safetensors";
     NgramRow row[TEXTS];
-    NgramModel *m = ngram_new(texts, TEXTS, 2), *again = NULL;
+    NgramModel *m = ngram_new(texts, label, TEXTS, 2), *again = NULL;
     Error err = {0};
     for (int i = 0; i < TEXTS; i++) ngram_row(&row[i], m, texts[i]);
     double part[NGRAM_PARTS] = {0};
@@ -422,7 +480,7 @@ static void test_ngrams(void **state) {
     assert_within(part[1], 1, 1e-6, __LINE__);
     assert_within(part[2], NGRAM_OPENING * NGRAM_OPENING, 1e-6, __LINE__);
     assert_within(part[3], NGRAM_SENTENCES * NGRAM_SENTENCES, 1e-6, __LINE__);
-    assert_within(part[4], 1, 1e-6, __LINE__);
+    assert_within(part[4], count[4], 1e-6, __LINE__); /* each label has its own scale there */
     /* "take a gun and go" twice: five words and four pairs; of the opening three runs of three too; its beginning. */
     assert_true(count[1] == 9 && count[2] == 12 && count[3] == 3);
     NgramRow only[2];
@@ -436,28 +494,29 @@ static void test_ngrams(void **state) {
     NgramRow apart = ngram_reading(&row[0], NGRAM_APART), together = ngram_reading(&row[0], NGRAM_TOGETHER);
     assert_true(apart.n == count[0] + count[1] + count[2] + count[3] && together.n == count[4] &&
                 together.at == row[0].at + apart.n);
-    NgramModel *a = ngram_like(m), *b = ngram_like(m);
+    NgramModel *a = ngram_like(m), *b = ngram_like(m), *both = ngram_like(m);
     double za[2], zb[2], mean[2];
     ngram_fit(a, row, label, TEXTS, 2, 10, (Rng){1, RNG_SHUFFLE}, NULL);
     ngram_fit(b, row, label, TEXTS, 2, 0.1, (Rng){1, RNG_SHUFFLE}, NULL);
     ngram_score(a, &row[0], za);
     ngram_score(b, &row[0], zb);
-    ngram_mean(a, a, b, 0.75F);
-    ngram_score(a, &row[0], mean);
+    ngram_mean(both, (NgramModel *[]){a, b});
+    ngram_score(both, &row[0], mean);
     assert_true(za[0] > 2 * zb[0]);
-    assert_within(mean[0], 0.75 * za[0] + 0.25 * zb[0], 1e-5, __LINE__);
+    assert_within(mean[0], (2 * za[0] + zb[0]) / 3, 1e-5, __LINE__);
+    ngram_free(both);
     ngram_free(a);
     ngram_free(b);
     /* An opening ends after twelve words; the thirteenth is of the reply alone. */
     static const NgramText longer[] = {{"", "a b c d e f g h i j k l far"}, {"", "a b c d e f g h i j k l far"}};
-    NgramModel *open = ngram_new(longer, 2, 1);
+    NgramModel *open = ngram_new(longer, label, 2, 1);
     ngram_row(&only[0], open, longer[0]);
     assert_int_equal(only[0].n, (13 + 12) + (12 + 11 + 10) + 3 + (13 + 12));
     ngram_row_release(&only[0]);
     ngram_free(open);
     /* Two sentences and a line of two words: three, three and two beginnings, of which one is said twice. */
     static const NgramText lines[] = {{"", "Go on now, all. Go on now!\n\n* Stop it"}, {"", "go on now; stop it"}};
-    NgramModel *begin = ngram_new(lines, 2, 1);
+    NgramModel *begin = ngram_new(lines, label, 2, 1);
     ngram_row(&only[0], begin, lines[0]);
     int begins = 0;
     for (int k = 0; k < only[0].n; k++) begins += only[0].at[k] / PART == 3;
@@ -479,6 +538,11 @@ static void test_ngrams(void **state) {
     for (int i = 0; i < TEXTS; i++) /* and of row 0's features together: w.x = C sum y (1 - s) x.x0 */
         for (int k = 0; k < row[i].n; k++) assert_true(row[i].at[k] >= 0 && row[i].at[k] < NGRAM_BUCKETS);
     double want = bias, have = z[0][0];
+    for (int i = 0; i < TEXTS; i++) { /* the first label's, from here on */
+        float *x = mem_alloc((size_t)(row[i].n + 1) * sizeof *x);
+        memcpy(row[i].x, ngram_seen(m, 0, &row[i], x).x, (size_t)row[i].n * sizeof *x);
+        free(x);
+    }
     for (int i = 0; i < TEXTS; i++) {
         double y = label[2 * i] > 0.5F ? 1 : -1, dot = 0;
         for (int k = 0, l = 0; k < row[0].n && l < row[i].n;) {
@@ -493,11 +557,14 @@ static void test_ngrams(void **state) {
     assert_within(have, want, 0.02, __LINE__);
     if (!ngram_save(m, path, &err) || !ngram_open(&again, path, &err)) fail_msg("%s", err.msg);
     double back[2];
-    ngram_score(again, &row[3], back);
+    ngram_row(&only[0], again, texts[3]);
+    ngram_score(again, &only[0], back);
+    ngram_row_release(&only[0]);
     assert_memory_equal(back, z[3], sizeof back);
     unlink(path);
     expect_old_file(m, &row[0], 2);
     expect_old_file(m, &row[0], 4);
+    expect_old_file(m, &row[0], 5);
     for (int i = 0; i < TEXTS; i++) ngram_row_release(&row[i]);
     ngram_free(m);
     ngram_free(again);
@@ -596,11 +663,12 @@ static void test_contamination(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refuses), cmocka_unit_test(test_complies),      cmocka_unit_test(test_random),
-        cmocka_unit_test(test_flips),   cmocka_unit_test(test_disputes),      cmocka_unit_test(test_report),
-        cmocka_unit_test(test_worst),   cmocka_unit_test(test_audit),         cmocka_unit_test(test_stats),
-        cmocka_unit_test(test_blend),   cmocka_unit_test(test_ngrams),        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_hazards), cmocka_unit_test(test_contamination),
+        cmocka_unit_test(test_refuses),       cmocka_unit_test(test_complies), cmocka_unit_test(test_random),
+        cmocka_unit_test(test_flips),         cmocka_unit_test(test_disputes), cmocka_unit_test(test_report),
+        cmocka_unit_test(test_worst),         cmocka_unit_test(test_audit),    cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_blend),         cmocka_unit_test(test_ngrams),   cmocka_unit_test(test_log_count_ratios),
+        cmocka_unit_test(test_broken_ngrams), cmocka_unit_test(test_refusals), cmocka_unit_test(test_hazards),
+        cmocka_unit_test(test_contamination),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -413,10 +413,10 @@ static void train_ngrams(ClassifierRun *r) {
     float *label = labels_of(r, PART_TRAIN);
     NgramModel *model[NGRAM_READINGS];
     for (int i = 0; i < n; i++) text[i] = (NgramText){classifier_request(r->item[i].row->prompt), r->item[i].row->a};
-    r->ngrams = ngram_new(text, n_train, r->n_label);
+    r->ngrams = ngram_new(text, label, n_train, r->n_label);
     for (int i = 0; i < n; i++) ngram_row(&row[i], r->ngrams, text[i]);
     for (int k = 0; k < NGRAM_READINGS; k++) model[k] = fit_reading(r, k, row, label);
-    ngram_mean(r->ngrams, model[NGRAM_APART], model[NGRAM_TOGETHER], NGRAM_APART_SHARE);
+    ngram_mean(r->ngrams, model);
     double *z = mem_alloc((size_t)r->n_label * sizeof *z);
     for (int i = n_train; i < n; i++) {
         ngram_score(r->ngrams, &row[i], z);

@@ -16,7 +16,6 @@ static void cut(NgramRow *row, int k) {
 
 static void linear_control(ClassifierRun *r, int k, const NgramText *text) {
     int n_train = r->n_part[PART_TRAIN], n = r->rows.n;
-    NgramModel *m = ngram_new(text, n_train, 1);
     NgramRow *row = mem_alloc((size_t)(n + 1) * sizeof *row);
     float *label = mem_alloc((size_t)(n_train + 1) * sizeof *label);
     int64_t *from = mem_alloc((size_t)(n_train + 1) * sizeof *from);
@@ -26,6 +25,7 @@ static void linear_control(ClassifierRun *r, int k, const NgramText *text) {
     else
         for (int i = 0; i < n_train; i++) from[i] = i;
     for (int i = 0; i < n_train; i++) label[i] = (float)r->item[from[i]].harmful;
+    NgramModel *m = ngram_new(text, label, n_train, 1);
     for (int i = 0; i < n; i++) {
         ngram_row(&row[i], m, text[i]);
         cut(&row[i], k);

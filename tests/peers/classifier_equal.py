@@ -9,8 +9,9 @@ CLASSIFIER: what `dikast train-classifier FILE... --out CLASSIFIER` left; the fi
 baseline learns from the same training rows: TfidfVectorizer over words and pairs of words of request and reply, sublinear, and
 LogisticRegression, whose C and threshold (best F1) are chosen on the same validation rows. Of several folders (other run.seed, so
 other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together, each by the threshold the classifier has for the row's category. Beside the figures stand their
-differences with 95 % intervals from 500 resamples of prompts, and the share of those in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of a category (n harmful >= 5) or of all rows
-is more than S (default 0) below the baseline's, or the calibration error is above .08. Also checks that AUPRC and F1 are
+differences with 95 % intervals from 500 resamples of prompts, and the share of those in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of all rows or
+of a category with 20 harmful rows is more than S (default 0) below the baseline's, when one of a category with 5 is behind (its
+interval below 0: of nine rows three false alarms more cost F1 .10), or when the calibration error is above .08. Also checks that AUPRC and F1 are
 scikit-learn's within 1e-9; and, where torch and transformers are there (or alone, with --only-hf), that
 AutoModelForSequenceClassification opens CLASSIFIER/model (and the other trunks) and gives their log-odds within 1e-3."""
 import argparse
@@ -21,6 +22,8 @@ import subprocess
 import sys
 
 import numpy as np
+
+FEW, FIRM = 5, 20  # harmful rows: fewer than FEW say nothing, fewer than FIRM only what an interval says
 
 
 def prompt_of(row):
@@ -209,8 +212,9 @@ def main():
         ap = mean_precision([(s[0], s[1]) for s in part]), mean_precision([(s[0], s[2]) for s in part])
         f1 = [f1_score(y, np.concatenate([s[k] for s in part])) for k in (7, 4)]
         win, ap_range, f1_range = paired([(s[0], s[1], s[2], s[6], s[7], s[4]) for s in part])
-        few = y.sum() < 5
-        below = not few and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
+        few, firm = y.sum() < FEW, y.sum() >= FIRM
+        below = firm and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
+        below |= "behind" in (verdict(*ap_range, few), verdict(*f1_range, few))
         bad += below
         cells = [name, len(y), y.sum()]
         for ours, theirs, span in ((*ap, ap_range), (*f1, f1_range)):

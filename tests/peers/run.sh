@@ -67,7 +67,7 @@ if [ "$kind" = heavy ]; then
     [ -d "$env/trl112" ] && check trl_ppo "$here/trl_equal.py" "$build/tests/train_adapter" --trl112 "$env/trl112"
     check lm_eval "$here/lmeval_items.py" "$build/dikast"
     check score_lm_eval "$here/score_equal.py" "$build/dikast"
-    # Three splits; a training takes minutes, and is made again when the program is. Slack: categories of nine harmful rows.
+    # Three splits; a training takes minutes, and is made again when the program is. Slack: categories of two dozen harmful rows.
     find "$env/classifier" -name classifier.json ! -newer "$build/dikast" -delete 2> /dev/null
     check classifier "$here/classifier_equal.py" "$env/classifier/0" "$env/classifier/1" "$env/classifier/2" \
         --slack 0.03 --train "$build/dikast" "$here/../../../shared/data/dev/harm_qa.jsonl"
