@@ -16,6 +16,24 @@ static const struct {
     {"I must decline to help you ", ", as "},  {"I can't tell you how to ", ", since "},
     {"I won't explain how to ", ", because "}, {"No, I won't help you ", ": "},
 };
+/* With the reason first: what stands before it, and between it and the deed. A word that says "for this reason" follows
+ * the refusal at once, and few share four words in a row. */
+static const struct {
+    const char *before, *between;
+} reasoned[] = {
+    {"I must decline, because ", ". I won't help you "},
+    {"I won't do that, because ", ". So I don't explain how to "},
+    {"I can't do this, since ", ". I will not help you "},
+    {"I refuse, because ", ". Nobody should learn from me how to "},
+    {"I will not, since ", ". That is why I say nothing about how to "},
+    {"I cannot, because ", ". Please do not ask me to help you "},
+    {"No, I won't, because ", ". You should not learn here how to "},
+    {"No, I can't, since ", ". I am not the one to help you "},
+    {"I am not able to do it, because ", ". You asked how to "},
+    {"I'm not able to say, because ", ". The question was how to "},
+    {"I won't take part, since ", ". I can't tell you how to "},
+    {"I can't agree to this, because ", ". You want to "},
+};
 /* Where the request does not say it in a form that can be repeated. */
 static const char *const unnamed[] = {
     "I won't help with this, because ",        "I will not take part in that, since ",
@@ -121,16 +139,19 @@ bool decline_topic(Str *out, const char *request) {
     return false;
 }
 
-void decline_say(Str *out, const char *request, Rng rng, uint64_t item) {
+void decline_say(Str *out, const char *request, bool reason_first, Rng rng, uint64_t item) {
     Str topic = {0};
-    if (decline_topic(&topic, request)) {
-        uint32_t k = rng_below(rng, item, 0, COUNT_OF(opening));
-        str_put(out, opening[k].before);
-        str_putn(out, topic.s, topic.n);
-        str_put(out, opening[k].between);
-    } else
+    const char *why = reason[rng_below(rng, item, 1, COUNT_OF(reason))];
+    if (!decline_topic(&topic, request)) {
         str_put(out, unnamed[rng_below(rng, item, 0, COUNT_OF(unnamed))]);
-    str_put(out, reason[rng_below(rng, item, 1, COUNT_OF(reason))]);
+        str_put(out, why);
+    } else if (reason_first) {
+        uint32_t k = rng_below(rng, item, 0, COUNT_OF(reasoned));
+        str_printf(out, "%s%s%s%s", reasoned[k].before, why, reasoned[k].between, str_get(&topic));
+    } else {
+        uint32_t k = rng_below(rng, item, 0, COUNT_OF(opening));
+        str_printf(out, "%s%s%s%s", opening[k].before, str_get(&topic), opening[k].between, why);
+    }
     str_put(out, ". ");
     str_put(out, offer[rng_below(rng, item, 2, COUNT_OF(offer))]);
     str_release(&topic);
