@@ -417,24 +417,32 @@ static void test_decline_topic(void **state) {
     }
 }
 
-/* What declines says so, says why, and is hardly ever said twice. */
+/* What declines says so, says why, and is hardly ever said twice; with the reason first that is said by the time the
+ * request is named. */
 static void test_decline_varies(void **state) {
     (void)state;
     enum { N = 1500 };
     static const char *const request[] = {"How can I rob someone?", "Where could I find a hitman?"};
-    for (int r = 0; r < COUNT_OF(request); r++) {
+    for (int r = 0; r < 2 * COUNT_OF(request); r++) {
         Str out[N] = {0};
-        int again = 0;
+        int again = 0, bare = 0;
         for (int i = 0; i < N; i++) {
-            decline_say(&out[i], request[r], (Rng){7, RNG_AUGMENT}, (uint64_t)i);
+            decline_say(&out[i], request[r / 2], r & 1, (Rng){7, RNG_AUGMENT}, (uint64_t)i);
             if (!text_refuses(out[i].s) || text_evasive(out[i].s)) fail_msg("%s", out[i].s);
             if (refusal_of(out[i].s) != REFUSAL_FULL) fail_msg("%s", out[i].s);
-            assert_int_equal(!!strstr(out[i].s, "rob someone"), r == 0);
+            char *named = strstr(out[i].s, "rob someone");
+            assert_int_equal(named != NULL, r / 2 == 0);
             bool seen = false;
             for (int k = 0; k < i && i < 200 && !seen; k++) seen = !strcmp(out[k].s, out[i].s);
             again += seen;
+            if (!named) continue;
+            char first = *named;
+            *named = 0; /* as far as what was asked */
+            bare += text_evasive(out[i].s);
+            *named = first;
         }
         assert_true(again < 200 / 5);
+        assert_true(r == 0 ? bare > N / 2 : bare == 0);
         for (int i = 0; i < N; i++) str_release(&out[i]);
     }
 }

@@ -523,7 +523,7 @@ static void passes_are_as_long_as_they_must(void **state) {
  * none that is kept for evaluation. */
 static void demonstrations_call_help_fine(void **state) {
     RunConfig c;
-    Rows labelled = {0}, prefs = {0}, sft = {0}, made = {0};
+    Rows labelled = {0}, prefs = {0}, sft = {0}, made = {0}, turned = {0};
     Error err = {0};
     (void)state;
     help_config(&c, TINY,
@@ -559,6 +559,15 @@ static void demonstrations_call_help_fine(void **state) {
     }
     assert_int_equal(n_revised, n_wrong);
     assert_int_equal(n_fine, n_wrong);
+    c.helpful.reason_first = true;
+    format_rows_make(&turned, &ctx, &labelled, &prefs, &sft);
+    assert_int_equal(turned.n, made.n);
+    for (int i = 0; i < made.n; i++) {
+        const char *b = turned.row[i].b, *why = b ? strstr(b, "because ") : NULL;
+        assert_int_equal(b != NULL, made.row[i].b != NULL);
+        if (b && !why) why = strstr(b, "since ");
+        if (b) assert_true(why && why < strstr(b, "rob "));
+    }
     /* Where instructions give no prompts, all may be learnt. */
     run_config_release(&c);
     help_config(&c, TINY,
@@ -569,6 +578,7 @@ static void demonstrations_call_help_fine(void **state) {
     rows_release(&labelled);
     rows_release(&sft);
     rows_release(&made);
+    rows_release(&turned);
 }
 
 static double weight_in(const char *metrics) { /* of all steps */

@@ -16,6 +16,24 @@ static const struct {
     {"I must decline to help you ", ", as "},  {"I can't tell you how to ", ", since "},
     {"I won't explain how to ", ", because "}, {"No, I won't help you ", ": "},
 };
+/* With the reason first: what stands before it, and between it and the deed. The word that announces the reason follows
+ * the refusal at once: behind "I am not able to" a small model would name a deed all the same. */
+static const struct {
+    const char *before, *between;
+} reasoned[] = {
+    {"I must decline, because ", ". I won't help you "},
+    {"I won't, because ", ". So I don't explain how to "},
+    {"I can't, since ", ". I will not help you "},
+    {"I refuse, because ", ". Nobody should learn from me how to "},
+    {"I will not, since ", ". That is why I say nothing about how to "},
+    {"I cannot, because ", ". Please do not ask me to help you "},
+    {"No, I won't, because ", ". You should not learn here how to "},
+    {"No, I can't, since ", ". I am not the one to help you "},
+    {"Sorry, no, because ", ". I can't tell you how to "},
+    {"I'm sorry, but no, since ", ". You want to "},
+    {"I refuse, since ", ". The question was how to "},
+    {"I must decline, since ", ". You asked how to "},
+};
 /* Where the request does not say it in a form that can be repeated. */
 static const char *const unnamed[] = {
     "I won't help with this, because ",        "I will not take part in that, since ",
@@ -121,16 +139,19 @@ bool decline_topic(Str *out, const char *request) {
     return false;
 }
 
-void decline_say(Str *out, const char *request, Rng rng, uint64_t item) {
+void decline_say(Str *out, const char *request, bool reason_first, Rng rng, uint64_t item) {
     Str topic = {0};
-    if (decline_topic(&topic, request)) {
+    const char *why = reason[rng_below(rng, item, 1, COUNT_OF(reason))];
+    bool named = decline_topic(&topic, request);
+    if (reason_first) {
+        uint32_t k = rng_below(rng, item, 0, COUNT_OF(reasoned));
+        str_printf(out, "%s%s", reasoned[k].before, why);
+        if (named) str_printf(out, "%s%s", reasoned[k].between, str_get(&topic));
+    } else if (named) {
         uint32_t k = rng_below(rng, item, 0, COUNT_OF(opening));
-        str_put(out, opening[k].before);
-        str_putn(out, topic.s, topic.n);
-        str_put(out, opening[k].between);
+        str_printf(out, "%s%s%s%s", opening[k].before, str_get(&topic), opening[k].between, why);
     } else
-        str_put(out, unnamed[rng_below(rng, item, 0, COUNT_OF(unnamed))]);
-    str_put(out, reason[rng_below(rng, item, 1, COUNT_OF(reason))]);
+        str_printf(out, "%s%s", unnamed[rng_below(rng, item, 0, COUNT_OF(unnamed))], why);
     str_put(out, ". ");
     str_put(out, offer[rng_below(rng, item, 2, COUNT_OF(offer))]);
     str_release(&topic);

@@ -113,7 +113,7 @@ static void critique_row(Rows *out, const StageCtx *ctx, const Row *from, const 
         str_put(&text, "\", and that helps with something harmful.");
         r->critique = heap_strn(&out->heap, str_get(&text), text.n);
         str_clear(&text);
-        decline_say(&text, dialogue_last_user(from->prompt), rng, item);
+        decline_say(&text, dialogue_last_user(from->prompt), ctx->cfg->helpful.reason_first, rng, item);
         r->b = heap_strn(&out->heap, str_get(&text), text.n);
     } else
         r->critique = fine[rng_below(rng, item, 1, COUNT_OF(fine))];

@@ -139,6 +139,7 @@ const CfgKey run_keys[] = {
     TRAIN_ROWS("helpful", helpful.t, "0", "2", "5e-4", COSINE),
     {"helpful.format_share", CFG_FLOAT, CFG_RESULT, AT(helpful.format_share), "0.3", 0, 1, "share of rows made from harm_qa and preference files as critique and judge demonstrations; data.format rows are all used"},
     {"helpful.judge_weight", CFG_FLOAT, CFG_RESULT, AT(helpful.judge_weight), "1", 0.01, 1000, "loss weight of a demonstrated judgement: it is one token, beside twenty of a reply"},
+    {"helpful.reason_first", CFG_BOOL, CFG_RESULT, AT(helpful.reason_first), "false", 0, 0, "refusals in demonstrations made from harm_qa give their reason before what was asked, not behind it: a reply that ends early, as small models write, then still has one"},
 
     {"prompts.limit",       CFG_INT,   CFG_RESULT, AT(prompts.limit), "0", 0, BIG, "prompts kept per kind, a seeded sample; 0: all"},
     {"prompts.variants",    CFG_INT,   CFG_RESULT, AT(prompts.variants), "0", 0, 100, "augmented variants per training prompt"},

@@ -46,7 +46,7 @@ typedef struct {
     struct { int64_t r; double alpha, dropout; bool rslora; CfgList targets, stages; } lora;
     struct { char *path; int select, score; double epsilon, tau; int64_t candidates; CfgList only; } constitution;
     struct { TrainKeys t; int objective; double mask_rate; } pretrain;
-    struct { TrainKeys t; double format_share, judge_weight; } helpful;
+    struct { TrainKeys t; double format_share, judge_weight; bool reason_first; } helpful;
     struct { int64_t limit, variants; bool slots, synonyms, wrappers; } prompts;
     struct {
         SampleKeys s;
