@@ -173,6 +173,16 @@ static void test_cluster_bootstrap(void **state) {
     u = interval_cluster(x, one, 4, rng);
     assert_true(u.mean == 0.25 && u.lo == 0.25 && u.hi == 0.25);
     assert_true(isnan(interval_cluster(x, c, 0, rng).mean));
+    /* Differences have no bounds at 0 and 1: none is none, not a rate that may be higher, and others are drawn as means
+     * are. */
+    static const double none[] = {0, 0, 0, 0};
+    static const int32_t four[] = {1, 2, 3, 4};
+    u = interval_difference(none, four, 4, rng);
+    assert_true(u.mean == 0 && u.lo == 0 && u.hi == 0 && u.n == 4);
+    assert_true(interval_cluster(none, four, 4, rng).hi > 0.4);
+    again = interval_cluster(x, four, 4, rng), other = interval_difference(x, four, 4, rng);
+    assert_memory_equal(&again, &other, sizeof other);
+    assert_true(isnan(interval_difference(x, c, 0, rng).mean));
 }
 
 /* -- gates

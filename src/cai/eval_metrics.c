@@ -146,7 +146,7 @@ void replies_compare(const Replies *a, const Replies *b, Summary *s, const Const
             x[n] = d;
             cluster[n++] = a->item[i].cluster;
         }
-        put(s, prefix, metric[m].name, interval_cluster(x, cluster, n, rng));
+        put(s, prefix, metric[m].name, interval_difference(x, cluster, n, rng));
     }
     free(x);
     free(cluster);

@@ -50,11 +50,7 @@ Paired paired_compare(const double *a, const double *b, const int32_t *cluster, 
         r.only_b += d[i] > 0;
     }
     r.n_cluster = cluster_sums(sum, a, b, cluster, n);
-    r.difference = interval_cluster(d, cluster, n, rng);
-    /* interval_cluster reads values that are all 0 or all 1 as a rate; a difference has no such bounds. */
-    bool same = n > 0;
-    for (int64_t i = 0; i < n; i++) same = same && d[i] == d[0];
-    if (same) r.difference = (Interval){d[0], d[0], d[0], n};
+    r.difference = interval_difference(d, cluster, n, rng);
     if (n > 0 && binary && r.n_cluster == n)
         r.p = mcnemar_exact(r.only_a, r.only_b);
     else if (n > 0) {

@@ -60,6 +60,12 @@ Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rn
     return out;
 }
 
+Interval interval_difference(const double *x, const int32_t *cluster, int64_t n, Rng rng) {
+    bool same = n > 0;
+    for (int64_t i = 0; i < n; i++) same = same && x[i] == x[0];
+    return same ? (Interval){x[0], x[0], x[0], n} : interval_cluster(x, cluster, n, rng);
+}
+
 double ece(const double *p, const double *label, int64_t n, int n_bin) {
     double *sp = mem_alloc((size_t)n_bin * sizeof *sp), *sl = mem_alloc((size_t)n_bin * sizeof *sl), out = 0;
     int64_t n_bad = 0;

@@ -11,6 +11,8 @@ Interval interval_wilson(double hits, int64_t n);                /* Wilson 1927;
 /* Mean of x with items grouped in clusters (samples of one prompt): percentile bootstrap over clusters, 2000 draws keyed by
  * rng; all x 0 or all x 1: Wilson over the number of clusters. cluster[i] in ascending runs. */
 Interval interval_cluster(const double *x, const int32_t *cluster, int64_t n, Rng rng);
+/* The same of paired differences, which may be negative: where all are equal there is nothing to draw from, and no rate either. */
+Interval interval_difference(const double *x, const int32_t *cluster, int64_t n, Rng rng);
 /* Expected calibration error, n_bin equal-width bins on p in [0,1]; label soft or 0/1. Guo et al. 2017.
  * NaN when a p lies outside. */
 double ece(const double *p, const double *label, int64_t n, int n_bin);
