@@ -64,7 +64,7 @@ typedef struct {
     int64_t window, lost; /* how much it lost us since `window` */
     int64_t rest, rest_until;
     char pad0[2 * LINE];
-    _Atomic bool working;     /* between its first claim of a region and its report */
+    _Atomic bool working;     /* while it looks for tiles and runs them, until its report */
     _Atomic uint32_t resting; /* its futex while it rests */
     char pad1[2 * LINE];
 } Worker;

@@ -9,9 +9,9 @@ CLASSIFIER: what `dikast train-classifier FILE... --out CLASSIFIER` left; the fi
 baseline learns from the same training rows: TfidfVectorizer over words and pairs of words of request and reply, sublinear, and
 LogisticRegression, whose C and threshold (best F1) are chosen on the same validation rows. Of several folders (other run.seed, so
 other splits) AUPRC is the mean by harmful rows and F1 that of all verdicts together, each by the threshold the classifier has for the row's category. Beside the figures stand their
-differences with 95 % intervals from 500 resamples of prompts, and the share of those in which the classifier's AUPRC is at least the baseline's. Exit 1 when a figure of all rows or
-of a category with 20 harmful rows is more than S (default 0) below the baseline's, when one of a category with 5 is behind (its
-interval below 0: of nine rows three false alarms more cost F1 .10), or when the calibration error is above .08. Also checks that AUPRC and F1 are
+differences with 95 % intervals from 500 resamples of prompts, and the share of those in which the classifier's AUPRC is at least the baseline's. Exit 1 when AUPRC of all rows or
+of a category with 5 harmful rows, or F1 of all rows or of a category with 20, is more than S (default 0) below the baseline's, when either of a category with 5 is behind (its
+interval below 0; F1 of nine rows loses .10 by three false alarms), or when the calibration error is above .08. Also checks that AUPRC and F1 are
 scikit-learn's within 1e-9; and, where torch and transformers are there (or alone, with --only-hf), that
 AutoModelForSequenceClassification opens CLASSIFIER/model (and the other trunks) and gives their log-odds within 1e-3."""
 import argparse
@@ -23,7 +23,7 @@ import sys
 
 import numpy as np
 
-FEW, FIRM = 5, 20  # harmful rows: fewer than FEW say nothing, fewer than FIRM only what an interval says
+FEW, FIRM = 5, 20  # harmful rows: fewer than FEW say nothing, F1 of fewer than FIRM only what its interval says
 
 
 def prompt_of(row):
@@ -213,7 +213,7 @@ def main():
         f1 = [f1_score(y, np.concatenate([s[k] for s in part])) for k in (7, 4)]
         win, ap_range, f1_range = paired([(s[0], s[1], s[2], s[6], s[7], s[4]) for s in part])
         few, firm = y.sum() < FEW, y.sum() >= FIRM
-        below = firm and (ap[0] < ap[1] - a.slack or f1[0] < f1[1] - a.slack)
+        below = (not few and ap[0] < ap[1] - a.slack) or (firm and f1[0] < f1[1] - a.slack)
         below |= "behind" in (verdict(*ap_range, few), verdict(*f1_range, few))
         bad += below
         cells = [name, len(y), y.sum()]
