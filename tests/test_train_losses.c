@@ -117,19 +117,68 @@ static void test_hand_made(void **state) {
     oracle_release(&r);
 }
 
-static void test_bad_files(void **state) {
-    (void)state;
+#define IN(function, in, out)                                                                                          \
+    "{\"id\":\"k\",\"function\":\"" function "\",\"block\":\"b\",\"tol\":1,\"in\":{" in "},\"out\":{" out "}}"
 #define KL(in, out)                                                                                                    \
     "{\"id\":\"k\",\"function\":\"kl_estimate\",\"block\":\"b\",\"tol\":1,\"in\":{" in "},\"out\":{" out "}}"
 #define OUT "\"kl\":[[0,0],[0,0]]"
+
+/* Rows without tokens: verl leaves them out of a mean of rows, TRL counts them (RLOO with a ratio of 1), and a sum over
+ * T is divided by T whatever rows there are. IPO is not smoothed. A block may have no more than its function reads.
+ * Numbers by hand: 3 rows of lens 2, 0, 1; policy_loss at ratio 1 is -adv. */
+static void test_bare_rows(void **state) {
+    (void)state;
+    static const char block[] =
+        "\"lens\":[2,0,1],\"logp_old\":[[0,0],[5,5],[0,9]],\"logp_new\":[[0,0],[7,7],[0,9]],"
+        "\"logp_ref\":[[0,0],[1,1],[0,9]],\"logits\":[[[0,0],[0,0]],[[0,0],[0,0]],[[0,0],[0,0]]],"
+        "\"labels\":[[0,1],[1,0],[1,1]]";
+#define POLICY(mode, loss)                                                                                             \
+    IN("policy_loss", "\"adv\":[-1,-1,-4],\"eps_low\":0.2,\"eps_high\":0.2,\"aggregation\":\"" mode "\"",              \
+       "\"loss\":" loss)
+#define GROUP(kind, loss)                                                                                              \
+    IN("group_loss",                                                                                                   \
+       "\"adv\":[-1,-1,-4],\"eps_low\":0.2,\"eps_high\":0.2,\"level\":\"token\",\"max_len\":4,\"kind\":\"" kind "\"",  \
+       "\"loss\":" loss)
+    static const char *const cases[] = {
+        POLICY("token-mean", "2"),
+        POLICY("seq-mean-token-sum", "3"),
+        POLICY("seq-mean-token-mean", "2.5"),
+        POLICY("seq-mean-token-sum-norm", "3"),
+        GROUP("bnpo", "2"),
+        GROUP("luspo", "2"),
+        GROUP("grpo", "1.6666666666666667"),
+        GROUP("dr_grpo", "0.5"),
+        IN("rloo_loss", "\"adv\":[-1,-3,-4],\"eps\":0.2", "\"loss\":2.6666666666666665"),
+        IN("aggregate", "\"x\":[[1,1],[9,9],[4,9]],\"mode\":\"seq-mean-token-sum-norm\"", "\"loss\":3"),
+        IN("dpo_loss", "\"pc\":[1],\"pr\":[1],\"qc\":[1],\"qr\":[1],\"beta\":0.5,\"label_smoothing\":0.25,\"ipo\":true",
+           "\"loss\":1,\"dpc\":[-2]")};
+    static const char alone[] =
+        IN("log_softmax_gather", "\"temperature\":1", "\"ent\":[[0.6931471805599453,0.6931471805599453]]");
+    Error err;
+    OracleReport r;
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        if (!run_text(&r, block, cases[i], &err)) fail_msg("%s: %s", cases[i], err.msg);
+        if (!(r.at[0].max_err < 1e-12)) fail_msg("%s: off by %g", cases[i], r.at[0].max_err);
+        oracle_release(&r);
+    }
+    if (!run_text(&r, "\"logits\":[[[0,0],[0,0]]],\"labels\":[[0,1]]", alone, &err)) fail_msg("%s", err.msg);
+    assert_true(r.at[0].max_err < 1e-6);
+    oracle_release(&r);
+}
+
+static void test_bad_files(void **state) {
+    (void)state;
     static const struct {
         const char *block, *cases, *says;
     } bad[] = {
-        {BLOCK, "{\"id\":\"x\",\"function\":\"nope\",\"tol\":1}", "case 'x': unknown function 'nope'"},
+        {BLOCK, "{\"id\":\"x\",\"function\":\"nope\",\"tol\":1}",
+         "case 'x': unknown function 'nope'; these are known: log_softmax_gather masked_whiten"},
         {BLOCK, "{\"function\":\"gae\",\"tol\":1}", "case 0: "},
         {BLOCK, "{\"id\":\"x\",\"function\":\"gae\",\"in\":{},\"out\":{}}", "'tol'"},
         {BLOCK, "{\"id\":\"x\",\"function\":\"gae\",\"tol\":1,\"block\":\"q\"}", "no block 'q'"},
         {BLOCK, KL("\"kind\":\"k4\"", OUT), "'kind' is 'k4', expected one of: k1, k2, k3"},
+        {BLOCK, KL("\"clamp\":1", OUT), "'kind' is missing, expected one of: k1, k2, k3"},
+        {BLOCK, KL("\"kind\":3", OUT), "'kind' is not a string, expected one of: k1, k2, k3"},
         {BLOCK, KL("\"kind\":\"k1\",\"clap\":1", OUT), "unknown 'clap' in 'in'"},
         {BLOCK, KL("\"kind\":\"k1\"", OUT ",\"loss\":1"), "unknown 'loss' in 'out'"},
         {BLOCK, KL("\"kind\":\"k1\"", ""), "'out' is empty"},
@@ -141,7 +190,16 @@ static void test_bad_files(void **state) {
         {"\"lens\":[1.5,1],\"logp_old\":[[0,0],[0,0]]", KL("\"kind\":\"k1\"", OUT), "lens[0] is 1.5"},
         {"\"lens\":[0,0],\"logp_old\":[[0,0],[0,0]]", KL("\"kind\":\"k1\"", OUT), "no token counts"},
         {"\"lens\":[1,1],\"logp_old\":[[0,0],[0,0]]", KL("\"kind\":\"k1\"", OUT), "'logp_ref' is missing"},
-        {"\"lens\":[1,1]", KL("\"kind\":\"k1\"", OUT), "'logp_old' is no array of rows"},
+        {"\"lens\":[1,1]", KL("\"kind\":\"k1\"", OUT), "'logp_old' is missing or no array"},
+        {"\"lens\":[1,1]", KL("\"kind\":\"k1\"", "\"kl\":3"), "block: no tensor of rows of tokens"},
+        {BLOCK, IN("value_loss", "\"returns\":[[0,0],[0,0]],\"clip\":0", "\"loss\":0"),
+         "'clip' is 0, expected a number above"},
+        {BLOCK, IN("token_reward", "\"beta\":1,\"clip\":[1,-1]", "\"reward\":[[0,0],[0,0]]"), "the lower bound first"},
+        {BLOCK,
+         IN("group_loss",
+            "\"adv\":[1,1],\"kind\":\"dr_grpo\",\"level\":\"token\",\"eps_low\":0,\"eps_high\":0,\"max_len\":0",
+            "\"loss\":0"),
+         "'max_len' is 0, expected a number above 0"},
         {"\"lens\":[2],\"logp_old\":[[0,0]],\"logits\":[[[0,0],[0]]],\"labels\":[[0,0]]",
          "{\"id\":\"l\",\"function\":\"log_softmax_gather\",\"block\":\"b\",\"tol\":1,\"in\":{\"temperature\":1},"
          "\"out\":{\"logp\":[[0,0]]}}",
@@ -386,10 +444,15 @@ static void test_advantages(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference_cases), cmocka_unit_test(test_hand_made),
-        cmocka_unit_test(test_bad_files),       cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_groups),          cmocka_unit_test(test_dpo_variants),
-        cmocka_unit_test(test_gradients),       cmocka_unit_test(test_policy_gradients),
+        cmocka_unit_test(test_reference_cases),
+        cmocka_unit_test(test_hand_made),
+        cmocka_unit_test(test_bare_rows),
+        cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_dpo_variants),
+        cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_policy_gradients),
         cmocka_unit_test(test_advantages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

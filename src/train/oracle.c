@@ -54,6 +54,13 @@ double oracle_num_or(OracleRun *c, const char *key, double otherwise) {
     return j ? finite_num(c, key, j) : otherwise;
 }
 
+double oracle_bound(OracleRun *c, const char *key) {
+    const Json *j = present(c->in, key);
+    double x = j ? finite_num(c, key, j) : 0;
+    if (j && !(x > 0)) oracle_bad(c, "'%s' is %g, expected a number above 0, or null: none", key, x);
+    return x;
+}
+
 bool oracle_flag(OracleRun *c, const char *key) {
     const Json *j = present(c->in, key);
     if (j && json_kind(j) != JSON_YES && json_kind(j) != JSON_NO) oracle_bad(c, "'%s': expected true or false", key);
@@ -61,7 +68,8 @@ bool oracle_flag(OracleRun *c, const char *key) {
 }
 
 int oracle_word(OracleRun *c, const char *key, const char *const *words) {
-    const char *s = json_str(present(c->in, key), NULL);
+    const Json *j = present(c->in, key);
+    const char *s = json_str(j, NULL);
     Str list = {0};
     for (int i = 0; words[i]; i++) {
         if (s && !strcmp(words[i], s)) {
@@ -70,7 +78,10 @@ int oracle_word(OracleRun *c, const char *key, const char *const *words) {
         }
         str_printf(&list, "%s%s", i ? ", " : "", words[i]);
     }
-    oracle_bad(c, "'%s' is '%s', expected one of: %s", key, s ? s : "not a string", str_get(&list));
+    if (s)
+        oracle_bad(c, "'%s' is '%s', expected one of: %s", key, s, str_get(&list));
+    else
+        oracle_bad(c, "'%s' is %s, expected one of: %s", key, j ? "not a string" : "missing", str_get(&list));
     str_release(&list);
     return 0;
 }
@@ -250,19 +261,42 @@ static void only_listed(OracleRun *c, const Json *obj, const char *what, const c
     }
 }
 
+/* Tokens of the first row of an array of rows, 0: it is none. */
+static int width_of(const Json *rows) {
+    const Json *first = rows && json_kind(rows) == JSON_ARR ? json_at(rows, 0) : NULL;
+    return first && json_kind(first) == JSON_ARR ? json_len(first) : 0;
+}
+
+/* T of the first of its tensors that a block has; of one without, of the case's own. */
+static int block_width(const OracleRun *c) {
+    static const char *const tensors[] = {"logp_old", "logp_new", "logp_ref", "values", "vpred", "labels", "logits"};
+    static const char *const own[] = {"x", "adv", "returns"};
+    for (int i = 0; i < COUNT_OF(tensors); i++)
+        if (present(c->block, tensors[i])) return width_of(present(c->block, tensors[i]));
+    for (int i = 0; i < COUNT_OF(own); i++)
+        if (width_of(present(c->in, own[i]))) return width_of(present(c->in, own[i]));
+    for (int i = 0; i < json_len(c->out); i++) {
+        const Json *value;
+        json_key_at(c->out, i, &value);
+        if (width_of(value)) return width_of(value);
+    }
+    return 0;
+}
+
 static void read_block(OracleRun *c) {
-    const Json *lens = json_get(c->block, "lens"), *old = json_get(c->block, "logp_old");
     int n = 0;
-    double *len = numbers(c, lens, "lens", &n);
-    c->n_row = len ? n : 1;
-    c->n_col = json_kind(json_at(old, 0) ? json_at(old, 0) : c->in) == JSON_ARR ? json_len(json_at(old, 0)) : 0;
+    const Json *lens = present(c->block, "lens"), *logits = present(c->block, "logits");
+    bool all = !lens && logits && json_len(logits) > 0; /* of a block of logits every token may count */
+    double *len = all ? NULL : numbers(c, lens, "lens", &n);
+    c->n_row = all ? json_len(logits) : len ? n : 1;
+    c->n_col = block_width(c);
     if (c->n_col < 1 || c->n_col > MOST / c->n_row) {
-        oracle_bad(c, "block: 'logp_old' is no array of rows of tokens");
+        oracle_bad(c, "block: no tensor of rows of tokens, as 'logp_old' is");
         c->n_col = 1;
     }
     c->off = heap_alloc(&c->heap, (size_t)(c->n_row + 1) * sizeof *c->off);
     for (int i = 0; i < c->n_row; i++) {
-        double m = len ? len[i] : 0;
+        double m = len ? len[i] : all ? c->n_col : 0;
         if (!(m >= 0 && m <= c->n_col && m == floor(m))) {
             oracle_bad(c, "block: lens[%d] is %g, expected a whole number in 0..%d", i, m, c->n_col);
             m = 0;
@@ -278,13 +312,21 @@ static const OracleFunction *find_function(const char *name) {
     return NULL;
 }
 
+static bool unknown_function(const char *name, Error *err) {
+    Str list = {0};
+    for (const OracleFunction *f = oracle_functions; f->name; f++) str_printf(&list, " %s", f->name);
+    error_set(err, ERR_FORMAT, "unknown function '%.40s'; these are known:%s", name, str_get(&list));
+    str_release(&list);
+    return false;
+}
+
 static bool run_case(OracleCase *out, const Json *j, const Json *blocks, Backend *be, Error *err) {
     OracleRun c = {.in = json_get(j, "in"), .out = json_get(j, "out"), .be = be, .err = err};
     const char *block;
     if (!json_need_str(j, "function", &out->function, NULL, err) || !json_need_num(j, "tol", &out->tol, err))
         return false;
     const OracleFunction *f = find_function(out->function);
-    if (!f) return error_set(err, ERR_FORMAT, "unknown function '%s'", out->function);
+    if (!f) return unknown_function(out->function, err);
     if (!(out->tol >= 0)) return error_set(err, ERR_FORMAT, "'tol' is %g, expected a number of at least 0", out->tol);
     if (f->needs_block) {
         if (!json_need_str(j, "block", &block, NULL, err)) return false;

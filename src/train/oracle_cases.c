@@ -14,15 +14,23 @@ static PolicyIn policy_in(OracleRun *c) {
                       oracle_tokens(c, c->block, "logp_ref"), oracle_tokens_or_rows(c, "adv")};
 }
 
+typedef struct {         /* how packages differ around the loss itself */
+    bool kl_raw;         /* ppo_kl of the log-ratio as it is, not cut */
+    double per_row;      /* share of a row without tokens in a mean of rows: TRL counts it, verl leaves it out */
+    const double *blank; /* (B) or NULL: loss of such a row; with tokens it is not used */
+} PolicyHabit;
+
 /* As the update does it: a reply's sums first, then every token's loss and slope by its share; one division at the end.
  */
-static void policy_run(OracleRun *c, const PolicyRule *rule, Aggregation kind, double max_len, bool kl_raw) {
+static void policy_run(OracleRun *c, const PolicyRule *rule, Aggregation kind, double max_len, PolicyHabit habit) {
     PolicyIn x = policy_in(c);
     double loss = 0, total = 0, clipped = 0, dual = 0, kl = 0, n = (double)c->off[c->n_row];
     double *dlp = oracle_zeros(c, c->off[c->n_row]);
     for (int s = 0; s < c->n_row; s++) {
         ReplySum sum = {0};
         int64_t from = c->off[s], to = c->off[s + 1];
+        if (from == to && kind != AGG_TOKEN_MEAN) total += habit.per_row;
+        if (from == to && habit.blank) loss += habit.blank[s];
         for (int64_t t = from; t < to; t++) reply_sum_add(&sum, x.lp_new[t], x.lp_old[t], x.lp_ref[t]);
         for (int64_t t = from; t < to; t++) {
             PpoTerm p = policy_token(&dlp[t], rule, &sum, x.lp_new[t], x.lp_old[t], x.lp_ref[t], x.adv[t]);
@@ -32,7 +40,7 @@ static void policy_run(OracleRun *c, const PolicyRule *rule, Aggregation kind, d
             total += share.share;
             clipped += p.clipfrac / n;
             dual += p.clipfrac_dual / n;
-            kl += (kl_raw ? -p.log_ratio : p.ppo_kl) / n;
+            kl += (habit.kl_raw ? -p.log_ratio : p.ppo_kl) / n;
         }
     }
     for (int64_t t = 0; t < c->off[c->n_row]; t++) dlp[t] /= total;
@@ -46,12 +54,19 @@ static void policy_run(OracleRun *c, const PolicyRule *rule, Aggregation kind, d
 static const char *const modes[] = {"token-mean", "seq-mean-token-sum", "seq-mean-token-mean",
                                     "seq-mean-token-sum-norm", NULL};
 
+/* verl divides a sum of rows by T once; we by what this gives for each row that has tokens. */
+static double width_by_rows(const OracleRun *c) {
+    int n = 0;
+    for (int s = 0; s < c->n_row; s++) n += c->off[s + 1] > c->off[s];
+    return (double)c->n_col / n;
+}
+
 static void policy_loss(OracleRun *c) {
     PolicyRule rule = {.clip = {.eps_low = oracle_num(c, "eps_low"),
                                 .eps_high = oracle_num(c, "eps_high"),
-                                .dual_clip = oracle_num_or(c, "dual_clip", 0)}};
+                                .dual_clip = oracle_bound(c, "dual_clip")}};
     Aggregation kind = (Aggregation)oracle_word(c, "aggregation", modes);
-    policy_run(c, &rule, kind, (double)c->n_col / c->n_row, oracle_flag(c, "kl_raw"));
+    policy_run(c, &rule, kind, width_by_rows(c), (PolicyHabit){.kl_raw = oracle_flag(c, "kl_raw")});
 }
 
 static void group_loss(OracleRun *c) {
@@ -66,29 +81,32 @@ static void group_loss(OracleRun *c) {
     int kind = oracle_word(c, "kind", kinds);
     PolicyRule rule = {.clip = {.eps_low = oracle_num(c, "eps_low"),
                                 .eps_high = oracle_num(c, "eps_high"),
-                                .delta = oracle_num_or(c, "delta", 0),
+                                .delta = oracle_bound(c, "delta"),
                                 .max_log_ratio = INFINITY},
                        .term = of[kind].term,
                        .level = oracle_word(c, "level", levels) ? RATIO_SEQ_MEAN : RATIO_TOKEN,
                        .kl_beta = oracle_num_or(c, "beta", 0),
                        .kl_by_ratio = oracle_flag(c, "kl_ratio")};
     double max_len = of[kind].as == AGG_SEQ_SUM_NORM ? oracle_num(c, "max_len") : 1;
-    policy_run(c, &rule, of[kind].as, max_len, false);
+    if (!(max_len > 0)) oracle_bad(c, "'max_len' is %g, expected a number above 0", max_len);
+    policy_run(c, &rule, of[kind].as, max_len, (PolicyHabit){.per_row = 1});
 }
 
 static void rloo_loss(OracleRun *c) {
     double eps = oracle_num(c, "eps");
     PolicyRule rule = {.clip = {.eps_low = eps, .eps_high = eps, .max_log_ratio = INFINITY}, .level = RATIO_SEQ_SUM};
-    policy_run(c, &rule, AGG_SEQ_MEAN_TOKEN_MEAN, 1, false);
+    double *blank = oracle_rows(c, c->in, "adv"); /* a ratio of 1 */
+    for (int s = 0; s < c->n_row; s++) blank[s] = -blank[s];
+    policy_run(c, &rule, AGG_SEQ_MEAN_TOKEN_MEAN, 1, (PolicyHabit){.per_row = 1, .blank = blank});
 }
 
 static void aggregate(OracleRun *c) {
     double *x = oracle_tokens(c, c->in, "x"), sum = 0, total = 0;
+    double width = width_by_rows(c);
     Aggregation kind = (Aggregation)oracle_word(c, "mode", modes);
     for (int s = 0; s < c->n_row; s++)
         for (int64_t t = c->off[s]; t < c->off[s + 1]; t++) {
-            /* The package divides by T once, we by T for each of B rows. */
-            TokenShare share = aggregate_token(kind, c->off[s + 1] - c->off[s], (double)c->n_col / c->n_row);
+            TokenShare share = aggregate_token(kind, c->off[s + 1] - c->off[s], width);
             sum += share.weight * x[t];
             total += share.share;
         }
@@ -120,6 +138,7 @@ static double *rewards(OracleRun *c, double beta, double clamp, const double *cl
 static void token_reward(OracleRun *c) {
     int two = 2;
     double *clip = oracle_has(c, "clip") ? oracle_vec(c, "clip", &two) : NULL;
+    if (clip && clip[0] > clip[1]) oracle_bad(c, "'clip' is %g, %g: expected the lower bound first", clip[0], clip[1]);
     oracle_give_tokens(c, "reward", rewards(c, oracle_num(c, "beta"), oracle_num_or(c, "clamp", 0), clip));
 }
 
@@ -134,7 +153,7 @@ static void gae(OracleRun *c) {
 
 static void value_loss(OracleRun *c) {
     double *ret = oracle_tokens(c, c->in, "returns"), *v = oracle_tokens(c, c->block, "vpred");
-    double *old = oracle_tokens(c, c->block, "values"), eps = oracle_num_or(c, "clip", 0);
+    double *old = oracle_tokens(c, c->block, "values"), eps = oracle_bound(c, "clip");
     double loss = 0, clipped = 0, n = (double)c->off[c->n_row];
     for (int64_t t = 0; t < c->off[c->n_row]; t++) {
         double dv, held;
@@ -215,7 +234,8 @@ static void soft_bt(OracleRun *c) {
         double db, dz;
         loss[0] += preference_loss(&dd[i], &db, d[i] + 0.5, 0.5, q[i], 0, 0) / n;
         loss[1] += logistic_loss(&dz, d[i], q[i]) / n;
-        if (fabs(dz - dd[i]) > fabs(dz) * 1e-9) dd[i] = NAN; /* the two must agree */
+        if (fabs(dz - dd[i]) > fabs(dz) * 1e-9 + 1e-12)
+            dd[i] = NAN; /* the two must agree, but for d + 0.5's rounding */
         dd[i] /= n;
     }
     if (fabs(loss[0] - loss[1]) > fabs(loss[0]) * 1e-9) loss[0] = NAN;
@@ -229,6 +249,7 @@ static void dpo(OracleRun *c) {
     double *qr = oracle_vec(c, "qr", &n), *slope = oracle_zeros(c, n), loss = 0;
     DpoRule rule = {oracle_num(c, "beta"), oracle_num_or(c, "label_smoothing", 0),
                     oracle_flag(c, "ipo") ? DPO_IPO : DPO_SIGMOID};
+    if (rule.kind == DPO_IPO) rule.smoothing = 0; /* the packages smooth no IPO */
     if (!(rule.beta > 0)) oracle_bad(c, "'beta' is %g, expected a number above 0", rule.beta);
     for (int i = 0; i < n; i++) {
         pc[i] -= qc[i], pr[i] -= qr[i];

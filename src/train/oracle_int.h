@@ -24,6 +24,7 @@ double *oracle_zeros(OracleRun *c, int64_t n);
 /* Parameters of the case. null counts as absent. */
 double oracle_num(OracleRun *c, const char *key);
 double oracle_num_or(OracleRun *c, const char *key, double otherwise);
+double oracle_bound(OracleRun *c, const char *key);     /* above 0; 0 when absent: no such bound */
 bool oracle_flag(OracleRun *c, const char *key);
 /* Index of the word in a list that NULL ends. */
 int oracle_word(OracleRun *c, const char *key, const char *const *words);
