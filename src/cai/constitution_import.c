@@ -347,6 +347,15 @@ static void id_from_name(Importer *w, const char *name, const char *id) {
     w->b->out->id = id ? heap_strn(&w->b->out->heap, id, strlen(id)) : import_id(w, buf, "imported");
 }
 
+static bool no_principle(const char *name, Error *err) {
+    return error_set(
+        err, ERR_FORMAT,
+        "%s: no principle in it; expected a constitution in JSON or XML, or a published list of principles: "
+        "JSON of critique and revision requests, choices, definitions or traits, or markdown with a heading "
+        "'## Title' for each (docs/formats.md)",
+        name);
+}
+
 bool constitution_import(Constitution *c, Import *im, const char *s, size_t n, const char *name, const char *id,
                          Error *err) {
     *c = (Constitution){0};
@@ -357,7 +366,7 @@ bool constitution_import(Constitution *c, Import *im, const char *s, size_t n, c
     bool ok = foreign(&w, s, n, &native);
     if (ok && !native) {
         id_from_name(&w, name, id);
-        ok = b.n ? builder_finish(&b) : error_set(err, ERR_FORMAT, "%s: no principle in it", name);
+        ok = b.n ? builder_finish(&b) : no_principle(name, err);
     }
     free(b.principle);
     if (!ok || native) constitution_release(c);

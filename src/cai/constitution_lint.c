@@ -21,31 +21,83 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Words that turn a sentence round, and "do" and "does", which come and go with them. */
-static const char *const negation[] = {"no",    "not",     "never",     "nothing", "none",   "nobody",  "neither",
-                                       "nor",   "without", "cannot",    "can't",   "don't",  "doesn't", "won't",
-                                       "isn't", "aren't",  "shouldn't", "mustn't", "refuses"};
-static const char *const filler[] = {"do", "does"};
+/* What contradictions in words are made of: negations turn a sentence round; of two opposites the second counts as the
+ * first turned round; "always", "must" and the like come and go with negations and say nothing here. */
+static const char *const negation[] = {"no",      "not",    "never",    "nothing", "none",      "nobody",
+                                       "neither", "nor",    "without",  "cannot",  "can't",     "don't",
+                                       "doesn't", "won't",  "isn't",    "aren't",  "shouldn't", "mustn't",
+                                       "refuses", "refuse", "declines", "decline"};
+static const char *const filler[] = {"do",     "does",  "to",   "always", "ever", "must",
+                                     "should", "shall", "will", "can",    "may"};
+static const char *const opposite[][2] = {{"longer", "shorter"},
+                                          {"long", "short"},
+                                          {"more", "less"},
+                                          {"most", "least"},
+                                          {"allow", "forbid"},
+                                          {"allows", "forbids"},
+                                          {"encourage", "discourage"},
+                                          {"encourages", "discourages"},
+                                          {"accept", "reject"},
+                                          {"accepts", "rejects"},
+                                          {"include", "omit"},
+                                          {"includes", "omits"},
+                                          {"formal", "informal"},
+                                          {"polite", "rude"},
+                                          {"safe", "unsafe"},
+                                          {"honest", "dishonest"},
+                                          {"reveal", "hide"},
+                                          {"reveals", "hides"},
+                                          {"agree", "disagree"},
+                                          {"agrees", "disagrees"}};
 
-static bool is_one_of(uint64_t h, const char *const *word, int n) {
-    for (int i = 0; i < n; i++) {
-        Words w = words_of(word[i]);
-        bool same = w.n == 1 && w.word[0].hash == h;
-        words_release(&w);
-        if (same) return true;
-    }
+static uint64_t hash_of(const char *word) {
+    Words w = words_of(word);
+    CHECK(w.n == 1, "'%s' is one word", word);
+    uint64_t h = w.word[0].hash;
+    words_release(&w);
+    return h;
+}
+
+typedef struct { /* the lists above as words_of makes their words */
+    uint64_t negation[COUNT_OF(negation)], filler[COUNT_OF(filler)], opposite[COUNT_OF(opposite)][2];
+} Turning;
+
+static Turning turning_words(void) {
+    Turning t;
+    for (int i = 0; i < COUNT_OF(negation); i++) t.negation[i] = hash_of(negation[i]);
+    for (int i = 0; i < COUNT_OF(filler); i++) t.filler[i] = hash_of(filler[i]);
+    for (int i = 0; i < COUNT_OF(opposite); i++)
+        for (int k = 0; k < 2; k++) t.opposite[i][k] = hash_of(opposite[i][k]);
+    return t;
+}
+
+static bool is_one_of(uint64_t h, const uint64_t *word, int n) {
+    for (int i = 0; i < n; i++)
+        if (word[i] == h) return true;
     return false;
 }
 
-static Bag bag_of(const char *s, bool without_negation) {
+/* False: the word is dropped. */
+static bool turn(uint64_t *h, int *n_negation, const Turning *t) {
+    bool negates = is_one_of(*h, t->negation, COUNT_OF(negation));
+    *n_negation += negates;
+    for (int i = 0; i < COUNT_OF(opposite); i++)
+        if (*h == t->opposite[i][1]) {
+            *h = t->opposite[i][0];
+            ++*n_negation;
+            return true;
+        }
+    return !negates && !is_one_of(*h, t->filler, COUNT_OF(filler));
+}
+
+/* t: NULL for the words as they are. */
+static Bag bag_of(const char *s, const Turning *t) {
     Words w = words_of(s);
     Bag b = {.set = mem_alloc((size_t)(w.n + 1) * sizeof *b.set), .n_word = w.n};
     for (int i = 0; i < w.n; i++) {
         uint64_t h = w.word[i].hash;
         b.order = b.order * 0x9E3779B97F4A7C15u + h;
-        bool turns = without_negation && is_one_of(h, negation, COUNT_OF(negation));
-        b.n_negation += turns;
-        if (turns || (without_negation && is_one_of(h, filler, COUNT_OF(filler)))) continue;
+        if (t && !turn(&h, &b.n_negation, t)) continue;
         b.set[b.n++] = h;
     }
     words_release(&w);
@@ -105,7 +157,7 @@ static void check_examples(Lint *l, int at, const Principle *p) {
     int yes = 0;
     Bag *bag = mem_alloc((size_t)(p->n_example + 1) * sizeof *bag);
     for (int i = 0; i < p->n_example; i++) {
-        bag[i] = bag_of(p->example[i].text, false);
+        bag[i] = bag_of(p->example[i].text, NULL);
         yes += p->example[i].applies;
         for (int k = 0; k < i; k++) {
             bool same = same_words(&bag[i], &bag[k]), alike = p->example[i].applies == p->example[k].applies;
@@ -129,7 +181,7 @@ static void check_examples(Lint *l, int at, const Principle *p) {
 static void check_tests(Lint *l, int at, const Principle *p) {
     if (!p->n_test) put(l, false, "no-test", at, -1, "tests", "no test says which of two replies is better under it");
     for (int i = 0; i < p->n_test; i++) {
-        Bag better = bag_of(p->test[i].better, false), worse = bag_of(p->test[i].worse, false);
+        Bag better = bag_of(p->test[i].better, NULL), worse = bag_of(p->test[i].worse, NULL);
         if (same_words(&better, &worse))
             put(l, true, "test-same", at, -1, "tests", "better and worse of \"%.80s\" are the same reply",
                 p->test[i].prompt);
@@ -155,13 +207,13 @@ static void check_length(Lint *l, int at, const Principle *p, int max) {
 /* -- two principles ------------------------------------------------------------------------------------------------ */
 
 /* a == b: the text and the avoid of one. */
-static void check_directives(Lint *l, const Constitution *c, int a, int b) {
+static void check_directives(Lint *l, const Constitution *c, int a, int b, const Turning *t) {
     const Principle *p = &c->principle[a], *q = &c->principle[b];
     const char *const of_p[] = {p->text, p->avoid}, *const of_q[] = {q->text, q->avoid};
     for (int i = 0; i < 2; i++)
         for (int k = 0; k < 2; k++) {
             if (!of_p[i] || !of_q[k] || (a == b && i >= k)) continue;
-            Bag x = bag_of(of_p[i], true), y = bag_of(of_q[k], true);
+            Bag x = bag_of(of_p[i], t), y = bag_of(of_q[k], t);
             if ((x.n_negation ^ y.n_negation) & 1 && jaccard(&x, &y) >= SAME_BUT_NEGATED)
                 put(l, p->authority == q->authority, "opposite-texts", a, b, i ? "avoid" : "text",
                     "\"%.100s\" is the opposite of \"%.100s\" in principle '%s'", of_p[i], of_q[k], q->id);
@@ -171,7 +223,7 @@ static void check_directives(Lint *l, const Constitution *c, int a, int b) {
 }
 
 static bool same_text(const char *a, const char *b) {
-    Bag x = bag_of(a, false), y = bag_of(b, false);
+    Bag x = bag_of(a, NULL), y = bag_of(b, NULL);
     bool same = same_words(&x, &y);
     bag_release(&x);
     bag_release(&y);
@@ -220,11 +272,12 @@ static void check_categories(Lint *l, const Constitution *c, const LintOptions *
 
 void constitution_lint(Lint *out, const Constitution *c, const LintOptions *o) {
     *out = (Lint){0};
+    const Turning turning = turning_words();
     Bag *text = mem_alloc((size_t)(c->n + 1) * sizeof *text);
     Str s = {0};
     for (int i = 0; i < c->n; i++) {
         principle_text(&s, &c->principle[i]);
-        text[i] = bag_of(str_get(&s), false);
+        text[i] = bag_of(str_get(&s), NULL);
     }
     for (int i = 0; i < c->n; i++) {
         const Principle *p = &c->principle[i];
@@ -234,7 +287,7 @@ void constitution_lint(Lint *out, const Constitution *c, const LintOptions *o) {
         if (!p->n_tag) put(out, false, "no-category", i, -1, "tags", "no tag; the first one names its category");
         for (int k = 0; k <= i; k++) {
             if (k < i) check_near(out, c, i, k, text);
-            check_directives(out, c, i, k);
+            check_directives(out, c, i, k, &turning);
             check_test_pair(out, c, i, k);
         }
     }

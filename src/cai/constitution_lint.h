@@ -10,13 +10,14 @@
  *   no-test            warning   no test
  *   no-category        warning   no tag: it belongs to no category (the first tag is the category)
  *   duplicate-example  warning   two examples of one principle, both applying or both not, have J >= 0.8
- *   long-text          warning   text, avoid and both requests together have more than max_words words: every prompt
- * carries them empty-category     error     a category that was asked for is no principle's tag or id example-both-ways
- * error     one example applies and does not apply to the same principle (the same words) test-same          error
- * better and worse of a test are the same words opposite-texts     error *   two directives (text or avoid, also of one
- * principle) are the same words, J >= 0.9, but for negations ("no", "not", "never", "without", ..): one has an even,
- * one an odd number of them opposite-tests     error *   for one prompt, what one test calls better another calls worse
- * (the same words)
+ *   long-text          warning   text, avoid and both requests together have more than max_words words: every prompt carries them
+ *   empty-category     error     a category that was asked for is no principle's tag or id
+ *   example-both-ways  error     one example applies and does not apply to the same principle (the same words)
+ *   test-same          error     better and worse of a test are the same words
+ *   opposite-texts     error *   two directives (text or avoid, also of one principle) are the same words, J >= 0.9, but for negations
+ *                                ("no", "not", "never", "without", ..) and opposites ("longer", "shorter"; "allow", "forbid"; ..), of which
+ *                                one has an even, one an odd number; "always", "must", "should" and the like do not count
+ *   opposite-tests     error *   for one prompt, what one test calls better another calls worse (the same words)
  *   * a warning where authorities differ: then the higher one decides.
  *
  * Contradictions in meaning between different words are not seen here: constitution_test.h finds them with a model. One
