@@ -351,8 +351,8 @@ static bool no_principle(const char *name, Error *err) {
     return error_set(
         err, ERR_FORMAT,
         "%s: no principle in it; expected a constitution in JSON or XML, or a published list of principles: "
-        "JSON of critique and revision requests, choices, definitions or traits, or markdown with a heading "
-        "'## Title' for each (docs/formats.md)",
+        "JSON of critique and revision requests, choices, definitions or traits, or markdown with "
+        "'## Title {#id authority=level}' above each (docs/formats.md)",
         name);
 }
 
