@@ -319,6 +319,19 @@ def rated():
         judge.close()
 
 
+def busy():
+    """A service that lets one through at a time is asked less at once and not given up on, however few the retries."""
+    judge = Judge("busy", gap=0.1)
+    argv, env = command("busy", judge, "judge.remote.retries=1")
+    args = [dikast, "rate", "one.jsonl", "two.jsonl", "--json", "-q"] + [a for a in argv if a.startswith(("judge.", "run."))]
+    done = subprocess.run(args, env=env, cwd=out, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    turned_away = sum(row["fault"] == "busy" for row in judge.log())
+    assert 0 < turned_away < 48, turned_away  # eight lanes that do not learn make 60 and more
+    assert len(paid(judge)) == len(set(paid(judge))) >= 24
+    judge.close()
+
+
 def refused_at_once():
     judge = Judge("refused")
     said = run("badkey", judge, code=4, key=KEY[::-1])
@@ -343,7 +356,7 @@ def main():
     for case in (faulty, killed, stopped, limited, held_back):
         case(want)
         print(f"ok {case.__name__} {time.time() - at:.1f} s", flush=True)
-    for case in (rated, other_dialect, gate, win_rates, refused_at_once, no_key_anywhere):
+    for case in (rated, busy, other_dialect, gate, win_rates, refused_at_once, no_key_anywhere):
         case()
         print(f"ok {case.__name__} {time.time() - at:.1f} s", flush=True)
     shutil.rmtree(out)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A judge service for tests: speaks POST /v1/chat/completions and POST /v1/messages, and fails by a seeded schedule.
 
-    judge_server.py DIR [--port N] [--faults SHARE] [--seed N] [--key KEY] [--latency S] [--no-logprobs] [--stall S]
+    judge_server.py DIR [--port N] [--faults SHARE] [--seed N] [--key KEY] [--latency S] [--no-logprobs] [--stall S] [--gap S]
 
 Its opinion is a function of the question alone, so that a run against failing servers must give the labels of a run against
 a clean one. DIR/port holds the port once it listens. DIR/log.jsonl gets one line per request:
@@ -187,6 +187,13 @@ class Handler(BaseHTTPRequestHandler):
             self.note(**dict(row, fault="401"))
             return self.error(401, "Incorrect API key provided: " + self.key)
         with self.server.lock:
+            busy = a.gap > 0 and time.monotonic() < self.server.free_at
+            if not busy:
+                self.server.free_at = time.monotonic() + a.gap
+        if busy:
+            self.note(**dict(row, fault="busy"))
+            return self.error(429, "one at a time", [("Retry-After", str(a.gap))])
+        with self.server.lock:
             n = self.server.seen.get(self.request_id, 0)
             self.server.seen[self.request_id] = n + 1
         answer = self.answer(q)
@@ -225,11 +232,12 @@ def main():
     p.add_argument("--key", default="")
     p.add_argument("--latency", type=float, default=0)
     p.add_argument("--stall", type=float, default=7)
+    p.add_argument("--gap", type=float, default=0, help="seconds after an answer in which all others get 429")
     p.add_argument("--no-logprobs", action="store_true")
     a = p.parse_args()
     os.makedirs(a.dir, exist_ok=True)
     s = Server(("127.0.0.1", a.port), Handler)
-    s.args, s.lock, s.seen = a, threading.Lock(), {}
+    s.args, s.lock, s.seen, s.free_at = a, threading.Lock(), {}, 0
     s.log = open(os.path.join(a.dir, "log.jsonl"), "a")
     with open(os.path.join(a.dir, "port.new"), "w") as f:
         f.write(str(s.server_address[1]))

@@ -294,6 +294,10 @@ static void openai_answers(void **state) {
                                           "{\"choices\":[{\"message\":{\"content\":null,\"refusal\":\"no\"}}]}"};
     for (int i = 0; i < COUNT_OF(refused); i++)
         assert_int_equal(parse(API_OPENAI, 200, refused[i]).kind, ANSWER_REFUSED);
+    Answer parts = parse(API_OPENAI, 200, /* some services write a list of parts */
+                         "{\"choices\":[{\"message\":{\"content\":[{\"type\":\"thinking\",\"text\":\"1\"},"
+                         "{\"type\":\"text\",\"text\":\"2\"}]}}]}");
+    assert_true(parts.kind == ANSWER_VERDICT && !parts.first);
     assert_int_equal(parse(API_OPENAI, 200, CHAT("\"both 1 and 2\"", "")).kind, ANSWER_UNREADABLE);
     assert_int_equal(parse(API_OPENAI, 200, CHAT("null", "")).kind, ANSWER_UNREADABLE);
     static const char *const broken[] = {"{}",

@@ -38,8 +38,11 @@ static bool ask(Judging *g, Error *err) {
                         : judge_ratings(score, &g->items, rubric, g->model.engine, &g->model.chat,
                                         g->model.model.cfg.max_seq, &unjudged, err);
     if (ok && unjudged)
-        log_warn(g->a->log, "%" PRId64 " of %d replies could not be rated: too long for the judge, or it declined",
-                 unjudged, g->items.n);
+        log_warn(
+            g->a->log,
+            "%" PRId64
+            " of %d replies could not be rated: too long for the judge, it declined, or it gave no digit from 1 to 5",
+            unjudged, g->items.n);
     return ok;
 }
 

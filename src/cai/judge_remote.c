@@ -29,6 +29,7 @@ typedef struct {
     Question *q; /* NULL: idle */
     bool flying, again;
     int attempt;
+    int64_t answers; /* of the service, when the question was last put off */
     double not_before;
     Hash key;
     Str body;
@@ -48,8 +49,8 @@ struct RemoteJudge {
     Rng rng;
     RateBucket bucket;
     Budget budget;
-    double pause_until;
-    Spent spent, bound; /* of answers used; at most, of those under way */
+    double pause_until, width; /* width: of the lanes that may fly at once; less where the service is busy */
+    Spent spent, bound;        /* of answers used; at most, of those under way */
     int64_t n_question, n_done, n_soft, n_reminded, n_miss[MISS_COUNT];
     int64_t n_sent, n_again, n_cached;
 };
@@ -122,6 +123,7 @@ bool remote_judge_open(RemoteJudge **out, const StageCtx *ctx, Error *err) {
     r->votes = (int)c->judge.votes;
     r->n_lane = (int)c->judge.concurrency;
     r->lane = mem_alloc((size_t)r->n_lane * sizeof *r->lane);
+    r->width = r->n_lane;
     r->rng = (Rng){ctx->seed, RNG_RETRY};
     r->bucket = rate_bucket(c->judge.per_minute, fmin(r->n_lane, c->judge.per_minute / 60), now_s());
     r->budget = (Budget){c->judge.max_usd, c->judge.price_in, c->judge.price_out, c->judge.max_requests,
@@ -246,6 +248,7 @@ static bool twin_flying(const RemoteJudge *r, const Lane *l) {
 /* Sends what the lane wants to know, unless it has to wait; *wait is shortened to when it is worth looking again. */
 static bool launch(RemoteJudge *r, int slot, const JudgeItem *item, double now, double *wait, Error *err) {
     Lane *l = &r->lane[slot];
+    if (r->n_flying >= (int)r->width) return true; /* looked at again when one of them lands */
     double until = fmax(l->not_before, r->pause_until) - now;
     if (until <= 0) until = rate_wait(&r->bucket, now);
     if (until > 0) {
@@ -300,6 +303,7 @@ static bool fatal(const RemoteJudge *r, const HttpReply *reply, Error *err) {
     str_release(&said);
     const char *advice = s == 401 || s == 403
                              ? "look at the key, in the environment variable that judge.remote.key_env names"
+                         : s == 402            ? "the account has no credit left, says the service"
                          : s == 404            ? "look at judge.remote.url and judge.remote.model"
                          : s >= 300 && s < 400 ? "redirections are not followed: set judge.remote.url to where it leads"
                                                : "look at judge.remote.api, url and model";
@@ -309,6 +313,15 @@ static bool fatal(const RemoteJudge *r, const HttpReply *reply, Error *err) {
                      (s == 401 || s == 403) ? c->judge.key_env : "", str_get(&r->cache));
 }
 
+/* A busy service gets half the requests at once, and one more for every round of answers. One that answers others
+ * meanwhile is not given up on: the count begins again. */
+static void note_busy(RemoteJudge *r, Lane *l, int status) {
+    if (status != 429 && status != 503 && status != 529) return;
+    r->width = fmax(1, r->width / 2);
+    if (r->spent.requests > l->answers) l->attempt = 0;
+    l->answers = r->spent.requests;
+}
+
 /* Not now: the question goes on waiting, or the stage fails when it has been asked often enough. */
 static bool ask_again(RemoteJudge *r, Lane *l, const HttpReply *reply, double now, Error *err) {
     const RunConfig *c = r->ctx->cfg;
@@ -316,6 +329,7 @@ static bool ask_again(RemoteJudge *r, Lane *l, const HttpReply *reply, double no
     if (asked < 0) asked = retry_after_s(reply->retry_after, reply->date, (int64_t)time(NULL));
     Str said = {0};
     describe(&said, r, reply);
+    note_busy(r, l, reply->status);
     bool ok = true;
     if (asked > MAX_ASKED_S)
         ok = error_set(err, ERR_NET,
@@ -357,6 +371,7 @@ static bool land(RemoteJudge *r, int slot, HttpReply *reply, const JudgeItem *it
     if (a.kind != ANSWER_BROKEN) {
         ok = cache_put(str_get(&r->cache), l->key, reply->status, root, r->secret, err);
         if (ok) take_answer(r, l->q, &a, l->body.n);
+        r->width = fmin(r->n_lane, r->width + 1 / r->width);
         l->attempt = 0;
         l->not_before = 0;
         if (ok && advance(r, l->q, item, &l->body, &l->key)) l->q = NULL;
@@ -384,6 +399,7 @@ static bool launch_all(RemoteJudge *r, Question *q, int n, int *next, const Judg
             if (c->done || advance(r, c, item, &l->body, &l->key)) continue;
             l->q = c;
             l->attempt = 0;
+            l->answers = r->spent.requests;
             l->not_before = 0;
             l->again = false;
         }

@@ -208,6 +208,19 @@ static void read_text(Answer *out, const char *text, size_t n) {
     if (!option && memchr(text, 0, n) == NULL && text_refuses(text)) out->kind = ANSWER_REFUSED;
 }
 
+/* The text of a list of parts. */
+static void read_parts(Answer *out, const Json *content) {
+    Str text = {0};
+    for (int i = 0; i < json_len(content); i++) {
+        size_t n;
+        const Json *part = json_at(content, i);
+        const char *type = json_str(json_get(part, "type"), NULL), *s = json_str(json_get(part, "text"), &n);
+        if (type && !strcmp(type, "text") && s) str_putn(&text, s, n);
+    }
+    read_text(out, str_get(&text), text.n);
+    str_release(&text);
+}
+
 static int64_t count_of(const Json *usage, const char *key) {
     int64_t n = json_int(json_get(usage, key), -1);
     return n >= 0 && n <= (int64_t)1 << 40 ? n : -1;
@@ -228,7 +241,10 @@ static void parse_openai(Answer *out, const Json *body) {
     }
     text = json_str(content, &n);
     out->kind = ANSWER_UNREADABLE; /* no text: a tool call, or all of it thought */
-    if (text) read_text(out, text, n);
+    if (text)
+        read_text(out, text, n);
+    else if (content && json_kind(content) == JSON_ARR)
+        read_parts(out, content);
     const Json *list = json_get(json_get(choice, "logprobs"), "content");
     if (!list || json_kind(list) != JSON_ARR) return;
     if (out->digit) out->mean = mean_digit(list);
@@ -244,16 +260,8 @@ static void parse_anthropic(Answer *out, const Json *body) {
     for (int i = 0; i < COUNT_OF(also) && out->tokens_in >= 0; i++)
         if (count_of(usage, also[i]) > 0) out->tokens_in += count_of(usage, also[i]);
     out->tokens_out = count_of(usage, "output_tokens");
-    Str text = {0};
-    for (int i = 0; i < json_len(content); i++) {
-        size_t n;
-        const Json *part = json_at(content, i);
-        const char *type = json_str(json_get(part, "type"), NULL), *s = json_str(json_get(part, "text"), &n);
-        if (type && !strcmp(type, "text") && s) str_putn(&text, s, n);
-    }
-    read_text(out, str_get(&text), text.n);
+    read_parts(out, content);
     if (stop && !strcmp(stop, "refusal")) out->kind = ANSWER_REFUSED;
-    str_release(&text);
 }
 
 /* Errors that are outcomes: the question is too long for the model, or a filter stands before it. */
