@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "cai/diff.h"
 #include "cai/replay.h"
+#include "cai/stage_util.h"
 #include "nn/ckpt.h"
 
 static char root[256], out_set[300], run_a[300], run_b[300];
@@ -83,15 +84,7 @@ static void steps(void **state) {
         json_release(j);
     }
     str_release(&out);
-    assert_true(help_exists(root, "out/replay")); /* and nothing is left in it */
-    char **name;
-    int n;
-    Str dir = {0};
-    str_printf(&dir, "%s/out/replay", root);
-    assert_ok(io_list_dir(&name, &n, dir.s, &err), err);
-    assert_int_equal(n, 0);
-    io_free_list(name, n);
-    str_release(&dir);
+    assert_false(help_exists(root, "out/replay")); /* nothing is left behind */
 }
 
 static void text_of_inputs(void **state) {
@@ -152,7 +145,7 @@ static void found_out(void **state) {
     free(other);
 
     assert_false(replay(&out, run_a, "rl", 4, &err));
-    assert_non_null(strstr(err.msg, "ends before step 4"));
+    assert_non_null(strstr(err.msg, "there is no step 4: "));
     assert_false(replay(&out, run_a, "label", 1, &err));
     assert_non_null(strstr(err.msg, "expected a stage that trains"));
     str_release(&out);
@@ -309,10 +302,73 @@ static void with_itself(void **state) {
     str_release(&out);
 }
 
+static bool first_prompt(void *ud, const Json *row, int line, Error *err) {
+    (void)line, (void)err;
+    char *id = ud;
+    if (!id[0]) snprintf(id, 64, "%s", json_str(json_get(row, "prompt_id"), NULL));
+    return true;
+}
+
+static void result_of(char *out, size_t n, const char *run, const char *stage) {
+    Str path = {0};
+    Json *j = NULL;
+    Error err = {0};
+    str_printf(&path, "%s/stages.json", run);
+    assert_ok(json_read_file(&j, path.s, 0, &err), err);
+    snprintf(out, n, "%s/../../store/%s-%s", run, stage, json_str(json_get(json_get(j, stage), "key"), NULL));
+    json_release(j);
+    str_release(&path);
+}
+
+/* A run whose folder was moved is told and replayed where it is; a result that is gone is named, not passed over. */
+static void moved_and_incomplete(void **state) {
+    (void)state;
+    char from[300], to[300], run[320], dir[500], away[520], id[64] = "";
+    snprintf(from, sizeof from, "%s/out", root);
+    snprintf(to, sizeof to, "%s/moved", root);
+    snprintf(run, sizeof run, "%s/runs/a", to);
+    assert_int_equal(rename(from, to), 0);
+    Str out = {0};
+    Error err = {0};
+    result_of(dir, sizeof dir, run, "revise");
+    assert_ok(jsonl_each(dir, "revisions.jsonl", first_prompt, id, &err), err);
+    assert_ok(pipeline_why(&out, "nowhere", run, id, &err), err);
+    assert_true(strstr(out.s, "dialogue rv-") && !strstr(out.s, "not told"));
+    assert_ok(replay(&out, run, "sl", 1, &err), err);
+    assert_false(help_exists(root, "out"));
+    assert_false(help_exists(root, "moved/replay"));
+    result_of(dir, sizeof dir, run, "label");
+    snprintf(away, sizeof away, "%s.away", dir);
+    assert_int_equal(rename(dir, away), 0);
+    str_clear(&out);
+    assert_ok(pipeline_why(&out, "nowhere", run, id, &err), err);
+    assert_non_null(strstr(out.s, "not told, stage label: "));
+    assert_false(pipeline_why(&out, "nowhere", run, "nosuch", &err));
+    assert_true(strstr(err.msg, "no record 'nosuch'") && strstr(err.msg, "not told, stage label"));
+    char other[320];
+    snprintf(other, sizeof other, "%s/runs/b", to);
+    DiffRequest q = {run, other, 3, false};
+    str_clear(&out);
+    assert_ok(pipeline_diff(&out, &q, &err), err);
+    assert_non_null(strstr(out.s, "not compared, label of "));
+    assert_false(replay(&out, run, "pm", 1, &err));
+    assert_int_equal(rename(away, dir), 0);
+    result_of(dir, sizeof dir, run, "pm");
+    snprintf(away, sizeof away, "%s.away", dir);
+    assert_int_equal(rename(dir, away), 0);
+    assert_false(replay(&out, run, "pm", 1, &err));
+    assert_non_null(strstr(err.msg, "is gone; run the configuration again"));
+    assert_int_equal(rename(away, dir), 0);
+    assert_int_equal(rename(to, from), 0);
+    str_release(&out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(steps),      cmocka_unit_test(text_of_inputs),    cmocka_unit_test(found_out),
-        cmocka_unit_test(unfinished), cmocka_unit_test(two_constitutions), cmocka_unit_test(with_itself),
+        cmocka_unit_test(moved_and_incomplete), cmocka_unit_test(steps),
+        cmocka_unit_test(text_of_inputs),       cmocka_unit_test(found_out),
+        cmocka_unit_test(unfinished),           cmocka_unit_test(two_constitutions),
+        cmocka_unit_test(with_itself),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

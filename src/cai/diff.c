@@ -384,8 +384,31 @@ static bool has_file(const StageResult *r, const char *file) {
     return there;
 }
 
+/* Results that a run had and that are gone: nothing of them is compared. */
+static void name_absent(Diff *d) {
+    Str said = {0};
+    if (d->q->json) json_out_arr(&d->j, "absent");
+    for (int k = 0; k < SIDES; k++)
+        for (int i = 0; i < d->side[k].run.n_stage; i++) {
+            const StageResult *r = &d->side[k].run.stage[i];
+            if (!r->applies || io_is_dir(r->dir)) continue;
+            str_clear(&said);
+            str_printf(&said, "%s of %s: its result %s is not there", r->name, run_name(d, k), r->dir);
+            if (d->q->json)
+                json_out_str(&d->j, NULL, str_get(&said));
+            else
+                str_printf(&d->text, "\nnot compared, %s", str_get(&said));
+        }
+    if (d->q->json)
+        json_out_arr_end(&d->j);
+    else if (said.n)
+        str_putc(&d->text, '\n');
+    str_release(&said);
+}
+
 static bool diff_records(Diff *d, Error *err) {
     bool ok = true;
+    name_absent(d);
     if (d->q->json) json_out_obj(&d->j, "records");
     for (int i = 0; i < COUNT_OF(record_file) && ok; i++) {
         const RecordFile *f = &record_file[i];

@@ -25,7 +25,8 @@ typedef struct {
     RunConfig cfg;
     PipelineResult run;
     const StageResult *result; /* of the run */
-    Str place, scratch;        /* of this process; of the stage in it */
+    Str base, place, scratch;  /* of all replays; of this process; of the stage in it */
+    Json *was;                 /* the recorded row */
     const char *from;          /* "its beginning" */
     StageText text;
     bool has_text, done;
@@ -100,7 +101,8 @@ static bool open_run(Replay *r, Error *err) {
     if (!r->result || !r->result->applies)
         error_set(err, ERR_CONFIG, "%s has no stage '%s'", q->run_dir, q->stage);
     else if (!io_is_dir(r->result->dir))
-        error_set(err, ERR_STATE, "stage '%s' of %s: there is no %s", q->stage, q->run_dir, r->result->dir);
+        error_set(err, ERR_STATE, "stage '%s' of %s: its result %s is gone; run the configuration again", q->stage,
+                  q->run_dir, r->result->dir);
     else
         ok = same_inputs(r, err);
     if (!ok) run_config_release(&r->cfg);
@@ -153,7 +155,8 @@ static bool begin(Replay *r, Error *err) {
     char found[64], state[80];
     r->from = "its beginning";
     /* Its last part is the stage's own name: a checkpoint says whose it is. */
-    str_printf(&r->place, "%s/replay/%ld", r->cfg.run.out, (long)getpid());
+    str_printf(&r->base, "%s/../../replay", r->result->dir); /* run.out may be seen from another folder now */
+    str_printf(&r->place, "%s/%ld", r->base.s, (long)getpid());
     str_printf(&r->scratch, "%s/%s-%s", r->place.s, r->stage->name, r->result->key);
     bool ok = io_remove_tree(r->scratch.s, err) && io_make_dirs(r->scratch.s, err);
     if (!ok || newest_before(found, r->result->dir, r->q->step) == 0) return ok;
@@ -206,14 +209,15 @@ static bool train(Replay *r, Log *log, const Stop *stop, Error *err) {
 /* -- what came out */
 
 typedef struct {
-    int64_t step;
+    int64_t step, last;
     Str *text; /* the row, as it stands */
 } FindRow;
 static bool find_row(void *ud, const Json *row, int line, Error *err) {
     FindRow *f = ud;
     JsonOut j;
     (void)err;
-    if (json_int(json_get(row, "step"), line) != f->step || f->text->n) return true;
+    f->last = json_int(json_get(row, "step"), line);
+    if (f->last != f->step || f->text->n) return true;
     json_out_init(&j, f->text, 0);
     json_out_node(&j, NULL, row);
     return true;
@@ -221,9 +225,11 @@ static bool find_row(void *ud, const Json *row, int line, Error *err) {
 
 static bool read_row(Json **out, const char *dir, int64_t step, Error *err) {
     Str text = {0};
-    FindRow f = {step, &text};
+    FindRow f = {step, 0, &text};
     bool ok = jsonl_each(dir, "metrics.jsonl", find_row, &f, err);
-    if (ok && !text.n) ok = error_set(err, ERR_CONFIG, "%s/metrics.jsonl has no step %" PRId64, dir, step);
+    if (ok && !text.n)
+        ok = error_set(err, ERR_CONFIG, "there is no step %" PRId64 ": %s/metrics.jsonl ends with step %" PRId64, step,
+                       dir, f.last);
     ok = ok && json_parse(out, text.s, text.n, 0, "metrics.jsonl", 1, err);
     str_release(&text);
     return ok;
@@ -302,12 +308,9 @@ static void put_json(Str *out, const Replay *r, const Json *was, const Json *now
 }
 
 static bool tell(Str *out, const Replay *r, Error *err) {
-    Json *was = NULL, *now = NULL;
+    Json *now = NULL;
     bool json = r->q->json;
-    if (!read_row(&was, r->result->dir, r->q->step, err) || !read_row(&now, r->scratch.s, r->q->step, err)) {
-        json_release(was);
-        return false;
-    }
+    if (!read_row(&now, r->scratch.s, r->q->step, err)) return false;
     if (!json)
         str_printf(out, "%s, step %" PRId64 " of %s, made again from %s\n", r->stage->name, r->q->step, r->q->run_dir,
                    r->from);
@@ -318,12 +321,11 @@ static bool tell(Str *out, const Replay *r, Error *err) {
         str_printf(out, "  pass %3" PRId64 "  %4d sequences  %6d tokens  %6d rows  inputs %016" PRIx64 "  loss %s\n%s",
                    p->number, p->n_seq, p->n_tok, p->n_row, p->sum.inputs, loss, str_get(&p->text));
     }
-    Books b = compare(out, was, now, json);
+    Books b = compare(out, r->was, now, json);
     if (json)
-        put_json(out, r, was, now, &b);
+        put_json(out, r, r->was, now, &b);
     else
         str_printf(out, "%d values equal, bit for bit%s\n", b.equal, b.differ ? "; some differ" : "");
-    json_release(was);
     json_release(now);
     return b.differ == 0 ||
            error_set(err, ERR_STATE,
@@ -339,12 +341,16 @@ bool pipeline_replay(Str *out, const ReplayRequest *q, Log *log, const Stop *sto
     for (int i = 0; i < r.run.n_stage && q->show; i++)
         if (!strcmp(r.run.stage[i].name, "tokenizer") && r.run.stage[i].applies)
             r.has_text = stage_text_open(&r.text, r.run.stage[i].dir, err);
-    bool ok = (!q->show || r.has_text) && begin(&r, err) && train(&r, log, stop, err) && tell(out, &r, err);
+    bool ok = (!q->show || r.has_text) && read_row(&r.was, r.result->dir, q->step, err) && begin(&r, err) &&
+              train(&r, log, stop, err) && tell(out, &r, err);
     Error ignore;
     if (r.place.n) io_remove_tree(r.place.s, &ignore);
+    if (r.base.n) rmdir(r.base.s); /* unless another process replays */
     for (int i = 0; i < r.n_pass; i++) str_release(&r.pass[i].text);
     free(r.pass);
     if (r.has_text) stage_text_close(&r.text);
+    json_release(r.was);
+    str_release(&r.base);
     str_release(&r.place);
     str_release(&r.scratch);
     run_config_release(&r.cfg);

@@ -4,6 +4,7 @@
 #ifndef DIKAST_CAI_REPORT_H
 #define DIKAST_CAI_REPORT_H
 
+#include "base/json.h"
 #include "cai/manifest.h"
 
 bool report_write(const PipelineResult *run, const RunConfig *cfg, const char *dir, Error *err);
@@ -14,5 +15,8 @@ bool report_html(const PipelineResult *run, const RunConfig *cfg, const RunMetri
 bool report_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err);
 /* The same of a run that need not have reached its end: configuration and stages, no gates. */
 bool run_load(PipelineResult *out, RunConfig *cfg, const char *run_dir, Error *err);
+/* Where a stage's result is, said being its entry in stages.json: where the run said; else in the store beside the run, as when the whole
+ * folder was copied, or is seen from another one. */
+void run_result_dir(Str *out, const char *run_dir, const char *stage, const Json *said);
 
 #endif

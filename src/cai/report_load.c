@@ -22,13 +22,18 @@ static bool load_config(RunConfig *cfg, const char *run_dir, Error *err) {
     return ok;
 }
 
-/* Where the run said its result is; else in the store beside the run, as when the whole folder was copied. */
-static void find_dir(StageResult *r, const char *said, const char *run_dir) {
-    Str path = {0};
-    if (said && io_is_dir(said))
-        str_put(&path, said);
+void run_result_dir(Str *out, const char *run_dir, const char *stage, const Json *said) {
+    const char *dir = json_str(json_get(said, "dir"), NULL), *key = json_str(json_get(said, "key"), NULL);
+    str_clear(out);
+    if (dir && io_is_dir(dir))
+        str_put(out, dir);
     else
-        str_printf(&path, "%s/../../store/%s-%s", run_dir, r->name, r->key);
+        str_printf(out, "%s/../../store/%s-%s", run_dir, stage, key ? key : "");
+}
+
+static void find_dir(StageResult *r, const Json *said, const char *run_dir) {
+    Str path = {0};
+    run_result_dir(&path, run_dir, r->name, said);
     if (path.n < sizeof r->dir) memcpy(r->dir, str_get(&path), path.n + 1);
     str_release(&path);
 }
@@ -48,7 +53,7 @@ static bool load_stages(PipelineResult *out, const char *run_dir, bool whole, Er
         snprintf(r->key, sizeof r->key, "%s", key);
         r->cached = json_bool(json_get(s, "cached"), false);
         r->seconds = json_num(json_get(s, "seconds"), 0);
-        find_dir(r, json_str(json_get(s, "dir"), NULL), run_dir);
+        find_dir(r, s, run_dir);
         if (whole && !io_is_dir(r->dir))
             ok = error_set(err, ERR_STATE, "stage '%s' of %s: its result %s is gone; run the configuration again",
                            r->name, run_dir, r->dir);

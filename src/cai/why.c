@@ -6,13 +6,16 @@
 
 #include "base/io.h"
 #include "cai/pipeline.h"
+#include "cai/report.h"
 #include "cai/stage_util.h"
 
 typedef struct {
     Str *out;
     const char *id;
     char prompt[256]; /* id of the prompt it is about; "" until known */
+    const char *run_dir;
     int found;
+    Str absent; /* what the run had and is there no more: a line each */
 } Story;
 
 static const char *text_of(const Json *row, const char *key) {
@@ -121,14 +124,31 @@ static bool tell_reply(void *ud, const Json *row, int line, Error *err) {
     return true;
 }
 
-static bool each(const Json *stages_json, const char *stage, const char *file, JsonlFn *fn, Story *s, Error *err) {
-    const char *dir = json_str(json_get(json_get(stages_json, stage), "dir"), NULL);
-    Str path = {0};
-    if (!dir) return true;
-    path_join(&path, dir, file);
-    bool there = io_exists(str_get(&path));
+static void note_absent(Story *s, const char *stage, const char *path) {
+    char name[64];
+    snprintf(name, sizeof name, "stage %s: ", stage);
+    if (s->absent.n && strstr(s->absent.s, name)) return;
+    str_printf(&s->absent, "not told, %s%s is not there\n", name, path);
+}
+
+/* always: a finished stage leaves the file whatever its configuration. */
+static bool each(const Json *stages_json, const char *stage, const char *file, bool always, JsonlFn *fn, Story *s,
+                 Error *err) {
+    const Json *said = json_get(stages_json, stage);
+    const char *state = json_str(json_get(said, "state"), NULL);
+    bool done = state && !strcmp(state, "done");
+    Str dir = {0}, path = {0};
+    if (!json_get(said, "key")) return true;
+    run_result_dir(&dir, s->run_dir, stage, said);
+    path_join(&path, str_get(&dir), file);
+    bool there = io_exists(str_get(&path)), ok = !there || jsonl_each(str_get(&dir), file, fn, s, err);
+    if (done && !io_is_dir(str_get(&dir)))
+        note_absent(s, stage, str_get(&dir));
+    else if (done && always && !there)
+        note_absent(s, stage, str_get(&path));
+    str_release(&dir);
     str_release(&path);
-    return !there || jsonl_each(dir, file, fn, s, err);
+    return ok;
 }
 
 static bool tell(Story *s, const Json *stages_json, Error *err) {
@@ -136,12 +156,12 @@ static bool tell(Story *s, const Json *stages_json, Error *err) {
         const char *stage, *file;
     } named[] = {{"revise", "revisions.jsonl"}, {"pairs", "pairs.jsonl"}, {"rl", "samples.jsonl"}};
     for (int i = 0; i < COUNT_OF(named); i++)
-        if (!each(stages_json, named[i].stage, named[i].file, find_prompt, s, err)) return false;
-    bool ok = each(stages_json, "prompts", "prompts.jsonl", tell_prompt, s, err) &&
-              each(stages_json, "revise", "revisions.jsonl", tell_revision, s, err) &&
-              each(stages_json, "pairs", "pairs.jsonl", tell_pair, s, err) &&
-              each(stages_json, "label", "labels.jsonl", tell_label, s, err) &&
-              each(stages_json, "rl", "samples.jsonl", tell_rollout, s, err);
+        if (!each(stages_json, named[i].stage, named[i].file, false, find_prompt, s, err)) return false;
+    bool ok = each(stages_json, "prompts", "prompts.jsonl", true, tell_prompt, s, err) &&
+              each(stages_json, "revise", "revisions.jsonl", true, tell_revision, s, err) &&
+              each(stages_json, "pairs", "pairs.jsonl", true, tell_pair, s, err) &&
+              each(stages_json, "label", "labels.jsonl", true, tell_label, s, err) &&
+              each(stages_json, "rl", "samples.jsonl", false, tell_rollout, s, err);
     static const char *const model[] = {"helpful", "sl", "rl"};
     for (int i = 0; ok && i < COUNT_OF(model); i++) {
         char file[40];
@@ -149,7 +169,7 @@ static bool tell(Story *s, const Json *stages_json, Error *err) {
         size_t at = s->out->n;
         str_printf(s->out, "\nevaluation, model %s\n", model[i]);
         snprintf(file, sizeof file, "replies-%s.jsonl", model[i]);
-        ok = each(stages_json, "eval", file, tell_reply, s, err);
+        ok = each(stages_json, "eval", file, false, tell_reply, s, err);
         if (s->found == before) s->out->n = at, s->out->s[at] = 0;
     }
     return ok;
@@ -195,6 +215,7 @@ bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char
     if (run_dir) str_put(&dir, run_dir);
     bool ok = run_dir || newest_run(&dir, out_dir, err);
     if (ok) {
+        s.run_dir = str_get(&dir);
         path_join(&path, str_get(&dir), "stages.json");
         ok = (io_exists(str_get(&path)) ||
               error_set(err, ERR_CONFIG, "%s is no run directory: it has no stages.json; runs lie below out/runs",
@@ -202,8 +223,12 @@ bool pipeline_why(Str *out, const char *out_dir, const char *run_dir, const char
              json_read_file(&root, str_get(&path), 0, err) && tell(&s, root, err);
     }
     if (ok && s.found == 0)
-        ok =
-            error_set(err, ERR_CONFIG, "no record '%s' in %s; ids stand in its stages' JSONL files", id, str_get(&dir));
+        ok = error_set(
+            err, ERR_CONFIG,
+            "no record '%s' in %s; ids stand in its stages' JSONL files, as red-000014 or rv-red-000014-0%s%s", id,
+            str_get(&dir), s.absent.n ? ". " : "", str_get(&s.absent));
+    if (ok && s.absent.n) str_printf(out, "\n%s", str_get(&s.absent));
+    str_release(&s.absent);
     json_release(root);
     str_release(&dir);
     str_release(&path);
