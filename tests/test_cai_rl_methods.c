@@ -116,12 +116,41 @@ static void switches(void **state) {
     assert_true(summary(&rl, "kl") != summary(&grpo, "kl")); /* robust turns the smoothing round */
 }
 
+/* DPO makes no rollouts while it trains: how far it went is said at its end. */
+static void too_far(void **state) {
+    (void)state;
+    for (int far = 0; far < 2; far++) {
+        RunConfig cfg;
+        PipelineResult r;
+        Error err = {0};
+        Log *log = log_new(LOG_QUIET);
+        char events[320];
+        snprintf(events, sizeof events, "%s/events-%d.jsonl", root, far);
+        assert_ok(log_events_to(log, events, &err), err);
+        help_config(&cfg, TINY,
+                    (const char *const[]){out_set, "rl.method=dpo", "dpo.steps=3", "dpo.lr=0.1", "rl.guard.every=0",
+                                          far ? "rl.kl_stop=1e-4" : "rl.kl_stop=1e5",
+                                          far ? "run.name=far" : "run.name=near", NULL});
+        assert_ok(pipeline_run(&r, &cfg, TINY, "rl", log, NULL, &err), err);
+        log_free(log);
+        char *said = help_read(root, strrchr(events, '/') + 1);
+        bool warned =
+            strstr(said, "nats per reply away from the reference, allowed") && strstr(said, "dpo.lr (0.1) is too high");
+        assert_int_equal(warned, far);
+        free(said);
+        run_config_release(&cfg);
+    }
+}
+
 /* What contradicts itself is refused before anything runs. */
 static void refused(void **state) {
     (void)state;
     static const char *const bad[][3] = {
         {"rl.policy_term=cispo", NULL, "rl.policy_term cispo cuts ratios at rl.clip_high 0.2"},
         {"rl.method=rloo", "rl.group=5", "with rl.method rloo every update has whole groups"},
+        {"rl.dual_clip=0.5", NULL, "rl.dual_clip 0.5 would take the gradient of every token whose ratio is 1"},
+        {"rl.clip_delta=1", NULL, "rl.clip_delta 1 would take the gradient"},
+        {"rl.kl_target=1", "rl.beta=0", "rl.kl_target 1 with rl.beta 0: the penalty is adapted by factors"},
         {"dpo.loss=robust", "dpo.label_smoothing=0.5", "must be below 0.5"}};
     for (int i = 0; i < COUNT_OF(bad); i++) {
         RunConfig cfg;
@@ -197,10 +226,8 @@ static void killed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_method),
-        cmocka_unit_test(switches),
-        cmocka_unit_test(refused),
-        cmocka_unit_test(killed),
+        cmocka_unit_test(every_method), cmocka_unit_test(switches), cmocka_unit_test(too_far),
+        cmocka_unit_test(refused),      cmocka_unit_test(killed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -86,6 +86,12 @@ static void test_gauges(void **state) {
         off.length = off.entropy = 0;
         assert_false(guard_judge(&off, c, 2).stop);
     }
+    /* A policy that was settled before, as at a very low temperature, is not said to have settled. */
+    GuardCheck settled[2] = {healthy(0, 0, 0.5), healthy(10, 1, 0.6)};
+    settled[0].entropy = 0.009, settled[1].entropy = 0;
+    assert_false(guard_judge(&rule, settled, 2).stop);
+    settled[0].entropy = 0.011;
+    assert_true(guard_judge(&rule, settled, 2).stop);
 }
 
 /* -- a run */

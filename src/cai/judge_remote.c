@@ -313,7 +313,7 @@ static bool fatal(const RemoteJudge *r, const HttpReply *reply, Error *err) {
                      (s == 401 || s == 403) ? c->judge.key_env : "", str_get(&r->cache));
 }
 
-/* A busy service gets half the requests at once, and one more for every round of answers. One that answers others
+/* A busy service gets half the requests at once, and one more after four rounds of answers. One that answers others
  * meanwhile is not given up on: the count begins again. */
 static void note_busy(RemoteJudge *r, Lane *l, int status) {
     if (status != 429 && status != 503 && status != 529) return;
@@ -371,7 +371,7 @@ static bool land(RemoteJudge *r, int slot, HttpReply *reply, const JudgeItem *it
     if (a.kind != ANSWER_BROKEN) {
         ok = cache_put(str_get(&r->cache), l->key, reply->status, root, r->secret, err);
         if (ok) take_answer(r, l->q, &a, l->body.n);
-        r->width = fmin(r->n_lane, r->width + 1 / r->width);
+        r->width = fmin(r->n_lane, r->width + 0.25 / r->width);
         l->attempt = 0;
         l->not_before = 0;
         if (ok && advance(r, l->q, item, &l->body, &l->key)) l->q = NULL;

@@ -87,6 +87,23 @@ static bool check_rl(const RunConfig *cfg, Error *err) {
             err, ERR_CONFIG,
             "rl.rollouts %lld is no multiple of rl.group %lld: with rl.method %s every update has whole groups",
             (long long)cfg->rl.rollouts, (long long)cfg->rl.group, rl_methods[cfg->rl.method].name);
+    const struct {
+        const char *name;
+        double x;
+    } bound[] = {{"rl.dual_clip", cfg->rl.dual_clip}, {"rl.clip_delta", cfg->rl.clip_delta}};
+    for (int i = 0; i < COUNT_OF(bound); i++)
+        if (bound[i].x > 0 && bound[i].x <= 1)
+            return error_set(
+                err, ERR_CONFIG,
+                "%s %g would take the gradient of every token whose ratio is 1, which is where each update "
+                "begins: it must be above 1, such as 3, or 0: off",
+                bound[i].name, bound[i].x);
+    if (cfg->rl.kl_target > 0 && cfg->rl.beta == 0)
+        return error_set(
+            err, ERR_CONFIG,
+            "rl.kl_target %g with rl.beta 0: the penalty is adapted by factors, and 0 stays 0; set rl.beta, "
+            "such as 0.05, or rl.kl_target to 0",
+            cfg->rl.kl_target);
     if (cfg->rl.policy_term == TERM_CISPO && cfg->rl.clip_high < 1)
         return error_set(
             err, ERR_CONFIG,

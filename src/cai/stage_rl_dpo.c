@@ -85,12 +85,20 @@ static bool measure(const StageCtx *ctx, const PpoConfig *c, const PpoSetup *s, 
     }
     double ended = 0;
     for (int i = 0; i < x.n; i++) ended += x.reply[i].why == STOP_TOKEN;
+    double kl = mean_of(x.kl, x.n);
+    if (stage_leads(ctx) && c->kl_stop > 0 && !(kl <= c->kl_stop))
+        log_warn(
+            ctx->log,
+            "the policy is %.1f nats per reply away from the reference, allowed %.1f (rl.kl_stop): it has learnt more "
+            "than the pairs say. Likely causes: dpo.lr (%g) is too high; dpo.beta (%g) is too small; dpo.epochs or "
+            "dpo.steps are too many. Its weights are kept",
+            kl, c->kl_stop, ctx->cfg->dpo.t.lr, ctx->cfg->dpo.beta);
     PpoReport report = {1, x.n, x.prompt, x.reply, x.score, x.kl, x.generate_s, x.score_s, 0};
     if (s->report && stage_leads(ctx)) s->report(s->report_ud, &report);
     Summary sum;
     summary_begin(&sum);
     summary_num(&sum, "pairs", (double)pairs);
-    summary_num(&sum, "kl", mean_of(x.kl, x.n));
+    summary_num(&sum, "kl", kl);
     summary_num(&sum, "score", mean_of(x.score, x.n));
     summary_num(&sum, "end_share", ended / x.n);
     summary_num(&sum, "length", (double)x.n_tok / x.n);

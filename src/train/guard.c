@@ -21,6 +21,8 @@ const struct GuardShareInfo guard_share[GUARD_SHARES] = {
     {"refused", "refusals of harmless requests"},
 };
 
+static const double LEAST_ENTROPY = 0.01; /* nats per token at the start: below it a policy was settled before */
+
 struct Guard {
     PpoGuard *g;
     const PpoSetup *s;
@@ -82,7 +84,8 @@ static bool by_shape(GuardVerdict *v, const GuardRule *r, const GuardCheck *firs
                  now->length > first->length ? "length itself" : "saying little");
         return true;
     }
-    if (r->entropy > 0 && now->entropy < r->entropy * first->entropy) {
+    /* A share of next to nothing would be an alarm about rounding. */
+    if (r->entropy > 0 && first->entropy > LEAST_ENTROPY && now->entropy < r->entropy * first->entropy) {
         snprintf(v->cause, sizeof v->cause,
                  "the policy's entropy fell to %.3f nats per token, %.3f at the start, allowed %.0f %% of that "
                  "(rl.guard.entropy): it has settled on few replies",

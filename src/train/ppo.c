@@ -179,9 +179,9 @@ static bool write_metrics(Ppo *p, const Summary *s, double lr, Error *err) {
     p->said_drift = drift != NULL; /* said again when it comes back */
     if (s->end_share == 0 && p->s->end_id >= 0)
         log_warn(p->log,
-                 "no reply of an update ended by itself: replies may need more than %d tokens, or the policy never "
+                 "no reply of an update ended by itself: replies may need more than %d token%s, or the policy never "
                  "learnt to end",
-                 p->c->max_new);
+                 p->c->max_new, p->c->max_new == 1 ? "" : "s");
     return ok;
 }
 

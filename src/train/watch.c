@@ -72,11 +72,13 @@ static void say(const Watch *w, const char *event, const char *text) {
 }
 
 static void name_bad(const Watch *w, int64_t step, const LeafHealth *h) {
-    char text[240];
+    char text[400];
     if (h->n_bad == 0) return;
     snprintf(text, sizeof text,
              "step %" PRId64 ": the loss of micro-batch %" PRId64 " on rank %d is not finite (%" PRId64 " of %" PRId64
-             " micro-batches): the step is skipped on all ranks",
+             " micro-batches): the step is skipped on all ranks. Likely causes: the learning rate is too high or its "
+             "warm-up "
+             "too short; gradient clipping is off; the data or the weights it started from hold non-finite values",
              step, h->bad, h->bad_rank, h->n_bad, h->n);
     say(w, "non_finite", text);
 }
