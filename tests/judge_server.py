@@ -197,9 +197,10 @@ class Handler(BaseHTTPRequestHandler):
             n = self.server.seen.get(self.request_id, 0)
             self.server.seen[self.request_id] = n + 1
         answer = self.answer(q)
-        if n < MAX_FAULTS and uniform(a.seed, self.request_id, n) < a.faults:
-            fault = FAULTS[int(uniform("which", a.seed, self.request_id, n) * len(FAULTS))]
-            if fault == "stall" and uniform("rarely", a.seed, self.request_id, n) > 0.2:  # each takes the client's patience
+        asked = row["body"]  # not the id, which follows from the port
+        if n < MAX_FAULTS and uniform(a.seed, asked, n) < a.faults:
+            fault = FAULTS[int(uniform("which", a.seed, asked, n) * len(FAULTS))]
+            if fault == "stall" and uniform("rarely", a.seed, asked, n) > 0.1:  # each takes the client's patience
                 fault = "drop"
             self.note(**dict(row, fault=fault))
             return self.fail(fault, answer or {})

@@ -49,8 +49,8 @@ struct RemoteJudge {
     Rng rng;
     RateBucket bucket;
     Budget budget;
-    double pause_until, width; /* width: of the lanes that may fly at once; less where the service is busy */
-    Spent spent, bound;        /* of answers used; at most, of those under way */
+    double pause_until, busy; /* busy: share of the last requests that were turned away, older ones counting less */
+    Spent spent, bound;       /* of answers used; at most, of those under way */
     int64_t n_question, n_done, n_soft, n_reminded, n_miss[MISS_COUNT];
     int64_t n_sent, n_again, n_cached;
 };
@@ -123,7 +123,6 @@ bool remote_judge_open(RemoteJudge **out, const StageCtx *ctx, Error *err) {
     r->votes = (int)c->judge.votes;
     r->n_lane = (int)c->judge.concurrency;
     r->lane = mem_alloc((size_t)r->n_lane * sizeof *r->lane);
-    r->width = r->n_lane;
     r->rng = (Rng){ctx->seed, RNG_RETRY};
     r->bucket = rate_bucket(c->judge.per_minute, fmin(r->n_lane, c->judge.per_minute / 60), now_s());
     r->budget = (Budget){c->judge.max_usd, c->judge.price_in, c->judge.price_out, c->judge.max_requests,
@@ -245,10 +244,19 @@ static bool twin_flying(const RemoteJudge *r, const Lane *l) {
     return false;
 }
 
+static bool turned_away(int status) { return status == 429 || status == 503 || status == 529; }
+
+/* A service that turns many away is asked less at once: of eight lanes that meet one which takes one request at a time,
+ * one or two are left; where one in seven is turned away at random, five. */
+static int lanes_now(const RemoteJudge *r) {
+    double calm = 1 - r->busy;
+    return (int)fmax(1, r->n_lane * calm * calm * calm);
+}
+
 /* Sends what the lane wants to know, unless it has to wait; *wait is shortened to when it is worth looking again. */
 static bool launch(RemoteJudge *r, int slot, const JudgeItem *item, double now, double *wait, Error *err) {
     Lane *l = &r->lane[slot];
-    if (r->n_flying >= (int)r->width) return true; /* looked at again when one of them lands */
+    if (r->n_flying >= lanes_now(r)) return true; /* looked at again when one of them lands */
     double until = fmax(l->not_before, r->pause_until) - now;
     if (until <= 0) until = rate_wait(&r->bucket, now);
     if (until > 0) {
@@ -313,11 +321,9 @@ static bool fatal(const RemoteJudge *r, const HttpReply *reply, Error *err) {
                      (s == 401 || s == 403) ? c->judge.key_env : "", str_get(&r->cache));
 }
 
-/* A busy service gets half the requests at once, and one more after four rounds of answers. One that answers others
- * meanwhile is not given up on: the count begins again. */
-static void note_busy(RemoteJudge *r, Lane *l, int status) {
-    if (status != 429 && status != 503 && status != 529) return;
-    r->width = fmax(1, r->width / 2);
+/* One that answers others meanwhile is not given up on: the count of a question begins again. */
+static void note_busy(const RemoteJudge *r, Lane *l, int status) {
+    if (!turned_away(status)) return;
     if (r->spent.requests > l->answers) l->attempt = 0;
     l->answers = r->spent.requests;
 }
@@ -360,6 +366,7 @@ static bool land(RemoteJudge *r, int slot, HttpReply *reply, const JudgeItem *it
     Answer a = {.kind = ANSWER_BROKEN};
     HttpFate fate = http_fate(reply->status, reply->should_retry);
     l->flying = false;
+    r->busy += 0.1 * (turned_away(reply->status) - r->busy);
     r->n_flying--;
     r->bound.requests--;
     r->bound.tokens_in -= l->bound.tokens_in;
@@ -371,7 +378,6 @@ static bool land(RemoteJudge *r, int slot, HttpReply *reply, const JudgeItem *it
     if (a.kind != ANSWER_BROKEN) {
         ok = cache_put(str_get(&r->cache), l->key, reply->status, root, r->secret, err);
         if (ok) take_answer(r, l->q, &a, l->body.n);
-        r->width = fmin(r->n_lane, r->width + 0.25 / r->width);
         l->attempt = 0;
         l->not_before = 0;
         if (ok && advance(r, l->q, item, &l->body, &l->key)) l->q = NULL;
