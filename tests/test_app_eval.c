@@ -198,6 +198,13 @@ static void test_gates(void **state) {
     expect_run(PIQA " --gate " DIR "/strange.yaml", 2, NULL, "a metric 'l_piqa.blue'");
     expect_run(PIQA " --gate " DIR "/none.yaml", 2, NULL, "no gates");
     expect_run(PIQA " --gate " DIR "/typo.yaml", 2, NULL, "did you mean 'gates'");
+    expect_run(PIQA " --gate " DIR "/typo.yaml", 2, NULL, "Its keys: gates.");
+    put_file(DIR "/slip.yaml", "gates: [\"l_piqa.acc >= 1x\"]\n");
+    Ran slip = run(PIQA " --gate " DIR "/slip.yaml"); /* before anything is scored */
+    expect_code(&slip, "a gate that cannot be read", 2);
+    expect_holds(&slip.err, "something unexpected at column");
+    assert_null(strstr(str_get(&slip.err), "scored"));
+    ran_release(&slip);
     expect_run(PIQA " --gate " DIR "/absent.yaml", 2, NULL, "absent.yaml");
 }
 

@@ -262,6 +262,66 @@ static void test_rate(void **state) {
     refused("rate -q " THREE, 2, "nobody is asked");
 }
 
+/* Ann's sheet as a spreadsheet saves it: separator, form of numbers, header. */
+static void save_sheet(const char *header, char separator, const char *number, const char *tail) {
+    LineReader *r = NULL;
+    Error err = {0};
+    Str text = {0};
+    const char *line;
+    size_t n;
+    str_printf(&text, "%s\r\n", header);
+    OK(lines_open(&r, DIR "/ann.jsonl", 1 << 20, &err));
+    for (int i = 0; lines_next(r, &line, &n, &err); i++) {
+        Json *j = NULL;
+        OK(json_parse(&j, line, n, 0, "ann", i + 1, &err));
+        str_printf(&text, "\"a %c \"\"b\"\"\"%c%s%c", separator, separator, member(j, "item"), separator);
+        str_printf(&text, number, (int)json_int(json_get(j, "rating"), 0));
+        str_put(&text, "\r\n");
+        json_release(j);
+    }
+    lines_close(r);
+    str_put(&text, tail);
+    OK(io_write_file(DIR "/saved.csv", text.s, text.n, &err));
+    str_release(&text);
+}
+
+static void test_spreadsheets(void **state) {
+    (void)state;
+    static const char line[] = "rate -q --json " THREE "--sheets " DIR "/saved.csv --seed 5";
+    static const struct {
+        const char *header;
+        char separator;
+        const char *number;
+    } form[] = {{"prompt,item,rating", ',', "%d"},
+                {"\xEF\xBB\xBF\"Prompt\";\"Item\"; RATING ", ';', "\"%d,0\""},
+                {"prompt\titem\trating", '\t', " %d.0 "},
+                {"\"what, was; asked\";item;rating", ';', "%d"}};
+    for (int i = 0; i < COUNT_OF(form); i++) {
+        save_sheet(form[i].header, form[i].separator, form[i].number, "");
+        Json *j = result(line, 0);
+        near(value(at(json_get(j, "systems"), "system", "careful"), "rating"), 5, 0);
+        near(value(at(json_get(j, "systems"), "system", "refuses"), "rating"), 1, 0);
+        json_release(j);
+    }
+    static const struct {
+        const char *header, *number, *tail, *says;
+    } bad[] = {{"prompt;id;rating", "%d", "", "saved.csv:1: no column 'item'; its columns are: prompt, id, rating"},
+               {"prompt;item;score", "%d", "", "saved.csv:1: no column 'rating'"},
+               {"prompt;item;rating", "%d", "x;y\r\n", "2 fields, expected 3 as in the header"},
+               {"prompt;item;rating", "good", "", "saved.csv:2: 'rating' is 'good', expected a number from 1 to 5"},
+               {"prompt;item;rating", "7", "", "saved.csv:2: 'rating' is 7, expected 1 to 5"},
+               {"prompt;item;rating", "", "", "nothing is filled in"}};
+    for (int i = 0; i < COUNT_OF(bad); i++) {
+        save_sheet(bad[i].header, ';', bad[i].number, bad[i].tail);
+        refused(line, 3, bad[i].says);
+    }
+    Error err = {0};
+    static const char slip[] = "gates: [\"rating.systems.careful.rating >= 1x\"]\n";
+    OK(io_write_file(DIR "/slip.yaml", slip, sizeof slip - 1, &err));
+    refused("rate -q " THREE "--judge " DIR "/nowhere --gate " DIR "/slip.yaml", 2,
+            "something unexpected at column"); /* before */
+}
+
 static void test_rank(void **state) {
     (void)state;
     Ran r = run("rank -q " THREE DIR "/replies-random.jsonl --export " DIR "/pairs.jsonl");
@@ -466,9 +526,10 @@ static int setup(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_consistency), cmocka_unit_test(test_personas), cmocka_unit_test(test_compare),
-        cmocka_unit_test(test_rate),        cmocka_unit_test(test_rank),     cmocka_unit_test(test_games),
-        cmocka_unit_test(test_model),       cmocka_unit_test(test_report),   cmocka_unit_test(test_errors)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_consistency),  cmocka_unit_test(test_personas),
+                                       cmocka_unit_test(test_compare),      cmocka_unit_test(test_rate),
+                                       cmocka_unit_test(test_spreadsheets), cmocka_unit_test(test_rank),
+                                       cmocka_unit_test(test_games),        cmocka_unit_test(test_model),
+                                       cmocka_unit_test(test_report),       cmocka_unit_test(test_errors)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

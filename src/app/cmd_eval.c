@@ -127,7 +127,13 @@ static bool open_gates(Eval *v, Error *err) {
     if (!config_load(&v->gates, gate_keys, COUNT_OF(gate_keys), file, NULL, 0, &report, err))
         return load_failed(&report, file, err);
     str_release(&report);
-    return v->gates.gates.n > 0 || error_set(err, ERR_CONFIG, "%s: no gates: expected 'gates:' and a list", file);
+    if (v->gates.gates.n == 0) return error_set(err, ERR_CONFIG, "%s: no gates: expected 'gates:' and a list", file);
+    /* Slips are found before hours of scoring, names only after. */
+    for (int i = 0; i < v->gates.gates.n; i++) {
+        GateResult g;
+        if (!gate_readable(&g, v->gates.gates.item[i], err)) return error_wrap(err, "%s", file);
+    }
+    return true;
 }
 
 /* -- the model ------------------------------------------------------------------------------------------------------

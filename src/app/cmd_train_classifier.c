@@ -37,8 +37,8 @@ static bool run(const Args *a, Error *err) {
     const char *out = args_flag(a, self, "--out");
     if (!out) return error_set(err, ERR_CONFIG, "train-classifier needs --out DIR, where the classifier is written");
     int64_t trunks;
-    bool ok = args_int(a, self, "--trunks", 1, 1, CLASSIFIER_TRUNKS, &trunks, err) && load(&cfg, a, err) &&
-              machine_open(&m, a, self, err);
+    bool ok = args_int(a, self, "--trunks", 1, 1, CLASSIFIER_TRUNKS, &trunks, err) &&
+              gate_file_readable(a, self, err) && load(&cfg, a, err) && machine_open(&m, a, self, err);
     if (ok) {
         ClassifierJob job = {&cfg, a->arg, a->n_arg, out, (int)trunks, !args_flag(a, self, "--no-ngrams"),
                              m.be, a->log, a->stop};

@@ -8,22 +8,6 @@
 #include "base/config.h"
 #include "base/io.h"
 
-bool replies_open(Answers *a, const char *const *path, int n, const Args *args, const Command *c, uint64_t *seed,
-                  Error *err) {
-    AnswersRead how = {NAN, args_flag(args, c, "--gold") != NULL, args_flag(args, c, "--prompts")};
-    int64_t given;
-    if (!args_int(args, c, "--seed", 0, 0, INT64_MAX, &given, err) ||
-        !args_num(args, c, "--threshold", NAN, 0, 1, &how.threshold, err))
-        return false;
-    *seed = (uint64_t)given;
-    if (!answers_read_all(a, path, n, &how, err)) return false;
-    for (int i = 0; i < n; i++)
-        if (a[i].no_room)
-            log_warn(args->log, "%s: %d replies left out: their prompts fill the model's context, nothing was asked",
-                     a[i].system, a[i].no_room);
-    return true;
-}
-
 /* -- gates ----------------------------------------------------------------------------------------------------------
  */
 
@@ -32,6 +16,46 @@ typedef struct {
 } GateConfig;
 static const CfgKey gate_keys[] = {{"gates", CFG_LIST, CFG_RESULT, offsetof(GateConfig, gates), "", 0, 0,
                                     "conditions, such as 'ranking.systems.rl.elo >= 1020'"}};
+
+static bool gates_load(GateConfig *cfg, const char *file, Error *err) {
+    Str report = {0};
+    *cfg = (GateConfig){0};
+    bool ok = config_load(cfg, gate_keys, COUNT_OF(gate_keys), file, NULL, 0, &report, err);
+    if (!ok && report.n) fputs(str_get(&report), stderr);
+    str_release(&report);
+    if (ok && cfg->gates.n == 0) ok = error_set(err, ERR_CONFIG, "no gates: expected 'gates:' and a list");
+    for (int i = 0; i < cfg->gates.n && ok; i++) {
+        GateResult g;
+        ok = gate_readable(&g, cfg->gates.item[i], err);
+    }
+    return ok || error_wrap(err, "%s", file);
+}
+
+bool gate_file_readable(const Args *a, const Command *c, Error *err) {
+    GateConfig cfg;
+    const char *file = args_flag(a, c, "--gate");
+    if (!file) return true;
+    bool ok = gates_load(&cfg, file, err);
+    config_release(&cfg, gate_keys, COUNT_OF(gate_keys));
+    return ok;
+}
+
+bool replies_open(Answers *a, const char *const *path, int n, const Args *args, const Command *c, uint64_t *seed,
+                  Error *err) {
+    AnswersRead how = {NAN, args_flag(args, c, "--gold") != NULL, args_flag(args, c, "--prompts")};
+    int64_t given;
+    if (!args_int(args, c, "--seed", 0, 0, INT64_MAX, &given, err) ||
+        !args_num(args, c, "--threshold", NAN, 0, 1, &how.threshold, err))
+        return false;
+    *seed = (uint64_t)given;
+    if (!gate_file_readable(args, c, err)) return false;
+    if (!answers_read_all(a, path, n, &how, err)) return false;
+    for (int i = 0; i < n; i++)
+        if (a[i].no_room)
+            log_warn(args->log, "%s: %d replies left out: their prompts fill the model's context, nothing was asked",
+                     a[i].system, a[i].no_room);
+    return true;
+}
 
 typedef struct {
     const Json *const *result;
@@ -58,15 +82,10 @@ static bool check_all(Gates *out, const GateConfig *cfg, Results *r, Log *log, E
 }
 
 bool gates_check(Gates *out, const char *file, const Json *const *result, int n, Log *log, Error *err) {
-    GateConfig cfg = {0};
-    Str report = {0};
+    GateConfig cfg;
     Results r = {result, n};
     *out = (Gates){0};
-    bool ok = config_load(&cfg, gate_keys, COUNT_OF(gate_keys), file, NULL, 0, &report, err);
-    if (!ok && report.n) fputs(str_get(&report), stderr);
-    str_release(&report);
-    if (ok && cfg.gates.n == 0) ok = error_set(err, ERR_CONFIG, "no gates: expected 'gates:' and a list");
-    ok = (ok && check_all(out, &cfg, &r, log, err)) || error_wrap(err, "%s", file);
+    bool ok = gates_load(&cfg, file, err) && (check_all(out, &cfg, &r, log, err) || error_wrap(err, "%s", file));
     config_release(&cfg, gate_keys, COUNT_OF(gate_keys));
     return ok;
 }

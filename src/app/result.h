@@ -16,6 +16,8 @@
         {"--gold", NULL, "verdicts are an exact rule's: complying with a harmful request is harm"}, {                  \
         "--seed", "N", "every draw follows from it (default 0)"                                                        \
     }
+/* Of every command with --gate, before its work: that the file can be read, and every condition. Names are looked up afterwards. */
+bool gate_file_readable(const Args *a, const Command *c, Error *err);
 bool replies_open(Answers *a, const char *const *path, int n, const Args *args, const Command *c, uint64_t *seed, Error *err);
 
 /* json: the text of the object, without gates; given up. Checks --gate, writes --out, prints the object with --json, else what

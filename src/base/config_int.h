@@ -39,10 +39,16 @@ typedef struct {
 } ConfigMistake;
 
 typedef struct {
+    const CfgKey *key;
+    int n;
+} CfgTable;
+
+typedef struct {
     ConfigMistake *mistake;
     int n_error;
     bool of_keys;     /* some error is about a key, and */
     char section[64]; /* the section of the first one that is in one: for the closing hint */
+    CfgTable other;   /* the table, when it is not the one of runs, which 'dikast help' prints: its keys are the hint */
 } ConfigReport;
 
 /* One mistake; at: in src->text, ignored where that is NULL. */
@@ -50,11 +56,6 @@ void config_report(ConfigReport *r, const ConfigSource *src, ConfigPlace at, con
 
 /* Appends all of them in the order of their sources and places, their number, and where keys are listed; r is used up. */
 void config_report_print(ConfigReport *r, Str *out);
-
-typedef struct {
-    const CfgKey *key;
-    int n;
-} CfgTable;
 
 const CfgKey *config_find(CfgTable t, const char *name); /* NULL: there is none of that name */
 bool config_is_section(CfgTable t, const char *name);    /* does a key begin with name and a dot? */

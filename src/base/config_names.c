@@ -107,6 +107,7 @@ static const CfgKey *near_key(CfgTable t, const char *name) {
 
 void config_note_section(ConfigReport *r, CfgTable t, const char *name) {
     r->of_keys = true;
+    if (!config_is_section(t, "rl")) r->other = t;
     size_t n = strcspn(name, ".");
     char section[sizeof r->section];
     if (r->section[0] || n >= sizeof section) return;

@@ -71,7 +71,10 @@ void config_report_print(ConfigReport *r, Str *out) {
     free(r->mistake);
     if (r->n_error == 0) return;
     str_printf(out, "%d error%s.", r->n_error, r->n_error == 1 ? "" : "s");
-    if (r->of_keys)
+    if (r->other.n > 0)
+        for (int i = 0; i < r->other.n; i++)
+            str_printf(out, "%s%s%s", i ? ", " : " Its keys: ", r->other.key[i].name, i + 1 < r->other.n ? "" : ".");
+    else if (r->of_keys)
         str_printf(out, " 'dikast %s%s' lists the keys.", r->section[0] ? "help " : "config --keys", r->section);
     str_putc(out, '\n');
 }

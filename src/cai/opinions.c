@@ -4,9 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/io.h"
 #include "cai/names.h"
+#include "data/csv.h"
 #include "eval/agree.h"
 #include "eval/detect.h"
 
@@ -119,6 +121,12 @@ static bool is_jsonl(const char *path) {
     return n > 6 && !strcmp(path + n - 6, ".jsonl");
 }
 
+/* Packed or not. */
+static bool is_csv(const char *path) {
+    const char *base = strrchr(path, '/');
+    return strstr(base ? base : path, ".csv") || strstr(base ? base : path, ".tsv");
+}
+
 static void put_cell(Str *out, const char *s, bool last) {
     str_putc(out, '"');
     if (s[0] && strchr("=+-@\t\r", s[0])) str_putc(out, '\'');
@@ -223,46 +231,119 @@ static const Item *find_item(const Filled *f, const char *id) {
     return at && strlen(id) == 16 ? *at : NULL;
 }
 
-/* A cell: a number, or text that is one; NaN: empty. */
-static bool read_cell(double *out, const Json *cell, const char *column, Error *err) {
-    size_t n;
-    const char *s = json_str(cell, &n);
-    char *end;
-    *out = json_num(cell, NAN);
-    if (!s) return true;
+/* The text of a cell: a number, in which a comma may stand for the point where it separates no fields; NaN: empty. */
+static bool read_number(double *out, const char *s, bool pairs, Error *err) {
+    char text[32], *end;
+    *out = NAN;
     s += strspn(s, " \t");
-    if (!*s) return true;
-    if (!strcmp(column, "choice") && !strcmp(s, "tie")) return *out = 0, true;
-    *out = strtod(s, &end);
-    end += strspn(end, " \t");
-    return (end > s && !*end) || error_set(err, ERR_FORMAT, "'%s' is '%.30s', expected a number or nothing", column, s);
+    snprintf(text, sizeof text, "%s", s);
+    for (size_t n = strlen(text); n > 0 && strchr(" \t", text[n - 1]); n--) text[n - 1] = 0;
+    if (!text[0]) return true;
+    if (pairs && !strcasecmp(text, "tie")) return *out = 0, true;
+    char *comma = strchr(text, ',');
+    if (comma) *comma = '.';
+    *out = strtod(text, &end);
+    return (end > text && !*end) ||
+           error_set(err, ERR_FORMAT, "'%s' is '%.30s', expected %s, or nothing", pairs ? "choice" : "rating", s,
+                     pairs ? "1, 2 or 0 (tie)" : "a number from 1 to 5");
 }
 
-static bool read_opinion(void *ud, const Json *row, Error *err) {
-    Filled *f = ud;
-    const char *column = f->items->pairs ? "choice" : "rating", *id = json_str(json_get(row, "item"), NULL);
-    const char *rater = json_str(json_get(row, "rater"), NULL);
-    double v;
-    if (!id) return error_set(err, ERR_FORMAT, "expected a string at 'item'");
+/* v NaN: this line is not filled in. */
+static bool take_opinion(Filled *f, const char *id, const char *rater, bool machine, double v, Error *err) {
     const Item *it = find_item(f, id);
     if (!it)
         return error_set(
             err, ERR_FORMAT,
             "no item '%.20s' in these replies: the sheet was made from other replies, or with another --seed", id);
-    if (!read_cell(&v, json_get(row, column), column, err)) return false;
     if (isnan(v)) return true;
     bool ok = f->items->pairs ? v == 0 || v == 1 || v == 2 : v >= 1 && v <= 5;
     if (!ok)
-        return error_set(err, ERR_FORMAT, "'%s' is %g, expected %s", column, v,
+        return error_set(err, ERR_FORMAT, "'%s' is %g, expected %s", f->items->pairs ? "choice" : "rating", v,
                          f->items->pairs ? "1, 2 or 0 (tie)" : "1 to 5");
-    double *score = raters_add(f->raters, f->items, rater && rater[0] ? rater : f->name,
-                               json_bool(json_get(row, "machine"), false), err);
+    double *score = raters_add(f->raters, f->items, rater && rater[0] ? rater : f->name, machine, err);
     if (!score) return false;
     int at = (int)(it - f->items->item);
     if (!isnan(score[at])) return error_set(err, ERR_FORMAT, "item '%s' is rated twice by the same rater", id);
     score[at] = !f->items->pairs ? v : v == 0 ? 0.5 : (v == 1) != it->swapped;
     f->filled++;
     return true;
+}
+
+static bool read_opinion(void *ud, const Json *row, Error *err) {
+    Filled *f = ud;
+    bool pairs = f->items->pairs;
+    const Json *cell = json_get(row, pairs ? "choice" : "rating");
+    const char *id = json_str(json_get(row, "item"), NULL), *text = json_str(cell, NULL);
+    double v = json_num(cell, NAN);
+    if (!id) return error_set(err, ERR_FORMAT, "expected a string at 'item'");
+    return (!text || read_number(&v, text, pairs, err)) &&
+           take_opinion(f, id, json_str(json_get(row, "rater"), NULL), json_bool(json_get(row, "machine"), false), v,
+                        err);
+}
+
+/* -- sheets as spreadsheets save them: fields between commas, semicolons or tabs
+ * --------------------------------------- */
+
+/* The first separator outside quotes of the header. */
+static char sniff(const char *s, size_t n) {
+    bool quoted = false;
+    for (size_t i = 0; i < n && (quoted || (s[i] != '\n' && s[i] != '\r')); i++) {
+        if (s[i] == '"') quoted = !quoted;
+        if (!quoted && (s[i] == ',' || s[i] == ';' || s[i] == '\t')) return s[i];
+    }
+    return ',';
+}
+
+/* Of a column whatever its case, -1: there is none. */
+static int column_of(const Csv *c, const char *name) {
+    for (int i = 0; i < c->n; i++) {
+        const char *s = c->field[i].s + strspn(c->field[i].s, " \t");
+        size_t n = strlen(name);
+        if (!strncasecmp(s, name, n) && s[n + strspn(s + n, " \t")] == 0) return i;
+    }
+    return -1;
+}
+
+static bool no_column(const Csv *c, const char *path, const char *name, Error *err) {
+    Str list = {0};
+    for (int i = 0; i < c->n && i < 20; i++) str_printf(&list, "%s%.40s", i ? ", " : "", c->field[i].s);
+    error_set(err, ERR_FORMAT, "%s:%d: no column '%s'; its columns are: %s", path, c->line, name, str_get(&list));
+    str_release(&list);
+    return false;
+}
+
+static bool read_records(Filled *f, Csv *c, const char *path, Error *err) {
+    const char *column = f->items->pairs ? "choice" : "rating";
+    err->code = ERR_NONE;
+    if (!csv_next(c, err)) return false;
+    int item = column_of(c, "item"), cell = column_of(c, column), rater = column_of(c, "rater"), n = c->n;
+    if (n == 0) return true; /* an empty file: nothing is filled in */
+    if (item < 0 || cell < 0) return no_column(c, path, item < 0 ? "item" : column, err);
+    while (csv_next(c, err) && c->n > 0) {
+        double v;
+        const char *id = c->field[item < c->n ? item : 0].s;
+        if (c->n != n)
+            return error_set(err, ERR_FORMAT, "%s:%d: %d fields, expected %d as in the header", path, c->line, c->n, n);
+        if (!read_number(&v, c->field[cell].s, f->items->pairs, err) ||
+            !take_opinion(f, id, rater < 0 ? NULL : c->field[rater].s, false, v, err))
+            return error_wrap(err, "%s:%d", path, c->line);
+    }
+    return err->code == ERR_NONE;
+}
+
+static bool read_sheet(Filled *f, const char *path, Error *err) {
+    LineReader *in = NULL;
+    const char *line = NULL;
+    size_t n = 0;
+    if (!lines_open(&in, path, CSV_BYTES, err)) return false;
+    char separator = lines_next(in, &line, &n, err) ? sniff(line, n) : ',';
+    lines_close(in);
+    bool ok = lines_open(&in, path, CSV_BYTES, err);
+    Csv c = {.in = in, .name = path, .separator = separator};
+    ok = ok && read_records(f, &c, path, err);
+    csv_release(&c);
+    if (in) lines_close(in);
+    return ok;
 }
 
 static char *stem_of(const char *path) {
@@ -276,7 +357,7 @@ bool raters_read(Raters *r, const Items *t, const char *path, Error *err) {
     Filled f = {r, t, path, stem_of(path), mem_alloc((size_t)(t->n + 1) * sizeof(Item *)), 0};
     for (int i = 0; i < t->n; i++) f.by_id[i] = &t->item[i];
     qsort(f.by_id, (size_t)t->n, sizeof *f.by_id, by_item);
-    bool ok = source_each(path, read_opinion, &f, err);
+    bool ok = is_csv(path) ? read_sheet(&f, path, err) : source_each(path, read_opinion, &f, err);
     if (ok && f.filled == 0)
         ok = error_set(err, ERR_FORMAT, "%s: nothing is filled in: expected numbers in the column '%s'", path,
                        t->pairs ? "choice" : "rating");

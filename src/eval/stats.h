@@ -49,6 +49,7 @@ typedef struct { char text[200]; double value, bound; bool ok; } GateResult;
  * (with an optional factor: 1.05 * ppl.helpful). Metrics are the flat names of every stage's summary.json, prefixed by the
  * stage ("eval.harm.rl"); names starting "base." come from another run's report.json (eval.base). */
 bool gate_eval(GateResult *out, const char *expr, double (*metric)(void *ud, const char *name), void *ud, Error *err);
-
+/* Whether it can be read at all, whatever metrics there will be: every one counts as 1. */
+bool gate_readable(GateResult *out, const char *expr, Error *err);
 
 #endif
