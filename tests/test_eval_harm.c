@@ -661,14 +661,56 @@ static void test_contamination(void **state) {
     contamination_free(c);
 }
 
+/* Scripts, cases and marks of any language: an item and a text in which it stands, or does not. */
+static void test_contamination_scripts(void **state) {
+    (void)state;
+    static const struct {
+        const char *item, *train;
+        bool hit;
+    } at[] = {
+        {"Völlig andere Bäume über große Straßen hinweg", "VÖLLIG ANDERE BÄUME ÜBER GROSSE STRASSEN HINWEG", true},
+        {"съешь ещё этих мягких булок", "СЪЕШЬ ЕЩЁ ЭТИХ МЯГКИХ БУЛОК!", true},
+        {"say \"this is it\" and go home",
+         "say \xE2\x80\x9Cthis is it\xE2\x80\x9D\xE2\x80\x94"
+         "and go home",
+         true},
+        {"\xE6\x9D\xB1\xE4\xBA\xAC\xE3\x81\xAF\xE9\xA6\x96\xE9\x83\xBD", /* five characters, within others */
+         "x\xE6\x97\xA5\xE6\x9D\xB1\xE4\xBA\xAC\xE3\x81\xAF\xE9\xA6\x96\xE9\x83\xBD\xE3\x80\x82", true},
+        {"\xE6\x9D\xB1\xE4\xBA\xAC\xE3\x81\xAF\xE9\xA6\x96\xE9\x83\xBD",
+         "\xE4\xBA\xAC\xE6\x9D\xB1\xE3\x81\xAF\xE9\xA6\x96\xE9\x83\xBD", false}, /* two of them turned round */
+        {"Völlig andere Bäume über Straßen", "vollig andere baume uber strassen", false},
+        {"bad \xFF bytes in a text here", "BAD \xFF BYTES IN A TEXT HERE", true},
+    };
+    for (int i = 0; i < COUNT_OF(at); i++) {
+        Contamination *c = contamination_new(CONTAMINATION_LEAST);
+        contamination_set(c, "items", (Hash){0});
+        contamination_item(c, "item", &at[i].item, 1);
+        contamination_train(c, "train", (Hash){0});
+        contamination_text(c, at[i].train, 1, true);
+        if (contamination_count(c, 0).hits != at[i].hit) fail_msg("row %d: %s", i, at[i].item);
+        contamination_free(c);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refuses),       cmocka_unit_test(test_complies), cmocka_unit_test(test_random),
-        cmocka_unit_test(test_flips),         cmocka_unit_test(test_disputes), cmocka_unit_test(test_report),
-        cmocka_unit_test(test_worst),         cmocka_unit_test(test_audit),    cmocka_unit_test(test_stats),
-        cmocka_unit_test(test_blend),         cmocka_unit_test(test_ngrams),   cmocka_unit_test(test_log_count_ratios),
-        cmocka_unit_test(test_broken_ngrams), cmocka_unit_test(test_refusals), cmocka_unit_test(test_hazards),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_complies),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_flips),
+        cmocka_unit_test(test_disputes),
+        cmocka_unit_test(test_report),
+        cmocka_unit_test(test_worst),
+        cmocka_unit_test(test_audit),
+        cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_blend),
+        cmocka_unit_test(test_ngrams),
+        cmocka_unit_test(test_log_count_ratios),
+        cmocka_unit_test(test_broken_ngrams),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_hazards),
         cmocka_unit_test(test_contamination),
+        cmocka_unit_test(test_contamination_scripts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include "base/cell.h"
 #include "eval/detect.h"
 #include "eval/stats.h"
+#include "text/text_int.h"
 
 typedef struct {
     uint64_t key;
@@ -75,18 +76,72 @@ void contamination_free(Contamination *c) {
 
 /* -- words --------------------------------------------------------------------------------------------------------- */
 
-static bool in_word(char c) {
-    unsigned char u = (unsigned char)c;
-    return u >= 0x80 || (u >= '0' && u <= '9') || (u >= 'a' && u <= 'z') || (u >= 'A' && u <= 'Z');
+typedef enum { BETWEEN, IN_WORD, A_WORD } Place; /* A_WORD: of a script without spaces, where every character is one */
+
+static Place place_of(uint32_t c) {
+    if (c < 0x80) {
+        bool letter = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        return letter ? IN_WORD : BETWEEN;
+    }
+    /* Thai, Lao, Burmese, Khmer; kana; Han */
+    static const struct {
+        uint32_t first, last;
+    } unspaced[] = {{0x0E00, 0x0EFF}, {0x1000, 0x109F}, {0x1780, 0x17FF},  {0x3040, 0x30FF},
+                    {0x3400, 0x9FFF}, {0xF900, 0xFAFF}, {0x20000, 0x3FFFF}};
+    bool letter = char_is_word(c);
+    for (int i = 0; i < COUNT_OF(unspaced) && letter; i++)
+        if (c >= unspaced[i].first && c <= unspaced[i].last) return A_WORD;
+    return letter ? IN_WORD : BETWEEN;
+}
+
+/* The character at p, and where the next one begins; a byte that is none counts as a letter of its own kind. */
+static const char *next_char(const char *p, uint32_t *c) {
+    unsigned char byte = (unsigned char)*p;
+    *c = byte;
+    if (byte < 0x80) return p + 1;
+    size_t n = utf8_char((const unsigned char *)p, strnlen(p, 4), c);
+    if (n > 0) return p + n;
+    *c = 0xC0 + (byte & 0x1F); /* a Latin letter */
+    return p + 1;
+}
+
+/* As it counts: case folded. Returns bytes; room for eight. */
+static size_t put_folded(char *to, uint32_t c) {
+    uint32_t low[2];
+    size_t n = 0;
+    if (c < 0x80) return to[0] = (char)(c >= 'A' && c <= 'Z' ? c + 32 : c), 1;
+    if (c == 0xDF || c == 0x1E9E) return to[0] = to[1] = 's', 2; /* sharp s */
+    for (int i = 0, many = char_lower(c, low); i < many; i++) n += utf8_write(to + n, low[i]);
+    return n;
+}
+
+/* The next word from p on, folded and cut to what `word` holds; false: there is none left. *from, *to: its place. */
+static bool next_word(const char *p, const char **from, const char **to, char word[64], size_t *n) {
+    uint32_t c = 0;
+    const char *after = p;
+    Place place = BETWEEN;
+    for (; *p; p = after)
+        if (after = next_char(p, &c), (place = place_of(c)) != BETWEEN) break;
+    *from = p;
+    *n = 0;
+    if (!*p) return false;
+    for (;;) {
+        if (*n + 8 <= 64) *n += put_folded(word + *n, c);
+        *to = p = after;
+        if (place == A_WORD || !*p) return true;
+        after = next_char(p, &c);
+        if (place_of(c) != IN_WORD) return true;
+    }
 }
 
 /* Where the words are, and H_k = sum over words before k of hash(word) BASE^(k-1-i): the hash of any window is then
  * H_(k+L) - H_k BASE^L. */
 static void split_words(Contamination *c, const char *s) {
     char word[64];
+    const char *start, *end;
+    size_t n;
     c->n_word = 0;
-    for (const char *p = s;;) {
-        while (*p && !in_word(*p)) p++;
+    for (const char *p = s;; p = end) {
         if (c->n_word + 1 >= c->cap_word) {
             c->cap_word = c->cap_word * 2 + 256;
             c->prefix = mem_grow(c->prefix, (size_t)c->cap_word * sizeof *c->prefix);
@@ -94,13 +149,9 @@ static void split_words(Contamination *c, const char *s) {
             c->to = mem_grow(c->to, (size_t)c->cap_word * sizeof *c->to);
         }
         if (c->n_word == 0) c->prefix[0] = 0;
-        if (!*p) return;
-        const char *start = p;
-        size_t n = 0;
-        for (; in_word(*p); p++)
-            if (n < sizeof word) word[n++] = *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p;
+        if (!next_word(p, &start, &end, word, &n)) return;
         c->from[c->n_word] = (uint32_t)(start - s);
-        c->to[c->n_word] = (uint32_t)(p - s);
+        c->to[c->n_word] = (uint32_t)(end - s);
         c->prefix[c->n_word + 1] = c->prefix[c->n_word] * BASE + hash_bytes(word, n).lo;
         c->n_word++;
     }
@@ -366,8 +417,9 @@ void contamination_out(JsonOut *j, const char *key, const Contamination *c, doub
 void contamination_table(Str *out, const Contamination *c) {
     int64_t words = 0;
     for (int i = 0; i < c->n_train; i++) words += c->train[i].words;
-    str_printf(out, "%d training files, %lld words; an item is contaminated by %d words in a row\n%-44s %8s %8s  %s\n",
-               c->n_train, (long long)words, c->n, "evaluation items", "n", "short", "contaminated, %");
+    str_printf(out, "%d training file%s, %lld words; an item is contaminated by %d words in a row\n%-44s %8s %8s  %s\n",
+               c->n_train, c->n_train == 1 ? "" : "s", (long long)words, c->n, "evaluation items", "n", "short",
+               "contaminated, %");
     for (int s = 0; s < c->n_set; s++) {
         ContaminationCount n = contamination_count(c, s);
         Interval v = interval_wilson((double)n.hits, n.items);

@@ -1,5 +1,6 @@
 /* eval/contamination.h — did training see what evaluation asks? An item is contaminated when n of its words in a row (13, as
- * Brown et al. 2020) stand in one training text. Words: runs of letters (bytes beyond ASCII too) and digits, lower case. A text of
+ * Brown et al. 2020) stand in one training text. Words: runs of letters, marks and digits of any script, whatever their case; of scripts without spaces
+ * (Han, kana, Thai ..) each character. A text of
  * fewer words must stand there whole; of fewer than CONTAMINATION_LEAST words it says nothing.
  *
  * Items first, then training texts one after another: only the items' n-grams are held, so the size of the training data does not
