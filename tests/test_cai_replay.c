@@ -334,8 +334,21 @@ static void moved_and_incomplete(void **state) {
     assert_ok(jsonl_each(dir, "revisions.jsonl", first_prompt, id, &err), err);
     assert_ok(pipeline_why(&out, "nowhere", run, id, &err), err);
     assert_true(strstr(out.s, "dialogue rv-") && !strstr(out.s, "not told"));
+    /* What a killed replay left (a process of this number was never there) goes with the next one; others' folders
+     * stay. */
+    char left[320];
+    snprintf(left, sizeof left, "%s/replay/%d/x", to, 1 << 30);
+    assert_ok(io_make_dirs(left, &err), err);
+    snprintf(left, sizeof left, "%s/replay/mine", to);
+    assert_ok(io_make_dirs(left, &err), err);
     assert_ok(replay(&out, run, "sl", 1, &err), err);
     assert_false(help_exists(root, "out"));
+    snprintf(left, sizeof left, "moved/replay/%d", 1 << 30);
+    assert_false(help_exists(root, left));
+    assert_true(help_exists(root, "moved/replay/mine"));
+    snprintf(left, sizeof left, "%s/replay", to);
+    assert_ok(io_remove_tree(left, &err), err);
+    assert_ok(replay(&out, run, "sl", 1, &err), err);
     assert_false(help_exists(root, "moved/replay"));
     result_of(dir, sizeof dir, run, "label");
     snprintf(away, sizeof away, "%s.away", dir);
