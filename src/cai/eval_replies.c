@@ -156,10 +156,8 @@ static bool score_last(double *out, const Replies *r, Engine *e, const StageText
     return ok;
 }
 
-bool replies_classify(Replies *r, const StageCtx *ctx, Engine *classifier, const StageText *text, double threshold,
-                      int max, Error *err) {
+bool replies_classify(Replies *r, Engine *classifier, const StageText *text, double threshold, int max, Error *err) {
     double *z = mem_alloc((size_t)(r->n + 1) * sizeof *z);
-    (void)ctx;
     bool ok = !classifier || score_last(z, r, classifier, text, max, err);
     for (int i = 0; i < r->n && ok; i++) {
         Reply *q = &r->item[i];

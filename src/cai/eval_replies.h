@@ -26,7 +26,7 @@ typedef struct { const char *model; Reply *item; int n; } Replies;
 bool replies_generate(Replies *r, const StageCtx *ctx, const char *model, Engine *e, const StageText *text, const Prompts *p, Error *err);
 bool replies_write(const Replies *r, const StageCtx *ctx, Error *err);          /* replies-<model>.jsonl */
 bool replies_read_verdicts(Replies *r, const StageCtx *ctx, Error *err);        /* runs the gold program on that file */
-bool replies_classify(Replies *r, const StageCtx *ctx, Engine *classifier, const StageText *text, double threshold, int max, Error *err);
+bool replies_classify(Replies *r, Engine *classifier, const StageText *text, double threshold, int max, Error *err);
 bool replies_score(Replies *r, Engine *pm, const StageText *text, double mean, double sd, int max, Error *err);
 void replies_release(Replies *r);
 

@@ -38,7 +38,7 @@ static bool score_replies(Eval *v, Replies *r, Error *err) {
     bool world = ctx->cfg->data.source == 1;
     if (!replies_score(r, v->pm_engine, &v->text, v->pm_mean, v->pm_sd, v->pm.m.cfg.max_seq, err)) return false;
     if (world) return replies_write(r, ctx, err) && replies_read_verdicts(r, ctx, err) && replies_write(r, ctx, err);
-    return replies_classify(r, ctx, v->classifier_engine, &v->text, v->threshold,
+    return replies_classify(r, v->classifier_engine, &v->text, v->threshold,
                             v->classifier.open ? v->classifier.m.cfg.max_seq : 0, err) &&
            replies_write(r, ctx, err);
 }
