@@ -188,11 +188,6 @@ bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, 
     return ok;
 }
 
-void stage_warn_notes(Log *log, const char *dir, const char *note) {
-    for (size_t n; (n = strcspn(note, "\n")) > 0; note += n + (note[n] != 0))
-        log_warn(log, "%s: %.*s", dir, (int)n, note);
-}
-
 static bool is_eos(const ModelTokens *t, int id) {
     for (int i = 0; i < t->n_eos; i++)
         if (t->eos[i] == id) return true;

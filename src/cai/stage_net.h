@@ -42,8 +42,6 @@ bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, 
 bool stage_net_join(StageNet *n, const StageCtx *ctx, Error *err);
 bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err);
 void stage_net_close(StageNet *n);
-/* Lines of Model.note as warnings. */
-void stage_warn_notes(Log *log, const char *dir, const char *note);
 /* Writes output/model: weights, config.json, the tokenizer of text_dir and what other programs look for beside them; of a net with an
  * adapter output/adapter too, which is merged into the trunk then. The ids it names: the dialogue's end ends a text, <|mask|> pads unless
  * another id can: padding must never be an id of text. */
