@@ -236,6 +236,13 @@ static void test_folders(void **state) {
     assert_string_equal(names[1], "link");
     assert_string_equal(names[2], "q");
     io_free_list(names, n);
+    Writer *killed;
+    assert_true(writer_open(&killed, DIR "/p/file2", &err));
+    assert_int_equal(names_in(DIR "/p"), 4); /* as a killed process leaves it */
+    assert_true(io_sweep(DIR "/p", &err));
+    assert_int_equal(names_in(DIR "/p"), 3);
+    assert_true(io_exists(DIR "/p/file2"));
+    writer_abandon(killed);
     assert_true(io_remove_tree(DIR "/p", &err));
     assert_true(io_is_dir("/etc")); /* links are removed, not followed */
     assert_false(io_exists(DIR "/p"));
