@@ -7,7 +7,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/json.h"
 #include "cai/constitution.h"
 #include "cai/pipeline.h"
 #include "engine/engine.h"
