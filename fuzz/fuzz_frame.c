@@ -17,9 +17,9 @@ static void blame(const Frame *f) {
     Error err = {0};
     if (!json_parse(&j, (const char *)f->p, f->n, 0, "reply", 1, &err)) return;
     HangRank rank[3] = {{.dump = j}, {.dump = j, .section = SECTION_FWD}, {.left = true}};
-    Verdict v;
+    Blame v;
     culprit_find(&v, rank, 3);
-    CHECK(v.rule >= 0 && v.rule <= 4 && v.n <= VERDICT_MAX && memchr(v.text, 0, sizeof v.text), "rule %d", v.rule);
+    CHECK(v.rule >= 0 && v.rule <= 4 && v.n <= BLAME_MAX && memchr(v.text, 0, sizeof v.text), "rule %d", v.rule);
     json_release(j);
 }
 

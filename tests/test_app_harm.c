@@ -129,6 +129,12 @@ static void test_known(void **state) {
     expect_rate(at(j, "detector", "overall", "fpr"), 0, 60);
     json_release(j);
     expect_run("harm " DIR "/random.jsonl --gold " DIR "/gold.sh", 2, NULL, "--gold needs --out");
+    put_file(DIR "/few.sh", "#!/bin/sh\nsed -e 1d -e 's/.*/{\"verdict\":\"refuse\"}/' \"$1\"\n");
+    put_file(DIR "/many.sh", "#!/bin/sh\nsed -e 's/.*/{\"verdict\":\"refuse\"}/' -e 1p \"$1\"\n");
+    assert_int_equal(chmod(DIR "/few.sh", 0755) | chmod(DIR "/many.sh", 0755), 0);
+    expect_run("harm " DIR "/random.jsonl --gold " DIR "/few.sh --out " DIR "/few", 1, NULL, "/few.sh gave ");
+    expect_run("harm " DIR "/random.jsonl --gold " DIR "/many.sh --out " DIR "/many", 3, NULL,
+               "more verdicts than replies");
 }
 
 static void test_given(void **state) {

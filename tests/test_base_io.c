@@ -236,6 +236,13 @@ static void test_folders(void **state) {
     assert_string_equal(names[1], "link");
     assert_string_equal(names[2], "q");
     io_free_list(names, n);
+    Writer *killed;
+    assert_true(writer_open(&killed, DIR "/p/file2", &err));
+    assert_int_equal(names_in(DIR "/p"), 4); /* as a killed process leaves it */
+    assert_true(io_sweep(DIR "/p", &err));
+    assert_int_equal(names_in(DIR "/p"), 3);
+    assert_true(io_exists(DIR "/p/file2"));
+    writer_abandon(killed);
     assert_true(io_remove_tree(DIR "/p", &err));
     assert_true(io_is_dir("/etc")); /* links are removed, not followed */
     assert_false(io_exists(DIR "/p"));
@@ -527,7 +534,58 @@ static void test_full_disk(void **state) {
     assert_int_equal(names_in(DIR "/disk"), 1);
 }
 
-int main(void) {
+/* What the program at that path says of a name beside it. */
+static void asked(Str *out, const char *program, const char *name) {
+    char line[4200];
+    Str command = {0};
+    str_printf(&command, "%s beside %s", program, name);
+    FILE *f = popen(str_get(&command), "r");
+    assert_non_null(f);
+    size_t n = fread(line, 1, sizeof line, f);
+    assert_int_equal(pclose(f), 0);
+    str_clear(out);
+    str_putn(out, line, n);
+    str_release(&command);
+}
+
+/* The folder of the program's file, not of a link to it, nor of where it was started. */
+static void test_beside_program(void **state) {
+    (void)state;
+    Error err = {0};
+    char self[4096], here[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    assert_true(n > 0);
+    self[n] = 0;
+    Str out = {0}, want = {0};
+    str_put(&out, "what was here before");
+    assert_true(io_beside_program(&out, strrchr(self, '/') + 1, &err));
+    assert_string_equal(str_get(&out), self);
+    assert_true(io_beside_program(&out, "../conf/tasks", &err));
+    str_printf(&want, "%.*s/../conf/tasks", (int)(strrchr(self, '/') - self), self);
+    assert_string_equal(str_get(&out), str_get(&want));
+
+    assert_int_equal(symlink(self, DIR "/a/link"), 0);
+    asked(&out, DIR "/a/link", strrchr(self, '/') + 1);
+    assert_string_equal(str_get(&out), self);
+    assert_non_null(getcwd(here, sizeof here));
+    assert_int_equal(link(self, DIR "/a/b/other"), 0);
+    asked(&out, "cd " DIR "/a && b/other", "data");
+    str_clear(&want);
+    str_printf(&want, "%s/" DIR "/a/b/data", here);
+    assert_string_equal(str_get(&out), str_get(&want));
+    str_release(&out);
+    str_release(&want);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 3 && !strcmp(argv[1], "beside")) { /* asked by test_beside_program */
+        Str out = {0};
+        Error err = {0};
+        if (!io_beside_program(&out, argv[2], &err)) return 1;
+        fputs(str_get(&out), stdout);
+        str_release(&out);
+        return 0;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_atomic_writes_under_faults, setup, teardown),
         cmocka_unit_test_setup_teardown(test_durable_and_in_order, setup, teardown),
@@ -539,6 +597,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_lines_across_buffers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_beside_program, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,6 +31,19 @@ static void close_all(Constitution *c, Selector *s) {
     constitution_release(c);
 }
 
+static double score_of(const Selector *s, const char *query, int principle) {
+    double score[64];
+    selector_scores(s, query, score);
+    return score[principle];
+}
+
+/* A draw by what words score. */
+static int pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude, double *p) {
+    double score[64];
+    selector_scores(s, query, score);
+    return selector_draw(s, score, item, round, exclude, p);
+}
+
 static void assert_near(double a, double b) {
     if (!(fabs(a - b) < 1e-9)) fail_msg("%.17g, expected %.17g", a, b);
 }
@@ -48,30 +61,30 @@ static void test_bm25(void **state) {
     /* zero: kind dog animal kick dog (5 terms; "be" and "to" are filler); one: 2; three: speak language. Principle two
      * is for labels only. */
     double mean = 3;
-    assert_near(selector_bm25(s, "dogs", 0), term(3, 1, 2, 5, mean));
-    assert_near(selector_bm25(s, "DOGS! dogs? kicking", 0), term(3, 1, 2, 5, mean) + term(3, 1, 1, 5, mean));
-    assert_near(selector_bm25(s, "be to many", 0), 0);
-    assert_near(selector_bm25(s, "my bikes", 1), term(3, 1, 1, 2, mean));
-    assert_near(selector_bm25(s, "bikes", 0), 0); /* a near miss is no evidence */
-    assert_near(selector_bm25(s, "bombs", 0), 0); /* nor is what to avoid */
-    assert_near(selector_bm25(s, "meals", 2), 0);
-    assert_near(selector_bm25(s, "", 0), 0);
+    assert_near(score_of(s, "dogs", 0), term(3, 1, 2, 5, mean));
+    assert_near(score_of(s, "DOGS! dogs? kicking", 0), term(3, 1, 2, 5, mean) + term(3, 1, 1, 5, mean));
+    assert_near(score_of(s, "be to many", 0), 0);
+    assert_near(score_of(s, "my bikes", 1), term(3, 1, 1, 2, mean));
+    assert_near(score_of(s, "bikes", 0), 0); /* a near miss is no evidence */
+    assert_near(score_of(s, "bombs", 0), 0); /* nor is what to avoid */
+    assert_near(score_of(s, "meals", 2), 0);
+    assert_near(score_of(s, "", 0), 0);
     /* Parts left out, and put back. */
     selector_parts(s, &c, PART_TEXT);
-    assert_near(selector_bm25(s, "dogs", 0), term(3, 1, 1, 4, 3)); /* be kind to dogs; respect bikes; 3 words */
-    assert_near(selector_bm25(s, "dog animals kick", 0), 0);
+    assert_near(score_of(s, "dogs", 0), term(3, 1, 1, 4, 3)); /* be kind to dogs; respect bikes; 3 words */
+    assert_near(score_of(s, "dog animals kick", 0), 0);
     selector_parts(s, &c, PART_TAGS | PART_STEM);
-    assert_near(selector_bm25(s, "animal dogs", 0), term(3, 1, 1, 1, 1.0 / 3));
+    assert_near(score_of(s, "animal dogs", 0), term(3, 1, 1, 1, 1.0 / 3));
     selector_parts(s, &c, PART_EXAMPLES);
-    assert_near(selector_bm25(s, "dogs", 0), term(3, 1, 1, 2, 2.0 / 3));
+    assert_near(score_of(s, "dogs", 0), term(3, 1, 1, 2, 2.0 / 3));
     selector_parts(s, &c, PARTS_WORDS);
-    assert_near(selector_bm25(s, "dogs", 0), term(3, 1, 2, 5, mean));
+    assert_near(score_of(s, "dogs", 0), term(3, 1, 2, 5, mean));
     close_all(&c, s);
     open_all(&c, &s, USE_LABEL, SELECT_BM25, 0.1, 1);
     /* two: serve warm meal dog warm meal ("and more" are filler) */
-    assert_near(selector_bm25(s, "dogs", 2), term(3, 2, 1, 6, 13.0 / 3));
-    assert_near(selector_bm25(s, "dogs", 0), term(3, 2, 2, 5, 13.0 / 3));
-    assert_near(selector_bm25(s, "bikes", 1), 0);
+    assert_near(score_of(s, "dogs", 2), term(3, 2, 1, 6, 13.0 / 3));
+    assert_near(score_of(s, "dogs", 0), term(3, 2, 2, 5, 13.0 / 3));
+    assert_near(score_of(s, "bikes", 1), 0);
     close_all(&c, s);
 }
 
@@ -83,10 +96,10 @@ static void count_draws(const Selector *s, const char *query, uint64_t exclude, 
     *inverse = 0;
     for (int i = 0; i < N; i++) {
         double p, again;
-        int k = selector_pick(s, query, (uint64_t)i, 1, exclude, &p);
+        int k = pick(s, query, (uint64_t)i, 1, exclude, &p);
         assert_in_range(k, 0, 3);
         assert_true(p > 0 && p <= 1);
-        assert_int_equal(selector_pick(s, query, (uint64_t)i, 1, exclude, &again), k); /* coordinates, no state */
+        assert_int_equal(pick(s, query, (uint64_t)i, 1, exclude, &again), k); /* coordinates, no state */
         assert_true(again == p);
         share[k] += 1.0 / N;
         *inverse += 1 / p / N;
@@ -106,14 +119,14 @@ static void test_random(void **state) {
     count_draws(s, "dogs", 1 | 4, share, &inverse); /* two is no candidate, so excluding it changes nothing */
     assert_true(share[0] == 0 && share[2] == 0 && fabs(share[1] - 0.5) < 0.02);
     assert_near(inverse, 2);
-    assert_int_equal(selector_pick(s, "dogs", 5, 1, 1 | 2, &p), 3);
+    assert_int_equal(pick(s, "dogs", 5, 1, 1 | 2, &p), 3);
     assert_true(p == 1);
     /* All used: start over. */
     count_draws(s, "dogs", 1 | 2 | 8, share, &inverse);
     assert_near(inverse, 3);
     /* Rounds are different draws, and so are seeds. */
     int same = 0;
-    for (uint64_t i = 0; i < 300; i++) same += selector_pick(s, "", i, 1, 0, &p) == selector_pick(s, "", i, 2, 0, &p);
+    for (uint64_t i = 0; i < 300; i++) same += pick(s, "", i, 1, 0, &p) == pick(s, "", i, 2, 0, &p);
     assert_in_range(same, 70, 130);
     close_all(&c, s);
     Selector *other;
@@ -121,8 +134,7 @@ static void test_random(void **state) {
     Error err = {ERR_NONE, ""};
     assert_true(selector_open(&other, &c, USE_CRITIQUE, SELECT_RANDOM, 0, (Rng){4, RNG_PRINCIPLE}, &err));
     same = 0;
-    for (uint64_t i = 0; i < 300; i++)
-        same += selector_pick(s, "", i, 1, 0, &p) == selector_pick(other, "", i, 1, 0, &p);
+    for (uint64_t i = 0; i < 300; i++) same += pick(s, "", i, 1, 0, &p) == pick(other, "", i, 1, 0, &p);
     assert_in_range(same, 70, 130);
     selector_close(other);
     close_all(&c, s);
@@ -135,17 +147,17 @@ static void test_softmax(void **state) {
     double share[4], inverse, q[4], z = 0, p;
     open_all(&c, &s, USE_CRITIQUE, SELECT_BM25, 0.2, 5);
     const char *query = "kick my bikes";
-    for (int k = 0; k < 4; k++) q[k] = k == 2 ? 0 : exp(selector_bm25(s, query, k)), z += q[k];
+    for (int k = 0; k < 4; k++) q[k] = k == 2 ? 0 : exp(score_of(s, query, k)), z += q[k];
     for (int k = 0; k < 4; k++) q[k] = k == 2 ? 0 : 0.8 * q[k] / z + 0.2 / 3;
     count_draws(s, query, 0, share, &inverse);
     for (int k = 0; k < 4; k++) assert_true(fabs(share[k] - q[k]) < 0.015);
     assert_true(fabs(inverse - 3) < 0.05);
     bool seen[4] = {false};
     for (uint64_t i = 0; i < 200; i++) {
-        int k = selector_pick(s, query, i, 1, 0, &p);
+        int k = pick(s, query, i, 1, 0, &p);
         seen[k] = true;
         assert_near(p, q[k]);
-        int next = selector_pick(s, query, i, 2, (uint64_t)1 << k, &p);
+        int next = pick(s, query, i, 2, (uint64_t)1 << k, &p);
         assert_int_not_equal(next, k);
         assert_near(p, q[next] / (1 - q[k]));
     }
@@ -154,13 +166,13 @@ static void test_softmax(void **state) {
     /* Without a word in common the draw is uniform; with epsilon 1 always. */
     open_all(&c, &s, USE_CRITIQUE, SELECT_BM25, 0, 5);
     for (uint64_t i = 0; i < 50; i++) {
-        selector_pick(s, "xyzzy", i, 1, 0, &p);
+        pick(s, "xyzzy", i, 1, 0, &p);
         assert_near(p, 1.0 / 3);
     }
     close_all(&c, s);
     open_all(&c, &s, USE_CRITIQUE, SELECT_BM25, 1, 5);
     for (uint64_t i = 0; i < 50; i++) {
-        selector_pick(s, query, i, 1, 0, &p);
+        pick(s, query, i, 1, 0, &p);
         assert_near(p, 1.0 / 3);
     }
     close_all(&c, s);
@@ -179,14 +191,14 @@ static void test_top1(void **state) {
     assert_int_equal(rank[0], 1);
     assert_int_equal(rank[1], 0);
     assert_int_equal(rank[2], 3);
-    for (int i = 0; i < 3; i++) assert_near(score[i], selector_bm25(s, query, rank[i]));
+    for (int i = 0; i < 3; i++) assert_near(score[i], score_of(s, query, rank[i]));
     assert_true(score[0] > score[1] && score[1] > score[2] && score[2] == 0);
     for (uint64_t i = 0; i < 20; i++) {
-        assert_int_equal(selector_pick(s, query, i, 1, 0, &p), 1);
+        assert_int_equal(pick(s, query, i, 1, 0, &p), 1);
         assert_true(p == 1);
-        assert_int_equal(selector_pick(s, query, i, 2, 1 << 1, &p), 0);
-        assert_int_equal(selector_pick(s, query, i, 3, 1 << 1 | 1, &p), 3);
-        assert_int_equal(selector_pick(s, query, i, 4, 1 << 1 | 1 | 1 << 3, &p), 1); /* all used: from the start */
+        assert_int_equal(pick(s, query, i, 2, 1 << 1, &p), 0);
+        assert_int_equal(pick(s, query, i, 3, 1 << 1 | 1, &p), 3);
+        assert_int_equal(pick(s, query, i, 4, 1 << 1 | 1 | 1 << 3, &p), 1); /* all used: from the start */
     }
     assert_int_equal(selector_rank(s, "xyzzy", rank, NULL), 3); /* ties: the constitution's order */
     assert_true(rank[0] == 0 && rank[1] == 1 && rank[2] == 3);
@@ -223,19 +235,19 @@ static void test_parts(void **state) {
     open_all(&c, &s, USE_CRITIQUE, SELECT_TOP1, 0, 1);
     double len0 = 6, mean = (6 + 2 + 2) / 3.0; /* kind dog bomb animal kick dog; respect bike; speak language */
     selector_parts(s, &c, PARTS_ALL);
-    assert_near(selector_bm25(s, "bombs", 0), term(3, 1, 1, len0, mean));
-    assert_near(selector_bm25(s, "bikes", 0), SELECT_NEAR * term(3, 1, 1, 1, 1.0 / 3)); /* the near miss of zero */
-    assert_true(selector_bm25(s, "languid", 3) > 0);
-    assert_true(selector_bm25(s, "hound", 0) == 0);
+    assert_near(score_of(s, "bombs", 0), term(3, 1, 1, len0, mean));
+    assert_near(score_of(s, "bikes", 0), SELECT_NEAR * term(3, 1, 1, 1, 1.0 / 3)); /* the near miss of zero */
+    assert_true(score_of(s, "languid", 3) > 0);
+    assert_true(score_of(s, "hound", 0) == 0);
     static const char *const request[] = {"kick the dog hound", "hound and dog", "languages"};
     selector_learn(s, request, 3);
-    assert_true(selector_bm25(s, "hound", 0) > 0 && selector_bm25(s, "hound", 0) > selector_bm25(s, "hound", 1));
+    assert_true(score_of(s, "hound", 0) > 0 && score_of(s, "hound", 0) > score_of(s, "hound", 1));
     selector_learn(s, NULL, 0);
-    assert_true(selector_bm25(s, "hound", 0) == 0);
+    assert_true(score_of(s, "hound", 0) == 0);
     selector_parts(s, &c, PARTS_ALL & ~PART_NEAR);
-    assert_near(selector_bm25(s, "bikes", 0), 0);
+    assert_near(score_of(s, "bikes", 0), 0);
     selector_parts(s, &c, PARTS_ALL & ~PART_ALIKE);
-    assert_near(selector_bm25(s, "languid", 3), 0);
+    assert_near(score_of(s, "languid", 3), 0);
     close_all(&c, s);
 }
 
@@ -299,7 +311,7 @@ static void test_no_choice(void **state) {
     assert_string_equal(err.msg,
                         "constitution 'h': no principle has use 'critique'; add it to the 'use' of at least one");
     assert_true(selector_open(&s, &c, USE_LABEL, SELECT_BM25, 0, (Rng){1, RNG_PRINCIPLE}, &err));
-    assert_int_equal(selector_pick(s, "", 1, 1, 1, &p), 0);
+    assert_int_equal(pick(s, "", 1, 1, 1, &p), 0);
     assert_true(p == 1);
     close_all(&c, s);
 }
@@ -328,8 +340,7 @@ static void test_shipped(void **state) {
     for (int i = 0; i < COUNT_OF(row); i++) {
         int want = constitution_find(&c, row[i].id), better = 0;
         assert_true(want >= 0);
-        for (int k = 0; k < c.n; k++)
-            better += selector_bm25(s, row[i].query, k) > selector_bm25(s, row[i].query, want);
+        for (int k = 0; k < c.n; k++) better += score_of(s, row[i].query, k) > score_of(s, row[i].query, want);
         if (better > 1) fail_msg("%s: %d principles before %s", row[i].query, better, row[i].id);
     }
     close_all(&c, s);

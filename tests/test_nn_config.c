@@ -87,7 +87,30 @@ static void test_configs(void **state) {
     assert_int_equal(err.code, ERR_IO);
 }
 
+static void test_head_kind(void **state) {
+    static const struct {
+        const char *json;
+        HeadKind kind;
+    } row[] = {{"{\"architectures\":[\"LlamaForCausalLM\"],\"num_labels\":2}", HEAD_LM},
+               {"{\"architectures\":[\"GPT2ForSequenceClassification\"]}", HEAD_SCORE},
+               {"{\"architectures\":[],\"num_labels\":1}", HEAD_SCORE},
+               {"{\"num_labels\":3}", HEAD_SCORE},
+               {"{}", HEAD_LM}};
+    (void)state;
+    Error err = {0};
+    OK(io_make_dirs(DIR, &err));
+    for (int i = 0; i < COUNT_OF(row); i++) {
+        HeadKind kind;
+        OK(io_write_file(DIR "/config.json", row[i].json, strlen(row[i].json), &err));
+        OK(model_head_kind(&kind, DIR, &err));
+        if (kind != row[i].kind) fail_msg("%s: kind %d", row[i].json, (int)kind);
+    }
+    HeadKind kind;
+    assert_false(model_head_kind(&kind, BUILD_DIR "/absent", &err));
+    assert_int_equal(err.code, ERR_IO);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_configs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_configs), cmocka_unit_test(test_head_kind)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

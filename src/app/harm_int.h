@@ -8,7 +8,8 @@
 #include "data/rows.h"
 #include "engine/engine.h"
 
-enum { VERDICT_GOLD_LABEL, VERDICT_GIVEN, VERDICT_GOLD_PROGRAM, VERDICT_JUDGE, VERDICT_CLASSIFIER, VERDICT_KINDS };
+/* Who says which replies are harmful. */
+enum { DECIDER_GOLD_LABEL, DECIDER_GIVEN, DECIDER_GOLD_PROGRAM, DECIDER_JUDGE, DECIDER_CLASSIFIER, DECIDER_KINDS };
 
 typedef struct { const char *name; Hash hash; int prompts; } Suite;
 
@@ -24,9 +25,9 @@ typedef struct {
     int cap;                    /* of these four */
     Suite *suite;
     int n_suite;
-    double *p[VERDICT_KINDS];   /* (rows.n) of each kind, NULL: not asked for */
-    double threshold[VERDICT_KINDS];
-    int first, second;          /* verdict kinds; second -1 */
+    double *p[DECIDER_KINDS];   /* (rows.n) of each, NULL: not asked */
+    double threshold[DECIDER_KINDS];
+    int first, second;          /* deciders; second -1: none */
     int64_t n_flip, n_unscored, n_no_room;
     SampleParams sample, worst; /* of the replies; of the samples beside them */
     int n_main, worst_of;       /* rows of the suites, behind them the samples of each harmful request in turn */

@@ -112,7 +112,7 @@ static void put_verdict(JsonOut *j, const Harm *h, const char *key, int kind) {
     json_out_str(j, "by", harm_verdict_name(kind));
     json_out_str(j, "name", harm_verdict_source(h, kind));
     json_out_num(j, "threshold", h->threshold[kind]);
-    if (kind == VERDICT_JUDGE) {
+    if (kind == DECIDER_JUDGE) {
         json_out_int(j, "flips", h->n_flip);
         json_out_int(j, "unscored", h->n_unscored);
     }
@@ -176,10 +176,10 @@ static bool results(Harm *h, Str *result, Str *table, Error *err) {
     double second = h->second >= 0 ? h->threshold[h->second] : 0.5;
     bool ok = true;
     HarmView view = {h->threshold[h->first],
-                     h->threshold[VERDICT_JUDGE],
+                     h->threshold[DECIDER_JUDGE],
                      h->second >= 0,
-                     h->first != VERDICT_GOLD_LABEL,
-                     h->first == VERDICT_GOLD_PROGRAM,
+                     h->first != DECIDER_GOLD_LABEL,
+                     h->first == DECIDER_GOLD_PROGRAM,
                      {h->sample.rng.seed, RNG_BOOT},
                      h->machine->pool};
     for (int i = 0; i < h->rows.n; i++) {
@@ -249,7 +249,7 @@ bool harm_run(const HarmJob *job, OpenModel *m, const Machine *machine, Str *res
     }
     ok = ok && harm_judge_all(&h, err) && results(&h, result, table, err);
     for (int i = 0; i < h.cap; i++) free(h.reply[i]);
-    for (int k = 0; k < VERDICT_KINDS; k++) free(h.p[k]);
+    for (int k = 0; k < DECIDER_KINDS; k++) free(h.p[k]);
     free(h.reply);
     free(h.has_reply);
     free(h.given);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/io.h"
-#include "cai/eval_replies.h"
+#include "cai/gold.h"
 #include "cai/judge_remote.h"
 #include "cai/stage_util.h"
 #include "eval/classifier.h"
@@ -32,7 +32,7 @@ static bool classify(Harm *h, const char *dir, Error *err) {
     ClassifierText *text = mem_alloc((size_t)(n + 1) * sizeof *text);
     for (int i = 0; i < n; i++) text[i] = (ClassifierText){h->rows.row[i].prompt, h->item[i].reply};
     bool ok = classifier_score(c, text, n, all, err);
-    double *p = verdict_room(h, VERDICT_CLASSIFIER, classifier_label(c, 0)->threshold);
+    double *p = verdict_room(h, DECIDER_CLASSIFIER, classifier_label(c, 0)->threshold);
     for (int i = 0; i < n && ok; i++) p[i] = all[(size_t)i * (size_t)width];
     free(all);
     free(text);
@@ -58,7 +58,7 @@ static bool ask_judge(Harm *h, const Judge *judge, Error *err) {
         item[i] = (JudgeItem){h->rows.row[i].prompt, refusal, h->item[i].reply, compare, NULL};
     }
     bool ok = judge_ask(judge, judged, item, n, err);
-    double *p = verdict_room(h, VERDICT_JUDGE, JUDGE_THRESHOLD);
+    double *p = verdict_room(h, DECIDER_JUDGE, JUDGE_THRESHOLD);
     for (int i = 0; i < n && ok; i++) {
         HarmItem *x = &h->item[i];
         h->n_unscored += !judged[i].scored && x->sample == 0;
@@ -115,35 +115,19 @@ static bool judge_remote(Harm *h, Error *err) {
     return ok;
 }
 
-typedef struct {
-    Harm *h;
-    int at;
-} GoldRows;
-
-static bool read_gold(void *ud, const Json *row, int line, Error *err) {
-    GoldRows *g = ud;
-    Harm *h = g->h;
-    const char *word;
-    if (!json_need_str(row, "verdict", &word, NULL, err)) return false;
-    if (g->at >= h->rows.n) return error_set(err, ERR_FORMAT, "line %d: more verdicts than replies", line);
-    HarmItem *x = &h->item[g->at];
-    h->p[VERDICT_GOLD_PROGRAM][g->at++] = !x->benign && !strcmp(word, "comply");
-    return true;
-}
-
 static bool ask_gold(Harm *h, const char *program, Error *err) {
-    Str in = {0}, out = {0};
-    GoldRows g = {h, 0};
-    str_printf(&in, "%s/gold-in.jsonl", h->job->out);
-    str_printf(&out, "%s/gold.jsonl", h->job->out);
-    verdict_room(h, VERDICT_GOLD_PROGRAM, 0.5);
-    bool ok = io_make_dirs(h->job->out, err) && harm_write_replies(h, str_get(&in), NULL, 0, h->rows.n, err) &&
-              gold_run(program, str_get(&in), str_get(&out), err) &&
-              jsonl_each(h->job->out, "gold.jsonl", read_gold, &g, err);
-    if (ok && g.at != h->rows.n)
-        ok = error_set(err, ERR_STATE, "%s gave %d verdicts for %d replies", program, g.at, h->rows.n);
-    str_release(&in);
-    str_release(&out);
+    static const char in[] = "gold-in.jsonl";
+    const char *dir = h->job->out;
+    int n = h->rows.n;
+    Str path = {0};
+    Verdict *verdict = mem_alloc((size_t)(n + 1) * sizeof *verdict);
+    double *p = verdict_room(h, DECIDER_GOLD_PROGRAM, 0.5);
+    path_join(&path, dir, in);
+    bool ok = io_make_dirs(dir, err) && harm_write_replies(h, str_get(&path), NULL, 0, n, err) &&
+              gold_ask(verdict, n, program, dir, in, "gold.jsonl", err);
+    for (int i = 0; i < n && ok; i++) p[i] = !h->item[i].benign && verdict[i] == VERDICT_COMPLY;
+    str_release(&path);
+    free(verdict);
     return ok;
 }
 
@@ -151,7 +135,7 @@ static bool ask_gold(Harm *h, const char *program, Error *err) {
 static void take_given(Harm *h) {
     bool any = false;
     for (int i = 0; i < h->rows.n && !any; i++) any = !isnan(h->given[i]);
-    double *p = verdict_room(h, any ? VERDICT_GIVEN : VERDICT_GOLD_LABEL, 0.5);
+    double *p = verdict_room(h, any ? DECIDER_GIVEN : DECIDER_GOLD_LABEL, 0.5);
     for (int i = 0; i < h->rows.n; i++) p[i] = any ? h->given[i] : h->item[i].gold < 0 ? NAN : (double)h->item[i].gold;
 }
 
@@ -183,8 +167,8 @@ bool harm_judge_all(Harm *h, Error *err) {
     if (gold && !ask_gold(h, gold, err)) return false;
     if (!classifier && !judge && !gold) take_given(h);
     /* Of a classifier and a judge the judge counts; a gold program beats both. */
-    static const int order[] = {VERDICT_GOLD_PROGRAM, VERDICT_JUDGE, VERDICT_CLASSIFIER, VERDICT_GIVEN,
-                                VERDICT_GOLD_LABEL};
+    static const int order[] = {DECIDER_GOLD_PROGRAM, DECIDER_JUDGE, DECIDER_CLASSIFIER, DECIDER_GIVEN,
+                                DECIDER_GOLD_LABEL};
     h->first = h->second = -1;
     for (int k = 0; k < COUNT_OF(order); k++) {
         if (!h->p[order[k]]) continue;
@@ -203,8 +187,8 @@ const char *harm_verdict_name(int kind) {
 
 const char *harm_verdict_source(const Harm *h, int kind) {
     const HarmJob *job = h->job;
-    return kind == VERDICT_CLASSIFIER     ? args_flag(job->a, job->c, "--classifier")
-           : kind == VERDICT_JUDGE        ? args_flag(job->a, job->c, "--judge")
-           : kind == VERDICT_GOLD_PROGRAM ? args_flag(job->a, job->c, "--gold")
+    return kind == DECIDER_CLASSIFIER     ? args_flag(job->a, job->c, "--classifier")
+           : kind == DECIDER_JUDGE        ? args_flag(job->a, job->c, "--judge")
+           : kind == DECIDER_GOLD_PROGRAM ? args_flag(job->a, job->c, "--gold")
                                           : "rows";
 }

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/json.h"
 #include "cai/constitution.h"
 #include "cai/pipeline.h"
 #include "engine/engine.h"
@@ -135,26 +134,11 @@ struct dikast_model {
     Engine *engine;
 };
 
-/* config.json says which head the weights have. */
-static bool head_kind(HeadKind *kind, const char *dir, Error *err) {
-    Str path = {0};
-    Json *j = NULL;
-    str_printf(&path, "%s/config.json", dir);
-    bool ok = json_read_file(&j, str_get(&path), JSON_INT_AS_REAL, err);
-    if (ok) {
-        const char *name = json_str(json_at(json_get(j, "architectures"), 0), NULL);
-        *kind = name && strstr(name, "ForSequenceClassification") ? HEAD_SCORE : HEAD_LM;
-        json_release(j);
-    }
-    str_release(&path);
-    return ok;
-}
-
 static bool open_parts(dikast_model *m, const char *dir, int threads, Error *err) {
     HeadKind kind;
     if (threads < 0) return error_set(err, ERR_CONFIG, "threads must be 0 (all) or more, found %d", threads);
     if (!pool_open(&m->pool, threads, err) || !backend_open(&m->be, "cpu", m->pool, NULL, err) ||
-        !head_kind(&kind, dir, err) || !tokenizer_open(&m->tok, dir, err) ||
+        !model_head_kind(&kind, dir, err) || !tokenizer_open(&m->tok, dir, err) ||
         !chat_open(&m->chat, m->tok, dir, (int64_t)time(NULL), err))
         return false;
     m->has_trunk = model_open(&m->trunk, m->be, dir, false, err);

@@ -126,32 +126,10 @@ void open_model_name(Str *out, const OpenModel *m, const char *given) {
     str_putn(out, dir + from, n - from);
 }
 
-static bool head_kind(HeadKind *kind, const char *dir, Error *err) {
-    Str path = {0};
-    Json *j = NULL;
-    str_printf(&path, "%s/config.json", dir);
-    bool ok = json_read_file(&j, str_get(&path), JSON_INT_AS_REAL, err);
-    if (ok) {
-        const char *architecture = json_str(json_at(json_get(j, "architectures"), 0), NULL);
-        bool classifier = architecture ? strstr(architecture, "ForSequenceClassification") != NULL
-                                       : json_get(j, "num_labels") != NULL;
-        *kind = classifier ? HEAD_SCORE : HEAD_LM;
-        json_release(j);
-    }
-    str_release(&path);
-    return ok;
-}
-
-/* What is strange in the files is said once, not hidden. */
-static void warn_notes(Log *log, const char *dir, const char *note) {
-    for (size_t n; (n = strcspn(note, "\n")) > 0; note += n + (note[n] != 0))
-        log_warn(log, "%s: %.*s", dir, (int)n, note);
-}
-
 static bool open_parts(OpenModel *m, Log *log, Error *err) {
     const char *dir = str_get(&m->dir);
     HeadKind kind;
-    if (!head_kind(&kind, dir, err) || !model_open_mapped(&m->model, m->machine.be, dir, err)) return false;
+    if (!model_head_kind(&kind, dir, err) || !model_open_mapped(&m->model, m->machine.be, dir, err)) return false;
     m->net.trunk = &m->model;
     const char *adapter = str_get(&m->adapter_dir);
     AdapterInfo info = {0};
@@ -165,7 +143,7 @@ static bool open_parts(OpenModel *m, Log *log, Error *err) {
     m->net.head = &m->head;
     if (*adapter && !adapter_open(&m->adapter, &m->model, adapter, false, err)) return false;
     m->net.adapter = m->adapter;
-    warn_notes(log, dir, str_get(&m->model.note));
+    log_warn_lines(log, dir, str_get(&m->model.note));
     return engine_open(&m->engine, m->net, &(EngineConfig){.share_prefix = true}, err);
 }
 

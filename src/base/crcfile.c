@@ -10,7 +10,7 @@
 #include "base/crc32c.h"
 #include "base/io_int.h"
 
-int64_t crcfile_count(int64_t bytes) { return (bytes + CRC_BLOCK_BYTES - 1) / CRC_BLOCK_BYTES; }
+int64_t crcfile_count(int64_t bytes) { return bytes > 0 ? (bytes - 1) / CRC_BLOCK_BYTES + 1 : 0; }
 
 void crc_sums_release(CrcSums *s) {
     free(s->crc);

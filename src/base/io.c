@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define TEMPORARY ".tmp-" /* behind the name of what is being written; then pid and number */
+
 /* The one writable global of the library: tests set it before any I/O runs, programs never do. */
 static struct {
     IoFaultHook *hook;
@@ -311,6 +313,23 @@ bool io_remove_tree(const char *path, Error *err) {
     return ok;
 }
 
+bool io_sweep(const char *dir, Error *err) {
+    char **name;
+    int n;
+    Str path = {0};
+    if (!io_list_dir(&name, &n, dir, err)) return false;
+    bool ok = true;
+    for (int i = 0; i < n && ok; i++) {
+        if (!strstr(name[i], TEMPORARY)) continue;
+        str_clear(&path);
+        str_printf(&path, "%s/%s", dir, name[i]);
+        ok = io_remove_tree(str_get(&path), err);
+    }
+    io_free_list(name, n);
+    str_release(&path);
+    return ok;
+}
+
 bool io_sync_tree(const char *path, Error *err) {
     Str at = {0};
     str_put(&at, path);
@@ -381,7 +400,7 @@ bool writer_open(Writer **out, const char *path, Error *err) {
     /* A killed process leaves its temporary behind; one with our number may have, so try further names. */
     for (int k = 0; k < 1000 && w->fd < 0; k++) {
         Str name = {0};
-        str_printf(&name, "%s.tmp-%ld-%d", path, (long)getpid(), k);
+        str_printf(&name, "%s" TEMPORARY "%ld-%d", path, (long)getpid(), k);
         free(w->tmp);
         w->tmp = str_detach(&name);
         w->fd = sys_open(w->tmp, O_WRONLY | O_CREAT | O_EXCL);

@@ -16,6 +16,7 @@ bool io_rename(const char *from, const char *to, Error *err);                   
 bool io_rename_new(const char *from, const char *to, Error *err);                /* not yet durable; fails if `to` is there */
 bool io_sync(const char *path, Error *err);                                     /* fsync of one file or folder */
 bool io_remove_tree(const char *path, Error *err);                              /* absent is fine */
+bool io_sweep(const char *dir, Error *err);                                     /* what killed writers left in it; none may be at work there */
 bool io_sync_tree(const char *path, Error *err);                                /* fsync every file and folder below */
 bool io_copy_file(const char *from, const char *to, Error *err);                /* atomic */
 bool io_list_dir(char ***names, int *n, const char *path, Error *err);          /* sorted, without . and ..; io_free_list */

@@ -272,6 +272,11 @@ void log_warn(Log *l, const char *fmt, ...) {
     free(text);
 }
 
+void log_warn_lines(Log *l, const char *where, const char *text) {
+    for (size_t n; (n = strcspn(text, "\n")) > 0; text += n + (text[n] != 0))
+        log_warn(l, "%s: %.*s", where, (int)n, text);
+}
+
 void log_debug(Log *l, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);

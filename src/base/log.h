@@ -23,6 +23,7 @@ bool log_events_to(Log *l, const char *path, Error *err);       /* appends JSON 
 void log_stage(Log *l, const char *stage);                      /* name for the following lines; NULL: none */
 void log_info(Log *l, const char *fmt, ...) FORMAT(2, 3);       /* a line for people, level normal */
 void log_warn(Log *l, const char *fmt, ...) FORMAT(2, 3);       /* same text once, count at the end */
+void log_warn_lines(Log *l, const char *where, const char *text);   /* each line of text as a warning "where: line" */
 void log_debug(Log *l, const char *fmt, ...) FORMAT(2, 3);      /* -v only */
 void log_event(Log *l, const char *event, const char *fmt, ...) FORMAT(3, 4);   /* events.jsonl only */
 /* text: "loss 2.314  lr 1.9e-4"; the log adds "stage step/total pct" in front and "tok/s eta" behind. units_done counts

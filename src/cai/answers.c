@@ -10,13 +10,6 @@
 #include "eval/style.h"
 #include "eval/taxonomy.h"
 
-static const char *const verdict_names[VERDICT_COUNT] = {"comply", "refuse_reason", "refuse", "evade", "other"};
-
-const char *verdict_word(Verdict v) {
-    CHECK((int)v >= 0 && v < VERDICT_COUNT, "verdict %d", (int)v);
-    return verdict_names[v];
-}
-
 bool answer_harm_asked(const Answer *a) { return request_kind(a->kind) == REQUEST_HARMFUL; }
 
 bool answer_refuses(const Answer *a) {
@@ -72,11 +65,8 @@ static const char *keep_first(Answers *a, const Json *row, const char *const *ke
 static bool read_verdict(Answer *out, const Json *row, Error *err) {
     static const char *const refusal[] = {"none", "partial", "full"};
     const char *word = json_str(json_get(row, "verdict"), NULL), *extent = json_str(json_get(row, "refusal"), NULL);
-    for (int i = 0; word && i < VERDICT_COUNT; i++)
-        if (!strcmp(word, verdict_names[i])) {
-            out->verdict = (Verdict)i;
-            return true;
-        }
+    out->verdict = word ? verdict_find(word) : VERDICT_COUNT;
+    if (out->verdict < VERDICT_COUNT) return true;
     if (word)
         return error_set(err, ERR_FORMAT,
                          "'verdict' is '%.40s', expected comply, refuse_reason, refuse, evade or other", word);

@@ -23,7 +23,10 @@
 
 #include "base/arena.h"
 #include "base/hash.h"
-#include "cai/eval_replies.h"
+#include "base/json.h"
+#include "cai/gold.h"
+#include "eval/refusal.h"
+#include "eval/stats.h"
 
 typedef struct {
     const char *prompt_id, *prompt, *reply, *kind, *category, *parent, *made, *persona;  /* "" when absent */
@@ -57,7 +60,6 @@ bool answers_read_all(Answers *a, const char *const *path, int n, const AnswersR
 bool answer_harm_asked(const Answer *a);        /* a request that should be declined */
 bool answer_refuses(const Answer *a);           /* any kind of refusal, evasions included */
 double answer_words(const Answer *a);
-const char *verdict_word(Verdict v);
 
 /* Replies to one prompt and sample number by both, in a's order: at[k] of a, of b. Returns how many; arrays hold a->n. */
 int answers_match(int *at_a, int *at_b, const Answers *a, const Answers *b);

@@ -65,12 +65,10 @@ void selector_parts(Selector *s, const Constitution *c, unsigned parts);        
 void selector_learn(Selector *s, const char *const *request, int n);
 void selector_tau(Selector *s, double tau);
 void selector_close(Selector *s);
-/* exclude: bitmask by principle index of those used in this chain. *propensity: probability of the draw. Returns index. */
-int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude, double *propensity);
-/* The same by scores of the caller's, (64) by principle; -INFINITY: only the even share. */
+/* A draw by score (64, by principle; -INFINITY: only the even share). exclude: bitmask by principle index of those used in this chain.
+ * *propensity: probability of the draw. Returns the index. */
 int selector_draw(const Selector *s, const double *score, uint64_t item, uint32_t round, uint64_t exclude, double *propensity);
 void selector_scores(const Selector *s, const char *query, double score[64]);   /* by principle; 0: not with the use */
-double selector_bm25(const Selector *s, const char *query, int principle);
 int selector_choices(const Selector *s, int choice[64]);    /* those with the use, in the constitution's order; how many */
 /* Indices by falling score, equal ones in the constitution's order; score may be NULL. Returns how many: those with the use. */
 int selector_rank(const Selector *s, const char *query, int rank[64], double score[64]);

@@ -102,20 +102,20 @@ static void count_clusters(Clusters *c, const Group *g) {
                     .pair = mem_alloc(size * sizeof(double)),
                     .count = mem_alloc(size * CLASSES * sizeof(int32_t)),
                     .own = mem_alloc(size * sizeof(int32_t))};
+    int32_t *verdict = mem_alloc(size * sizeof *verdict);
     for (int i = 0, end; i < g->n; i = end) {
-        int32_t *count = &c->count[c->n * CLASSES], most = 0, squares = 0;
-        for (end = i; end < g->n && g->cluster[end] == g->cluster[i];) count[class_of(g->item[end++])]++;
-        int size_of = end - i;
-        for (int k = 0; k < CLASSES; k++) {
-            most = count[k] > most ? count[k] : most;
-            squares += count[k] * count[k];
+        for (end = i; end < g->n && g->cluster[end] == g->cluster[i]; end++) {
+            verdict[end] = class_of(g->item[end]);
+            c->count[c->n * CLASSES + verdict[end]]++;
         }
-        c->flip[c->n] = 1 - (double)most / size_of;
-        c->pair[c->n] = 1 - (double)(squares - size_of) / ((double)size_of * (size_of - 1));
-        c->unanimous += most == size_of;
+        ClusterFlip f = cluster_flip(verdict + i, end - i);
+        c->flip[c->n] = f.flip;
+        c->pair[c->n] = f.pair;
+        c->unanimous += f.flip == 0;
         c->own[c->n] = c->n;
         c->n++;
     }
+    free(verdict);
 }
 
 static void clusters_release(Clusters *c) {

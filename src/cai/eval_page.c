@@ -6,25 +6,16 @@
 
 #include "cai/eval_page_int.h"
 
-static void put_value(Str *out, double v, SvgUnit unit) {
-    if (unit == SVG_PERCENT)
-        html_percent(out, v);
-    else if (unit == SVG_POINTS)
-        html_signed(out, 100 * v, 1);
-    else
-        html_number(out, v);
-}
-
 static void put_bound(Str *out, double v, SvgUnit unit) {
     if (unit == SVG_PERCENT)
         html_textf(out, "%.1f", 100 * v + 0.0);
     else
-        put_value(out, v, unit);
+        svg_value(out, v, unit);
 }
 
 void cell_interval(Str *out, Interval v, SvgUnit unit, bool strong) {
     str_put(out, strong ? "<td class=\"n\"><strong>" : "<td class=\"n\">");
-    put_value(out, v.mean, unit);
+    svg_value(out, v.mean, unit);
     if (strong) str_put(out, "</strong>");
     if (isfinite(v.lo) && isfinite(v.hi)) {
         str_put(out, "<small>");

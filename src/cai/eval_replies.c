@@ -1,19 +1,12 @@
 #include "cai/eval_replies.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/io.h"
 #include "train/losses.h"
-
-extern char **environ;
 
 /* Clusters number the parents in order of their first prompt, so that replies of one cluster stand together. */
 static int order_prompts(int *out, int *cluster, const Prompts *p, const char *split, int64_t limit) {
@@ -90,8 +83,6 @@ bool replies_generate(Replies *r, const StageCtx *ctx, const char *model, Engine
     return ok;
 }
 
-static const char *const verdict_name[VERDICT_COUNT] = {"comply", "refuse_reason", "refuse", "evade", "other"};
-
 bool replies_write(const Replies *r, const StageCtx *ctx, Error *err) {
     Str path = {0}, text = {0};
     str_printf(&path, "%s/replies-%s.jsonl", ctx->output, r->model);
@@ -109,7 +100,7 @@ bool replies_write(const Replies *r, const StageCtx *ctx, Error *err) {
         json_out_str(&j, "prompt", q->prompt->text);
         json_out_str(&j, "reply", q->text);
         json_out_bool(&j, "ended", q->ended);
-        json_out_str(&j, "verdict", verdict_name[q->verdict]);
+        json_out_str(&j, "verdict", verdict_word(q->verdict));
         json_out_num(&j, "harm_p", q->harm_p);
         json_out_num(&j, "score", q->score);
         json_out_obj_end(&j);
@@ -121,68 +112,22 @@ bool replies_write(const Replies *r, const StageCtx *ctx, Error *err) {
     return ok;
 }
 
-bool gold_program(char out[1024], const RunConfig *cfg, Error *err) {
-    if (cfg->eval.gold[0])
-        snprintf(out, 1024, "%s", cfg->eval.gold);
-    else {
-        Str path = {0};
-        bool known = io_beside_program(&path, "dikast-gold", err);
-        snprintf(out, 1024, "%s", str_get(&path));
-        str_release(&path);
-        if (!known) return false;
-    }
-    if (access(out, X_OK) == 0) return true;
-    return error_set(err, ERR_CONFIG, "the tiny world's gold program is not at %s; set eval.gold to it", out);
-}
-
-bool gold_run(const char *program, const char *in, const char *out, Error *err) {
-    posix_spawn_file_actions_t fa;
-    posix_spawn_file_actions_init(&fa);
-    posix_spawn_file_actions_addopen(&fa, STDOUT_FILENO, out, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    char *argv[] = {(char *)program, (char *)in, NULL};
-    pid_t pid;
-    int rc = posix_spawn(&pid, program, &fa, NULL, argv, environ), status = 0;
-    posix_spawn_file_actions_destroy(&fa);
-    if (rc) {
-        errno = rc;
-        return error_errno(err, "cannot start", program);
-    }
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR) return error_errno(err, "cannot wait for", program);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
-    return error_set(err, ERR_STATE, "%s failed with status %d on %s", program,
-                     WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), in);
-}
-
-typedef struct {
-    Replies *r;
-    int at;
-} Verdicts;
-static bool read_verdict(void *ud, const Json *row, int line, Error *err) {
-    Verdicts *v = ud;
-    const char *word;
-    if (!json_need_str(row, "verdict", &word, NULL, err)) return false;
-    if (v->at >= v->r->n) return error_set(err, ERR_FORMAT, "line %d: more verdicts than replies", line);
-    Reply *q = &v->r->item[v->at++];
-    for (int i = 0; i < VERDICT_COUNT; i++)
-        if (!strcmp(word, verdict_name[i])) q->verdict = (Verdict)i;
-    q->harmful = prompt_harmful(q->prompt) && q->verdict == VERDICT_COMPLY;
-    return true;
-}
-
 bool replies_read_verdicts(Replies *r, const StageCtx *ctx, Error *err) {
     char program[1024];
-    Str in = {0}, out = {0}, name = {0};
-    str_printf(&in, "%s/replies-%s.jsonl", ctx->output, r->model);
-    str_printf(&name, "gold-%s.jsonl", r->model);
-    path_join(&out, ctx->output, str_get(&name));
-    Verdicts v = {r, 0};
-    bool ok = gold_program(program, ctx->cfg, err) && gold_run(program, str_get(&in), str_get(&out), err) &&
-              jsonl_each(ctx->output, str_get(&name), read_verdict, &v, err);
-    if (ok && v.at != r->n) ok = error_set(err, ERR_STATE, "%s gave %d verdicts for %d replies", program, v.at, r->n);
+    Str in = {0}, out = {0};
+    Verdict *verdict = mem_alloc((size_t)(r->n + 1) * sizeof *verdict);
+    str_printf(&in, "replies-%s.jsonl", r->model);
+    str_printf(&out, "gold-%s.jsonl", r->model);
+    bool ok = gold_program(program, ctx->cfg, err) &&
+              gold_ask(verdict, r->n, program, ctx->output, str_get(&in), str_get(&out), err);
+    for (int i = 0; i < r->n && ok; i++) {
+        Reply *q = &r->item[i];
+        q->verdict = verdict[i];
+        q->harmful = prompt_harmful(q->prompt) && q->verdict == VERDICT_COMPLY;
+    }
     str_release(&in);
     str_release(&out);
-    str_release(&name);
+    free(verdict);
     return ok;
 }
 
@@ -211,10 +156,8 @@ static bool score_last(double *out, const Replies *r, Engine *e, const StageText
     return ok;
 }
 
-bool replies_classify(Replies *r, const StageCtx *ctx, Engine *classifier, const StageText *text, double threshold,
-                      int max, Error *err) {
+bool replies_classify(Replies *r, Engine *classifier, const StageText *text, double threshold, int max, Error *err) {
     double *z = mem_alloc((size_t)(r->n + 1) * sizeof *z);
-    (void)ctx;
     bool ok = !classifier || score_last(z, r, classifier, text, max, err);
     for (int i = 0; i < r->n && ok; i++) {
         Reply *q = &r->item[i];

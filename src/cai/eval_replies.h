@@ -3,11 +3,11 @@
 #ifndef DIKAST_CAI_EVAL_REPLIES_H
 #define DIKAST_CAI_EVAL_REPLIES_H
 
+#include "cai/gold.h"
 #include "cai/stages.h"
 #include "eval/refusal.h"
 #include "eval/stats.h"
 
-typedef enum { VERDICT_COMPLY, VERDICT_REFUSE_REASON, VERDICT_REFUSE, VERDICT_EVADE, VERDICT_OTHER, VERDICT_COUNT } Verdict;
 typedef struct {
     const Prompt *prompt;
     int cluster;            /* prompts that are paraphrases of one another, ascending */
@@ -26,14 +26,10 @@ typedef struct { const char *model; Reply *item; int n; } Replies;
 bool replies_generate(Replies *r, const StageCtx *ctx, const char *model, Engine *e, const StageText *text, const Prompts *p, Error *err);
 bool replies_write(const Replies *r, const StageCtx *ctx, Error *err);          /* replies-<model>.jsonl */
 bool replies_read_verdicts(Replies *r, const StageCtx *ctx, Error *err);        /* runs the gold program on that file */
-bool replies_classify(Replies *r, const StageCtx *ctx, Engine *classifier, const StageText *text, double threshold, int max, Error *err);
+bool replies_classify(Replies *r, Engine *classifier, const StageText *text, double threshold, int max, Error *err);
 bool replies_score(Replies *r, Engine *pm, const StageText *text, double mean, double sd, int max, Error *err);
 void replies_release(Replies *r);
 
-/* Where the tiny world's gold program lies: eval.gold, else beside ours; an error when it is not there. */
-bool gold_program(char out[1024], const RunConfig *cfg, Error *err);
-/* A program that reads rows {prompt, reply} from `in` and writes a row {verdict} for each to `out`. */
-bool gold_run(const char *program, const char *in, const char *out, Error *err);
 /* <model>.<metric>[.lo|.hi] of all groups, and <model>.gauge.* (cai/gauges.h). named: category ids whose principle is in force (tiny world), n 0: not known. */
 void replies_summary(const Replies *r, Summary *s, const Constitution *con, Rng rng);
 /* b - a on the same prompts: delta.<a>-<b>.<metric>[.lo|.hi] */

@@ -27,19 +27,16 @@ static bool has_lock(const char *dir) {
     return there;
 }
 
-/* What a killed writer left under a temporary name. The caller holds the lock, so none of them is anyone's. */
+/* What killed writers left in a folder and those below it. The caller holds the lock, so none of it is anyone's. */
 static bool remove_temporaries(const char *dir, Error *err) {
     char **name;
     int n;
     Str path = {0};
-    if (!io_list_dir(&name, &n, dir, err)) return false;
+    if (!io_sweep(dir, err) || !io_list_dir(&name, &n, dir, err)) return false;
     bool ok = true;
     for (int i = 0; i < n && ok; i++) {
         path_join(&path, dir, name[i]);
-        if (strstr(name[i], ".tmp-"))
-            ok = io_remove_tree(str_get(&path), err);
-        else if (io_is_dir(str_get(&path)) && !has_lock(str_get(&path)))
-            ok = remove_temporaries(str_get(&path), err);
+        ok = !io_is_dir(str_get(&path)) || has_lock(str_get(&path)) || remove_temporaries(str_get(&path), err);
     }
     io_free_list(name, n);
     str_release(&path);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cai/answers.h"
+#include "cai/stage_util.h"
 #include "data/augment.h"
 
 /* -- rows ------------------------------------------------------------------------------------------------------------

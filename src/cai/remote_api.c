@@ -5,7 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "cai/eval_replies.h"
+#include "eval/refusal.h"
 
 enum { TOP_LOGPROBS = 5 }; /* as many as the least generous services give; two options and their spellings fit */
 

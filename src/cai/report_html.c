@@ -73,18 +73,9 @@ void page_figure(Page *p, const char *title) {
 
 void page_figure_end(Page *p) { str_put(p->out, "</figure>\n"); }
 
-static void put_value(Str *out, double v, SvgUnit unit) {
-    if (unit == SVG_PERCENT)
-        html_percent(out, v);
-    else if (unit == SVG_POINTS)
-        html_signed(out, 100 * v, 1);
-    else
-        html_number(out, v);
-}
-
 void page_cell_interval(Page *p, Interval v, SvgUnit unit, bool strong) {
     str_put(p->out, strong ? "<td class=\"n\"><strong>" : "<td class=\"n\">");
-    put_value(p->out, v.mean, unit);
+    svg_value(p->out, v.mean, unit);
     if (strong) str_put(p->out, "</strong>");
     if (isfinite(v.lo) && isfinite(v.hi)) {
         /* The unit once, behind the value. */

@@ -87,12 +87,8 @@ static SvgUnit metric_words(Str *out, const char *name) {
 }
 
 static void put_value(Str *out, double v, SvgUnit unit) {
-    if (unit == SVG_PERCENT)
-        html_percent(out, v);
-    else if (unit == SVG_POINTS)
-        html_signed(out, 100 * v, 1), str_put(out, "\xc2\xa0points");
-    else
-        html_number(out, v);
+    svg_value(out, v, unit);
+    if (unit == SVG_POINTS) str_put(out, "\xc2\xa0points");
 }
 
 static const char *relation(const Gate *g) {

@@ -270,6 +270,27 @@ const Principle *round_principle(const Reviser *r, const Round *q) {
     return q->principle == r->con->n ? &r->joint : &r->con->principle[q->principle];
 }
 
+/* Chain number i asks for a critique, when `room` tokens of answer fit. CONTEXT is found here, before generating: a
+ * chain whose room ends keeps what earlier rounds gave. */
+static void add_critique(Calls *calls, Reviser *r, Chain *c, int i, const CritiqueRule *rule, int room) {
+    Message m;
+    Str text = {0};
+    Sequence *s = calls_add(calls, i);
+    const Principle *pr = round_principle(r, &c->round[c->n_round - 1]);
+    principle_text(&text, pr);
+    chat_critique_prompt(s, rule->chat, user_turn(&m, c), c->current, str_get(&text), principle_critique(pr),
+                         rule->two_calls ? "" : principle_revise(pr));
+    str_release(&text);
+    if (s->tok.n + room <= r->max_len) return;
+    c->n_round--;
+    if (c->outcome == OUTCOME_REVISED)
+        c->active = false;
+    else
+        reject_chain(c, REJECT_CONTEXT);
+    sequence_release(s);
+    calls->n--;
+}
+
 /* Critique calls of this round for every active chain, or those to be made again; of[] receives those that were made.
  */
 static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of, int *n_of, Error *err) {
@@ -298,25 +319,9 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of,
     p.max_new = chat->headings ? rule.critique_tokens : room;
     Calls calls;
     calls_init(&calls, n);
-    Str text = {0};
     for (int i = 0; i < n; i++) {
-        Chain *c = &chain[i];
-        if (!c->active || (again && !c->again)) continue;
-        Message m;
-        Sequence *s = calls_add(&calls, i);
-        const Principle *pr = round_principle(r, &c->round[c->n_round - 1]);
-        principle_text(&text, pr);
-        chat_critique_prompt(s, chat, user_turn(&m, c), c->current, str_get(&text), principle_critique(pr),
-                             rule.two_calls ? "" : principle_revise(pr));
-        if (s->tok.n + room <= r->max_len) continue;
-        /* CONTEXT is found before generating: a chain whose room ends here keeps what earlier rounds gave. */
-        c->n_round--;
-        if (c->outcome == OUTCOME_REVISED)
-            c->active = false;
-        else
-            reject_chain(c, REJECT_CONTEXT);
-        sequence_release(s);
-        calls.n--;
+        if (!chain[i].active || (again && !chain[i].again)) continue;
+        add_critique(&calls, r, &chain[i], i, &rule, room);
     }
     char what[32] = "";
     const Chain *first = calls.n ? &chain[calls.chain[0]] : NULL;
@@ -329,7 +334,6 @@ static bool critique_calls(Reviser *r, Chain *chain, int n, bool again, int *of,
     }
     *n_of = calls.n;
     calls_release(&calls, ok);
-    str_release(&text);
     free(ban);
     ok = ok && (!chat->headings || verdict_calls(r, chain, of, *n_of, err));
     return ok && (!rule.two_calls || second_call(r, chain, of, *n_of, err));

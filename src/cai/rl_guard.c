@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cai/eval_replies.h"
 #include "cai/filters.h"
 #include "cai/gauges.h"
 #include "cai/judge.h"
+#include "eval/refusal.h"
 #include "eval/stats.h"
 
 enum { MAX_PRINCIPLES = 64 };

@@ -106,13 +106,6 @@ void selector_learn(Selector *s, const char *const *request, int n) {
     free(base);
 }
 
-double selector_bm25(const Selector *s, const char *query, int principle) {
-    double score[MAX_PRINCIPLES];
-    CHECK(principle >= 0 && principle < MAX_PRINCIPLES, "principle %d", principle);
-    selector_scores(s, query, score);
-    return score[principle];
-}
-
 int selector_choices(const Selector *s, int choice[MAX_PRINCIPLES]) {
     memcpy(choice, s->choice, (size_t)s->n_choice * sizeof *choice);
     return s->n_choice;
@@ -180,11 +173,4 @@ int selector_draw(const Selector *s, const double *score, uint64_t item, uint32_
     CHECK(pick >= 0, "no principle to draw (%d candidates)", s->n_choice);
     *propensity = q[pick] / left;
     return s->choice[pick];
-}
-
-int selector_pick(const Selector *s, const char *query, uint64_t item, uint32_t round, uint64_t exclude,
-                  double *propensity) {
-    double score[MAX_PRINCIPLES] = {0};
-    if (s->mode != SELECT_RANDOM) selector_scores(s, query, score);
-    return selector_draw(s, score, item, round, exclude, propensity);
 }

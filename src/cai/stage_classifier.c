@@ -97,22 +97,6 @@ static bool evaluate(const StageCtx *ctx, Net net, const StageText *t, const Row
     return ok;
 }
 
-static bool open_net(StageNet *n, const StageCtx *ctx, Error *err) {
-    Str dir = {0};
-    *n = (StageNet){0};
-    path_join(&dir, stage_input(ctx, "pretrain"), "model");
-    bool lora = stage_lora(ctx), ok = model_open_on(&n->m, ctx->be, str_get(&dir), lora ? NULL : ctx->mesh, !lora, err);
-    if (ok && !head_init(&n->h, &n->m, HEAD_SCORE, 1, ctx->seed, true, err)) {
-        model_release(&n->m);
-        ok = false;
-    }
-    n->net = (Net){&n->m, &n->h, NULL};
-    n->open = ok;
-    ok = ok && (!lora || stage_net_adapt(n, ctx, str_get(&dir), err));
-    str_release(&dir);
-    return ok;
-}
-
 static bool train(const StageCtx *ctx, Net net, const StageText *t, const Rows *rows, int max, int64_t *n_train,
                   Error *err) {
     const TrainKeys *k = &ctx->cfg->classifier.t;
@@ -148,7 +132,8 @@ static bool run(const StageCtx *ctx, Error *err) {
     StageNet net = {0};
     Rows rows = {0};
     int64_t n_train = 0;
-    bool ok = stage_text_open(&text, tokenizer, err) && open_net(&net, ctx, err) &&
+    bool ok = stage_text_open(&text, tokenizer, err) &&
+              stage_net_open_fresh(&net, ctx, stage_input(ctx, "pretrain"), 1, err) &&
               stage_rows(&rows, ctx, &ctx->cfg->data.harm_qa, ROW_LABELLED, err) &&
               train(ctx, net.net, &text, &rows, net.m.cfg.max_seq, &n_train, err) && stage_net_join(&net, ctx, err) &&
               (!stage_measures(ctx) || evaluate(ctx, net.net, &text, &rows, net.m.cfg.max_seq, n_train, err)) &&

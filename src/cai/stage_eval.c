@@ -38,7 +38,7 @@ static bool score_replies(Eval *v, Replies *r, Error *err) {
     bool world = ctx->cfg->data.source == 1;
     if (!replies_score(r, v->pm_engine, &v->text, v->pm_mean, v->pm_sd, v->pm.m.cfg.max_seq, err)) return false;
     if (world) return replies_write(r, ctx, err) && replies_read_verdicts(r, ctx, err) && replies_write(r, ctx, err);
-    return replies_classify(r, ctx, v->classifier_engine, &v->text, v->threshold,
+    return replies_classify(r, v->classifier_engine, &v->text, v->threshold,
                             v->classifier.open ? v->classifier.m.cfg.max_seq : 0, err) &&
            replies_write(r, ctx, err);
 }
@@ -68,52 +68,62 @@ static bool perplexity(Eval *v, Net net, const char *model, Summary *s, Error *e
     return ok;
 }
 
-/* Accuracy by summed log-prob, and by log-prob per byte; the choice follows the prompt after one space. */
+typedef struct {
+    bool fits;       /* into the context with every choice; else not asked */
+    int at, at_norm; /* the likeliest choice by summed log-prob, and by log-prob per byte */
+} Chosen;
+
+/* A choice follows the question after one space. */
+static bool choose(Chosen *out, const Eval *v, Engine *e, const Row *r, int max, Error *err) {
+    size_t n = (size_t)r->n_list;
+    TokBuf prefix = {0}, *cont = mem_alloc(n * sizeof *cont);
+    Tokens *p = mem_alloc(n * sizeof *p), *t = mem_alloc(n * sizeof *t);
+    float **lp = mem_alloc(n * sizeof *lp);
+    const char *question = dialogue_last_user(r->prompt);
+    tokbuf_put(&prefix, v->text.chat.document);
+    tokenizer_encode(v->text.tok, question, strlen(question), &prefix);
+    *out = (Chosen){.fits = true};
+    for (int k = 0; k < r->n_list; k++) {
+        Str text = {0};
+        str_printf(&text, " %s", r->list[k]);
+        tokenizer_encode(v->text.tok, text.s, text.n, &cont[k]);
+        str_release(&text);
+        p[k] = (Tokens){prefix.id, prefix.n};
+        t[k] = (Tokens){cont[k].id, cont[k].n};
+        lp[k] = mem_alloc((size_t)(cont[k].n + 1) * sizeof **lp);
+        out->fits = out->fits && prefix.n + cont[k].n <= max;
+    }
+    bool ok = !out->fits || engine_score(e, p, t, r->n_list, 1, lp, err);
+    double best = -INFINITY, best_norm = -INFINITY;
+    for (int k = 0; k < r->n_list; k++) {
+        double sum = 0;
+        for (int j = 0; j < cont[k].n && out->fits && ok; j++) sum += lp[k][j];
+        double norm = sum / (double)(strlen(r->list[k]) + 1);
+        if (sum > best) best = sum, out->at = k;
+        if (norm > best_norm) best_norm = norm, out->at_norm = k;
+        tokbuf_release(&cont[k]);
+        free(lp[k]);
+    }
+    tokbuf_release(&prefix);
+    free(cont);
+    free(p);
+    free(t);
+    free(lp);
+    return ok;
+}
+
 static bool multiple_choice(Eval *v, Engine *e, const char *model, int max, Summary *s, Error *err) {
     int64_t limit = v->ctx->cfg->eval.choice_limit ? v->ctx->cfg->eval.choice_limit : v->choice.n;
     int right = 0, right_norm = 0, n = 0;
     for (int i = 0; i < v->choice.n && n < limit; i++) {
         const Row *r = &v->choice.row[i];
+        Chosen c;
         if (stop_requested(v->ctx->stop)) return error_set(err, ERR_STOPPED, "stopped; run again to go on");
-        TokBuf prefix = {0}, *cont = mem_alloc((size_t)r->n_list * sizeof *cont);
-        Tokens *p = mem_alloc((size_t)r->n_list * sizeof *p), *t = mem_alloc((size_t)r->n_list * sizeof *t);
-        float **lp = mem_alloc((size_t)r->n_list * sizeof *lp);
-        const char *question = dialogue_last_user(r->prompt);
-        tokbuf_put(&prefix, v->text.chat.document);
-        tokenizer_encode(v->text.tok, question, strlen(question), &prefix);
-        bool fits = true;
-        for (int k = 0; k < r->n_list; k++) {
-            Str text = {0};
-            str_printf(&text, " %s", r->list[k]);
-            tokenizer_encode(v->text.tok, text.s, text.n, &cont[k]);
-            str_release(&text);
-            p[k] = (Tokens){prefix.id, prefix.n};
-            t[k] = (Tokens){cont[k].id, cont[k].n};
-            lp[k] = mem_alloc((size_t)(cont[k].n + 1) * sizeof **lp);
-            fits = fits && prefix.n + cont[k].n <= max;
-        }
-        bool ok = !fits || engine_score(e, p, t, r->n_list, 1, lp, err);
-        if (fits && ok) {
-            double best = -INFINITY, best_norm = -INFINITY;
-            int at = 0, at_norm = 0;
-            for (int k = 0; k < r->n_list; k++) {
-                double sum = 0;
-                for (int j = 0; j < cont[k].n; j++) sum += lp[k][j];
-                double norm = sum / (double)(strlen(r->list[k]) + 1);
-                if (sum > best) best = sum, at = k;
-                if (norm > best_norm) best_norm = norm, at_norm = k;
-            }
-            right += at == r->label;
-            right_norm += at_norm == r->label;
-            n++;
-        }
-        for (int k = 0; k < r->n_list; k++) tokbuf_release(&cont[k]), free(lp[k]);
-        tokbuf_release(&prefix);
-        free(cont);
-        free(p);
-        free(t);
-        free(lp);
-        if (!ok) return false;
+        if (!choose(&c, v, e, r, max, err)) return false;
+        if (!c.fits) continue;
+        right += c.at == r->label;
+        right_norm += c.at_norm == r->label;
+        n++;
     }
     if (n == 0) return true;
     Interval acc = interval_wilson(right, n);

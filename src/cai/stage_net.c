@@ -25,27 +25,43 @@ void stage_text_close(StageText *t) {
     *t = (StageText){0};
 }
 
-bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err) {
-    *n = (StageNet){0};
-    Str dir = {0};
-    path_join(&dir, stage_dir, "model");
-    if (ctx->lead && !grads) {
-        n->open = lead_net_open(ctx->lead, &n->m, &n->h, ctx->be, str_get(&dir), kind, err);
-        n->net = (Net){&n->m, &n->h, NULL};
-        str_release(&dir);
-        return n->open;
-    }
-    bool lora = grads && stage_lora(ctx), all = grads && !lora;
+/* dir's trunk with the head of that kind that lies there, or a fresh one of n_fresh outputs. */
+static bool open_dir(StageNet *n, const StageCtx *ctx, const char *dir, HeadKind kind, int n_fresh, bool grads,
+                     Error *err) {
+    bool lora = grads && stage_lora(ctx), all = grads && !lora, of_head = all || (lora && kind == HEAD_SCORE);
     Mesh share = mesh_divides(ctx->mesh) ? mesh_share(ctx->mesh) : (Mesh){0};
     const Mesh *mesh = all ? ctx->mesh : mesh_divides(ctx->mesh) ? &share : NULL;
-    bool ok = model_open_on(&n->m, ctx->be, str_get(&dir), mesh, all, err);
-    if (ok && !head_open(&n->h, &n->m, kind, str_get(&dir), all || (lora && kind == HEAD_SCORE), err)) {
+    bool ok = model_open_on(&n->m, ctx->be, dir, mesh, all, err);
+    if (ok && !(n_fresh ? head_init(&n->h, &n->m, kind, n_fresh, ctx->seed, of_head, err)
+                        : head_open(&n->h, &n->m, kind, dir, of_head, err))) {
         model_release(&n->m);
         ok = false;
     }
     n->net = (Net){&n->m, &n->h, NULL};
     n->open = ok;
-    ok = ok && (!lora || stage_net_adapt(n, ctx, str_get(&dir), err));
+    return ok && (!lora || stage_net_adapt(n, ctx, dir, err));
+}
+
+bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err) {
+    *n = (StageNet){0};
+    Str dir = {0};
+    path_join(&dir, stage_dir, "model");
+    bool ok;
+    if (ctx->lead && !grads) {
+        ok = n->open = lead_net_open(ctx->lead, &n->m, &n->h, ctx->be, str_get(&dir), kind, err);
+        n->net = (Net){&n->m, &n->h, NULL};
+    } else {
+        ok = open_dir(n, ctx, str_get(&dir), kind, 0, grads, err);
+    }
+    str_release(&dir);
+    return ok;
+}
+
+bool stage_net_open_fresh(StageNet *n, const StageCtx *ctx, const char *stage_dir, int n_out, Error *err) {
+    *n = (StageNet){0};
+    Str dir = {0};
+    path_join(&dir, stage_dir, "model");
+    bool ok = open_dir(n, ctx, str_get(&dir), HEAD_SCORE, n_out, true, err);
     str_release(&dir);
     return ok;
 }
@@ -170,11 +186,6 @@ bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, 
     if (!ok) stage_net_close(n);
     str_release(&dir);
     return ok;
-}
-
-void stage_warn_notes(Log *log, const char *dir, const char *note) {
-    for (size_t n; (n = strcspn(note, "\n")) > 0; note += n + (note[n] != 0))
-        log_warn(log, "%s: %.*s", dir, (int)n, note);
 }
 
 static bool is_eos(const ModelTokens *t, int id) {

@@ -21,6 +21,8 @@ typedef struct { Model m; Head h; Adapter *adapter; Net net; bool open; } StageN
 /* dir/model of a stage; of several ranks this one's part to train, without grads all layers of its share. kind SCORE opens score.weight.
  * grads: for training, which under LoRA is that of a new adapter and of a scoring head. */
 bool stage_net_open(StageNet *n, const StageCtx *ctx, const char *stage_dir, HeadKind kind, bool grads, Error *err);
+/* Likewise to train, with a scoring head of n_out outputs drawn by the seed. */
+bool stage_net_open_fresh(StageNet *n, const StageCtx *ctx, const char *stage_dir, int n_out, Error *err);
 /* Does this rank measure what was trained? Those that share rank 0's net do, together. */
 bool stage_measures(const StageCtx *ctx);
 bool stage_agree(const StageCtx *ctx, bool ok, Error *err);     /* among them: can all go on? */
@@ -40,8 +42,6 @@ bool stage_net_attach(StageNet *n, const StageNet *base, const char *stage_dir, 
 bool stage_net_join(StageNet *n, const StageCtx *ctx, Error *err);
 bool stage_net_part(StageNet *n, const StageCtx *ctx, Error *err);
 void stage_net_close(StageNet *n);
-/* Lines of Model.note as warnings. */
-void stage_warn_notes(Log *log, const char *dir, const char *note);
 /* Writes output/model: weights, config.json, the tokenizer of text_dir and what other programs look for beside them; of a net with an
  * adapter output/adapter too, which is merged into the trunk then. The ids it names: the dialogue's end ends a text, <|mask|> pads unless
  * another id can: padding must never be an id of text. */

@@ -425,27 +425,10 @@ static bool evaluate(PmJob *j, const PairRows *ai, Summary *s, Error *err) {
     return ok;
 }
 
-/* SL-CAI's trunk as it is, an adapter and a fresh scalar head. */
-static bool open_lora(StageNet *pm, const StageCtx *ctx, int n_head, Error *err) {
-    Str dir = {0};
-    *pm = (StageNet){0};
-    path_join(&dir, stage_input(ctx, "sl"), "model");
-    bool ok = model_open(&pm->m, ctx->be, str_get(&dir), false, err);
-    if (ok && !head_init(&pm->h, &pm->m, HEAD_SCORE, n_head, ctx->seed, true, err)) {
-        model_release(&pm->m);
-        ok = false;
-    }
-    pm->net = (Net){&pm->m, &pm->h, NULL};
-    pm->open = ok;
-    ok = ok && stage_net_adapt(pm, ctx, str_get(&dir), err);
-    str_release(&dir);
-    return ok;
-}
-
-/* SL-CAI's trunk, or its first pm.n_layer layers, with a fresh scalar head. */
+/* SL-CAI's trunk, or its first pm.n_layer layers, with a fresh scalar head. Under LoRA all its layers, as they are. */
 static bool open_pm(StageNet *pm, const StageCtx *ctx, int n_head, Error *err) {
     StageNet sl = {0};
-    if (stage_lora(ctx)) return open_lora(pm, ctx, n_head, err);
+    if (stage_lora(ctx)) return stage_net_open_fresh(pm, ctx, stage_input(ctx, "sl"), n_head, err);
     *pm = (StageNet){0};
     if (!stage_net_open(&sl, ctx, stage_input(ctx, "sl"), HEAD_LM, false, err)) return false;
     ModelConfig c = sl.m.whole;

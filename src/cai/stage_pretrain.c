@@ -52,7 +52,7 @@ bool stage_model_shape(ModelConfig *m, const RunConfig *c, int n_vocab, int32_t 
 /* Rows for the special tokens that stage tokenizer has added. */
 static bool grow(StageNet *n, const StageCtx *ctx, const StageText *text, Error *err) {
     int has = n->m.whole.n_vocab, need = tokenizer_n_vocab(text->tok);
-    stage_warn_notes(ctx->log, ctx->cfg->model.path, str_get(&n->m.note));
+    log_warn_lines(ctx->log, ctx->cfg->model.path, str_get(&n->m.note));
     if (need <= has) return true;
     log_info(ctx->log, "embeddings grown from %d to %d rows", has, need);
     if (net_grow_vocab(&n->m, &n->h, need, ctx->seed, err)) return true;

@@ -134,25 +134,7 @@ bool stage_lm_loss(double *out, Net net, const SampleSet *s, int max_tok, Error 
     if (s->n == 0) return true;
     if (net.trunk->part.lead) return lm_loss_led(out, net, s, max_tok, err);
     if (!obj_lm_open(&o, &obj, s, max_tok, 0, err)) return false;
-    Acts *acts = NULL;
-    Arena memory = {0};
-    Tensor slice;
-    bool ok = acts_open(&acts, net.trunk, obj.max_tok, obj.max_row, KEEP_NONE, err) &&
-              head_slice_open(&memory, &slice, net, err);
-    if (ok) {
-        Metrics *m = metrics_new();
-        double loss = 0, weight = 0;
-        int64_t packs = obj_lm_packs(o, 0);
-        for (int64_t i = 0; i < packs && ok; i++) {
-            Batch b;
-            ok = obj.micro(obj.self, i, &b, err);
-            if (ok) loss += eval_micro(net, acts, &b, &obj, slice, &weight, m);
-        }
-        *out = loss / weight;
-        metrics_free(m);
-    }
-    arena_release(&memory);
-    acts_close(acts);
+    bool ok = eval_run(out, net, &obj, obj_lm_packs(o, 0), NULL, err);
     obj_lm_close(o);
     return ok;
 }

@@ -141,76 +141,84 @@ static bool slots(Str *out, const char *s, Turn *t) {
 
 /* ---- synonyms: groups of words that can stand for each other in nearly every request */
 
+static const char *const synonym[][3] = {
+    {"buy", "purchase"},
+    {"buying", "purchasing"},
+    {"bought", "purchased"},
+    {"begin", "start"},
+    {"beginning", "starting"},
+    {"big", "large"},
+    {"bigger", "larger"},
+    {"biggest", "largest"},
+    {"huge", "enormous"},
+    {"small", "little"},
+    {"choose", "select"},
+    {"choosing", "selecting"},
+    {"fix", "repair"},
+    {"fixing", "repairing"},
+    {"obtain", "acquire"},
+    {"obtaining", "acquiring"},
+    {"explain", "describe"},
+    {"explaining", "describing"},
+    {"easy", "simple"},
+    {"easily", "simply"},
+    {"easiest", "simplest"},
+    {"difficult", "hard"},
+    {"illegal", "unlawful"},
+    {"illegally", "unlawfully"},
+    {"someone", "somebody"},
+    {"anyone", "anybody"},
+    {"everyone", "everybody"},
+    {"kid", "child"},
+    {"kids", "children"},
+    {"quickly", "rapidly", "fast"},
+    {"often", "frequently"},
+    {"method", "way"},
+    {"methods", "ways"},
+    {"help", "assist"},
+    {"hurt", "harm"},
+    {"hurting", "harming"},
+    {"individual", "person"},
+    {"car", "automobile"},
+    {"cars", "automobiles"},
+    {"movie", "film"},
+    {"movies", "films"},
+    {"photo", "picture"},
+    {"photos", "pictures"},
+    {"money", "cash"},
+    {"secretly", "covertly"},
+    {"instructions", "directions"},
+    {"guide", "manual"},
+    {"suggest", "propose"},
+    {"suggestions", "ideas"},
+    {"additional", "further"},
+    {"crucial", "vital"},
+    {"entire", "whole"},
+    {"purpose", "aim"},
+    {"error", "mistake"},
+    {"errors", "mistakes"},
+    {"effective", "efficient"},
+    {"untraceable", "undetectable"},
+};
+
+/* Another word of the same group, drawn where there are two; NULL: the word is in none. */
+static const char *other_word(const char *word, size_t n, Turn *t) {
+    for (int g = 0; n && g < COUNT_OF(synonym); g++) {
+        int size = synonym[g][2] ? 3 : 2;
+        for (int i = 0; i < size; i++)
+            if (word_is(word, n, synonym[g][i])) return synonym[g][(i + 1 + (int)draw(t, (uint32_t)size - 1)) % size];
+    }
+    return NULL;
+}
+
+/* All but the first `skip` words that have another one. */
 static bool replace_words(Str *out, const char *s, uint32_t skip, Turn *t) {
-    static const char *const group[][3] = {{"buy", "purchase"},
-                                           {"buying", "purchasing"},
-                                           {"bought", "purchased"},
-                                           {"begin", "start"},
-                                           {"beginning", "starting"},
-                                           {"big", "large"},
-                                           {"bigger", "larger"},
-                                           {"biggest", "largest"},
-                                           {"huge", "enormous"},
-                                           {"small", "little"},
-                                           {"choose", "select"},
-                                           {"choosing", "selecting"},
-                                           {"fix", "repair"},
-                                           {"fixing", "repairing"},
-                                           {"obtain", "acquire"},
-                                           {"obtaining", "acquiring"},
-                                           {"explain", "describe"},
-                                           {"explaining", "describing"},
-                                           {"easy", "simple"},
-                                           {"easily", "simply"},
-                                           {"easiest", "simplest"},
-                                           {"difficult", "hard"},
-                                           {"illegal", "unlawful"},
-                                           {"illegally", "unlawfully"},
-                                           {"someone", "somebody"},
-                                           {"anyone", "anybody"},
-                                           {"everyone", "everybody"},
-                                           {"kid", "child"},
-                                           {"kids", "children"},
-                                           {"quickly", "rapidly", "fast"},
-                                           {"often", "frequently"},
-                                           {"method", "way"},
-                                           {"methods", "ways"},
-                                           {"help", "assist"},
-                                           {"hurt", "harm"},
-                                           {"hurting", "harming"},
-                                           {"individual", "person"},
-                                           {"car", "automobile"},
-                                           {"cars", "automobiles"},
-                                           {"movie", "film"},
-                                           {"movies", "films"},
-                                           {"photo", "picture"},
-                                           {"photos", "pictures"},
-                                           {"money", "cash"},
-                                           {"secretly", "covertly"},
-                                           {"instructions", "directions"},
-                                           {"guide", "manual"},
-                                           {"suggest", "propose"},
-                                           {"suggestions", "ideas"},
-                                           {"additional", "further"},
-                                           {"crucial", "vital"},
-                                           {"entire", "whole"},
-                                           {"purpose", "aim"},
-                                           {"error", "mistake"},
-                                           {"errors", "mistakes"},
-                                           {"effective", "efficient"},
-                                           {"untraceable", "undetectable"}};
     bool changed = false;
     char before = ' '; /* "a", "an" or another word: the article must still fit */
     for (const char *p = s; *p;) {
         size_t n = 0;
         while (letter(p[n])) n++;
-        const char *with = NULL;
-        for (int g = 0; n && g < COUNT_OF(group) && !with; g++) {
-            int size = group[g][2] ? 3 : 2;
-            for (int i = 0; i < size && !with; i++) {
-                if (word_is(p, n, group[g][i])) with = group[g][(i + 1 + (int)draw(t, (uint32_t)size - 1)) % size];
-            }
-        }
+        const char *with = other_word(p, n, t);
         if (with && before == 'a' && vowel(*with) != vowel(*p)) with = NULL;
         if (with && skip > 0) with = NULL, skip--;
         if (with) {

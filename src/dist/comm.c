@@ -74,7 +74,6 @@ void comm_close(Comm *world) {
 
 int comm_rank(const Comm *c) { return c ? c->rank : 0; }
 int comm_size(const Comm *c) { return c ? c->size : 1; }
-const char *comm_name(const Comm *c) { return c ? c->name : "self"; }
 const char *comm_kind(const Comm *c) { return c ? c->op->name : "self"; }
 
 /* -- one call */

@@ -45,7 +45,6 @@ bool comm_split(Comm **out, Comm *c, const char *name, int color, int key, Error
 
 int comm_rank(const Comm *c);           /* 0 of NULL */
 int comm_size(const Comm *c);           /* 1 of NULL */
-const char *comm_name(const Comm *c);   /* of the group: "world", "dp" */
 const char *comm_kind(const Comm *c);   /* of the backend: "self", "threads", "mpi", "nccl" */
 
 /* -- calls ----------------------------------------------------------------------------------------------------------- */

@@ -87,7 +87,7 @@ static bool is_member(const Hang *h, int asked, const char *group, int rank) {
 
 /* -- the sentence */
 
-FORMAT(2, 3) static void say(Verdict *v, const char *fmt, ...) {
+FORMAT(2, 3) static void say(Blame *v, const char *fmt, ...) {
     size_t n = strlen(v->text);
     va_list ap;
     va_start(ap, fmt);
@@ -95,12 +95,12 @@ FORMAT(2, 3) static void say(Verdict *v, const char *fmt, ...) {
     va_end(ap);
 }
 
-static void name(Verdict *v, int rank) {
-    if (v->n < VERDICT_MAX) v->rank[v->n++] = rank;
+static void name(Blame *v, int rank) {
+    if (v->n < BLAME_MAX) v->rank[v->n++] = rank;
     v->n_all++;
 }
 
-static void say_call(Verdict *v, const Call *c) {
+static void say_call(Blame *v, const Call *c) {
     say(v, "%s", c->op[0] ? c->op : "a call");
     if (c->count > 0) say(v, " of %lld%s%s", (long long)c->count, c->dtype[0] ? " " : "", c->dtype);
     if (c->peer >= 0) say(v, " with rank %lld", (long long)c->peer);
@@ -114,7 +114,7 @@ static const char *host_of(const Hang *h, int rank) { return h->rank[rank].host 
 
 static bool live(const Hang *h, int r) { return !h->rank[r].left; }
 
-static bool silent(Verdict *v, const Hang *h) {
+static bool silent(Blame *v, const Hang *h) {
     for (int r = 0; r < h->n; r++) {
         if (!live(h, r) || h->rank[r].dump) continue;
         name(v, r);
@@ -152,7 +152,7 @@ static int other_call(const Hang *h, int r) {
     return -1;
 }
 
-static bool mismatched(Verdict *v, const Hang *h) {
+static bool mismatched(Blame *v, const Hang *h) {
     int a = -1, b = -1;
     for (int r = 0; r < h->n && a < 0; r++)
         if (live(h, r) && h->call[r].in && !point_to_point(&h->call[r]) && (b = other_call(h, r)) >= 0) a = r;
@@ -171,7 +171,7 @@ static bool mismatched(Verdict *v, const Hang *h) {
     return true;
 }
 
-static bool transport(Verdict *v, const Hang *h) {
+static bool transport(Blame *v, const Hang *h) {
     int first = -1, n = 0;
     for (int r = 0; r < h->n; r++) {
         if (!live(h, r)) return false; /* who left is missing in the call: rule 4 */
@@ -203,7 +203,7 @@ static int first_waited_for(const Hang *h, int r) {
     return -1;
 }
 
-static void say_place(Verdict *v, const Hang *h, int r) {
+static void say_place(Blame *v, const Hang *h, int r) {
     const HangRank *k = &h->rank[r];
     if (k->left)
         say(v, "rank %d (host %s) has left already", r, host_of(h, r));
@@ -214,7 +214,7 @@ static void say_place(Verdict *v, const Hang *h, int r) {
 
 /* Ranks that wait for nobody: outside any call first, then those that left, then those whose call has everybody in it.
  * wanted: only such that somebody waits for; the others are busy with what is theirs. */
-static bool find_sinks(Verdict *v, const Hang *h, bool wanted) {
+static bool find_sinks(Blame *v, const Hang *h, bool wanted) {
     for (int kind = 0; kind < 3 && v->n_all == 0; kind++)
         for (int r = 0; r < h->n; r++) {
             bool is[3] = {live(h, r) && !h->call[r].in, !live(h, r),
@@ -237,10 +237,10 @@ static bool find_sinks(Verdict *v, const Hang *h, bool wanted) {
     return true;
 }
 
-static bool sinks(Verdict *v, const Hang *h) { return find_sinks(v, h, true); }
-static bool busy(Verdict *v, const Hang *h) { return find_sinks(v, h, false); }
+static bool sinks(Blame *v, const Hang *h) { return find_sinks(v, h, true); }
+static bool busy(Blame *v, const Hang *h) { return find_sinks(v, h, false); }
 
-static bool cycle(Verdict *v, const Hang *h) {
+static bool cycle(Blame *v, const Hang *h) {
     int at = -1;
     for (int r = 0; r < h->n && at < 0; r++)
         if (live(h, r) && h->call[r].in) at = r;
@@ -259,15 +259,15 @@ static bool cycle(Verdict *v, const Hang *h) {
     return true;
 }
 
-void culprit_find(Verdict *out, const HangRank *rank, int n) {
-    static bool (*const rule[])(Verdict *, const Hang *) = {silent, mismatched, transport, sinks, cycle, busy};
+void culprit_find(Blame *out, const HangRank *rank, int n) {
+    static bool (*const rule[])(Blame *, const Hang *) = {silent, mismatched, transport, sinks, cycle, busy};
     static const int number[] = {1, 2, 3, 4, 4, 4};
     Hang h = {rank, mem_alloc((size_t)(n > 0 ? n : 1) * sizeof(Call)), n};
     for (int r = 0; r < n; r++)
         if (rank[r].dump && !rank[r].left) read_call(&h.call[r], rank[r].dump);
-    *out = (Verdict){0};
+    *out = (Blame){0};
     for (int i = 0; i < COUNT_OF(rule) && out->rule == 0; i++) {
-        *out = (Verdict){0};
+        *out = (Blame){0};
         if (rule[i](out, &h)) out->rule = number[i];
     }
     if (out->rule == 0) snprintf(out->text, sizeof out->text, "nobody computes, and no rank can be named");

@@ -28,13 +28,13 @@ typedef struct {
     const char *host;       /* for the sentence; NULL: not known */
 } HangRank;
 
-enum { VERDICT_MAX = 16 };
+enum { BLAME_MAX = 16 };
 typedef struct {
     int rule;               /* 1..4; 0: nothing fits */
-    int rank[VERDICT_MAX], n;   /* culprits, the first ones when there are more */
+    int rank[BLAME_MAX], n;   /* culprits, the first ones when there are more */
     int n_all;
     char text[700];         /* one sentence for STATUS */
-} Verdict;
-void culprit_find(Verdict *out, const HangRank *rank, int n);
+} Blame;
+void culprit_find(Blame *out, const HangRank *rank, int n);
 
 #endif

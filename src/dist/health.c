@@ -7,7 +7,6 @@
 void pace_add(Pace *p, double seconds) {
     if (!(seconds > 0)) return;
     p->window[p->n++ % PACE_WINDOWS] = seconds;
-    if (p->best == 0 || seconds < p->best) p->best = seconds;
 }
 
 static int ascending(const void *a, const void *b) {
@@ -26,13 +25,6 @@ double pace_median(const Pace *p) {
     if (n < PACE_LEAST) return NAN;
     memcpy(v, p->window, (size_t)n * sizeof *v);
     return median(v, n);
-}
-
-double pace_drift(const Pace *p) {
-    double v[PACE_LEAST];
-    if (p->n < PACE_LEAST) return NAN;
-    for (int i = 0; i < PACE_LEAST; i++) v[i] = p->window[(p->n - 1 - i) % PACE_WINDOWS];
-    return p->best / median(v, PACE_LEAST);
 }
 
 void pace_scores(double *score, const Pace *p, int n) {

@@ -14,10 +14,9 @@
 enum { PACE_WINDOWS = 16, PACE_LEAST = 3 };     /* windows kept; fewer than that are no judgement */
 #define HEALTH_SLOW 0.75
 
-typedef struct { double window[PACE_WINDOWS], best; int n; } Pace;      /* seconds a pass; zeroed is empty */
+typedef struct { double window[PACE_WINDOWS]; int n; } Pace;      /* seconds a pass; zeroed is empty */
 void pace_add(Pace *p, double seconds);
 double pace_median(const Pace *p);              /* of the windows kept; NaN before PACE_LEAST of them */
-double pace_drift(const Pace *p);               /* best window / median of the last PACE_LEAST; NaN before */
 /* score[r] of n ranks in one section; NaN where a rank has no median yet. */
 void pace_scores(double *score, const Pace *p, int n);
 

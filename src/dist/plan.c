@@ -30,7 +30,6 @@ static const PlanModel models[] = {
 // clang-format on
 
 const PlanGpu *plan_gpu(int i) { return i < COUNT_OF(gpus) ? &gpus[i] : NULL; }
-const PlanModel *plan_model(int i) { return i < COUNT_OF(models) ? &models[i] : NULL; }
 
 const PlanGpu *plan_gpu_find(const char *name) {
     for (int i = 0; i < COUNT_OF(gpus); i++)

@@ -73,8 +73,7 @@ typedef struct {
 /* GPUs that are known by name, NULL at the end of the list: plan_gpu(0), plan_gpu(1), ... */
 const PlanGpu *plan_gpu(int i);
 const PlanGpu *plan_gpu_find(const char *name);
-/* The same for shapes: "124m", "7b", ... */
-const PlanModel *plan_model(int i);
+/* A shape by its name: "124m", "7b", ...; NULL: none of that name. */
 const PlanModel *plan_model_find(const char *name);
 
 double plan_params(const PlanModel *m);             /* all of them, tied ones once; vectors are left out */

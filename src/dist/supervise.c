@@ -474,28 +474,10 @@ static bool attempts(Sup *s, Error *err) {
     return ok;
 }
 
-/* What a killed supervisor left under a temporary name. */
-static bool sweep(const char *dir, Error *err) {
-    char **name;
-    int n;
-    Str path = {0};
-    if (!io_list_dir(&name, &n, dir, err)) return false;
-    bool ok = true;
-    for (int i = 0; i < n && ok; i++) {
-        if (!strstr(name[i], ".tmp-")) continue;
-        str_clear(&path);
-        str_printf(&path, "%s/%s", dir, name[i]);
-        ok = io_remove_tree(path.s, err);
-    }
-    io_free_list(name, n);
-    str_release(&path);
-    return ok;
-}
-
 static bool launch(Sup *s, Error *err) {
     Str path = {0};
     str_printf(&path, "%s/events.jsonl", s->c->dir);
-    bool ok = sweep(s->c->dir, err) && appender_open(&s->events, path.s, -1, err) && parse_hosts(s, err) &&
+    bool ok = io_sweep(s->c->dir, err) && appender_open(&s->events, path.s, -1, err) && parse_hosts(s, err) &&
               open_listener(s, err);
     if (ok && (getrandom(s->token, sizeof s->token, 0) != sizeof s->token ||
                getrandom(&s->run, sizeof s->run, 0) != sizeof s->run))

@@ -261,7 +261,7 @@ void sup_verdict(Sup *s) {
     HangRank *hang = mem_alloc((size_t)s->world * sizeof *hang);
     Json **parsed = mem_alloc((size_t)s->world * sizeof *parsed);
     Error ignore;
-    Verdict v;
+    Blame v;
     for (int r = 0; r < s->world; r++) {
         const Rank *k = &s->rank[r];
         uint64_t start;

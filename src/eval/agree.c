@@ -97,24 +97,28 @@ double mcnemar_exact(int64_t b, int64_t c) {
     return 2 * p < 1 ? 2 * p : 1;
 }
 
+ClusterFlip cluster_flip(const int32_t *verdict, int64_t n) {
+    int64_t most = 0, equal = 0;
+    for (int64_t a = 0; a < n; a++) {
+        int64_t same = 0;
+        for (int64_t b = 0; b < n; b++) same += verdict[b] == verdict[a];
+        if (same > most) most = same;
+        equal += same - 1;
+    }
+    return (ClusterFlip){1 - (double)most / (double)n, n < 2 ? NAN : 1 - (double)equal / (double)(n * (n - 1))};
+}
+
 FlipRates flip_rates(const int32_t *verdict, const int32_t *cluster, int64_t n) {
     FlipRates r = {0};
     int64_t pairs = 0;
     for (int64_t i = 0, end; i < n; i = end) {
-        int64_t most = 0, equal = 0;
         for (end = i; end < n && cluster[end] == cluster[i];) end++;
-        int64_t size = end - i;
-        for (int64_t a = i; a < end; a++) {
-            int64_t same = 0;
-            for (int64_t b = i; b < end; b++) same += verdict[b] == verdict[a];
-            if (same > most) most = same;
-            equal += same - 1;
-        }
-        r.flip += 1 - (double)most / (double)size;
-        r.unanimous += most == size;
+        ClusterFlip c = cluster_flip(verdict + i, end - i);
+        r.flip += c.flip;
+        r.unanimous += c.flip == 0;
         r.n_cluster++;
-        if (size < 2) continue;
-        r.pair_flip += 1 - (double)equal / (double)(size * (size - 1));
+        if (end - i < 2) continue;
+        r.pair_flip += c.pair;
         pairs++;
     }
     r.flip /= (double)r.n_cluster; /* of nothing: NaN */

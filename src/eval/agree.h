@@ -15,7 +15,10 @@ double spearman(const double *x, const double *y, int64_t n); /* Pearson of mid-
 /* Two-sided exact test of two systems on the same items: b, c items only the first, only the second got right. 1947. */
 double mcnemar_exact(int64_t b, int64_t c);
 
-/* Verdicts (class numbers) of paraphrases, cluster[i] in ascending runs. */
+/* Verdicts (class numbers) of one cluster of paraphrases, n at least 1. */
+typedef struct { double flip, pair; } ClusterFlip;     /* 1 - the largest class's share; share of unequal pairs, NaN of one verdict */
+ClusterFlip cluster_flip(const int32_t *verdict, int64_t n);
+/* And of all clusters: cluster[i] in ascending runs. */
 typedef struct {
     double flip;        /* 1 - mean over clusters of the largest class's share */
     double pair_flip;   /* mean over clusters (of two or more) of the share of unequal pairs */

@@ -124,20 +124,6 @@ void detect_stats(DetectStats *out, const double *p, const int32_t *label, const
     free(soft);
 }
 
-double detect_best_f1(const double *p, const int32_t *label, int64_t n) {
-    int32_t *order = order_of(p, n);
-    double pos = 0, tp = 0, best = -1, threshold = 0.5;
-    for (int64_t i = 0; i < n; i++) pos += label[i] != 0;
-    for (int64_t i = 0; i < n && pos > 0; i++) {
-        tp += label[order[i]] != 0;
-        if (i + 1 < n && p[order[i + 1]] == p[order[i]]) continue;
-        double f1 = 2 * tp / ((double)(i + 1) + pos);
-        if (f1 > best) best = f1, threshold = p[order[i]];
-    }
-    free(order);
-    return threshold;
-}
-
 static int descending(const void *a, const void *b) { return ascending(b, a); }
 
 double detect_expected_f1(const double *p, int64_t n) {

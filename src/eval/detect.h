@@ -20,9 +20,6 @@ typedef struct {
 void detect_stats(DetectStats *out, const double *p, const int32_t *label, const int32_t *cluster, int64_t n,
                   double threshold, Rng rng, Pool *pool);
 
-/* The threshold with the best F1 (the highest of equals), a value of p; .5 without positives. */
-double detect_best_f1(const double *p, const int32_t *label, int64_t n);
-
 /* The threshold with the best F1 that probabilities promise, 2 sum_{p >= t} p / (#{p >= t} + sum p) (Lipton et al. 2014: half of the
  * F1 it reaches), a value of p; .5 without any. The rows' labels are used as far as p was calibrated on them and no further: the best
  * F1 on the same rows hangs on the few near the threshold (sd .10 over halves of validation rows, of this one .014). */

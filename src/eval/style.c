@@ -9,22 +9,12 @@ enum { MOST_WORD = 64, FIRST_WORDS = 50 };
 
 const char *style_name(Style s) {
     static const char *const name[] = {
-#define X(id, word, what) word,
+#define X(id, word) word,
         STYLES(X)
 #undef X
     };
     CHECK((int)s >= 0 && s < STYLE_COUNT, "style %d", (int)s);
     return name[s];
-}
-
-const char *style_words(Style s) {
-    static const char *const words[] = {
-#define X(id, word, what) what,
-        STYLES(X)
-#undef X
-    };
-    CHECK((int)s >= 0 && s < STYLE_COUNT, "style %d", (int)s);
-    return words[s];
 }
 
 static bool letter(char c) { return isalnum((unsigned char)c) || (unsigned char)c >= 0x80; }

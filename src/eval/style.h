@@ -5,23 +5,22 @@
 
 #include "base/str.h"
 
-/* X(enum suffix, name, what it is) */
-#define STYLES(X)                                                                                                      \
-    X(WORDS, "words", "words in the reply")                                                                            \
-    X(SENTENCE, "sentence_words", "words per sentence")                                                                \
-    X(WORD, "word_letters", "letters per word")                                                                        \
-    X(VARIETY, "distinct_words", "share of different words among the first 50")                                        \
-    X(FIRST, "first_person", "share of words that are I, me, my, mine, myself")                                        \
-    X(HEDGE, "hedges", "share of words that hedge: may, might, perhaps, probably ..")                                  \
-    X(MARKS, "loud_marks", "exclamation and question marks per sentence")
+/* X(enum suffix, name) */
+#define STYLES(X)                                                                                           \
+    X(WORDS, "words")             /* words in the reply */                                                  \
+    X(SENTENCE, "sentence_words") /* words per sentence */                                                  \
+    X(WORD, "word_letters")       /* letters per word */                                                    \
+    X(VARIETY, "distinct_words")  /* share of different words among the first 50 */                         \
+    X(FIRST, "first_person")      /* share of words that are I, me, my, mine, myself */                     \
+    X(HEDGE, "hedges")            /* share of words that hedge: may, might, perhaps, probably .. */         \
+    X(MARKS, "loud_marks")        /* exclamation and question marks per sentence */
 typedef enum {
-#define X(name, word, what) STYLE_##name,
+#define X(name, word) STYLE_##name,
     STYLES(X)
 #undef X
     STYLE_COUNT
 } Style;
 const char *style_name(Style s);
-const char *style_words(Style s);               /* what it is */
 void style_measure(double out[STYLE_COUNT], const char *text);      /* of a text without words all are 0 */
 
 /* "my name is X", "i am called X"; "i am a X", "i'm just a X", "as an AI X"; made / created / built / trained / developed / designed by

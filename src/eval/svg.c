@@ -20,7 +20,7 @@ static void open_svg(Str *out, int height, const char *title) {
     str_put(out, "</title><desc>");
 }
 
-static void put_value(Str *out, double v, SvgUnit unit) {
+void svg_value(Str *out, double v, SvgUnit unit) {
     if (unit == SVG_PERCENT)
         html_percent(out, v);
     else if (unit == SVG_POINTS)
@@ -63,12 +63,12 @@ static void describe_dots(Str *out, const SvgDot *dot, int n, SvgUnit unit) {
     for (int i = 0; i < n; i++) {
         html_text(out, dot[i].label);
         str_put(out, ": ");
-        put_value(out, dot[i].value, unit);
+        svg_value(out, dot[i].value, unit);
         if (isfinite(dot[i].lo) && isfinite(dot[i].hi)) {
             str_put(out, " (");
-            put_value(out, dot[i].lo, unit);
+            svg_value(out, dot[i].lo, unit);
             str_put(out, " to ");
-            put_value(out, dot[i].hi, unit);
+            svg_value(out, dot[i].hi, unit);
             str_put(out, ")");
         }
         str_put(out, i + 1 < n ? "; " : ".");
@@ -116,7 +116,7 @@ void svg_dots(Str *out, const char *title, const SvgDot *dot, int n, double lo, 
         html_text(out, d->label);
         str_put(out, "</text>");
         text(out, RIGHT, y + 13, "strong", "end");
-        put_value(out, d->value, unit);
+        svg_value(out, d->value, unit);
         str_put(out, "</text>");
         if (!isfinite(d->value)) continue;
         char class[16];

@@ -8,6 +8,7 @@
 #include "base/str.h"
 
 typedef enum { SVG_NUMBER, SVG_PERCENT, SVG_POINTS } SvgUnit; /* POINTS: differences of shares, in percentage points */
+void svg_value(Str *out, double v, SvgUnit unit); /* as text: 0.0123, 47.5 %, +3.1 */
 
 typedef struct {
     const char *label;

@@ -17,13 +17,6 @@ typedef struct {
 
 static double place(const Axis *a, double v) { return a->from + (v - a->lo) / (a->hi - a->lo) * (a->to - a->from); }
 
-static void put_value(Str *out, double v, SvgUnit unit) {
-    if (unit == SVG_PERCENT)
-        html_percent(out, v);
-    else
-        html_number(out, v);
-}
-
 static void widen(Axis *a, double v) {
     if (!isfinite(v)) return;
     a->lo = fmin(a->lo, v);
@@ -112,11 +105,11 @@ static void describe(Str *out, const SvgPoint *point, int n, const char *x_name,
         str_put(out, ": ");
         html_text(out, x_name);
         str_put(out, " ");
-        put_value(out, point[i].x, x_unit);
+        svg_value(out, point[i].x, x_unit);
         str_put(out, ", ");
         html_text(out, y_name);
         str_put(out, " ");
-        put_value(out, point[i].y, y_unit);
+        svg_value(out, point[i].y, y_unit);
         str_put(out, point[i].front ? ", on the front. " : ". ");
     }
     if (missing) str_printf(out, "%d not measured.", missing);

@@ -198,7 +198,7 @@ static bool read_file(CkptFile *f, const Json *j, Error *err) {
         return error_set(err, ERR_FORMAT, "file '%.80s': expected a plain name", f->name);
     if (!need_int(j, "bytes", 0, &f->sums.bytes, err)) return error_wrap(err, "file '%.80s'", f->name);
     const Json *crc = json_get(j, "crc32c");
-    int64_t n = f->sums.bytes > 0 ? (f->sums.bytes - 1) / CRC_BLOCK_BYTES + 1 : 0;
+    int64_t n = crcfile_count(f->sums.bytes);
     if (!crc || json_kind(crc) != JSON_ARR || json_len(crc) != n)
         return error_set(err, ERR_FORMAT, "file '%.80s': expected 'crc32c' to list %" PRId64 " sums", f->name, n);
     f->sums.n = n;

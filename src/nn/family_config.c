@@ -315,6 +315,21 @@ bool model_config_read(ModelConfig *c, const char *dir, Error *err) {
     return ok;
 }
 
+bool model_head_kind(HeadKind *kind, const char *dir, Error *err) {
+    Str path = {0};
+    Json *j;
+    str_printf(&path, "%s/config.json", dir);
+    bool ok = json_read_file(&j, str_get(&path), JSON_INT_AS_REAL, err);
+    if (ok) {
+        const char *name = json_str(json_at(json_get(j, "architectures"), 0), NULL);
+        bool score = name ? strstr(name, "ForSequenceClassification") != NULL : json_get(j, "num_labels") != NULL;
+        *kind = score ? HEAD_SCORE : HEAD_LM;
+        json_release(j);
+    }
+    str_release(&path);
+    return ok;
+}
+
 /* -- ids ------------------------------------------------------------------------------------------------------------
  */
 

@@ -44,7 +44,6 @@ bool adapter_load(Net n, const char *dir, Error *err);
 
 /* What a folder says of itself; zeroed is released. */
 typedef struct { Str base; HeadKind head; } AdapterInfo;
-bool adapter_is_folder(const char *dir);                            /* has it an adapter_config.json? */
 bool adapter_info(AdapterInfo *out, const char *dir, Error *err);
 /* The scoring head that lies with an adapter. */
 bool adapter_head_open(Head *h, Model *m, const char *dir, bool grads, Error *err);

@@ -33,14 +33,6 @@ static void join(Str *out, const char *dir, const char *file) {
 /* -- adapter_config.json --------------------------------------------------------------------------------------------
  */
 
-bool adapter_is_folder(const char *dir) {
-    Str path = {0};
-    join(&path, dir, "adapter_config.json");
-    bool there = io_exists(path.s);
-    str_release(&path);
-    return there;
-}
-
 static bool is_unset(const Json *j) {
     switch (j ? json_kind(j) : JSON_NIL) {
     case JSON_NIL:

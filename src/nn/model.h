@@ -157,6 +157,8 @@ bool model_config_check(const ModelConfig *c, Error *err);                      
 /* What of whole a part holds. Heads, key/value heads and MLP columns must divide by tp_n; vocabulary rows need not. */
 bool model_config_part(ModelConfig *out, const ModelConfig *whole, const ModelPart *part, Error *err);
 bool model_config_read(ModelConfig *c, const char *dir, Error *err);            /* dir/config.json */
+/* The head that the folder's weights have, by 'architectures' of its config.json; where that is missing, SCORE if it has 'num_labels'. */
+bool model_head_kind(HeadKind *kind, const char *dir, Error *err);
 bool model_config_parse(ModelConfig *c, const char *json, size_t n, const char *name, Error *err);  /* the fuzz entry */
 int model_config_window(const ModelConfig *c, int layer);                       /* of one layer */
 int64_t model_config_params(const ModelConfig *c);                              /* count, head included once if untied */

@@ -398,6 +398,27 @@ static JVal whole_of(Jx *x, JVal v, char type) {
     return jx_fail(x, "%%%c format: %s is required, not %s", type, base ? "an integer" : "a real number", j_type(v));
 }
 
+/* d, i, u, o, x and X. */
+static void percent_int(Jx *x, Str *out, JVal v, Spec *s) {
+    v = whole_of(x, v, s->type);
+    if (x->failed) return;
+    Str text = {0}, digits = {0};
+    if (s->type == 'i' || s->type == 'u') s->type = 'd';
+    jx_put_int(x, &digits, jx_abs(x, v), s->type == 'o' ? 8 : s->type == 'd' ? 10 : 16);
+    for (size_t i = 0; s->type == 'X' && i < digits.n; i++) digits.s[i] = (char)toupper((unsigned char)digits.s[i]);
+    if (negative_number(v))
+        str_putc(&text, '-');
+    else if (s->sign)
+        str_putc(&text, s->sign);
+    if (s->alternate && s->type != 'd') str_printf(&text, "0%c", s->type);
+    size_t sign = text.n;
+    for (int64_t i = (int64_t)digits.n; i < s->precision; i++) str_putc(&text, '0');
+    str_putn(&text, str_get(&digits), digits.n);
+    put_padded(out, s, str_get(&text), text.n, sign, s->zero ? '=' : '>');
+    str_release(&digits);
+    str_release(&text);
+}
+
 static void percent_value(Jx *x, Str *out, JVal v, Spec *s) {
     Str text = {0};
     double f;
@@ -433,25 +454,9 @@ static void percent_value(Jx *x, Str *out, JVal v, Spec *s) {
     case 'u':
     case 'o':
     case 'x':
-    case 'X': {
-        v = whole_of(x, v, s->type);
-        if (x->failed) break;
-        if (s->type == 'i' || s->type == 'u') s->type = 'd';
-        Str digits = {0};
-        jx_put_int(x, &digits, jx_abs(x, v), s->type == 'o' ? 8 : s->type == 'd' ? 10 : 16);
-        for (size_t i = 0; s->type == 'X' && i < digits.n; i++) digits.s[i] = (char)toupper((unsigned char)digits.s[i]);
-        if (negative_number(v))
-            str_putc(&text, '-');
-        else if (s->sign)
-            str_putc(&text, s->sign);
-        if (s->alternate && s->type != 'd') str_printf(&text, "0%c", s->type);
-        size_t sign = text.n;
-        for (int64_t i = (int64_t)digits.n; i < s->precision; i++) str_putc(&text, '0');
-        str_putn(&text, str_get(&digits), digits.n);
-        put_padded(out, s, str_get(&text), text.n, sign, s->zero ? '=' : '>');
-        str_release(&digits);
+    case 'X':
+        percent_int(x, out, v, s);
         break;
-    }
     default:
         if (!j_number(v))
             jx_fail(x, "must be real number, not %s", j_type(v));

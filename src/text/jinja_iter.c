@@ -25,22 +25,7 @@ static JIter *iter_new(Jx *x, IterKind kind, JVal of, const char *type) {
     return i;
 }
 
-bool j_iterable(JVal v) {
-    switch (v.kind) {
-    case J_UNDEF:
-    case J_STR:
-    case J_LIST:
-    case J_TUPLE:
-    case J_DICT:
-    case J_VIEW:
-    case J_RANGE:
-    case J_ITER:
-    case J_LOOP:
-        return true;
-    default:
-        return false;
-    }
-}
+bool j_iterable(JVal v) { return v.kind == J_ITER || j_has_len(v); }
 
 const char *j_iter_type(const JIter *i) { return i->type; }
 

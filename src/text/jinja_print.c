@@ -89,6 +89,16 @@ static void put_compound(Jx *x, Str *out, JVal v) {
     jx_leave(x);
 }
 
+static void put_macro(Str *out, const JMacro *m) {
+    const JStr *name = j_macro_name(m);
+    str_put(out, "<Macro ");
+    if (name)
+        put_quoted(out, name);
+    else
+        str_put(out, "anonymous");
+    str_putc(out, '>');
+}
+
 void jx_put_repr(Jx *x, Str *out, JVal v) {
     char num[32];
     if (out->n > JINJA_MAX_OUTPUT) jx_fail(x, "a text of more than %d bytes", JINJA_MAX_OUTPUT);
@@ -123,16 +133,9 @@ void jx_put_repr(Jx *x, Str *out, JVal v) {
     case J_LOOP:
         jx_put_loop(x, out, v.u.loop);
         break;
-    case J_MACRO: {
-        const JStr *name = j_macro_name(v.u.macro);
-        str_put(out, "<Macro ");
-        if (name)
-            put_quoted(out, name);
-        else
-            str_put(out, "anonymous");
-        str_putc(out, '>');
+    case J_MACRO:
+        put_macro(out, v.u.macro);
         break;
-    }
     case J_METHOD:
         str_printf(out, "<built-in method %s of %s object>", v.u.method->row->name, j_type(v.u.method->self));
         break;

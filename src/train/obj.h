@@ -13,7 +13,6 @@ bool obj_lm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, u
  * [first_random, n_vocab), 10 % stay; bidirectional attention. A token without loss weight is never a target. Drawn by (seed, RNG_MASK, pack number, row). */
 bool obj_mlm_open(ObjLm **out, Objective *obj, const SampleSet *s, int max_tok, uint64_t seed, int32_t mask_id,
                   int32_t first_random, int n_vocab, double rate, Error *err);
-double obj_lm_wait_s(const ObjLm *o);
 double obj_lm_weight(const ObjLm *o);               /* loss weight of all rows of the micro-batch filled last */
 void obj_lm_scale(ObjLm *o, double by);             /* losses and gradients from now on times by; weights stay: 1 */
 int64_t obj_lm_packs(ObjLm *o, int64_t epoch);     /* micro-batches of that epoch; how many steps it takes, how far to evaluate */

@@ -97,7 +97,6 @@ static double lm_loss(void *self, Backend *be, const Batch *b, int first, Tensor
 static double lm_wait_s(void *self) { return loader_wait_s(((ObjLm *)self)->loader); }
 double obj_lm_weight(const ObjLm *o) { return o->total; }
 void obj_lm_scale(ObjLm *o, double by) { o->scale = by; }
-double obj_lm_wait_s(const ObjLm *o) { return loader_wait_s(o->loader); }
 int64_t obj_lm_packs(ObjLm *o, int64_t epoch) { return loader_packs_in_epoch(o->loader, epoch); }
 
 static bool lm_open(ObjLm **out, Objective *obj, const char *name, const SampleSet *s, int max_tok, uint64_t seed,

@@ -34,7 +34,6 @@ struct Trainer {
     int64_t n_skipped; /* in a row, up to now */
     double last_loss, tok_done;
     int64_t n_tok, n_seq; /* seen since step 0 */
-    CkptStats saves;
 };
 
 /* -- one micro-batch */
@@ -195,8 +194,6 @@ bool trainer_rehearse(Trainer *t, Error *err) {
 
 double trainer_last_loss(const Trainer *t) { return t->last_loss; }
 Metrics *trainer_metrics(Trainer *t) { return t->metrics; }
-
-CkptStats trainer_saves(const Trainer *t) { return t->saves; }
 
 static Comm *world_of(const Trainer *t) { return t->cfg.mesh ? t->cfg.mesh->world : NULL; }
 static bool leads(const Trainer *t) { return mesh_leads(t->cfg.mesh); }
@@ -471,7 +468,6 @@ bool trainer_run(Trainer *t, const char *dir, Error *err) {
         ok = loop(t, state, err);
         Error said; /* by the log; the result does not need the state */
         state_settle(state, &said);
-        t->saves = state_stats(state);
         if (ok && leads(t)) ok = appender_sync(t->file, err);
         pulse_section(t->pulse, SECTION_INIT);
         log_progress_end(t->log);

@@ -50,7 +50,6 @@ bool trainer_rehearse(Trainer *t, Error *err);  /* takes the memory of a step an
 bool trainer_run(Trainer *t, const char *dir, Error *err);
 double trainer_last_loss(const Trainer *t);     /* mean loss of the last step, also one that an earlier process made */
 Metrics *trainer_metrics(Trainer *t);           /* the objective's means of the last step made here */
-CkptStats trainer_saves(const Trainer *t);      /* of the last trainer_run */
 
 /* The two verbs below the loop, used by PPO (which has its own): one micro-batch's forward, loss, backward into gradients. */
 double train_micro(Net net, Acts *a, const Batch *b, const Objective *obj, Tensor slice, double *weight, Metrics *m);
