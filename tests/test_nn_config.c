@@ -1,5 +1,6 @@
 // layer: nn
 /* config.json of every family, in both spellings: what is read, what is refused and how the message names it. */
+#include "nn/nn_int.h"
 #include "nn_help.h"
 
 #include "base/io.h"
@@ -12,6 +13,9 @@
 #define QWEN                                                                                                           \
     "\"model_type\":\"qwen2\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"                   \
     "\"num_attention_heads\":4,\"num_key_value_heads\":null,\"vocab_size\":100"
+#define MISTRAL                                                                                                        \
+    "\"model_type\":\"mistral\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"                 \
+    "\"num_attention_heads\":4,\"vocab_size\":100,\"num_key_value_heads\":2,\"head_dim\":12"
 #define GPT2 "\"model_type\":\"gpt2\",\"n_embd\":48,\"n_layer\":2,\"n_head\":4,\"n_positions\":32,\"vocab_size\":100"
 
 static const struct {
@@ -51,6 +55,20 @@ static const struct {
     {"{" QWEN ",\"layer_types\":[\"full_attention\"]}", "'layer_types' must be a list of 2"},
     {"{" QWEN ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", "there is no 'sliding_window'"},
     {"{" QWEN ",\"layer_types\":[\"full_attention\",\"chunked_attention\"]}", "'layer_types[1]' 'chunked_attention'"},
+    {"{" LLAMA ",\"layer_types\":[\"full_attention\",\"full_attention\"]}", NULL},
+    {"{" LLAMA ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", "'layer_types[1]' is sliding_attention"},
+    {"{" LLAMA ",\"layer_types\":[\"chunked_attention\",\"chunked_attention\"]}",
+     "'layer_types[0]' 'chunked_attention'"},
+    {"{" MISTRAL ",\"sliding_window\":null,\"layer_types\":[\"sliding_attention\",\"full_attention\"]}",
+     "there is no 'sliding_window'"},
+    {"{" MISTRAL ",\"layer_types\":[\"full_attention\"]}", "'layer_types' must be a list of 2"},
+    {"{\"model_type\":\"gpt2\",\"hidden_size\":48,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+     "\"max_position_embeddings\":32,\"vocab_size\":100}",
+     NULL},
+    {"{" GPT2 ",\"hidden_size\":48,\"num_attention_heads\":null}", NULL},
+    {"{" GPT2 ",\"num_attention_heads\":2}", "'n_head' is 4, but 'num_attention_heads' 2"},
+    {"{" GPT2 ",\"hidden_size\":\"48\"}", "'hidden_size' must be an integer"},
+    {"{\"model_type\":\"gpt2\",\"n_embd\":48,\"n_layer\":2,\"n_positions\":32,\"vocab_size\":100}", "'n_head' must be"},
     {"{}", "'model_type' is missing"},
     {"[]", "'model_type' is missing"},
     {"{", "config.json"},
@@ -110,7 +128,40 @@ static void test_head_kind(void **state) {
     assert_int_equal(err.code, ERR_IO);
 }
 
+static void read_text(ModelConfig *c, const char *json) {
+    Error err = {0};
+    OK(model_config_parse(c, json, strlen(json), "test", &err));
+}
+
+/* A Mistral's windows of some layers: read, and written so that they are read again; the list only where it says more
+ * than the window. */
+static void test_layer_types(void **state) {
+    (void)state;
+    ModelConfig c, again;
+    ModelTokens t;
+    Str text = {0};
+    model_tokens_init(&t, -1);
+    for (int all = 0; all < 2; all++) {
+        read_text(&c, all ? "{" MISTRAL ",\"sliding_window\":6}"
+                          : "{" MISTRAL
+                            ",\"layer_types\":[\"sliding_attention\",\"full_attention\"],\"sliding_window\":6}");
+        assert_int_equal(model_config_window(&c, 0), 6);
+        assert_int_equal(model_config_window(&c, 1), all ? 6 : 0);
+        str_clear(&text);
+        family_config_write(&text, &c, &t, "F32", HEAD_LM, 0);
+        assert_int_equal(strstr(text.s, "layer_types") == NULL, all);
+        assert_null(strstr(text.s, "max_window_layers"));
+        read_text(&again, text.s);
+        assert_int_equal(model_config_window(&again, 0), 6);
+        assert_int_equal(model_config_window(&again, 1), all ? 6 : 0);
+    }
+    read_text(&c, "{" MISTRAL ",\"layer_types\":[\"full_attention\",\"full_attention\"]}");
+    assert_int_equal(c.window, 0);
+    str_release(&text);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_configs), cmocka_unit_test(test_head_kind)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_configs), cmocka_unit_test(test_head_kind),
+                                       cmocka_unit_test(test_layer_types)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -665,6 +665,11 @@ static void test_refused(void **state) {
         {"{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":4}", "shape [3, 27], expected [4, 27]"},
         {"{\"peft_type\":\"LORA\",\"r\":65536,\"lora_alpha\":4}", "expected [65536, 27]"},
         {CONFIG(",\"task_type\":\"SEQ_2_SEQ_LM\""), "expected CAUSAL_LM or SEQ_CLS"},
+        {CONFIG(",\"use_bdlora\":{\"nblocks\":2}"), "'use_bdlora' is set"},
+        {CONFIG(",\"target_modules\":[\"k_proj\",\"proj\"]"), "'target_modules' leaves"},
+        {CONFIG(",\"exclude_modules\":[\"0.self_attn.q_proj\"]"), "'exclude_modules' leaves"},
+        {CONFIG(",\"layers_to_transform\":[1,7]"), "layers.0.mlp.down_proj.lora_A.weight' is there, but 'layers_to"},
+        {CONFIG(",\"layers_to_transform\":1"), "'layers_to_transform' leaves"},
         {"[]", "expected an object"},
     };
     Error err = {0};

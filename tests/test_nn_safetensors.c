@@ -16,6 +16,10 @@
 #define F32_1 "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}"
 #define ENTRY(type, shape, offsets) "{\"dtype\":\"" type "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
+#define TIMES5(x) x x x x x
+#define TIMES125(x) TIMES5(TIMES5(TIMES5(x)))
+#define U8_1 "\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]"
+
 typedef struct {
     const char *header;
     int n_data;        /* bytes after the header */
@@ -49,6 +53,8 @@ static const Case cases[] = {
     {"{\"a\":" ENTRY("F32", "[-1]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
     {"{\"a\":" ENTRY("F32", "[-0]", "[0,0]") "}", 0, -1, "'-0'"},
     {"{\"a-0\":" F32_1 "}", 4, 1, NULL},
+    {"{\"a\":{\"x\":" TIMES125("[") TIMES125("]") ",\"y\":[],\"z\":\"[{\\\"[\"," U8_1 "}}", 1, 1, NULL},
+    {"{\"a\":{\"x\":[" TIMES125("[") TIMES125("]") "]," U8_1 "}}", 1, -1, "more than 127 deep"},
     {"{\"a\":" ENTRY("F32\\u0000", "[1]", "[0,4]") "}", 4, -1, "unknown dtype"},
     {"{\"a\":" ENTRY("F32", "[true]", "[0,4]") "}", 4, -1, "not a non-negative integer"},
     {"{\"a\":" ENTRY("F32", "[1]", "[0]") "}", 4, -1, "list of two"},

@@ -175,10 +175,16 @@ static bool read_layer_types(ModelConfig *c, const Json *types, Error *err) {
     return true;
 }
 
-static bool all_unwindowed(const ModelConfig *c) {
+static bool some_unwindowed(const ModelConfig *c, bool unwindowed) {
     for (int l = 0; l < c->n_layer; l++)
-        if (model_config_window(c, l) > 0) return false;
-    return true;
+        if ((model_config_window(c, l) == 0) == unwindowed) return true;
+    return false;
+}
+
+/* No window, and all layers without it, are one thing. */
+static void settle_window(ModelConfig *c) {
+    if (!some_unwindowed(c, false)) c->window = 0;
+    if (c->window == 0) memset(c->unwindowed, 0, sizeof c->unwindowed);
 }
 
 static bool read_qwen_window(ModelConfig *c, const Json *root, Error *err) {
@@ -196,15 +202,25 @@ static bool read_qwen_window(ModelConfig *c, const Json *root, Error *err) {
         first = from < 0 ? 0 : from > c->n_layer ? c->n_layer : (int)from;
         for (int l = 0; c->window > 0 && l < first; l++) unwindow(c, l);
     }
-    if (all_unwindowed(c)) c->window = 0;
-    if (c->window == 0) memset(c->unwindowed, 0, sizeof c->unwindowed);
+    settle_window(c);
+    return true;
+}
+
+/* With layer_types transformers takes the folder for a Ministral's: the same arithmetic, but for windows of some
+ * layers. */
+static bool read_mistral_window(ModelConfig *c, const Json *root, Error *err) {
+    const Json *types = json_get(root, "layer_types");
+    if (!int_or_null(root, "sliding_window", 4096, 0, &c->window, err)) return false;
+    if (set_and_not_null(types) && !read_layer_types(c, types, err)) return false;
+    settle_window(c);
     return true;
 }
 
 static bool read_window(ModelConfig *c, const Json *root, Error *err) {
-    const Json *window = json_get(root, "sliding_window");
+    const Json *window = json_get(root, "sliding_window"), *types = json_get(root, "layer_types");
     if (c->family == FAMILY_QWEN2 || c->family == FAMILY_QWEN3) return read_qwen_window(c, root, err);
-    if (c->family == FAMILY_MISTRAL) return int_or_null(root, "sliding_window", 4096, 0, &c->window, err);
+    if (c->family == FAMILY_MISTRAL) return read_mistral_window(c, root, err);
+    if (set_and_not_null(types) && !read_layer_types(c, types, err)) return false;
     if (set_and_not_null(window) && json_bool(json_get(root, "use_sliding_window"), true))
         return error_set(err, ERR_FORMAT,
                          "'sliding_window' is not supported with model_type llama, only with mistral, "
@@ -251,11 +267,22 @@ static bool read_llama(ModelConfig *c, const Json *root, Error *err) {
            read_rope(c, root, err);
 }
 
+/* One of two names, which the library takes for one. */
+static bool need_either(const Json *root, const char *key, const char *other, int *out, Error *err) {
+    int second;
+    if (!set_and_not_null(json_get(root, other))) return need_int(root, key, out, err);
+    if (!need_int(root, other, &second, err) || !int_or(root, key, second, out, err)) return false;
+    return *out == second ||
+           error_set(err, ERR_FORMAT, "'%s' is %d, but '%s' %d: remove one", key, *out, other, second);
+}
+
 static bool read_gpt2(ModelConfig *c, const Json *root, Error *err) {
     c->norm = NORM_LAYER, c->pos = POS_LEARNED, c->mlp = MLP_GELU;
-    if (!need_int(root, "n_embd", &c->d_model, err) || !need_int(root, "n_layer", &c->n_layer, err) ||
-        !need_int(root, "n_head", &c->n_head, err) || !need_int(root, "vocab_size", &c->n_vocab, err) ||
-        !need_int(root, "n_positions", &c->max_seq, err) || !int_or(root, "n_inner", 4 * c->d_model, &c->d_ff, err) ||
+    if (!need_either(root, "n_embd", "hidden_size", &c->d_model, err) ||
+        !need_either(root, "n_layer", "num_hidden_layers", &c->n_layer, err) ||
+        !need_either(root, "n_head", "num_attention_heads", &c->n_head, err) ||
+        !need_either(root, "n_positions", "max_position_embeddings", &c->max_seq, err) ||
+        !need_int(root, "vocab_size", &c->n_vocab, err) || !int_or(root, "n_inner", 4 * c->d_model, &c->d_ff, err) ||
         !number_or(root, "layer_norm_epsilon", 1e-5, &c->norm_eps, err))
         return false;
     c->n_kv_head = c->n_head;
@@ -413,10 +440,10 @@ static void write_window(JsonOut *j, const ModelConfig *c) {
         json_out_int(j, "sliding_window", c->window);
     else
         json_out_str(j, "sliding_window", NULL);
-    if (!qwen) return;
+    if (!qwen && (c->window == 0 || !some_unwindowed(c, true))) return;
     int first = 0;
     while (first < c->n_layer && model_config_window(c, first) == 0) first++;
-    json_out_int(j, "max_window_layers", first);
+    if (qwen) json_out_int(j, "max_window_layers", first);
     json_out_arr(j, "layer_types");
     for (int l = 0; l < c->n_layer; l++)
         json_out_str(j, NULL, model_config_window(c, l) > 0 ? "sliding_attention" : "full_attention");

@@ -53,6 +53,10 @@ static const struct {
     const char *key, *advice;
 } refused[] = {{"use_dora", "merge it with PEFT's merge_and_unload and import the model"},
                {"use_qalora", "merge it with PEFT's merge_and_unload and import the model"},
+               {"use_bdlora", "merge it with PEFT's merge_and_unload and import the model"},
+               {"kasa_config", "merge it with PEFT's merge_and_unload and import the model"},
+               {"monteclora_config", "merge it with PEFT's merge_and_unload and import the model"},
+               {"arrow_config", "a choice among several adapters is not supported"},
                {"rank_pattern", "one rank for all modules is supported: merge it with PEFT's merge_and_unload"},
                {"alpha_pattern", "one alpha for all modules is supported: merge it with PEFT's merge_and_unload"},
                {"layer_replication", "merge it with PEFT's merge_and_unload and import the model"},
@@ -126,7 +130,14 @@ typedef struct {
     LoraConfig lora;
     HeadKind head;
     Str base;
+    Json *root;
 } FileConfig;
+
+static void config_release(FileConfig *c) {
+    str_release(&c->base);
+    json_release(c->root);
+    c->root = NULL;
+}
 
 static bool read_values(FileConfig *c, const Json *root, Error *err) {
     const char *type = json_str(json_get(root, "peft_type"), NULL), *task = json_str(json_get(root, "task_type"), NULL);
@@ -153,17 +164,15 @@ static bool read_values(FileConfig *c, const Json *root, Error *err) {
 /* note may be NULL. */
 static bool read_config(FileConfig *c, const char *dir, Str *note, Error *err) {
     Str path = {0};
-    Json *root = NULL;
     *c = (FileConfig){0};
     join(&path, dir, "adapter_config.json");
-    bool ok = json_read_file(&root, path.s, JSON_INT_AS_REAL, err);
+    bool ok = json_read_file(&c->root, path.s, JSON_INT_AS_REAL, err);
     if (ok) {
-        ok = json_kind(root) == JSON_OBJ || error_set(err, ERR_FORMAT, "expected an object");
-        ok = ok && read_values(c, root, err) && check_options(root, note, path.s, err);
+        ok = json_kind(c->root) == JSON_OBJ || error_set(err, ERR_FORMAT, "expected an object");
+        ok = ok && read_values(c, c->root, err) && check_options(c->root, note, path.s, err);
         if (!ok) error_wrap(err, "%s", path.s);
-        json_release(root);
     }
-    if (!ok) str_release(&c->base);
+    if (!ok) config_release(c);
     str_release(&path);
     return ok;
 }
@@ -172,6 +181,7 @@ bool adapter_info(AdapterInfo *out, const char *dir, Error *err) {
     FileConfig c;
     *out = (AdapterInfo){0};
     if (!read_config(&c, dir, NULL, err)) return false;
+    json_release(c.root);
     *out = (AdapterInfo){c.base, c.head};
     return true;
 }
@@ -297,6 +307,47 @@ static bool check_rank(const StFile *f, int r, Error *err) {
     return true;
 }
 
+static bool number_among(const Json *numbers, double x) {
+    bool found = json_kind(numbers) != JSON_ARR && json_num(numbers, -1) == x;
+    for (int i = 0; i < json_len(numbers) && !found; i++) found = json_num(json_at(numbers, i), -1) == x;
+    return found;
+}
+
+/* A list's names end a module's at a dot. */
+static bool module_among(const Json *names, const char *module, size_t n) {
+    for (int i = 0; i < json_len(names); i++) {
+        size_t k = 0;
+        const char *s = json_str(json_at(names, i), &k);
+        if (s && k <= n && !memcmp(module + n - k, s, k) && (k == n || module[n - k - 1] == '.')) return true;
+    }
+    return false;
+}
+
+static double layer_of(const char *module, size_t n) {
+    for (size_t i = 1; i < n; i++)
+        if (module[i - 1] == '.' && module[i] >= '0' && module[i] <= '9') return atof(module + i);
+    return -1;
+}
+
+/* Where the configuration tells by lists which modules have pairs, PEFT passes over those of others: a file that has
+ * some is not what it says. Patterns are not looked at. */
+static bool check_targets(const StFile *f, const Json *root, Error *err) {
+    static const char end[] = ".lora_A.weight", bad[] = "tensor '%.150s' is there, but '%s' leaves its module out";
+    const Json *target = json_get(root, "target_modules"), *not = json_get(root, "exclude_modules");
+    const Json *layers = json_get(root, "layers_to_transform");
+    for (int i = 0; i < f->n; i++) {
+        const char *name = f->entry[i].name, *module = name + strlen(prefix);
+        size_t n = strlen(name), out = strlen(prefix) + strlen(end);
+        if (n <= out || strncmp(name, prefix, strlen(prefix)) || strcmp(name + n - strlen(end), end)) continue;
+        if (json_len(target) > 0 && json_kind(target) == JSON_ARR && !module_among(target, module, n - out))
+            return error_set(err, ERR_FORMAT, bad, name, "target_modules");
+        if (module_among(not, module, n - out)) return error_set(err, ERR_FORMAT, bad, name, "exclude_modules");
+        if (!is_unset(layers) && !number_among(layers, layer_of(module, n - out)))
+            return error_set(err, ERR_FORMAT, bad, name, "layers_to_transform");
+    }
+    return true;
+}
+
 bool adapter_open(Adapter **out, Model *m, const char *dir, bool grads, Error *err) {
     FileConfig c;
     StFile f;
@@ -304,7 +355,8 @@ bool adapter_open(Adapter **out, Model *m, const char *dir, bool grads, Error *e
     if (!read_config(&c, dir, &m->note, err)) return false;
     bool ok = open_file(&f, dir, err);
     if (ok) {
-        ok = check_rank(&f, c.lora.r, err) && lora_place(out, m, &c.lora, grads, in_file, &f, err);
+        ok = check_targets(&f, c.root, err) && check_rank(&f, c.lora.r, err) &&
+             lora_place(out, m, &c.lora, grads, in_file, &f, err);
         if (!ok && err->code == ERR_CONFIG) name_first(&f, err);
         if (ok && !load_file(&f, *out, NULL, &m->note, err)) {
             adapter_close(*out);
@@ -313,7 +365,7 @@ bool adapter_open(Adapter **out, Model *m, const char *dir, bool grads, Error *e
         }
         st_close(&f);
     }
-    str_release(&c.base);
+    config_release(&c);
     return ok || error_wrap(err, "%s", dir);
 }
 
@@ -329,11 +381,11 @@ bool adapter_load(Net n, const char *dir, Error *err) {
     ok = ok && open_file(&f, dir, err);
     if (ok) {
         const Head *h = n.head && n.head->kind == HEAD_SCORE ? n.head : NULL;
-        ok = load_file(&f, n.adapter, h, &n.trunk->note, err);
+        ok = check_targets(&f, c.root, err) && load_file(&f, n.adapter, h, &n.trunk->note, err);
         st_close(&f);
         if (ok) n.trunk->version++;
     }
-    str_release(&c.base);
+    config_release(&c);
     return ok || error_wrap(err, "%s", dir);
 }
 

@@ -104,18 +104,28 @@ static int by_offset(const void *a, const void *b) {
     return strcmp(x->name, y->name);
 }
 
-/* A minus zero, outside strings: a number to JSON, no count of anything; parsed it would look like 0. */
-static bool has_minus_zero(const unsigned char *p, size_t n) {
+enum { MAX_NESTED = 127 }; /* of the library that files are written for */
+
+/* What a JSON header must not hold though our reader takes it: a minus zero (a number to JSON, no count of anything;
+ * parsed it would look like 0), deep nesting. NULL when there is none. The text is JSON. */
+static const char *misfit(const unsigned char *p, size_t n) {
     bool string = false;
-    for (size_t i = 0; i + 2 < n; i++) {
+    int depth = 0;
+    for (size_t i = 0; i < n; i++) {
         if (string && p[i] == '\\')
             i++;
         else if (p[i] == '"')
             string = !string;
-        else if (!string && p[i] == '-' && p[i + 1] == '0' && !strchr(".eE", p[i + 2]))
-            return true;
+        else if (string)
+            continue;
+        else if (p[i] == '-' && i + 2 < n && p[i + 1] == '0' && !strchr(".eE", p[i + 2]))
+            return "the header holds '-0', which is no size and no offset";
+        else if (p[i] == '[' || p[i] == '{') {
+            if (++depth > MAX_NESTED) return "the header nests lists and objects more than 127 deep";
+        } else if (p[i] == ']' || p[i] == '}')
+            depth--;
     }
-    return false;
+    return NULL;
 }
 
 static bool read_metadata(const Json *meta, Error *err) {
@@ -203,9 +213,10 @@ bool st_parse(StFile *f, const void *p, size_t n, const char *name, Error *err) 
         drop(f);
         return false;
     }
-    if (has_minus_zero(bytes + 8, (size_t)n_header)) {
+    const char *why = misfit(bytes + 8, (size_t)n_header);
+    if (why) {
         drop(f);
-        return error_set(err, ERR_FORMAT, "%s: the header holds '-0', which is no size and no offset", name);
+        return error_set(err, ERR_FORMAT, "%s: %s", name, why);
     }
     if (!read_entries(f, bytes + 8 + n_header, n - 8 - n_header, err)) {
         drop(f);

@@ -13,7 +13,7 @@ import argparse, json, os, random, shutil, subprocess, sys, tempfile
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch, transformers
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig,
-                          MistralConfig, Qwen2Config, Qwen3Config)
+                          MinistralConfig, MistralConfig, Qwen2Config, Qwen3Config)
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -224,6 +224,28 @@ def old_spelling(name, model, folder, work, rows, want):
     assert worst < 1e-5, (name, "old spelling", worst)
 
 
+def check_mistral_layers(name, work):
+    """A Mistral's config.json that names a kind of attention per layer: that library takes it for a Ministral's."""
+    model = roughen(AutoModelForCausalLM.from_config(MinistralConfig(**{
+        **base, "head_dim": 12, "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]})))
+    folder = os.path.join(work, name)
+    model.save_pretrained(folder)
+    c = json.load(open(folder + "/config.json"))
+    json.dump({**c, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}, open(folder + "/config.json", "w"))
+    rows = [list(range(1, 1 + n)) for n in (1, 23, 90)]
+    with torch.no_grad():
+        want = [load(AutoModelForCausalLM, folder)(torch.tensor([r])).logits[0] for r in rows]
+    got = dikast("logits", folder, "--all", rows=rows)
+    worst = max(relative(torch.tensor(g["logits"]), w) for g, w in zip(got, want))
+    assert worst < 1e-5, (name, worst)
+    dikast("export", folder, folder + "-out", "--to", "hf")
+    with torch.no_grad():
+        again = load(AutoModelForCausalLM, folder + "-out")(torch.tensor([rows[2]])).logits[0]
+    assert relative(again, want[2]) < 2e-6, (name, "exported")
+    print(f"{name}: logits within {worst:.1e}")
+
+
 def check_score(name, config, work):
     for labels in (1, 3):
         config = AutoConfig.for_model(**{**config.to_dict(), "num_labels": labels, "pad_token_id": 96})
@@ -291,6 +313,8 @@ def main():
             check_lm(name, kind(**keys), work)
             if name in ("llama", "gpt2", "mistral-window", "qwen2", "qwen3"):
                 check_score(name, kind(**keys), work)
+        if not ONLY or "mistral-layer-types" in ONLY:
+            check_mistral_layers("mistral-layer-types", work)
         for name, rope in REFUSED.items():
             if not ONLY or name in ONLY:
                 check_refused(name, rope, work)

@@ -51,8 +51,9 @@ check sft_rows "$here/sft_rows.py" "$here/../golden/text_llama3.json" "$build/di
 check parquet "$here/parquet_equal.py" "$build/dikast" --files 150
 check csv "$here/csv_equal.py" "$build/dikast" --files 150
 check metrics "$here/metrics_equal.py" "$build/tests/metrics_adapter" --cases 20
-# Four families in F32; with all kinds of models and numbers when it is heavy.
-[ "$kind" = heavy ] && quick="" || quick="--quick llama qwen2 qwen3 gpt2"
+# Every family in F32; with all kinds of models and numbers when it is heavy.
+[ "$kind" = heavy ] && quick="" ||
+    quick="--quick llama qwen2 qwen3 gpt2 llama-init mistral-init qwen2-init qwen3-init gpt2-init gpt2-untied-init"
 check llama_cpp "$here/gguf_equal.py" "$build/dikast" $quick
 # The same in both: templates of what is a few megabytes, or of half a gigabyte of packages.
 [ "$kind" = heavy ] && small="" || small=--small
