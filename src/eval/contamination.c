@@ -7,7 +7,7 @@
 #include "base/cell.h"
 #include "eval/detect.h"
 #include "eval/stats.h"
-#include "text/text_int.h"
+#include "text/chars.h"
 
 typedef struct {
     uint64_t key;
