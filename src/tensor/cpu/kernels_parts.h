@@ -55,8 +55,9 @@ typedef struct Backward {
     Tensor dx, x;
     bool add_dx;
     int64_t n_group;      /* dx: of its columns; dw: of all panels */
-    float *panels;        /* F32, dx: of transposed weights, for all tasks; NULL: each packs those that it needs */
-    int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
+    float *panels;        /* F32, dx of many rows: of transposed weights, for all tasks */
+    int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all. F32, dx of few rows: of its columns */
+    int64_t n_chunk;      /* F32, dx of few rows: of these */
     /* dw: */
     int64_t row, row_end; /* of this pass */
     Held *held;           /* (threads) */
