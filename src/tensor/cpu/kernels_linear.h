@@ -102,7 +102,7 @@ static void weight_grad(Backward *b) {
         cpu_check_as("linear_bwd", "x", b->x, o->dy.rows, b->x.cols, o->dy.dtype);
         weights += (double)tensor_count(o->dw_acc);
     }
-    if (weights == 0) return;
+    if (weights == 0 || b->x.rows == 0) return;
     double work = product_work((double)b->x.rows, weights);
     if (is_half(b->grad[0].dy)) {
         cpu_half(b->be)->weight_grad(b, work);
