@@ -71,9 +71,9 @@ typedef struct Backward {
  * block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
 enum { GRAD_BLOCK = 256 };
 
-/* Blocks of x that a thread copies at a time, and columns of them at most, more of fewer rows: three quarters of an L2 of a
- * megabyte. */
-enum { PASS_BLOCKS = 2, PART_COLS = 384 };
+/* Blocks of x that a thread copies at a time, and columns of them at most, more of fewer rows: half of what an L2 of a megabyte
+ * holds. */
+enum { PASS_BLOCKS = 2, PART_COLS = 256 };
 static inline int64_t pass_rows(const Backward *b) { return least(b->x.rows, PASS_BLOCKS * GRAD_BLOCK); }
 
 /* Numbers the panels of all dw through in groups and cuts their rows into parts of whole units: so many that each thread can have
