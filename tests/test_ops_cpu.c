@@ -311,28 +311,43 @@ static void test_where_operands_lie(void **state) {
     }
 }
 
-/* Many rows of dx share one packing of the weights, few pack their own: the same bits. */
+/* For many rows of dx weights are transposed, for few dy is, outputs and columns in parts: the same bits. */
+static void dx_of_many_rows(const Opened *cpu, int64_t m, int64_t k, bool add) {
+    enum { N = 800, PART = 300 };
+    const BackendOps *op = cpu->be->op;
+    int64_t rows[] = {m, 33};
+    float *dy[2], *w[2], *panels[2];
+    LinearGrad g[2], cut[2];
+    for (int i = 0; i < 2; i++) {
+        dy[i] = mem_alloc((size_t)(N * rows[i]) * sizeof(float));
+        w[i] = mem_alloc((size_t)(rows[i] * k) * sizeof(float));
+        panels[i] = mem_alloc((size_t)((rows[i] + 16) * k) * sizeof(float));
+        Tensor matrix = random_matrix(w[i], rows[i], k, k, (uint32_t)i);
+        g[i] = (LinearGrad){.dy = random_matrix(dy[i], N, rows[i], rows[i], 2 + (uint32_t)i),
+                            .w = in_panels(cpu->be, panels[i], matrix)};
+    }
+    size_t bytes = (size_t)(N * k) * sizeof(float);
+    float *whole = mem_alloc(bytes), *part = mem_alloc(bytes);
+    Tensor a = random_matrix(whole, N, k, k, 4), b = random_matrix(part, N, k, k, 4);
+    op->linear_bwd(cpu->be, a, g, 2, (Tensor){0}, add);
+    for (int64_t row = 0; row < N; row += PART) {
+        int64_t n = row + PART < N ? PART : N - row;
+        for (int i = 0; i < 2; i++) cut[i] = (LinearGrad){.dy = tensor_rows(g[i].dy, row, n), .w = g[i].w};
+        op->linear_bwd(cpu->be, tensor_rows(b, row, n), cut, 2, (Tensor){0}, add);
+    }
+    assert_memory_equal(whole, part, bytes);
+    for (int i = 0; i < 2; i++) free(dy[i]), free(w[i]), free(panels[i]);
+    free(whole), free(part);
+}
+
 static void test_dx_of_many_rows(void **state) {
     (void)state;
-    enum { N = 900, PART = 300, M = 60, K = 70, SIZE = N * K };
-    static float dy[2][SIZE], w[2][2 * M * K], panels[2][2 * M * K], whole[SIZE], part[SIZE];
     for (int s = 0; s < COUNT_OF(isa_name); s++) {
         Opened cpu = open_cpu(isa_name[s], 2);
         for (int add = 0; add < 2 && cpu.be; add++) {
-            LinearGrad g[2], cut[2];
-            for (int i = 0; i < 2; i++) {
-                int64_t m = i ? 33 : M;
-                Tensor matrix = random_matrix(w[i], m, K, K, (uint32_t)i);
-                g[i] = (LinearGrad){.dy = random_matrix(dy[i], N, m, m, 2 + (uint32_t)i),
-                                    .w = in_panels(cpu.be, panels[i], matrix)};
-            }
-            Tensor a = random_matrix(whole, N, K, K, 4), b = random_matrix(part, N, K, K, 4);
-            cpu.be->op->linear_bwd(cpu.be, a, g, 2, (Tensor){0}, add);
-            for (int64_t row = 0; row < N; row += PART) {
-                for (int i = 0; i < 2; i++) cut[i] = (LinearGrad){.dy = tensor_rows(g[i].dy, row, PART), .w = g[i].w};
-                cpu.be->op->linear_bwd(cpu.be, tensor_rows(b, row, PART), cut, 2, (Tensor){0}, add);
-            }
-            assert_memory_equal(whole, part, sizeof whole);
+            dx_of_many_rows(&cpu, 60, 70, add);
+            dx_of_many_rows(&cpu, 1560, 19, add);
+            dx_of_many_rows(&cpu, 10, 790, add);
         }
         close_cpu(&cpu);
     }

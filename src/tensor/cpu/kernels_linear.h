@@ -59,8 +59,8 @@ static void linear_from(Backend *be, LinearOut out, Tensor from, Tensor x) {
     forward(be, &out, 1, x, true, direct ? from : (Tensor){0});
 }
 
-/* Values of transposed weights that are packed once for all chunks of rows: 8 MB, about what the copy of x takes for dw. */
-enum { SHARED_PANELS = 1 << 21 };
+/* dx: so many rows pay for transposing the weights, of so many values at most: 8 MB, about what the copy of x takes for dw. */
+enum { MANY_ROWS = 768, SHARED_PANELS = 1 << 21 };
 
 static void input_grad(Backward *b) {
     double weights = 0;
@@ -80,14 +80,16 @@ static void input_grad(Backward *b) {
         return;
     }
     int64_t n_panel = ceil_div(b->dx.cols, 16);
+    if (b->dx.rows < MANY_ROWS || n_panel * depth * 16 > SHARED_PANELS) {
+        count_across_parts(b);
+        cpu_scratch_threads(b->be, ACROSS_ROWS * (b->depth + b->part));
+        cpu_tiles(b->be, b->n_chunk * b->n_part, work, across_task, b);
+        return;
+    }
     b->n_group = n_group(n_panel);
     b->depth = depth;
-    if (b->dx.rows > CHUNK && n_panel * depth * 16 <= SHARED_PANELS) {
-        b->panels = cpu_scratch_shared(b->be, (size_t)(n_panel * depth * 16) * sizeof *b->panels);
-        cpu_tiles(b->be, n_panel, 8.0 * weights, pack_weights_task, b);
-    } else {
-        cpu_scratch_threads(b->be, depth * PANEL);
-    }
+    b->panels = cpu_scratch_shared(b->be, (size_t)(n_panel * depth * 16) * sizeof *b->panels);
+    cpu_tiles(b->be, n_panel, 8.0 * weights, pack_weights_task, b);
     cpu_tiles(b->be, ceil_div(b->dx.rows, CHUNK) * b->n_group, work, input_grad_task, b);
 }
 
@@ -100,7 +102,7 @@ static void weight_grad(Backward *b) {
         cpu_check_as("linear_bwd", "x", b->x, o->dy.rows, b->x.cols, o->dy.dtype);
         weights += (double)tensor_count(o->dw_acc);
     }
-    if (weights == 0) return;
+    if (weights == 0 || b->x.rows == 0) return;
     double work = product_work((double)b->x.rows, weights);
     if (is_half(b->grad[0].dy)) {
         cpu_half(b->be)->weight_grad(b, work);

@@ -55,8 +55,9 @@ typedef struct Backward {
     Tensor dx, x;
     bool add_dx;
     int64_t n_group;      /* dx: of its columns; dw: of all panels */
-    float *panels;        /* F32, dx: of transposed weights, for all tasks; NULL: each packs those that it needs */
-    int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all */
+    float *panels;        /* F32, dx of many rows: of transposed weights, for all tasks */
+    int64_t part, n_part; /* dw: rows of a panel that one task takes; parts of all. F32, dx of few rows: of its columns */
+    int64_t n_chunk;      /* F32, dx of few rows: of these */
     /* dw: */
     int64_t row, row_end; /* of this pass */
     Held *held;           /* (threads) */
@@ -70,8 +71,10 @@ typedef struct Backward {
  * block is summed from zero, then added: that keeps rounding at the size of a block's sum. */
 enum { GRAD_BLOCK = 256 };
 
-/* Blocks of x that a thread copies at a time, and columns of them at most: half of what an L2 of a megabyte holds. */
+/* Blocks of x that a thread copies at a time, and columns of them at most, more of fewer rows: half of what an L2 of a megabyte
+ * holds. */
 enum { PASS_BLOCKS = 2, PART_COLS = 256 };
+static inline int64_t pass_rows(const Backward *b) { return least(b->x.rows, PASS_BLOCKS * GRAD_BLOCK); }
 
 /* Numbers the panels of all dw through in groups and cuts their rows into parts of whole units: so many that each thread can have
  * parts of its own, as long as what a task packs of dy still serves rows enough. */
@@ -80,7 +83,7 @@ static inline void count_weight_parts(Backward *b, int64_t unit) {
     b->n_group = 0;
     for (int i = 0; i < b->n; i++)
         if (!tensor_empty(b->grad[i].dw_acc)) b->n_group += n_group(ceil_div(b->grad[i].dw_acc.rows, 16));
-    b->n_part = ceil_div(b->x.cols, PART_COLS);
+    b->n_part = ceil_div(b->x.cols * pass_rows(b), PART_COLS * PASS_BLOCKS * GRAD_BLOCK);
     while (b->n_part % n_thread && b->x.cols / b->n_part > 128) b->n_part++;
     b->part = ceil_div(ceil_div(b->x.cols, b->n_part), unit) * unit;
     b->n_part = ceil_div(b->x.cols, b->part);
@@ -101,10 +104,11 @@ static inline const LinearGrad *weight_grad_part(const Backward *b, int64_t task
     return o;
 }
 
-/* A thread's copy of x, of one part's columns and one pass' rows: blocks of GRAD_BLOCK rows, in each TILE_ROWS columns side by
- * side, (GRAD_BLOCK, TILE_ROWS). Each thread makes its own, behind its panels of dy: to read lines that another one has written
+/* A thread's copy of x, of one part's columns and one pass' rows: blocks of GRAD_BLOCK rows, or all, in each TILE_ROWS columns
+ * side by side, (strip_rows, TILE_ROWS). Each thread makes its own, behind its panels of dy: to read lines that another one has written
  * takes longer than to copy them (bench/README.md). */
-static inline int64_t strips_size(const Backward *b) { return ceil_div(b->part, TILE_ROWS) * TILE_ROWS * GRAD_BLOCK; }
+static inline int64_t strip_rows(const Backward *b) { return least(b->x.rows, GRAD_BLOCK); }
+static inline int64_t strips_size(const Backward *b) { return ceil_div(b->part, TILE_ROWS) * TILE_ROWS * strip_rows(b); }
 static inline float *strips_of(const Backward *b, int thread) { return cpu_scratch_of(b->be, thread) + PANEL * GRAD_BLOCK; }
 
 /* Has the thread this pass' rows of the part? It is going to. */
