@@ -79,11 +79,12 @@ JOB
 }
 state() { [ "$(squeue -h -j "$id" -o %T)" = "$1" ]; }
 restarted() { state RUNNING && [ "$(scontrol show job "$id" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p')" -ge 1 ]; }
-# Put back, it would wait two minutes more; said again and again, for what is said before it is quite put back is forgotten.
+# Put back, it would wait two minutes more. Said again, for what is said before it is quite put back is forgotten, but not at once: every
+# change of a job puts off the pass of the scheduler that would start it.
 resumed() {
     restarted && return
-    state PENDING && scontrol update JobId="$id" StartTime=now TimeLimit=10
-    return 1
+    state PENDING && scontrol update JobId="$id" StartTime=now TimeLimit=10 && sleep 3
+    restarted
 }
 # Asked of the job itself: squeue says nothing, too, where the controller has no time to answer.
 over() { scontrol show job "$id" 2>/dev/null | grep -q 'JobState=\(COMPLETED\|FAILED\|CANCELLED\|TIMEOUT\|NODE_FAIL\) '; }
