@@ -79,15 +79,15 @@ JOB
 }
 state() { [ "$(squeue -h -j "$id" -o %T)" = "$1" ]; }
 restarted() { state RUNNING && [ "$(scontrol show job "$id" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p')" -ge 1 ]; }
-# Put back, it would wait two minutes more. Said again, for what is said before it is quite put back is forgotten, but not at once: every
-# change of a job puts off the pass of the scheduler that would start it.
-resumed() {
-    restarted && return
-    state PENDING && scontrol update JobId="$id" StartTime=now TimeLimit=10 && sleep 3
-    restarted
+# Put back, it would wait two minutes more, and is held where a node still had it when it was to start there. Said again, for what is said
+# before it is quite put back is forgotten, but not at once: every change of a job puts off the pass of the scheduler that would start it.
+hurry() {
+    state PENDING && scontrol release "$id" && scontrol update JobId="$id" StartTime=now TimeLimit=10 && sleep 3
 }
+resumed() { restarted || { hurry; restarted; }; }
 # Asked of the job itself: squeue says nothing, too, where the controller has no time to answer.
 over() { scontrol show job "$id" 2>/dev/null | grep -q 'JobState=\(COMPLETED\|FAILED\|CANCELLED\|TIMEOUT\|NODE_FAIL\) '; }
+ended() { over || { hurry; over; }; }
 
 begin node_lost
 job 350 --nodes=2-3
@@ -101,7 +101,7 @@ for p in $(ss -xlpH | grep "$S/spool/n2/" | grep -o 'pid=[0-9]*' | cut -d= -f2 |
 done
 wait_for 90 resumed
 within "$start" "$(now)" 45 "running again"
-wait_for 120 over
+wait_for 120 ended
 same_result 350
 grep -q 'done: attempt [23] on 2 ranks' "$CASE/launch/STATUS" || fail "$(head -n 1 "$CASE/launch/STATUS")"
 
@@ -110,6 +110,7 @@ job 1500 --nodes=2 --signal=B:USR1@50 --time=1 # which Slurm sends some time in 
 wait_for 60 test -s "$CASE/launch/STATUS"
 wait_for 150 grep -q '^stopped' "$CASE/launch/STATUS"
 wait_for 60 resumed
-wait_for 250 grep -q '^done: attempt 2 on 2 ranks' "$CASE/launch/STATUS"
+wait_for 250 ended
+grep -q '^done: attempt 2 on 2 ranks' "$CASE/launch/STATUS" || fail "$(head -n 1 "$CASE/launch/STATUS")"
 same_result 1500
 echo ok
