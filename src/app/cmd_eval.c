@@ -8,6 +8,7 @@
 
 #include "app/harm_run.h"
 #include "app/open.h"
+#include "app/result.h"
 #include "base/cell.h"
 #include "base/config.h"
 #include "base/hash.h"
@@ -29,12 +30,6 @@ static const Flag flags[] = {
     HARM_FLAGS,
     MODEL_FLAGS,
     {0}};
-
-typedef struct {
-    CfgList gates;
-} GateConfig;
-static const CfgKey gate_keys[] = {
-    {"gates", CFG_LIST, CFG_RESULT, offsetof(GateConfig, gates), "", 0, 0, "conditions, such as 'mmlu.acc >= 0.3'"}};
 
 typedef struct {
     char *file; /* of the task */
@@ -122,18 +117,7 @@ static bool open_tasks(Eval *v, Error *err) {
 
 static bool open_gates(Eval *v, Error *err) {
     const char *file = args_flag(v->a, &command_eval, "--gate");
-    Str report = {0};
-    if (!file) return true;
-    if (!config_load(&v->gates, gate_keys, COUNT_OF(gate_keys), file, NULL, 0, &report, err))
-        return load_failed(&report, file, err);
-    str_release(&report);
-    if (v->gates.gates.n == 0) return error_set(err, ERR_CONFIG, "%s: no gates: expected 'gates:' and a list", file);
-    /* Slips are found before hours of scoring, names only after. */
-    for (int i = 0; i < v->gates.gates.n; i++) {
-        GateResult g;
-        if (!gate_readable(&g, v->gates.gates.item[i], err)) return error_wrap(err, "%s", file);
-    }
-    return true;
+    return !file || gates_load(&v->gates, file, err);
 }
 
 /* -- the model ------------------------------------------------------------------------------------------------------
@@ -476,7 +460,7 @@ static void release(Eval *v) {
         free(v->entry[i].result);
         free(v->entry[i].file);
     }
-    config_release(&v->gates, gate_keys, COUNT_OF(gate_keys));
+    gates_release(&v->gates);
     free(v->entry);
     free(v->gate);
     contamination_free(v->contamination);

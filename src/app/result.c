@@ -11,32 +11,28 @@
 /* -- gates ----------------------------------------------------------------------------------------------------------
  */
 
-typedef struct {
-    CfgList gates;
-} GateConfig;
-static const CfgKey gate_keys[] = {{"gates", CFG_LIST, CFG_RESULT, offsetof(GateConfig, gates), "", 0, 0,
-                                    "conditions, such as 'ranking.systems.rl.elo >= 1020'"}};
+static const CfgKey gate_keys[] = {
+    {"gates", CFG_LIST, CFG_RESULT, offsetof(GateConfig, gates), "", 0, 0, "conditions, such as 'mmlu.acc >= 0.3'"}};
 
-static bool gates_load(GateConfig *cfg, const char *file, Error *err) {
+bool gates_load(GateConfig *cfg, const char *file, Error *err) {
     Str report = {0};
     *cfg = (GateConfig){0};
     bool ok = config_load(cfg, gate_keys, COUNT_OF(gate_keys), file, NULL, 0, &report, err);
     if (!ok && report.n) fputs(str_get(&report), stderr);
     str_release(&report);
     if (ok && cfg->gates.n == 0) ok = error_set(err, ERR_CONFIG, "no gates: expected 'gates:' and a list");
-    for (int i = 0; i < cfg->gates.n && ok; i++) {
-        GateResult g;
-        ok = gate_readable(&g, cfg->gates.item[i], err);
-    }
+    for (int i = 0; i < cfg->gates.n && ok; i++) ok = gate_readable(cfg->gates.item[i], err);
     return ok || error_wrap(err, "%s", file);
 }
+
+void gates_release(GateConfig *cfg) { config_release(cfg, gate_keys, COUNT_OF(gate_keys)); }
 
 bool gate_file_readable(const Args *a, const Command *c, Error *err) {
     GateConfig cfg;
     const char *file = args_flag(a, c, "--gate");
     if (!file) return true;
     bool ok = gates_load(&cfg, file, err);
-    config_release(&cfg, gate_keys, COUNT_OF(gate_keys));
+    gates_release(&cfg);
     return ok;
 }
 
@@ -86,7 +82,7 @@ bool gates_check(Gates *out, const char *file, const Json *const *result, int n,
     Results r = {result, n};
     *out = (Gates){0};
     bool ok = gates_load(&cfg, file, err) && (check_all(out, &cfg, &r, log, err) || error_wrap(err, "%s", file));
-    config_release(&cfg, gate_keys, COUNT_OF(gate_keys));
+    gates_release(&cfg);
     return ok;
 }
 

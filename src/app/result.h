@@ -3,6 +3,7 @@
 #define DIKAST_APP_RESULT_H
 
 #include "app/command.h"
+#include "base/config.h"
 #include "cai/eval_results.h"
 
 #define RESULT_FLAGS                                                                                                   \
@@ -16,7 +17,11 @@
         {"--gold", NULL, "verdicts are an exact rule's: complying with a harmful request is harm"}, {                  \
         "--seed", "N", "every draw follows from it (default 0)"                                                        \
     }
-/* Of every command with --gate, before its work: that the file can be read, and every condition. Names are looked up afterwards. */
+/* A gate file: at least one condition, each of which can be read; which metrics there are is seen when they are. Released in any case. */
+typedef struct { CfgList gates; } GateConfig;
+bool gates_load(GateConfig *cfg, const char *file, Error *err);
+void gates_release(GateConfig *cfg);
+/* That of --gate, looked at before hours of work. */
 bool gate_file_readable(const Args *a, const Command *c, Error *err);
 bool replies_open(Answers *a, const char *const *path, int n, const Args *args, const Command *c, uint64_t *seed, Error *err);
 

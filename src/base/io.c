@@ -313,14 +313,14 @@ bool io_remove_tree(const char *path, Error *err) {
     return ok;
 }
 
-bool io_sweep(const char *dir, Error *err) {
+bool io_remove_in(const char *dir, bool (*pick)(void *ud, const char *name), void *ud, Error *err) {
     char **name;
     int n;
     Str path = {0};
     if (!io_list_dir(&name, &n, dir, err)) return false;
     bool ok = true;
     for (int i = 0; i < n && ok; i++) {
-        if (!strstr(name[i], TEMPORARY)) continue;
+        if (!pick(ud, name[i])) continue;
         str_clear(&path);
         str_printf(&path, "%s/%s", dir, name[i]);
         ok = io_remove_tree(str_get(&path), err);
@@ -329,6 +329,13 @@ bool io_sweep(const char *dir, Error *err) {
     str_release(&path);
     return ok;
 }
+
+static bool is_temporary(void *ud, const char *name) {
+    (void)ud;
+    return strstr(name, TEMPORARY) != NULL;
+}
+
+bool io_sweep(const char *dir, Error *err) { return io_remove_in(dir, is_temporary, NULL, err); }
 
 bool io_sync_tree(const char *path, Error *err) {
     Str at = {0};

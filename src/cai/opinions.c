@@ -281,8 +281,7 @@ static bool read_opinion(void *ud, const Json *row, Error *err) {
                         err);
 }
 
-/* -- sheets as spreadsheets save them: fields between commas, semicolons or tabs
- * --------------------------------------- */
+/* -- sheets as spreadsheets save them: fields between commas, semicolons or tabs */
 
 /* The first separator outside quotes of the header. */
 static char sniff(const char *s, size_t n) {

@@ -153,22 +153,12 @@ static int64_t newest_before(char name[64], const char *dir, int64_t step) {
     return best;
 }
 
-/* Folders of replays that were killed: their process is gone. What cannot be removed is in nobody's way. */
-static void sweep(const char *base) {
-    char **name;
-    int n;
-    Error ignore = {0};
-    Str path = {0};
-    if (!io_is_dir(base) || !io_list_dir(&name, &n, base, &ignore)) return;
-    for (int i = 0; i < n; i++) {
-        char *end;
-        long pid = strtol(name[i], &end, 10);
-        if (pid <= 0 || *end || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
-        path_join(&path, base, name[i]);
-        io_remove_tree(str_get(&path), &ignore);
-    }
-    io_free_list(name, n);
-    str_release(&path);
+/* The folder of a replay that was killed: its process is gone. */
+static bool is_orphan(void *ud, const char *name) {
+    char *end;
+    long pid = strtol(name, &end, 10);
+    (void)ud;
+    return pid > 0 && !*end && kill((pid_t)pid, 0) != 0 && errno == ESRCH;
 }
 
 static bool begin(Replay *r, Error *err) {
@@ -176,7 +166,8 @@ static bool begin(Replay *r, Error *err) {
     r->from = "its beginning";
     /* Its last part is the stage's own name: a checkpoint says whose it is. */
     str_printf(&r->base, "%s/../../replay", r->result->dir); /* run.out may be seen from another folder now */
-    sweep(r->base.s);
+    Error ignore = {0};                                      /* what cannot be removed is in nobody's way */
+    if (io_is_dir(r->base.s)) io_remove_in(r->base.s, is_orphan, NULL, &ignore);
     str_printf(&r->place, "%s/%ld", r->base.s, (long)getpid());
     str_printf(&r->scratch, "%s/%s-%s", r->place.s, r->stage->name, r->result->key);
     bool ok = io_remove_tree(r->scratch.s, err) && io_make_dirs(r->scratch.s, err);

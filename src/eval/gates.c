@@ -89,6 +89,7 @@ static double any_metric(void *ud, const char *name) {
     return 1;
 }
 
-bool gate_readable(GateResult *out, const char *expr, Error *err) {
-    return gate_eval(out, expr, any_metric, NULL, err);
+bool gate_readable(const char *expr, Error *err) {
+    GateResult ignored;
+    return gate_eval(&ignored, expr, any_metric, NULL, err);
 }

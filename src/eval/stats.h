@@ -50,6 +50,6 @@ typedef struct { char text[200]; double value, bound; bool ok; } GateResult;
  * stage ("eval.harm.rl"); names starting "base." come from another run's report.json (eval.base). */
 bool gate_eval(GateResult *out, const char *expr, double (*metric)(void *ud, const char *name), void *ud, Error *err);
 /* Whether it can be read at all, whatever metrics there will be: every one counts as 1. */
-bool gate_readable(GateResult *out, const char *expr, Error *err);
+bool gate_readable(const char *expr, Error *err);
 
 #endif

@@ -227,29 +227,12 @@ static bool write_index(const SaveJob *job, const char *dir, int n_shard, Error 
 }
 
 /* Weights of an earlier save under names that this one did not write: a reader would take them, or wonder. */
-static bool is_stale(const char *name, int n_shard) {
-    int k, of, end = 0;
+static bool is_stale(void *ud, const char *name) {
+    int k, of, end = 0, n_shard = *(const int *)ud;
     if (strcmp(name, "model.safetensors") == 0) return n_shard > 1;
     if (strcmp(name, "model.safetensors.index.json") == 0) return n_shard == 1;
     if (sscanf(name, "model-%5d-of-%5d.safetensors%n", &k, &of, &end) != 2 || end == 0 || name[end]) return false;
     return n_shard == 1 || of != n_shard;
-}
-
-static bool remove_stale(const char *dir, int n_shard, Error *err) {
-    char **name;
-    int n;
-    Str path = {0};
-    if (!io_list_dir(&name, &n, dir, err)) return false;
-    bool ok = true;
-    for (int i = 0; i < n && ok; i++) {
-        if (!is_stale(name[i], n_shard)) continue;
-        str_clear(&path);
-        str_printf(&path, "%s/%s", dir, name[i]);
-        ok = io_remove_tree(path.s, err);
-    }
-    io_free_list(name, n);
-    str_release(&path);
-    return ok;
 }
 
 static int head_outputs(Net n) {
@@ -322,7 +305,7 @@ static bool write_folder(SaveJob *job, const char *dir, int64_t most, Error *err
     bool ok = io_make_dirs(dir, err);
     for (int i = 0; i < n_shard && ok; i++) ok = write_shard(job, dir, i, n_shard, err);
     if (ok && n_shard > 1) ok = write_index(job, dir, n_shard, err);
-    return ok && remove_stale(dir, n_shard, err) && write_config(job, dir, err);
+    return ok && io_remove_in(dir, is_stale, &n_shard, err) && write_config(job, dir, err);
 }
 
 static bool has_window_key(const Model *m, Error *err) {

@@ -132,9 +132,9 @@ INLINE void micro(int mr, int nv, int kind, const Tile *tile) {
     static void micro_row_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW, t); }                                      \
     static void micro_col_##mr##_##nv(const Tile *t) { micro(mr, nv, A_COL, t); }                                      \
     static void micro_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_AHEAD, t); }                              \
-    static void micro_strip_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_STRIP_AHEAD, t); }                          \
-    static void micro_strip_##mr##_##nv(const Tile *t) { micro(mr, nv, A_STRIP, t); }  \
-    static void micro_stream_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_STREAM, t); }                          \
+    static void micro_strip_ahead_##mr##_##nv(const Tile *t) { micro(mr, nv, A_STRIP_AHEAD, t); }                      \
+    static void micro_strip_##mr##_##nv(const Tile *t) { micro(mr, nv, A_STRIP, t); }                                  \
+    static void micro_stream_##mr##_##nv(const Tile *t) { micro(mr, nv, A_ROW_STREAM, t); }                            \
     static void micro_panel_##mr##_##nv(const Tile *t) { micro(mr, nv, A_PANEL, t); }
 MICRO_TILES(MICRO)
 
