@@ -7,7 +7,8 @@ DIR=$(mktemp -d "${TMPDIR:-/tmp}/dikast-faults-XXXXXX")
 unset DIKAST_SUP DIKAST_TOKEN
 
 skip() { echo "$(basename "$0"): skipped: $*"; rmdir "$DIR" 2>/dev/null; exit 77; }
-fail() { echo "FAIL: $*"; tail -n 20 "$CASE/said" "$CASE/launch/events.jsonl" 2>/dev/null; exit 1; }
+fail() { echo "FAIL: $*"; tail -n 20 "${CASE:-$DIR}/said" "${CASE:-$DIR}/launch/events.jsonl" 2>/dev/null; explain 2>&1; exit 1; }
+explain() { :; } # what else a script has to say of a failure
 now() { date +%s.%N; }
 # within A B SECONDS WHAT: the time from A to B
 within() { awk -v a="$1" -v b="$2" -v most="$3" 'BEGIN { exit !(b - a <= most) }' || fail "$4 after $(awk "BEGIN { print $2 - $1 }") s, allowed $3 s"; }

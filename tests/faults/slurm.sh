@@ -19,6 +19,7 @@ down() {
     sleep 1
     rm -rf "$DIR"
 }
+explain() { scontrol show job; sinfo -N; tail -n 30 "$S/log/ctld.log"; }
 trap down EXIT
 mkdir -p "$S"/{munge,state,log,spool/n{1,2,3},tmp/n{1,2,3}}
 chmod 0755 "$DIR" "$S" "$S/munge"
@@ -79,10 +80,11 @@ JOB
 }
 state() { [ "$(squeue -h -j "$id" -o %T)" = "$1" ]; }
 restarted() { state RUNNING && [ "$(scontrol show job "$id" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p')" -ge 1 ]; }
-# Put back, it would wait two minutes more, and is held where a node still had it when it was to start there. Said again, for what is said
-# before it is quite put back is forgotten, but not at once: every change of a job puts off the pass of the scheduler that would start it.
+# Put back, it would wait two minutes more, and is held where a node still had it when it was to start there. It is told not to, but three
+# seconds late: a node knows what it has ended by the second, so a job that starts again within it is refused there as revoked, and fails;
+# what is said before it is quite put back is forgotten; and every change of a job puts off the pass of the scheduler that would start it.
 hurry() {
-    state PENDING && scontrol release "$id" && scontrol update JobId="$id" StartTime=now TimeLimit=10 && sleep 3
+    state PENDING && sleep 3 && state PENDING && scontrol release "$id" && scontrol update JobId="$id" StartTime=now TimeLimit=10
 }
 resumed() { restarted || { hurry; restarted; }; }
 # Asked of the job itself: squeue says nothing, too, where the controller has no time to answer.
