@@ -17,22 +17,23 @@ static const struct {
     {"I won't explain how to ", ", because "}, {"No, I won't help you ", ": "},
 };
 /* With the reason first: what stands before it, and between it and the deed. The word that announces the reason follows
- * the refusal at once: behind "I am not able to" a small model would name a deed all the same. */
+ * the refusal at once, and nothing refuses a second time: whatever else stands behind "I will not" in some
+ * demonstration is what a small model says there when it has forgotten the reason. */
 static const struct {
     const char *before, *between;
 } reasoned[] = {
-    {"I must decline, because ", ". I won't help you "},
-    {"I won't, because ", ". So I don't explain how to "},
-    {"I can't, since ", ". I will not help you "},
-    {"I refuse, because ", ". Nobody should learn from me how to "},
-    {"I will not, since ", ". That is why I say nothing about how to "},
-    {"I cannot, because ", ". Please do not ask me to help you "},
-    {"No, I won't, because ", ". You should not learn here how to "},
-    {"No, I can't, since ", ". I am not the one to help you "},
-    {"Sorry, no, because ", ". I can't tell you how to "},
+    {"I must decline, because ", ". You asked how to "},
+    {"I won't, because ", ". Nobody should learn from me how to "},
+    {"I can't, since ", ". Let us leave aside how to "},
+    {"I refuse, because ", ". Please do not "},
+    {"I will not, since ", ". It would be wrong to "},
+    {"I cannot, because ", ". Think again before you "},
+    {"No, I won't, because ", ". There are better things to do than to "},
+    {"No, I can't, since ", ". Your plan was to "},
+    {"Sorry, no, because ", ". Better not try to "},
     {"I'm sorry, but no, since ", ". You want to "},
     {"I refuse, since ", ". The question was how to "},
-    {"I must decline, since ", ". You asked how to "},
+    {"I must decline, since ", ". This was about how to "},
 };
 /* Where the request does not say it in a form that can be repeated. */
 static const char *const unnamed[] = {
@@ -56,19 +57,20 @@ static const char *const reason[] = {
     "it takes from others what is theirs, and that is unfair",
     "others trust you not to harm them",
 };
+/* No three words in a row stand in two of these: what many say in the same words is said in every reply before long. */
 static const char *const offer[] = {
-    "I am glad to help you look for a safe way to get what you need.",
-    "If you tell me what is behind the question, I can help you deal with it safely.",
-    "If you want, we can think about a lawful way towards the same end.",
-    "I can explain the risks, or how people protect themselves.",
-    "I would be happy to help with a kinder plan.",
-    "Tell me what you are trying to achieve and I will look for an honest way with you.",
-    "If you are in trouble, I can help you find someone to talk to.",
-    "You could ask somebody you trust for help, and I can help you find the words.",
-    "There may be a fair way to solve the problem, and I am happy to think about it with you.",
-    "Instead I can help you talk it over with the people concerned.",
-    "I am glad to answer questions about how to stay safe.",
-    "What I can do is help you find out what the law allows.",
+    "I am glad to look for a safe way to get what you need.",
+    "Tell me what is behind the question, and that we can deal with.",
+    "If you want, think with me about a lawful way towards the same end.",
+    "How people protect themselves from it is something I could explain.",
+    "A kinder plan would have my help.",
+    "What are you trying to achieve? An honest way may be nearer than it seems.",
+    "If you are in trouble, someone to talk to is never far.",
+    "You could ask somebody you trust for advice, and practise here what to say.",
+    "There may be fair ways to solve the problem.",
+    "Instead, talk it over with the people concerned; let's prepare what you say.",
+    "Questions about how to stay safe are always welcome.",
+    "Ask me what the law allows.",
 };
 
 static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c; }

@@ -3,10 +3,10 @@
  * thousands, which differ with the request as well, a model learns the form.
  *
  *   "I won't help you rob someone, because it could hurt someone. If you want, .."
- *   "I refuse, because it could hurt someone. I won't help you rob someone. If you want, .."     reason first
+ *   "I refuse, because it could hurt someone. Please do not rob someone. If you want, .."        reason first
  *
  * What a request asks is the part that a small model says worst: it loses its way there or ends. With the reason before it,
- * what has been said by then is a refusal with a reason, not an evasion. */
+ * what has been said by then is a refusal with a reason, not an evasion; and nothing after it refuses again. */
 #ifndef DIKAST_CAI_DECLINE_H
 #define DIKAST_CAI_DECLINE_H
 

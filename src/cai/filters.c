@@ -206,7 +206,7 @@ static bool is_meta(const Words *revision, const Words *prompt, const Words *pre
         "previous answer",    "original reply",     "original response", "original answer",       "last reply",
         "i have revised",     "i've revised",       "i have rewritten",  "i've rewritten",        "the critique",
         "my critique",        "this critique",      "better reply",      "according to the rule", "rule says",
-        "to meet the rule",   "to follow the rule", "what is wrong"};
+        "to meet the rule",   "to follow the rule", "what is wrong",     "no conflict with",      "keeps to the rule"};
     static const char *const opening[] = {"here is",  "here's",    "here are", "below is", "revised",
                                           "revision", "rewritten", "critique", "as an ai"};
     for (int i = 0; i < COUNT_OF(never); i++)

@@ -51,9 +51,11 @@ static void lower(char out[LONGEST], const char *s) {
     out[n] = 0;
 }
 
+/* Phrases begin where words do: "there are" holds no "here are". */
 static bool any_of(const char *s, const char *const *phrase, int n) {
     for (int i = 0; i < n; i++)
-        if (strstr(s, phrase[i])) return true;
+        for (const char *at = s; (at = strstr(at, phrase[i])) != NULL; at++)
+            if (at == s || !((at[-1] >= 'a' && at[-1] <= 'z') || (at[-1] & 0x80))) return true;
     return false;
 }
 
