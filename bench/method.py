@@ -3,7 +3,7 @@
 
   bench/method.py world DIKAST OUT [--seeds 0 1 2 3 4] [--only NAME ...]   the tiny world and its controls
   bench/method.py ablate DIKAST OUT [--seeds 0 1] [--only NAME ...]        choices within the tiny world, one at a time
-  bench/method.py real DIKAST OUT [--set key=value ...] [--only NAME ...]  conf/real.yaml and its baselines
+  bench/method.py real DIKAST OUT [--conf FILE] [--set key=value ...] [--only NAME ...]  conf/real.yaml and its baselines
   ... --table                                                             only the tables, of the runs that are there
 
 Run from the project's root. A second call recomputes nothing; stages that runs have in common are computed once. A missed gate
@@ -259,6 +259,7 @@ def main():
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     p.add_argument("--only", nargs="+")
     p.add_argument("--set", nargs="+", default=[])
+    p.add_argument("--conf", default="conf/real.yaml", help="real: this configuration")
     p.add_argument("--table", action="store_true")
     a = p.parse_args()
     if a.what == "ablate":
@@ -280,7 +281,7 @@ def main():
                     run(a.dikast, conf, a.out, world_name(name, s), keys)
         else:
             for name in names:
-                run(a.dikast, "conf/real.yaml", a.out, name, REAL[name] + a.set)
+                run(a.dikast, a.conf, a.out, name, REAL[name] + a.set)
     world_tables(a.out, a.seeds, names) if a.what == "world" else real_tables(a.out, names)
 
 
