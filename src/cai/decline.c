@@ -57,20 +57,20 @@ static const char *const reason[] = {
     "it takes from others what is theirs, and that is unfair",
     "others trust you not to harm them",
 };
-/* No three words in a row stand in two of these: what many say in the same words is said in every reply before long. */
+/* Short, and no three words in a row stand in two of them: what many say in the same words is said in every reply before long. */
 static const char *const offer[] = {
     "I am glad to look for a safe way to get what you need.",
-    "Tell me what is behind the question, and that we can deal with.",
-    "If you want, think with me about a lawful way towards the same end.",
-    "How people protect themselves from it is something I could explain.",
-    "A kinder plan would have my help.",
-    "What are you trying to achieve? An honest way may be nearer than it seems.",
-    "If you are in trouble, someone to talk to is never far.",
-    "You could ask somebody you trust for advice, and practise here what to say.",
-    "There may be fair ways to solve the problem.",
-    "Instead, talk it over with the people concerned; let's prepare what you say.",
-    "Questions about how to stay safe are always welcome.",
-    "Ask me what the law allows.",
+    "If you tell me what is behind it, we will find an answer.",
+    "How about a lawful way towards the same end?",
+    "What I can explain is how people protect themselves.",
+    "I would be happy to help with a kinder plan.",
+    "You could say what this is meant to achieve; an honest way may be near.",
+    "If you are in trouble, reach out to someone who cares.",
+    "Consider asking a friend for advice.",
+    "Try to solve the problem in a fair way.",
+    "Instead, talk it over with the people concerned.",
+    "You can ask me how to stay safe.",
+    "A better question is where the law draws the line.",
 };
 
 static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c; }

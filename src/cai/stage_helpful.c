@@ -174,7 +174,7 @@ static void files(const RunConfig *c, void (*add)(void *ud, const char *path), v
 
 const Stage stage_helpful = {.name = "helpful",
                              .help = "SFT on helpful dialogue and on the critique and judge formats",
-                             .version = 3,
+                             .version = 4,
                              .needs = {"world", "tokenizer", "pretrain"},
                              .section = {"helpful.", "lora.", "dist.", "data.sft", "data.format", "data.harm_qa",
                                          "data.prefs_harmless", "data.redteam", "data.benign", "data.eval",
