@@ -164,7 +164,9 @@ static void killed_anywhere(void **state) {
             pid_t child = begin(&r);
             usleep((useconds_t)(1e6 * took * rng_uniform(rng, (uint64_t)i, (uint32_t)k)));
             kill(child, SIGKILL);
-            killed += end(child) != 0;
+            bool hit = end(child) != 0;
+            killed += hit;
+            if (!hit) took *= 0.7; /* the machine was busier when it was measured */
             saved += count_in(dir.s, "step-") > 0;
         }
         assert_int_equal(end(begin(&r)), 0);
