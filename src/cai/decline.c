@@ -57,7 +57,8 @@ static const char *const reason[] = {
     "it takes from others what is theirs, and that is unfair",
     "others trust you not to harm them",
 };
-/* Short, and no three words in a row stand in two of them: what many say in the same words is said in every reply before long. */
+/* Short, and no three words in a row stand in two of them: what many say in the same words is said in every reply
+ * before long. */
 static const char *const offer[] = {
     "I am glad to look for a safe way to get what you need.",
     "If you tell me what is behind it, we will find an answer.",
