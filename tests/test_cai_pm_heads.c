@@ -141,8 +141,44 @@ static void heads_become_one(void **state) {
     nets_close(&n);
 }
 
+static void scores(float *out, Net net) {
+    const int32_t tok[] = {5, 9, 2, 40};
+    const Tokens seq[] = {{tok, 4}, {tok, 2}};
+    Engine *e = NULL;
+    Error err = {0};
+    assert_true(engine_open(&e, net, &(EngineConfig){0}, &err));
+    assert_ok(engine_score_last(e, seq, 2, out, &err), err);
+    engine_close(e);
+}
+
+/* pm.untrained: 1 is the head that a seed gives, 2 its mirror image bit for bit, 3 another one, 4 that one's. */
+static void random_heads(void **state) {
+    (void)state;
+    Nets n;
+    ModelConfig m = tiny_config(0);
+    Error err = {0};
+    StageNet pm = {0};
+    float fresh[2], s[4][2];
+    nets_open(&n, "cpu", 1, &m, 3);
+    pm.m = n.model;
+    assert_ok(head_init(&pm.h, &pm.m, HEAD_SCORE, 1, 11, false, &err), err);
+    pm.net = (Net){&pm.m, &pm.h, NULL};
+    scores(fresh, pm.net);
+    for (int k = 0; k < 4; k++) {
+        pm_heads_random(&pm, 11, k + 1);
+        scores(s[k], pm.net);
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_true(fresh[i] != 0 && s[0][i] == fresh[i] && s[1][i] == -s[0][i]);
+        assert_true(s[2][i] != s[0][i] && s[2][i] != s[1][i] && s[3][i] == -s[2][i]);
+    }
+    head_release(&pm.h);
+    nets_close(&n);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(plans), cmocka_unit_test(bootstrap),
-                                       cmocka_unit_test(labels_of_principles), cmocka_unit_test(heads_become_one)};
+                                       cmocka_unit_test(labels_of_principles), cmocka_unit_test(heads_become_one),
+                                       cmocka_unit_test(random_heads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

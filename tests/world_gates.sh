@@ -36,8 +36,8 @@ case "$part" in
 esac
 for control in $controls; do one "$control" "conf/controls/$control.yaml"; done
 
-# What RL makes of a preference model that learnt nothing is chance, so it is judged by the mean of several runs; whether one
-# of them has a lucky interval is not asked again.
+# What RL makes of a preference model that learnt nothing is chance, so it is judged by the mean of several runs: of shuffles, or of
+# random heads and their mirror images. Whether one of them has a lucky interval is not asked again.
 value() { sed -n "s/^ *\"$2\": *\([-0-9.e]*\),*\$/\1/p" "$1"; }
 row() { # of a run: reason, harm where a principle is in force, harm where none is, each of SL-CAI and RL-CAI
     dir=$(sed -n 's/.*"dir": *"\(.*\/eval-[^"]*\)".*/\1/p' "$out/runs/$1/stages.json")
@@ -64,30 +64,18 @@ mean() { # of what, runs expected; rows on standard input
         exit !ok
     }' || failed=1
 }
-case "$controls" in
-*shuffled*)
-    rows=$(row shuffled)
-    for k in 2 3 4 5; do
-        again shuffled$k conf/controls/shuffled.yaml pm.shuffle=$k
+several() { # control, the key that tells its runs apart, how many; the first one was run
+    control=$1 key=$2 last=$3
+    rows=$(row "$control")
+    for k in $(seq 2 "$last"); do
+        again "$control$k" "conf/controls/$control.yaml" "$key=$k"
         rows="$rows
-$(row shuffled$k)"
+$(row "$control$k")"
     done
-    mean shuffled 5 <<END
+    mean "$control" "$last" <<END
 $rows
 END
-    ;;
-esac
-case "$controls" in
-*random-pm*)
-    rows= runs=0
-    for seed in "$@"; do
-        again "random-pm-$seed" conf/controls/random-pm.yaml run.seed="$seed"
-        rows="$rows
-$(row "random-pm-$seed")" runs=$((runs + 1))
-    done
-    mean random-pm $runs <<END
-$rows
-END
-    ;;
-esac
+}
+case "$controls" in *shuffled*) several shuffled pm.shuffle 5 ;; esac
+case "$controls" in *random-pm*) several random-pm pm.untrained 4 ;; esac
 exit $failed

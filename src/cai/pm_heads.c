@@ -1,6 +1,7 @@
 #include "cai/pm_heads.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,4 +109,13 @@ bool pm_heads_sum(StageNet *pm, const PmHeads *h, double scale, Error *err) {
     free(row);
     free(sum);
     return ok;
+}
+
+/* The trunk below knows from SL-CAI what a refusal is, and whether a random head reads that as good or bad is chance.
+ * So heads come in pairs, the second one minus the first: over a pair chance favours neither. */
+void pm_heads_random(StageNet *pm, uint64_t seed, int which) {
+    char name[24];
+    int pair = (which - 1) / 2;
+    snprintf(name, sizeof name, "head %d", pair + 1);
+    head_draw(&pm->h, &pm->m, pair ? rng_derive((Rng){seed, 0}, name).seed : seed, which % 2 ? 1 : -1);
 }

@@ -27,5 +27,7 @@ void pm_head_label(float *q_out, float *weight, const PmHeads *h, int k, double 
                    Rng rng, uint64_t id);
 /* The heads' sum times scale becomes the net's only head. */
 bool pm_heads_sum(StageNet *pm, const PmHeads *h, double scale, Error *err);
+/* pm.untrained: random heads number which (from 1). An even one is the mirror image of the one before: its scores have the other sign. */
+void pm_heads_random(StageNet *pm, uint64_t seed, int which);
 
 #endif

@@ -206,7 +206,7 @@ static void controls(Page *p) {
         const char *what;
     } control[] = {{!c->revise.critique, "nothing was criticised or revised (revise.critique: false)"},
                    {c->pm.shuffle > 0, "the preference labels were shuffled before training (pm.shuffle)"},
-                   {c->pm.untrained, "the preference model was not trained (pm.untrained: true)"},
+                   {c->pm.untrained > 0, "the preference model was not trained (pm.untrained)"},
                    {c->rl.beta == 0 && c->rl.kl_target == 0, "nothing held RL-CAI near SL-CAI (rl.beta: 0)"}};
     for (int i = 0; i < COUNT_OF(control); i++)
         if (control[i].on)

@@ -223,7 +223,7 @@ const CfgKey run_keys[] = {
     {"pm.length_control", CFG_BOOL, CFG_RESULT, AT(pm.length_control), "false", 0, 0, "train on what a fit of the labels by length alone leaves unexplained"},
     {"pm.calibrate",     CFG_BOOL,  CFG_RESULT, AT(pm.calibrate), "false", 0, 0, "divide scores by the temperature that fits half of the held-out pairs; figures are of the other half"},
     {"pm.shuffle",       CFG_INT,   CFG_RESULT, AT(pm.shuffle), "0", 0, 1000, "labels are shuffled among pairs after sides were randomised (control): which shuffle; 0: none"},
-    {"pm.untrained",     CFG_BOOL,  CFG_RESULT, AT(pm.untrained), "false", 0, 0, "leave the preference model untrained (control)"},
+    {"pm.untrained",     CFG_INT,   CFG_RESULT, AT(pm.untrained), "0", 0, 1000, "leave the preference model untrained (control): with which random head, an even one being the mirror image of the one before; 0: train"},
 
     OPTIM_ROWS("rl", rl.t, "60", "1024", "3e-5", LINEAR),
     {"rl.method",        CFG_ENUM,  CFG_RESULT, AT(rl.method), "ppo|grpo|rloo|reinforce_pp|reinforce_pp_baseline|dpo", 0, 0, "ppo: value model, KL in the reward; grpo: advantages within groups of replies to one prompt, KL in the loss; rloo: groups, KL in the reply's reward, baseline the others' mean; reinforce_pp: KL in the reward, returns whitened, no value model; reinforce_pp_baseline: the same of whole replies less their group's mean; dpo: the labelled pairs, no rollouts (section dpo)"},

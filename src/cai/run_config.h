@@ -74,8 +74,8 @@ typedef struct {
         double holdout, helpful_share, center, margin;
         int heads;                  /* one | principles */
         int64_t ensemble;
-        bool untrained, length_control, calibrate;
-        int64_t shuffle;
+        bool length_control, calibrate;
+        int64_t shuffle, untrained;
     } pm;
     struct {
         TrainKeys t;                /* lr, schedule, clip...; steps = updates */

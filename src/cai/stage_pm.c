@@ -454,7 +454,10 @@ static bool open_pm(StageNet *pm, const StageCtx *ctx, int n_head, Error *err) {
 
 static bool train(PmJob *j, Error *err) {
     const TrainKeys *k = &j->ctx->cfg->pm.t;
-    if (j->ctx->cfg->pm.untrained) return true;
+    if (j->ctx->cfg->pm.untrained) {
+        pm_heads_random(j->pm, j->ctx->seed, (int)j->ctx->cfg->pm.untrained);
+        return true;
+    }
     SampleSet set;
     samples_init(&set, 2);
     if (!fill(j, &set, err)) {

@@ -161,8 +161,12 @@ bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool 
                          m->whole.n_vocab, n_out);
     }
     if (!head_params_open(h, m, kind, kind == HEAD_LM ? m->cfg.n_vocab : n_out, grads, err)) return false;
-    double std = kind == HEAD_LM ? 0.02 : 1 / sqrt((double)m->cfg.d_model + 1);
-    if (tensor_empty(h->w) || (h->tied && !h->copy)) return true;
-    init_normal(m->be, h->w, head_place(m, h), seed, h->copy ? PARAM_wte : PARAM_head, -1, std);
+    head_draw(h, m, seed, 1);
     return true;
+}
+
+void head_draw(Head *h, Model *m, uint64_t seed, double scale) {
+    double std = h->kind == HEAD_LM ? 0.02 : 1 / sqrt((double)m->cfg.d_model + 1);
+    if (tensor_empty(h->w) || (h->tied && !h->copy)) return;
+    init_normal(m->be, h->w, head_place(m, h), seed, h->copy ? PARAM_wte : PARAM_head, -1, scale * std);
 }

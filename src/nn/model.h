@@ -190,6 +190,9 @@ static inline bool model_is_stage(const Model *m) { return !(m->part.first && m-
 static inline bool model_is_whole(const Model *m) { return m->part.first && m->part.last && m->part.tp_n == 1; }
 /* n_out: of the whole; LM: m->whole.n_vocab, of which the head has the rows that m has of the embedding. */
 bool head_init(Head *h, Model *m, HeadKind kind, int n_out, uint64_t seed, bool grads, Error *err); /* SCORE: N(0, 1/sqrt(C+1)) */
+/* Draws the weights of an open head again, times scale: -1 gives the mirror image of what the seed gives, whose scores have the other
+ * sign. Not those of a tied head, which are the embedding's. */
+void head_draw(Head *h, Model *m, uint64_t seed, double scale);
 bool head_open(Head *h, Model *m, HeadKind kind, const char *dir, bool grads, Error *err);
 void head_release(Head *h);
 /* config.json + model.safetensors, or shards of at most `shard` bytes and their index when there is more; each file atomic.
