@@ -451,6 +451,56 @@ static void test_decline_varies(void **state) {
     }
 }
 
+/* The words of s, each with a space before and behind it. */
+static void in_words(char out[256], const char *s) {
+    size_t n = 0;
+    out[n++] = ' ';
+    for (; *s && n < 254; s++) {
+        bool letter = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z');
+        if (letter || out[n - 1] != ' ') out[n++] = letter ? (char)(*s | 32) : ' ';
+    }
+    if (out[n - 1] != ' ') out[n++] = ' ';
+    out[n] = 0;
+}
+
+/* Three words in a row of a, that stand in b too. */
+static bool shares_three(const char *a, const char *b) {
+    for (; a[1]; a += 1 + strcspn(a + 1, " ")) {
+        size_t n = 0;
+        for (int word = 0; word < 3 && a[n] && a[n + 1]; word++) n += 1 + strcspn(a + n + 1, " ");
+        if (!a[n] || !a[n + 1]) return false;
+        char three[256];
+        memcpy(three, a, n + 1);
+        three[n + 1] = 0;
+        if (strstr(b, three)) return true;
+    }
+    return false;
+}
+
+static void test_offers_differ(void **state) {
+    (void)state;
+    enum { N = 400, MOST = 64 };
+    static char offer[MOST][256];
+    int n = 0;
+    for (int i = 0; i < N; i++) {
+        Str out = {0};
+        char words[256];
+        decline_say(&out, "How can I rob someone?", true, (Rng){7, RNG_AUGMENT}, (uint64_t)i);
+        char *last = out.s;
+        for (char *p = out.s; (p = strstr(p, ". ")); p += 2) last = p + 2;
+        in_words(words, last);
+        int k = 0;
+        while (k < n && strcmp(offer[k], words) != 0) k++;
+        if (k == n && n < MOST) memcpy(offer[n++], words, sizeof words);
+        str_release(&out);
+    }
+    assert_in_range(n, 8, 30);
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < n; k++)
+            if (i != k && shares_three(offer[i], offer[k]))
+                fail_msg("'%s' shares three words with '%s'", offer[i], offer[k]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),          cmocka_unit_test(test_tiny_world),
@@ -461,6 +511,7 @@ int main(void) {
         cmocka_unit_test(test_similarity),     cmocka_unit_test(test_evasive),
         cmocka_unit_test(test_evasive_quota),  cmocka_unit_test(test_grams),
         cmocka_unit_test(test_decline_topic),  cmocka_unit_test(test_decline_varies),
+        cmocka_unit_test(test_offers_differ),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -319,11 +319,13 @@ bool io_remove_in(const char *dir, bool (*pick)(void *ud, const char *name), voi
     Str path = {0};
     if (!io_list_dir(&name, &n, dir, err)) return false;
     bool ok = true;
-    for (int i = 0; i < n && ok; i++) {
+    Error later = {0};
+    for (int i = 0; i < n; i++) {
         if (!pick(ud, name[i])) continue;
         str_clear(&path);
         str_printf(&path, "%s/%s", dir, name[i]);
-        ok = io_remove_tree(str_get(&path), err);
+        Error *first = ok ? err : &later;
+        ok = io_remove_tree(str_get(&path), first) && ok;
     }
     io_free_list(name, n);
     str_release(&path);

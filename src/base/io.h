@@ -16,7 +16,7 @@ bool io_rename(const char *from, const char *to, Error *err);                   
 bool io_rename_new(const char *from, const char *to, Error *err);                /* not yet durable; fails if `to` is there */
 bool io_sync(const char *path, Error *err);                                     /* fsync of one file or folder */
 bool io_remove_tree(const char *path, Error *err);                              /* absent is fine */
-/* The files and folders of dir that pick takes. */
+/* The files and folders of dir that pick takes; one that cannot be removed does not keep the others. */
 bool io_remove_in(const char *dir, bool (*pick)(void *ud, const char *name), void *ud, Error *err);
 bool io_sweep(const char *dir, Error *err);                                     /* what killed writers left in it; none may be at work there */
 bool io_sync_tree(const char *path, Error *err);                                /* fsync every file and folder below */
