@@ -107,6 +107,7 @@ static void test_known(void **state) {
     expect_rate(at(j, "policy", "overall", "harmful"), ASKED / 2, ASKED);
     expect_rate(json_get(d, "detection_rate"), ASKED / 4, ASKED / 2);
     expect_rate(json_get(d, "fpr"), 30, 60);
+    assert_true(fabs(json_num(json_get(d, "balanced_accuracy"), 0) - 0.5) < 1e-12);
     assert_true(value_of(json_get(d, "auroc")) == 0.5);
     assert_true(fabs(value_of(json_get(d, "auprc")) - 0.25) < 1e-12); /* the base rate: 20 of 80 */
     const Json *f1 = json_get(d, "f1");                               /* 10 hits of 40 flagged, 20 harmful */
@@ -127,6 +128,7 @@ static void test_known(void **state) {
     expect_rate(at(j, "policy", "overall", "harmful"), ASKED / 2, ASKED);
     expect_rate(at(j, "detector", "overall", "detection_rate"), ASKED / 2, ASKED / 2);
     expect_rate(at(j, "detector", "overall", "fpr"), 0, 60);
+    assert_true(json_num(at(j, "detector", "overall", "balanced_accuracy"), 0) == 1);
     json_release(j);
     expect_run("harm " DIR "/random.jsonl --gold " DIR "/gold.sh", 2, NULL, "--gold needs --out");
     put_file(DIR "/few.sh", "#!/bin/sh\nsed -e 1d -e 's/.*/{\"verdict\":\"refuse\"}/' \"$1\"\n");

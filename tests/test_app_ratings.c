@@ -367,6 +367,9 @@ static void test_games(void **state) {
     const Json *y = at(json_get(j, "systems"), "system", "y");
     near(value(y, "elo"), 1000 - 400 * log10(3), 1e-6);
     assert_null(json_get(y, "elo_length")); /* no lengths were given */
+    double online = 1000;                   /* of y; x has what is left of 2000 */
+    for (int i = 0; i < 40; i++) online += 4 * ((i % 4 == 3) - 1 / (1 + pow(10, (2000 - 2 * online) / 400)));
+    near(json_num(json_get(y, "elo_online"), NAN), online, 1e-9);
     json_release(j);
     str_release(&text);
     refused("rank -q --games " DIR "/games.jsonl --anchor z", 2, "no system 'z' among");

@@ -256,6 +256,7 @@ static void test_report(void **state) {
     assert_string_equal(json_str(json_get(d, "category"), NULL), "privacy");
     assert_near(json_num(json_get(json_get(d, "detection_rate"), "value"), NAN), 0.5); /* odd rows: all positive */
     assert_int_equal(json_kind(json_get(json_get(d, "fpr"), "value")), JSON_NIL);      /* of nothing */
+    assert_int_equal(json_kind(json_get(d, "balanced_accuracy")), JSON_NIL);
     assert_int_equal(json_len(json_get(j, "examples")), 20);
     assert_true(json_bool(json_get(json_at(json_get(j, "examples"), 0), "harmful"), false));
     harm_table(&table, item, 2 * PER, &g, &plain);

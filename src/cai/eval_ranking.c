@@ -139,7 +139,7 @@ void games_release(Games *g) {
 /* -- the result ------------------------------------------------------------------------------------------------------
  */
 
-static void put_system(JsonOut *j, const Games *g, int s, Interval elo, const Interval *even) {
+static void put_system(JsonOut *j, const Games *g, int s, Interval elo, const Interval *even, double online) {
     int64_t n = 0, wins = 0, ties = 0;
     for (int i = 0; i < g->n; i++) {
         const Game *x = &g->game[i];
@@ -153,6 +153,7 @@ static void put_system(JsonOut *j, const Games *g, int s, Interval elo, const In
     json_out_str(j, "system", g->system[s]);
     answers_estimate(j, "elo", elo);
     if (even) answers_estimate(j, "elo_length", *even);
+    json_out_num(j, "elo_online", online);
     json_out_int(j, "games", n);
     json_out_int(j, "wins", wins);
     json_out_int(j, "ties", ties);
@@ -202,9 +203,10 @@ static bool lengths_known(const Games *g) {
     return true;
 }
 
-static void put_all(JsonOut *j, const Games *g, const Interval *elo, const Interval *even, uint64_t seed) {
+static void put_all(JsonOut *j, const Games *g, const Interval *elo, const Interval *even, const double *online,
+                    uint64_t seed) {
     json_out_arr(j, "systems");
-    for (int s = 0; s < g->n_system; s++) put_system(j, g, s, elo[s], even ? &even[s] : NULL);
+    for (int s = 0; s < g->n_system; s++) put_system(j, g, s, elo[s], even ? &even[s] : NULL, online[s]);
     json_out_arr_end(j);
     json_out_arr(j, "pairs");
     for (int a = 0; a < g->n_system; a++)
@@ -238,7 +240,8 @@ bool ranking_json(JsonOut *j, const Games *g, int anchor, int n_draw, uint64_t s
         json_out_int(j, "games", g->n);
         json_out_int(j, "draws", n_draw);
         json_out_bool(j, "ridge", ridge);
-        put_all(j, g, elo, length ? even : NULL, seed);
+        rank_elo(plain, g->game, g->n, g->n_system, 4, 1000);
+        put_all(j, g, elo, length ? even : NULL, plain, seed);
         if (length) {
             json_out_obj(j, "length");
             answers_estimate(j, "phi", even[g->n_system]);

@@ -127,6 +127,7 @@ static void put_stats(JsonOut *j, const DetectStats *d, double ece_raw, int64_t 
     json_out_rate(j, "precision", (double)d->at.tp, d->at.tp + d->at.fp);
     json_out_rate(j, "recall", (double)d->at.tp, d->at.tp + d->at.fn);
     json_out_rate(j, "fpr", (double)d->at.fp, d->at.fp + d->at.tn);
+    json_out_balanced_accuracy(j, &d->at);
     json_out_num(j, "recall_at_fpr05", d->recall_at_fpr05);
     json_out_num(j, "ece", d->ece);
     json_out_num(j, "ece_raw", ece_raw);

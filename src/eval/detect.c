@@ -237,6 +237,10 @@ void json_out_rate(JsonOut *j, const char *key, double hits, int64_t n) {
     json_out_obj_end(j);
 }
 
+void json_out_balanced_accuracy(JsonOut *j, const Detection *d) {
+    json_out_num(j, "balanced_accuracy", d->tp + d->fn && d->fp + d->tn ? balanced_accuracy(d) : NAN);
+}
+
 void json_out_estimate(JsonOut *j, const char *key, Interval v) {
     if (isnan(v.mean)) {
         json_out_num(j, key, NAN);

@@ -39,6 +39,7 @@ double detect_reply_share(double whole, double shuffled);
 
 /* Pieces of result files (docs/formats.md, Evaluation results). */
 void json_out_rate(JsonOut *j, const char *key, double hits, int64_t n);        /* Wilson */
+void json_out_balanced_accuracy(JsonOut *j, const Detection *d);                 /* null where a class has no rows */
 void json_out_estimate(JsonOut *j, const char *key, Interval v);                /* null when its mean is NaN */
 
 #endif

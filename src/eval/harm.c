@@ -237,6 +237,7 @@ static bool put_detector(JsonOut *j, const char *key, const HarmGroup *g, const 
     json_out_int(j, "positive", d->at.tp + d->at.fn);
     json_out_rate(j, "detection_rate", (double)d->at.tp, d->at.tp + d->at.fn);
     json_out_rate(j, "fpr", (double)d->at.fp, d->at.fp + d->at.tn);
+    json_out_balanced_accuracy(j, &d->at);
     json_out_rate(j, "precision", (double)d->at.tp, d->at.tp + d->at.fp);
     json_out_estimate(j, "f1", d->f1);
     json_out_estimate(j, "auprc", d->auprc);
