@@ -8,6 +8,10 @@
  * machine may be loaded. */
 #include "launch_help.h"
 
+/* Where nothing hangs: on a loaded disk a checkpoint can take longer than the two seconds in which the other cases find
+ * a hang. */
+#define NO_HANG "--floor 1000"
+
 /* -- deaths */
 
 /* One in each section, and between them a step in which a new checkpoint was made. */
@@ -16,7 +20,7 @@ static void killed_in_each_section(Case *c) {
         "DIKAST_CRASH_AT=INIT:0:2,FWD:7:1,BWD:13:0,COMM:18:3,OPT:24:2,CKPT:30:0,DATA:32:1,ROLLOUT:40:1,"
         "SCORE:45:2,EVAL:50:3";
     static const int rank[] = {2, 1, 0, 3, 2, 0, 1, 1, 2, 3};
-    need_code(c, launch(c, 60, NULL, at), 0);
+    need_code(c, launch(c, 60, NO_HANG, at), 0);
     need_result(c, 60);
     need(c, count_events(c, "fault") == COUNT_OF(rank), "%d faults, expected %d", count_events(c, "fault"),
          COUNT_OF(rank));
@@ -33,7 +37,7 @@ static void killed_in_each_section(Case *c) {
 }
 
 static void crash_and_exit_codes(Case *c) {
-    need_code(c, launch(c, 30, NULL, "DIKAST_CRASH_AT=FWD:7:1:segv,FWD:13:2:exit1,FWD:18:2:exit4"), 0);
+    need_code(c, launch(c, 30, NO_HANG, "DIKAST_CRASH_AT=FWD:7:1:segv,FWD:13:2:exit1,FWD:18:2:exit4"), 0);
     need_result(c, 30);
     need(c, strstr(event(c, "fault", 0).msg, "Segmentation") != NULL, "%s", event(c, "fault", 0).msg);
     need(c, strstr(event(c, "fault", 1).msg, "exit code 1") != NULL, "%s", event(c, "fault", 1).msg);
@@ -60,7 +64,7 @@ static void crash_loop(Case *c) {
 
 /* Two hosts of two ranks; the second one fails twice, so it is left out, and two ranks end with the same bits. */
 static void half_is_lost(Case *c) {
-    need_code(c, launch(c, 60, "--hosts a:2,b:2", "DIKAST_CRASH_AT=FWD:13:2,FWD:23:3\nTOY_HOSTS=a:a:b:b"), 0);
+    need_code(c, launch(c, 60, "--hosts a:2,b:2 " NO_HANG, "DIKAST_CRASH_AT=FWD:13:2,FWD:23:3\nTOY_HOSTS=a:a:b:b"), 0);
     need_result(c, 60);
     need(c, count_events(c, "host_left_out") == 1, "no host was left out");
     double all = 0;
@@ -72,7 +76,9 @@ static void half_is_lost(Case *c) {
 }
 
 static void nothing_fits(Case *c) {
-    need_code(c, launch(c, 60, "--hosts a:2,b:2 --group 4", "TOY_HOSTS=a:a:b:b\nDIKAST_CRASH_AT=FWD:13:2,FWD:23:3"), 0);
+    need_code(
+        c, launch(c, 60, "--hosts a:2,b:2 --group 4 " NO_HANG, "TOY_HOSTS=a:a:b:b\nDIKAST_CRASH_AT=FWD:13:2,FWD:23:3"),
+        0);
     need(c, count_events(c, "host_left_out") == 0, "a host was left out though no world fits without it");
     need_text(c, "launch/STATUS", "on 4 ranks");
 }
@@ -136,7 +142,7 @@ static void crossed_order(Case *c) {
 /* -- numbers */
 
 static void not_finite(Case *c) {
-    need_code(c, launch(c, 40, NULL, "DIKAST_CRASH_AT=BWD:20:3:nan"), 0);
+    need_code(c, launch(c, 40, NO_HANG, "DIKAST_CRASH_AT=BWD:20:3:nan"), 0);
     need(c, count_events(c, "attempt") == 1, "a step that is skipped is no reason to start again");
     need(c, count_events(c, "non-finite") == 1 && event(c, "non-finite", 0).rank == 3,
          "%d reports, the first by rank %d", count_events(c, "non-finite"), event(c, "non-finite", 0).rank);
@@ -148,7 +154,7 @@ static void not_finite(Case *c) {
 }
 
 static void flipped_bit(Case *c) {
-    need_code(c, launch(c, 40, NULL, "DIKAST_CRASH_AT=OPT:22:1:flip"), 0);
+    need_code(c, launch(c, 40, NO_HANG, "DIKAST_CRASH_AT=OPT:22:1:flip"), 0);
     need_result(c, 40);
     Event e = event(c, "fault", 0);
     need(c, e.rank == 1 && strstr(e.msg, "at step 25"), "rank %d: %s", e.rank, e.msg);
@@ -156,7 +162,7 @@ static void flipped_bit(Case *c) {
 }
 
 static void straggler(Case *c) {
-    need_code(c, launch(c, 25, NULL, "DIKAST_CRASH_AT=FWD:1:2:slow\nTOY_STEP_MS=200"), 0);
+    need_code(c, launch(c, 25, NO_HANG, "DIKAST_CRASH_AT=FWD:1:2:slow\nTOY_STEP_MS=200"), 0);
     need_result(c, 25);
     bool named = false;
     for (int i = 0; i < count_events(c, "straggler"); i++) {
@@ -201,7 +207,7 @@ static void second_signal(Case *c) {
 /* -- supervisors */
 
 static void supervisor_killed(Case *c) {
-    pid_t p = launch_start(c, 2000, "--floor 1000", "DIKAST_CRASH_AT=FWD:10:1:hang"); /* so none can save and leave */
+    pid_t p = launch_start(c, 2000, NO_HANG, "DIKAST_CRASH_AT=FWD:10:1:hang"); /* so none can save and leave */
     wait_crash(c, 0);
     int rank[4];
     for (int r = 0; r < 4; r++) rank[r] = rank_pid(c, r);
@@ -222,7 +228,7 @@ static void supervisor_killed(Case *c) {
 
 /* What a killed supervisor left is ended by the next one, though it is stopped and so can do nothing itself. */
 static void leftovers(Case *c) {
-    pid_t p = launch_start(c, 30, "--floor 1000", "DIKAST_CRASH_AT=FWD:10:1:stopall");
+    pid_t p = launch_start(c, 30, NO_HANG, "DIKAST_CRASH_AT=FWD:10:1:stopall");
     wait_crash(c, 3);
     wait_rank(c, 3);
     kill(p, SIGKILL);
