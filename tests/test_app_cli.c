@@ -73,6 +73,14 @@ static void test_help(void **state) {
     ran_release(&r);
 }
 
+/* CPU seconds in which the program starts and ends; the sanitizer's own start takes as long again, and more on a slow
+ * machine. */
+#ifdef __SANITIZE_ADDRESS__
+#define START_S 0.5
+#else
+#define START_S 0.05
+#endif
+
 static void test_version(void **state) {
     (void)state;
     double least = 1e9;
@@ -86,7 +94,7 @@ static void test_version(void **state) {
         if (r.cpu_s < least) least = r.cpu_s;
         ran_release(&r);
     }
-    assert_true(least < 0.05);
+    if (least >= START_S) fail_msg("%.3f s to say the version, expected less than %.2f", least, START_S);
     Ran r = run("version --json");
     Json *j = one_object(&r, "version --json");
     assert_string_equal(member(j, "version"), DIKAST_VERSION);
