@@ -66,6 +66,7 @@ static pid_t start(const Call *c) {
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid > 0) return pid;
+    signal(SIGINT, SIG_DFL); /* a shell's background job ignores it, and so would the program */
     put_fd(c->in_fd > 0 ? c->in_fd : open(DIR "/stdin", O_RDONLY), 0);
     put_fd(open(DIR "/stderr", O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
     if (c->out_fd > 0)
