@@ -467,8 +467,9 @@ static void in_words(char out[256], const char *s) {
 static bool shares_three(const char *a, const char *b) {
     for (; a[1]; a += 1 + strcspn(a + 1, " ")) {
         size_t n = 0;
-        for (int word = 0; word < 3 && a[n] && a[n + 1]; word++) n += 1 + strcspn(a + n + 1, " ");
-        if (!a[n] || !a[n + 1]) return false;
+        int word = 0;
+        for (; word < 3 && a[n + 1]; word++) n += 1 + strcspn(a + n + 1, " ");
+        if (word < 3) return false;
         char three[256];
         memcpy(three, a, n + 1);
         three[n + 1] = 0;
@@ -495,6 +496,8 @@ static void test_offers_differ(void **state) {
         str_release(&out);
     }
     assert_in_range(n, 8, 30);
+    assert_true(shares_three(" a b c ", " x a b c ") && !shares_three(" a b c ", " a b x c ")); /* at either end, too */
+    assert_true(!shares_three(" a b ", " a b "));
     for (int i = 0; i < n; i++)
         for (int k = 0; k < n; k++)
             if (i != k && shares_three(offer[i], offer[k]))

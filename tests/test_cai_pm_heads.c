@@ -110,37 +110,6 @@ static void labels_of_principles(void **state) {
     constitution_release(&con);
 }
 
-static void heads_become_one(void **state) {
-    (void)state;
-    Nets n;
-    ModelConfig m = tiny_config(0);
-    Error err = {0};
-    StageNet pm = {0};
-    Engine *e = NULL;
-    const PmHeads h = {.n = 3, .share = {2, 0.5, -1}};
-    const int32_t tok[] = {5, 9, 2, 40};
-    const Tokens seq[] = {{tok, 4}, {tok, 2}};
-    float before[6], after[2];
-    nets_open(&n, "cpu", 1, &m, 3);
-    pm.m = n.model;
-    assert_ok(head_init(&pm.h, &pm.m, HEAD_SCORE, 3, 11, false, &err), err);
-    pm.net = (Net){&pm.m, &pm.h, NULL};
-    assert_true(engine_open(&e, pm.net, &(EngineConfig){0}, &err));
-    assert_ok(engine_score_last(e, seq, 2, before, &err), err);
-    engine_close(e);
-    assert_ok(pm_heads_sum(&pm, &h, 0.25, &err), err);
-    assert_int_equal(pm.h.n_out, 1);
-    assert_true(engine_open(&e, pm.net, &(EngineConfig){0}, &err));
-    assert_ok(engine_score_last(e, seq, 2, after, &err), err);
-    for (int i = 0; i < 2; i++) {
-        double want = 0.25 * (2 * (double)before[3 * i] + 0.5 * (double)before[3 * i + 1] - (double)before[3 * i + 2]);
-        assert_true(fabs((double)after[i] - want) < 1e-5);
-    }
-    engine_close(e);
-    head_release(&pm.h);
-    nets_close(&n);
-}
-
 static void scores(float *out, Net net) {
     const int32_t tok[] = {5, 9, 2, 40};
     const Tokens seq[] = {{tok, 4}, {tok, 2}};
@@ -149,6 +118,30 @@ static void scores(float *out, Net net) {
     assert_true(engine_open(&e, net, &(EngineConfig){0}, &err));
     assert_ok(engine_score_last(e, seq, 2, out, &err), err);
     engine_close(e);
+}
+
+static void heads_become_one(void **state) {
+    (void)state;
+    Nets n;
+    ModelConfig m = tiny_config(0);
+    Error err = {0};
+    StageNet pm = {0};
+    const PmHeads h = {.n = 3, .share = {2, 0.5, -1}};
+    float before[6], after[2];
+    nets_open(&n, "cpu", 1, &m, 3);
+    pm.m = n.model;
+    assert_ok(head_init(&pm.h, &pm.m, HEAD_SCORE, 3, 11, false, &err), err);
+    pm.net = (Net){&pm.m, &pm.h, NULL};
+    scores(before, pm.net);
+    assert_ok(pm_heads_sum(&pm, &h, 0.25, &err), err);
+    assert_int_equal(pm.h.n_out, 1);
+    scores(after, pm.net);
+    for (int i = 0; i < 2; i++) {
+        double want = 0.25 * (2 * (double)before[3 * i] + 0.5 * (double)before[3 * i + 1] - (double)before[3 * i + 2]);
+        assert_true(fabs((double)after[i] - want) < 1e-5);
+    }
+    head_release(&pm.h);
+    nets_close(&n);
 }
 
 /* pm.untrained: 1 is the head that a seed gives, 2 its mirror image bit for bit, 3 another one, 4 that one's. */
