@@ -13,6 +13,7 @@
  *      v16_top, v16_sum                    over the lanes
  *      v16_load_bf16, v16_store_bf16, _n   sixteen BF16; stores round to nearest even
  *      v16_even(p), v16_odd(p)             of 32 BF16, every second one; v16_store_pairs(p, even, odd) puts them there
+ *      v16_first(p), v16_second(p)         of two BF16, in all lanes
  *      v16_load_i8(p)                      sixteen bytes
  *      v16_load_transposed(r, p, ld)       lane j of r[i] = p[j * ld + i], i and j < 16
  *      v16_load_columns(r, p, ld)          the same for i < 4 only */

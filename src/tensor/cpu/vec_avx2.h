@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef struct {
     __m256 lo, hi;
@@ -114,6 +115,19 @@ INLINE __m256 odd_8(const uint16_t *p) {
 }
 INLINE v16 v16_even(const uint16_t *p) { return v16_make(even_8(p), even_8(p + 16)); }
 INLINE v16 v16_odd(const uint16_t *p) { return v16_make(odd_8(p), odd_8(p + 16)); }
+INLINE __m256i two_bf16(const uint16_t *p) { /* read as one: no way through general registers */
+    int both;
+    memcpy(&both, p, sizeof both);
+    return _mm256_set1_epi32(both);
+}
+INLINE v16 v16_first(const uint16_t *p) {
+    __m256 a = _mm256_castsi256_ps(_mm256_slli_epi32(two_bf16(p), 16));
+    return v16_make(a, a);
+}
+INLINE v16 v16_second(const uint16_t *p) {
+    __m256 a = _mm256_castsi256_ps(_mm256_and_si256(two_bf16(p), _mm256_set1_epi32((int)0xffff0000u)));
+    return v16_make(a, a);
+}
 INLINE v16 v16_load_i8(const int8_t *p) {
     return v16_make(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p))),
                     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8)))));

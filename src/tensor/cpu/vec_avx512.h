@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef __m512 v16;
 
@@ -73,6 +74,15 @@ INLINE v16 v16_even(const uint16_t *p) {
 INLINE v16 v16_odd(const uint16_t *p) {
     __m512i x = _mm512_loadu_si512((const void *)p);
     return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000u)));
+}
+INLINE __m512i two_bf16(const uint16_t *p) { /* read as one: no way through general registers */
+    int both;
+    memcpy(&both, p, sizeof both);
+    return _mm512_set1_epi32(both);
+}
+INLINE v16 v16_first(const uint16_t *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(two_bf16(p), 16)); }
+INLINE v16 v16_second(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(two_bf16(p), _mm512_set1_epi32((int)0xffff0000u)));
 }
 INLINE v16 v16_load_i8(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));

@@ -14,11 +14,7 @@ INLINE pair16 pair16_load(const uint16_t *p) {
 }
 /* The same two for all lanes. */
 INLINE pair16 pair16_set1(const uint16_t *p) {
-    uint32_t even = (uint32_t)p[0] << 16, odd = (uint32_t)p[1] << 16;
-    float e, o;
-    memcpy(&e, &even, sizeof e);
-    memcpy(&o, &odd, sizeof o);
-    pair16 r = {v16_set1(e), v16_set1(o)};
+    pair16 r = {v16_first(p), v16_second(p)};
     return r;
 }
 INLINE v16 pair16_dot(pair16 a, pair16 b, v16 sum) { return v16_fma(a.even, b.even, v16_fma(a.odd, b.odd, sum)); }

@@ -68,6 +68,8 @@ INLINE v16 v16_even(const uint16_t *p) {
     return r;
 }
 INLINE v16 v16_odd(const uint16_t *p) { return v16_even(p + 1); }
+INLINE v16 v16_first(const uint16_t *p) { return v16_set1(bf16_float(p[0])); }
+INLINE v16 v16_second(const uint16_t *p) { return v16_set1(bf16_float(p[1])); }
 INLINE v16 v16_load_i8(const int8_t *p) {
     v16 r;
     LANES r.f[l] = p[l];
