@@ -4,8 +4,9 @@
 #                     saying where its report is and how to talk to the model
 #   make install      programs, library, man pages, completion, conf and docs below PREFIX (/usr/local); DESTDIR for packages
 #   make uninstall    removes what the last `make install` put there
-#   make test         everything CI runs: all tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
-#   make gates        the tiny world with seeds 0 to 4 and every control; a quarter of an hour
+#   make test         everything CI runs: the tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
+#   make gates        what takes too long for every change: the tiny world with seeds 0 to 4 and every control, the whole
+#                     token MDP; half an hour
 #   make cuda         the CUDA build, and what can be said of it without a GPU
 #   make test-peers   the same program beside transformers, llama.cpp and others, in a virtual environment
 #   make fuzz         every fuzz target for FUZZ_SECONDS (60) under sanitizers; what it finds is left in build/fuzz
@@ -49,11 +50,14 @@ test:
 	@sh tools/setup.sh clang-format python3-venv libopenmpi-dev openmpi-bin
 	cmake --preset dev
 	cmake --build build/dev -j $(JOBS)
-	$(call ctest,dev)
+	$(call ctest,dev,-LE nightly)
 	$(MAKE) -j2 --output-sync=target peers check
 	$(MAKE) asan tsan cuda
 
 gates: build
+	cmake --preset dev
+	cmake --build build/dev -j $(JOBS) --target test_train_token_mdp
+	ctest --preset dev -L nightly --no-tests=error
 	sh tests/world_gates.sh build/release/dikast out/gates all 0 1 2 3 4
 
 # Beside PyTorch, transformers and llama.cpp: some gigabytes of packages, some minutes.
@@ -73,11 +77,12 @@ check:
 	sh tools/check_layers
 	sh tools/check_sources build/dev
 
-# Without whole models on emulated GPU kernels: twelve minutes, and the kernels have their own tests.
+# Without whole models on emulated GPU kernels (twelve minutes, and the kernels have their own tests), nor the token MDP (four, and
+# every method it trains with has its own).
 asan:
 	cmake --preset asan
 	cmake --build build/asan -j $(JOBS)
-	$(call ctest,asan,-L fast -E '^test_engine_cuda$$')
+	$(call ctest,asan,-L fast -E '^(test_engine_cuda|token_mdp_quick)$$')
 
 tsan:
 	cmake --preset tsan

@@ -1,5 +1,5 @@
 // layer: train
-// label: slow
+// label: nightly
 // cost: 90
 /* Every method against a known optimum. 4 prompts, 6 tokens (0 ends), at most 5 of them: 3,906 replies to each prompt,
  * few enough to sum over. For a reference p, a score r and a penalty beta, J(q) = E_q[r] - beta KL(q || p) is maximal
