@@ -6,7 +6,7 @@
 #   make uninstall    removes what the last `make install` put there
 #   make test         everything CI runs: the tests, source checks, sanitizers, fuzz corpora, the CUDA build if nvcc is there
 #   make gates        what takes too long for every change: the tiny world with seeds 0 to 4 and every control, the whole
-#                     token MDP; half an hour
+#                     token MDP
 #   make cuda         the CUDA build, and what can be said of it without a GPU
 #   make test-peers   the same program beside transformers, llama.cpp and others, in a virtual environment
 #   make fuzz         every fuzz target for FUZZ_SECONDS (60) under sanitizers; what it finds is left in build/fuzz

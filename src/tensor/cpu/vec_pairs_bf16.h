@@ -5,11 +5,7 @@
 typedef __m512bh pair16;
 
 INLINE pair16 pair16_load(const uint16_t *p) { return (pair16)_mm512_loadu_si512((const void *)p); }
-INLINE pair16 pair16_set1(const uint16_t *p) {
-    int x;
-    memcpy(&x, p, sizeof x);
-    return (pair16)_mm512_set1_epi32(x);
-}
+INLINE pair16 pair16_set1(const uint16_t *p) { return (pair16)two_bf16(p); }
 INLINE v16 pair16_dot(pair16 a, pair16 b, v16 sum) { return _mm512_dpbf16_ps(sum, a, b); }
 
 #endif
